@@ -1,0 +1,1 @@
+"""Programs behind every speed and accuracy figure that the docs quote."""

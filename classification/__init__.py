@@ -1,0 +1,1 @@
+"""Image classification: networks, data, protocols and `python -m classification.run`."""

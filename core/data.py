@@ -1,0 +1,37 @@
+"""Data roots and what to say when data is missing: what, where it belongs, where to get it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.errors import MissingData
+
+ENVIRONMENT_VARIABLE = "LWDNA_DATA"
+
+
+def data_root(argument: str | Path | None = None) -> Path:
+    """The folder under which data sets lie: `--data-root`, else `$LWDNA_DATA`, else `data/`."""
+    if argument is not None:
+        return Path(argument).expanduser()
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or "data").expanduser()
+
+
+def require(path: str | Path, what: str, get: str) -> Path:
+    """Return `path` if it exists.
+
+    Args:
+        path: a file or folder that a data set needs.
+        what: what is missing, in words ("Tiny-ImageNet's training images").
+        get: where to get it, in words or as an address.
+
+    Raises:
+        MissingData: `path` does not exist; the one-line message says what, where it goes and where to get it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingData(
+            f"{what} not found: expected at '{path}'. Get it from {get}, or name another root "
+            f"with --data-root or ${ENVIRONMENT_VARIABLE}."
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Protocols (mmengine configs) and published or found widths."""

@@ -1,0 +1,1 @@
+"""Visual tracking: DiMP, data sets and evaluation that reproduces every published protocol."""
