@@ -1,0 +1,80 @@
+"""Super-resolution data: sets of HR and LR images, their pixel cache, and training crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from super_resolution.data.cache import CachedImages, open_cache
+from super_resolution.data.crops import CropLoader
+from super_resolution.data.layouts import (
+    PAPER_SETS,
+    SKIMAGE_TEST,
+    SKIMAGE_TRAIN,
+    TRAINING_SETS,
+    open_benchmarks,
+    open_training_set,
+)
+from super_resolution.data.sets import ImagePair, ImageSet, read_pair
+
+__all__ = [
+    "PAPER_SETS",
+    "SKIMAGE_TEST",
+    "SKIMAGE_TRAIN",
+    "TRAINING_SETS",
+    "CachedImages",
+    "CropLoader",
+    "DataConfig",
+    "ImagePair",
+    "ImageSet",
+    "open_benchmarks",
+    "open_cache",
+    "open_training_loader",
+    "open_training_set",
+    "read_pair",
+]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The section `data` of a super-resolution config.
+
+    Attributes:
+        patch: side of an HR training crop in pixels (192 for EDSR, 96 for SRResNet).
+        crops_per_epoch: training crops of one epoch; None is one per image.
+        augment: random flips and rotations of the training crops.
+        sub_images: train on the pre-cut sub-images of DIV2K or Flickr2K.
+        cache: folder of the pixel cache; None keeps it beside the images where they can be written to.
+        benchmarks: the sets to score on; those that are not there are named in the report.
+        tile: side of the tiles by which images are scored, in LR pixels; None takes each image as a whole.
+    """
+
+    patch: int = 192
+    crops_per_epoch: int | None = None
+    augment: bool = True
+    sub_images: bool = False
+    cache: str | None = None
+    benchmarks: tuple[str, ...] = ("skimage", *PAPER_SETS)
+    tile: int | None = None
+
+
+def open_training_loader(
+    dataset: str, root: Path, scale: int, data: DataConfig, *, batch_size: int, seed: int
+) -> CropLoader:
+    """The training batches of a config: finds the set, opens or makes its cache, and draws crops from it.
+
+    Args:
+        dataset: a name of `TRAINING_SETS` or the path of a folder of images.
+        root: the data root (`core.data.data_root`).
+        scale: the up-sampling factor.
+        data: the section `data` of the config.
+        batch_size: crops per batch, over all processes.
+        seed: the run's seed.
+
+    Raises:
+        UserError: anything that the set, its images or the config get wrong; one line each.
+    """
+    images = open_training_set(dataset, root, scale, sub_images=data.sub_images)
+    cached = open_cache(images, Path(data.cache).expanduser() if data.cache else None)
+    crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
+    return CropLoader(cached, batch_size, data.patch, crops, seed, data.augment)

@@ -1,0 +1,110 @@
+"""Sets of image pairs: what a data set is once its files are found, and how a pair is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import MissingData, UserError
+from super_resolution.images import read_photo
+from super_resolution.resize import crop_to_multiple, downscale
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """One image: its high-resolution file and, where the data set brings one, its low-resolution file."""
+
+    name: str
+    hr: Path
+    lr: Path | None = None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A named, ordered set of images at one scale.
+
+    Attributes:
+        name: the data set's name as papers print it, or the folder's.
+        scale: the up-sampling factor.
+        pairs: the images; names are unique.
+        folder: where the set lies, and its pixel cache with it; None where nothing may be written.
+
+    Raises:
+        UserError: the scale is below 2, or two images share a name.
+    """
+
+    name: str
+    scale: int
+    pairs: tuple[ImagePair, ...]
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale < 2:
+            raise UserError(
+                f"super-resolution by {self.scale}: the scale is at least 2; give --scale 2, 3 or 4."
+            )
+        name, count = Counter(pair.name for pair in self.pairs).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"{self.name}: {count} images are called '{name}'; rename all but one.")
+
+
+def pair_up(hr_files: Sequence[Path], lr_folder: Path | None, scale: int) -> tuple[ImagePair, ...]:
+    """Find each HR file's LR file by name: `<name>.*` or `<name>x<scale>.*` in `lr_folder`.
+
+    Args:
+        hr_files: the high-resolution images.
+        lr_folder: where the low-resolution ones lie; None or a folder that does not exist leaves them to be
+            made.
+        scale: the up-sampling factor.
+
+    Raises:
+        MissingData: the folder is there but an image's LR file is not in it.
+    """
+    if lr_folder is None or not lr_folder.is_dir():
+        return tuple(ImagePair(hr.stem, hr) for hr in hr_files)
+    by_stem = {path.stem: path for path in sorted(lr_folder.iterdir()) if not path.name.startswith(".")}
+    pairs = []
+    for hr in hr_files:
+        lr = by_stem.get(f"{hr.stem}x{scale}") or by_stem.get(hr.stem)
+        if lr is None:
+            raise MissingData(
+                f"no LR image for '{hr}': expected '{lr_folder / f'{hr.stem}x{scale}{hr.suffix}'}'. "
+                f"Complete the folder, or remove it so that LR images are made by MATLAB's bicubic."
+            )
+        pairs.append(ImagePair(hr.stem, hr, lr))
+    return tuple(pairs)
+
+
+def read_pair(pair: ImagePair, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read the HR and the LR image of a pair; the LR one is made where there is no file.
+
+    Returns:
+        HR, cropped to `scale` times the LR image's size, and LR: both H x W or both H x W x 3, uint8.
+
+    Raises:
+        UserError: a file can't be read, is too small, or the two do not belong together at this scale.
+    """
+    hr = read_photo(pair.hr)
+    if min(hr.shape[:2]) < scale:
+        raise UserError(
+            f"'{pair.hr}' has {hr.shape[1]} x {hr.shape[0]} pixels, too few for x{scale}; "
+            f"leave it out of the folder."
+        )
+    if pair.lr is None:
+        return crop_to_multiple(hr, scale), downscale(hr, scale)
+    lr = read_photo(pair.lr)
+    if hr.ndim != lr.ndim:
+        raise UserError(
+            f"'{pair.hr}' and '{pair.lr}': one is grey, the other colour; make the LR image again."
+        )
+    if any(not 0 <= high - low * scale < scale for high, low in zip(hr.shape[:2], lr.shape[:2])):
+        raise UserError(
+            f"'{pair.lr}' is {lr.shape[1]} x {lr.shape[0]} pixels and '{pair.hr}' "
+            f"{hr.shape[1]} x {hr.shape[0]}, which is not x{scale} of it; put LR images of that scale there, "
+            f"or remove the LR folder so that they are made."
+        )
+    return hr[: lr.shape[0] * scale, : lr.shape[1] * scale], lr

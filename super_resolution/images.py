@@ -1,0 +1,206 @@
+"""Image files and what networks take: arrays of 8 or 16 bits in, float tensors in [0, 1], arrays out.
+
+Everywhere in this package an image is a NumPy array of uint8 or uint16 with shape H x W (grey), H x W x 2
+(grey and alpha), H x W x 3 (RGB) or H x W x 4 (RGB and alpha).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from core.data import require
+from core.errors import MissingData, UserError
+from core.files import write_with
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""File name endings that count as images when a folder is read."""
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range
+_MODES = {
+    "1": "L",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+    "PA": "RGBA",
+    "La": "LA",
+    "RGBa": "RGBA",
+}
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
+    """The image files directly in `folder`, by name.
+
+    Args:
+        folder: where to look.
+        what: what is looked for, in words, for the message.
+        get: where to get it, for the message.
+
+    Raises:
+        MissingData: there is no such folder, or no image in it.
+    """
+    folder = require(folder, what, get)
+    if not folder.is_dir():
+        raise MissingData(f"{what}: '{folder}' is a file; name a folder of images.")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise MissingData(f"{what}: no image ({', '.join(SUFFIXES)}) in '{folder}'. Get it from {get}.")
+    return found
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as it is: grey stays grey, alpha stays, 16-bit stays 16-bit.
+
+    Palettes become RGB, CMYK becomes RGB, and a camera's orientation tag is applied.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is broken, cut short, or of a kind that has no faithful uint8 or uint16 form.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingData(f"image '{path}' not found; check the name.")
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            file.load()  # also checks what OpenCV forgives: checksums, and pixels that are not there
+            pixels = _decode_deep(content) if _is_deep_png(content) else _decode(file)
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"'{path}' cannot be read as an image ({_one_line(error)}); replace it or leave it out."
+        ) from error
+    return np.ascontiguousarray(pixels)
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """Read an image for training or scoring: H x W or H x W x 3 uint8, alpha dropped, 16 bits rounded to
+    8."""
+    colour, _ = split_alpha(read_image(path))
+    return np.rint(colour / 257).astype(np.uint8) if colour.dtype == np.uint16 else colour
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write an image, atomically; the ending chooses the format. Grey with alpha in 16 bits is written as
+    RGBA.
+
+    Raises:
+        UserError: the format cannot hold it (alpha or 16 bits in a JPEG, or an ending that is not known).
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"'{path}': the ending '{path.suffix}' is not one of {', '.join(SUFFIXES)}; use .png."
+        )
+    has_alpha = image.ndim == 3 and image.shape[2] in (2, 4)
+    if image.dtype == np.uint16 and suffix != ".png":
+        raise UserError(f"'{path}': 16-bit images are written as .png only; change the ending.")
+    if has_alpha and suffix in (".jpg", ".jpeg", ".bmp"):
+        raise UserError(f"'{path}': {suffix} cannot hold the image's alpha channel; use .png.")
+    if image.dtype == np.uint16:
+        write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image)))
+    else:
+        write_with(path, lambda temporary: Image.fromarray(image).save(temporary))
+
+
+def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colour (H x W or H x W x 3) and alpha (H x W) of an image; alpha is None where there is none."""
+    if image.ndim == 2 or image.shape[2] == 3:
+        return image, None
+    colour = image[..., 0] if image.shape[2] == 2 else image[..., :3]
+    return colour, image[..., -1]
+
+
+def join_alpha(colour: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """The inverse of `split_alpha`."""
+    return colour if alpha is None else np.dstack([colour, alpha])
+
+
+def to_tensor(image: np.ndarray, channels: int = 3) -> torch.Tensor:
+    """H x W or H x W x 3, uint8 or uint16 -> 1 x channels x H x W float32 in [0, 1].
+
+    Grey is repeated for a colour network; colour becomes luma (ITU-R BT.601) for a grey one.
+    """
+    values = image.astype(np.float32) / np.iinfo(image.dtype).max
+    if values.ndim == 3 and channels == 1:
+        values = values @ _LUMA.astype(np.float32)
+    if values.ndim == 2:
+        return torch.from_numpy(values)[None, None].repeat(1, channels, 1, 1)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+
+
+def to_pixels(output: torch.Tensor, like: np.ndarray) -> np.ndarray:
+    """1 x C x H x W in [0, 1] -> an array of `like`'s type, clamped and rounded; grey where `like` is
+    grey."""
+    values = output[0].detach().float().cpu().numpy().transpose(1, 2, 0)
+    if like.ndim == 2:
+        values = values @ _LUMA.astype(np.float32) if values.shape[2] == 3 else values[..., 0]
+    elif values.shape[2] == 1:
+        values = values.repeat(3, axis=2)
+    limit = np.iinfo(like.dtype).max
+    return np.rint(values.clip(0, 1) * limit).astype(like.dtype)
+
+
+def _decode(file: Image.Image) -> np.ndarray:
+    """Pixels of an opened file, without loss."""
+    upright = ImageOps.exif_transpose(file)
+    mode = upright.mode
+    if mode.startswith("I"):
+        deep = np.asarray(upright)
+        if deep.min() < 0 or deep.max() > np.iinfo(np.uint16).max:
+            raise ValueError("its values do not fit in 16 bits")
+        return deep.astype(np.uint16)
+    if mode == "F":
+        raise ValueError("floating-point pixels; convert it to 8 or 16 bits")
+    transparent = "transparency" in upright.info
+    if mode == "P":
+        mode = "RGBA" if transparent else "RGB"
+    elif transparent and mode in ("1", "L", "RGB"):
+        mode = "RGBA" if mode == "RGB" else "LA"
+    mode = _MODES.get(mode, mode)
+    return np.asarray(upright if upright.mode == mode else upright.convert(mode))
+
+
+def _is_deep_png(content: bytes) -> bool:
+    """Whether this is a PNG of 16 bits per sample (byte 24 of a PNG is the bit depth of its header)."""
+    return content.startswith(b"\x89PNG") and len(content) > 25 and content[24] == 16
+
+
+def _decode_deep(content: bytes) -> np.ndarray:
+    """Decode a 16-bit PNG with OpenCV: Pillow would cut colour down to 8 bits."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("the 16-bit PNG cannot be decoded")
+    if pixels.ndim == 2:
+        return pixels
+    grey_with_alpha = content[25] == 4  # the PNG colour type
+    if grey_with_alpha:
+        return pixels[..., [0, -1]]
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _encode_deep(image: np.ndarray) -> bytes:
+    """Encode as a 16-bit PNG."""
+    if image.ndim == 3:
+        order = {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[image.shape[2]]
+        image = np.ascontiguousarray(image[..., order])
+    encoded, content = cv2.imencode(".png", image)
+    if not encoded:
+        raise OSError("OpenCV could not encode the image as a 16-bit PNG")
+    return content.tobytes()
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's message without line breaks and without the name of Pillow's byte buffer."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image, or its header is broken"
+    return " ".join(str(error).split()) or type(error).__name__
