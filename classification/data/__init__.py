@@ -1,0 +1,48 @@
+"""Classification data sets: `open_dataset` finds one under the data root, or says where to get it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from classification.data.cifar import open_cifar
+from classification.data.config import DataConfig
+from classification.data.dataset import ClassificationData
+from classification.data.digits import open_digits
+from classification.data.imagenet import open_imagenet
+from classification.data.tiny_imagenet import open_tiny_imagenet
+from core.errors import UserError
+
+DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
+
+__all__ = ["DATASETS", "ClassificationData", "DataConfig", "open_dataset"]
+
+
+def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) -> ClassificationData:
+    """Open a data set.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the data root (`core.data.data_root`), under which each data set lies in its official layout:
+            `cifar-10-batches-py` or `cifar-10-batches-bin`, `cifar-100-python` or `cifar-100-binary`,
+            `tiny-imagenet-200`, `imagenet/train` and `imagenet/val`. Digits need none.
+        config: options; None for the defaults.
+
+    Raises:
+        MissingData: the data set is not there; the message says where it belongs and where to get it.
+        UserError: there is no such data set, or its files are damaged.
+    """
+    root = Path(root)
+    config = config or DataConfig()
+    match name:
+        case "digits":
+            return open_digits(config)
+        case "cifar10" | "cifar100":
+            return open_cifar(name, root, config)
+        case "tiny-imagenet":
+            return open_tiny_imagenet(root, config)
+        case "imagenet":
+            return open_imagenet(root, config)
+    close = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise UserError(f"no data set '{name}'; there are {', '.join(DATASETS)}{hint}")

@@ -1,0 +1,204 @@
+"""CIFAR-10 and CIFAR-100 in the layouts of their authors: Python pickles, read safely, or binary records.
+
+Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from classification.data.arrays import array_split
+from classification.data.config import CIFAR_MEAN, CIFAR_STD, DataConfig
+from classification.data.dataset import ClassificationData
+from classification.data.sampling import balanced_subset
+from core.data import require
+from core.errors import UserError
+
+_SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the parts of one of the data sets lie, in the pickle and in the binary archive."""
+
+    pickles: str
+    train_pickles: tuple[str, ...]
+    test_pickle: str
+    names_pickle: str
+    labels_key: str
+    names_key: str
+    binary: str
+    train_binaries: tuple[str, ...]
+    test_binary: str
+    names_text: str
+    label_bytes: int  # a binary record's labels, the wanted one last
+
+
+_LAYOUTS = {
+    "cifar10": _Layout(
+        pickles="cifar-10-batches-py",
+        train_pickles=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test_pickle="test_batch",
+        names_pickle="batches.meta",
+        labels_key="labels",
+        names_key="label_names",
+        binary="cifar-10-batches-bin",
+        train_binaries=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        test_binary="test_batch.bin",
+        names_text="batches.meta.txt",
+        label_bytes=1,
+    ),
+    "cifar100": _Layout(
+        pickles="cifar-100-python",
+        train_pickles=("train",),
+        test_pickle="test",
+        names_pickle="meta",
+        labels_key="fine_labels",
+        names_key="fine_label_names",
+        binary="cifar-100-binary",
+        train_binaries=("train.bin",),
+        test_binary="test.bin",
+        names_text="fine_label_names.txt",
+        label_bytes=2,
+    ),
+}
+
+
+def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
+    """CIFAR-10 ("cifar10") or CIFAR-100 ("cifar100", fine labels), from pickles or else from binary records.
+
+    Raises:
+        MissingData: the archive's folder or one of its files is not there.
+        UserError: a file is not what the official archive holds.
+    """
+    layout = _LAYOUTS[name]
+    what = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
+    if not (root / layout.pickles).exists() and (root / layout.binary).exists():
+        folder = root / layout.binary
+        names_file = require(folder / layout.names_text, f"{what}'s class names", _ADDRESS)
+        class_names = names_file.read_text(encoding="ascii").split()
+        train_files, test_file = layout.train_binaries, layout.test_binary
+    else:
+        folder = require(root / layout.pickles, what, f"{_ADDRESS} (python version)")
+        names_file = require(folder / layout.names_pickle, f"{what}'s class names", _ADDRESS)
+        class_names = [_text(entry) for entry in _field(names_file, _load(names_file), layout.names_key)]
+        train_files, test_file = layout.train_pickles, layout.test_pickle
+
+    def read(file: str) -> tuple[np.ndarray, np.ndarray]:
+        path = require(folder / file, f"{what}'s {file}", _ADDRESS)
+        images, labels = (_read_binary if path.suffix == ".bin" else _read_pickle)(path, layout)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+            raise UserError(
+                f"'{path}' holds labels from {labels.min()} to {labels.max()}, but '{names_file}' names "
+                f"{len(class_names)} classes; unpack the archive from {_ADDRESS} again"
+            )
+        return images, labels
+
+    parts = [read(file) for file in train_files]
+    images = np.concatenate([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts])
+    rows = balanced_subset(labels, config.train_limit)
+    return ClassificationData(
+        name=name,
+        class_names=tuple(class_names),
+        input_shape=_SHAPE,
+        train=array_split(images, labels, mean=CIFAR_MEAN, std=CIFAR_STD, rows=rows),
+        test=array_split(*read(test_file), mean=CIFAR_MEAN, std=CIFAR_STD),
+        config=config,
+    )
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, strings, numbers and numpy arrays; calls nothing else that a pickle asks for."""
+
+    _ALLOWED = {  # noqa: RUF012 - a constant
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        if name == "_reconstruct":
+            return np._core.multiarray._reconstruct
+        return getattr(np, name)
+
+
+def _load(path: Path) -> Any:
+    def refuse(error: Exception) -> UserError:
+        return UserError(
+            f"'{path}' is not a file of the official archive ({error}); nothing of it was executed. "
+            f"Get it from {_ADDRESS}"
+        )
+
+    file: BinaryIO
+    with open(path, "rb") as file:
+        try:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            ImportError,
+            OverflowError,
+            MemoryError,
+            UnicodeError,
+        ) as error:  # what a damaged or hostile pickle makes the unpickler raise
+            raise refuse(error) from error
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _field(path: Path, content: Any, key: str) -> Any:
+    """One entry of a pickled dictionary, whose keys are bytes or text depending on who wrote it."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if _text(name) == key:
+                return value
+    raise UserError(f"'{path}' has no entry '{key}'; unpack the archive from {_ADDRESS} again")
+
+
+def _read_pickle(path: Path, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
+    content = _load(path)
+    pixels = _field(path, content, "data")
+    labels = _field(path, content, layout.labels_key)
+    whole = (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.shape == (len(labels), _PIXELS)
+        and all(isinstance(label, int) for label in labels)
+    )
+    if not whole:
+        raise UserError(
+            f"'{path}' does not hold one uint8 row of {_PIXELS} pixels per label; "
+            f"unpack the archive from {_ADDRESS} again"
+        )
+    return pixels.reshape(-1, *_SHAPE), np.array(labels, dtype=np.int64)
+
+
+def _read_binary(path: Path, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
+    content = np.fromfile(path, dtype=np.uint8)
+    size = layout.label_bytes + _PIXELS
+    if content.size == 0 or content.size % size:
+        raise UserError(
+            f"'{path}' has {content.size} bytes, not a multiple of a record's {size}; "
+            f"unpack the archive from {_ADDRESS} again"
+        )
+    records = content.reshape(-1, size)
+    pixels = np.ascontiguousarray(records[:, layout.label_bytes :]).reshape(-1, *_SHAPE)
+    return pixels, records[:, layout.label_bytes - 1].astype(np.int64)

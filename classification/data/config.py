@@ -1,0 +1,55 @@
+"""Options of a classification data set, and its normalisation constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from core.errors import UserError
+
+BadImages = Literal["error", "skip"]
+
+# Per channel (red, green, blue), in pixel values from 0 to 255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+TINY_IMAGENET_MEAN = (0.4802 * 255, 0.4481 * 255, 0.3975 * 255)
+TINY_IMAGENET_STD = (0.2302 * 255, 0.2265 * 255, 0.2262 * 255)
+CIFAR_MEAN = (125.3, 123.0, 113.9)
+CIFAR_STD = (63.0, 62.1, 66.7)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The `data` part of a configuration.
+
+    Args:
+        train_limit: use only so many training images, the same number of every class (to within one); None
+            for all.
+        crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The references pad
+            CIFAR by 4 and neither digits nor Tiny-ImageNet. ImageNet has random resized crops instead:
+            leave it 0.
+        flip: mirror training images at random.
+        bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
+            counts it.
+        workers: processes that decode ImageNet during training (0: the training process itself), and
+            threads that decode Tiny-ImageNet once. Digits and CIFAR are not decoded.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    train_limit: int | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    bad_images: BadImages = "error"
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.train_limit is not None and self.train_limit < 1:
+            raise UserError(f"data.train_limit is {self.train_limit}; allowed are None and integers from 1")
+        if self.crop_padding < 0:
+            raise UserError(f"data.crop_padding is {self.crop_padding}; allowed are integers from 0")
+        if self.workers < 0:
+            raise UserError(f"data.workers is {self.workers}; allowed are integers from 0")
+        if self.bad_images not in get_args(BadImages):
+            raise UserError(f"data.bad_images is {self.bad_images!r}; allowed are 'error' and 'skip'")

@@ -1,0 +1,178 @@
+"""Data sets that are too large for memory: worker processes decode the images while the network trains."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from classification.data.augmentation import Normalisation
+from classification.data.config import BadImages, DataConfig
+from classification.data.images import BadImage, read_image
+from classification.data.sampling import batch_rows, check_shard, epoch_order
+from classification.data.views import central_view, train_view
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """The training or test part of a data set of image files.
+
+    Attributes:
+        paths: `(N,)`, file names as bytes in one array: worker processes share it, a list they would copy.
+        labels: `(N,)`, int64.
+        mean: per channel, in pixel values.
+        std: per channel, in pixel values.
+        unreadable: the files that could not be read so far; loaders add to it.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    unreadable: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def skipped(self) -> int:
+        """How many images could not be read so far."""
+        return len(self.unreadable)
+
+    def loader(
+        self, batch_size: int, device: torch.device, *, training: bool, seed: int = 0, config: DataConfig
+    ) -> FolderLoader:
+        """Batches of this split; `config.flip` applies in training only."""
+        return FolderLoader(
+            self, batch_size, device, seed, training, config.flip, config.bad_images, config.workers
+        )
+
+
+@dataclass(frozen=True)
+class FolderLoader:
+    """Batches of a `FolderSplit`; fulfils `core.train.Loader`.
+
+    Every image's crop is a function of (seed, epoch, image) alone, whatever the number of workers.
+
+    Attributes:
+        split: where the images come from.
+        batch_size: images per batch, all ranks together.
+        device: where batches come to lie.
+        seed: of the order and the crops.
+        training: shuffled, randomly cropped, and without the last partial batch; else in order, central
+            crops, and complete.
+        flip: whether training images are mirrored at random.
+        bad_images: "error" or "skip"; a batch with skipped images is smaller.
+        workers: number of worker processes; 0 decodes in this one.
+        rank: which part of every batch this loader yields.
+        world: the number of parts.
+    """
+
+    split: FolderSplit
+    batch_size: int
+    device: torch.device
+    seed: int
+    training: bool
+    flip: bool
+    bad_images: BadImages
+    workers: int
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        return len(batch_rows(len(self.split), self.batch_size, self.training))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches `start`, `start + 1`, … of an epoch.
+
+        Yields:
+            inputs `(B, 3, 224, 224)`, float32, normalised, and targets `(B,)`, int64.
+
+        Raises:
+            UserError: an image cannot be read, and `bad_images` is "error"; or no image of a batch can.
+        """
+        normalisation = Normalisation.of(self.split.mean, self.split.std, self.device)
+        loader = DataLoader(
+            _Views(self.split, self.training, self.flip, self.seed, epoch),
+            batch_sampler=self._batches(epoch, start),
+            collate_fn=_collate,
+            num_workers=self.workers,
+            worker_init_fn=_single_threaded,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
+        )
+        for images, labels, damages in loader:
+            self._report(damages)
+            if not len(labels):
+                raise UserError(f"no image of a batch can be read; the first: {next(iter(damages.values()))}")
+            yield (
+                normalisation(images.to(self.device, non_blocking=True)),
+                labels.to(self.device, non_blocking=True),
+            )
+
+    def shard(self, rank: int, world: int) -> FolderLoader:
+        """The loader of one of `world` processes: its part of every batch."""
+        if self.training:
+            check_shard(self.batch_size, world)
+        return replace(self, rank=rank, world=world)
+
+    def _batches(self, epoch: int, start: int) -> list[list[int]]:
+        count = len(self.split)
+        order = epoch_order(count, self.seed, epoch) if self.training else torch.arange(count)
+        batches = batch_rows(count, self.batch_size, self.training)[start:]
+        return [order[batch][self.rank :: self.world].tolist() for batch in batches]
+
+    def _report(self, damages: dict[str, str]) -> None:
+        for path, damage in damages.items():
+            if self.bad_images == "error":
+                raise UserError(f"{damage}; repair it, or leave such images out with data.bad_images='skip'")
+            if path not in self.split.unreadable:
+                self.split.unreadable.add(path)
+                warnings.warn(f"{damage}; left out", stacklevel=3)
+
+
+@dataclass(frozen=True)
+class _Views(Dataset):
+    """One epoch's views of the images; an image that cannot be read is returned as its path and damage."""
+
+    split: FolderSplit
+    training: bool
+    flip: bool
+    seed: int
+    epoch: int
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int] | tuple[str, str]:
+        path = os.fsdecode(self.split.paths[row])
+        try:
+            image = read_image(path)
+        except BadImage as error:
+            return path, str(error)
+        if self.training:
+            view = train_view(image, np.random.default_rng([self.seed, self.epoch, row]), self.flip)
+        else:
+            view = central_view(image)
+        return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))), int(self.split.labels[row])
+
+
+def _collate(
+    samples: Sequence[tuple[Tensor, int] | tuple[str, str]],
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    images = [sample[0] for sample in samples if isinstance(sample[0], Tensor)]
+    labels = [sample[1] for sample in samples if isinstance(sample[0], Tensor)]
+    damages = {str(sample[0]): str(sample[1]) for sample in samples if not isinstance(sample[0], Tensor)}
+    stacked = torch.stack(images) if images else torch.empty(0)
+    return stacked, torch.tensor(labels, dtype=torch.int64), damages
+
+
+def _single_threaded(_: int) -> None:
+    cv2.setNumThreads(
+        0
+    )  # the workers are the parallelism; OpenCV's own threads on top would fight over the cores

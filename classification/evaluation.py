@@ -1,0 +1,61 @@
+"""Error rates of a classifier, counted exactly."""
+
+from __future__ import annotations
+
+import torch
+from core.train import Loader
+from torch import nn
+from torch.nn import functional
+
+from core.errors import UserError
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> dict[str, float]:
+    """Top-1 and top-5 error and mean cross-entropy over every image of a loader.
+
+    The model is evaluated in eval mode; every module's mode is put back afterwards, also on failure.
+
+    Args:
+        model: from inputs `(B, C, H, W)` to logits `(B, classes)`; on `device`.
+        loader: the test loader; its epoch 0 is read once. The last batch may be smaller.
+        device: where the model lies.
+
+    Returns:
+        "top1_error" and, with five classes or more, "top5_error", in percent of all images; "loss" in nats.
+        An image with a NaN among its logits counts as an error.
+
+    Raises:
+        UserError: the loader holds no images.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        # Counted on the device: reading a number back after every batch would stall an accelerator.
+        totals: torch.Tensor | None = None
+        images = 0
+        top5 = True
+        for inputs, targets in loader.epoch(0):
+            logits = model(inputs.to(device, non_blocking=True)).double()
+            counts = _count(logits, targets.to(device, non_blocking=True))
+            totals = counts if totals is None else totals + counts
+            images += len(targets)
+            top5 = logits.shape[1] >= 5
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if totals is None or images == 0:
+        raise UserError("there are no images to evaluate on; check the test part of the data set")
+    top1_hits, top5_hits, loss = totals.tolist()
+    metrics = {"top1_error": 100 * (images - top1_hits) / images}
+    if top5:
+        metrics["top5_error"] = 100 * (images - top5_hits) / images
+    return {**metrics, "loss": loss / images}
+
+
+def _count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Top-1 hits, top-5 hits and summed cross-entropy of a batch, as one float64 tensor."""
+    best = logits.topk(min(5, logits.shape[1])).indices
+    hits = (best == targets[:, None]) & ~logits.isnan().any(dim=1, keepdim=True)
+    loss = functional.cross_entropy(logits, targets, reduction="sum")
+    return torch.stack((hits[:, 0].sum().double(), hits.sum().double(), loss))
