@@ -1,0 +1,60 @@
+"""What a data set fixes in a network: input channels, usual number of classes, form of the stem."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The shape of a data set's images, and which form of a network suits them.
+
+    Attributes:
+        form: `"imagenet"`, `"tiny-imagenet"`, `"cifar"` or `"digits"`, the key of their stride tables.
+        input_shape: channels, height, width.
+        num_classes: the data set's number of classes.
+    """
+
+    form: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 3 for colour, 1 for grey."""
+        return self.input_shape[0]
+
+
+DATASETS: dict[str, Dataset] = {
+    "imagenet": Dataset("imagenet", (3, 224, 224), 1000),
+    "tiny-imagenet": Dataset("tiny-imagenet", (3, 64, 64), 200),
+    "cifar": Dataset("cifar", (3, 32, 32), 10),
+    "cifar10": Dataset("cifar", (3, 32, 32), 10),
+    "cifar100": Dataset("cifar", (3, 32, 32), 100),
+    "digits": Dataset("digits", (1, 8, 8), 10),
+}
+
+
+def dataset_form(dataset: str, num_classes: int | None) -> tuple[Dataset, int]:
+    """Look up a data set; the second value is `num_classes`, or the data set's own number where that is None.
+
+    Raises:
+        UserError: an unknown data set, or fewer than one class.
+    """
+    if dataset not in DATASETS:
+        raise UserError(unknown("data set", dataset, DATASETS))
+    classes = DATASETS[dataset].num_classes if num_classes is None else num_classes
+    if classes < 1:
+        raise UserError(f"num_classes={classes}: a classifier needs at least 1 class.")
+    return DATASETS[dataset], classes
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """One line for a name that is not among `known`: the closest names, or all where none is close."""
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}."
+    return f"unknown {kind} '{name}': {hint}"

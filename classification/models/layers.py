@@ -1,0 +1,105 @@
+"""Layers and initialisation rules that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+def round_width(width: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `width`, at least `divisor` and never below 90 % of `width`.
+
+    Source: the reference code of MobileNetV2 (Sandler et al., CVPR 2018), also that of V3 and EfficientNet.
+    """
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * width else rounded
+
+
+class ConvNormActivation(nn.Sequential):
+    """Convolution without bias (`0`), batch norm (`1`) and, unless it is None, an activation (`2`).
+
+    The padding keeps the size at stride 1. The numbers are torchvision's names for the same layers.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        activation: Callable[[], nn.Module] | None = nn.ReLU,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        padding = (kernel_size - 1) // 2
+        layers = [
+            nn.Conv2d(inputs, outputs, kernel_size, stride, padding, groups=groups, bias=False),
+            norm(outputs),
+        ]
+        if activation is not None:
+            layers.append(activation())
+        super().__init__(*layers)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by a gate computed from the means of all channels (Hu et al., CVPR 2018).
+
+    The two fully connected layers are 1x1 convolutions with bias, `fc1` and `fc2`, as in torchvision.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeeze: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        gate: Callable[[], nn.Module] = nn.Sigmoid,
+    ) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeeze, 1)
+        self.fc2 = nn.Conv2d(squeeze, channels, 1)
+        self.activation = activation()
+        self.gate = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gated `x`, (N, C, H, W)."""
+        return x * self.gate(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+
+
+def linear_default(linear: nn.Linear) -> None:
+    """PyTorch's own rule: uniform within 1/sqrt(inputs), bias too. torchvision's ResNet keeps it."""
+    linear.reset_parameters()
+
+
+def linear_normal(linear: nn.Linear) -> None:
+    """Normal with standard deviation 0.01, zero bias: torchvision's MobileNetV2, MobileNetV3 and RegNet."""
+    nn.init.normal_(linear.weight, 0.0, 0.01)
+    nn.init.zeros_(linear.bias)
+
+
+def initialise(network: nn.Module, linear: Callable[[nn.Linear], None] = linear_default) -> None:
+    """Give every parameter and running statistic of `network` a fresh value, in place, whatever its shape.
+
+    Convolutions: normal with variance 2 / fan-out (He et al., ICCV 2015, equation 14) and zero bias, the rule
+    of torchvision's networks. Batch norm: scale 1, shift 0, statistics 0 and 1.
+
+    Args:
+        network: its layers are `Conv2d`, `BatchNorm2d` and `Linear` only, beside layers without parameters.
+        linear: the rule for fully connected layers.
+
+    Raises:
+        TypeError: a layer of another kind has parameters, which would have kept their old values.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            linear(module)
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise TypeError(f"'{name}': no initialisation rule for {type(module).__name__}")
