@@ -1,9 +1,9 @@
 """MobileNetV3-small (Howard et al., ICCV 2019), LW-DNA's reference (3.108 M) and torchvision's (2.543 M).
 
 The reference squeezes after the last convolution too, has 1280 instead of 1024 features before the
-classifier, no dropout, PyTorch's batch norm constants, squeezes to exactly a quarter instead of a multiple of 8,
-and computes the hard swish with a ReLU6, which the published FLOPs count. Both forms have torchvision's names
-where they have the same layer; torchvision's weights load strictly into its form.
+classifier, no dropout, PyTorch's batch norm constants, squeezes to exactly a quarter instead of a multiple
+of 8, and computes the hard swish with a ReLU6, which the published FLOPs count. Both forms have torchvision's
+names where they have the same layer; torchvision's weights load strictly into its form.
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""Networks for super-resolution and denoising: plain `nn.Module`s, without a trace of the search in them.
+
+Every name in `MODELS` is a function with defaults, importable from here (`super_resolution.models.edsr()`, or
+`super_resolution.models:edsr` on a command line). All take and give images in [0, 1]. Each can be traced,
+scripted, exported and pickled at any widths, and has `init_weights()`, which gives it new weights in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from torch import nn
+
+from core.errors import UserError
+from super_resolution.models.dncnn import dncnn
+from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
+from super_resolution.models.msrresnet import msrresnet
+from super_resolution.models.srresnet import srresnet
+from super_resolution.models.unet import unet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "edsr": edsr,
+    "edsr_baseline": edsr_baseline,
+    "edsr_large": edsr_large,
+    "srresnet": srresnet,
+    "msrresnet": msrresnet,
+    "dncnn": dncnn,
+    "unet": unet,
+}
+
+
+def build(name: str, scale: int = 4, **options: object) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        name: a key of `MODELS`.
+        scale: 2, 3 or 4; 1 for the denoisers (`dncnn`, `unet`), which keep the size.
+        options: the network's own, such as `n_blocks` and `n_feats`.
+
+    Raises:
+        UserError: an unknown name, scale or option.
+    """
+    if name not in MODELS:
+        close = get_close_matches(name, MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(MODELS)}."
+        raise UserError(f"unknown network '{name}': {hint}")
+    parameters = inspect.signature(MODELS[name]).parameters
+    allowed = [parameter for parameter in parameters if parameter != "scale"]
+    for option in options:
+        if option not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise UserError(f"network '{name}' has no option '{option}': its options are {known}.")
+    return MODELS[name](scale=scale, **options) if "scale" in parameters else MODELS[name](**options)
