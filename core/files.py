@@ -43,7 +43,9 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
     """Atomic write for libraries that insist on a file name: `write` gets a temporary path beside `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which libraries choose a format
+    temporary = path.with_name(
+        f".{os.getpid()}.{path.name}"
+    )  # keeps the suffix, by which libraries choose a format
     try:
         write(temporary)
         os.replace(temporary, path)

@@ -1,0 +1,144 @@
+"""What a network costs, in closed form over its group widths, by counting, and by the clock.
+
+Two conventions for FLOPs (method.md 0.5):
+
+    macs    multiply-accumulates of convolutions and linear layers: half of torch's FlopCounterMode
+    paper   macs + 2 per BatchNorm output element + 1 per output element of a ReLU, ReLU6 or PReLU *module*;
+            functional activations, swish, sigmoid, pooling, additions and biases count nothing. A module that is used
+            twice counts once, at its last shape. All published numbers of LW-DNA and DHP use it.
+
+Both are per sample: the first axis of the example inputs is the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.errors import UserError
+from core.labels import RELU_MODULES, call, meta_copy, tensors_in
+
+Convention = Literal["macs", "paper"]
+WEIGHT = {"macs": {"macs": 1}, "paper": {"macs": 1, "norm": 2, "relu": 1}}
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Sums of products of row counts: cost(n) = Σ_t coefficient_t · r_a(t)(n) · r_b(t)(n), r(n) = c + M n.
+
+    Attributes:
+        constant: c, (R,); row 0 is the constant 1, which stands in where a term has fewer factors.
+        multiplicity: M, (R, G).
+        terms: convention or "params" -> (coefficient, a, b), each (T,), coefficient per `batch` samples.
+        batch: samples in the example inputs.
+    """
+
+    constant: IntArray
+    multiplicity: IntArray
+    terms: dict[str, tuple[IntArray, IntArray, IntArray]]
+    batch: int
+
+    def __call__(self, kind: str, sizes: NDArray[Any]) -> IntArray:
+        """The cost for group sizes in elements, (..., G) -> (...), exact integers.
+
+        Args:
+            kind: "macs", "paper" or "params".
+            sizes: elements kept in each group; any number of leading axes prices many networks in one call.
+        """
+        if kind not in self.terms:
+            raise UserError(f"unknown convention '{kind}'; use one of {', '.join(self.terms)}")
+        coefficient, a, b = self.terms[kind]
+        rows = self.constant + np.asarray(sizes, dtype=np.int64) @ self.multiplicity.T
+        total = (rows[..., a] * rows[..., b]) @ coefficient
+        return total if kind == "params" else total // self.batch
+
+
+def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs") -> int:
+    """FLOPs per sample by running `model` on the meta device and counting, independent of the closed form.
+
+    Args:
+        model: any module; it is not changed.
+        example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; only shapes matter.
+        convention: "macs" or "paper".
+
+    Raises:
+        UserError: unknown convention.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if convention not in WEIGHT:
+        raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+    copied = meta_copy(model).eval()
+    extra: dict[int, int] = {}
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            extra[id(module)] = WEIGHT[convention].get("norm", 0) * output.numel()
+        elif isinstance(module, RELU_MODULES):
+            extra[id(module)] = WEIGHT[convention].get("relu", 0) * output.numel()
+
+    for module in copied.modules():
+        module.register_forward_hook(hook)
+    from core.labels import map_tensors
+
+    inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(copied, inputs)
+    batch = tensors_in(inputs)[0].shape[0]
+    return (counter.get_total_flops() // 2 + sum(extra.values())) // batch
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters, shared ones once; buffers such as running means are not parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def latency(
+    models: Sequence[nn.Module] | nn.Module,
+    example_inputs: Any,
+    *,
+    repeats: int = 15,
+    warmup: int = 3,
+    device: str | torch.device = "cpu",
+) -> list[float]:
+    """Seconds of one forward pass in eval mode: the median of `repeats`, several models measured in turns.
+
+    Turns make ratios fair on a machine whose speed drifts; the first `warmup` rounds are not counted.
+    """
+    models = [models] if isinstance(models, nn.Module) else list(models)
+    device = torch.device(device)
+    copies = [copy.deepcopy(model).to(device).eval() for model in models]
+    from core.labels import map_tensors
+
+    inputs = map_tensors(example_inputs, lambda tensor: tensor.to(device))
+    seconds: list[list[float]] = [[] for _ in copies]
+    with torch.inference_mode():
+        for turn in range(warmup + repeats):
+            for model, times in zip(copies, seconds, strict=True):
+                _wait(device)
+                start = time.perf_counter()
+                call(model, inputs)
+                _wait(device)
+                if turn >= warmup:
+                    times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def millions(costs: Mapping[str, int]) -> str:
+    """'4,089.2 M FLOPs, 25.56 M params', for messages."""
+    return f"{costs['flops'] / 1e6:,.1f} M FLOPs, {costs['params'] / 1e6:,.2f} M params"

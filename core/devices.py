@@ -1,0 +1,61 @@
+"""Devices, precision and processes: one way to make the Fabric object that training runs on."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from core.errors import UserError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def make_fabric(
+    device: str = "auto", precision: Precision = "32-true", devices: int = 1, num_nodes: int = 1
+) -> Fabric:
+    """Make a Fabric; with more than one process also start them (or join those that torchrun or SLURM started).
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
+        precision: "32-true", "bf16-mixed" or "16-mixed" (float16 with gradient scaling).
+        devices: processes, and so GPUs, per node.
+        num_nodes: machines.
+
+    Raises:
+        UserError: the device is not there, or the launcher started another number of processes.
+    """
+    accelerator, _, index = device.partition(":")
+    if accelerator not in ("auto", "cpu", "cuda", "mps") or (
+        index and (accelerator != "cuda" or devices > 1)
+    ):
+        raise UserError(f"device must be auto, cpu, cuda, cuda:INDEX (with devices=1) or mps, got '{device}'")
+    if index and not index.isdigit():
+        raise UserError(f"device '{device}': what follows the colon must be the GPU's number")
+    available = torch.cuda.device_count()
+    needed = int(index) + 1 if index else devices
+    if accelerator == "cuda" and available < needed:
+        raise UserError(
+            f"device '{device}' with devices={devices}: this machine offers {available} CUDA GPUs"
+        )
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not available on this machine; use cpu or auto")
+    world = devices * num_nodes
+    launched = int(os.environ.get("WORLD_SIZE", world))
+    if launched != world:
+        raise UserError(
+            f"the launcher started {launched} processes, but devices={devices} times num_nodes={num_nodes} is {world}; "
+            "make them equal"
+        )
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=[int(index)] if index else devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        strategy="ddp" if world > 1 else "auto",
+    )
+    if world > 1:
+        fabric.launch()
+    return fabric

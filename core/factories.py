@@ -1,0 +1,85 @@
+"""Models named on a command line: `package.module:factory` or `path/to/file.py:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from core.errors import UserError
+
+
+def load_factory(spec: str) -> Callable[..., nn.Module]:
+    """The callable that `spec` names. Importing runs the file's code, as `python file.py` would.
+
+    Args:
+        spec: `package.module:factory` or `path/to/file.py:factory`.
+
+    Raises:
+        UserError: the form is wrong, or the file, the module or the name in it does not exist.
+    """
+    place, separator, name = spec.rpartition(":")
+    if not separator or not place or not name:
+        raise UserError(f"model '{spec}': write package.module:factory or path/to/file.py:factory")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise UserError(f"model '{spec}': '{place}' has no function or class called '{name}'")
+    return factory
+
+
+def call_factory(spec: str, **options: object) -> nn.Module:
+    """Build the model that `spec` names.
+
+    Raises:
+        UserError: see `load_factory`; also if the factory does not return an `nn.Module`.
+    """
+    model = load_factory(spec)(**options)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model '{spec}' returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """'1,3,224,224' -> (1, 3, 224, 224).
+
+    Raises:
+        UserError: not a comma-separated list of positive integers.
+    """
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UserError(f"input shape '{text}': write positive integers with commas, such as 1,3,224,224")
+    return shape
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"model file '{path}' does not exist")
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"model file '{path}' cannot be imported")
+    # Registered under its own name, so that pickled models and worker processes find their classes again.
+    module = sys.modules.get(name)
+    if module is None or getattr(module, "__file__", None) != str(path):
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return module
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
+            raise UserError(f"model package '{name}' is not installed") from None
+        raise

@@ -1,0 +1,436 @@
+"""Runs a module once on tensors whose channels carry integer labels, and notes which labels must live and die together.
+
+Vocabulary used here and in `core.rules`:
+
+    label    an integer that stands for one row of one parameter dimension; 0 means "keeps its size" (frozen)
+    labels   an int64 tensor of the same rank as the activation it describes; an axis has size 1 where the labels do
+             not vary along it, else the activation's own size. A convolution's output carries (1, C, 1, 1).
+    edge     two label tensors of one shape whose entries must stay or go together
+    slot     one dimension of one parameter or buffer: ("layer1.0.conv1.weight", 0)
+
+The run happens on the meta device (no arithmetic, no memory); a module whose `forward` looks at values is run again
+on real tensors. Nothing here decides what a group is: `core.grouping` does, from the edges.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from core.errors import UserError
+
+SlotKey = tuple[str, int]
+FROZEN = 0
+RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
+COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
+
+
+class TraceError(UserError):
+    """The module cannot be traced; the message names the place and the remedy (`freeze=`, `taps=`, `ties=`, ...)."""
+
+
+class FrozenChannelsWarning(UserWarning):
+    """An operation without a channel rule was met: the channels that it touches keep their widths."""
+
+
+def _marked(name: str) -> Callable[[int, Any], Any]:
+    plain = getattr(int, name)
+
+    def method(self: int, other: Any) -> Any:
+        value = plain(self, other)
+        return SizeOfChannels(value) if type(value) is int else value
+
+    return method
+
+
+class SizeOfChannels(int):
+    """A size read off a channel axis.
+
+    Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
+    and that no resizing can change.
+    """
+
+    __add__, __radd__ = _marked("__add__"), _marked("__radd__")
+    __sub__, __rsub__ = _marked("__sub__"), _marked("__rsub__")
+    __mul__, __rmul__ = _marked("__mul__"), _marked("__rmul__")
+    __floordiv__ = _marked("__floordiv__")
+    __hash__ = int.__hash__
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """One summand of a cost: `coefficient` times the number of surviving rows of each factor (label vectors)."""
+
+    kind: (
+        str  # "macs", "norm" (BatchNorm output elements) or "relu" (ReLU/ReLU6/PReLU module output elements)
+    )
+    where: str
+    coefficient: int
+    factors: tuple[Tensor, ...]
+
+
+@dataclass
+class Trace:
+    """Everything that one labelled run writes down."""
+
+    slots: dict[SlotKey, Tensor] = field(default_factory=dict)
+    edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    frozen: list[Tensor] = field(default_factory=list)
+    producers: dict[str, SlotKey] = field(
+        default_factory=dict
+    )  # module name -> its output slot, in order of use
+    terms: list[CostTerm] = field(default_factory=list)
+    per_group: set[SlotKey] = field(default_factory=set)  # per-group dimensions of grouped convolutions
+    conv_groups: dict[str, int] = field(default_factory=dict)  # grouped, non-depthwise convolutions
+    depthwise: set[str] = field(default_factory=set)
+    bare_norms: dict[str, Tensor] = field(default_factory=dict)  # norm modules without weights
+    taps: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)  # channel labels of what the model returns
+    output_axes: list[int] = field(default_factory=list)
+    batch: int = 1
+    notes: list[str] = field(default_factory=list)
+    next_label: int = 1
+
+
+class LabelMode(TorchFunctionMode):
+    """Intercepts every torch function of one forward pass and applies the operation's rule to the labels."""
+
+    def __init__(self, module: nn.Module, on_meta: bool) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.on_meta = on_meta
+        self.names: dict[int, str] = {}
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            self.names.setdefault(id(tensor), name)
+        self.place: list[tuple[str, nn.Module]] = [("", module)]
+        self.frozen_depth = 0
+        self.counted: dict[int, CostTerm] = {}
+
+    # ---- what rules use -------------------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """The module that is running, for messages."""
+        return self.place[-1][0] or "the model's own forward"
+
+    @property
+    def module(self) -> nn.Module:
+        """The innermost module that is running."""
+        return self.place[-1][1]
+
+    def fresh(self, size: int) -> Tensor:
+        """`size` new labels, (size,)."""
+        start = self.trace.next_label
+        self.trace.next_label += size
+        return torch.arange(start, start + size)
+
+    def slot(self, name: str, dim: int, size: int) -> Tensor:
+        """The labels of one dimension of a parameter or buffer, (size,); made at first use."""
+        key = (name, dim)
+        labels = self.trace.slots.get(key)
+        if labels is None:
+            labels = self.trace.slots[key] = self.fresh(size)
+        return labels
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Entries of `a` and `b` (broadcast against each other) live and die together."""
+        if a is not b:
+            a, b = torch.broadcast_tensors(a, b)
+            self.trace.edges.append((a.reshape(-1), b.reshape(-1)))
+
+    def freeze(self, labels: Tensor) -> None:
+        """The channels behind `labels` keep their widths."""
+        self.trace.frozen.append(labels.reshape(-1))
+
+    def freeze_and_warn(self, labels: Iterable[Tensor], reason: str) -> None:
+        """Freeze, and say so once for each place (only where a channel that could have been free is touched)."""
+        touched = [item for item in labels if bool((item != FROZEN).any())]
+        for item in touched:
+            self.freeze(item)
+        message = f"{reason} in '{self.where}': the channels that it touches keep their widths"
+        if touched and not self.frozen_depth and message not in self.trace.notes:
+            self.trace.notes.append(message)
+            warnings.warn(message, FrozenChannelsWarning, stacklevel=2)
+
+    def uniform_along(self, labels: Tensor, axis: int) -> Tensor:
+        """Tie all entries along `axis`, and return labels that do not vary along it any more."""
+        if labels.shape[axis] == 1:
+            return labels
+        first = labels.narrow(axis, 0, 1)
+        self.tie(first, labels)
+        return first
+
+    def vector(self, labels: Tensor, axis: int, size: int) -> Tensor:
+        """The labels along `axis`, (size,); entries that differ along other axes of one channel are tied."""
+        for other in range(labels.dim()):
+            if other != axis % labels.dim():
+                labels = self.uniform_along(labels, other)
+        return labels.reshape(-1).expand(size)
+
+    def parameter_name(self, tensor: Tensor) -> str | None:
+        """The qualified name, if `tensor` is a parameter or buffer of the model."""
+        return self.names.get(id(tensor))
+
+    def labels_of(self, tensor: Tensor) -> Tensor | None:
+        """The labels of an activation; None for a constant.
+
+        A parameter or buffer with one dimension longer than 1 is labelled like an activation.
+
+        Raises:
+            TraceError: the tensor was made where no rule could see it, or it is a parameter of more than one
+                dimension that is used in a way that no rule can tie.
+        """
+        if "_lwdna_labels" in tensor.__dict__:
+            return tensor.__dict__["_lwdna_labels"]
+        name = self.parameter_name(tensor)
+        if name is not None:
+            long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+            if not long:
+                return None
+            if len(long) == 1:
+                shape = [1] * tensor.dim()
+                shape[long[0]] = tensor.shape[long[0]]
+                return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
+            if self.frozen_depth:
+                return frozen_labels(tensor)
+            raise TraceError(
+                f"parameter '{name}' of shape {tuple(tensor.shape)} is used in '{self.where}' in a way that ties it to no "
+                f"channel dimension; pass freeze=('{self.where}',) to leave that module as it is"
+            )
+        if self.frozen_depth:
+            return frozen_labels(tensor)
+        raise TraceError(
+            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made by an autograd "
+            f"Function, a compiled extension or outside the forward pass; pass freeze=('NAME',) with the name of the "
+            f"module that makes it, or trace a part of the model that does not need it"
+        )
+
+    def mark(self, tensor: Tensor, labels: Tensor | None) -> Tensor:
+        """Attach labels (None: a constant) to an activation."""
+        if self.frozen_depth and labels is not None:
+            self.freeze(labels)
+        tensor.__dict__["_lwdna_labels"] = labels
+        return tensor
+
+    def count(self, kind: str, coefficient: int, *factors: Tensor) -> None:
+        """Note a cost of one forward pass over the whole example batch."""
+        self.trace.terms.append(CostTerm(kind, self.where, coefficient, factors))
+
+    def count_module(self, module: nn.Module, name: str, output: Tensor) -> None:
+        """Note an activation or BatchNorm module; one that is used twice counts once, at its last shape."""
+        labels = self.labels_of(output)
+        factor = torch.zeros(1, dtype=torch.int64) if labels is None else labels.reshape(-1)
+        kind = "relu" if isinstance(module, RELU_MODULES) else "norm"
+        self.counted[id(module)] = CostTerm(kind, name, output.numel() // factor.numel(), (factor,))
+
+    def tap(self, name: str, output: Tensor) -> None:
+        """Remember the channels that a tapped module returns."""
+        labels = self.labels_of(output)
+        if labels is not None and output.dim() > 1:
+            axis = channel_axis(labels)
+            self.trace.taps[name] = self.vector(labels, axis, output.shape[axis])
+
+    # ---- torch's side ---------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        from core.rules import apply_rule
+
+        return apply_rule(self, func, args, kwargs or {})
+
+    def enter(self, name: str, frozen: bool) -> Callable[..., None]:
+        """Forward pre-hook: note the place."""
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.place.append((name, module))
+            self.frozen_depth += frozen
+            if frozen:
+                with torch._C.DisableTorchFunction():
+                    for tensor in tensors_in(inputs):
+                        labels = self.labels_of(tensor)
+                        if labels is not None:
+                            self.freeze(labels)
+
+        return hook
+
+    def leave(self, name: str, frozen: bool, tapped: bool) -> Callable[..., None]:
+        """Forward hook: leave the place; count activation modules; remember tapped outputs."""
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            with torch._C.DisableTorchFunction():  # the book-keeping is not part of the model
+                if frozen:
+                    for tensor in tensors_in(output):
+                        self.mark(tensor, self.labels_of(tensor))
+                if isinstance(output, Tensor) and isinstance(module, COUNTED_MODULES):
+                    self.count_module(module, name, output)
+                if tapped and isinstance(output, Tensor):
+                    self.tap(name, output)
+            self.frozen_depth -= frozen
+            self.place.pop()
+
+        return hook
+
+
+def channel_axis(labels: Tensor) -> int:
+    """The axis along which labels vary, by convention axis 1 where none does."""
+    varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
+    return varying[0] if len(varying) == 1 else min(1, labels.dim() - 1)
+
+
+def frozen_labels(tensor: Tensor) -> Tensor:
+    """Labels that freeze every channel of `tensor`."""
+    return torch.zeros([1] * tensor.dim(), dtype=torch.int64)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def call(module: nn.Module, inputs: Any) -> Any:
+    """`module(inputs)`: a tensor is one argument, a tuple or list the positional ones, a dictionary the named ones."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return module(*inputs)
+    return module(inputs)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `function` to every tensor in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose parameters and buffers are on the meta device; no weight is copied."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def run_labelled(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    freeze: Sequence[str] = (),
+    taps: Sequence[str] = (),
+    ties: Sequence[tuple[str, str]] = (),
+    outputs: str = "single",
+) -> Trace:
+    """Run a copy of `module` once on labelled tensors; see `core.channels.trace_channels` for the arguments."""
+    check_names(module, freeze, "freeze")
+    check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
+    try:
+        return _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
+    except TraceError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
+        # mistake (a wrong input shape, say) fails again there, with torch's own message.
+        copied = copy.deepcopy(module)
+        for parameter in copied.parameters():
+            parameter.requires_grad_(False)
+        return _run(copied, example_inputs, False, freeze, taps, ties, outputs)
+
+
+def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
+    """Refuse a pattern that no module's name matches."""
+    names = [name for name, _ in module.named_modules()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(
+                f"{argument}: no module of the model is called '{pattern}' (see model.named_modules())"
+            )
+
+
+def _run(
+    module: nn.Module,
+    example_inputs: Any,
+    on_meta: bool,
+    freeze: Sequence[str],
+    taps: Sequence[str],
+    ties: Sequence[tuple[str, str]],
+    outputs: str,
+) -> Trace:
+    module.eval()
+    mode = LabelMode(module, on_meta)
+    tapped = {*taps, *(name for pair in ties for name in pair)}
+    for name, child in module.named_modules(remove_duplicate=True):
+        frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
+        is_tapped = any(fnmatchcase(name, pattern) for pattern in tapped)
+        child.register_forward_pre_hook(mode.enter(name, frozen))
+        child.register_forward_hook(mode.leave(name, frozen, is_tapped))
+    if on_meta:
+        inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
+    else:
+        inputs = map_tensors(example_inputs, lambda tensor: tensor.detach().cpu().clone())
+    given = tensors_in(inputs)
+    if not given:
+        raise UserError("example_inputs holds no tensor")
+    mode.trace.batch = given[0].shape[0] if given[0].dim() else 1
+    for tensor in given:
+        mode.mark(tensor, frozen_labels(tensor))
+    with torch.no_grad(), mode:
+        result = call(module, inputs)
+    _finish(mode, result, taps, ties, outputs)
+    return mode.trace
+
+
+def _finish(
+    mode: LabelMode, result: Any, taps: Sequence[str], ties: Sequence[tuple[str, str]], outputs: str
+) -> None:
+    returned = tensors_in(result)
+    if not returned:
+        raise TraceError("the model returns no tensor; trace the part of it that does")
+    if outputs == "single" and len(returned) > 1:
+        raise TraceError(
+            f"the model returns {len(returned)} tensors, so it is not clear which widths others rely on; pass "
+            f"outputs='freeze' to keep all of them as they are, or outputs='free' to let their widths change"
+        )
+    for tensor in returned:
+        labels = mode.labels_of(tensor)
+        labels = frozen_labels(tensor) if labels is None else labels
+        if outputs != "free":
+            mode.freeze(labels)
+        axis = channel_axis(labels)
+        mode.trace.outputs.append(mode.vector(labels, axis, labels.shape[axis]) if labels.dim() else labels[None])
+        mode.trace.output_axes.append(axis)
+    mode.trace.terms.extend(mode.counted.values())
+    found = mode.trace.taps
+    for first, second in ties:
+        for name in (first, second):
+            if name not in found:
+                raise TraceError(f"ties: '{name}' returned no tensor with channels in this forward pass")
+        if found[first].shape != found[second].shape:
+            raise TraceError(
+                f"ties: '{first}' has {found[first].numel()} channels and '{second}' {found[second].numel()}; only equal "
+                f"widths can be tied"
+            )
+        mode.tie(found[first], found[second])
+    mode.trace.taps = {
+        name: labels for name, labels in found.items() if any(fnmatchcase(name, pattern) for pattern in taps)
+    }

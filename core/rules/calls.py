@@ -1,0 +1,89 @@
+"""How rules call torch: names of operations, plain arguments, constants, and the answer to what no rule knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.labels import LabelMode, SizeOfChannels, frozen_labels, map_tensors, tensors_in
+
+
+def canonical(func: Any) -> str:
+    """One name for `add`, `add_`, `__add__`, `__radd__`, `__iadd__`; a property's own name for its getter."""
+    name = getattr(func, "__name__", str(func))
+    if name in ("__get__", "__set__"):
+        return f"{name}{getattr(getattr(func, '__self__', None), '__name__', '')}"
+    if name.startswith("__") and name.endswith("__"):
+        core = name[2:-2]
+        if core in _IN_PLACE or core in _REFLECTED:
+            core = core[1:]
+        return _OPERATORS.get(core, name)
+    return name if name == "requires_grad_" else name.rstrip("_")
+
+
+_OPERATORS = {
+    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "pow", "neg": "neg", "abs": "abs", "invert": "bitwise_not", "and": "logical_and",
+    "or": "logical_or", "xor": "logical_xor", "eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge",
+}  # fmt: skip
+_IN_PLACE = {f"i{name}" for name in _OPERATORS}
+_REFLECTED = {f"r{name}" for name in _OPERATORS}
+
+
+def argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None
+) -> Any:
+    """One argument of a call, given by position or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def plain(value: Any) -> Any:
+    """Arguments for torch: marked sizes become plain integers."""
+    if isinstance(value, SizeOfChannels):
+        return int(value)
+    if type(value) in (list, tuple, torch.Size):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call torch with plain sizes and, on the meta device, with meta tensors only."""
+    args, kwargs = plain(args), {key: plain(item) for key, item in kwargs.items()}
+    if mode.on_meta:
+        args = map_tensors(args, _to_meta)
+        kwargs = map_tensors(kwargs, _to_meta)
+    return func(*args, **kwargs)
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta else tensor.to("meta")
+
+
+def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A tensor made from nothing: no labels. Its sizes are as typed, whatever the channels do."""
+    kwargs = {key: plain(item) for key, item in kwargs.items()}
+    if mode.on_meta and "device" in kwargs:
+        kwargs["device"] = "meta"
+    result = func(*plain(args), **kwargs)
+    for tensor in tensors_in(result):
+        mode.mark(tensor, None)
+    return result
+
+
+def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """No rule: freeze what goes in and what comes out, with a warning that names the operation and the place."""
+    labels = []
+    for tensor in tensors_in((args, kwargs)):
+        name = mode.parameter_name(tensor)
+        if name is None:
+            found = mode.labels_of(tensor)
+            labels += [] if found is None else [found]
+        else:
+            labels += [rows for (owner, _), rows in mode.trace.slots.items() if owner == name]
+    mode.freeze_and_warn(labels, f"no channel rule for operation '{getattr(func, '__name__', func)}'")
+    result = execute(mode, func, args, kwargs)
+    for tensor in tensors_in(result):
+        mode.mark(tensor, frozen_labels(tensor))
+    return result

@@ -1,0 +1,276 @@
+"""Operations that only move data. They are executed on the labels themselves, so that none needs a formula of its own.
+
+A size that the author typed in cannot change with the channels. Where such a size cuts a channel axis (`chunk(2)`,
+`view(b, 2, c // 2, h, w)`), the pieces have to shrink alike: their labels are tied position by position. Where it
+names a whole channel axis (`view(-1, 1280)`, `split([24, 40])`), the channels are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
+from core.rules.calls import argument, canonical, execute, unknown
+
+
+def compress(labels: Tensor) -> Tensor:
+    """Narrow every axis along which `labels` does not vary to size 1."""
+    for axis in range(labels.dim()):
+        if labels.shape[axis] > 1:
+            first = labels.narrow(axis, 0, 1)
+            if labels.stride(axis) == 0 or bool((labels == first).all()):
+                labels = first
+    return labels
+
+
+def reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """permute, transpose, movedim, unsqueeze, t: the same call on the small label tensor."""
+    labels = mode.labels_of(args[0])
+    result = execute(mode, func, args, kwargs)
+    return mode.mark(result, None if labels is None else func(labels, *args[1:], **kwargs))
+
+
+def squeeze(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Which axes go is decided by the activation's sizes, not by the labels'."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    dim = argument(args, kwargs, 1, "dim")
+    dims = range(source.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = [axis % source.dim() for axis in dims if source.shape[axis] == 1]
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        labels = labels.reshape([size for axis, size in enumerate(labels.shape) if axis not in gone])
+    return mode.mark(result, labels)
+
+
+def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """view, reshape, flatten, unflatten, view_as, reshape_as."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    if any(isinstance(item, torch.dtype) for item in (*args[1:], *kwargs.values())):
+        return unknown(mode, func, args, kwargs)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        return mode.mark(result, None)
+    if labels.numel() == 1:
+        return mode.mark(result, labels.reshape([1] * result.dim()))
+    shape, target = list(source.shape), list(result.shape)
+    if shape[0] == target[0] and labels.shape[0] == 1:
+        shape[0] = target[0] = 1  # the batch is not needed to see where channels go
+    moved = compress(labels.expand(shape).reshape(target))
+    flexible = _flexible_axes(canonical(func), args, kwargs, result)
+    varying = [axis for axis in range(moved.dim()) if moved.shape[axis] > 1]
+    fixed = [axis for axis in varying if axis not in flexible]
+    if fixed and len(fixed) == len(varying):
+        sizes = ", ".join(str(result.shape[axis]) for axis in fixed)
+        mode.freeze_and_warn(
+            [labels], f"'{canonical(func)}' with the typed-in size {sizes} on a channel axis"
+        )
+        return mode.mark(result, frozen_labels(result))
+    for axis in fixed:
+        moved = mode.uniform_along(moved, axis)
+    return mode.mark(result, moved)
+
+
+def _flexible_axes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> set[int]:
+    """Output axes whose sizes follow the channels: given as -1 or computed from a channel size."""
+    everything = set(range(result.dim()))
+    if name not in ("view", "reshape", "unflatten"):
+        return everything
+    if name == "unflatten":
+        start = int(argument(args, kwargs, 1, "dim")) % args[0].dim()
+        sizes = argument(args, kwargs, 2, "sizes")
+        marked = {start + at for at, size in enumerate(sizes) if _follows(size)}
+        return marked | {axis for axis in everything if not start <= axis < start + len(sizes)}
+    sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    return {axis for axis, size in enumerate(sizes) if _follows(size)}
+
+
+def _follows(size: Any) -> bool:
+    return isinstance(size, SizeOfChannels) or size == -1
+
+
+def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """expand, expand_as, broadcast_to: a single channel that is spread over many has to stay single."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        # A constant that takes the shape of an activation is still a constant; a typed-in size shows when it is used.
+        return mode.mark(result, None)
+    if labels.numel() == 1 and int(labels.item()) != FROZEN and source.numel() != result.numel():
+        mode.freeze(labels)
+    return mode.mark(result, labels.reshape([1] * (result.dim() - labels.dim()) + list(labels.shape)))
+
+
+def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """repeat, tile, repeat_interleave, flip, roll: executed on the labels at full size."""
+    source = args[0]
+    if len(tensors_in((args, kwargs))) > 1:
+        return unknown(mode, func, args, kwargs)
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        labels = compress(execute(mode, func, (labels.expand(source.shape), *args[1:]), kwargs).cpu())
+    return mode.mark(result, labels)
+
+
+def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Slices, select, narrow: a part of a channel axis freezes the whole of it, as its borders are typed in."""
+    source = args[0]
+    if len(tensors_in((args, kwargs))) > 1:
+        return unknown(mode, func, args, kwargs)
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        return mode.mark(result, None)
+    plain_args = (labels.expand(source.shape), *args[1:])
+    part = compress(func(*plain_args, **kwargs))
+    if part.numel() < labels.numel():
+        mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
+        part = frozen_labels(result)
+    return mode.mark(result, part)
+
+
+def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """chunk, split, tensor_split, unbind: equal pieces of a channel axis are tied, unequal ones frozen."""
+    source, name = args[0], canonical(func)
+    labels = mode.labels_of(source)
+    results = execute(mode, func, args, kwargs)
+    if labels is None:
+        for piece in results:
+            mode.mark(piece, None)
+        return results
+    axis = argument(args, kwargs, 1, "dim", 0) if name == "unbind" else argument(args, kwargs, 2, "dim", 0)
+    axis = int(axis) % source.dim()
+    kept = labels
+    if labels.shape[axis] > 1:
+        sizes = argument(args, kwargs, 1, "split_size_or_sections") if name.startswith("split") else None
+        equal = name != "unbind" and len({piece.shape[axis] for piece in results}) == 1
+        typed_in = sizes is not None and not all(
+            isinstance(size, SizeOfChannels)
+            for size in (sizes if isinstance(sizes, (list, tuple)) else [sizes])
+        )
+        if not equal or typed_in:
+            mode.freeze_and_warn([labels], f"'{name}' of a channel axis into typed-in or unequal sizes")
+            kept = frozen_labels(source)
+        else:
+            pieces = labels.chunk(len(results), axis)
+            for piece in pieces[1:]:
+                mode.tie(pieces[0], piece)
+            kept = pieces[0]
+    if name == "unbind":
+        kept = kept.squeeze(axis)
+    for piece in results:
+        mode.mark(piece, kept)
+    return results
+
+
+def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """cat, concat, concatenate: along the channel axis labels follow each other, along others they are tied."""
+    pieces: Sequence[Tensor] = argument(args, kwargs, 0, "tensors")
+    axis = int(argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))) % pieces[0].dim()
+    result = execute(mode, func, args, kwargs)
+    labels = [mode.labels_of(piece) for piece in pieces]
+    known = [item for item in labels if item is not None]
+    if not known:
+        return mode.mark(result, None)
+    elsewhere = any(size > 1 for item in known for at, size in enumerate(item.shape) if at != axis)
+    if elsewhere or (axis != 1 and all(item.numel() == 1 for item in known)):
+        joined = max(known, key=Tensor.numel)
+        for item in known:
+            mode.tie(joined, item)
+        return mode.mark(result, joined)
+    rows = []
+    for piece, item in zip(pieces, labels, strict=True):
+        shape = [1] * piece.dim()
+        shape[axis] = piece.shape[axis]
+        rows.append((frozen_labels(piece) if item is None else item).expand(shape))
+    return mode.mark(result, torch.cat(rows, axis))
+
+
+def stack(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """stack: the new axis has a typed-in size, so what lies along it is tied."""
+    pieces: Sequence[Tensor] = argument(args, kwargs, 0, "tensors")
+    result = execute(mode, func, args, kwargs)
+    axis = int(argument(args, kwargs, 1, "dim", 0)) % result.dim()
+    known = [item for item in map(mode.labels_of, pieces) if item is not None]
+    if not known:
+        return mode.mark(result, None)
+    joined = max(known, key=Tensor.numel)
+    for item in known:
+        mode.tie(joined, item)
+    return mode.mark(result, joined.unsqueeze(axis))
+
+
+def pixel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PixelShuffle by s ties s² consecutive channels to one."""
+    source, factor = args[0], int(argument(args, kwargs, 1, "upscale_factor"))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.numel() > 1:
+        vector = mode.vector(labels, source.dim() - 3, source.shape[-3])
+        labels = mode.uniform_along(vector.reshape(-1, factor * factor), 1).reshape(-1, 1, 1)
+        labels = labels.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
+    return mode.mark(result, labels)
+
+
+def pixel_unshuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PixelUnshuffle by s repeats each channel s² times."""
+    source, factor = args[0], int(argument(args, kwargs, 1, "downscale_factor"))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.numel() > 1:
+        vector = mode.vector(labels, source.dim() - 3, source.shape[-3]).repeat_interleave(factor * factor)
+        labels = vector.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
+    return mode.mark(result, labels)
+
+
+def channel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """ChannelShuffle interleaves its groups, which therefore have to keep equal widths."""
+    source, groups = args[0], int(argument(args, kwargs, 1, "groups"))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.numel() > 1:
+        by_group = mode.vector(labels, 1, source.shape[1]).reshape(groups, -1)
+        mode.tie(by_group[:1], by_group)
+        labels = by_group.t().reshape([1, -1] + [1] * (source.dim() - 2))
+    return mode.mark(result, labels)
+
+
+def assign(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x[index] = value`: which channels are overwritten depends on typed-in borders, so both sides are frozen."""
+    target = args[0]
+    labels = [item for item in map(mode.labels_of, tensors_in(args)) if item is not None]
+    mode.freeze_and_warn(labels, "assignment to a part of a tensor")
+    execute(mode, func, args, kwargs)
+    mode.mark(target, frozen_labels(target))
+
+
+RULES: dict[str, Any] = {
+    **dict.fromkeys(
+        ["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "t"], reorder
+    ),
+    **dict.fromkeys(["view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel"], reshape),
+    **dict.fromkeys(["expand", "expand_as", "broadcast_to"], expand),
+    **dict.fromkeys(["repeat", "tile", "repeat_interleave", "flip", "roll"], replicate),
+    **dict.fromkeys(["__getitem__", "select", "narrow"], index),
+    **dict.fromkeys(
+        ["chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"],
+        divide,
+    ),
+    **dict.fromkeys(["cat", "concat", "concatenate"], concatenate),
+    "squeeze": squeeze,
+    "stack": stack,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "__setitem__": assign,
+}

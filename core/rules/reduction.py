@@ -1,0 +1,75 @@
+"""Pooling and interpolation, which keep channels, and reductions over axes, which are free where no channel lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.labels import LabelMode, channel_axis, frozen_labels, tensors_in
+from core.rules.calls import canonical, execute
+from core.rules.elementwise import aligned_labels, elementwise
+
+SPATIAL = frozenset(
+    """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d grid_sample interpolate lp_pool1d lp_pool2d max_pool1d
+    max_pool2d max_pool3d upsample upsample_bilinear upsample_nearest""".split()
+)
+REDUCTION = frozenset(
+    """all amax amin any argmax argmin cummax cumprod cumsum log_softmax logsumexp max mean median min nanmean norm
+    normalize prod softmax softmin std std_mean sum var var_mean vector_norm""".split()
+)
+
+
+def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Channels pass through; what varies over space within a channel is tied."""
+    source = tensors_in((args, kwargs))[0]
+    labels = mode.labels_of(source)
+    if labels is not None:
+        axis = channel_axis(labels)
+        for other in range(labels.dim()):
+            if other != axis:
+                labels = mode.uniform_along(labels, other)
+    result = execute(mode, func, args, kwargs)
+    for tensor in tensors_in(result):
+        mode.mark(tensor, labels)
+    return result
+
+
+def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A mean, a maximum, a softmax ... over axes; over a channel axis it freezes, as a cut would change the result."""
+    operands = tensors_in((args, kwargs))
+    name = canonical(func)
+    if name in ("max", "min") and len(operands) == 2:
+        return elementwise(mode, func, args, kwargs)
+    source = operands[0]
+    labels = aligned_labels(mode, source, source.dim())
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        for tensor in tensors_in(result):
+            mode.mark(tensor, None)
+        return result
+    dims, keepdim = _reduced_axes(name, args, kwargs, source.dim())
+    if any(labels.shape[axis] > 1 for axis in dims):
+        mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
+        labels = frozen_labels(source)
+    for tensor in tensors_in(result):
+        if tensor.dim() == labels.dim():
+            mode.mark(tensor, labels)
+        else:
+            assert not keepdim
+            kept = [labels.shape[axis] for axis in range(labels.dim()) if axis not in dims]
+            mode.mark(tensor, labels.reshape(kept))
+    return result
+
+
+def _reduced_axes(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
+) -> tuple[list[int], bool]:
+    position = {"norm": 2, "normalize": 2, "vector_norm": 2, "logsumexp": 1}.get(name, 1)
+    default: Any = 1 if name == "normalize" else None
+    dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))
+    if dim is None and name in ("softmax", "log_softmax", "softmin"):
+        dim = 0 if rank in (0, 1, 3) else 1
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return list(range(rank)), False
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    return [axis % rank for axis in dims], bool(kwargs.get("keepdim", False))

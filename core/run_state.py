@@ -1,0 +1,131 @@
+"""Everything that a training run needs to go on at any step as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from core.checkpoint import load_state, save_state
+from core.errors import UserError
+from core.run_files import EpochRecord
+from core.seeding import random_state, restore_random_state
+
+
+@dataclass
+class Position:
+    """Where a run stands, between two optimiser steps."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def next_epoch(self, record: EpochRecord) -> None:
+        """Close the epoch with its record."""
+        self.history.append(record)
+        self.epoch, self.batch, self.images, self.seconds, self.sums = self.epoch + 1, 0, 0, 0.0, {}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The live objects of a run whose state a checkpoint holds."""
+
+    fabric: Fabric
+    model: nn.Module
+    optimizer: Optimizer
+    ema: AveragedModel | None
+    position: Position
+    identity: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the state; every process must call this, the first one writes."""
+        generators = self._gather_random_states()
+        if self.fabric.is_global_zero:
+            position = {key.name: getattr(self.position, key.name) for key in dataclasses.fields(Position)}
+            position["history"] = [dataclasses.asdict(record) for record in self.position.history]
+            state = {
+                "identity": self.identity,
+                "model": self.model.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(),
+                "random": generators,
+                "position": position,
+            }
+            save_state(path, state)
+
+    def _gather_random_states(self) -> dict[str, Tensor]:
+        """The generators' states, stacked over the processes."""
+        own = random_state(self.fabric.device)
+        if self.fabric.world_size == 1:
+            return {name: state.unsqueeze(0) for name, state in own.items()}
+        return {name: cast(Tensor, self.fabric.all_gather(state)) for name, state in own.items()}
+
+    def restore(self, path: Path) -> None:
+        """Bring every object to the state in `path`.
+
+        Raises:
+            UserError: the file is damaged or belongs to another run; the message names the first difference.
+        """
+        state = load_state(path)
+        difference = _difference(state.get("identity"), self.identity, "")
+        if difference:
+            raise UserError(
+                f"'{path}' belongs to another run: {difference}; resume with the same settings, "
+                "use another work directory or start anew with resume=False"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        _match_memory_format(self.optimizer)
+        if state["scaler"]:
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        generators = {name: states[self.fabric.global_rank] for name, states in state["random"].items()}
+        restore_random_state(generators, self.fabric.device)
+        history = [EpochRecord(**record) for record in state["position"].pop("history")]
+        for name, value in {**state["position"], "history": history}.items():
+            setattr(self.position, name, value)
+
+
+def model_identity(model: nn.Module) -> dict[str, list[int]]:
+    """Names and shapes of a model's state: a checkpoint of another network is told by them."""
+    return {
+        name: list(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)
+    }
+
+
+def _match_memory_format(optimizer: Optimizer) -> None:
+    """Lay the optimiser's tensors out as the parameters are.
+
+    A checkpoint holds them contiguous; element-wise kernels round differently in the last bit when the operands'
+    strides differ, so that a channels-last run would not resume exactly.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _difference(stored: Any, current: Any, where: str) -> str | None:
+    """The first place where two nested values differ, in words."""
+    if isinstance(stored, Mapping) and isinstance(current, Mapping):
+        for key in [*current, *(key for key in stored if key not in current)]:
+            inner = f"{where}.{key}" if where else str(key)
+            difference = _difference(stored.get(key), current.get(key), inner)
+            if difference:
+                return difference
+        return None
+    return None if stored == current else f"{where} is {stored} there and {current} here"
