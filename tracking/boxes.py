@@ -1,0 +1,173 @@
+"""Box files: strict text to `(frames, 4)` arrays and back; every malformed line is named by file and line.
+
+Boxes are `x, y, width, height` in pixels, one line per frame, as all single-object tracking benchmarks store them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.errors import UserError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SEPARATORS = re.compile(r"[,;\s]+")
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """The boxes of one file.
+
+    Attributes:
+        boxes: `(frames, 4)` float64, `x, y, width, height` in pixels; not finite where the file says so.
+        source: the file (or archive member) that they came from.
+        lines: the 1-based line of each row; None when row `i` stands on line `i + 1`.
+        header: the text of a heading line that was skipped, or None.
+    """
+
+    boxes: np.ndarray
+    source: str
+    lines: tuple[int, ...] | None = None
+    header: str | None = None
+
+    def line(self, row: int) -> int:
+        """The 1-based line of the file on which row `row` (0-based) stands."""
+        return row + 1 if self.lines is None else self.lines[row]
+
+
+def parse_boxes(data: bytes, source: str) -> BoxTable:
+    """Read a box file: comma, tab, semicolon or space between the values, integers or floats, NaN allowed.
+
+    Args:
+        data: the bytes of the file.
+        source: its name, for messages.
+
+    Raises:
+        UserError: the file is empty, is not text, or holds a line that is not four numbers. One heading line
+            at the very top is skipped (and reported in `BoxTable.header`); a second one is an error.
+    """
+    plain = _parse_plain_decimals(data)
+    if plain is not None:
+        return BoxTable(plain, source)
+    return _parse_line_by_line(data, source)
+
+
+def _parse_plain_decimals(data: bytes) -> np.ndarray | None:
+    """The whole file at once, or None where anything but four plain decimals a line is found.
+
+    A decimal is its digits as an integer divided by a power of ten; both are exact in float64 below 2**53, so the
+    one rounding of the division gives the very number that `float(text)` gives.
+    """
+    data = data.replace(b"\r\n", b"\n").replace(b", ", b",")
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    characters = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(characters < ord("-")).astype(np.int32)
+    if ends.size % 4:
+        return None
+    separators = characters[ends].reshape(-1, 4)
+    separator = separators[0, 0]
+    if separator not in b",\t " or (separators[:, :3] != separator).any() or (separators[:, 3] != 10).any():
+        return None
+    decimals = None
+    if b"." in data:
+        dots = np.flatnonzero(characters == ord("."))
+        token = np.searchsorted(ends, dots)
+        if (np.diff(token) == 0).any():
+            return None
+        decimals = np.zeros(ends.size, np.int64)
+        decimals[token] = ends[token] - dots - 1
+        ends = ends - np.searchsorted(dots, ends).astype(np.int32)
+        characters = np.frombuffer(data.replace(b".", b""), np.uint8)
+    starts = np.concatenate(([0], ends[:-1] + 1)).astype(np.int32)
+    negative = characters[starts] == ord("-")
+    lengths = ends - starts - negative
+    longest = int(lengths.max())
+    if lengths.min() < 1 or longest > 15:
+        return None
+    integer: type[np.signedinteger] = np.int32 if longest <= 9 else np.int64
+    values = np.zeros(ends.size, integer)
+    for place in range(longest):
+        digits = characters[ends - (place + 1)] - np.uint8(ord("0"))
+        if place:
+            digits *= lengths > place
+        if digits.max() > 9:
+            return None
+        values += digits * integer(10**place)
+    boxes = values.astype(np.float64)
+    if decimals is not None:
+        boxes /= 10.0**decimals
+    np.negative(boxes, out=boxes, where=negative)
+    return boxes.reshape(-1, 4)
+
+
+def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
+    try:
+        text = data.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not a text file; expected one line 'x,y,width,height' per frame") from error
+    rows: list[list[float]] = []
+    lines: list[int] = []
+    header = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = [field for field in SEPARATORS.split(line.strip()) if field] if "," not in line else None
+        if fields is None:
+            fields = [field.strip() for field in line.strip().split(",")]
+        if not any(fields):
+            continue
+        values = [_number(field) for field in fields]
+        if not rows and header is None and all(value is None for value in values):
+            header = line.strip()
+            continue
+        numbers = [value for value in values if value is not None]
+        if len(values) != 4 or len(numbers) != 4:
+            kind = "a heading" if not numbers else "not four numbers"
+            raise UserError(
+                f"{source}, line {number}: {kind}: '{line.strip()[:60]}'; "
+                "expected 'x,y,width,height' on every line: repair or remove the line"
+            )
+        rows.append(numbers)
+        lines.append(number)
+    if not rows:
+        raise UserError(f"{source}: empty; expected one line 'x,y,width,height' per frame: run the tracker again")
+    ordinary = header is None and lines[-1] == len(lines)
+    return BoxTable(np.array(rows, np.float64), source, None if ordinary else tuple(lines), header)
+
+
+def _number(field: str) -> float | None:
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
+def parse_flags(data: bytes, source: str) -> np.ndarray:
+    """Read 0/1 flags, one per frame, on one comma-separated line or one per line; `(frames,)` bool.
+
+    Raises:
+        UserError: a value other than a number.
+    """
+    digits = np.frombuffer(data, np.uint8)
+    if digits.size and digits.size % 2 == 0:
+        values, separators = digits[::2] - np.uint8(ord("0")), digits[1::2]
+        if values.max() <= 1 and np.isin(separators, (10, 44)).all():
+            return values.astype(bool)
+    values = [_number(field) for field in SEPARATORS.split(data.decode("utf-8", "replace").strip()) if field]
+    if not values or any(value is None for value in values):
+        raise UserError(f"{source}: expected a 0 or 1 for each frame")
+    return np.array(values, np.float64) != 0
+
+
+def format_boxes(boxes: np.ndarray, separator: str = ",", decimals: int = 4) -> str:
+    """Boxes as text, one line per frame, `decimals` digits after the point.
+
+    Args:
+        boxes: `(frames, 4)`.
+        separator: what stands between the values.
+        decimals: digits after the point; 0 writes rounded integers.
+    """
+    rows: Sequence[Sequence[float]] = np.asarray(boxes, np.float64).tolist()
+    return "".join(separator.join(f"{value:.{decimals}f}" for value in row) + "\n" for row in rows)

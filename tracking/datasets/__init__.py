@@ -1,0 +1,238 @@
+"""Readers of the five tracking benchmarks in their official layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.data import data_root
+from core.errors import MissingData, UserError
+from tracking.archives import StoredFile
+from tracking.boxes import SEPARATORS, parse_boxes, parse_flags
+from tracking.cache import cached
+from tracking.datasets import got10k, lasot, otb, trackingnet, uav123
+from tracking.datasets.entries import Entry, Request, select
+from tracking.datasets.sequence import FrameFolder
+from tracking.datasets.sequence import Sequence as TrackingSequence
+
+# name -> (lists the files of a split, the splits, the first of which is the default)
+DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = {
+    "lasot": (lasot.entries, lasot.SPLITS),
+    "trackingnet": (trackingnet.entries, trackingnet.SPLITS),
+    "got10k": (got10k.entries, got10k.SPLITS),
+    "otb": (otb.entries, otb.SPLITS),
+    "uav123": (uav123.entries, uav123.SPLITS),
+}
+TITLES = {"lasot": "LaSOT", "trackingnet": "TrackingNet", "got10k": "GOT-10k", "otb": "OTB", "uav123": "UAV123"}
+
+
+@dataclass(frozen=True)
+class TrackingDataset:
+    """The sequences of one split.
+
+    Attributes:
+        name: `"lasot"`, `"trackingnet"`, `"got10k"`, `"otb"` or `"uav123"`.
+        split: which part of it.
+        sequences: those that are there.
+        missing: names of those that are not; empty unless a part was asked for.
+    """
+
+    name: str
+    split: str
+    sequences: tuple[TrackingSequence, ...]
+    missing: tuple[str, ...]
+
+
+def list_entries(
+    name: str,
+    root: str | Path | None = None,
+    split: str | None = None,
+    annotations: str | Path | None = None,
+    beside_frames: bool = False,
+) -> list[Entry]:
+    """Where the files of each sequence of a split belong, whether or not they are there.
+
+    Args:
+        name: the data set.
+        root: the data root; None for `$LWDNA_DATA`, else `data/`.
+        split: part of the data set; None for its default.
+        annotations: other ground truth than the data set's own, see each data set's module.
+        beside_frames: prefer the ground truth that lies beside the frames.
+
+    Raises:
+        UserError: no such data set or split.
+        MissingData: nothing of it is under the root.
+    """
+    if name not in DATASETS:
+        raise UserError(f"no data set '{name}': choose one of {', '.join(DATASETS)}")
+    lister, splits = DATASETS[name]
+    place = None if annotations is None else Path(annotations).expanduser()
+    if place is not None and not place.exists():
+        raise MissingData(f"annotations not found: '{place}' does not exist: check --annotations")
+    return lister(Request(data_root(root), split or splits[0], place, beside_frames))
+
+
+def load(
+    name: str,
+    root: str | Path | None = None,
+    split: str | None = None,
+    annotations: str | Path | None = None,
+    patterns: Sequence[str] = (),
+    partial: bool = False,
+    frames: bool = False,
+    cache: bool = True,
+) -> TrackingDataset:
+    """Read the ground truth of a split.
+
+    Args:
+        name: the data set.
+        root: the data root; None for `$LWDNA_DATA`, else `data/`.
+        split: part of the data set; None for its default.
+        annotations: other ground truth than the data set's own.
+        patterns: shell-style patterns of the sequences wanted; none for all.
+        partial: leave out sequences that are missing instead of raising.
+        frames: the images are needed too.
+        cache: keep the parsed text for the next time.
+
+    Raises:
+        MissingData: sequences (or, with `frames`, their images) are missing and `partial` is false, or all are.
+        UserError: a ground-truth file is malformed.
+    """
+    entries = list_entries(name, root, split, annotations, beside_frames=frames)
+    if patterns:
+        entries = select(entries, patterns)
+    there = {entry.name for entry in entries if entry.truth.exists() and (not frames or entry.has_frames())}
+    missing = tuple(entry.name for entry in entries if entry.name not in there)
+    present = [entry for entry in entries if entry.name in there]
+    if missing and (not partial or not present):
+        what = "frames or ground truth" if frames else "ground truth"
+        where = next(entry for entry in entries if entry.name == missing[0])
+        folder = where.frames.folder if frames and where.frames is not None else where.truth
+        remedy = "" if not present else f", or use the {len(present)} that are there with --partial"
+        raise MissingData(
+            f"{TITLES[name]}: {what} of {len(missing)} of {len(entries)} sequences missing, the first is "
+            f"'{missing[0]}': expected at '{folder}': complete the data set{remedy}"
+        )
+    if not present:
+        raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
+    sequences = _read(present, cache)
+    return TrackingDataset(name, split or DATASETS[name][1][0], tuple(sequences), missing)
+
+
+def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
+    arrays = cached("ground truth", _sources(entries), lambda: _parse(entries), cache)
+    ends = np.cumsum(arrays["lengths"])
+    details = json.loads(str(arrays["details"]))
+    sequences = []
+    for index, entry in enumerate(entries):
+        rows = slice(ends[index] - arrays["lengths"][index], ends[index])
+        attributes, size, flagged = details[index]
+        sequences.append(
+            TrackingSequence(
+                name=entry.name,
+                boxes=arrays["boxes"][rows],
+                absent=arrays["absent"][rows] if flagged else None,
+                attributes=tuple(attributes),
+                frames=entry.frames,
+                size=tuple(size) if size else None,
+                aliases=entry.aliases,
+                source=str(entry.truth),
+            )
+        )
+    return sequences
+
+
+def _sources(entries: Iterable[Entry]) -> list[Path]:
+    sources: dict[Path, None] = {}  # a set that keeps the order
+    for entry in entries:
+        for path in (entry.truth.path, *entry.absent, entry.attributes, entry.size):
+            if path is not None:
+                sources[path] = None
+    return list(sources)
+
+
+def _parse(entries: list[Entry]) -> dict[str, np.ndarray]:
+    boxes = [parse_boxes(entry.truth.read(), str(entry.truth)).boxes for entry in entries]
+    flags = [read_absent(entry) for entry in entries]
+    absent = []
+    for entry, table, flag in zip(entries, boxes, flags, strict=True):
+        if flag is not None and len(flag) != len(table):
+            raise UserError(
+                f"{entry.absent[0]}: {len(flag)} flags for the {len(table)} boxes of {entry.truth}: "
+                "get the annotations again"
+            )
+        absent.append(np.zeros(len(table), bool) if flag is None else flag)
+    details = [
+        (read_attributes(entry), read_size(entry), flag is not None)
+        for entry, flag in zip(entries, flags, strict=True)
+    ]
+    return {
+        "boxes": np.concatenate(boxes),
+        "lengths": np.array([len(table) for table in boxes]),
+        "absent": np.concatenate(absent),
+        "details": np.array(json.dumps(details)),
+    }
+
+
+def read_absent(entry: Entry) -> np.ndarray | None:
+    """The absence flags of a sequence, `(frames,)` bool; None where it has none."""
+    if not entry.absent or not all(path.is_file() for path in entry.absent):
+        return None
+    flags = [parse_flags(path.read_bytes(), str(path)) for path in entry.absent]
+    if len({len(flag) for flag in flags}) > 1:
+        raise UserError(f"{entry.absent[0]} and {entry.absent[1]} have different lengths: get the annotations again")
+    if entry.absent_when == "zero":
+        return ~flags[0]
+    return np.logical_or.reduce(flags)
+
+
+def read_attributes(entry: Entry) -> tuple[str, ...]:
+    """The challenge attributes of a sequence; empty where the data set states none."""
+    if entry.attributes is None or not entry.attributes.is_file():
+        return ()
+    text = entry.attributes.read_bytes()
+    if not entry.attribute_names:
+        return tuple(word for word in SEPARATORS.split(text.decode("utf-8", "replace")) if word)
+    flags = parse_flags(text, str(entry.attributes))
+    if len(flags) != len(entry.attribute_names):
+        raise UserError(
+            f"{entry.attributes}: {len(flags)} attribute flags, expected {len(entry.attribute_names)}: "
+            "get the annotations again"
+        )
+    return tuple(name for name, flag in zip(entry.attribute_names, flags, strict=True) if flag)
+
+
+def read_size(entry: Entry) -> tuple[int, int] | None:
+    """The image `(width, height)` that GOT-10k's `meta_info.ini` states; None where there is no such file.
+
+    Raises:
+        UserError: the file has no `resolution: (width, height)` line.
+    """
+    if entry.size is None or not entry.size.is_file():
+        return None
+    for line in entry.size.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "resolution":
+            numbers = [word for word in SEPARATORS.split(value.strip(" ()")) if word.isdigit()]
+            if len(numbers) == 2:
+                return int(numbers[0]), int(numbers[1])
+    raise UserError(f"{entry.size}: no line 'resolution: (width, height)': get the annotations again")
+
+
+__all__ = [
+    "DATASETS",
+    "TITLES",
+    "FrameFolder",
+    "StoredFile",
+    "TrackingDataset",
+    "TrackingSequence",
+    "list_entries",
+    "load",
+    "read_absent",
+    "read_attributes",
+    "read_size",
+]

@@ -1,0 +1,100 @@
+"""Where the files of one sequence are, before anything is read: shared by listing, loading and checking."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.errors import MissingData, UserError
+from tracking.archives import StoredFile
+from tracking.datasets.sequence import FrameFolder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one sequence; any of them may be missing.
+
+    Attributes:
+        name: as the benchmark's own toolkit names it.
+        truth: the ground-truth boxes.
+        frames: the images, where the data set (not only its annotations) is at hand.
+        absent: files of flags; a frame is absent where any of them says so.
+        absent_when: what a flag file says about an absent frame: a set flag, or a zero (GOT-10k's visible ratio).
+        attributes: the file of challenge attributes.
+        attribute_names: names of the flags in that file; empty where the file holds names itself.
+        size: the file that states the image size.
+        aliases: other names under which toolkits store results.
+    """
+
+    name: str
+    truth: StoredFile
+    frames: FrameFolder | None = None
+    absent: tuple[Path, ...] = ()
+    absent_when: Literal["set", "zero"] = "set"
+    attributes: Path | None = None
+    attribute_names: tuple[str, ...] = ()
+    size: Path | None = None
+    aliases: tuple[str, ...] = ()
+
+    def has_frames(self) -> bool:
+        """Whether there is at least one image."""
+        return self.frames is not None and bool(self.frames.paths())
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a data set.
+
+    Attributes:
+        root: the data root.
+        split: the data set's own word for a part of it.
+        annotations: other ground truth than the data set's own: a folder or a zip, see each data set.
+        beside_frames: where there are two ground truths, take the one that lies beside the frames.
+    """
+
+    root: Path
+    split: str
+    annotations: Path | None = None
+    beside_frames: bool = False
+
+
+def first_folder(root: Path, candidates: Iterable[str], marker: str) -> Path | None:
+    """The first of `root`'s sub-folders `candidates` (`"."` is `root` itself) in which the glob `marker` matches."""
+    for candidate in candidates:
+        folder = root / candidate
+        if folder.is_dir() and next(folder.glob(marker), None) is not None:
+            return folder
+    return None
+
+
+def not_found(what: str, root: Path, layout: str, source: str) -> MissingData:
+    """The error for a data set that is not under `root`: what, where it belongs, where to get it."""
+    return MissingData(
+        f"{what} not found under '{root}': expected {layout}. Get it from {source}, or name another root with "
+        "--data-root or $LWDNA_DATA."
+    )
+
+
+def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
+    """Refuse an unknown split.
+
+    Raises:
+        UserError: `split` is not one of `splits`.
+    """
+    if split not in splits:
+        raise UserError(f"{dataset} has no split '{split}': choose one of {', '.join(splits)}")
+
+
+def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """The entries whose name matches any of the shell-style `patterns`, in their own order.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries):
+            raise UserError(f"no sequence matches '{pattern}': --list shows the {len(entries)} names")
+    return [entry for entry in entries if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)]

@@ -1,0 +1,187 @@
+"""Stored results of trackers: found in every toolkit's layout, read strictly, kept parsed.
+
+Layouts, at any depth below the folder that is named:
+
+- `<tracker>/<sequence>.txt`, as this package, pysot and the got10k toolkit (OTB, UAV123, LaSOT) write,
+- `<tracker>_tracking_result/<sequence>.txt`, the LaSOT toolkit's,
+- `<tracker>/<parameters>[_<run>]/<sequence>.txt`, pytracking's,
+- `<tracker>/<sequence>/<sequence>_001.txt` …, GOT-10k's, with several repetitions,
+- zips of any of these: TrackingNet's and GOT-10k's submissions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from core.errors import MissingData, UserError
+from tracking.archives import StoredFile, zip_members
+from tracking.boxes import BoxTable, parse_boxes
+from tracking.cache import cached
+from tracking.datasets.sequence import Sequence as TrackingSequence
+
+LASOT_SUFFIX = "_tracking_result"
+REPETITION = re.compile(r"(.+)_(\d{3})")
+MAX_DEPTH = 5
+
+
+@dataclass(frozen=True)
+class StoredTracker:
+    """The result files of one tracker.
+
+    Attributes:
+        name: the tracker, named by its folders below the one that was searched.
+        files: sequence name to the files of its repetitions, in their order.
+        times: sequence name to the file of seconds per frame.
+    """
+
+    name: str
+    files: Mapping[str, tuple[StoredFile, ...]]
+    times: Mapping[str, StoredFile]
+
+
+def find_trackers(place: str | Path, sequences: Iterable[TrackingSequence]) -> list[StoredTracker]:
+    """All trackers with at least one result of the given sequences under a folder, or in a zip.
+
+    Raises:
+        MissingData: no such folder or zip.
+        UserError: nothing in it is a result of these sequences, or two trackers have the same name.
+    """
+    place = Path(place).expanduser()
+    if not place.exists():
+        raise MissingData(f"results not found: '{place}' does not exist: check --results")
+    names = {alias: sequence.name for sequence in sequences for alias in (sequence.name, *sequence.aliases)}
+    groups = _group_zip(place, names, place.stem) if place.is_file() else _group_folder(place, names)
+    if not groups:
+        example = next(iter(names.values()))
+        raise UserError(
+            f"no results in '{place}': expected files such as '<tracker>/{example}.txt' "
+            f"(or '<tracker>/{example}/{example}_001.txt', or a zip of them): check --results and --dataset"
+        )
+    trackers = []
+    for name, found in sorted(groups.items()):
+        boxes: dict[str, dict[int, StoredFile]] = {}
+        times: dict[str, StoredFile] = {}
+        for sequence, repetition, file in found:
+            if repetition < 0:
+                times[sequence] = file
+            elif repetition in boxes.setdefault(sequence, {}):
+                first = boxes[sequence][repetition]
+                raise UserError(f"two results of '{sequence}': {first} and {file}: remove one of them")
+            else:
+                boxes[sequence][repetition] = file
+        if boxes:
+            files = {key: tuple(value[index] for index in sorted(value)) for key, value in boxes.items()}
+            trackers.append(StoredTracker(name, files, times))
+    return trackers
+
+
+Found = dict[str, list[tuple[str, int, StoredFile]]]
+
+
+def _group_folder(place: Path, names: Mapping[str, str]) -> Found:
+    groups: Found = {}
+    for folder, subfolders, files in os.walk(place):
+        parts = Path(folder).relative_to(place).parts
+        subfolders.sort()
+        if len(parts) >= MAX_DEPTH:
+            subfolders.clear()
+        for file in files:
+            if file.endswith(".txt"):
+                _add(groups, parts, file, names, StoredFile(Path(folder) / file), place.resolve().name)
+            elif file.endswith(".zip"):
+                inner = _group_zip(Path(folder) / file, names, "/".join((*parts, file[:-4])))
+                for name, found in inner.items():
+                    groups.setdefault(name, []).extend(found)
+    return groups
+
+
+def _group_zip(place: Path, names: Mapping[str, str], default: str) -> Found:
+    groups: Found = {}
+    for file in zip_members(place):
+        assert file.member is not None  # zip_members makes nothing else
+        if file.member.endswith(".txt"):
+            _add(groups, PurePosixPath(file.member).parts[:-1], file.name, names, file, default)
+    return groups
+
+
+def _add(
+    groups: Found, parts: tuple[str, ...], file: str, names: Mapping[str, str], stored: StoredFile, default: str
+) -> None:
+    """Sort one file into its tracker's group; files that belong to no sequence are other people's notes."""
+    stem = file.removesuffix(".txt")
+    repetition = 1
+    if stem.endswith("_time") and stem[:-5] in names:
+        stem, repetition = stem[:-5], -1
+        if parts and parts[-1] == "times":
+            parts = parts[:-1]
+    elif stem not in names:
+        match = REPETITION.fullmatch(stem)
+        if match is None or match[1] not in names or not parts or parts[-1] != match[1]:
+            return
+        stem, repetition = match[1], int(match[2])
+    if parts and parts[-1] == stem:
+        parts = parts[:-1]
+    tracker = "/".join(parts) or default
+    groups.setdefault(tracker.removesuffix(LASOT_SUFFIX), []).append((names[stem], repetition, stored))
+
+
+def read_results(tracker: StoredTracker, names: Sequence[str], cache: bool = True) -> dict[str, tuple[BoxTable, ...]]:
+    """Read a tracker's boxes.
+
+    Args:
+        tracker: where they are.
+        names: the sequences wanted; those without a file are left out.
+        cache: keep the parsed text for the next time.
+
+    Raises:
+        UserError: a malformed file, named with its line.
+    """
+    files = [(name, file) for name in names for file in tracker.files.get(name, ())]
+    sources = list(dict.fromkeys(file.path for _, file in files))
+    members = [file.member for _, file in files if file.member is not None]
+    arrays = cached(f"results {members}", sources, lambda: _parse(files), cache)
+    ends = np.cumsum(arrays["lengths"])
+    details = json.loads(str(arrays["details"]))
+    results: dict[str, tuple[BoxTable, ...]] = {}
+    for index, (name, file) in enumerate(files):
+        boxes = arrays["boxes"][ends[index] - arrays["lengths"][index] : ends[index]]
+        lines, header = details[index]
+        table = BoxTable(boxes, str(file), None if lines is None else tuple(lines), header)
+        results[name] = (*results.get(name, ()), table)
+    return results
+
+
+def _parse(files: Sequence[tuple[str, StoredFile]]) -> dict[str, np.ndarray]:
+    tables = [parse_boxes(file.read(), str(file)) for _, file in files]
+    return {
+        "boxes": np.concatenate([table.boxes for table in tables]),
+        "lengths": np.array([len(table.boxes) for table in tables]),
+        "details": np.array(json.dumps([(table.lines, table.header) for table in tables])),
+    }
+
+
+def frames_per_second(tracker: StoredTracker, names: Iterable[str]) -> float | None:
+    """Mean over sequences of the mean of 1 / seconds, as the got10k toolkit reports speed; None without times."""
+    speeds = []
+    for name in names:
+        if name in tracker.times:
+            values = [_positive(word) for word in tracker.times[name].read().replace(b",", b" ").split()]
+            seconds = [value for value in values if value]
+            if seconds:
+                speeds.append(float(np.mean(1 / np.array(seconds))))
+    return float(np.mean(speeds)) if speeds else None
+
+
+def _positive(word: bytes) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        return 0.0
+    return value if np.isfinite(value) and value > 0 else 0.0
