@@ -7,7 +7,7 @@ values; DIV2K is scored in RGB with a border of scale + 6. A set's score is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -141,6 +141,21 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
         sr = upscale(lr)
         scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
     return SetScore(benchmark.name, scores)
+
+
+def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None = None) -> dict[str, float]:
+    """A network's mean scores as a flat dict, such as a training loop logs: `Set5_psnr`, `Set5_ssim`, …
+
+    Args:
+        network: on its device; its mode is left as it was.
+        benchmarks: sets of one scale, that of the network.
+        tile: as for `super_resolution.tiling.super_resolve`.
+    """
+    found = {}
+    for benchmark in benchmarks:
+        score = evaluate(by_network(network, benchmark.scale, tile), benchmark)
+        found |= {f"{score.name}_psnr": score.psnr, f"{score.name}_ssim": score.ssim}
+    return found
 
 
 def _scored(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,123 @@
+"""Super-resolution checkpoints that say what they are: weights plus network, scale, options and widths.
+
+One safetensors file. Its metadata holds, under the key "super_resolution", JSON with the keys `model` and
+`scale` and `options` (the arguments of `super_resolution.models.build`) and `architecture` (the content of a
+widths file, or null for the network's own widths).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from core.checkpoint import load_weights, unwrap_compiled
+from core.errors import MissingData, UserError
+from core.files import atomic_write
+
+_KEY = "super_resolution"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What it takes to build a checkpoint's network.
+
+    Attributes:
+        model: the network's name, as for `super_resolution.models.build`.
+        scale: its up-sampling factor.
+        options: its further options.
+        architecture: the content of a widths file, None for the network's own widths.
+    """
+
+    model: str
+    scale: int
+    options: Mapping[str, Any]
+    architecture: Mapping[str, Any] | None = None
+
+
+def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
+    """Write a network's weights and description as one file, atomically.
+
+    Args:
+        path: the file, by custom `*.safetensors`.
+        network: what `build_network(description)` builds, trained.
+        description: see `Description`; its values must be plain JSON.
+    """
+    state = unwrap_compiled(network).state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    metadata = {"format": "pt", _KEY: json.dumps(asdict(description), allow_nan=False)}
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata))
+
+
+def read_description(path: str | Path) -> Description:
+    """Read a checkpoint's description without its weights.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is broken, or was not written by `save_network`.
+    """
+    if not Path(path).is_file():
+        raise MissingData(
+            f"checkpoint '{path}' not found; name a file that super_resolution.run has written."
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            content = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"checkpoint '{path}' is cut short or no safetensors file; make it again.") from error
+    names = {field.name for field in fields(Description)}
+    if not isinstance(content, dict) or content.keys() != names:
+        raise UserError(
+            f"checkpoint '{path}' does not say which network it is for; use one that super_resolution.run "
+            f"has written, or write yours with super_resolution.checkpoint.save_network."
+        )
+    return Description(**content)
+
+
+def build_network(description: Description) -> nn.Module:
+    """Build the network that a description names, with fresh weights.
+
+    Raises:
+        UserError: no such network or option, or the widths do not fit it.
+    """
+    from super_resolution.models import build
+
+    network = build(description.model, description.scale, **description.options)
+    if description.architecture is None:
+        return network
+    from core.architecture import Architecture
+
+    with tempfile.TemporaryDirectory() as folder:
+        widths = Path(folder) / "widths.json"
+        widths.write_text(json.dumps(description.architecture), encoding="utf-8")
+        return Architecture.load(widths).build(network)
+
+
+def load_network(path: str | Path, scale: int | None = None) -> tuple[nn.Module, Description]:
+    """Build a checkpoint's network and load its weights; it comes in evaluation mode, on the CPU.
+
+    Args:
+        path: a file that `save_network` wrote.
+        scale: the scale that is wanted; None takes the checkpoint's.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken or not of this kind, or it is for another scale.
+    """
+    description = read_description(path)
+    if scale is not None and scale != description.scale:
+        raise UserError(
+            f"checkpoint '{path}' enlarges by {description.scale}, not by {scale}; leave --scale out, "
+            f"or name a checkpoint that was trained with --scale {scale}."
+        )
+    network = build_network(description)
+    load_weights(network, path)
+    return network.eval(), description
