@@ -16,7 +16,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 def make_fabric(
     device: str = "auto", precision: Precision = "32-true", devices: int = 1, num_nodes: int = 1
 ) -> Fabric:
-    """Make a Fabric; with more than one process also start them (or join those that torchrun or SLURM started).
+    """Make a Fabric; with several processes also start them, or join those that torchrun or SLURM started.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
@@ -42,12 +42,14 @@ def make_fabric(
         )
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not available on this machine; use cpu or auto")
+    if precision == "16-mixed" and (accelerator == "cpu" or (accelerator == "auto" and not available)):
+        raise UserError("precision 16-mixed needs a GPU; use bf16-mixed or 32-true on the CPU")
     world = devices * num_nodes
     launched = int(os.environ.get("WORLD_SIZE", world))
     if launched != world:
         raise UserError(
-            f"the launcher started {launched} processes, but devices={devices} times num_nodes={num_nodes} is {world}; "
-            "make them equal"
+            f"the launcher started {launched} processes, but devices={devices} times num_nodes={num_nodes} "
+            f"is {world}; make them equal"
         )
     fabric = Fabric(
         accelerator=accelerator,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from core.run_files import EpochRecord
 
 
 class TrainingDisplay:
@@ -51,17 +52,20 @@ class TrainingDisplay:
         self._since, self._images = time.perf_counter(), 0
 
     def advance(self, epoch: int, batch: int, images: int, loss: float) -> None:
-        """Show that `batch` batches of epoch `epoch` (from 0) are done; `images` are new, `loss` is the last one."""
+        """Show that `batch` batches of epoch `epoch` (from 0) are done, with `images` new images."""
         if self._bar is None:
             return
         self._images += images
         rate = self._images / max(time.perf_counter() - self._since, 1e-9)
-        text = f"epoch {epoch + 1}/{self._epochs}  batch {batch}/{self._batches}  loss {loss:.4g}  {rate:.0f} images/s"
+        text = f"epoch {epoch + 1}/{self._epochs}  batch {batch}/{self._batches}  loss {loss:.4g}"
+        text += f"  {rate:.0f} images/s"
         self._bar.update(self._task, completed=epoch * self._batches + batch, description=text)
 
-    def end_epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """Print the line of an epoch (counted from 1)."""
+    def end_epoch(self, record: EpochRecord, images_per_second: float) -> None:
+        """Print the line of an epoch."""
         if self._enabled:
+            values = {"loss": record.train_loss, **record.train_metrics}
+            values |= {f"eval {name}": value for name, value in record.eval_metrics.items()}
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            line = f"epoch {epoch}/{self._epochs}  {shown}  {images_per_second:.0f} images/s"
+            line = f"epoch {record.epoch}/{self._epochs}  {shown}  {images_per_second:.0f} images/s"
             self._console.print(line, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Training recipes as frozen dataclasses: optimiser, schedule and everything else that decides a run's result.
+"""Training recipes as frozen dataclasses: optimiser, schedule and all else that decides a run's result.
 
 The defaults are the published recipe of the heterogeneity hypothesis for ImageNet: SGD, learning rate 0.1,
 momentum 0.9, weight decay 1e-4 on every parameter, cosine to 0 in per-epoch steps, 150 epochs of batch 256.
@@ -99,13 +99,13 @@ class TrainConfig:
 
     Args:
         epochs: exactly that many are trained.
-        batch_size: images per batch over all processes; read by the tasks' loaders, `fit` takes what they yield.
+        batch_size: images per batch over all processes; the tasks' loaders read it, `fit` takes what comes.
         optimizer: the optimiser.
         schedule: the learning rate over the epochs.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         channels_last: keep 4-D weights and inputs with the channels innermost in memory.
         compile: run the model through torch.compile.
-        ema_decay: decay per step of a running average of the weights, which is then what is evaluated and saved.
+        ema_decay: decay per step of a running average of the weights, which is then evaluated and saved.
         accumulate: batches per optimiser step; their mean gradient is that of one batch of all their images.
         clip_grad_norm: largest Euclidean norm of all gradients together.
         eval_every: epochs between evaluations; the last epoch is always evaluated.

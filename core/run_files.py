@@ -76,7 +76,7 @@ class RunFiles:
                 file.write(json.dumps(_finite(dataclasses.asdict(record)), allow_nan=False) + "\n")
 
     def open_tensorboard(self, epoch: int) -> SummaryWriter:
-        """A writer that goes on after `epoch` epochs; TensorBoard drops what an interrupted run wrote beyond."""
+        """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self.tensorboard, purge_step=epoch + 1)

@@ -110,8 +110,8 @@ def model_identity(model: nn.Module) -> dict[str, list[int]]:
 def _match_memory_format(optimizer: Optimizer) -> None:
     """Lay the optimiser's tensors out as the parameters are.
 
-    A checkpoint holds them contiguous; element-wise kernels round differently in the last bit when the operands'
-    strides differ, so that a channels-last run would not resume exactly.
+    A checkpoint holds them contiguous; element-wise kernels may round the last bit differently when the
+    operands' strides differ, so that a channels-last run would not resume exactly.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

@@ -1,8 +1,8 @@
 """The training loop: one for all tasks, for the baseline, the found network and the controls alike.
 
-Epochs with a learning rate that is constant within each; automatic mixed precision, several processes, gradient
-accumulation, a running average of the weights, distillation. A run that was stopped anywhere goes on as if it
-had not been, bit for bit on one kind of CPU (on a GPU as far as its kernels are deterministic).
+Epochs with a learning rate that is constant within each; automatic mixed precision, several processes,
+gradient accumulation, a running average of the weights, distillation. A run that was stopped anywhere goes on
+as if it had not been, bit for bit on one kind of CPU (on a GPU as far as its kernels are deterministic).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Loader(Protocol):
         ...
 
     def shard(self, rank: int, world: int) -> Loader:
-        """Return a loader of as many batches that yields process `rank`'s part of each; no part may be empty."""
+        """Return a loader of as many batches, of each the part of process `rank`; no part may be empty."""
         ...
 
 
@@ -99,7 +99,7 @@ class TrainingDiverged(RuntimeError):
     def __init__(self, loss: float, epoch: int, step: int, lr: float) -> None:
         self.loss, self.epoch, self.step, self.lr = loss, epoch, step, lr
         super().__init__(
-            f"training diverged: the loss is {loss} at step {step} (epoch {epoch + 1}) with learning rate {lr:.3g}; "
+            f"training diverged: loss {loss} at step {step} (epoch {epoch + 1}), learning rate {lr:.3g}; "
             "lower the learning rate, add warm-up epochs or set clip_grad_norm; the last good state is kept"
         )
 
@@ -133,12 +133,13 @@ def fit(
 ) -> FitResult:
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
-    Writes into `work_dir`: last.safetensors (the full state, at every epoch's end at least), model.safetensors
-    (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C and SIGTERM end the step under way,
-    write the state and raise KeyboardInterrupt; a second one raises at once.
+    Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
+    model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C and SIGTERM end
+    the step under way, write the state and raise KeyboardInterrupt; a second one raises at once.
 
     Args:
-        model: called with a batch's inputs: a tensor as such, a tuple as arguments, a dict as keyword arguments.
+        model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword
+            arguments; left in eval mode.
         loader: the training batches; with several processes each takes its `shard`.
         loss_fn: (outputs, targets) -> loss or (loss, metrics), each the mean over the batch's images.
         config: the recipe.
@@ -148,7 +149,7 @@ def fit(
         teacher: a network whose logits the model learns from besides the labels; run in eval mode.
         distillation: how labels and teacher are weighed; the reference's values by default.
         fabric: devices and processes, from `make_fabric`; by default one device, a GPU where there is one.
-        resume: go on from last.safetensors where there is one; False starts anew and removes the old run's files.
+        resume: go on from last.safetensors where there is one; False starts anew, removing the old files.
         progress: show a bar on a terminal, a line per epoch elsewhere.
 
     Raises:
@@ -163,7 +164,9 @@ def fit(
     if len(loader) == 0:
         raise UserError("the training loader yields no batch: is the data set smaller than one batch?")
     fabric = fabric or make_fabric("auto", config.precision)
-    learner = set_up_learner(model, loss_fn, config, teacher, distillation or DistillationConfig(), fabric)
+    learner = set_up_learner(
+        model, loss_fn, config, fabric, teacher=teacher, distillation=distillation or DistillationConfig()
+    )
     identity = _identity(learner, loader)
     several = fabric.world_size > 1
     files = RunFiles(Path(work_dir))
@@ -235,6 +238,9 @@ def _train_epoch(run: _Run) -> float:
                 raise KeyboardInterrupt
         _read_losses(run, unread, lr)
         position.seconds += time.perf_counter() - started
+    if _agree(run, 0)[1]:
+        run.state.save(run.files.state)
+        raise KeyboardInterrupt
     if position.batch != len(run.loader):
         raise RuntimeError(
             f"the loader yielded {position.batch} batches, but its length is {len(run.loader)}"
@@ -243,7 +249,7 @@ def _train_epoch(run: _Run) -> float:
 
 
 def _read_losses(run: _Run, unread: list[_Step], lr: float) -> None:
-    """Add the steps whose losses still lie on the device to the epoch's sums; stop where one is not finite."""
+    """Add the steps whose losses still lie on the device to the epoch's sums; refuse what is not finite."""
     if not unread:
         return
     position, names = run.state.position, list(unread[0][1])
@@ -286,7 +292,7 @@ def _end_epoch(
         images=position.images,
     )
     position.next_epoch(record)
-    run.display.end_epoch(record.epoch, {"loss": record.train_loss, **means, **metrics}, rate)
+    run.display.end_epoch(record, rate)
     if writer is not None:
         run.files.write_log(position.history)
         write_scalars(writer, record)
@@ -307,6 +313,7 @@ def _keep_final_weights(run: _Run) -> None:
         model.load_state_dict(run.learner.evaluated.state_dict())
     if fabric.is_global_zero and not run.files.weights.exists():
         save_weights(model, run.files.weights)
+    model.eval()
     fabric.barrier()
 
 

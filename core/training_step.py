@@ -56,19 +56,20 @@ def set_up_learner(
     model: nn.Module,
     loss_fn: LossFunction,
     config: TrainConfig,
+    fabric: Fabric,
+    *,
     teacher: nn.Module | None,
     distillation: DistillationConfig,
-    fabric: Fabric,
 ) -> Learner:
     """Move `model` and `teacher` to the device and build optimiser and running average.
 
     Raises:
-        UserError: the fabric's precision is another than the recipe's, or the optimiser does not fit the model.
+        UserError: the fabric's precision is not the recipe's, or the optimiser does not fit the model.
     """
     found = fabric.strategy.precision.precision
     if found != config.precision:
         raise UserError(
-            f"precision is '{config.precision}' in the recipe, but the fabric was made with '{found}'"
+            f"precision is {config.precision} in the recipe but {found} in the fabric: make them equal"
         )
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -85,7 +86,7 @@ def set_up_learner(
 
 
 def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> dict[str, Tensor]:
-    """Take one optimiser step on `group`'s batches, (inputs, targets) each; `images` counts all processes' images.
+    """Take one optimiser step on the batches of `group`; `images` counts the images of all processes.
 
     Returns:
         This process' part of the loss' and the metrics' means: the sum over the processes is the mean.
