@@ -1,0 +1,191 @@
+"""Channel scores: how much each channel of a network matters, from a few batches.
+
+    gradient      |dL/dz|      LW-DNA's criterion
+    sensitivity   |z · dL/dz|  equal to `gradient` for plain gates, whose z is 1; different behind a hypernetwork
+    magnitude     |z| behind a hypernetwork; for gates the mean |W| over the slices that a channel governs
+    random        a draw from U(0, 1): the control that keeps the search and drops the information
+    uniform       the rank within the group: every group keeps the same fraction
+
+or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.
+
+For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
+(method.md 0.6), which costs one ordinary forward and backward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.channels import ChannelGraph
+from core.errors import UserError
+from core.gates import LATENTS, governed_weights
+from core.initialise import seeded
+from core.labels import call, map_tensors
+
+Scores = Mapping[str, Tensor]
+ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
+NAMES = ("gradient", "sensitivity", "magnitude", "random", "uniform")
+
+
+def score_channels(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[tuple[Any, Any]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    score: str | ScoreFunction = "gradient",
+    latents: Literal["gate", "hypernetwork"] = "gate",
+    embedding: int = 8,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Score every choice of every group; a higher score is kept longer.
+
+    Args:
+        model: the (widened) network that `graph` was traced from; it is not changed. Scored in training mode on its
+            own device.
+        graph: its channel groups.
+        batches: (inputs, targets) pairs; the score is the mean over them of the absolute value per batch.
+        loss_fn: (outputs, targets) -> scalar loss.
+        score: one of the names above, or a callable.
+        latents: where the latents live: multiplicative gates, or DHP's hypernetworks with random latents.
+        embedding: size of the hypernetworks' embedding.
+        seed: for random scores, hypernetworks and dropout.
+
+    Returns:
+        Group name -> scores, (size,), float32 on the CPU.
+
+    Raises:
+        UserError: an unknown score, no batch, a loss that is not finite, or a callable that returns the wrong groups,
+            shapes or values.
+    """
+    with seeded(seed):
+        if callable(score):
+            return _checked(graph, score(copy.deepcopy(model), graph, batches, loss_fn))
+        if score not in NAMES:
+            raise UserError(f"unknown score '{score}'; use one of {', '.join(NAMES)}, or a callable")
+        if score == "random":
+            return {group.name: torch.rand(group.size) for group in graph.groups}
+        if score == "uniform":
+            return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in graph.groups}
+        if latents == "hypernetwork":
+            flat = _hypernetwork_scores(model, graph, batches, loss_fn, score, embedding)
+        elif latents == "gate":
+            flat = _gate_scores(model, graph, batches, loss_fn, score)
+        else:
+            raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
+    sizes = graph.sizes.tolist()
+    names = [group.name for group in graph.groups]
+    return _checked(graph, dict(zip(names, flat.float().cpu().split(sizes), strict=True)))
+
+
+def governed_sums(graph: ChannelGraph, products: Mapping[str, Tensor], *, count: bool = False) -> Tensor:
+    """Sum weight-shaped tensors over the slices that each choice governs, (sum of sizes,).
+
+    Args:
+        graph: the channel groups.
+        products: weight name -> a tensor of the weight's shape, W · dL/dW for instance.
+        count: divide by the number of summed entries.
+    """
+    device = next(iter(products.values())).device
+    # The last entry collects frozen rows, which index -1 addresses, and is dropped.
+    total = torch.zeros(int(graph.offsets[-1]) + 1, device=device, dtype=torch.float64)
+    entries = torch.zeros_like(total)
+    for name, product in products.items():
+        for dim in range(product.dim()):
+            table = graph.slots.get((name, dim))
+            if table is None:
+                continue
+            index = torch.from_numpy(table).to(device) % len(total)
+            others = [axis for axis in range(product.dim()) if axis != dim]
+            sums = product.sum(others) if others else product
+            total.index_add_(0, index, sums.double())
+            entries.index_add_(0, index, torch.full_like(sums, product.numel() / len(table)).double())
+    return (total / entries.clamp_min(1) if count else total)[:-1]
+
+
+def _gate_scores(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], loss_fn: Callable[..., Any], score: str
+) -> Tensor:
+    model = copy.deepcopy(model).train()
+    names = governed_weights(model, graph)
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    if score == "magnitude":
+        return governed_sums(graph, {name: weight.detach().abs() for name, weight in weights.items()}, count=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+
+    def per_batch(gradients: dict[str, Tensor]) -> Tensor:
+        return governed_sums(graph, {name: weights[name].detach() * gradients[name] for name in weights}).abs()
+
+    return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
+
+
+def _hypernetwork_scores(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_fn: Callable[..., Any],
+    score: str,
+    embedding: int,
+) -> Tensor:
+    from core.hypernetwork import attach_hypernetwork
+
+    hyper = attach_hypernetwork(model, graph, embedding=embedding).train()
+    z = getattr(hyper, LATENTS).z
+    if score == "magnitude":
+        return z.detach().abs()
+    for parameter in hyper.parameters():
+        parameter.requires_grad_(parameter is z)
+
+    def per_batch(gradients: dict[str, Tensor]) -> Tensor:
+        scale = z.detach() if score == "sensitivity" else 1.0
+        return (scale * gradients["z"]).abs()
+
+    return _mean_over_batches(hyper, batches, loss_fn, {"z": z}, per_batch)
+
+
+def _mean_over_batches(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_fn: Callable[..., Any],
+    wanted: Mapping[str, Tensor],
+    per_batch: Callable[[dict[str, Tensor]], Tensor],
+) -> Tensor:
+    device = next(model.parameters()).device
+    total: Tensor | None = None
+    count = 0
+    for inputs, targets in batches:
+        inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in (inputs, targets))
+        loss = loss_fn(call(model, inputs), targets)
+        loss = loss[0] if isinstance(loss, tuple) else loss
+        if not bool(torch.isfinite(loss)):
+            raise UserError(f"the loss of batch {count} is {loss.item()}; channels cannot be scored by it")
+        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        gradients = {
+            name: torch.zeros_like(tensor) if gradient is None else gradient
+            for (name, tensor), gradient in zip(wanted.items(), found, strict=True)
+        }
+        value = per_batch(gradients)
+        total = value if total is None else total + value
+        count += 1
+    if total is None:
+        raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
+    return total / count
+
+
+def _checked(graph: ChannelGraph, scores: Scores) -> dict[str, Tensor]:
+    for group in graph.groups:
+        value = scores.get(group.name)
+        if value is None or tuple(value.shape) != (group.size,):
+            shape = None if value is None else tuple(value.shape)
+            raise UserError(f"score of group '{group.name}': need shape ({group.size},), got {shape}")
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"score of group '{group.name}' holds NaN or infinity")
+    return {group.name: scores[group.name].detach().float().cpu() for group in graph.groups}

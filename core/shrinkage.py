@@ -1,0 +1,374 @@
+"""Single-shot shrinkage: widen, score every channel once, keep the best under a budget (LW-DNA, section 3).
+
+The search is exact. Costs are closed forms of the widths, so a global threshold is bisected over the sorted scores;
+below it, channels that still fit are added in the order of their scores, until no single channel fits any more. So no
+removal and no addition of one channel gets closer to the budget from below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from core.architecture import Architecture, describe_inputs
+from core.budget import Budget, BudgetError
+from core.channels import ChannelGraph, trace_channels
+from core.complexity import Convention, latency
+from core.errors import UserError
+from core.labels import call
+from core.resize import keep_channels, resize, widen as widen_model
+from core.scores import ScoreFunction, score_channels
+
+__all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
+
+IntArray = NDArray[np.int64]
+Fractions = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search kept.
+
+    Attributes:
+        keep: group -> boolean mask over its choices.
+        widths: group -> channels kept.
+        at_floor: groups that kept only what their floor guarantees.
+        at_ceiling: groups that kept all they may.
+        cost: "flops" (in the budget's convention), "params" and, if limited, "latency" of the result.
+        limits: the absolute limits by kind.
+    """
+
+    keep: dict[str, Tensor]
+    widths: dict[str, int]
+    at_floor: list[str]
+    at_ceiling: list[str]
+    cost: dict[str, float]
+    limits: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What the search may add, in the order of scores: blocks of `size[g]` choices on top of `low[g]`."""
+
+    low: IntArray  # (G,) choices that the floor guarantees
+    high: IntArray  # (G,) choices that the ceiling allows
+    size: IntArray  # (G,) choices per block: 1, or what makes widths multiples of round_to
+    group: IntArray  # (B,) group of each block, best score first
+
+    def counts(self, taken: int) -> IntArray:
+        """Choices per group with the first `taken` blocks."""
+        return self.low + self.size * np.bincount(self.group[:taken], minlength=len(self.low))
+
+
+def search(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    budget: Budget,
+    baseline: Mapping[str, float],
+    *,
+    floor: Fractions = 0.0,
+    ceiling: Fractions = 1.0,
+    round_to: int = 1,
+    measure: Callable[[dict[str, int]], float] | None = None,
+) -> SearchResult:
+    """Keep the best channels under a budget.
+
+    Args:
+        graph: groups of the network to choose from (the widened one).
+        scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
+        budget: upper limits; fractions refer to `baseline`.
+        baseline: cost of the baseline, by the kinds that the budget limits.
+        floor: least fraction of each group of `graph` to keep (method.md 1.2.4: rho), or patterns -> fraction, the
+            last match counts; rounded down to whole channels (to multiples of round_to), at least one.
+        ceiling: largest fraction to keep, likewise.
+        round_to: widths in channels are multiples of it; a group that is narrower stays whole.
+        measure: widths -> seconds; needed for a latency limit.
+
+    Raises:
+        BudgetError: a limit is below what floors leave, or no limit is below what ceilings allow.
+        UserError: a fraction outside [0, 1], a round_to below 1, or a latency limit without `measure`.
+    """
+    limits = budget.limits(baseline)
+    blocks = _blocks(graph, scores, floor, ceiling, round_to)
+    exact = {kind: limit for kind, limit in limits.items() if kind != "latency"}
+
+    def costs(counts: IntArray) -> dict[str, IntArray]:
+        kinds = {"flops": budget.convention, "params": "params"}
+        return {kind: graph.cost(kinds[kind], counts) for kind in exact}
+
+    def fits(counts: IntArray) -> bool:
+        return all(int(cost) <= exact[kind] for kind, cost in costs(counts).items())
+
+    def widths_of(counts: IntArray) -> dict[str, int]:
+        return {group.name: int(n) * group.step for group, n in zip(graph.groups, counts, strict=True)}
+
+    if measure is None and "latency" in limits:
+        raise UserError("a latency budget needs a way to measure: pass measure= (shrink() does)")
+    everything = len(blocks.group)
+    _check_reachable(blocks, costs, exact, baseline, binding="latency" not in limits)
+    taken = _bisect(lambda number: fits(blocks.counts(number)), 0, everything)
+    measured: float | None = None
+    if measure is not None and "latency" in limits:
+        taken, measured = _bisect_latency(blocks, measure, widths_of, taken, limits["latency"])
+        counts = blocks.counts(taken)  # noise makes filling up by the clock meaningless
+    else:
+        counts = _fill(blocks, fits, taken)
+    cost = {kind: float(value) if kind == "latency" else int(value) for kind, value in costs(counts).items()}
+    if measured is not None:
+        cost["latency"] = measured
+    return SearchResult(
+        keep=_masks(graph, scores, counts),
+        widths=widths_of(counts),
+        at_floor=[g.name for g, n, low in zip(graph.groups, counts, blocks.low, strict=True) if n == low],
+        at_ceiling=[g.name for g, n, high in zip(graph.groups, counts, blocks.high, strict=True) if n == high],
+        cost=cost,
+        limits=limits,
+    )
+
+
+def shrink(
+    model: nn.Module,
+    example_inputs: Any,
+    batches: Iterable[tuple[Any, Any]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    widen: float = 2.0,
+    budget: Budget = Budget(flops=0.9),  # noqa: B008  # frozen
+    score: str | ScoreFunction = "gradient",
+    floor: Fractions = 0.4,
+    ceiling: Fractions = 1.0,
+    round_to: int = 1,
+    seed: int = 0,
+    latents: Literal["gate", "hypernetwork"] = "gate",
+    embedding: int = 8,
+    name: str | None = None,
+    freeze: Sequence[str] = (),
+    taps: Sequence[str] = (),
+    ties: Sequence[tuple[str, str]] = (),
+    outputs: Literal["single", "freeze", "free"] = "single",
+) -> Architecture:
+    """Find layer-wise widths for a CNN: the whole method in one call.
+
+    Args:
+        model: any CNN; it is not changed, and its weights do not matter.
+        example_inputs: as for `trace_channels`.
+        batches: (inputs, targets) pairs; one or a few are enough. Not read for random and uniform scores.
+        loss_fn: (outputs, targets) -> scalar loss.
+        widen: growth of the space of widths, at least 1.
+        budget: limits relative to `model`, or absolute.
+        score: see `core.scores`.
+        floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
+            0.8 of the baseline's width. A number, or patterns of group names -> number.
+        ceiling: largest fraction of the widened width.
+        round_to: widths are multiples of it.
+        seed: for the widened network's weights, and for the score. The result is a function of it.
+        latents: see `score_channels`.
+        embedding: see `score_channels`.
+        name: the model's name in the file; its class name by default.
+        freeze: see `trace_channels`, as are `taps`, `ties` and `outputs`.
+        taps: see `trace_channels`.
+        ties: see `trace_channels`.
+        outputs: see `trace_channels`.
+
+    Returns:
+        The architecture: widths, how they were found, what they cost.
+
+    Raises:
+        BudgetError: the budget cannot be met; the message gives the reachable range.
+        UserError, TraceError: see the functions above.
+    """
+    options: dict[str, Any] = {"freeze": freeze, "taps": taps, "ties": ties, "outputs": outputs}
+    base_graph = trace_channels(model, example_inputs, **options)
+    if not base_graph.groups:
+        raise UserError("the model has no free channel group: nothing to widen or shrink")
+    wide = widen_model(model, base_graph, widen, seed=seed)
+    graph = trace_channels(wide, example_inputs, **options)
+    counted = 0
+
+    def counting() -> Iterable[tuple[Any, Any]]:
+        nonlocal counted
+        for batch in batches:
+            counted += 1
+            yield batch
+
+    scores = score_channels(
+        wide, graph, counting(), loss_fn, score=score, latents=latents, embedding=embedding, seed=seed
+    )
+    baseline: dict[str, float] = {
+        "flops": base_graph.flops(convention=budget.convention),
+        "params": base_graph.params(),
+    }
+
+    def measure(widths: dict[str, int]) -> float:
+        # Timed in turns with the baseline, in units of it, so that a machine that slows down does not move the limit.
+        candidate = resize(wide, graph, widths, seed=seed)
+        seconds = latency([model, candidate], example_inputs)
+        return seconds[1] / seconds[0] * baseline["latency"]
+
+    if budget.latency is not None:
+        baseline["latency"] = latency(model, example_inputs)[0]
+    found = search(
+        graph,
+        scores,
+        budget,
+        baseline,
+        floor=floor,
+        ceiling=ceiling,
+        round_to=round_to,
+        measure=measure if budget.latency is not None else None,
+    )
+    return Architecture(
+        model=name or type(model).__name__,
+        widths=found.widths,
+        conv_groups=dict(graph.conv_groups),
+        inputs=describe_inputs(example_inputs),
+        options=base_graph.options,
+        cost=_cost(graph, found.widths),
+        baseline=_cost(base_graph, None) | {"widths": base_graph.widths},
+        found_by={
+            "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
+            "seed": seed,
+            "budget": budget.to_json(),
+            "batches": counted,
+            "widen": widen,
+            "floor": floor if isinstance(floor, (int, float)) else dict(floor),
+            "ceiling": ceiling if isinstance(ceiling, (int, float)) else dict(ceiling),
+            "round_to": round_to,
+            "latents": latents,
+            "at_floor": found.at_floor,
+            "at_ceiling": found.at_ceiling,
+            **({"latency_seconds": found.cost["latency"]} if "latency" in found.cost else {}),
+        },
+    )
+
+
+def _cost(graph: ChannelGraph, widths: Mapping[str, int] | None) -> dict[str, Any]:
+    conventions: tuple[Convention, Convention] = ("macs", "paper")
+    flops = {convention: graph.flops(widths, convention) for convention in conventions}
+    return {"flops": flops, "params": graph.params(widths)}
+
+
+def _fraction(setting: Fractions, name: str, what: str) -> float:
+    if isinstance(setting, Mapping):
+        matches = [value for pattern, value in setting.items() if fnmatchcase(name, pattern)]
+        value = matches[-1] if matches else (0.0 if what == "floor" else 1.0)
+    else:
+        value = setting
+    if not 0 <= value <= 1:
+        raise UserError(f"{what} of group '{name}' is {value}: use a fraction between 0 and 1")
+    return float(value)
+
+
+def _whole_blocks(fraction: float, size: int, block: int) -> int:
+    return int(fraction * size / block + 1e-9) * block
+
+
+def _blocks(
+    graph: ChannelGraph, scores: Mapping[str, Tensor], floor: Fractions, ceiling: Fractions, round_to: int
+) -> _Blocks:
+    if not isinstance(round_to, int) or round_to < 1:
+        raise UserError(f"round_to={round_to!r}: use a whole number of at least 1")
+    low, high, sizes, groups, values = [], [], [], [], []
+    for index, group in enumerate(graph.groups):
+        block = round_to // math.gcd(group.step, round_to)
+        least = max(_whole_blocks(_fraction(floor, group.name, "floor"), group.size, block), block)
+        most = max(_whole_blocks(_fraction(ceiling, group.name, "ceiling"), group.size, block), least)
+        if group.size < block:
+            least = most = group.size
+        ordered = scores[group.name].double().sort(descending=True, stable=True).values[least:most].numpy()
+        mean = ordered.reshape(-1, block).mean(axis=1) if len(ordered) else ordered
+        low.append(least)
+        high.append(most)
+        sizes.append(block)
+        groups.append(np.full(len(mean), index, dtype=np.int64))
+        values.append(mean)
+    order = np.argsort(-np.concatenate(values), kind="stable")
+    return _Blocks(np.array(low), np.array(high), np.array(sizes), np.concatenate(groups)[order])
+
+
+def _check_reachable(
+    blocks: _Blocks,
+    costs: Callable[[IntArray], dict[str, IntArray]],
+    limits: Mapping[str, float],
+    baseline: Mapping[str, float],
+    binding: bool,
+) -> None:
+    lowest, highest = costs(blocks.low), costs(blocks.high)
+    too_tight = [kind for kind, limit in limits.items() if int(lowest[kind]) > limit]
+    too_loose = bool(limits) and binding and all(int(highest[kind]) < limit for kind, limit in limits.items())
+    for kind in too_tight or (list(limits) if too_loose else []):
+        low, high, base = int(lowest[kind]), int(highest[kind]), baseline[kind]
+        raise BudgetError(
+            f"a budget of {int(limits[kind]):,} {kind} ({limits[kind] / base:.3f} of the baseline) cannot be reached: "
+            f"with these floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
+            f"({high / base:.3f}); change the budget, {'floor' if too_tight else 'widen or ceiling'} or round_to"
+        )
+
+
+def _bisect(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest number in [low, high] that fits, for a monotone `fits` that holds at `low`."""
+    if fits(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _fill(blocks: _Blocks, fits: Callable[[IntArray], bool], taken: int) -> IntArray:
+    """Add, in the order of scores, what still fits. A group that once did not fit never does again: costs only grow."""
+    counts = blocks.counts(taken)
+    rest = blocks.group[taken:]
+    while len(rest):
+        def fits_with(number: int) -> bool:
+            extra = np.bincount(rest[:number], minlength=len(counts))  # noqa: B023
+            return fits(counts + blocks.size * extra)  # noqa: B023
+
+        number = _bisect(fits_with, 0, len(rest))
+        counts = counts + blocks.size * np.bincount(rest[:number], minlength=len(counts))
+        if number == len(rest):
+            break
+        rest = rest[number:]
+        rest = rest[rest != rest[0]]
+    return counts
+
+
+def _bisect_latency(
+    blocks: _Blocks,
+    measure: Callable[[dict[str, int]], float],
+    widths_of: Callable[[IntArray], dict[str, int]],
+    taken: int,
+    limit: float,
+) -> tuple[int, float]:
+    """The largest prefix, up to `taken` blocks, whose measured latency is within the limit; and that latency."""
+    seen: dict[int, float] = {}
+
+    def seconds(number: int) -> float:
+        if number not in seen:
+            seen[number] = measure(widths_of(blocks.counts(number)))
+        return seen[number]
+
+    if seconds(0) > limit:
+        raise BudgetError(
+            f"a latency of {limit * 1e3:.2f} ms cannot be reached: the narrowest network that the floors allow takes "
+            f"{seconds(0) * 1e3:.2f} ms; raise the budget or lower floor"
+        )
+    best = _bisect(lambda number: seconds(number) <= limit, 0, taken)
+    return best, seconds(best)
+
+
+def _masks(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:
+    masks = {}
+    for group, number in zip(graph.groups, counts, strict=True):
+        mask = torch.zeros(group.size, dtype=torch.bool)
+        mask[scores[group.name].double().sort(descending=True, stable=True).indices[: int(number)]] = True
+        masks[group.name] = mask
+    return masks
