@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from core.errors import UserError
 from core.files import atomic_write
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
+
+try:
+    import fcntl
+except ImportError:  # Windows: builders at the same time each do the work, and the last one's file stays
+    fcntl = None  # type: ignore[assignment]
 
 _MARK = b"LWDNASR1"
 _FOOTER = struct.Struct("<Q8s")
@@ -67,39 +74,68 @@ class CachedImages:
 def open_cache(images: ImageSet, folder: Path | None = None) -> CachedImages:
     """Open a set's pixel cache, and make it first where it is missing, broken or older than its images.
 
+    Of several processes that want it at once, one makes it while the others wait.
+
     Args:
         images: the set.
         folder: where the cache lies; None means `.lwdna_cache` in the set's own folder, or, where that can't
             be written, `$XDG_CACHE_HOME/lwdna` (`~/.cache/lwdna`).
 
     Raises:
-        UserError: an image can't be read, or its LR and HR files do not match.
-        OSError: the disk is full, or `folder` can't be written.
+        UserError: an image can't be read, its LR and HR files do not match, or the cache can be written
+            nowhere.
+        OSError: the disk is full.
     """
-    path = cache_path(images, folder)
     sources = _sources(images)
-    cached = _open(path, images.scale, sources)
-    if cached is None:
-        _write(path, images, sources)
+    paths = cache_paths(images, folder)
+    for path in paths:
         cached = _open(path, images.scale, sources)
+        if cached is not None:
+            return cached
+    path = _first_writable(paths)
+    with _exclusive(path.with_suffix(".lock")):
+        cached = _open(path, images.scale, sources)  # made by another process while this one waited
         if cached is None:
-            raise OSError(f"'{path}' was changed while it was being written; is another program using it?")
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a build that was killed
+                leftover.unlink()
+            _write(path, images, sources)
+            cached = _open(path, images.scale, sources)
+    if cached is None:
+        raise UserError(f"pixel cache '{path}' can't be read back; are the images being changed just now?")
     return cached
 
 
-def cache_path(images: ImageSet, folder: Path | None = None) -> Path:
-    """The cache file of a set: one per name, place and scale."""
-    places = sorted({str(pair.hr.resolve().parent) for pair in images.pairs})
-    digest = hashlib.sha256("\n".join(places).encode()).hexdigest()[:10]
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)
-    return (folder or _default_folder(images)) / f"{name}-x{images.scale}-{digest}.pixels"
+def cache_paths(images: ImageSet, folder: Path | None = None) -> tuple[Path, ...]:
+    """Where a set's cache may lie, best place first: one file per name, place of the images, and scale."""
+    sources = sorted({str(pair.hr.resolve().parent) for pair in images.pairs})
+    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:10]
+    name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', images.name)}-x{images.scale}-{digest}.pixels"
+    if folder is not None:
+        return (folder / name,)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna" / name
+    return (home,) if images.folder is None else (images.folder / ".lwdna_cache" / name, home)
 
 
-def _default_folder(images: ImageSet) -> Path:
-    """Beside the images where that is possible, else the user's cache folder."""
-    if images.folder is not None and os.access(images.folder, os.W_OK):
-        return images.folder / ".lwdna_cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna" / "super_resolution"
+def _first_writable(paths: tuple[Path, ...]) -> Path:
+    """The first path whose folder is there, or can be made, and be written to."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(path.parent, os.W_OK):
+            return path
+    places = " or ".join(f"'{path.parent}'" for path in paths)
+    raise UserError(f"decoded images can't be written to {places}; name a folder that can in data.cache.")
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however that ends."""
+    with path.open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _sources(images: ImageSet) -> list[list[Any]]:

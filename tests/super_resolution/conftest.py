@@ -1,4 +1,4 @@
-"""What the super-resolution tests share: real benchmark images, real photographs, basicsr where it is installed."""
+"""What the super-resolution tests share: benchmark images, photographs, basicsr where it is installed."""
 
 from __future__ import annotations
 

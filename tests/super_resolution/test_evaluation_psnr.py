@@ -16,7 +16,16 @@ from torch import nn
 
 from core.errors import UserError
 from super_resolution.data import ImagePair, ImageSet, open_benchmarks
-from super_resolution.evaluation import bicubic, by_network, evaluate, luminance, metrics, protocol, psnr, ssim
+from super_resolution.evaluation import (
+    bicubic,
+    by_network,
+    evaluate,
+    luminance,
+    metrics,
+    protocol,
+    psnr,
+    ssim,
+)
 from super_resolution.figures import save_comparison
 from super_resolution.images import read_image, write_image
 from super_resolution.resize import downscale, matlab_bicubic
@@ -128,7 +137,9 @@ def grey_and_colour(tmp_path: Path, photo: np.ndarray) -> ImageSet:
 
 
 @pytest.mark.parametrize("tile", [None, 16])
-def test_a_network_is_scored_on_what_it_gives(grey_and_colour: ImageSet, tile: int | None, photo: np.ndarray) -> None:
+def test_a_network_is_scored_on_what_it_gives(
+    grey_and_colour: ImageSet, tile: int | None, photo: np.ndarray
+) -> None:
     network = Nearest(2).train()
     found = evaluate(by_network(network, 2, tile), grey_and_colour).images
     for name, hr in (("colour", photo[:60, :82]), ("grey", photo[:50, :46, 0])):
@@ -141,7 +152,9 @@ def test_a_network_is_scored_on_what_it_gives(grey_and_colour: ImageSet, tile: i
     assert network.training
 
 
-def test_the_comparison_figure_shows_every_image_and_upscaler(grey_and_colour: ImageSet, tmp_path: Path) -> None:
+def test_the_comparison_figure_shows_every_image_and_upscaler(
+    grey_and_colour: ImageSet, tmp_path: Path
+) -> None:
     upscalers = {"bicubic": bicubic(2), "nearest": by_network(Nearest(2), 2)}
     save_comparison(grey_and_colour.pairs, 2, upscalers, tmp_path / "crops.png", side=32)
     picture = read_image(tmp_path / "crops.png")

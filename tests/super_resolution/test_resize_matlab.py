@@ -61,7 +61,9 @@ def resize_exactly(values: list[int], scale: Fraction, mirror: bool) -> list[Fra
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.integers(0, 255), min_size=1, max_size=20),
-    scale=st.sampled_from([Fraction(n, d) for n, d in ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1), (3, 2))]),
+    scale=st.sampled_from(
+        [Fraction(n, d) for n, d in ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1), (3, 2))]
+    ),
     mirror=st.booleans(),
 )
 def test_one_column_equals_exact_arithmetic(values: list[int], scale: Fraction, mirror: bool) -> None:
@@ -83,7 +85,9 @@ def test_rows_are_rounded_before_columns_are_filtered() -> None:
 
     def each_column(pixels: np.ndarray) -> np.ndarray:
         exact = [resize_exactly(column.tolist(), Fraction(1, 4), mirror=False) for column in pixels.T]
-        return np.array([[min(max(math.floor(v + Fraction(1, 2)), 0), 255) for v in column] for column in exact]).T
+        return np.array(
+            [[min(max(math.floor(v + Fraction(1, 2)), 0), 255) for v in column] for column in exact]
+        ).T
 
     np.testing.assert_array_equal(matlab_bicubic(image, 0.25), each_column(each_column(image).T).T)
 

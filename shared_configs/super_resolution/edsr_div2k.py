@@ -1,0 +1,31 @@
+# EDSR with 8 blocks of 128 channels on DIV2K: the protocol behind LW-DNA's Table 2 and DHP's Table 2.
+model = "edsr"
+options = dict(n_blocks=8, n_feats=128)
+dataset = "div2k"
+data = dict(
+    patch=192,
+    # The reference trains on 32,208 sub-images; crops of whole images are as many an epoch, 2,013 batches of 16.
+    crops_per_epoch=32208,
+    augment=True,
+    benchmarks=("Set5", "Set14", "B100", "Urban100", "DIV2K"),
+)
+train = dict(
+    epochs=300,
+    batch_size=16,
+    optimizer=dict(name="adam", lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0),
+    schedule=dict(name="step", milestones=(200,), gamma=0.1),
+    ema_decay=None,
+    eval_every=10,
+)
+shrink = dict(
+    widen=2.0,
+    # Table 2: 55.44 of 90.37 G.
+    budget=dict(flops=0.6134),
+    score="gradient",
+    # A floor of 0.4 of the widened widths alone costs 0.64 of the baseline's FLOPs, more than the budget.
+    floor=0.2,
+    ceiling=1.0,
+    round_to=1,
+    batches=2,
+    batch_size=16,
+)
