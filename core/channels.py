@@ -205,8 +205,10 @@ class ChannelGraph:
             [group.name, str(group.width), str(group.step), str(len(group.slots))] for group in self.groups
         ]
         table = text_table(["group", "width", "step", "slots"], rows)
-        flops = {c: self.flops(convention=c) for c in ("macs", "paper")}  # type: ignore[arg-type]
-        costs = f"{len(self.groups)} free groups · {flops['macs']:,} MACs · {flops['paper']:,} FLOPs (paper) · "
+        flops = {c: self.flops(convention=c) for c in ("macs", "paper")}
+        costs = (
+            f"{len(self.groups)} free groups · {flops['macs']:,} MACs · {flops['paper']:,} FLOPs (paper) · "
+        )
         notes = "".join(f"\nfrozen: {note}" for note in self.notes)
         return f"{table}\n{costs}{self.params():,} parameters{notes}"
 
@@ -260,13 +262,10 @@ def trace_channels(
 def _graph(
     model: nn.Module, trace: Trace, grouping: Grouping, options: TraceOptions, batch: int
 ) -> ChannelGraph:
-    owner = np.repeat(np.arange(len(grouping.names)), grouping.sizes)
     slots_of: list[dict[SlotKey, int]] = [{} for _ in grouping.names]
-    rows: dict[SlotKey, tuple[int, IntArray]] = {}
-    for key, table in grouping.slots.items():
-        rows[key] = count_rows(table, owner, grouping.sizes)
-        for group in np.flatnonzero(rows[key][1]):
-            slots_of[group][key] = int(rows[key][1][group])
+    for key, (_, multiplicity) in grouping.slot_rows.items():
+        for group in np.flatnonzero(multiplicity):
+            slots_of[group][key] = int(multiplicity[group])
     groups = [
         ChannelGroup(name, size, step, slots)
         for name, size, step, slots in zip(
@@ -276,7 +275,7 @@ def _graph(
     return ChannelGraph(
         groups=groups,
         slots=grouping.slots,
-        cost=_cost_model(model, trace.terms, grouping, rows, batch),
+        cost=_cost_model(model, trace.terms, grouping, batch),
         conv_groups=trace.conv_groups,
         depthwise=frozenset(name.rpartition(".")[0] for name in trace.depthwise),
         per_group=frozenset(trace.per_group),
@@ -293,12 +292,12 @@ def _cost_model(
     model: nn.Module,
     terms: Sequence[CostTerm],
     grouping: Grouping,
-    slot_rows: Mapping[SlotKey, tuple[int, IntArray]],
     batch: int,
 ) -> CostModel:
     """Collect the distinct row counts and write every cost as coefficient · rows_a · rows_b."""
     constants, multiplicities = [1], [np.zeros(len(grouping.names), dtype=np.int64)]
     index: dict[Any, int] = {}
+    slot_rows = grouping.slot_rows
 
     def row(key: Any, counted: tuple[int, IntArray]) -> int:
         if not counted[1].any():  # nothing in it can change: fold it into the coefficient
@@ -326,7 +325,11 @@ def _cost_model(
     for name, parameter in model.named_parameters():
         dims = [dim for dim in range(parameter.dim()) if (name, dim) in slot_rows]
         rest = [size for dim, size in enumerate(parameter.shape) if dim not in dims]
-        add({"params": 1}, int(np.prod(rest, dtype=np.int64)), [row((name, d), slot_rows[name, d]) for d in dims])
+        add(
+            {"params": 1},
+            int(np.prod(rest, dtype=np.int64)),
+            [row((name, d), slot_rows[name, d]) for d in dims],
+        )
     arrays = {
         kind: tuple(np.array(column, dtype=np.int64) for column in zip(*(items or [(0, 0, 0)]), strict=True))
         for kind, items in collected.items()
@@ -348,12 +351,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m core.channels", description=main.__doc__)
     parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
-    parser.add_argument("--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)")
+    parser.add_argument(
+        "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
+    )
     parser.add_argument("--freeze", nargs="*", default=[], help="modules to leave as they are")
     parser.add_argument("--taps", nargs="*", default=[], help="modules whose output width others read")
     parser.add_argument("--outputs", default="single", choices=["single", "freeze", "free"])
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    parser.add_argument("--verify", action="store_true", help="also prove on random keeps that masked equals cut")
+    parser.add_argument(
+        "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
+    )
     arguments = parser.parse_args(argv)
     try:
         model = call_factory(arguments.model)

@@ -27,6 +27,8 @@ LATENTS = "channel_latents"
 class Latents(nn.Module):
     """The latent vectors of all groups in one parameter `z`, (sum of group sizes,)."""
 
+    one: Tensor
+
     def __init__(self, graph: ChannelGraph, z: Tensor) -> None:
         super().__init__()
         self.z = nn.Parameter(z)
@@ -100,7 +102,9 @@ def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) ->
     """
     gated = copy.deepcopy(model)
     reference = next(model.parameters())
-    latents = Latents(graph, torch.full((int(graph.offsets[-1]),), init, dtype=reference.dtype)).to(reference.device)
+    latents = Latents(graph, torch.full((int(graph.offsets[-1]),), init, dtype=reference.dtype)).to(
+        reference.device
+    )
     for name, tables in governed_weights(model, graph).items():
         owner, _, leaf = name.rpartition(".")
         module = gated.get_submodule(owner)

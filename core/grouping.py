@@ -32,8 +32,9 @@ class Grouping:
     sizes: tuple[int, ...]  # elements of each group
     steps: tuple[int, ...]  # channels of the naming module per element
     slots: dict[SlotKey, IntArray]  # row -> flat element index (groups one after the other), -1 where frozen
-    rows: dict[int, tuple[int, IntArray]]  # id of a factor -> (constant, multiplicity per group)
+    slot_rows: dict[SlotKey, tuple[int, IntArray]]  # (constant, multiplicity per group)
     elements: dict[int, IntArray]  # id of a factor -> row -> flat element index
+    rows: dict[int, tuple[int, IntArray]]  # id of a factor -> (constant, multiplicity per group)
 
 
 def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
@@ -45,10 +46,17 @@ def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
             must be alike in these as well.
     """
     component = _components(trace)
-    slot_components = {key: component[labels.numpy()] for key, labels in trace.slots.items()}
-    factor_components = [component[factor.numpy()] for factor in factors]
+    # A BatchNorm's four tensors and its neighbours have the same table: equal ones become one object.
+    tables: dict[bytes, IntArray] = {}
+
+    def table_of(labels: torch.Tensor) -> IntArray:
+        table = component[labels.numpy()]
+        return tables.setdefault(table.tobytes(), table)
+
+    slot_components = {key: table_of(labels) for key, labels in trace.slots.items()}
+    factor_components = [table_of(factor) for factor in factors]
     free = _free_components(trace, component, slot_components)
-    classes = _refine(len(free), [*slot_components.values(), *factor_components])
+    classes = _refine(len(free), list(tables.values()))
     names, members, steps = _name_groups(trace, slot_components, classes, free)
 
     element = np.full(len(free), -1, dtype=np.int64)
@@ -56,12 +64,20 @@ def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
     for offset, items in zip(np.cumsum([0, *sizes[:-1]]), members, strict=True):
         element[items] = offset + np.arange(len(items))
     owner = np.repeat(np.arange(len(sizes)), sizes)
-    elements = {
-        id(factor): element[items] for factor, items in zip(factors, factor_components, strict=True)
-    }
-    rows = {key: count_rows(table, owner, sizes) for key, table in elements.items()}
-    slots = {key: element[items] for key, items in slot_components.items()}
-    return Grouping(tuple(names), tuple(sizes), tuple(steps), slots, rows, elements)
+    mapped = {id(table): element[table] for table in tables.values()}
+    counted = {key: count_rows(table, owner, sizes) for key, table in mapped.items()}
+    slots = {key: mapped[id(table)] for key, table in slot_components.items()}
+    slot_rows = {key: counted[id(table)] for key, table in slot_components.items()}
+    by_factor = [(id(factor), id(table)) for factor, table in zip(factors, factor_components, strict=True)]
+    return Grouping(
+        names=tuple(names),
+        sizes=tuple(sizes),
+        steps=tuple(steps),
+        slots=slots,
+        slot_rows=slot_rows,
+        elements={factor: mapped[table] for factor, table in by_factor},
+        rows={factor: counted[table] for factor, table in by_factor},
+    )
 
 
 def count_rows(elements: IntArray, owner: IntArray, sizes: Sequence[int]) -> tuple[int, IntArray]:
@@ -101,11 +117,16 @@ def _refine(components: int, tables: Sequence[IntArray]) -> IntArray:
     classes = np.zeros(components, dtype=np.int64)
     next_class = 1
     for table in tables:
-        touched, counts = np.unique(table, return_counts=True)
-        pairs = np.stack([classes[touched], counts])
-        _, inverse = np.unique(pairs, axis=1, return_inverse=True)
-        classes[touched] = next_class + inverse.reshape(-1)
-        next_class += int(inverse.max()) + 1
+        counts = np.bincount(table, minlength=components)
+        touched = np.flatnonzero(counts)
+        keys = classes[touched] * (int(counts.max()) + 1) + counts[touched]
+        if (keys == keys[0]).all():  # by far the most frequent case, and no sorting
+            classes[touched] = next_class
+            next_class += 1
+            continue
+        found, inverse = np.unique(keys, return_inverse=True)
+        classes[touched] = next_class + inverse
+        next_class += len(found)
     return classes
 
 

@@ -417,7 +417,9 @@ def _finish(
         if outputs != "free":
             mode.freeze(labels)
         axis = channel_axis(labels)
-        mode.trace.outputs.append(mode.vector(labels, axis, labels.shape[axis]) if labels.dim() else labels[None])
+        mode.trace.outputs.append(
+            mode.vector(labels, axis, labels.shape[axis]) if labels.dim() else labels[None]
+        )
         mode.trace.output_axes.append(axis)
     mode.trace.terms.extend(mode.counted.values())
     found = mode.trace.taps

@@ -121,7 +121,8 @@ def resize(
 
     result = _copy_with(model, resized)
     for name in graph.conv_groups:
-        result.get_submodule(name).groups = conv_groups.get(name, graph.conv_groups[name])
+        convolution: Any = result.get_submodule(name)
+        convolution.groups = conv_groups.get(name, graph.conv_groups[name])
     _update_attributes(
         result, model, graph, lambda table: int((table < 0).sum()) + _scaled(table, graph, sizes, ratios)
     )
@@ -184,9 +185,14 @@ def _group_ratios(graph: ChannelGraph, conv_groups: Mapping[str, int]) -> list[F
             raise UserError(f"conv_groups: '{name}' needs a positive number of groups, got {count!r}")
     ratios = []
     for group, names in grouped_convolutions(graph).items():
-        found = {Fraction(conv_groups.get(name, graph.conv_groups[name]), graph.conv_groups[name]) for name in names}
+        found = {
+            Fraction(conv_groups.get(name, graph.conv_groups[name]), graph.conv_groups[name])
+            for name in names
+        }
         if len(found) > 1:
-            raise UserError(f"group '{group}': the grouped convolutions {', '.join(names)} must grow by one factor")
+            raise UserError(
+                f"group '{group}': the grouped convolutions {', '.join(names)} must grow by one factor"
+            )
         ratios.append(found.pop() if found else Fraction(1))
     return ratios
 
@@ -226,17 +232,16 @@ def _update_attributes(
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
     touched = {name.rpartition(".")[0] for (name, _), table in graph.slots.items() if (table >= 0).any()}
     for name in touched:
-        new, old = result.get_submodule(name), model.get_submodule(name)
+        new: Any = result.get_submodule(name)
+        old: Any = model.get_submodule(name)
         if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
-            weights = new._parameters["weight"], old._parameters["weight"]
-            assert weights[0] is not None and weights[1] is not None
-            new.groups = old.groups * weights[0].shape[0] // weights[1].shape[0]
+            new.groups = old.groups * new.weight.shape[0] // old.weight.shape[0]
         (out, inside, weight), (old_out, old_inside, _) = _sizes(new), _sizes(old)
         _set_sizes(new, {old_out: out}, weight, _OUT)
         _set_sizes(new, {old_inside: inside}, weight, _IN)
 
 
-def _sizes(module: nn.Module) -> tuple[int, int, Tensor]:
+def _sizes(module: Any) -> tuple[int, int, Tensor]:
     """(output size, input size, weight) of a layer, read off its tensors."""
     tensors = [*module._parameters.items(), *module._buffers.items()]
     sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
@@ -250,7 +255,7 @@ def _sizes(module: nn.Module) -> tuple[int, int, Tensor]:
 
 
 def _set_sizes(
-    module: nn.Module, sizes: Mapping[int, int], weight: Tensor | None, attributes: tuple[str, ...] = _OUT
+    module: Any, sizes: Mapping[int, int], weight: Tensor | None, attributes: tuple[str, ...] = _OUT
 ) -> None:
     """Set the attributes that hold an old size to the new one; a like-named one that means something else stays."""
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels in sizes:

@@ -128,7 +128,9 @@ def search(
         keep=_masks(graph, scores, counts),
         widths=widths_of(counts),
         at_floor=[g.name for g, n, low in zip(graph.groups, counts, blocks.low, strict=True) if n == low],
-        at_ceiling=[g.name for g, n, high in zip(graph.groups, counts, blocks.high, strict=True) if n == high],
+        at_ceiling=[
+            g.name for g, n, high in zip(graph.groups, counts, blocks.high, strict=True) if n == high
+        ],
         cost=cost,
         limits=limits,
     )
@@ -328,6 +330,7 @@ def _fill(blocks: _Blocks, fits: Callable[[IntArray], bool], taken: int) -> IntA
     counts = blocks.counts(taken)
     rest = blocks.group[taken:]
     while len(rest):
+
         def fits_with(number: int) -> bool:
             extra = np.bincount(rest[:number], minlength=len(counts))  # noqa: B023
             return fits(counts + blocks.size * extra)  # noqa: B023

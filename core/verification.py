@@ -111,7 +111,10 @@ class _KeptStatistics(TorchFunctionMode):
 
 
 def _affine(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    return [args[2] if len(args) > 2 else kwargs.get("weight"), args[3] if len(args) > 3 else kwargs.get("bias")]
+    return [
+        args[2] if len(args) > 2 else kwargs.get("weight"),
+        args[3] if len(args) > 3 else kwargs.get("bias"),
+    ]
 
 
 def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], inputs: Any) -> Any:
@@ -122,7 +125,7 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
     for name, parameter in masked.named_parameters():
         tables = {dim: graph.slots[name, dim] for dim in range(parameter.dim()) if (name, dim) in graph.slots}
         if len(tables) == 1:
-            (dim, table), = tables.items()
+            ((dim, table),) = tables.items()
             shape = [1] * parameter.dim()
             shape[dim] = -1
             by_tensor[id(parameter)] = torch.from_numpy(flags[table]).reshape(shape)
@@ -154,7 +157,13 @@ def randomise_(model: nn.Module, seed: int) -> None:
 
 
 def verify(
-    graph: ChannelGraph, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0, tolerance: float = 1e-5
+    graph: ChannelGraph,
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    keep: float = 0.6,
+    seed: int = 0,
+    tolerance: float = 1e-5,
 ) -> float:
     """Prove on a random keep of every group that masked equals cut.
 
@@ -176,7 +185,9 @@ def verify(
     """
     model = copy.deepcopy(model).cpu().double().eval()
     randomise_(model, seed)
-    inputs = map_tensors(example_inputs, lambda t: t.detach().cpu().double() if t.is_floating_point() else t.cpu())
+    inputs = map_tensors(
+        example_inputs, lambda t: t.detach().cpu().double() if t.is_floating_point() else t.cpu()
+    )
     masks = random_keep(graph, keep, seed)
     expected = tensors_in(run_masked(model, graph, masks, inputs))
     cut = keep_channels(model, graph, masks)
@@ -190,17 +201,16 @@ def verify(
         ) from error
     flags = keep_flags(graph, masks)
     worst = 0.0
-    for wanted, got, table, axis in zip(expected, actual, graph.outputs, graph.output_axes, strict=True):
-        if not flags[table].all():
-            rows = torch.from_numpy(np.flatnonzero(flags[table]))
-            wanted = wanted.index_select(axis, rows)
+    for whole, got, table, axis in zip(expected, actual, graph.outputs, graph.output_axes, strict=True):
+        rows = torch.from_numpy(np.flatnonzero(flags[table]))
+        wanted = whole if flags[table].all() else whole.index_select(axis, rows)
         if wanted.shape != got.shape:
             raise VerificationError(f"cut output has shape {tuple(got.shape)}, masked {tuple(wanted.shape)}")
         scale = float(wanted.abs().max().clamp_min(1e-30))
         worst = max(worst, float((wanted - got).abs().max()) / scale)
     if not worst <= tolerance:
         raise VerificationError(
-            f"masked and cut outputs differ by {worst:.1e} of the largest output (allowed {tolerance:.0e}); pass freeze= "
-            f"with the module that mixes channels to trace_channels, and please report it"
+            f"masked and cut outputs differ by {worst:.1e} of the largest output (allowed {tolerance:.0e}); pass "
+            f"freeze= with the module that mixes channels to trace_channels, and please report it"
         )
     return worst

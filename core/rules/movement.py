@@ -188,10 +188,10 @@ def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
             mode.tie(joined, item)
         return mode.mark(result, joined)
     rows = []
-    for piece, item in zip(pieces, labels, strict=True):
+    for piece, own in zip(pieces, labels, strict=True):
         shape = [1] * piece.dim()
         shape[axis] = piece.shape[axis]
-        rows.append((frozen_labels(piece) if item is None else item).expand(shape))
+        rows.append((frozen_labels(piece) if own is None else own).expand(shape))
     return mode.mark(result, torch.cat(rows, axis))
 
 
