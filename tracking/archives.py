@@ -54,7 +54,9 @@ class StoredFile:
         except FileNotFoundError as error:
             raise MissingData(f"{self}: no such file: check the path") from error
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{self}: cannot be read ({error}): check the file and its permissions") from error
+            raise UserError(
+                f"{self}: cannot be read ({error}): check the file and its permissions"
+            ) from error
         if len(data) > MAX_MEMBER_BYTES:
             raise UserError(f"{self}: larger than {MAX_MEMBER_BYTES >> 20} MiB, which is no box file")
         return data
@@ -80,7 +82,9 @@ def zip_members(path: Path) -> list[StoredFile]:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable zip archive ({error}): make it again") from error
     if len(entries) > MAX_MEMBERS or sum(entry.file_size for entry in entries) > MAX_TOTAL_BYTES:
-        raise UserError(f"{path}: more than {MAX_MEMBERS} files or {MAX_TOTAL_BYTES >> 30} GiB: no tracking results")
+        raise UserError(
+            f"{path}: more than {MAX_MEMBERS} files or {MAX_TOTAL_BYTES >> 30} GiB: no tracking results"
+        )
     files = []
     for entry in entries:
         # filename has its backslashes already replaced on some systems; orig_filename is what the archive says.
@@ -88,7 +92,9 @@ def zip_members(path: Path) -> list[StoredFile]:
         parts = PurePosixPath(raw).parts
         linked = (entry.external_attr >> 16) & 0o170000 == 0o120000
         if "\\" in raw or ":" in raw or raw.startswith("/") or ".." in parts or linked:
-            raise UserError(f"{path}: refuses the member '{raw[:80]}': it points outside the archive: make it again")
+            raise UserError(
+                f"{path}: refuses the member '{raw[:80]}': it points outside the archive: make it again"
+            )
         if not entry.is_dir() and "__MACOSX" not in parts:
             files.append(StoredFile(path, entry.filename))
     return files

@@ -14,6 +14,8 @@ import numpy as np
 from core.errors import UserError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NOT_A_NUMBER = re.compile(rb"[nN][aA][nN]")
+POWERS_OF_TEN = 10.0 ** np.arange(17)
 SEPARATORS = re.compile(r"[,;\s]+")
 
 
@@ -56,12 +58,15 @@ def parse_boxes(data: bytes, source: str) -> BoxTable:
 
 
 def _parse_plain_decimals(data: bytes) -> np.ndarray | None:
-    """The whole file at once, or None where anything but four plain decimals a line is found.
+    """The whole file at once, or None where anything but four plain decimals (or NaN) a line is found.
 
     A decimal is its digits as an integer divided by a power of ten; both are exact in float64 below 2**53, so the
     one rounding of the division gives the very number that `float(text)` gives.
     """
-    data = data.replace(b"\r\n", b"\n").replace(b", ", b",")
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n")
+    if b" " in data:
+        data = data.replace(b", ", b",").replace(b"\n ", b"\n").lstrip(b" ")
     if not data.endswith(b"\n"):
         data += b"\n"
     characters = np.frombuffer(data, np.uint8)
@@ -72,21 +77,46 @@ def _parse_plain_decimals(data: bytes) -> np.ndarray | None:
     separator = separators[0, 0]
     if separator not in b",\t " or (separators[:, :3] != separator).any() or (separators[:, 3] != 10).any():
         return None
-    decimals = None
-    if b"." in data:
-        dots = np.flatnonzero(characters == ord("."))
-        token = np.searchsorted(ends, dots)
-        if (np.diff(token) == 0).any():
+    not_a_number = None
+    if b"n" in data or b"N" in data:
+        not_a_number = _find_nan(characters, ends)
+        if not_a_number is None:
             return None
-        decimals = np.zeros(ends.size, np.int64)
-        decimals[token] = ends[token] - dots - 1
-        ends = ends - np.searchsorted(dots, ends).astype(np.int32)
+        data = NOT_A_NUMBER.sub(b"000", data)
+        characters = np.frombuffer(data, np.uint8)
+    divisors = None
+    if b"." in data:
+        dots = np.flatnonzero(characters == ord(".")).astype(np.int32)
+        token = np.searchsorted(ends, dots) if dots.size != ends.size else np.arange(ends.size)
+        if (np.diff(token) == 0).any() or (dots > ends[token]).any() or (dots[1:] < ends[token[:-1]]).any():
+            return None
+        divisors = np.ones(ends.size)
+        divisors[token] = POWERS_OF_TEN[np.minimum(ends[token] - dots - 1, 16)]
+        ends -= (
+            np.searchsorted(dots, ends).astype(np.int32)
+            if dots.size != ends.size
+            else (token + 1).astype(np.int32)
+        )
         characters = np.frombuffer(data.replace(b".", b""), np.uint8)
-    starts = np.concatenate(([0], ends[:-1] + 1)).astype(np.int32)
+    values = _integers(characters, ends)
+    if values is None:
+        return None
+    if divisors is not None:
+        values /= divisors
+    if not_a_number is not None:
+        values[not_a_number] = np.nan
+    return values.reshape(-1, 4)
+
+
+def _integers(characters: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+    """The integers that end before the positions `ends`, as float64; None where one is malformed or too long."""
+    starts = np.zeros_like(ends)
+    np.add(ends[:-1], 1, out=starts[1:])
     negative = characters[starts] == ord("-")
     lengths = ends - starts - negative
     longest = int(lengths.max())
-    if lengths.min() < 1 or longest > 15:
+    digits_in_file = np.count_nonzero(characters - np.uint8(ord("0")) <= 9)
+    if longest > 15 or lengths.min() < 1 or digits_in_file != lengths.sum():
         return None
     integer: type[np.signedinteger] = np.int32 if longest <= 9 else np.int64
     values = np.zeros(ends.size, integer)
@@ -94,21 +124,30 @@ def _parse_plain_decimals(data: bytes) -> np.ndarray | None:
         digits = characters[ends - (place + 1)] - np.uint8(ord("0"))
         if place:
             digits *= lengths > place
-        if digits.max() > 9:
-            return None
         values += digits * integer(10**place)
-    boxes = values.astype(np.float64)
-    if decimals is not None:
-        boxes /= 10.0**decimals
-    np.negative(boxes, out=boxes, where=negative)
-    return boxes.reshape(-1, 4)
+    numbers = values.astype(np.float64)
+    np.negative(numbers, out=numbers, where=negative)
+    return numbers
+
+
+def _find_nan(characters: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+    """Which values are the three letters of NaN; None where letters make up anything else."""
+    found = np.flatnonzero((characters | 32) == ord("n"))
+    first, last = found[::2], found[1::2]
+    if first.size != last.size or (last - first != 2).any() or (characters[first + 1] | 32 != ord("a")).any():
+        return None
+    token = np.searchsorted(ends, last)
+    starts = np.where(token > 0, ends[token - 1] + 1, 0)
+    return token if (ends[token] == last + 1).all() and (starts == first).all() else None
 
 
 def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
     try:
         text = data.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not a text file; expected one line 'x,y,width,height' per frame") from error
+        raise UserError(
+            f"{source}: not a text file; expected one line 'x,y,width,height' per frame"
+        ) from error
     rows: list[list[float]] = []
     lines: list[int] = []
     header = None
@@ -132,7 +171,9 @@ def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
         rows.append(numbers)
         lines.append(number)
     if not rows:
-        raise UserError(f"{source}: empty; expected one line 'x,y,width,height' per frame: run the tracker again")
+        raise UserError(
+            f"{source}: empty; expected one line 'x,y,width,height' per frame: run the tracker again"
+        )
     ordinary = header is None and lines[-1] == len(lines)
     return BoxTable(np.array(rows, np.float64), source, None if ordinary else tuple(lines), header)
 
@@ -155,10 +196,10 @@ def parse_flags(data: bytes, source: str) -> np.ndarray:
         values, separators = digits[::2] - np.uint8(ord("0")), digits[1::2]
         if values.max() <= 1 and np.isin(separators, (10, 44)).all():
             return values.astype(bool)
-    values = [_number(field) for field in SEPARATORS.split(data.decode("utf-8", "replace").strip()) if field]
-    if not values or any(value is None for value in values):
+    flags = [_number(field) for field in SEPARATORS.split(data.decode("utf-8", "replace").strip()) if field]
+    if not flags or any(flag is None for flag in flags):
         raise UserError(f"{source}: expected a 0 or 1 for each frame")
-    return np.array(values, np.float64) != 0
+    return np.array(flags, np.float64) != 0
 
 
 def format_boxes(boxes: np.ndarray, separator: str = ",", decimals: int = 4) -> str:

@@ -39,8 +39,8 @@ def cached(
     """
     if not enabled:
         return parse()
-    names = []
-    states = []
+    names: list[str] = []
+    states: list[tuple[int, int, int] | None] = []
     for source in sources:
         try:
             status = source.stat()

@@ -81,7 +81,9 @@ def _scores(
     def at(curve: np.ndarray, thresholds: Sequence[float], threshold: float) -> np.ndarray:
         return curve[:, int(np.argmin(np.abs(np.array(thresholds) - threshold)))]
 
-    def score(kind: Score, curve: np.ndarray, thresholds: Sequence[float], threshold: float) -> np.ndarray | None:
+    def score(
+        kind: Score, curve: np.ndarray, thresholds: Sequence[float], threshold: float
+    ) -> np.ndarray | None:
         if kind == "none":
             return None
         if kind == "at":
@@ -141,8 +143,12 @@ def _evaluate(
     if missing and protocol.missing == "zeros" and not partial:
         for sequence in dataset.sequences:
             if sequence.name in missing:
-                problems.append(Problem(f"{tracker.name}/{sequence.name}.txt", (), "missing", "scored as empty boxes"))
-                results[sequence.name] = (BoxTable(np.zeros_like(sequence.boxes), f"{tracker.name}/{sequence.name}"),)
+                problems.append(
+                    Problem(f"{tracker.name}/{sequence.name}.txt", (), "missing", "scored as empty boxes")
+                )
+                results[sequence.name] = (
+                    BoxTable(np.zeros_like(sequence.boxes), f"{tracker.name}/{sequence.name}"),
+                )
         missing = ()
     elif missing and not partial:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
@@ -193,7 +199,12 @@ def as_dict(evaluation: Evaluation, attributes: bool = False) -> dict[str, Any]:
         },
         "missing": list(evaluation.missing),
         "problems": [
-            {"file": item.source, "lines": list(item.lines), "problem": item.what, "treatment": item.treatment}
+            {
+                "file": item.source,
+                "lines": list(item.lines),
+                "problem": item.what,
+                "treatment": item.treatment,
+            }
             for item in evaluation.problems
         ],
     }
@@ -247,9 +258,14 @@ def evaluate(
         MissingData: ground truth or results are not there.
     """
     record = get_protocol(protocol, dataset)
-    truth = load(record.dataset, data_root, split, annotations, sequences, partial, cache=cache)
+    truth = load(
+        record.dataset, data_root, split, annotations, patterns=sequences, partial=partial, cache=cache
+    )
     found = pick_trackers(find_trackers(results_dir, truth.sequences), trackers)
-    return {item.name: as_dict(item, attributes) for item in evaluate_trackers(truth, found, record, partial, cache)}
+    return {
+        item.name: as_dict(item, attributes)
+        for item in evaluate_trackers(truth, found, record, partial, cache)
+    }
 
 
 def pick_trackers(found: Sequence[StoredTracker], names: Sequence[str]) -> list[StoredTracker]:

@@ -36,37 +36,32 @@ def centres(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return boxes[:, 0] + (boxes[:, 2] - 1) / 2, boxes[:, 1] + (boxes[:, 3] - 1) / 2
 
 
-def centre_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Distance of the box centres in pixels, `(frames,)`."""
-    x, y = centres(boxes)
-    true_x, true_y = centres(truth)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.sqrt((x - true_x) ** 2 + (y - true_y) ** 2)
-
-
-def normalised_error(
+def centre_errors(
     boxes: np.ndarray, truth: np.ndarray, form: Normalisation = "quotients", floor: float = 0.0
-) -> np.ndarray:
-    """Centre error divided, per axis, by the size of the ground-truth box: `(frames,)`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of the box centres in pixels, and the same with each axis divided by the true size: `(frames,)` each.
 
     Args:
         boxes: predicted boxes.
         truth: ground-truth boxes.
-        form: the order in which the toolkits do the arithmetic. It decides frames that lie exactly on a threshold:
-            `"quotients"` x/w - x*/w (LaSOT, pysot), `"difference"` (x - x*)/w (got10k),
+        form: the order in which the toolkits do the arithmetic of the normalised error. It decides frames that lie
+            exactly on a threshold: `"quotients"` x/w - x*/w (LaSOT, pysot), `"difference"` (x - x*)/w (got10k),
             `"products"` sqrt(d/w·d/w + …) from left to right (TrackingNet).
-        floor: sizes below this count as this (1 px in got10k).
+        floor: true sizes below this count as this (1 px in got10k).
     """
     x, y = centres(boxes)
     true_x, true_y = centres(truth)
     width, height = np.maximum(truth[:, 2], floor), np.maximum(truth[:, 3], floor)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        if form == "quotients":
-            return np.sqrt((x / width - true_x / width) ** 2 + (y / height - true_y / height) ** 2)
         across, down = x - true_x, y - true_y
+        distance = np.sqrt(across * across + down * down)
+        if form == "products":
+            return distance, np.sqrt(across / width * across / width + down / height * down / height)
         if form == "difference":
-            return np.sqrt((across / width) ** 2 + (down / height) ** 2)
-        return np.sqrt(across / width * across / width + down / height * down / height)
+            across, down = across / width, down / height
+        else:
+            across, down = x / width - true_x / width, y / height - true_y / height
+        return distance, np.sqrt(across * across + down * down)
 
 
 def _cumulative(passed: np.ndarray, thresholds: int, starts: np.ndarray, frames: int) -> np.ndarray:

@@ -214,7 +214,8 @@ OTB = replace(LASOT, name="otb", title="OTB benchmark code", dataset="otb", abse
 UAV = replace(OTB, name="uav", title="UAV123 benchmark code", dataset="uav123")
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (LASOT, PYTRACKING, PYSOT, GOT10K_OTB, GOT10K, TRACKINGNET, OTB, UAV)
+    protocol.name: protocol
+    for protocol in (LASOT, PYTRACKING, PYSOT, GOT10K_OTB, GOT10K, TRACKINGNET, OTB, UAV)
 }
 
 
@@ -239,7 +240,7 @@ def get_protocol(name: str, dataset: str | None = None) -> Protocol:
 
 def score_labels(protocol: Protocol) -> dict[str, str]:
     """What each score is called in tables, so that no name stands for two definitions."""
-    labels = {}
+    labels: dict[str, str] = {}
     if protocol.averaging == "frame":
         labels |= {"ao": "AO", "op50": "SR0.50", "op75": "SR0.75"}
         return labels

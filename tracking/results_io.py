@@ -94,7 +94,7 @@ def _group_folder(place: Path, names: Mapping[str, str]) -> Found:
             subfolders.clear()
         for file in files:
             if file.endswith(".txt"):
-                _add(groups, parts, file, names, StoredFile(Path(folder) / file), place.resolve().name)
+                _add(groups, parts, StoredFile(Path(folder) / file), names, place.resolve().name)
             elif file.endswith(".zip"):
                 inner = _group_zip(Path(folder) / file, names, "/".join((*parts, file[:-4])))
                 for name, found in inner.items():
@@ -107,15 +107,15 @@ def _group_zip(place: Path, names: Mapping[str, str], default: str) -> Found:
     for file in zip_members(place):
         assert file.member is not None  # zip_members makes nothing else
         if file.member.endswith(".txt"):
-            _add(groups, PurePosixPath(file.member).parts[:-1], file.name, names, file, default)
+            _add(groups, PurePosixPath(file.member).parts[:-1], file, names, default)
     return groups
 
 
 def _add(
-    groups: Found, parts: tuple[str, ...], file: str, names: Mapping[str, str], stored: StoredFile, default: str
+    groups: Found, parts: tuple[str, ...], stored: StoredFile, names: Mapping[str, str], default: str
 ) -> None:
     """Sort one file into its tracker's group; files that belong to no sequence are other people's notes."""
-    stem = file.removesuffix(".txt")
+    stem = stored.name.removesuffix(".txt")
     repetition = 1
     if stem.endswith("_time") and stem[:-5] in names:
         stem, repetition = stem[:-5], -1
@@ -132,7 +132,9 @@ def _add(
     groups.setdefault(tracker.removesuffix(LASOT_SUFFIX), []).append((names[stem], repetition, stored))
 
 
-def read_results(tracker: StoredTracker, names: Sequence[str], cache: bool = True) -> dict[str, tuple[BoxTable, ...]]:
+def read_results(
+    tracker: StoredTracker, names: Sequence[str], cache: bool = True
+) -> dict[str, tuple[BoxTable, ...]]:
     """Read a tracker's boxes.
 
     Args:

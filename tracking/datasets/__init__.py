@@ -27,7 +27,13 @@ DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = 
     "otb": (otb.entries, otb.SPLITS),
     "uav123": (uav123.entries, uav123.SPLITS),
 }
-TITLES = {"lasot": "LaSOT", "trackingnet": "TrackingNet", "got10k": "GOT-10k", "otb": "OTB", "uav123": "UAV123"}
+TITLES = {
+    "lasot": "LaSOT",
+    "trackingnet": "TrackingNet",
+    "got10k": "GOT-10k",
+    "otb": "OTB",
+    "uav123": "UAV123",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def load(
     root: str | Path | None = None,
     split: str | None = None,
     annotations: str | Path | None = None,
+    *,
     patterns: Sequence[str] = (),
     partial: bool = False,
     frames: bool = False,
@@ -184,7 +191,9 @@ def read_absent(entry: Entry) -> np.ndarray | None:
         return None
     flags = [parse_flags(path.read_bytes(), str(path)) for path in entry.absent]
     if len({len(flag) for flag in flags}) > 1:
-        raise UserError(f"{entry.absent[0]} and {entry.absent[1]} have different lengths: get the annotations again")
+        raise UserError(
+            f"{entry.absent[0]} and {entry.absent[1]} have different lengths: get the annotations again"
+        )
     if entry.absent_when == "zero":
         return ~flags[0]
     return np.logical_or.reduce(flags)

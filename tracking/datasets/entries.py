@@ -97,4 +97,6 @@ def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries):
             raise UserError(f"no sequence matches '{pattern}': --list shows the {len(entries)} names")
-    return [entry for entry in entries if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)]
+    return [
+        entry for entry in entries if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+    ]

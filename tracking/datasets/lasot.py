@@ -99,7 +99,9 @@ def _all_names(dataset: Path | None, toolkit: Path | None) -> list[str]:
     return sorted(names)
 
 
-def _entry(name: str, dataset: Path | None, own: Path | None, toolkit: Path | None, beside_frames: bool) -> Entry:
+def _entry(
+    name: str, dataset: Path | None, own: Path | None, toolkit: Path | None, beside_frames: bool
+) -> Entry:
     class_name = name.rsplit("-", 1)[0]
     frames = None if dataset is None else FrameFolder(dataset / class_name / name / "img")
     attributes = None if toolkit is None else toolkit / "annos/att" / f"{name}.txt"

@@ -66,7 +66,9 @@ def entries(request: Request) -> list[Entry]:
     found = []
     for folder_name in folder_names(request.split):
         folder = None if dataset is None else dataset / folder_name
-        frames = None if folder is None else FrameFolder(folder / "img", *FRAMES_USED.get(folder_name, (1, None)))
+        frames = (
+            None if folder is None else FrameFolder(folder / "img", *FRAMES_USED.get(folder_name, (1, None)))
+        )
         targets = (1, 2) if folder_name in TWO_TARGETS else (None,)
         for target in targets:
             name = folder_name if target is None else f"{folder_name}-{target}"
@@ -75,8 +77,12 @@ def entries(request: Request) -> list[Entry]:
             else:
                 assert folder is not None  # one of the two is there, see above
                 # Human4's only filled file is the second target's.
-                number = 2 if folder_name == "Human4" and (folder / "groundtruth_rect.2.txt").is_file() else target
-                truth = folder / ("groundtruth_rect.txt" if number is None else f"groundtruth_rect.{number}.txt")
+                number = (
+                    2 if folder_name == "Human4" and (folder / "groundtruth_rect.2.txt").is_file() else target
+                )
+                truth = folder / (
+                    "groundtruth_rect.txt" if number is None else f"groundtruth_rect.{number}.txt"
+                )
             attributes = None if folder is None else folder / "attrs.txt"
             stem, suffix = (folder_name, target) if target else (folder_name, 2)
             several = target is not None or folder_name == "Human4"

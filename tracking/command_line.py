@@ -1,0 +1,67 @@
+"""What the tracking commands share: the options that name data, and how errors become exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.errors import UserError
+from tracking.datasets import DATASETS
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--dataset`, `--data-root`, `--split`, `--annotations`, `--sequences` and `--debug`."""
+    splits = "; ".join(f"{name}: {', '.join(splits[:3])}" for name, (_, splits) in DATASETS.items())
+    parser.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(DATASETS))
+    parser.add_argument("--data-root", type=Path, help="default: $LWDNA_DATA, else data/")
+    parser.add_argument("--split", help=f"part of the data set, the first is the default ({splits})")
+    parser.add_argument(
+        "--annotations", type=Path, help="other ground truth: a folder or zip in the data set's layout"
+    )
+    parser.add_argument(
+        "--sequences", nargs="+", default=(), metavar="PATTERN", help="names or patterns such as 'car-*'"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse, run, and turn errors into one line and an exit status: 2 for the user's, 1 for any other."""
+    arguments = parser.parse_args(argv)
+    if arguments.dataset == "uav":
+        arguments.dataset = "uav123"
+    try:
+        return command(arguments)
+    except UserError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has gone; Python would complain once more at exit
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "interrupted; finished sequences are stored, the same command goes on from there", file=sys.stderr
+        )
+        return 1
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"failed: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1

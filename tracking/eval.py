@@ -1,0 +1,231 @@
+"""Score trackers: `python -m tracking.eval --dataset lasot`.
+
+With `--results DIR` stored boxes are scored. Without, the tracker `--tracker` is run over the sequences first, in
+parallel, and goes on where an earlier run stopped; its results stay in `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import atomic_write, write_json
+from tracking.command_line import add_data_options, run_command
+from tracking.datasets import TITLES, TrackingDataset, list_entries, load
+from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
+from tracking.protocols import PROTOCOLS, Protocol, get_protocol
+from tracking.results_io import StoredTracker, find_trackers, read_results
+
+PROTOCOL_OF = {
+    "lasot": "lasot",
+    "trackingnet": "trackingnet",
+    "got10k": "got10k",
+    "otb": "otb",
+    "uav123": "uav",
+}
+PROBLEMS_SHOWN = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m tracking.eval",
+        description="Score trackers exactly as each benchmark's own toolkit does.",
+    )
+    add_data_options(made)
+    made.add_argument(
+        "--protocol", metavar="NAME", help=f"default: the data set's own; {', '.join(PROTOCOLS)}"
+    )
+    made.add_argument("--list", action="store_true", help="list the sequences and stop")
+    made.add_argument("--partial", action="store_true", help="leave out sequences that are missing")
+
+    stored = made.add_argument_group("scoring stored results")
+    stored.add_argument(
+        "--results", type=Path, metavar="DIR", help="folder or zip of stored boxes, any toolkit's layout"
+    )
+    stored.add_argument("--trackers", nargs="+", default=(), metavar="NAME", help="only these of them")
+    stored.add_argument("--no-cache", action="store_true", help="parse all text again")
+
+    running = made.add_argument_group("running a tracker")
+    running.add_argument(
+        "--tracker", default="ncc", metavar="SPEC", help="still, ncc or package.module:factory (ncc)"
+    )
+    running.add_argument("--name", help="what to call its results; default: the tracker")
+    running.add_argument("--output", type=Path, metavar="DIR", help="default: work_dirs/tracking/<dataset>")
+    running.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes; default: one per core"
+    )
+
+    output = made.add_argument_group("output")
+    output.add_argument("--attributes", action="store_true", help="score each challenge attribute too")
+    output.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="per-sequence differences of two trackers"
+    )
+    output.add_argument(
+        "--measure", default="success_auc", help="the score that --compare compares (success_auc)"
+    )
+    output.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    output.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    output.add_argument("--latex", type=Path, metavar="FILE", help="write the table as LaTeX")
+    output.add_argument("--table-json", type=Path, metavar="FILE", help="write the table's rows as JSON")
+    output.add_argument(
+        "--plots", type=Path, metavar="DIR", help="write success, precision and attribute plots"
+    )
+    output.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("KIND", "PATH"),
+        help="trackingnet or got10k (a zip), lasot or pytracking (a folder)",
+    )
+    return made
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit status."""
+    if arguments.list:
+        entries = list_entries(arguments.dataset, arguments.data_root, arguments.split, arguments.annotations)
+        for entry in entries:
+            print(entry.name)
+        return 0
+    if arguments.workers < 0:
+        raise UserError(f"--workers {arguments.workers}: expected 0 (one per core) or more")
+    protocol = get_protocol(
+        arguments.protocol or PROTOCOL_OF.get(arguments.dataset, "lasot"), arguments.dataset
+    )
+    running = arguments.results is None
+    dataset = load(
+        arguments.dataset,
+        arguments.data_root,
+        arguments.split,
+        arguments.annotations,
+        patterns=arguments.sequences,
+        partial=arguments.partial,
+        frames=running,
+        cache=not arguments.no_cache,
+    )
+    if running:
+        place = _run(arguments, dataset)
+        trackers = find_trackers(place, dataset.sequences)
+    else:
+        trackers = pick_trackers(find_trackers(arguments.results, dataset.sequences), arguments.trackers)
+    if arguments.export:
+        _export(arguments, dataset, trackers)
+        if all(len(sequence.boxes) == 1 for sequence in dataset.sequences):
+            return 0  # the ground truth is on a server, there is nothing to score with
+    evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial, not arguments.no_cache)
+    _warn(dataset, evaluations)
+    _report(arguments, dataset, evaluations, protocol)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
+    from tracking.runner import run  # OpenCV is not needed to score stored boxes
+
+    name = arguments.name or arguments.tracker.replace(":", ".")
+    folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
+    run(
+        arguments.tracker,
+        dataset.sequences,
+        folder,
+        arguments.workers,
+        lambda line: print(line, file=sys.stderr),
+    )
+    return folder
+
+
+def _export(
+    arguments: argparse.Namespace, dataset: TrackingDataset, trackers: Sequence[StoredTracker]
+) -> None:
+    from tracking.exporters import export
+
+    kind, path = arguments.export
+    if len(trackers) > 1 and Path(path).suffix == ".zip":
+        names = ", ".join(tracker.name for tracker in trackers)
+        raise UserError(f"a zip holds one tracker's results: choose one of {names} with --trackers")
+    for tracker in trackers:
+        results = read_results(
+            tracker, [sequence.name for sequence in dataset.sequences], not arguments.no_cache
+        )
+        times = {name: np.array(file.read().split(), np.float64) for name, file in tracker.times.items()}
+        print(export(kind, path, tracker.name, dataset.sequences, results, times=times))
+
+
+def _warn(dataset: TrackingDataset, evaluations: Sequence[Evaluation]) -> None:
+    """Say on the error stream what was left out or mended: no score may hide it."""
+    if dataset.missing:
+        total = len(dataset.missing) + len(dataset.sequences)
+        print(
+            f"warning: {TITLES[dataset.name]}: {len(dataset.missing)} of {total} sequences missing",
+            file=sys.stderr,
+        )
+    for item in evaluations:
+        if item.missing:
+            print(
+                f"warning: {item.name}: no result for {len(item.missing)} sequences, left out",
+                file=sys.stderr,
+            )
+        for problem in item.problems[:PROBLEMS_SHOWN]:
+            print(f"warning: {problem}", file=sys.stderr)
+        if len(item.problems) > PROBLEMS_SHOWN:
+            more = len(item.problems) - PROBLEMS_SHOWN
+            print(f"warning: {item.name}: {more} more problems, all are in --json FILE", file=sys.stderr)
+
+
+def _report(
+    arguments: argparse.Namespace,
+    dataset: TrackingDataset,
+    evaluations: Sequence[Evaluation],
+    protocol: Protocol,
+) -> None:
+    from tracking.comparison import compare
+    from tracking.tables import attribute_table, comparison_table, latex_table, markdown_table, score_rows
+
+    if arguments.attributes and not evaluations[0].attributes:
+        raise UserError(
+            f"--attributes: no challenge attributes beside the ground truth of {TITLES[dataset.name]}: "
+            "for LaSOT they come with the evaluation toolkit's annotation folder"
+        )
+    parts = [markdown_table(evaluations, dataset.split)]
+    if arguments.attributes:
+        parts += [attribute_table(item) for item in evaluations]
+    shown = list(parts)
+    if arguments.compare:
+        named = {item.name: item for item in evaluations}
+        for name in arguments.compare:
+            if name not in named:
+                raise UserError(f"--compare: no tracker '{name}': there are {', '.join(named)}")
+        first, second = (named[name] for name in arguments.compare)
+        result = compare(first, second, arguments.measure)
+        parts.append(comparison_table(result))
+        shown.append(comparison_table(result, rows=10))
+    print("\n".join(shown), end="")
+    if arguments.json:
+        write_json(arguments.json, {item.name: as_dict(item, arguments.attributes) for item in evaluations})
+    if arguments.table_json:
+        write_json(arguments.table_json, score_rows(evaluations))
+    for path, text in (
+        (arguments.markdown, "\n".join(parts)),
+        (arguments.latex, latex_table(evaluations, dataset.split)),
+    ):
+        if path:
+            with atomic_write(path) as file:
+                file.write(text)
+    if arguments.plots:
+        from tracking.plots import save_plots  # matplotlib takes longer to import than the scoring takes
+
+        for path in save_plots(arguments.plots, evaluations, dataset.split):
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_command(parser(), command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Run a tracker over sequences in parallel workers, store each result as it is ready, and go on where a run stopped.
+
+A run's folder holds `<sequence>.txt` (float boxes), `times/<sequence>_time.txt` (seconds per frame, decoding left
+out), `scores/<sequence>_score.txt` (where the tracker gives scores) and `run.json` (what was run). The boxes are
+written last and atomically, so a sequence that has them is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.errors import UserError
+from core.files import atomic_write, write_json
+from tracking.boxes import format_boxes, parse_boxes
+from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.trackers import Tracker, make_tracker
+
+
+@dataclass(frozen=True)
+class Track:
+    """A tracker's answer to one sequence.
+
+    Attributes:
+        boxes: `(frames, 4)`; the first row is the box that it was started with.
+        seconds: `(frames,)` spent in `init` and `update`.
+        scores: `(frames,)`, NaN where the tracker gave none.
+    """
+
+    boxes: np.ndarray
+    seconds: np.ndarray
+    scores: np.ndarray
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """An image as `(height, width, 3)` uint8 RGB.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(
+            f"{path}: not a readable image: get the frame again (python -m tracking.check_dataset)"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def track_sequence(tracker: Tracker, frames: Sequence[Path], box: Sequence[float]) -> Track:
+    """Run a fresh tracker over one video.
+
+    Args:
+        tracker: see `trackers.Tracker`.
+        frames: image files.
+        box: the target in the first frame.
+
+    Raises:
+        UserError: an unreadable frame, or an answer that is not four finite numbers.
+    """
+    boxes = np.empty((len(frames), 4))
+    seconds = np.empty(len(frames))
+    scores = np.full(len(frames), np.nan)
+    for index, path in enumerate(frames):
+        frame = read_frame(path)
+        start = time.perf_counter()
+        if index == 0:
+            tracker.init(frame, box)
+            boxes[0] = box
+        else:
+            answer = tracker.update(frame)
+        seconds[index] = time.perf_counter() - start
+        if index:
+            scored = isinstance(answer, tuple) and len(answer) == 2
+            predicted = np.asarray(answer[0] if scored else answer, np.float64)
+            if predicted.shape != (4,) or not np.isfinite(predicted).all():
+                raise UserError(
+                    f"{path}: the tracker answered {answer!r}, not x, y, width, height: repair the tracker"
+                )
+            boxes[index] = predicted
+            if scored:
+                scores[index] = float(answer[1])
+    return Track(boxes, seconds, scores)
+
+
+def is_finished(folder: Path, sequence: TrackingSequence) -> bool:
+    """Whether a run's folder holds a result of this sequence.
+
+    Raises:
+        UserError: it holds one with another number of rows, of another version of the data set.
+    """
+    path = folder / f"{sequence.name}.txt"
+    if not path.is_file():
+        return False
+    rows = len(parse_boxes(path.read_bytes(), str(path)).boxes)
+    frames = _frame_count(sequence)
+    if rows != frames:
+        raise UserError(
+            f"{path}: {rows} rows for {frames} frames: remove the file, or choose another --output"
+        )
+    return True
+
+
+def _frame_count(sequence: TrackingSequence) -> int:
+    frames = len(sequence.frames.paths()) if sequence.frames is not None else 0
+    truth = len(sequence.boxes)
+    # With ground truth for more than the first frame, both must agree; trackers are never run on unannotated tails.
+    if frames < truth or not frames:
+        raise UserError(
+            f"{sequence.name}: {frames} frames for {truth} ground-truth boxes: complete the data set"
+        )
+    return frames if truth == 1 else truth
+
+
+def _work(spec: str, sequence: TrackingSequence, folder: Path) -> tuple[int, float]:
+    """One sequence in a worker; returns its frames and the seconds spent tracking."""
+    assert sequence.frames is not None  # run() has counted them
+    frames = sequence.frames.paths()[: _frame_count(sequence)]
+    track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist())
+    _store(folder, sequence.name, track)
+    return len(frames), float(track.seconds.sum())
+
+
+def _store(folder: Path, name: str, track: Track) -> None:
+    with atomic_write(folder / "times" / f"{name}_time.txt") as file:
+        file.write("".join(f"{second:.6f}\n" for second in track.seconds))
+    if np.isfinite(track.scores).any():
+        with atomic_write(folder / "scores" / f"{name}_score.txt") as file:
+            file.write("".join(f"{score:.6f}\n" for score in track.scores))
+    with atomic_write(folder / f"{name}.txt") as file:
+        file.write(format_boxes(track.boxes))
+
+
+def _start_worker() -> None:
+    # Workers share the cores already; threads inside each would only fight.
+    cv2.setNumThreads(1)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+
+def run(
+    spec: str,
+    sequences: Sequence[TrackingSequence],
+    folder: str | Path,
+    workers: int = 0,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Run a tracker over sequences that have no result yet, longest first.
+
+    Args:
+        spec: the tracker, see `trackers.tracker_factory`.
+        sequences: with frames.
+        folder: where the results go.
+        workers: processes; 0 for one per available core.
+        report: is told of each finished sequence.
+
+    Returns:
+        The names of the sequences that were run now.
+
+    Raises:
+        UserError: no such tracker, a folder of another tracker's results, unreadable frames.
+        RuntimeError: the tracker failed on some sequences; the others are stored.
+    """
+    folder = Path(folder)
+    make_tracker(spec)
+    _claim(folder, spec)
+    waiting = [sequence for sequence in sequences if not is_finished(folder, sequence)]
+    waiting.sort(key=lambda sequence: -_frame_count(sequence))
+    if len(waiting) < len(sequences):
+        report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
+    count = min(workers or len(os.sched_getaffinity(0)), len(waiting))
+    finished: list[str] = []
+    failures: list[tuple[str, BaseException]] = []
+
+    def note(name: str, frames: int, seconds: float) -> None:
+        finished.append(name)
+        done = len(finished) + len(failures)
+        report(f"{done}/{len(waiting)} {name}: {frames} frames, {frames / max(seconds, 1e-9):.1f} frames/s")
+
+    if count <= 1:
+        for sequence in waiting:
+            note(sequence.name, *_work(spec, sequence, folder))
+        return finished
+    # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
+        jobs: dict[Future[tuple[int, float]], str] = {
+            pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
+        }
+        pending = set(jobs)
+        try:
+            while pending:
+                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for job in ready:
+                    error = job.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise RuntimeError("a worker died (out of memory?): try fewer --workers") from error
+                    if error is not None:
+                        failures.append((jobs[job], error))
+                    else:
+                        note(jobs[job], *job.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        name, error = failures[0]
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        if isinstance(error, UserError):
+            raise error
+        raise RuntimeError(f"{spec} failed on {name}{more}: {type(error).__name__}: {error}") from error
+    return finished
+
+
+def _claim(folder: Path, spec: str) -> None:
+    """Write down what this folder's results come from; refuse to mix two trackers' results."""
+    record = folder / "run.json"
+    if record.is_file():
+        earlier = json.loads(record.read_text(encoding="utf-8")).get("tracker")
+        if earlier != spec:
+            raise UserError(
+                f"{folder} holds results of '{earlier}', not of '{spec}': choose another --name or --output"
+            )
+        return
+    write_json(
+        record,
+        {
+            "tracker": spec,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+    )

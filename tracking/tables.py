@@ -1,0 +1,137 @@
+"""Tables of scores in percent: Markdown, LaTeX, and rows for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracking.comparison import Comparison
+from tracking.datasets import TITLES
+from tracking.evaluation import Evaluation
+from tracking.protocols import score_labels
+
+Row = tuple[str, dict[str, float | None]]
+
+
+def score_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | float | int | None]]:
+    """One row per tracker: its name, its scores as fractions under the names that tables print, sequences, speed."""
+    rows: list[dict[str, str | float | int | None]] = []
+    for item in evaluations:
+        scores = item.scores()
+        row: dict[str, str | float | int | None] = {"tracker": item.name, "protocol": item.protocol.name}
+        row |= {label: scores[key] for key, label in score_labels(item.protocol).items()}
+        row |= {"sequences": len(item.curves.names), "frames_per_second": item.speed}
+        rows.append(row)
+    return rows
+
+
+def caption(evaluations: Sequence[Evaluation], split: str) -> str:
+    """What a table or plot of these evaluations shows."""
+    first = evaluations[0]
+    counts = sorted({len(item.curves.names) for item in evaluations})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{TITLES[first.protocol.dataset]} {split} ({number} sequences), protocol of the {first.protocol.title}"
+
+
+def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[str]]:
+    """Percentages with two decimals, the best of each column in bold."""
+    best = {
+        key: max((scores[key] for _, scores in rows if scores[key] is not None), default=None)  # type: ignore[type-var]
+        for key in labels
+    }
+    lines = []
+    for name, scores in rows:
+        cells = [name]
+        for key in labels:
+            value = scores[key]
+            text = "–" if value is None else f"{100 * value:.2f}"
+            cells.append(
+                bold.format(text) if value is not None and value == best[key] and len(rows) > 1 else text
+            )
+        lines.append(cells)
+    return lines
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *lines])
+
+
+def _rows_of(evaluations: Sequence[Evaluation]) -> tuple[list[Row], dict[str, str]]:
+    return [(item.name, item.scores()) for item in evaluations], score_labels(evaluations[0].protocol)
+
+
+def markdown_table(evaluations: Sequence[Evaluation], split: str) -> str:
+    """The trackers' scores in percent as a Markdown table under a caption."""
+    rows, labels = _rows_of(evaluations)
+    lines = _cells(rows, labels, "**{}**")
+    header = ["tracker", *labels.values()]
+    if any(item.speed for item in evaluations):
+        header.append("frames/s")
+        lines = [
+            [*cells, "–" if item.speed is None else f"{item.speed:.1f}"]
+            for cells, item in zip(lines, evaluations, strict=True)
+        ]
+    return f"{caption(evaluations, split)}, in percent:\n\n{_markdown(header, lines)}"
+
+
+def attribute_table(evaluation: Evaluation) -> str:
+    """One tracker's scores on the sequences of each challenge attribute as a Markdown table."""
+    labels = score_labels(evaluation.protocol)
+    rows: list[Row] = [(name, evaluation.scores(flags)) for name, flags in evaluation.attributes.items()]
+    lines = _cells(rows, labels, "{}")
+    counts = [str(int(flags.sum())) for flags in evaluation.attributes.values()]
+    table = _markdown(
+        ["attribute", "sequences", *labels.values()],
+        [[cells[0], count, *cells[1:]] for cells, count in zip(lines, counts, strict=True)],
+    )
+    return f"{evaluation.name} by attribute, in percent:\n\n{table}"
+
+
+LATEX_SPECIAL = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"~": r"\textasciitilde{}"})
+
+
+def latex_table(evaluations: Sequence[Evaluation], split: str) -> str:
+    """The trackers' scores in percent as a LaTeX table (needs the package booktabs)."""
+    rows, labels = _rows_of(evaluations)
+    lines = [
+        [cells[0].translate(LATEX_SPECIAL), *(cell.replace("–", "--") for cell in cells[1:])]
+        for cells in _cells(rows, labels, "\\textbf{{{}}}")
+    ]
+    header = [label.translate(LATEX_SPECIAL) for label in ("Tracker", *labels.values())]
+    body = "".join(f"    {' & '.join(cells)} \\\\\n" for cells in lines)
+    return (
+        "\\begin{table}\n  \\centering\n"
+        f"  \\caption{{{caption(evaluations, split).translate(LATEX_SPECIAL)}, in percent.}}\n"
+        f"  \\begin{{tabular}}{{l{'r' * len(labels)}}}\n    \\toprule\n"
+        f"    {' & '.join(header)} \\\\\n    \\midrule\n{body}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def comparison_table(result: Comparison, rows: int | None = None) -> str:
+    """Per-sequence differences as a Markdown table, A's gains first, under the bootstrap interval of the mean.
+
+    Args:
+        result: A against B.
+        rows: show only this many sequences at each end; None for all.
+    """
+    differences = result.differences
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    order = list(range(len(result.names)))
+    shown = order if rows is None or len(order) <= 2 * rows else [*order[:rows], *order[-rows:]]
+    lines = [
+        [
+            result.names[index],
+            f"{100 * result.first_scores[index]:.2f}",
+            f"{100 * result.second_scores[index]:.2f}",
+            f"{100 * differences[index]:+.2f}",
+        ]
+        for index in shown
+    ]
+    if len(shown) < len(order):
+        lines.insert(rows or 0, ["…", "", "", ""])
+    head = (
+        f"{result.first} − {result.second}, {result.measure} in points: mean {100 * result.mean:+.2f}, "
+        f"{100 * result.confidence:.0f} % paired bootstrap interval over {len(order)} sequences "
+        f"[{100 * result.low:+.2f}, {100 * result.high:+.2f}]; {result.first} is better on {wins}, worse on {losses}"
+    )
+    return f"{head}\n\n{_markdown(['sequence', result.first, result.second, 'difference'], lines)}"
