@@ -8,7 +8,6 @@ widths file, or null for the network's own widths).
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,9 +17,11 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from core.architecture import Architecture
 from core.checkpoint import load_weights, unwrap_compiled
 from core.errors import MissingData, UserError
 from core.files import atomic_write
+from super_resolution.models import build
 
 _KEY = "super_resolution"
 
@@ -33,7 +34,8 @@ class Description:
         model: the network's name, as for `super_resolution.models.build`.
         scale: its up-sampling factor.
         options: its further options.
-        architecture: the content of a widths file, None for the network's own widths.
+        architecture: the content of a widths file (`core.Architecture.to_json`), None for the network's own
+            widths.
     """
 
     model: str
@@ -88,17 +90,10 @@ def build_network(description: Description) -> nn.Module:
     Raises:
         UserError: no such network or option, or the widths do not fit it.
     """
-    from super_resolution.models import build
-
     network = build(description.model, description.scale, **description.options)
     if description.architecture is None:
         return network
-    from core.architecture import Architecture
-
-    with tempfile.TemporaryDirectory() as folder:
-        widths = Path(folder) / "widths.json"
-        widths.write_text(json.dumps(description.architecture), encoding="utf-8")
-        return Architecture.load(widths).build(network)
+    return Architecture.from_json(description.architecture, "the checkpoint's widths").build(network)
 
 
 def load_network(path: str | Path, scale: int | None = None) -> tuple[nn.Module, Description]:

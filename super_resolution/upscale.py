@@ -8,6 +8,7 @@ memory is bounded whatever their size.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     """Decide what IN is, and enlarge it."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own lines would stand beside our error
     source, target = options.source, options.target
     if not source.exists():
         raise MissingData(f"'{source}' not found; name an image, a folder of images, or a video.")

@@ -1,0 +1,295 @@
+"""`python -m super_resolution.upscale`: every kind of image, folders, videos, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from core import Budget, shrink
+from core.errors import MissingData, UserError
+from super_resolution.checkpoint import Description, load_network, read_description, save_network
+from super_resolution.images import read_image, write_image
+from super_resolution.models import build
+from super_resolution.resize import matlab_bicubic
+from super_resolution.tiling import super_resolve
+from super_resolution.upscale import main
+
+OPTIONS = {"n_blocks": 1, "n_feats": 4}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small x2 EDSR."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "edsr.safetensors"
+    save_network(path, build("edsr", 2, **OPTIONS), Description("edsr", 2, OPTIONS))
+    return path
+
+
+def upscale(*arguments: object) -> int:
+    """Run the command line in this process."""
+    return main([str(argument) for argument in arguments])
+
+
+def expected(checkpoint: Path, image: np.ndarray) -> np.ndarray:
+    """What the checkpoint's network makes of a grey or colour image, whole."""
+    network, description = load_network(checkpoint)
+    return super_resolve(network, image, description.scale)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_colour_in_eight_and_sixteen_bits(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, channels: int, dtype: type
+) -> None:
+    image = (photo[:31, :45, 0] if channels == 1 else photo[:31, :45]).astype(dtype)
+    image = image * 257 if dtype is np.uint16 else image
+    write_image(tmp_path / "in.png", image)
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
+    found = read_image(tmp_path / "out.png")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected(checkpoint, np.ascontiguousarray(image)))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_kept(photo: np.ndarray, checkpoint: Path, tmp_path: Path, channels: int) -> None:
+    alpha = photo[100:131, 50:95, 2]
+    colour = photo[:31, :45, 0] if channels == 2 else photo[:31, :45]
+    write_image(tmp_path / "in.png", np.dstack([colour, alpha]))
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
+    found = read_image(tmp_path / "out.png")
+    assert found.shape == (62, 90, channels)
+    np.testing.assert_array_equal(found[..., -1], matlab_bicubic(alpha, 2))
+    np.testing.assert_array_equal(
+        found[..., 0] if channels == 2 else found[..., :3], expected(checkpoint, np.ascontiguousarray(colour))
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+def test_single_pixels_and_odd_sizes(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_image(tmp_path / "in.png", np.ascontiguousarray(photo[: size[0], : size[1]]))
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
+    assert read_image(tmp_path / "out.png").shape == (2 * size[0], 2 * size[1], 3)
+
+
+def test_a_cmyk_jpeg_comes_out_in_colour(photo: np.ndarray, checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(photo[:40, :40]).convert("CMYK").save(tmp_path / "in.jpg")
+    assert upscale(tmp_path / "in.jpg", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
+    assert read_image(tmp_path / "out.png").shape == (80, 80, 3)
+
+
+@pytest.mark.parametrize("tile", [16, 0])
+def test_tiles_change_nothing(photo: np.ndarray, checkpoint: Path, tmp_path: Path, tile: int) -> None:
+    image = photo[:70, :50].astype(np.uint16) * 257
+    write_image(tmp_path / "in.png", image)
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--tile", tile) == 0
+    difference = read_image(tmp_path / "out.png").astype(int) - expected(checkpoint, image)
+    assert np.abs(difference).max() <= 1e-4 * 65535
+
+
+def test_a_folder_of_images(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in/a.jpg", photo[:20, :30])
+    write_image(tmp_path / "in/c.png", photo[:20, :30, 0])
+    assert upscale(tmp_path / "in", tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert read_image(tmp_path / "out/c.png").shape == (40, 60)
+    assert capsys.readouterr().err == ""
+
+    content = (tmp_path / "in/c.png").read_bytes()
+    (tmp_path / "in/b.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "out/c.png").unlink()
+    assert upscale(tmp_path / "in", tmp_path / "out", "--checkpoint", checkpoint) == 2
+    assert (tmp_path / "out/c.png").exists()  # the broken image before it did not stop it
+    message = capsys.readouterr().err
+    assert "1 of 3 images failed" in message
+    assert "b.png" in message
+    assert message.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def nearest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An x2 EDSR whose weights are set so that it repeats every pixel."""
+    network = build("edsr", 2, **OPTIONS)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(("conv", "body", "upsample")):
+                parameter.zero_()
+        for colour in range(3):
+            network.conv_first.weight[colour, colour, 1, 1] = 1
+            network.upsample[0].weight[4 * colour : 4 * colour + 4, colour, 1, 1] = 1
+            network.conv_last.weight[colour, colour, 1, 1] = 1
+    path = tmp_path_factory.mktemp("nearest") / "edsr.safetensors"
+    save_network(path, network, Description("edsr", 2, OPTIONS))
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.avi", "out.mp4"])
+def test_a_video(photo: np.ndarray, nearest: Path, tmp_path: Path, name: str) -> None:
+    frames = [np.ascontiguousarray(photo[40 * i : 40 * i + 48, 60 * i : 60 * i + 64]) for i in range(5)]
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 48))
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    assert upscale(tmp_path / "in.avi", tmp_path / name, "--checkpoint", nearest) == 0
+    capture = cv2.VideoCapture(str(tmp_path / name))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    for frame in frames:
+        read, found = capture.read()
+        assert read
+        assert found.shape == (96, 128, 3)
+        # Lossy twice over, so only near.
+        assert np.abs(found[..., ::-1].astype(float) - frame.repeat(2, 0).repeat(2, 1)).mean() < 12
+    assert not capture.read()[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.avi", name])
+
+
+def test_a_folder_as_target_of_one_file(photo: np.ndarray, checkpoint: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in.jpg", photo[:20, :30])
+    (tmp_path / "out").mkdir()
+    assert upscale(tmp_path / "in.jpg", tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert read_image(tmp_path / "out/in.png").shape == (40, 60, 3)
+
+
+def test_another_scale_is_refused(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in.png", photo[:20, :30])
+    arguments = (tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--scale")
+    assert upscale(*arguments, 4) == 2
+    message = capsys.readouterr().err
+    assert "enlarges by 2, not by 4" in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
+    assert upscale(*arguments, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "extra", "word"),
+    [
+        ("none.png", "out.png", (), "not found"),
+        ("text.png", "out.png", (), "not an image"),
+        ("notes.txt", "out.png", (), "neither an image nor a video"),
+        ("broken.mp4", "out.mp4", (), "no frame"),
+        ("good.png", "good.png", (), "the file that is read"),
+        ("good.png", "out.gif", (), "ending"),
+        ("deep.png", "out.jpg", (), "16-bit"),
+        ("good.png", "out.png", ("--tile", "-1"), "--tile"),
+        ("good.png", "out.png", ("--device", "abacus"), "--device cpu"),
+        ("good.png", "out.png", ("--checkpoint", "none.safetensors"), "none.safetensors"),
+        (".", ".", (), "the file that is read"),
+        ("empty", "out", (), "no image"),
+        ("twins", "out", (), "2 images called 'a'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_two(
+    photo: np.ndarray,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    target: str,
+    extra: tuple[str, ...],
+    word: str,
+) -> None:
+    write_image(tmp_path / "good.png", photo[:8, :8])
+    write_image(tmp_path / "deep.png", photo[:8, :8].astype(np.uint16))
+    write_image(tmp_path / "twins/a.png", photo[:8, :8])
+    write_image(tmp_path / "twins/a.jpg", photo[:8, :8])
+    (tmp_path / "empty").mkdir()
+    for name in ("text.png", "notes.txt", "broken.mp4"):
+        (tmp_path / name).write_text("not an image")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert upscale(tmp_path / source, tmp_path / target, "--checkpoint", checkpoint, *extra) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert word in message
+    assert message.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingData):
+        upscale(tmp_path / "none.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--debug")
+
+
+def test_the_command_runs_as_written(photo: np.ndarray, checkpoint: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in.png", photo[:8, :8])
+    command = [sys.executable, "-m", "super_resolution.upscale"]
+    files = [str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--checkpoint", str(checkpoint)]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_image(tmp_path / "out.png").shape == (16, 16, 3)
+    (tmp_path / "broken.mp4").write_text("no video")
+    files[:2] = [str(tmp_path / "broken.mp4"), str(tmp_path / "out.mp4")]
+    failed = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        upscale("in.png")
+
+
+def test_a_checkpoint_says_what_it_is(checkpoint: Path) -> None:
+    assert read_description(checkpoint) == Description("edsr", 2, OPTIONS)
+    network, _ = load_network(checkpoint)
+    torch.manual_seed(0)
+    for (name, found), value in zip(
+        network.state_dict().items(), build("edsr", 2, **OPTIONS).state_dict().values(), strict=True
+    ):
+        assert torch.equal(found, value), name
+    assert not network.training
+
+
+def test_checkpoints_of_other_kinds_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.safetensors"
+    plain.write_bytes(safetensors.torch.save(build("edsr", 2, **OPTIONS).state_dict()))
+    with pytest.raises(UserError, match="does not say which network"):
+        read_description(plain)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(UserError, match="cut short"):
+        read_description(cut)
+    other = tmp_path / "other.safetensors"
+    save_network(other, build("edsr", 2, **OPTIONS), Description("edsr", 2, OPTIONS | {"n_feats": 8}))
+    with pytest.raises(UserError, match="does not fit"):
+        load_network(other)
+
+
+def test_a_checkpoint_with_found_widths(photo: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("edsr", 2, n_blocks=2, n_feats=8)
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
+    found = shrink(
+        network,
+        torch.rand(1, 3, 8, 8),
+        [(lr, hr)],
+        torch.nn.functional.l1_loss,
+        widen=2.0,
+        budget=Budget(flops=0.7),
+        floor=0.2,
+        seed=0,
+    )
+    found.save(tmp_path / "widths.json")
+    widths = json.loads((tmp_path / "widths.json").read_text())
+    assert widths == found.to_json()
+    path = tmp_path / "lwdna.safetensors"
+    narrow = found.build(network)
+    save_network(path, narrow, Description("edsr", 2, {"n_blocks": 2, "n_feats": 8}, widths))
+    loaded, _ = load_network(path)
+    image = np.ascontiguousarray(photo[:12, :12])
+    np.testing.assert_array_equal(super_resolve(loaded, image, 2), super_resolve(narrow, image, 2))
+    assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in network.parameters())
