@@ -1,6 +1,6 @@
 """RegNetX and RegNetY (Radosavovic et al., CVPR 2020); Y is X with squeeze-and-excitation.
 
-Names as in torchvision; its weights load strictly for the sizes of both (X 400MF, 800MF, 8GF; Y 400MF).
+Names as in torchvision; its weights load strictly where the widths agree (X 800MF and 8GF, Y 400MF).
 A grouped convolution is described by its group *width*: a wider network has more groups, not wider ones.
 """
 
@@ -105,7 +105,7 @@ def regnetx_200mf(num_classes: int | None = None, dataset: str = "imagenet") -> 
 
 
 def regnetx_400mf(num_classes: int | None = None, dataset: str = "imagenet") -> RegNet:
-    """RegNetX-400MF."""
+    """RegNetX-400MF with the paper's widths; torchvision's has 400 channels in stage 4."""
     return RegNet(RegNetSize((1, 2, 7, 12), (32, 64, 160, 384), 16), *dataset_form(dataset, num_classes))
 
 

@@ -53,7 +53,9 @@ def convert_basicsr(checkpoint: Mapping[str, Any], res_scale: float | None = Non
         UserError: names without a partner on the other side, or tensors of another shape; all are listed.
     """
     weights = checkpoint.get("params_ema", checkpoint.get("params", checkpoint))
-    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    strange = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise UserError(f"the checkpoint is no state dict: {', '.join(strange)} hold no tensors.")
     first = weights.get("conv_first.weight")
     if first is None or first.dim() != 4:
         raise UserError(
