@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from core.train import Loader
 from torch import nn
 from torch.nn import functional
 
 from core.errors import UserError
+from core.train import Loader
 
 
 @torch.inference_mode()
@@ -31,22 +31,21 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> di
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        # Counted on the device: reading a number back after every batch would stall an accelerator.
-        totals: torch.Tensor | None = None
+        # Counts stay on the device: reading a number back after every batch would stall an accelerator.
+        counts: list[torch.Tensor] = []
         images = 0
         top5 = True
         for inputs, targets in loader.epoch(0):
-            logits = model(inputs.to(device, non_blocking=True)).double()
-            counts = _count(logits, targets.to(device, non_blocking=True))
-            totals = counts if totals is None else totals + counts
+            logits = model(inputs.to(device, non_blocking=True)).float()
+            counts.append(_count(logits, targets.to(device, non_blocking=True)))
             images += len(targets)
             top5 = logits.shape[1] >= 5
     finally:
         for module, training in modes.items():
             module.training = training
-    if totals is None or images == 0:
+    if images == 0:
         raise UserError("there are no images to evaluate on; check the test part of the data set")
-    top1_hits, top5_hits, loss = totals.tolist()
+    top1_hits, top5_hits, loss = torch.stack(counts).cpu().double().sum(dim=0).tolist()
     metrics = {"top1_error": 100 * (images - top1_hits) / images}
     if top5:
         metrics["top5_error"] = 100 * (images - top5_hits) / images
@@ -54,8 +53,8 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> di
 
 
 def _count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Top-1 hits, top-5 hits and summed cross-entropy of a batch, as one float64 tensor."""
+    """Top-1 hits, top-5 hits and summed cross-entropy of a batch, as one float32 tensor."""
     best = logits.topk(min(5, logits.shape[1])).indices
     hits = (best == targets[:, None]) & ~logits.isnan().any(dim=1, keepdim=True)
     loss = functional.cross_entropy(logits, targets, reduction="sum")
-    return torch.stack((hits[:, 0].sum().double(), hits.sum().double(), loss))
+    return torch.stack((hits[:, 0].sum().float(), hits.sum().float(), loss))

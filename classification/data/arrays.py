@@ -124,8 +124,7 @@ class ArrayLoader:
 
     def shard(self, rank: int, world: int) -> ArrayLoader:
         """The loader of one of `world` processes: its part of every batch."""
-        if self.training:
-            check_shard(self.batch_size, world)
+        check_shard(len(self.split), self.batch_size, world, self.training)
         return replace(self, rank=rank, world=world)
 
 

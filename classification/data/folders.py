@@ -120,8 +120,7 @@ class FolderLoader:
 
     def shard(self, rank: int, world: int) -> FolderLoader:
         """The loader of one of `world` processes: its part of every batch."""
-        if self.training:
-            check_shard(self.batch_size, world)
+        check_shard(len(self.split), self.batch_size, world, self.training)
         return replace(self, rank=rank, world=world)
 
     def _batches(self, epoch: int, start: int) -> list[list[int]]:

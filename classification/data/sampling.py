@@ -52,14 +52,20 @@ def balanced_subset(labels: np.ndarray, limit: int | None) -> np.ndarray:
     return np.sort(np.lexsort((labels, occurrence(labels)))[:limit])
 
 
-def check_shard(batch_size: int, world: int) -> None:
-    """Refuse batches that cannot be shared out evenly: processes average their gradients with equal weights.
+def check_shard(count: int, batch_size: int, world: int, training: bool) -> None:
+    """Refuse batches that cannot be shared out: processes average their gradients with equal weights.
 
     Raises:
-        UserError: `batch_size` is no multiple of `world`.
+        UserError: a training batch is no multiple of `world`, or a test batch has fewer images.
     """
-    if batch_size % world:
+    sizes = {batch.stop - batch.start for batch in batch_rows(count, batch_size, training)}
+    if training and any(size % world for size in sizes):
         raise UserError(
-            f"train.batch_size {batch_size} cannot be shared out evenly over {world} processes; "
-            f"use a multiple of {world}"
+            f"training batches of {min(batch_size, count)} images cannot be shared out evenly over {world} "
+            f"processes; set train.batch_size to a multiple of {world}, no more than the {count} images"
+        )
+    if not training and min(sizes, default=world) < world:
+        raise UserError(
+            f"{count} test images in batches of {batch_size} leave a last batch of {min(sizes)}, too few for "
+            f"{world} processes; choose another batch size"
         )

@@ -1,0 +1,175 @@
+"""Image files: colours, truncation, damage; ImageNet's crops."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from classification.data.images import BadImage, find_truncation, read_image
+from classification.data.views import central_view, draw_resized_crop, train_view
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return np.ascontiguousarray(load_sample_image("china.jpg")[:240, :320])
+
+
+def encode(image: np.ndarray, mode: str = "RGB", form: str = "JPEG", **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def read(content: bytes, folder) -> np.ndarray:
+    path = folder / "image.JPEG"
+    path.write_bytes(content)
+    return read_image(path)
+
+
+def test_colour_image_is_rgb(photograph, tmp_path):
+    image = read(encode(photograph, quality=95), tmp_path)
+    assert image.shape == photograph.shape
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - photograph).mean() < 3  # red and blue exchanged: more than 10
+
+
+def test_grey_image_has_three_equal_channels(photograph, tmp_path):
+    image = read(encode(photograph, "L"), tmp_path)
+    assert image.shape == photograph.shape
+    assert (image == image[:, :, :1]).all()
+
+
+def test_cmyk_image_has_the_colours_of_the_original(photograph, tmp_path):
+    image = read(encode(photograph, "CMYK", quality=95), tmp_path)
+    assert np.abs(image.astype(int) - photograph).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_png_named_jpeg_is_read(photograph, tmp_path, mode):
+    image = read(encode(photograph, mode, "PNG"), tmp_path)
+    expected = np.asarray(Image.fromarray(photograph).convert(mode).convert("RGB"))
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_exif_orientation_is_ignored(photograph, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the tag that asks viewers for a quarter turn
+    assert read(encode(photograph, exif=exif), tmp_path).shape == photograph.shape
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_every_truncation_of_a_jpeg_is_found(photograph, options):
+    content = encode(photograph[:32, :32], **options)
+    assert find_truncation(content) is None
+    assert all(find_truncation(content[:length]) for length in range(3, len(content)))
+
+
+def test_an_embedded_thumbnail_does_not_hide_a_truncation(photograph):
+    thumbnail = encode(photograph[:16, :16])
+    content = encode(photograph, exif=b"Exif\0\0" + thumbnail)
+    cut = content[: len(content) // 2]
+    assert thumbnail in cut  # its end marker is there
+    assert find_truncation(content) is None
+    assert "truncated JPEG" in find_truncation(cut)
+
+
+def test_trailing_bytes_are_no_damage(photograph, tmp_path):
+    content = encode(photograph)
+    np.testing.assert_array_equal(read(content + b"\0" * 7, tmp_path), read(content, tmp_path))
+
+
+@given(st.binary(max_size=64))
+def test_truncation_check_survives_any_bytes(content):
+    find_truncation(b"\xff\xd8\xff" + content)
+
+
+@pytest.mark.parametrize(
+    ("content", "damage"),
+    [
+        (b"", "empty"),
+        (b"not an image", "no decoder"),
+        (b"\xff\xd8", "no decoder"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "truncated PNG"),
+        (b"\xff\xd8\xff\xe0\0\4ab\xff\xd9", "no decoder"),
+    ],
+)
+def test_damage_is_named_with_the_path_in_one_line(content, damage, tmp_path):
+    with pytest.raises(BadImage, match=damage) as caught:
+        read(content, tmp_path)
+    assert str(tmp_path / "image.JPEG") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(BadImage, match=f"absent.JPEG.*{os.strerror(2)}"):
+        read_image(tmp_path / "absent.JPEG")
+
+
+def test_central_view_is_resize_256_and_centre_crop_224(photograph):
+    for image in (photograph, photograph.transpose(1, 0, 2)):
+        height, width = image.shape[:2]
+        size = (int(256 * width / height), 256) if height <= width else (256, int(256 * height / width))
+        resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+        left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+        expected = np.asarray(resized.crop((left, top, left + 224, top + 224)))
+        np.testing.assert_array_equal(central_view(np.ascontiguousarray(image)), expected)
+
+
+def test_views_equal_torchvisions(photograph):
+    try:
+        from torchvision.transforms import functional
+    except (ImportError, RuntimeError):
+        pytest.skip("no torchvision that fits this torch")
+    picture = Image.fromarray(photograph)
+    expected = functional.center_crop(functional.resize(picture, 256), [224, 224])
+    np.testing.assert_array_equal(central_view(photograph), np.asarray(expected))
+    crop = draw_resized_crop(*photograph.shape[:2], np.random.default_rng(3))
+    expected = functional.resized_crop(picture, *crop, [224, 224])
+    np.testing.assert_array_equal(
+        train_view(photograph, np.random.default_rng(3), False), np.asarray(expected)
+    )
+
+
+def test_train_view_depends_on_its_generator_alone(photograph):
+    def view(seed: int, flip: bool) -> np.ndarray:
+        return train_view(photograph, np.random.default_rng(seed), flip)
+
+    np.testing.assert_array_equal(view(1, True), view(1, True))
+    assert not np.array_equal(view(1, False), view(2, False))
+    mirrored = [not np.array_equal(view(seed, True), view(seed, False)) for seed in range(40)]
+    assert 8 < sum(mirrored) < 32
+    for seed in range(40):  # the crop itself is the same with and without the option
+        plain = view(seed, False)
+        np.testing.assert_array_equal(view(seed, True), plain[:, ::-1] if mirrored[seed] else plain)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32 - 1))
+def test_resized_crops_lie_within_the_image(height, width, seed):
+    top, left, crop_height, crop_width = draw_resized_crop(height, width, np.random.default_rng(seed))
+    assert crop_height >= 1
+    assert crop_width >= 1
+    assert 0 <= top <= height - crop_height
+    assert 0 <= left <= width - crop_width
+
+
+def test_resized_crops_have_the_areas_and_aspect_ratios_of_the_recipe():
+    generator = np.random.default_rng(0)
+    crops = np.array([draw_resized_crop(1000, 1000, generator) for _ in range(4000)])
+    area = crops[:, 2] * crops[:, 3] / 1e6
+    aspect = crops[:, 3] / crops[:, 2]
+    assert 0.079 < area.min() < 0.09
+    assert 0.97 < area.max() <= 1
+    assert 0.745 < aspect.min() < 0.76
+    assert 1.32 < aspect.max() < 1.34
+    assert abs(np.log(aspect).mean()) < 0.01  # log-uniform: tall and wide are equally likely
+
+
+def test_an_image_too_narrow_for_any_crop_gives_its_centre():
+    # 4/3 of 10 rows is 13.3 columns; (1000 - 13) // 2 = 493 to the left
+    assert draw_resized_crop(10, 1000, np.random.default_rng(0)) == (0, 493, 10, 13)
+    assert draw_resized_crop(1000, 10, np.random.default_rng(0)) == (493, 0, 13, 10)
