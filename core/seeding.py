@@ -45,6 +45,7 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
     *numpy_words, position, numpy_has_gauss = state["numpy"].tolist()
     numpy_state = ("MT19937", np.array(numpy_words, dtype=np.uint32), position, numpy_has_gauss)
     np.random.set_state((*numpy_state, state["numpy_gauss"].item()))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
+    # torch reads a generator's state from the start of its memory, even where the tensor is a view into it.
+    torch.set_rng_state(state["torch"].cpu().clone())
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+        torch.cuda.set_rng_state(state["cuda"].cpu().clone(), device)

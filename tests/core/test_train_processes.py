@@ -1,0 +1,62 @@
+"""Several processes on the CPU (gloo): the same result as one process with the same batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_train_resume import assert_same_bits
+from training_runs import DigitsLoader, network, run
+
+from core.checkpoint import load_state, load_weights
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The folder in which `training_runs.in_two_processes` ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("training_runs.py")), "processes", str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_two_processes_equal_one_with_the_same_batches(two_processes, tmp_path):
+    """Parts of uneven size included: 309 images end in a batch of 21, which is parted into 11 and 10."""
+    folder = two_processes[0] / "plain"
+    expected = network(0.0, normalise=False)
+    result = run(tmp_path, model=expected, loader=DigitsLoader(count=309))
+    model = network(0.0, normalise=False, seed=1)
+    load_weights(model, folder / "model.safetensors")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+    history = load_state(folder / "last.safetensors")["position"]["history"]
+    assert len(history) == 3
+    for record, other in zip(history, result.history):
+        assert record["images"] == other.images == 309
+        assert record["train_loss"] == pytest.approx(other.train_loss, rel=1e-5)
+        assert record["train_metrics"] == pytest.approx(other.train_metrics, rel=1e-5)
+        assert record["eval_metrics"] == pytest.approx(other.eval_metrics, abs=0.01)
+    assert len(list((folder / "tensorboard").iterdir())) == 1  # only the first process writes
+
+
+def test_two_interrupted_processes_resume_exactly(two_processes):
+    """A signal to the first process stops both at one step; each process' dropout goes on where it was."""
+    folder, printed = two_processes
+    assert sorted(printed.splitlines()) == ["process 0 was interrupted", "process 1 was interrupted"]
+    states = [load_state(folder / name / "last.safetensors") for name in ("stopped", "whole")]
+    assert_same_bits(*states)
+    generators = states[0]["random"]["torch"]
+    assert generators.shape[0] == 2
+    assert not torch.equal(generators[0], generators[1])
