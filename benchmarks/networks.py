@@ -1,0 +1,73 @@
+"""The networks that the shrinkage benchmark covers, with what each way of shrinking has to be told about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the benchmark.
+
+    Attributes:
+        title: its name in the tables.
+        build: makes it with fresh weights.
+        shape: channels, height and width of its input.
+        fixed: modules whose output channels must stay; Torch-Pruning has to be told (`ignored_layers`), our trace
+            finds them. The layers that give the output, and EDSR's fixed 1x1 convolutions on colours.
+    """
+
+    title: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    fixed: tuple[str, ...]
+
+    def make(self, seed: int = 0) -> nn.Module:
+        """The network in eval mode, its weights a function of `seed`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build().eval()
+
+    def inputs(self, seed: int = 0) -> tuple[Tensor]:
+        """One random image in [0, 1], (1, C, H, W), as the tuple of positional arguments."""
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.rand(1, *self.shape, generator=generator),)
+
+
+def _classifier(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from classification import models
+
+        return models.build(name)
+
+    return build
+
+
+def _restorer(name: str, **options: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from super_resolution import models
+
+        return models.build(name, **options)
+
+    return build
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet50": Network("ResNet50", _classifier("resnet50"), (3, 224, 224), ("fc",)),
+    "mobilenetv2": Network("MobileNetV2", _classifier("mobilenetv2"), (3, 224, 224), ("classifier",)),
+    "regnety_200mf": Network("RegNetY-200MF", _classifier("regnety_200mf"), (3, 224, 224), ("fc",)),
+    "densenet40": Network("DenseNet-40", _classifier("densenet40"), (3, 32, 32), ("fc",)),
+    "unet": Network("U-Net", _restorer("unet"), (1, 128, 128), ("conv_last",)),
+    "srresnet": Network("SRResNet x4", _restorer("srresnet", scale=4), (3, 48, 48), ("conv_last",)),
+    "edsr": Network(
+        "EDSR x4 (8 x 128)",
+        _restorer("edsr", scale=4, n_blocks=8, n_feats=128),
+        (3, 48, 48),
+        ("conv_last", "sub_mean", "add_mean"),
+    ),
+    "shufflenetv2": Network("ShuffleNetV2 x1", _classifier("shufflenetv2_x1_0"), (3, 224, 224), ("fc",)),
+}

@@ -1,0 +1,170 @@
+"""Ways of taking a network to a share of its MACs: ours in one shot, Torch-Pruning's in steps and by bisection.
+
+Nothing is imported before it is used, so that `benchmarks.first_call` can time a first call with all its imports.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from benchmarks.networks import Network
+    from core.channels import ChannelGraph
+
+Inputs = tuple[Tensor, ...]
+Scope = Literal["local", "global"]
+BISECTION_TOLERANCE = 0.005
+MOST_TRIALS = 16
+# iterative_steps: 400 is the default of Torch-Pruning's reproduce/main.py, 40 is ten times coarser and quicker.
+STEPS = (40, 400)
+# What a library of this kind fails with on a network that it cannot handle.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What a way of shrinking arrived at.
+
+    Attributes:
+        model: the cut network; None where only widths were asked for.
+        trials: pruning steps or whole trials that it took.
+        graph: our channel groups; None for the peer, which hands over a network only.
+        widths: our widths by group; empty for the peer.
+        phases: seconds of our stages.
+    """
+
+    model: nn.Module | None
+    trials: int = 1
+    graph: ChannelGraph | None = None
+    widths: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -> Shrunk:
+    """Trace the groups, score by weight magnitude, search the widths; `cut` also builds the cut network.
+
+    Args:
+        model: the network; it is not changed.
+        inputs: positional arguments of one forward pass.
+        target: share of the MACs, in (0, 1).
+        cut: whether to end with a network, as the peer does, or with widths and masks.
+    """
+    import core
+
+    marks = [time.perf_counter()]
+    graph = core.trace_channels(model, inputs)
+    marks.append(time.perf_counter())
+    scores = core.score_channels(model, graph, (), _no_loss, score="magnitude")
+    marks.append(time.perf_counter())
+    budget = core.Budget(flops=target, convention="macs")
+    found = core.search(graph, scores, budget, {"flops": graph.flops(convention="macs")})
+    marks.append(time.perf_counter())
+    result = core.keep_channels(model, graph, found.keep) if cut else None
+    marks.append(time.perf_counter())
+    stages = ("trace", "score", "search", "cut") if cut else ("trace", "score", "search")
+    phases = {stage: end - start for stage, start, end in zip(stages, marks, marks[1:], strict=False)}
+    return Shrunk(result, 1, graph, found.widths, phases)
+
+
+def _no_loss(outputs: Any, targets: Any) -> Tensor:
+    raise AssertionError("a magnitude score reads no batch")
+
+
+def shrink_in_steps(
+    model: nn.Module, inputs: Inputs, target: float, *, network: Network, scope: Scope, steps: int
+) -> Shrunk:
+    """Torch-Pruning's progressive pruning: one step of its schedule at a time until its own count is under target.
+
+    The loop of its reproduce/main.py: `pruning_ratio=1`, `iterative_steps` equal steps towards it, MACs counted by
+    its `count_ops_and_params` after each.
+
+    Args:
+        model: the network; it is pruned in place.
+        inputs: as above.
+        target: as above.
+        network: says which layers must stay.
+        scope: "local" prunes every group alike, "global" ranks all channels together, as ours does.
+        steps: length of the schedule.
+
+    Raises:
+        RuntimeError: the schedule ended above the target.
+    """
+    pruner, base = _pruner(model, inputs, network, scope, ratio=1.0, steps=steps), _macs(model, inputs)
+    for step in range(1, steps + 1):
+        pruner.step()
+        if _macs(model, inputs) <= target * base:
+            return Shrunk(model, step)
+    raise RuntimeError(f"the schedule of {steps} steps ended above the target")
+
+
+def shrink_by_bisection(
+    model: nn.Module, inputs: Inputs, target: float, *, network: Network, scope: Scope
+) -> Shrunk:
+    """Bisect Torch-Pruning's channel ratio, a fresh copy per trial, until its own count is within 0.5 % of target.
+
+    Args are those of `shrink_in_steps`; `model` is not changed.
+
+    Raises:
+        RuntimeError: no ratio came within 0.5 % of the baseline's MACs.
+    """
+    base = _macs(model, inputs)
+    low, high = 0.0, 1.0
+    for trial in range(1, MOST_TRIALS + 1):
+        ratio = (low + high) / 2
+        candidate = copy.deepcopy(model)
+        _pruner(candidate, inputs, network, scope, ratio=ratio, steps=1).step()
+        share = _macs(candidate, inputs) / base
+        if abs(share - target) <= BISECTION_TOLERANCE:
+            return Shrunk(candidate, trial)
+        low, high = (ratio, high) if share > target else (low, ratio)
+    raise RuntimeError(f"{MOST_TRIALS} trials did not come within {BISECTION_TOLERANCE:.1%} of the target")
+
+
+def peer_ways(network: Network) -> dict[str, Callable[[nn.Module, Inputs, float], Shrunk]]:
+    """Every way of Torch-Pruning by its name in the tables; each may change the model that it is given."""
+    ways: dict[str, Callable[[nn.Module, Inputs, float], Shrunk]] = {}
+    scopes: tuple[Scope, Scope] = ("local", "global")
+    for steps in STEPS:
+        for scope in scopes:
+            ways[f"{steps} steps, {scope}"] = partial(
+                shrink_in_steps, network=network, scope=scope, steps=steps
+            )
+    for scope in scopes:
+        ways[f"bisection, {scope}"] = partial(shrink_by_bisection, network=network, scope=scope)
+    return ways
+
+
+def _pruner(
+    model: nn.Module, inputs: Inputs, network: Network, scope: Scope, *, ratio: float, steps: int
+) -> Any:
+    import torch_pruning
+
+    return torch_pruning.pruner.MetaPruner(
+        model,
+        inputs,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1),
+        global_pruning=scope == "global",
+        pruning_ratio=ratio,
+        iterative_steps=steps,
+        ignored_layers=[model.get_submodule(name) for name in network.fixed],
+        # The defaults are dictionaries that pruners share and write into: entries of earlier models would stay.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+
+
+def _macs(model: nn.Module, inputs: Inputs) -> float:
+    import torch_pruning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about modules that its counter passes over
+        return float(torch_pruning.utils.count_ops_and_params(model, inputs)[0])
