@@ -49,31 +49,43 @@ def widen(model: nn.Module, graph: ChannelGraph, factor: float, *, seed: int | N
 
 
 def widened_widths(graph: ChannelGraph, factor: float) -> tuple[dict[str, int], dict[str, int]]:
-    """(group -> width, grouped convolution -> number of groups) after widening by `factor`."""
+    """(group -> width, grouped convolution -> number of groups) after widening by `factor`.
+
+    Channel groups that meet in grouped convolutions grow alike: by the largest fraction up to `factor` that leaves
+    every one of these convolutions a whole number of groups.
+    """
     grouped = grouped_convolutions(graph)
     widths: dict[str, int] = {}
     conv_groups: dict[str, int] = {}
     for group in graph.groups:
-        convolutions = grouped[group.name]
-        if not convolutions:
+        together = _linked(grouped, group.name)
+        if not together:
             widths[group.name] = int(factor * group.size + 1e-9) * group.step
             continue
-        # The largest common growth of whole groups: int(factor · g) / g for the convolution with the fewest groups.
-        fewest = min(graph.conv_groups[name] for name in convolutions)
-        grown = int(factor * fewest + 1e-9)
-        widths[group.name] = group.width * grown // fewest
-        conv_groups |= {name: graph.conv_groups[name] * grown // fewest for name in convolutions}
+        unit = math.gcd(*(graph.conv_groups[name] for name in together))
+        growth = Fraction(int(factor * unit + 1e-9), unit)
+        widths[group.name] = int(group.width * growth)
+        conv_groups |= {name: int(graph.conv_groups[name] * growth) for name in together}
     return widths, conv_groups
 
 
+def _linked(grouped: Mapping[str, list[str]], group: str) -> set[str]:
+    """All grouped convolutions that share channel groups with those of `group`, directly or through others."""
+    found: set[str] = set()
+    wanted = set(grouped[group])
+    while wanted - found:
+        found |= wanted
+        wanted = {name for names in grouped.values() if found.intersection(names) for name in names}
+    return found
+
+
 def grouped_convolutions(graph: ChannelGraph) -> dict[str, list[str]]:
-    """Group -> the grouped (not depthwise) convolutions whose channels it rules."""
-    found: dict[str, list[str]] = {group.name: [] for group in graph.groups}
+    """Group -> the grouped (not depthwise) convolutions that it enters or leaves."""
+    weights = {tensor for tensor, _ in graph.per_group}
+    found: dict[str, list[str]] = {}
     for group in graph.groups:
-        for tensor, dim in group.slots:
-            module = tensor.rpartition(".")[0]
-            if (tensor, dim) in graph.per_group and module in graph.conv_groups:
-                found[group.name].append(module)
+        names = [tensor.rpartition(".")[0] for tensor, _ in group.slots if tensor in weights]
+        found[group.name] = [name for name in dict.fromkeys(names) if name in graph.conv_groups]
     return found
 
 
@@ -117,15 +129,19 @@ def resize(
         shape = [_new_size(graph, key, tensor.shape[key[1]], sizes, ratios) for key in keys]
         if shape == list(tensor.shape):
             return tensor.detach().clone()
-        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+        if isinstance(tensor, nn.Parameter):
+            return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+        # A buffer that no layer resets (a blur kernel, a mask) repeats its rows.
+        data = tensor.detach()
+        for dim, size in enumerate(shape):
+            data = data.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
+        return data
+
+    def rows(table: IntArray) -> int:
+        return int((table < 0).sum()) + _scaled(table, graph, sizes, ratios)
 
     result = _copy_with(model, resized)
-    for name in graph.conv_groups:
-        convolution: Any = result.get_submodule(name)
-        convolution.groups = conv_groups.get(name, graph.conv_groups[name])
-    _update_attributes(
-        result, model, graph, lambda table: int((table < 0).sum()) + _scaled(table, graph, sizes, ratios)
-    )
+    _update_attributes(result, model, graph, rows, {**graph.conv_groups, **conv_groups})
     initialise_(result, like=model, seed=seed)
     return result.train()
 
@@ -153,7 +169,7 @@ def keep_channels(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tens
         return data.clone(memory_format=torch.contiguous_format)
 
     result = _copy_with(model, cut)
-    _update_attributes(result, model, graph, lambda table: int(flags[table].sum()))
+    _update_attributes(result, model, graph, lambda table: int(flags[table].sum()), graph.conv_groups)
     return result
 
 
@@ -222,7 +238,11 @@ def _copy_with(model: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> n
 
 
 def _update_attributes(
-    result: nn.Module, model: nn.Module, graph: ChannelGraph, rows: Callable[[IntArray], int]
+    result: nn.Module,
+    model: nn.Module,
+    graph: ChannelGraph,
+    rows: Callable[[IntArray], int],
+    conv_groups: Mapping[str, int],
 ) -> None:
     """Make attributes such as `out_channels`, `groups` and `normalized_shape` agree with the new sizes.
 
@@ -230,15 +250,32 @@ def _update_attributes(
     """
     for name, table in graph.bare_norms.items():
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
-    touched = {name.rpartition(".")[0] for (name, _), table in graph.slots.items() if (table >= 0).any()}
-    for name in touched:
-        new: Any = result.get_submodule(name)
-        old: Any = model.get_submodule(name)
-        if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
-            new.groups = old.groups * new.weight.shape[0] // old.weight.shape[0]
+    free = {name for (name, _), table in graph.slots.items() if (table >= 0).any()}
+    first_name = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    for name, old in model.named_modules():
+        own = [tensor for tensor in (*old._parameters.values(), *old._buffers.values()) if tensor is not None]
+        owned = {
+            first_name[id(tensor)] for tensor in own
+        } & free  # a shared tensor goes by its first owner's name
+        if not owned:
+            continue
+        new = result.get_submodule(name)
+        _set_conv_groups(new, old, {tensor.rpartition(".")[0] for tensor in owned}, graph, conv_groups)
         (out, inside, weight), (old_out, old_inside, _) = _sizes(new), _sizes(old)
         _set_sizes(new, {old_out: out}, weight, _OUT)
         _set_sizes(new, {old_inside: inside}, weight, _IN)
+
+
+def _set_conv_groups(
+    new: Any, old: Any, owners: set[str], graph: ChannelGraph, conv_groups: Mapping[str, int]
+) -> None:
+    if not isinstance(old, nn.modules.conv._ConvNd):
+        return
+    for name in owners:
+        if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
+            new.groups = old.groups * new.weight.shape[0] // old.weight.shape[0]
+        elif name in conv_groups:
+            new.groups = conv_groups[name]
 
 
 def _sizes(module: Any) -> tuple[int, int, Tensor]:
