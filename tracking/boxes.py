@@ -25,7 +25,7 @@ class BoxTable:
 
     Attributes:
         boxes: `(frames, 4)` float64, `x, y, width, height` in pixels; not finite where the file says so.
-        source: the file (or archive member) that they came from.
+        source: the file (or archive member) that they came from; empty where they stand for a missing file.
         lines: the 1-based line of each row; None when row `i` stands on line `i + 1`.
         header: the text of a heading line that was skipped, or None.
     """

@@ -51,16 +51,7 @@ def run_command(
             "interrupted; finished sequences are stored, the same command goes on from there", file=sys.stderr
         )
         return 1
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (RuntimeError, OSError, MemoryError, ValueError) as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"failed: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)

@@ -146,9 +146,7 @@ def _evaluate(
                 problems.append(
                     Problem(f"{tracker.name}/{sequence.name}.txt", (), "missing", "scored as empty boxes")
                 )
-                results[sequence.name] = (
-                    BoxTable(np.zeros_like(sequence.boxes), f"{tracker.name}/{sequence.name}"),
-                )
+                results[sequence.name] = (BoxTable(np.zeros_like(sequence.boxes), source=""),)
         missing = ()
     elif missing and not partial:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from core.errors import UserError
 from core.files import write_with
-from tracking.datasets import TITLES
+from tracking.datasets import TITLES, split_title
 from tracking.evaluation import Evaluation, average_curve
 from tracking.protocols import Protocol, score_labels
 
@@ -25,14 +25,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[str, Any] = {
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "legend.frameon": False,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "pdf.fonttype": 42,  # text stays text, as publishers ask
     "savefig.bbox": "tight",
     "savefig.dpi": 200,
@@ -93,8 +95,16 @@ def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> No
     axes.set_ylabel(
         {"success": "Success rate", "precision": "Precision", "norm_precision": "Normalised precision"}[kind]
     )
-    corner = "lower left" if kind == "success" else "lower right" if len(evaluations) < 8 else "upper left"
-    axes.legend(title=label, loc=corner, fontsize=8, title_fontsize=8, handlelength=1.8, alignment="left")
+    many = len(evaluations) > 8
+    axes.legend(
+        title=label,
+        loc="upper left" if many else "best",
+        bbox_to_anchor=(1.01, 1.0) if many else None,
+        fontsize=8,
+        title_fontsize=8,
+        handlelength=1.8,
+        alignment="left",
+    )
 
 
 def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> Figure:
@@ -107,7 +117,7 @@ def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> F
     if kind != "success" and protocol.averaging == "frame":
         raise UserError(f"the protocol '{protocol.name}' has no {kind} curve, only success")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 3.4))
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw_curves(axes, evaluations, kind)
@@ -115,7 +125,7 @@ def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> F
             kind
         ]
         axes.set_title(
-            f"{title} on {TITLES[protocol.dataset]} {split} ({len(evaluations[0].curves.names)} sequences)"
+            f"{title} on {split_title(protocol.dataset, split)} ({len(evaluations[0].curves.names)} sequences)"
         )
     return figure
 
@@ -140,7 +150,7 @@ def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
     shown = evaluations[: len(COLOURS)]
     height = 0.8 / len(shown)
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=(5.0, 0.8 + len(names) * max(0.24, 0.11 * len(shown))))
+        figure = Figure(figsize=(5.0, 0.8 + len(names) * max(0.24, 0.11 * len(shown))), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for place, item in enumerate(shown):
@@ -157,11 +167,10 @@ def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_xlim(0, max(10.0, max(100 * max(row.values()) for row in scores[: len(shown)]) * 1.12))
         axes.set_xlabel(f"{label} (%)")
-        axes.set_title(f"{TITLES[first.protocol.dataset]} {split} by attribute (number of sequences)")
+        title = f"{split_title(first.protocol.dataset, split)} by attribute (number of sequences)"
+        axes.set_title(title if len(shown) > 1 else f"{first.name} on {title}")
         if len(shown) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=min(4, len(shown)), fontsize=8)
-        else:
-            axes.set_ylabel(first.name)
+            figure.legend(loc="outside lower center", ncols=min(5, len(shown)), fontsize=8, frameon=False)
     return figure
 
 

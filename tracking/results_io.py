@@ -87,7 +87,7 @@ Found = dict[str, list[tuple[str, int, StoredFile]]]
 
 def _group_folder(place: Path, names: Mapping[str, str]) -> Found:
     groups: Found = {}
-    for folder, subfolders, files in os.walk(place):
+    for folder, subfolders, files in os.walk(place, followlinks=True):
         parts = Path(folder).relative_to(place).parts
         subfolders.sort()
         if len(parts) >= MAX_DEPTH:

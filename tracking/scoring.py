@@ -115,8 +115,16 @@ class _Stack:
 
 
 def _repair(stack: _Stack, protocol: Protocol, problems: list[Problem]) -> None:
-    """Mend, in place, rows that are no boxes. First rows are never mended: there is nothing before them."""
+    """Mend, in place, rows that are no boxes.
+
+    First rows are never mended, there is nothing before them; nor is padding, the toolkits pad after they mend.
+    """
     boxes = stack.boxes
+    lengths = np.diff(np.append(stack.starts, len(boxes)))
+    rows = np.minimum(lengths, [len(table.boxes) for table in stack.tables])
+    padded = np.zeros(len(boxes), bool)
+    for index in np.flatnonzero(rows < lengths).tolist():
+        padded[stack.starts[index] + rows[index] : stack.starts[index] + lengths[index]] = True
     finite = np.isfinite(boxes).all(axis=1)
     with np.errstate(invalid="ignore"):
         negative = finite & ((boxes[:, 2] < 0) | (boxes[:, 3] < 0))
@@ -129,7 +137,7 @@ def _repair(stack: _Stack, protocol: Protocol, problems: list[Problem]) -> None:
     ):
         if not bad.any():
             continue
-        mend = bad & np.isfinite(stack.truth).all(axis=1)
+        mend = bad & ~padded & np.isfinite(stack.truth).all(axis=1)
         mend[stack.starts] = False
         if rule == "previous":
             repaired |= mend
@@ -150,7 +158,7 @@ def _row_problems(bad: np.ndarray, stack: _Stack, what: str, rule: str, protocol
         # The first row is replaced or dropped anyway; rows past the table are padding, reported when it was added.
         first = 0 if protocol.first_frame == "keep" else 1
         lines = tuple(table.line(row) for row in inside if first <= row < len(table.boxes))
-        if not lines:
+        if not lines or not table.source:
             continue
         if rule == "raise":
             raise UserError(

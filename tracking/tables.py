@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracking.comparison import Comparison
-from tracking.datasets import TITLES
+from tracking.datasets import split_title
 from tracking.evaluation import Evaluation
 from tracking.protocols import score_labels
 
@@ -29,7 +29,9 @@ def caption(evaluations: Sequence[Evaluation], split: str) -> str:
     first = evaluations[0]
     counts = sorted({len(item.curves.names) for item in evaluations})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{TITLES[first.protocol.dataset]} {split} ({number} sequences), protocol of the {first.protocol.title}"
+    plural = "" if counts[-1] == 1 else "s"
+    title = split_title(first.protocol.dataset, split)
+    return f"{title} ({number} sequence{plural}), protocol of the {first.protocol.title}"
 
 
 def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[str]]:

@@ -34,6 +34,18 @@ TITLES = {
     "otb": "OTB",
     "uav123": "UAV123",
 }
+SPLIT_TITLES = {
+    "otb100": "OTB-100",
+    "otb50": "OTB-50",
+    "otb2013": "OTB-2013",
+    "uav123": "UAV123",
+    "uav20l": "UAV20L",
+}
+
+
+def split_title(name: str, split: str) -> str:
+    """A split as papers write it: `"LaSOT test"`, `"OTB-100"`."""
+    return SPLIT_TITLES.get(split, f"{TITLES[name]} {split.lower().replace('_', ' ')}")
 
 
 @dataclass(frozen=True)
@@ -244,4 +256,5 @@ __all__ = [
     "read_absent",
     "read_attributes",
     "read_size",
+    "split_title",
 ]

@@ -1,0 +1,331 @@
+"""Each preset against an independent account of its toolkit: the toolkit itself where it can be had, else its rules
+written out frame by frame."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from tracking.boxes import BoxTable
+from tracking.datasets.sequence import Sequence
+from tracking.evaluation import evaluate, summarise
+from tracking.protocols import PROTOCOLS, get_protocol, score_labels
+from tracking.scoring import score_curves
+
+
+def scores(
+    protocol: str, truth: Any, boxes: Any, dataset: str | None = None, **details: Any
+) -> dict[str, Any]:
+    sequence = Sequence("s", np.array(truth, float), **details)
+    curves, _ = score_curves(
+        [sequence], [[BoxTable(np.array(boxes, float), "s.txt")]], get_protocol(protocol, dataset)
+    )
+    return summarise(curves, get_protocol(protocol, dataset))
+
+
+def random_case(seed: int, frames: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Integer ground truth with some empty boxes, and predictions of all qualities on a half-pixel grid."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(5, 60, (frames, 4)).astype(float)
+    boxes = truth + generator.integers(-24, 24, (frames, 4)) / 2
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 0.5)
+    truth[10, 2:] = 0
+    return truth, boxes
+
+
+# --- the first frame, absence and invalid ground truth, by hand ---------------------------------------------------
+
+HIT, MISS = [10, 10, 20, 20], [200, 200, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "success", "precision"),
+    [
+        # four frames: the first is missed, the second hit, the third absent (hit), the fourth missed
+        ("lasot", 2 / 4, 2 / 4),  # first replaced, absent fails
+        ("pytracking", 2 / 4, 2 / 4),
+        ("pysot", 1 / 4, 1 / 4),  # first kept
+        ("got10k-otb", 3 / 4, 3 / 4),  # absence ignored
+    ],
+)
+def test_first_and_absent_frames(protocol: str, success: float, precision: float) -> None:
+    absent = np.array([False, False, True, False])
+    found = scores(protocol, [HIT] * 4, [MISS, HIT, HIT, MISS], absent=absent)
+    assert found["op50"] == success
+    assert found["precision"] == precision
+    assert found["norm_precision_at_0.2"] == precision
+    assert found["success_auc"] == pytest.approx(success * 20 / 21)
+
+
+def test_got10k_drops_the_first_and_the_invisible_frames() -> None:
+    absent = np.array([False, False, True, False])
+    found = scores("got10k", [HIT] * 4, [HIT, HIT, HIT, MISS], absent=absent, size=(300, 300))
+    assert (found["ao"], found["op50"], found["op75"]) == (0.5, 0.5, 0.5)
+    assert found["precision"] is None
+    assert found["norm_precision"] is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "row", "success", "precision", "norm"),
+    [
+        # the second of two frames has this ground truth; the prediction is far away
+        ("lasot", None, [0, 10, 20, 20], 1 / 2, 1, 1),  # x = 0 is invalid: IoU -1, errors -1 count as correct
+        ("pytracking", None, [0, 10, 20, 20], 1 / 2, 1 / 2, 1),
+        ("pytracking", "uav123", [0, 10, 20, 20], 1 / 2, 1, 1),
+        ("pysot", None, [0, 10, 20, 20], 1 / 2, 1 / 2, 1 / 2),  # w, h > 0 and centre > 0: valid
+        ("pysot", None, [-30, 10, 20, 20], 1 / 2, 1, 1),  # centre <= 0: errors count as correct
+        ("uav", None, [math.nan] * 4, 1 / 2, 1, 1),
+        ("got10k-otb", "uav123", [math.nan] * 4, 1, 1, 1),  # dropped
+        ("got10k-otb", None, [0, 10, 0, 0], 1 / 2, 1 / 2, 1 / 2),
+    ],
+)
+def test_invalid_ground_truth(
+    protocol: str, dataset: str | None, row: list[float], success: float, precision: float, norm: float
+) -> None:
+    boxes = [HIT, MISS]
+    found = scores(protocol, [HIT, row], boxes, dataset, absent=np.zeros(2, bool))
+    assert (found["op50"], found["precision"], found["norm_precision_at_0.2"]) == (success, precision, norm)
+
+
+def test_trackingnet_counts_an_overlap_of_zero_at_threshold_zero_and_rounds_half_to_even() -> None:
+    found = scores("trackingnet", [HIT, HIT], [HIT, MISS])
+    # success is 1 at threshold 0 and 1/2 at the other twenty: the trapezoid area is 1/2 + 1/2 * 1/40
+    assert found["success_auc"] == pytest.approx(0.5 + 0.5 / 40)
+    rounded = scores("trackingnet", [HIT, HIT], [HIT, [10.5, 9.5, 20.5, 19.5]])
+    assert rounded["success_auc"] == pytest.approx(1.0)  # 10.5 -> 10, 9.5 -> 10, 20.5 -> 20, 19.5 -> 20
+
+
+# --- lengths and invalid predictions ------------------------------------------------------------------------------
+
+
+def test_invalid_rows_take_the_previous_row_even_through_absent_frames() -> None:
+    boxes = [HIT, HIT, [10, 10, 0, 20], [math.nan] * 4, [10, 10, 20, -3], MISS]
+    sequence = Sequence("s", np.array([HIT] * 6, float), absent=np.zeros(6, bool))
+    curves, problems = score_curves(
+        [sequence], [[BoxTable(np.array(boxes, float), "f.txt")]], get_protocol("lasot")
+    )
+    assert summarise(curves, get_protocol("lasot"))["op50"] == 5 / 6
+    assert {(problem.what, problem.lines) for problem in problems} == {
+        ("a value is not finite", (4,)),
+        ("negative width or height", (5,)),
+        ("zero width or height", (3,)),
+    }
+    assert all("previous row" in str(problem) and "f.txt" in str(problem) for problem in problems)
+
+
+@pytest.mark.parametrize("row", [[math.nan] * 4, [10, 10, -5, 20]])
+def test_pytracking_refuses_rows_that_lasot_mends(row: list[float]) -> None:
+    with pytest.raises(UserError, match=r"s\.txt, line 2:"):
+        scores("pytracking", [HIT] * 2, [HIT, row], absent=np.zeros(2, bool))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "rows", "expected"),
+    [
+        ("lasot", None, 5, 1.0),
+        ("lasot", None, 3, None),
+        ("pytracking", None, 3, None),
+        ("pytracking", "otb", 3, 3 / 4),
+        ("got10k-otb", None, 3, 1.0),
+        ("got10k-otb", None, 5, 1.0),
+        ("trackingnet", None, 3, 3 / 4),
+        ("trackingnet", None, 5, 1.0),
+        ("got10k", None, 3, None),
+        ("got10k", None, 5, None),
+        ("otb", None, 3, None),
+    ],
+)
+def test_lengths(protocol: str, dataset: str | None, rows: int, expected: float | None) -> None:
+    details = {"absent": np.zeros(4, bool), "size": (300, 300)}
+    if expected is None:
+        with pytest.raises(UserError, match=rf"s\.txt: {rows} rows for 4 frames"):
+            scores(protocol, [HIT] * 4, [HIT] * rows, dataset, **details)
+    else:
+        assert scores(protocol, [HIT] * 4, [HIT] * rows, dataset, **details)["op50"] == expected
+
+
+def test_all_zero_sequences_are_left_out_as_the_matlab_toolkit_does() -> None:
+    absent = np.zeros(2, bool)
+    sequences = [Sequence(name, np.array([HIT] * 2, float), absent=absent) for name in "ab"]
+    lost = replace(get_protocol("lasot"), first_frame="keep")
+    tables = [[BoxTable(np.array(boxes, float), "f")] for boxes in ([HIT, HIT], [MISS, MISS])]
+    assert summarise(score_curves(sequences, tables, lost)[0], lost)["op50"] == 1
+    kept = replace(lost, drop_zero_curves=False)
+    assert summarise(score_curves(sequences, tables, kept)[0], kept)["op50"] == 0.5
+
+
+# --- whole toolkits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_got10k_toolkit_on_otb(seed: int) -> None:
+    pytest.importorskip("six")
+    library = pytest.importorskip("got10k.utils.metrics")
+    truth, boxes = random_case(seed)
+    truth[20] = np.nan
+    found = scores("got10k-otb", truth, boxes, "uav123")
+    boxes[0] = truth[0]
+    valid = ~np.isnan(truth).any(axis=1)
+    overlaps = library.rect_iou(boxes[valid], truth[valid])
+    errors = library.center_error(boxes[valid], truth[valid])
+    success = (overlaps[:, None] > np.linspace(0, 1, 21)).mean(axis=0)
+    precision = (errors[:, None] <= np.arange(51)).mean(axis=0)
+    assert found["success_auc"] == pytest.approx(success.mean(), abs=1e-14)
+    assert found["precision"] == precision[20]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_got10k_toolkit_on_got10k(seed: int) -> None:
+    pytest.importorskip("six")
+    library = pytest.importorskip("got10k.utils.metrics")
+    cases = [random_case(2 * seed, 40), random_case(2 * seed + 1, 70)]
+    sequences, tables, pooled = [], [], []
+    for index, (truth, boxes) in enumerate(cases):
+        boxes[:, :2] -= 15  # some leave the image
+        absent = np.arange(len(truth)) % 7 == 3
+        sequences.append(Sequence(str(index), truth, absent=absent, size=(70, 50)))
+        tables.append([BoxTable(boxes, "f"), BoxTable(boxes + 1, "g")])
+        for repetition in tables[-1]:
+            overlaps = library.rect_iou(repetition.boxes[1:].copy(), truth[1:].copy(), bound=(70, 50))
+            pooled.append(overlaps[~absent[1:]])
+    found = summarise(score_curves(sequences, tables, PROTOCOLS["got10k"])[0], PROTOCOLS["got10k"])
+    overlaps = np.concatenate(pooled)
+    assert found["ao"] == pytest.approx(overlaps.mean(), abs=1e-14)
+    assert found["op50"] == pytest.approx((overlaps > 0.5).mean(), abs=1e-14)
+    assert found["success_auc"] == pytest.approx(
+        (overlaps[:, None] > np.linspace(0, 1, 101)).mean(), abs=1e-14
+    )
+
+
+def test_got10k_toolkit_on_lasot(atom_results: Path, lasot_annotations: Path, tmp_path: Path) -> None:
+    """The toolkit's own report on all of LaSOT with ATOM's published boxes."""
+    pytest.importorskip("six")
+    pytest.importorskip("got10k.experiments.otb")
+    from got10k.experiments.otb import ExperimentOTB
+
+    from tracking.datasets.lasot import test_names as lasot_names
+
+    names = lasot_names()[:60]
+
+    class Annotations:
+        seq_names = names
+
+        def __len__(self) -> int:
+            return len(names)
+
+        def __iter__(self) -> Any:
+            return (
+                (None, np.loadtxt(lasot_annotations / f"annos/{name}.txt", delimiter=",")) for name in names
+            )
+
+    experiment = ExperimentOTB.__new__(ExperimentOTB)
+    experiment.dataset, experiment.nbins_iou, experiment.nbins_ce = Annotations(), 21, 51
+    experiment.result_dir, experiment.report_dir = str(atom_results), str(tmp_path)
+    experiment.plot_curves = lambda names: None
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = experiment.report(["ATOM"])["ATOM"]
+    found = evaluate(atom_results, "got10k-otb", lasot_annotations.parent, sequences=names)["ATOM"]
+    assert found["success_auc"] == pytest.approx(reference["overall"]["success_score"], abs=1e-12)
+    assert found["precision"] == pytest.approx(reference["overall"]["precision_score"], abs=1e-12)
+    for name in names:
+        assert found["sequences"][name]["success_auc"] == pytest.approx(
+            reference["seq_wise"][name]["success_score"], abs=1e-12
+        )
+
+
+def trackingnet_by_the_book(truth_zip: Path, submission_zip: Path) -> tuple[float, float, float]:
+    """TrackingNet's score, one frame at a time: round, replace the first box, compare, trapezoid, mean."""
+    grids = np.linspace(0, 1, 21), np.linspace(0, 50, 21), np.linspace(0, 0.5, 21)
+    curves = []
+    with zipfile.ZipFile(truth_zip) as truth_file, zipfile.ZipFile(submission_zip) as submission:
+        for name in truth_file.namelist():
+            truth = np.rint(np.loadtxt(io.BytesIO(truth_file.read(name)), delimiter=","))
+            boxes = np.zeros_like(truth)
+            if name in submission.namelist():
+                found = np.rint(np.loadtxt(io.BytesIO(submission.read(name)), delimiter=","))
+                boxes[:] = np.nan
+                boxes[: len(found)] = found
+            boxes[0] = truth[0]
+            counts = np.zeros((3, 21))
+            for (x, y, w, h), (tx, ty, tw, th) in zip(boxes, truth, strict=True):
+                across = max(0.0, min(x + w, tx + tw) - max(x, tx))
+                down = max(0.0, min(y + h, ty + th) - max(y, ty))
+                overlap = across * down / (w * h + tw * th - across * down)
+                dx, dy = x + w / 2 - tx - tw / 2, y + h / 2 - ty - th / 2
+                counts[0] += overlap >= grids[0]
+                counts[1] += math.sqrt(dx * dx + dy * dy) <= grids[1]
+                counts[2] += math.sqrt(dx / tw * dx / tw + dy / th * dy / th) <= grids[2]
+            curves.append(counts / len(truth))
+    mean = np.mean(curves, axis=0)
+    success, precision, norm = (np.trapezoid(curve, grids[0]) for curve in mean)
+    return float(success), float(precision), float(norm)
+
+
+def test_trackingnet_development_kit(data: Path) -> None:
+    kit = data / "trackingnet_devkit"
+    if not (kit / "dummy_GT.zip").is_file():
+        pytest.skip(f"needs the TrackingNet development kit's zips at {kit}")
+    found = evaluate(kit, "trackingnet", data)
+    expected = trackingnet_by_the_book(kit / "dummy_GT.zip", kit / "dummy_subm.zip")
+    submission = found["dummy_subm"]
+    assert (
+        submission["success_auc"],
+        submission["precision"],
+        submission["norm_precision"],
+    ) == pytest.approx(expected)
+    assert found["dummy_GT"]["success_auc"] == pytest.approx(1)
+    problems = {Path(item["file"]).name.split(":")[-1]: item["problem"] for item in submission["problems"]}
+    assert problems == {"a8v0k4Bz_QA_0.txt": "432 rows for 480 frames", "a9jgDU5THOU_0.txt": "missing"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pysot_frame_by_frame(seed: int) -> None:
+    truth, boxes = random_case(seed)
+    absent = np.arange(len(truth)) % 9 == 4
+    found = scores("pysot", truth, boxes, absent=absent)
+    hits = np.zeros(21)
+    close = norm_close = 0
+    for (x, y, w, h), (tx, ty, tw, th), gone in zip(boxes, truth, absent, strict=True):
+        if gone:
+            continue
+        if tw > 0 and th > 0:
+            across = max(0.0, min(x + w, tx + tw) - max(x, tx))
+            down = max(0.0, min(y + h, ty + th) - max(y, ty))
+            hits += across * down / (w * h + tw * th - across * down) > np.arange(21) / 20
+        centre, true_centre = (x + (w - 1) / 2, y + (h - 1) / 2), (tx + (tw - 1) / 2, ty + (th - 1) / 2)
+        if min(true_centre) > 0:
+            dx, dy = centre[0] - true_centre[0], centre[1] - true_centre[1]
+            close += math.hypot(dx, dy) <= 20
+            norm_close += math.hypot(dx / (tw + 1e-16), dy / (th + 1e-16)) <= 0.2
+        else:
+            close, norm_close = close + 1, norm_close + 1
+    assert found["success_auc"] == pytest.approx(hits.mean() / len(truth))
+    assert found["precision"] == pytest.approx(close / len(truth))
+    assert found["norm_precision"] == pytest.approx(norm_close / len(truth))
+
+
+def test_unknown_protocols_are_named() -> None:
+    with pytest.raises(UserError, match="no protocol 'lassot': choose one of lasot, pytracking"):
+        get_protocol("lassot")
+
+
+def test_no_label_stands_for_two_definitions() -> None:
+    meanings: dict[str, set[tuple[Any, ...]]] = {}
+    for protocol in PROTOCOLS.values():
+        for key, label in score_labels(protocol).items():
+            kind = {"success_auc": protocol.success_score, "precision": protocol.precision_score}.get(
+                key, key
+            )
+            meanings.setdefault(label, set()).add((kind,) if "NP" not in label else (label,))
+    assert all(len(kinds) == 1 for kinds in meanings.values())
+    assert "NP@0.20" in score_labels(PROTOCOLS["lasot"]).values()
+    assert "NP-AUC (mean 0-0.5)" in score_labels(PROTOCOLS["lasot"]).values()
