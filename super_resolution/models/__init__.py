@@ -31,12 +31,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, scale: int = 4, **options: object) -> nn.Module:
+def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     """A freshly initialised network.
 
     Args:
         name: a key of `MODELS`.
-        scale: 2, 3 or 4; 1 for the denoisers (`dncnn`, `unet`), which keep the size.
+        scale: 2, 3 or 4, by default 4; the denoisers (`dncnn`, `unet`) keep the size, so theirs is 1.
         options: the network's own, such as `n_blocks` and `n_feats`.
 
     Raises:
@@ -52,4 +52,8 @@ def build(name: str, scale: int = 4, **options: object) -> nn.Module:
         if option not in allowed:
             known = ", ".join(allowed) or "none"
             raise UserError(f"network '{name}' has no option '{option}': its options are {known}.")
-    return MODELS[name](scale=scale, **options) if "scale" in parameters else MODELS[name](**options)
+    if "scale" in parameters:
+        options["scale"] = 4 if scale is None else scale
+    elif scale not in (None, 1):
+        raise UserError(f"network '{name}' keeps the size of images: its scale is 1, not {scale}.")
+    return MODELS[name](**options)

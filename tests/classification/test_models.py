@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +21,6 @@ FAMILIES = (
     "resnet18",
     "resnext50_32x4d",
     "resnet20",
-    "resnet164",
     "regnetx_200mf",
     "regnety_200mf",
     "mobilenetv1",
@@ -78,7 +75,6 @@ COUNTS = [
     ("resnet110", "cifar", {}, "0.2531 0.2563 1.731"),
     ("resnet110", "cifar", {"bottleneck": True}, "0.1674 0.1740 1.148"),
     ("resnet164", "cifar", {}, "0.2476 0.2573 1.704"),
-    ("resnet164", "cifar", {"bottleneck": False}, "0.3806 0.3853 2.606"),
     ("densenet40", "cifar", {}, "0.2829 0.2901 1.059"),
 ]
 
@@ -113,27 +109,22 @@ MAP_SIDES = {
     "mobilenetv3_small": (4, 2, 2),
     "mobilenetv3_small_torchvision": (4, 2, 2),
     "efficientnet_b0": (4, 8, 2),
+    "shufflenetv2_x1_0": (4, 4, 2),
     "densenet40": (8, 8, 2),
 }
 
 
-@pytest.mark.parametrize("name", MAP_SIDES)
-def test_the_last_map_has_the_documented_size(name: str) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_data_set_fixes_input_and_last_map(name: str) -> None:
     sides = []
-    for dataset in ("tiny-imagenet", "cifar", "digits"):
+    for classes, dataset in enumerate(("tiny-imagenet", "cifar", "digits"), start=3):
         with torch.device("meta"):
-            network = build(name, dataset=dataset).eval()
-        network.avgpool.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2:]))
-        network(torch.empty(1, *INPUT_SHAPES[dataset], device="meta"))
+            network = build(name, classes, dataset).eval()
+        last = network.conv5 if name.startswith("shufflenet") else network.avgpool
+        last.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2:]))
+        output = network(torch.empty(2, *INPUT_SHAPES[dataset], device="meta"))
+        assert output.shape == (2, classes)
     assert sides == [(side, side) for side in MAP_SIDES[name]]
-
-
-@settings(max_examples=8, deadline=None)
-@given(st.sampled_from(FAMILIES), st.sampled_from(list(INPUT_SHAPES)), st.integers(1, 300), st.integers(1, 5))
-def test_any_data_set_and_number_of_classes(name: str, dataset: str, classes: int, batch: int) -> None:
-    with torch.device("meta"):
-        network = build(name, classes, dataset).eval()
-        assert network(torch.empty(batch, *INPUT_SHAPES[dataset])).shape == (batch, classes)
 
 
 def test_a_data_set_brings_its_number_of_classes() -> None:
@@ -306,8 +297,8 @@ def odd_network(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
 
 
 @torch.no_grad()
-def test_scripts_pickles_and_exports_at_odd_widths(odd_network: tuple[str, nn.Module]) -> None:
-    name, network = odd_network
+def test_scripts_and_pickles_at_odd_widths(odd_network: tuple[str, nn.Module]) -> None:
+    _, network = odd_network
     images = torch.rand(2, 1, 8, 8)
     expected = network(images)
     assert expected.shape == (2, 10)
@@ -316,11 +307,18 @@ def test_scripts_pickles_and_exports_at_odd_widths(odd_network: tuple[str, nn.Mo
     buffer.seek(0)
     torch.testing.assert_close(torch.jit.load(buffer)(images), expected)
     assert torch.equal(pickle.loads(pickle.dumps(network))(images), expected)
-    # Exporting takes seconds: one network for each kind of operation.
-    if name not in ("regnety_200mf", "mobilenetv3_small", "shufflenetv2_x1_0", "densenet40"):
-        return
+
+
+# Exporting takes seconds: two networks that have every kind of operation between them.
+@pytest.mark.parametrize("name", ["regnety_200mf", "shufflenetv2_x1_0"])
+@torch.no_grad()
+def test_exports_at_odd_widths(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, dataset="digits").eval()
+    cut(network, DIMENSIONS[name], drop=3)
+    images = torch.rand(2, 1, 8, 8)
     exported = torch.export.export(network, (images,), strict=False).module()
-    torch.testing.assert_close(exported(images), expected)
+    torch.testing.assert_close(exported(images), network(images))
 
 
 def test_init_weights_renews_everything_at_odd_widths(odd_network: tuple[str, nn.Module]) -> None:

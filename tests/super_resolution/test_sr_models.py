@@ -109,7 +109,7 @@ def test_output_size(name: str, scale: int, height: int, width: int) -> None:
     images = torch.rand(2, colours(name), height, width)
     factor = scale if colours(name) == 3 else 1
     with torch.no_grad():
-        output = build(name, scale, **SMALL[name])(images)
+        output = build(name, factor, **SMALL[name])(images)
     assert output.shape == (2, colours(name), factor * height, factor * width)
 
 
@@ -119,6 +119,7 @@ def test_output_size(name: str, scale: int, height: int, width: int) -> None:
         (lambda: build("esdr"), "unknown network 'esdr': did you mean edsr"),
         (lambda: build("swinir"), "choose from edsr, edsr_baseline, edsr_large, srresnet"),
         (lambda: build("edsr", 5), "scale 5 is not supported: choose from 2, 3, 4."),
+        (lambda: build("unet", 2), "'unet' keeps the size of images: its scale is 1, not 2."),
         (lambda: build("srresnet", 4, blocks=3), "no option 'blocks': its options are n_blocks, n_feats"),
     ],
 )
