@@ -139,7 +139,10 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
     for pair in benchmark.pairs:
         hr, lr = read_pair(pair, benchmark.scale)
         sr = upscale(lr)
-        scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
+        try:
+            scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
+        except UserError as error:
+            raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
     return SetScore(benchmark.name, scores)
 
 

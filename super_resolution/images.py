@@ -89,8 +89,9 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an image, atomically; the ending chooses the format. Grey with alpha in 16 bits is written as
-    RGBA.
+    """Write an image, atomically; the ending chooses the format, JPEG and WebP at quality 95.
+
+    Grey with alpha in 16 bits is written as RGBA.
 
     Raises:
         UserError: the format cannot hold it (alpha or 16 bits in a JPEG, or an ending that is not known).
@@ -109,7 +110,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     if image.dtype == np.uint16:
         write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image)))
     else:
-        write_with(path, lambda temporary: Image.fromarray(image).save(temporary))
+        quality = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
+        write_with(path, lambda temporary: Image.fromarray(image).save(temporary, **quality))
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

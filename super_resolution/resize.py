@@ -16,8 +16,7 @@ import numpy as np
 from core.errors import UserError
 
 Edges = Literal["replicate", "mirror"]
-"""What lies beyond the border: the nearest pixel (MATLAB until about R2015) or the mirrored image (MATLAB
-since)."""
+"""What lies beyond the border: the nearest pixel (older MATLAB releases) or the mirrored image (newer ones)."""
 
 _KERNEL_WIDTH = 4.0
 

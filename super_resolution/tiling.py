@@ -121,14 +121,14 @@ def super_resolve(
             tiles(height, width, tile, receptive_radius(network, scale) if overlap is None else overlap)
         )
     channels = input_channels(network)
-    device = next(network.parameters()).device
+    parameter = next(network.parameters())
     enlarged = np.empty((height * scale, width * scale, *image.shape[2:]), image.dtype)
     was_training = network.training
     network.eval()
     try:
         for done, part in enumerate(plan, 1):
             seen = image[part.seen_rows, part.seen_columns]
-            output = network(to_tensor(seen, channels).to(device))
+            output = network(to_tensor(seen, channels).to(parameter))
             _check_scale(output, seen, scale)
             kept = output[
                 ...,

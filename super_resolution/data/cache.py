@@ -37,7 +37,7 @@ _MARK = b"LWDNASR1"
 _FOOTER = struct.Struct("<Q8s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CachedImages:
     """The pixels of a set's images, read from disk as they are touched.
 

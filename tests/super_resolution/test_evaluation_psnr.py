@@ -152,6 +152,12 @@ def test_a_network_is_scored_on_what_it_gives(
     assert network.training
 
 
+def test_an_image_too_small_to_score_is_named(tmp_path: Path, photo: np.ndarray) -> None:
+    write_image(tmp_path / "dot.png", photo[:4, :4])
+    with pytest.raises(UserError, match=r"dot\.png.*border of 4"):
+        evaluate(bicubic(4), ImageSet("small", 4, (ImagePair("dot", tmp_path / "dot.png"),)))
+
+
 def test_the_comparison_figure_shows_every_image_and_upscaler(
     grey_and_colour: ImageSet, tmp_path: Path
 ) -> None:
