@@ -46,7 +46,7 @@ class Architecture:
     widths: dict[str, int]
     inputs: Any
     conv_groups: dict[str, int] = field(default_factory=dict)
-    options: TraceOptions = TraceOptions()
+    options: TraceOptions = field(default_factory=TraceOptions)
     cost: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     found_by: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +74,9 @@ class Architecture:
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ArchitectureError(f"widths file '{path}' is not valid JSON ({error}); it may be truncated") from None
+            raise ArchitectureError(
+                f"widths file '{path}' is not valid JSON ({error}); it may be truncated"
+            ) from None
         return cls.from_json(content, f"widths file '{path}'")
 
     @classmethod
@@ -94,7 +96,9 @@ class Architecture:
         known = {"schema_version", *cls.__dataclass_fields__}
         for key in content:
             if key not in known:
-                raise ArchitectureError(f"{source}: unknown key '{key}'; known are {', '.join(sorted(known))}")
+                raise ArchitectureError(
+                    f"{source}: unknown key '{key}'; known are {', '.join(sorted(known))}"
+                )
         for key in ("model", "inputs", "widths"):
             if key not in content:
                 raise ArchitectureError(f"{source}: '{key}' is missing")
@@ -163,7 +167,9 @@ class Architecture:
             mine, theirs = self.widths.get(name), other.widths.get(name)
             if mine != theirs:
                 ratio = f"{theirs / mine:.2f}" if mine and theirs else ""
-                rows.append([name, "-" if mine is None else str(mine), "-" if theirs is None else str(theirs), ratio])
+                rows.append(
+                    [name, "-" if mine is None else str(mine), "-" if theirs is None else str(theirs), ratio]
+                )
         return text_table(["group", "this", "other", "ratio"], rows) if rows else "no difference in widths"
 
     def describe(self) -> str:
@@ -193,7 +199,9 @@ def describe_inputs(value: Any) -> Any:
         return {"named": {key: describe_inputs(item) for key, item in value.items()}}
     if isinstance(value, (tuple, list)):
         return [describe_inputs(item) for item in value]
-    raise UserError(f"example inputs hold a {type(value).__name__}; only tensors can be written to a widths file")
+    raise UserError(
+        f"example inputs hold a {type(value).__name__}; only tensors can be written to a widths file"
+    )
 
 
 def example_inputs(description: Any) -> Any:
@@ -210,7 +218,9 @@ def _check_counts(value: Any, source: str, key: str) -> None:
         raise ArchitectureError(f"{source}: '{key}' has to be an object of name: number")
     for name, width in value.items():
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise ArchitectureError(f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number")
+            raise ArchitectureError(
+                f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number"
+            )
 
 
 def _tuples(value: Any) -> Any:

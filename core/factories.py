@@ -80,6 +80,6 @@ def _from_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
+        if error.name is not None and name.partition(".")[0] == error.name.partition(".")[0]:
             raise UserError(f"model package '{name}' is not installed") from None
         raise

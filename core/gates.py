@@ -12,6 +12,7 @@ matter. Everything is a parametrization of `weight`; no `forward` changes, and `
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -89,6 +90,23 @@ def governed_weights(model: nn.Module, graph: ChannelGraph) -> dict[str, dict[in
     return found
 
 
+def parametrize_weight_(model: nn.Module, name: str, parametrization: nn.Module) -> None:
+    """Register a parametrization on a weight, in place; modules that share the weight share the parametrization."""
+    owner, _, leaf = name.rpartition(".")
+    first = model.get_submodule(owner)
+    weight = getattr(first, leaf)
+    sharing = [
+        (module, own)
+        for module in model.modules()
+        for own, tensor in module._parameters.items()
+        if tensor is weight and (module, own) != (first, leaf)
+    ]
+    parametrize.register_parametrization(first, leaf, parametrization)
+    for module, own in sharing:
+        parametrize.register_parametrization(module, own, nn.Identity())
+        module.parametrizations[own] = first.parametrizations[leaf]  # type: ignore[index,operator]
+
+
 def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) -> nn.Module:
     """A copy of `model` with a gate on every channel.
 
@@ -105,11 +123,9 @@ def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) ->
     latents = Latents(graph, torch.full((int(graph.offsets[-1]),), init, dtype=reference.dtype)).to(
         reference.device
     )
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tables in governed_weights(model, graph).items():
-        owner, _, leaf = name.rpartition(".")
-        module = gated.get_submodule(owner)
-        gate = GatedWeight(latents, tables, getattr(module, leaf).dim()).to(reference.device)
-        parametrize.register_parametrization(module, leaf, gate)
+        parametrize_weight_(gated, name, GatedWeight(latents, tables, len(shapes[name])).to(reference.device))
     gated.add_module(LATENTS, latents)
     return gated
 
@@ -122,9 +138,27 @@ def detach(gated: nn.Module, *, bake: bool = True) -> nn.Module:
         bake: keep the weights that the latents produced; False gives back the weights below the gates (gates only).
     """
     plain = copy.deepcopy(gated)
+    weights: dict[int, nn.Parameter] = {}  # one for each parametrization, which modules may share
+    found: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
     for module in plain.modules():
-        if parametrize.is_parametrized(module):
-            for leaf in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, leaf, leave_parametrized=bake)
+        own: dict[str, nn.Parameter] = {}
+        for leaf, made_by in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(item, RowsOfLatents) for item in made_by):
+                value = getattr(module, leaf) if bake else made_by.original
+                own[leaf] = weights.setdefault(id(made_by), nn.Parameter(value.detach().clone()))
+        if own:
+            found.append((module, own))
+    for module, own in found:
+        # torch's remove_parametrizations would take the weight's property off the class, which `gated` still needs.
+        del module.parametrizations
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        module._parameters.update(own)
+        _first(module._parameters, own)
     delattr(plain, LATENTS)
     return plain
+
+
+def _first(parameters: dict[str, nn.Parameter | None], names: Iterable[str]) -> None:
+    """Move entries to the front, in place: a plain layer lists its weight before its bias."""
+    for name in [name for name in parameters if name not in names]:
+        parameters[name] = parameters.pop(name)

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from core.channels import ChannelGraph
-from core.gates import LATENTS, Latents, RowsOfLatents, governed_weights
+from core.gates import LATENTS, Latents, RowsOfLatents, governed_weights, parametrize_weight_
 from core.initialise import seeded
 
 
@@ -89,7 +88,9 @@ def attach_hypernetwork(
     hyper = copy.deepcopy(model)
     reference = next(model.parameters())
     with seeded(seed):
-        latents = Latents(graph, torch.randn(int(graph.offsets[-1]), dtype=reference.dtype)).to(reference.device)
+        latents = Latents(graph, torch.randn(int(graph.offsets[-1]), dtype=reference.dtype)).to(
+            reference.device
+        )
         for name, tables in governed_weights(model, graph).items():
             owner, _, leaf = name.rpartition(".")
             module = hyper.get_submodule(owner)
@@ -100,7 +101,7 @@ def attach_hypernetwork(
                 if classifier
                 else HyperWeight(latents, tables, shape, embedding)
             )
-            parametrize.register_parametrization(module, leaf, generate.to(reference.device))
+            parametrize_weight_(hyper, name, generate.to(reference.device))
     hyper.add_module(LATENTS, latents)
     return hyper
 

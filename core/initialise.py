@@ -3,7 +3,7 @@
 Where the model has `init_weights()` (ours, mmcv's and many others' networks do), that is the rule. Otherwise the rule
 of each parameter is read off the model that it came from: constants stay constants, and random weights are matched
 against the initialisations in use by their spread, because a rule such as He's depends on the widths and a copied
-spread would be wrong at new ones.
+spread would be wrong at new ones. What no rule explains is drawn anew with the mean and spread that it had.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def initialise_(module: nn.Module, *, like: nn.Module, seed: int | None = None) 
         seed: for the draw; None uses torch's global generator.
     """
     with seeded(seed), torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(math.nan)  # whatever nobody fills shows
         for child in module.modules():
             reset = getattr(child, "reset_parameters", None)
             if callable(reset):
@@ -94,6 +96,19 @@ def initialise_(module: nn.Module, *, like: nn.Module, seed: int | None = None) 
             own()
         else:
             _infer(module, like)
+        old = dict(like.named_parameters())
+        for name, parameter in module.named_parameters():
+            if not parameter.is_meta and bool(parameter.isnan().any()):
+                _draw_like_(parameter, old[name].detach())
+
+
+def _draw_like_(tensor: Tensor, source: Tensor) -> None:
+    """Fresh values with the mean, spread and kind of distribution of `source`, in place."""
+    mean, std, uniform = _moments(source)
+    if uniform:
+        nn.init.uniform_(tensor, mean - math.sqrt(3) * std, mean + math.sqrt(3) * std)
+    else:
+        nn.init.normal_(tensor, mean, std)
 
 
 def _infer(module: nn.Module, like: nn.Module) -> None:
@@ -111,13 +126,20 @@ def _infer(module: nn.Module, like: nn.Module) -> None:
 
 def _matches(tensor: Tensor) -> list[Rule]:
     """Rules whose spread and shape of distribution agree with the values."""
-    values = tensor.detach().double().reshape(-1)
-    if values.numel() < 64:
+    if tensor.numel() < 64:
         return []
-    std = float(values.std(correction=0))
+    _, std, uniform = _moments(tensor)
     if std == 0.0:
         return []
-    kurtosis = float(((values - values.mean()) ** 4).mean()) / std**4  # 3 for a normal, 1.8 for a uniform
-    uniform = kurtosis < 2.4
-    error = MATCH * std / math.sqrt(2 * values.numel())
+    error = MATCH * std / math.sqrt(2 * tensor.numel())
     return [rule for rule in RULES if rule.uniform == uniform and abs(rule.std(tensor) - std) < error]
+
+
+def _moments(tensor: Tensor) -> tuple[float, float, bool]:
+    """(mean, standard deviation, does it look uniform rather than normal)."""
+    values = tensor.detach().double().reshape(-1)
+    mean, std = float(values.mean()), float(values.std(correction=0))
+    kurtosis = (
+        float(((values - mean) ** 4).mean()) / std**4 if std else 0.0
+    )  # 3 for a normal, 1.8 for a uniform
+    return mean, std, kurtosis < 2.4

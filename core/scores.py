@@ -115,14 +115,18 @@ def _gate_scores(
     names = governed_weights(model, graph)
     weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
     if score == "magnitude":
-        return governed_sums(graph, {name: weight.detach().abs() for name, weight in weights.items()}, count=True)
+        return governed_sums(
+            graph, {name: weight.detach().abs() for name, weight in weights.items()}, count=True
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
 
     def per_batch(gradients: dict[str, Tensor]) -> Tensor:
-        return governed_sums(graph, {name: weights[name].detach() * gradients[name] for name in weights}).abs()
+        return governed_sums(
+            graph, {name: weights[name].detach() * gradients[name] for name in weights}
+        ).abs()
 
     return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
 
@@ -161,8 +165,8 @@ def _mean_over_batches(
     device = next(model.parameters()).device
     total: Tensor | None = None
     count = 0
-    for inputs, targets in batches:
-        inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in (inputs, targets))
+    for batch in batches:
+        inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in batch)
         loss = loss_fn(call(model, inputs), targets)
         loss = loss[0] if isinstance(loss, tuple) else loss
         if not bool(torch.isfinite(loss)):

@@ -23,8 +23,8 @@ from core.budget import Budget, BudgetError
 from core.channels import ChannelGraph, trace_channels
 from core.complexity import Convention, latency
 from core.errors import UserError
-from core.labels import call
-from core.resize import keep_channels, resize, widen as widen_model
+from core.resize import resize
+from core.resize import widen as widen_model
 from core.scores import ScoreFunction, score_channels
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
