@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+import yaml
 from mmengine.config import Config, DictAction
 
 from core.errors import MissingData, UserError
@@ -37,6 +38,7 @@ _FILE_ERRORS = (
     ImportError,
     OSError,
     RecursionError,
+    yaml.YAMLError,
 )
 
 
@@ -143,7 +145,7 @@ def _lower(value: Any, annotation: Any, where: str) -> Any:
         }
     if origin is None and isinstance(annotation, type):
         return _lower_scalar(value, annotation, where)
-    raise _wrong_type(value, annotation, where)
+    raise _wrong_type(value, _type_name(annotation), where)
 
 
 def _lower_scalar(value: Any, annotation: type, where: str) -> Any:
@@ -162,7 +164,7 @@ def _lower_scalar(value: Any, annotation: type, where: str) -> Any:
         return int(value)
     if isinstance(value, str) and annotation is Path:
         return Path(value)
-    raise _wrong_type(value, annotation, where)
+    raise _wrong_type(value, _type_name(annotation), where)
 
 
 def _lower_tuple(value: Sequence[Any], arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
@@ -189,7 +191,7 @@ def _lower_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
     members = tuple(member for member in members if member is not type(None))
     if len(members) == 1:
         raise refusals[0]
-    raise _wrong_type(value, Union[members], where)  # noqa: UP007
+    raise _wrong_type(value, " | ".join(map(_type_name, members)), where)
 
 
 def _lower_dataclass(value: Any, schema: type, where: str) -> Any:
@@ -232,9 +234,13 @@ def _over(default: Any, value: Any) -> Any:
     return value
 
 
-def _wrong_type(value: Any, annotation: Any, where: str) -> UserError:
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-    return UserError(f"{where} must be {name}, got {type(value).__name__} {value!r}")
+def _wrong_type(value: Any, wanted: str, where: str) -> UserError:
+    return UserError(f"{where} must be {wanted}, got {type(value).__name__} {value!r}")
+
+
+def _type_name(annotation: Any) -> str:
+    is_plain = isinstance(annotation, type) and typing.get_origin(annotation) is None
+    return annotation.__name__ if is_plain else str(annotation).replace("typing.", "")
 
 
 def _closest(word: str, words: typing.Iterable[str]) -> str:
@@ -261,12 +267,14 @@ def _render(value: Any, depth: int) -> str:
     """A Python literal of `value`, one key per line in nested dicts."""
     if isinstance(value, Mapping):
         inner = "    " * (depth + 1)
-        rows = [f"{inner}{key!r}: {_render(item, depth + 1)},\n" for key, item in value.items()]
+        rows = [f"{inner}{_render(key, 0)}: {_render(item, depth + 1)},\n" for key, item in value.items()]
         return "{\n" + "".join(rows) + "    " * depth + "}" if rows else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(_render(item, depth) for item in value) + "]"
     if isinstance(value, tuple):
-        return "(" + "".join(f"{_render(item, depth)}, " for item in value).rstrip() + ")"
+        return (
+            "(" + ", ".join(_render(item, depth) for item in value) + ("," if len(value) == 1 else "") + ")"
+        )
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     # mmengine substitutes {{ name }} in the text of a file before it reads it, even within strings.

@@ -93,8 +93,22 @@ def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
     writer.flush()
 
 
+def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
+    """The epochs that the run in `folder` has finished, from its log; none where it was never started."""
+    path = RunFiles(Path(folder)).log
+    if not path.exists():
+        return ()
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        for key in ("train_metrics", "eval_metrics"):
+            values[key] = {name: float(value) for name, value in values[key].items()}
+        records.append(EpochRecord(**values))
+    return tuple(records)
+
+
 def _finite(value: Any) -> Any:
-    """JSON has no infinity (a PSNR of equal images): such values become null."""
+    """JSON has neither infinity (a PSNR of equal images) nor NaN: they become the words "inf" and "nan"."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

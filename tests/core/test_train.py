@@ -20,6 +20,7 @@ from core.distillation import DistillationConfig, distillation_loss
 from core.errors import UserError
 from core.optim import build_optimizer, learning_rate_factor
 from core.progress import TrainingDisplay
+from core.run_files import read_history
 from core.train import (
     EpochRecord,
     OptimizerConfig,
@@ -197,9 +198,12 @@ def test_files_of_a_run(tmp_path):
 
 
 def test_log_stays_json_when_a_metric_is_infinite(tmp_path):
-    result = run(tmp_path, evaluate=lambda model: {"psnr": math.inf})
-    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["eval_metrics"] == {"psnr": None}
-    assert result.metrics == {"psnr": math.inf}
+    result = run(tmp_path, evaluate=lambda model: {"psnr": math.inf, "worst": -math.inf})
+    line = (tmp_path / "log.jsonl").read_text().splitlines()[0]
+    assert json.loads(line, parse_constant=pytest.fail)["eval_metrics"] == {"psnr": "inf", "worst": "-inf"}
+    assert result.metrics == {"psnr": math.inf, "worst": -math.inf}
+    assert read_history(tmp_path) == result.history
+    assert read_history(tmp_path / "nowhere") == ()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

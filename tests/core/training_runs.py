@@ -44,7 +44,7 @@ class DigitsLoader:
     before_batch: Callable[[int, int], object] = lambda epoch, batch: None
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return (self.count + self.batch_size - 1) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = load_digits(return_X_y=True)

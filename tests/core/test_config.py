@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import dump_config, load_config
+from core.errors import MissingData, UserError
+from core.train import OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str
+    size: tuple[int, int] = (32, 32)
+    mean: tuple[float, ...] = (0.5,)
+    root: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    data: Data
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(optimizer=OptimizerConfig("adam", lr=1e-4), seed=3)
+    )
+    network: Literal["resnet20", "resnet56"] = "resnet20"
+    seeds: list[int] = field(default_factory=lambda: [0])
+    note: str = ""
+    teacher: Data | None = None
+    width: int | float = 1
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("seeds must not be empty")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_file_with_base_and_overrides(tmp_path):
+    write(tmp_path / "base.py", "data = dict(name='cifar', mean=[1, 2])\ntrain = dict(epochs=300, seed=1)\n")
+    path = write(
+        tmp_path / "mine.py",
+        "_base_ = 'base.py'\ntrain = dict(optimizer=dict(name='sgd', lr=1))\n"
+        "seeds = [1, 2]\ndata = dict(size=[8, 8])\n",
+    )
+    config = load_config(path, Experiment, ["train.optimizer.lr=0.5", "network=resnet56", "data.root=/a b/c"])
+    assert config == Experiment(
+        data=Data("cifar", (8, 8), (1.0, 2.0), Path("/a b/c")),
+        train=TrainConfig(epochs=300, seed=1, optimizer=OptimizerConfig("sgd", lr=0.5)),
+        network="resnet56",
+        seeds=[1, 2],
+    )
+    assert type(config.data.mean[0]) is float
+
+
+def test_order_of_precedence(tmp_path):
+    """Schema, then `defaults`, then the file, then overrides; nested keys merge on the way."""
+    path = write(tmp_path / "c.py", "train = dict(epochs=7, batch_size=8)\n")
+    defaults = {"data": {"name": "digits"}, "train": {"epochs": 5, "eval_every": 2}}
+    train = load_config(path, Experiment, ["train.batch_size=4"], defaults).train
+    assert (train.epochs, train.batch_size, train.eval_every) == (7, 4, 2)
+    assert (train.seed, train.optimizer) == (3, OptimizerConfig("adam", lr=1e-4))
+
+
+def test_keys_are_laid_over_the_fields_default_not_over_the_class(tmp_path):
+    config = load_config(None, Experiment, ["data.name=x", "train.optimizer.lr=0.2"])
+    assert config.train.optimizer == OptimizerConfig("adam", lr=0.2)
+    assert config.train.seed == 3
+
+
+def test_yaml(tmp_path):
+    path = write(tmp_path / "c.yaml", "data: {name: x, size: [4, 4]}\ntrain: {epochs: 2}\n")
+    assert load_config(path, Experiment).data.size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("train.optimizer.betas=0.8,0.9", lambda c: c.train.optimizer.betas, (0.8, 0.9)),
+        ("train.optimizer.betas=[0.8, 0.9]", lambda c: c.train.optimizer.betas, (0.8, 0.9)),
+        ("train.optimizer.groups=[(backbone,0.1)]", lambda c: c.train.optimizer.groups, (("backbone", 0.1),)),
+        ("train.optimizer.groups=[('head', 2)]", lambda c: c.train.optimizer.groups, (("head", 2.0),)),
+        ("train.channels_last=true", lambda c: c.train.channels_last, True),
+        ("train.ema_decay=None", lambda c: c.train.ema_decay, None),
+        ("train.ema_decay=0.99", lambda c: c.train.ema_decay, 0.99),
+        ("train.epochs=2.0", lambda c: c.train.epochs, 2),
+        ("train.optimizer.lr=1e-3", lambda c: c.train.optimizer.lr, 1e-3),
+        ("train.precision=bf16-mixed", lambda c: c.train.precision, "bf16-mixed"),
+        ("note=a = b", lambda c: c.note, "a = b"),
+        ("note=", lambda c: c.note, ""),
+        ("note='12'", lambda c: c.note, "12"),
+        ("note=run (2)", lambda c: c.note, "run (2)"),
+        ("seeds=3,4", lambda c: c.seeds, [3, 4]),
+        ("teacher.name=big", lambda c: c.teacher, Data("big")),
+        ("data.options.depth.of=[1]", lambda c: c.data.options, {"depth": {"of": [1]}}),
+        ("width=2", lambda c: (c.width, type(c.width)), (2, int)),
+        ("width=1.5", lambda c: c.width, 1.5),
+    ],
+)
+def test_overrides(override, get, value):
+    assert get(load_config(None, Experiment, ["data.name=x", override])) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.optimzer.lr=1", "the command line: unknown key 'train.optimzer', did you mean 'optimizer'"),
+        (
+            "train.optimizer.lrr=1",
+            "unknown key 'train.optimizer.lrr', did you mean 'lr'.*allowed: name, lr, momentum",
+        ),
+        ("dta.name=1", "unknown key 'dta', did you mean 'data'"),
+        (
+            "train.optimizer.name=sdg",
+            "train.optimizer.name must be one of 'sgd', 'adam', 'adamw'; got 'sdg', .* 'sgd'",
+        ),
+        ("train.epochs=ten", "train.epochs must be int, got str 'ten'"),
+        ("train.epochs=2.5", "train.epochs must be int, got float 2.5"),
+        ("train.epochs=True", "train.epochs must be int, got bool True"),
+        ("train.channels_last=1", "train.channels_last must be bool, got int 1"),
+        ("train.ema_decay=high", "train.ema_decay must be float, got str 'high'"),
+        ("width=wide", r"width must be int \| float, got str 'wide'"),
+        ("data.size=1,2,3", "data.size must have 2 entries, got 3"),
+        ("data.size=5", r"data.size must be tuple\[int, int\], got int 5"),
+        ("data.mean=1,x", r"data.mean\[1\] must be float, got str 'x'"),
+        ("train=5", "train must hold the keys of TrainConfig, got 5"),
+        ("train.epochs=0", "in train: epochs must be >= 1, got 0"),
+        ("teacher.size=1,1", "'teacher.name' is required and not given"),
+        ("seeds=[]", "the command line: seeds must not be empty"),
+        ("data.name.first=1", "the command line: .*name"),
+        ("epochs", "override 'epochs' must read key=value"),
+        ("=3", "override '=3' must read key=value"),
+        ("seeds=[1,2", "override 'seeds=.1,2': Imbalanced brackets"),
+    ],
+)
+def test_refused_overrides(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(None, Experiment, [override], defaults={"data": {"name": "x"}})
+    assert "\n" not in str(caught.value)
+
+
+def test_required_keys_are_asked_for():
+    with pytest.raises(UserError, match="'data' is required and not given"):
+        load_config(None, Experiment)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.py", "data = dict(name='x'\n", "c.py' cannot be read: SyntaxError"),
+        ("c.py", "data = dict(name=unknown)\n", "cannot be read: NameError: name 'unknown' is not defined"),
+        ("c.py", "_base_ = 'none.py'\n", "cannot be read: FileNotFoundError.*none.py"),
+        ("c.py", "data = 1 / 0\n", "cannot be read: ZeroDivisionError"),
+        ("c.yaml", "data: [1\n", "cannot be read"),
+        ("c.txt", "data = 1\n", "cannot be read: (OSError|ValueError|TypeError)"),
+        (
+            "c.py",
+            "data = dict(name='x', sise=(1, 2))\n",
+            "c.py': unknown key 'data.sise', did you mean 'size'",
+        ),
+    ],
+)
+def test_broken_files(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(write(tmp_path / name, text), Experiment)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(MissingData, match=r"none\.py' not found"):
+        load_config(tmp_path / "none.py", Experiment)
+
+
+def test_defaults_are_not_changed(tmp_path):
+    defaults = {"data": {"name": "x", "size": [1, 2]}}
+    load_config(None, Experiment, ["data.name=y", "data.size=3,4"], defaults)
+    assert defaults == {"data": {"name": "x", "size": [1, 2]}}
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
+    ["{{ fileDirname }}", "{{_base_.x}}", "{{$HOME:1}}"]
+)
+FLOATS = st.floats(allow_nan=False)
+OPTIONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | FLOATS | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(TEXT, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+DATA = st.builds(
+    Data,
+    name=TEXT,
+    size=st.tuples(st.integers(), st.integers()),
+    mean=st.lists(FLOATS, max_size=3).map(tuple),
+    root=st.none() | st.just(Path("some/where")),
+    options=st.dictionaries(TEXT, OPTIONS, max_size=2),
+)
+TRAIN = st.builds(
+    TrainConfig,
+    epochs=st.integers(1, 10**9),
+    optimizer=st.builds(
+        OptimizerConfig,
+        name=st.sampled_from(["adam", "adamw"]),
+        lr=st.floats(0, 10),
+        groups=st.lists(st.tuples(TEXT, FLOATS), max_size=2).map(tuple),
+    ),
+    schedule=st.just(ScheduleConfig("step", (3, 5))),
+    clip_grad_norm=st.none() | st.just(math.inf),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    config=st.builds(
+        Experiment,
+        data=DATA,
+        train=TRAIN,
+        seeds=st.lists(st.integers(), min_size=1, max_size=3),
+        note=TEXT,
+        teacher=st.none() | DATA,
+        width=st.integers() | FLOATS,
+    )
+)
+def test_dumped_configuration_loads_back_equal(tmp_path_factory, config):
+    path = tmp_path_factory.getbasetemp() / "dumped.py"
+    dump_config(config, path)
+    assert load_config(path, Experiment) == config
+
+
+def test_dumped_configuration_is_for_people(tmp_path):
+    dump_config(Experiment(Data("x")), tmp_path / "c.py")
+    lines = (tmp_path / "c.py").read_text().splitlines()
+    assert lines[:3] == ["data = {", "    'name': 'x',", "    'size': (32, 32),"]
+    assert "        'lr': 0.0001," in lines
+    assert "network = 'resnet20'" in lines
