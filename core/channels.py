@@ -79,6 +79,7 @@ class ChannelGraph:
         conv_groups: group counts of grouped (not depthwise) convolutions.
         depthwise: modules whose group count is their channel count.
         per_group: slots that count channels *per group* of a grouped convolution.
+        producers: convolutions and linear layers with a free output, in the order of execution.
         bare_norms: norm layers without weights, which still repeat a width in an attribute.
         taps: tapped module -> row -> flat choice index, as in slots.
         outputs: the same for the tensors that the model returns.
@@ -91,6 +92,7 @@ class ChannelGraph:
     conv_groups: Mapping[str, int]
     depthwise: frozenset[str] = field(repr=False)
     per_group: frozenset[SlotKey] = field(repr=False)
+    producers: tuple[str, ...] = field(repr=False)
     bare_norms: Mapping[str, IntArray] = field(repr=False)
     taps: Mapping[str, IntArray] = field(repr=False)
     outputs: tuple[IntArray, ...] = field(repr=False)
@@ -279,6 +281,9 @@ def _graph(
         conv_groups=trace.conv_groups,
         depthwise=frozenset(name.rpartition(".")[0] for name in trace.depthwise),
         per_group=frozenset(trace.per_group),
+        producers=tuple(
+            module for module, key in trace.producers.items() if (grouping.slots[key] >= 0).any()
+        ),
         bare_norms={name: grouping.elements[id(labels)] for name, labels in trace.bare_norms.items()},
         taps={name: grouping.elements[id(labels)] for name, labels in trace.taps.items()},
         outputs=tuple(grouping.elements[id(labels)] for labels in trace.outputs),

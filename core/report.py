@@ -1,8 +1,18 @@
-"""Result tables and plots that every task shares."""
+"""Result tables: for a terminal, in Markdown, and the numbers behind them (mean and 95 % interval over seeds)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scipy import stats
+
+if TYPE_CHECKING:
+    from core.experiment import Metric, Settings, Task
+
+NAMES = {"baseline": "Baseline", "lwdna": "LW-DNA", "random": "Random widths", "uniform": "Uniform widths"}
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -17,3 +27,123 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers are right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % confidence interval of the mean (Student's t); None for a single value."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean = sum(values) / n
+    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+
+
+def with_interval(values: Sequence[float], digits: int = 2) -> str:
+    """'23.00 ± 0.12', or '23.00' for a single value."""
+    half = half_interval(values)
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return mean if half is None else f"{mean} ± {half:.{digits}f}"
+
+
+def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of methods."""
+    shown = [metric for metric in metrics if metric.key in result["methods"]["baseline"]["metrics"]]
+    header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
+    rows = []
+    for method, entry in result["methods"].items():
+        cells = [with_interval(entry["metrics"][metric.key]["values"], metric.digits) for metric in shown]
+        rows.append(
+            [
+                NAMES.get(method, method.capitalize()),
+                *cells,
+                engineering(entry["flops"]),
+                f"{100 * entry['flops_ratio']:.2f}",
+                engineering(entry["params"]),
+                f"{100 * entry['params_ratio']:.2f}",
+            ]
+        )
+    return header, rows
+
+
+def engineering(number: float) -> str:
+    """4117734400 -> '4.1177 G'."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.4f} {unit}"
+    return f"{number:.0f}"
+
+
+def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
+    """The table of methods for a terminal."""
+    header, rows = results_rows(metrics, result)
+    return f"{text_table(header, rows)}\n{_footnote(result)}"
+
+
+def _footnote(result: Mapping[str, Any]) -> str:
+    seeds = result["seeds"]
+    if len(seeds) == 1:
+        return "One seed: no interval, and no claim about which network is better (use --seeds)."
+    return f"Mean ± 95 % confidence interval over {len(seeds)} seeds."
+
+
+def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
+    """Method minus baseline, seed by seed: mean, interval and p-value of the paired t-test, per metric."""
+    base = result["methods"]["baseline"]["metrics"]
+    rows = []
+    for method, entry in result["methods"].items():
+        for metric in metrics:
+            if method == "baseline" or metric.key not in entry["metrics"] or len(result["seeds"]) < 2:
+                continue
+            pairs = zip(entry["metrics"][metric.key]["values"], base[metric.key]["values"], strict=True)
+            differences = [ours - theirs for ours, theirs in pairs]
+            p = float(stats.ttest_1samp(differences, 0.0).pvalue) if len(set(differences)) > 1 else math.nan
+            shown = "n/a" if math.isnan(p) else f"{p:.3f}"
+            rows.append(
+                [NAMES.get(method, method), metric.label, with_interval(differences, metric.digits), shown]
+            )
+    return rows
+
+
+def markdown_report(task: Task, settings: Settings, result: Mapping[str, Any]) -> str:
+    """report.md: what was compared, the table, differences, widths, and how it was made."""
+    header, rows = results_rows(task.metrics, result)
+    parts = [
+        f"# {task.model_name} on {task.dataset}",
+        f"{settings.train.epochs} epochs for every network, the same recipe, the same seeds "
+        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`.",
+        markdown_table(header, rows),
+        _footnote(result),
+    ]
+    differences = paired_differences(task.metrics, result)
+    if differences:
+        parts += [
+            "## Difference to the baseline, seed by seed",
+            markdown_table(["method", "metric", "difference", "p (paired t-test)"], differences),
+        ]
+    parts += [
+        "## Widths",
+        "![Widths per layer](channels.png)",
+        _widths_table(result),
+        "## Training",
+        "![Error per epoch](curves.png)",
+        "## Made with",
+        "```json\n" + json.dumps(result["environment"], indent=2) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _widths_table(result: Mapping[str, Any]) -> str:
+    methods = result["methods"]
+    header = ["group", *(NAMES.get(method, method) for method in methods)]
+    rows = [
+        [f"`{group}`", *(str(entry["widths"][group]) for entry in methods.values())]
+        for group in methods["baseline"]["widths"]
+    ]
+    return f"Channels per group, seed {result['seeds'][0]}:\n\n{markdown_table(header, rows)}"

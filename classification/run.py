@@ -1,0 +1,209 @@
+"""`python -m classification.run`: baseline → shrink → train → compare on an image classification data set."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from classification.data import DATASETS, ClassificationData, DataConfig, open_dataset
+from classification.evaluation import evaluate
+from classification.models import MODELS, build
+from core.budget import Budget
+from core.commands import (
+    CONFIG_FILE,
+    add_experiment_arguments,
+    experiment_overrides,
+    run_command,
+    settle_config,
+    work_directory,
+)
+from core.config import load_config
+from core.data import data_root
+from core.distillation import DistillationConfig
+from core.errors import UserError
+from core.experiment import STAGES, Metric, Settings, ShrinkConfig, Task, TeacherConfig, run_experiment
+from core.factories import call_factory
+from core.train import TrainConfig, make_fabric
+
+CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
+METRICS = (
+    Metric("top1_error", "top-1 error %", higher_is_better=False),
+    Metric("top5_error", "top-5 error %", higher_is_better=False),
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A protocol of `shared_configs/classification`.
+
+    Args:
+        model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
+        dataset: a name of `classification.data.DATASETS`.
+        data: how images are read and augmented.
+        train: the recipe of every network.
+        shrink: how widths are found.
+        distillation: train every network with a teacher; None without.
+        teacher: which one.
+    """
+
+    model: str = "resnet20"
+    dataset: str = "digits"
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    distillation: DistillationConfig | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
+    parser.add_argument(
+        "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
+    )
+    parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
+    parser.add_argument(
+        "--train-limit", type=int, help="use only so many training images, balanced over classes"
+    )
+    parser.add_argument(
+        "--distillation", action="store_true", help="train every network with a widened teacher"
+    )
+    add_experiment_arguments(parser)
+    return parser
+
+
+def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:
+    """The protocol for a model and a data set: the pair's own file, else the data set's first one.
+
+    Raises:
+        UserError: there is no protocol for the data set.
+    """
+    dataset = dataset or "digits"
+    stem = dataset.replace("-", "_")
+    ending = "_distillation.py" if distillation else ".py"
+    own = CONFIGS / f"{model}_{stem}{ending}"
+    if model is not None and own.exists():
+        return own
+    shared = {"cifar100": "cifar10"}.get(stem, stem)
+    candidates = [
+        path
+        for path in sorted(CONFIGS.glob(f"*_{shared}{ending}"))
+        if stem != "imagenet" or "tiny_imagenet" not in path.name
+    ]
+    if not candidates:
+        raise UserError(f"no protocol for '{dataset}' under '{CONFIGS}': name one with --config")
+    return candidates[0]
+
+
+def read_config(arguments: Namespace, path: Path) -> RunConfig:
+    """The protocol in `path` with everything that the command line changes in it."""
+    overrides = [*arguments.cfg_options, *experiment_overrides(arguments)]
+    given = {
+        "data.train_limit": arguments.train_limit,
+        "dataset": arguments.dataset,
+        "model": arguments.model,
+    }
+    overrides += [f"{key}={value!r}" for key, value in given.items() if value is not None]
+    config = load_config(path, RunConfig, overrides)
+    if arguments.budget is None:
+        return config
+    return replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
+
+
+def make_task(config: RunConfig, data: ClassificationData, device: torch.device) -> Task:
+    """Classification as `core.experiment` sees it."""
+    test_loader = data.test_loader(max(config.train.batch_size, 256), device)
+    own_model = ":" in config.model
+
+    def build_model() -> nn.Module:
+        if own_model:
+            return call_factory(config.model)
+        return build(config.model, data.num_classes, dataset=config.dataset)
+
+    return Task(
+        name="classification",
+        dataset=config.dataset,
+        model_name=config.model.rpartition(":")[2] if own_model else config.model,
+        build=build_model,
+        example_inputs=torch.zeros(1, *data.input_shape),
+        train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),
+        loss_fn=loss_and_error,
+        evaluate=lambda model: evaluate(model, test_loader, device),
+        metrics=METRICS,
+        curves=("top1_error", "top1_error", "top-1 error %"),
+    )
+
+
+def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy, and the top-1 error in percent: logits (N, C), targets (N,) of class indices.
+
+    Raises:
+        UserError: the network's outputs are not one logit per class and image.
+    """
+    if logits.dim() != 2 or len(logits) != len(targets):
+        raise UserError(
+            f"the network returns shape {tuple(logits.shape)}, not (images, classes): see --model"
+        )
+    with torch.no_grad():
+        error = 100 * (logits.argmax(1) != targets).float().mean()
+    return functional.cross_entropy(logits, targets), {"top1_error": error}
+
+
+def run(arguments: Namespace) -> int:
+    """One experiment from parsed arguments; returns the exit status."""
+    protocol = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
+    config = read_config(arguments, protocol)
+    name = config.model.rpartition(":")[2]
+    use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
+    folder = work_directory(arguments.work_dir, f"classification-{name}-{config.dataset}", use)
+    stored = None
+    if (folder / CONFIG_FILE).exists():
+        stored = load_config(folder / CONFIG_FILE, RunConfig)
+        config = read_config(arguments, arguments.config or folder / CONFIG_FILE)
+    data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
+    fabric = make_fabric(arguments.device, config.train.precision)
+    settings = Settings(
+        train=config.train,
+        shrink=config.shrink,
+        work_dir=folder,
+        controls=tuple(arguments.controls),
+        seeds=arguments.seeds,
+        stages=tuple(arguments.stages or STAGES),
+        distillation=config.distillation,
+        teacher=config.teacher,
+        progress=not arguments.no_progress,
+    )
+    if fabric.is_global_zero:
+        settle_config(config, stored, folder)
+    task = make_task(config, data, fabric.device)
+    run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
+    for part, count in data.skipped.items():
+        if count:
+            _say(f"{count} unreadable {part} images were left out")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _silent(line: Any) -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; see the module's docstring for exit statuses."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: run(arguments), arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What every command line shares: common arguments, and errors as one line with an exit status.
+
+0    done
+1    the run failed or was interrupted
+2    wrong usage or bad input
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from core.config import dump_config
+from core.errors import UserError
+from core.experiment import STAGES
+
+CONFIG_FILE = "config.py"
+T = TypeVar("T")
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that `run` of every task understands."""
+    run = parser.add_argument_group("experiment")
+    run.add_argument("--config", help="protocol: a file of shared_configs/, or your own")
+    run.add_argument(
+        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
+    )
+    run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    run.add_argument(
+        "--stages", nargs="+", choices=STAGES, help="run only these stages in an existing work directory"
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
+    )
+    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
+    run.add_argument("--seeds", type=int, default=1, help="repetitions, each with its own seed (default: 1)")
+    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    run.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    run.add_argument("--no-progress", action="store_true", help="no progress bars")
+    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    method = parser.add_argument_group("shrinkage")
+    method.add_argument(
+        "--budget", help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms"
+    )
+    method.add_argument("--score", help="gradient, sensitivity, magnitude, random or uniform")
+    method.add_argument("--widen", type=float, help="growth of the space of widths")
+    method.add_argument(
+        "--controls", nargs="+", default=[], help="scores to compare with, such as random uniform"
+    )
+
+
+def experiment_overrides(arguments: object) -> list[str]:
+    """The shorthand arguments that were given, as `key=value` overrides of the protocol."""
+    names = {"epochs": "train.epochs", "seed": "train.seed", "score": "shrink.score", "widen": "shrink.widen"}
+    given = {key: getattr(arguments, name, None) for name, key in names.items()}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
+def work_directory(given: Path | None, default_name: str, use: Literal["new", "existing", "either"]) -> Path:
+    """The work directory of a run.
+
+    Without `--work-dir`: work_dirs/NAME for a first run, NAME-2, NAME-3 ... for later ones; an existing one is the
+    latest of them.
+
+    Args:
+        given: `--work-dir`.
+        default_name: NAME.
+        use: "new" for a fresh run, "existing" to resume, "either" to run single stages.
+
+    Raises:
+        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume.
+    """
+    first = Path("work_dirs") / default_name
+    runs = (
+        [given]
+        if given is not None
+        else [first, *sorted(first.parent.glob(f"{first.name}-[0-9]*"), key=_number)]
+    )
+    runs = [path for path in runs if (path / CONFIG_FILE).exists()]
+    if runs and use != "new":
+        return runs[-1]
+    if use == "existing":
+        raise UserError(f"no run in '{given or first}': there is nothing to resume")
+    if given is not None:
+        if runs:
+            raise UserError(
+                f"work directory '{given}' already holds a run: add --resume to go on, or name another"
+            )
+        return given
+    return first.with_name(f"{first.name}-{max(map(_number, runs)) + 1}") if runs else first
+
+
+def settle_config(config: T, stored: T | None, folder: Path) -> None:
+    """Write the protocol of a run into its work directory, or check that it is the one that is there.
+
+    Args:
+        config: the protocol to run with.
+        stored: the one that the directory holds, if any.
+        folder: the work directory.
+
+    Raises:
+        UserError: they differ: results of two protocols would be mixed.
+    """
+    if stored is None:
+        dump_config(config, folder / CONFIG_FILE)
+    elif stored != config:
+        names = [item.name for item in fields(config)  # type: ignore[arg-type]
+                 if getattr(stored, item.name) != getattr(config, item.name)]  # fmt: skip
+        raise UserError(
+            f"'{folder}' was made with another protocol ({', '.join(names)} differ): use another --work-dir, or leave "
+            f"out what changes it"
+        )
+
+
+def _number(path: Path) -> int:
+    tail = path.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else 1
+
+
+def run_command(command: Callable[[], int], debug: bool) -> int:
+    """Call `command` and turn errors into one line on stderr and an exit status."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on where it stopped", file=sys.stderr)
+        return 1
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError, MemoryError, ValueError) as error:
+        if debug:
+            traceback.print_exc()
+        line = str(error).strip().splitlines()
+        print(
+            f"failed: {type(error).__name__}: {line[0] if line else ''} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1

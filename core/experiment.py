@@ -1,0 +1,413 @@
+"""The whole experiment, shared by all tasks: baseline → shrink → train → compare, with controls and seeds.
+
+Every network, whether baseline, LW-DNA or control, goes through the same `core.train.fit` with the same recipe and
+the same seeds. Each stage reads what the one before wrote into the work directory, so a run that was stopped goes on
+where it was, and each stage can be run alone.
+
+    work_dir/
+        config.py  widths.json  result.json  report.md  channels.png  curves.png
+        widths/METHOD-seedS.json        what `shrink` found for each method and seed
+        runs/METHOD-seedS/              checkpoints, weights, log.jsonl and TensorBoard events of each training
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from core.architecture import Architecture
+from core.budget import Budget
+from core.channels import trace_channels
+from core.checkpoint import load_weights
+from core.distillation import DistillationConfig
+from core.errors import UserError
+from core.files import atomic_write, write_json
+from core.initialise import seeded
+from core.plots import plot_channels, plot_curves
+from core.report import markdown_report, results_table
+from core.resize import widen
+from core.run_files import EpochRecord, read_history
+from core.scores import NAMES
+from core.shrinkage import shrink
+from core.train import Loader, TrainConfig, fit
+
+Stage = Literal["baseline", "shrink", "train", "compare"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+BASELINE, FOUND = "baseline", "lwdna"
+
+
+@dataclass(frozen=True)
+class ShrinkConfig:
+    """How widths are found; see `core.shrinkage.shrink`.
+
+    Args:
+        batches: batches that channels are scored on.
+        batch_size: images in each of them.
+    """
+
+    widen: float = 2.0
+    budget: Budget = Budget(flops=0.9)
+    score: str = "gradient"
+    floor: float = 0.4
+    ceiling: float = 1.0
+    round_to: int = 1
+    batches: int = 1
+    batch_size: int = 64
+    latents: Literal["gate", "hypernetwork"] = "gate"
+    embedding: int = 8
+    freeze: tuple[str, ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The network that students learn from.
+
+    Args:
+        widen: the teacher is the baseline widened by this factor, trained by the same recipe without distillation
+            (method.md section 3: the reference widens its teacher like its search space).
+        checkpoint: weights of a trained teacher; None trains one first.
+    """
+
+    widen: float = 2.0
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a task reports."""
+
+    key: str
+    label: str
+    higher_is_better: bool
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task has to say about itself to be run.
+
+    Attributes:
+        name: "classification", "super_resolution", ...
+        dataset: name of the data set, for the report.
+        model_name: name of the baseline, for the report and the widths file.
+        build: a freshly initialised baseline, from torch's global generator.
+        example_inputs: what one sample looks like to the network; only shapes matter.
+        train_loader: (batch size, seed) -> training batches.
+        loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
+        evaluate: model -> metrics by key.
+        metrics: what the table shows, the primary one first.
+        curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
+    """
+
+    name: str
+    dataset: str
+    model_name: str
+    build: Callable[[], nn.Module]
+    example_inputs: Any
+    train_loader: Callable[[int, int], Loader]
+    loss_fn: Callable[[Any, Any], Any]
+    evaluate: Callable[[nn.Module], Mapping[str, float]]
+    metrics: tuple[Metric, ...]
+    curves: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment.
+
+    Attributes:
+        train: the recipe of every network; its seed is the first of `seeds`.
+        shrink: how widths are found.
+        work_dir: where everything is written.
+        controls: scores to compare with, at the same budget: "random", "uniform", "magnitude", ...
+        seeds: number of repetitions, each with its own widths, weights and data order.
+        stages: which parts to run.
+        distillation: train every network with a teacher.
+        teacher: which one.
+        progress: show bars.
+    """
+
+    train: TrainConfig
+    shrink: ShrinkConfig
+    work_dir: Path
+    controls: tuple[str, ...] = ()
+    seeds: int = 1
+    stages: tuple[Stage, ...] = STAGES
+    distillation: DistillationConfig | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds={self.seeds}: use at least 1")
+        for control in self.controls:
+            if control not in NAMES:
+                raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
+            if control == self.shrink.score:
+                raise UserError(f"control '{control}' is the score of the found network itself; name another")
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """Method -> score, for every method that has widths to find."""
+        return {FOUND: self.shrink.score, **{control: control for control in self.controls}}
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds of the repetitions."""
+        return [self.train.seed + number for number in range(self.seeds)]
+
+    def widths_file(self, method: str, seed: int) -> Path:
+        """Where the widths of one method and seed are kept."""
+        return self.work_dir / "widths" / f"{method}-seed{seed}.json"
+
+    def run_dir(self, method: str, seed: int) -> Path:
+        """Where one training is kept."""
+        return self.work_dir / "runs" / f"{method}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network, as the report needs it."""
+
+    method: str
+    seed: int
+    history: tuple[EpochRecord, ...]
+    architecture: Architecture | None
+
+
+def run_experiment(
+    task: Task, settings: Settings, fabric: Fabric, say: Callable[[str], None] = print
+) -> dict[str, Any] | None:
+    """Run the stages that are asked for; returns the content of result.json if "compare" is among them.
+
+    Args:
+        task: what is trained and measured.
+        settings: the experiment.
+        fabric: device and processes (`core.train.make_fabric`).
+        say: takes one line of news at a time.
+
+    Raises:
+        UserError: a stage needs what an earlier stage has not made yet; and whatever `shrink` and `fit` raise.
+    """
+    if "baseline" in settings.stages:
+        for seed in settings.seed_list:
+            say(f"baseline, seed {seed}: training {task.model_name} for {settings.train.epochs} epochs")
+            _train(task, settings, fabric, BASELINE, seed)
+    if "shrink" in settings.stages:
+        for method, score in settings.scores.items():
+            for seed in settings.seed_list:
+                _find_widths(task, settings, fabric, method, score, seed, say)
+    if "train" in settings.stages:
+        for method in settings.scores:
+            for seed in settings.seed_list:
+                say(f"{method}, seed {seed}: training for {settings.train.epochs} epochs")
+                _train(task, settings, fabric, method, seed)
+    if "compare" not in settings.stages or not fabric.is_global_zero:
+        return None
+    return _compare(task, settings, say)
+
+
+def _network(task: Task, settings: Settings, method: str, seed: int) -> tuple[nn.Module, Architecture | None]:
+    with seeded(seed):
+        model = task.build()
+    if method == BASELINE:
+        return model, None
+    path = settings.widths_file(method, seed)
+    if not path.exists():
+        raise UserError(
+            f"no widths for '{method}', seed {seed}, in '{settings.work_dir}': run the stage shrink first"
+        )
+    architecture = Architecture.load(path)
+    return architecture.build(model, seed=seed), architecture
+
+
+def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: int) -> Run:
+    model, architecture = _network(task, settings, method, seed)
+    config = replace(settings.train, seed=seed)
+    teacher = None if settings.distillation is None else _teacher(task, settings, fabric, seed)
+    fitted = fit(
+        model,
+        task.train_loader(config.batch_size, seed),
+        task.loss_fn,
+        config,
+        work_dir=settings.run_dir(method, seed),
+        evaluate=task.evaluate,
+        teacher=teacher,
+        distillation=settings.distillation,
+        fabric=fabric,
+        progress=settings.progress,
+    )
+    return Run(method, seed, fitted.history, architecture)
+
+
+def _teacher(task: Task, settings: Settings, fabric: Fabric, seed: int) -> nn.Module:
+    """The widened baseline, trained by the same recipe without a teacher, or loaded."""
+    with seeded(seed):
+        baseline = task.build()
+    graph = trace_channels(
+        baseline, task.example_inputs, freeze=settings.shrink.freeze, ties=settings.shrink.ties
+    )
+    teacher = widen(baseline, graph, settings.teacher.widen, seed=seed)
+    if settings.teacher.checkpoint is not None:
+        load_weights(teacher, settings.teacher.checkpoint)
+        return teacher.eval()
+    config = replace(settings.train, seed=seed)
+    loader = task.train_loader(config.batch_size, seed)
+    run_dir = settings.run_dir("teacher", seed)
+    fit(teacher, loader, task.loss_fn, config, work_dir=run_dir, evaluate=task.evaluate, fabric=fabric,
+        progress=settings.progress)  # fmt: skip
+    return teacher.eval()
+
+
+def _find_widths(
+    task: Task,
+    settings: Settings,
+    fabric: Fabric,
+    method: str,
+    score: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    path = settings.widths_file(method, seed)
+    if fabric.is_global_zero and not path.exists():
+        architecture = find_architecture(task, settings.shrink, score, seed, fabric.device)
+        architecture.save(path)
+        ratio = architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"]
+        say(
+            f"{method}, seed {seed}: found widths by {score} at {100 * ratio:.2f} % of the baseline's FLOPs, "
+            f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
+        )
+    fabric.barrier()
+    if fabric.is_global_zero and method == FOUND and seed == settings.seed_list[0]:
+        Architecture.load(path).save(settings.work_dir / "widths.json")
+
+
+def find_architecture(
+    task: Task, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
+) -> Architecture:
+    """Shrink the task's baseline once.
+
+    Raises:
+        UserError: see `core.shrinkage.shrink`.
+    """
+    with seeded(seed):
+        model = task.build().to(device)
+
+    def loss_fn(outputs: Any, targets: Any) -> Tensor:
+        loss = task.loss_fn(outputs, targets)
+        return loss[0] if isinstance(loss, tuple) else loss
+
+    return shrink(
+        model,
+        task.example_inputs,
+        _first_batches(task, config, seed),
+        loss_fn,
+        widen=config.widen,
+        budget=config.budget,
+        score=score,
+        floor=config.floor,
+        ceiling=config.ceiling,
+        round_to=config.round_to,
+        seed=seed,
+        latents=config.latents,
+        embedding=config.embedding,
+        name=task.model_name,
+        freeze=config.freeze,
+        ties=config.ties,
+    )
+
+
+def _first_batches(task: Task, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
+    loader = task.train_loader(config.batch_size, seed)
+    for number, batch in enumerate(loader.epoch(0)):
+        if number == config.batches:
+            break
+        yield batch
+
+
+def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    runs = []
+    for method in (BASELINE, *settings.scores):
+        for seed in settings.seed_list:
+            history = read_history(settings.run_dir(method, seed))
+            if len(history) < settings.train.epochs:
+                stage = "baseline" if method == BASELINE else "train"
+                raise UserError(f"'{method}', seed {seed}, is not trained yet: run the stage {stage} first")
+            path = settings.widths_file(method, seed)
+            runs.append(Run(method, seed, history, None if method == BASELINE else Architecture.load(path)))
+    result = summarise(task, settings, runs)
+    write_json(settings.work_dir / "result.json", result)
+    table = results_table(task.metrics, result)
+    with atomic_write(settings.work_dir / "report.md") as file:
+        file.write(markdown_report(task, settings, result))
+    plot_channels(settings.work_dir / "channels.png", task, runs)
+    plot_curves(settings.work_dir / "curves.png", task, runs)
+    for line in table.splitlines():
+        say(line)
+    say(f"report: {settings.work_dir / 'report.md'}")
+    return result
+
+
+def summarise(task: Task, settings: Settings, runs: Sequence[Run]) -> dict[str, Any]:
+    """The content of result.json: costs and metrics (mean, std, values over seeds) by method."""
+    any_found = next(run.architecture for run in runs if run.architecture is not None)
+    base = any_found.baseline
+    methods: dict[str, Any] = {}
+    for method in dict.fromkeys(run.method for run in runs):
+        own = [run for run in runs if run.method == method]
+        costs = [run.architecture.cost if run.architecture else base for run in own]
+        flops = [cost["flops"]["paper"] for cost in costs]
+        params = [cost["params"] for cost in costs]
+        widths = [run.architecture.widths if run.architecture else base["widths"] for run in own]
+        methods[method] = {
+            "flops": _mean(flops),
+            "params": _mean(params),
+            "flops_ratio": _mean(flops) / base["flops"]["paper"],
+            "params_ratio": _mean(params) / base["params"],
+            "metrics": {
+                metric.key: _statistics([run.history[-1].eval_metrics[metric.key] for run in own])
+                for metric in task.metrics
+                if metric.key in own[0].history[-1].eval_metrics
+            },
+            "widths": widths[0],
+            "per_seed": [
+                {"seed": run.seed, "flops": f, "params": p, "widths": w}
+                for run, f, p, w in zip(own, flops, params, widths, strict=True)
+            ],
+        }
+    return {
+        "task": task.name,
+        "dataset": task.dataset,
+        "model": task.model_name,
+        "seeds": settings.seed_list,
+        "epochs": settings.train.epochs,
+        "methods": methods,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _mean(values: Sequence[int]) -> float:
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def _statistics(values: Sequence[float]) -> dict[str, Any]:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    std = float(tensor.std()) if len(values) > 1 else 0.0
+    return {"mean": float(tensor.mean()), "std": std, "values": list(values)}

@@ -1,0 +1,144 @@
+"""Plots that every task shares: widths per layer, and curves of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from core.files import write_with
+from core.report import NAMES, half_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from core.experiment import Run, Task
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in grey.
+COLOURS = {"baseline": "#6b6b6b", "lwdna": "#0072b2", "random": "#e69f00", "uniform": "#009e73", "magnitude": "#cc79a7",
+           "sensitivity": "#56b4e9", "gradient": "#d55e00"}  # fmt: skip
+
+
+def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure that needs no display, with quiet axes; `options` go to `subplots`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, 1, **options)
+    for axis in np.atleast_1d(axes):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, atomically."""
+    write_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
+
+
+def layer_widths(model: nn.Module, order: Sequence[str]) -> list[int]:
+    """Output channels of the named convolutions and linear layers."""
+    widths = []
+    for name in order:
+        module: Any = model.get_submodule(name)
+        widths.append(int(getattr(module, "out_channels", getattr(module, "out_features", 0))))
+    return widths
+
+
+def plot_widths(
+    path: Path, title: str, layers: Sequence[str], baseline: Sequence[int], found: dict[str, list[list[int]]]
+) -> None:
+    """Draw width per layer, found against baseline, and their ratio below (figure 1 (a), (b) of LW-DNA).
+
+    Args:
+        path: the PNG to write.
+        title: shown above.
+        layers: names in the order of execution.
+        baseline: channels per layer.
+        found: method -> one list of channels per seed; the first method is drawn as bars, others as markers.
+    """
+    positions = np.arange(len(layers))
+    figure, (top, bottom) = new_figure(
+        float(np.clip(2.5 + 0.24 * len(layers), 7, 18)), 6.2, 2, sharex=True, height_ratios=[3, 2]
+    )
+    base = np.asarray(baseline, dtype=float)
+    top.bar(positions, base, width=0.84, color="0.85", label="Baseline")
+    for number, (method, runs) in enumerate(found.items()):
+        widths = np.asarray(runs, dtype=float)
+        colour = COLOURS.get(method, f"C{number}")
+        label = NAMES.get(method, method)
+        ratio = widths / base
+        if number == 0:
+            top.bar(positions, widths.mean(axis=0), width=0.42, color=colour, label=label)
+            bottom.bar(positions, ratio.mean(axis=0) - 1, bottom=1, width=0.42, color=colour, label=label)
+        else:
+            bottom.plot(positions, ratio.mean(axis=0), "o", markersize=3.5, color=colour, label=label)
+        if len(runs) > 1:
+            spread = [ratio.mean(axis=0) - ratio.min(axis=0), ratio.max(axis=0) - ratio.mean(axis=0)]
+            bottom.errorbar(positions, ratio.mean(axis=0), spread, fmt="none", ecolor=colour, elinewidth=1)
+    bottom.axhline(1, color="0.4", linewidth=1)
+    top.set_ylabel("channels")
+    bottom.set_ylabel("ratio to baseline")
+    step = max(1, -(-len(layers) // 60))
+    bottom.set_xticks(positions[::step], [layers[at] for at in positions[::step]], rotation=90, fontsize=7)
+    top.set_xlim(-0.7, len(layers) - 0.3)
+    top.set_title(title, loc="left")
+    top.legend(frameon=False, ncols=2)
+    if len(found) > 1:
+        bottom.legend(frameon=False, ncols=len(found), fontsize=8)
+    save_figure(figure, path)
+
+
+def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
+    """channels.png of an experiment: every convolution and linear layer whose width is free."""
+    from core.channels import trace_channels
+
+    model = task.build()
+    first = next(run.architecture for run in runs if run.architecture is not None)
+    graph = trace_channels(model, task.example_inputs, freeze=first.options.freeze, ties=first.options.ties)
+    layers = [name for name in graph.producers if name not in graph.depthwise]
+    found: dict[str, list[list[int]]] = {}
+    for run in runs:
+        if run.architecture is not None:
+            found.setdefault(run.method, []).append(layer_widths(run.architecture.build(model), layers))
+    budget = " ".join(
+        f"{kind} {value}" for kind, value in first.found_by["budget"].items() if kind != "convention"
+    )
+    title = f"{task.model_name} on {task.dataset}: channels per layer ({first.found_by['score']}, budget {budget})"
+    plot_widths(path, title, layers, layer_widths(model, layers), found)
+
+
+def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
+    """curves.png: training (dashed) and test (solid) metric per epoch; bands are 95 % intervals over seeds."""
+    train_key, test_key, label = task.curves
+    figure, axis = new_figure(7.5, 4.6)
+    for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
+        own = [run for run in runs if run.method == method]
+        colour = COLOURS.get(method, f"C{number}")
+        name = NAMES.get(method, method)
+        train = [[r.train_metrics.get(train_key, r.train_loss) for r in run.history] for run in own]
+        _curve(axis, range(1, len(train[0]) + 1), train, colour, "--", f"{name}, training")
+        tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]
+        test = [[record.eval_metrics[test_key] for record in records] for records in tested]
+        _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    axis.set_title(f"{task.model_name} on {task.dataset}", loc="left")
+    axis.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def _curve(
+    axis: Any, epochs: Sequence[int], runs: Sequence[Sequence[float]], colour: str, style: str, label: str
+) -> None:
+    values = np.asarray(runs, dtype=float)
+    mean = values.mean(axis=0)
+    marker = "o" if len(mean) == 1 else None
+    axis.plot(list(epochs), mean, style, color=colour, label=label, linewidth=1.6, marker=marker)
+    if len(runs) > 1:
+        half = np.array([half_interval(list(column)) for column in values.T], dtype=float)
+        axis.fill_between(list(epochs), mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
