@@ -82,7 +82,7 @@ class Normalisation:
         """From a mean and a standard deviation per channel, in pixel values (0 to 255 for photographs)."""
         scale = torch.tensor(std, dtype=torch.float64).reciprocal().view(1, -1, 1, 1)
         shift = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1) * scale
-        return cls(scale.to(device, torch.float32), shift.to(device, torch.float32))
+        return cls(scale.float().to(device), shift.float().to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise `(N, C, H, W)` uint8 images."""

@@ -221,7 +221,7 @@ def test_unknown_data_set_names_the_closest():
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_missing_data_says_where_it_belongs_and_where_to_get_it(name, tmp_path):
-    with pytest.raises(MissingData, match="https?://") as caught:
+    with pytest.raises(MissingData, match=r"https?://") as caught:
         open_dataset(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
