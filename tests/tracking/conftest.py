@@ -74,8 +74,8 @@ def write_boxes(path: Path, boxes: Any, separator: str = ",") -> Path:
 
 @pytest.fixture
 def lasot_tree(tmp_path: Path) -> Path:
-    """A root with two short made-up sequences in LaSOT's official layout: `car-1` and `rubicCube-6`."""
-    for name, frames in (("car-1", 4), ("rubicCube-6", 5)):
+    """A root with two short made-up sequences in LaSOT's official layout: `car-2` and `rubicCube-6`."""
+    for name, frames in (("car-2", 4), ("rubicCube-6", 5)):
         folder = tmp_path / "data/lasot" / name.split("-")[0] / name
         truth = [[10 + 2 * frame, 20, 30, 40] for frame in range(frames)]
         write_boxes(folder / "groundtruth.txt", truth)

@@ -51,8 +51,8 @@ def test_reads_every_number_exactly_as_python_does(
     ],
 )
 def test_malformed_lines_are_named(text: str, line: int) -> None:
-    with pytest.raises(UserError, match=rf"results/car-1\.txt, line {line}:") as error:
-        parse_boxes(text.encode(), "results/car-1.txt")
+    with pytest.raises(UserError, match=rf"results/car-2\.txt, line {line}:") as error:
+        parse_boxes(text.encode(), "results/car-2.txt")
     assert "\n" not in str(error.value)
 
 

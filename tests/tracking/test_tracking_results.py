@@ -1,0 +1,219 @@
+"""Stored results: layouts, archives, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_boxes
+
+from core.errors import MissingData, UserError
+from tracking import archives
+from tracking.archives import StoredFile, zip_members
+from tracking.datasets.sequence import Sequence
+from tracking.evaluation import evaluate
+from tracking.results_io import find_trackers, frames_per_second, read_results
+
+SEQUENCES = [Sequence("car-2", np.ones((4, 4))), Sequence("rubicCube-6", np.ones((5, 4)))]
+TRUTH = {
+    "car-2": [[10 + 2 * frame, 20, 30, 40] for frame in range(4)],
+    "rubicCube-6": [[10 + 2 * frame, 20, 30, 40] for frame in range(5)],
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("SiamX/{}.txt", "SiamX"),
+        ("SiamX_tracking_result/{}.txt", "SiamX"),
+        ("dimp/dimp50_003/{}.txt", "dimp/dimp50_003"),
+        ("SiamX/{0}/{0}_001.txt", "SiamX"),
+        ("{}.txt", "results"),
+    ],
+)
+@pytest.mark.parametrize("separator", [",", "\t", " "])
+def test_layouts(tmp_path: Path, pattern: str, name: str, separator: str) -> None:
+    for sequence, boxes in TRUTH.items():
+        write_boxes(tmp_path / "results" / pattern.format(sequence), boxes, separator)
+    (tmp_path / "results/notes.txt").write_text("not a result")
+    (tracker,) = find_trackers(tmp_path / "results", SEQUENCES)
+    assert tracker.name == name
+    found = read_results(tracker, list(TRUTH))
+    assert {key: tables[0].boxes.tolist() for key, tables in found.items()} == TRUTH
+
+
+def test_several_trackers_repetitions_and_times(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_boxes(tmp_path / f"got/car-2/car-2_{number:03d}.txt", np.full((4, 4), number))
+    (tmp_path / "got/car-2/car-2_time.txt").write_text("0.5,0.25\n0.5,0.25\n")
+    write_boxes(tmp_path / "otb/car-2.txt", TRUTH["car-2"])
+    (tmp_path / "otb/times").mkdir()
+    (tmp_path / "otb/times/car-2_time.txt").write_text("0.0\n0.1\n0.1\nnan\n")
+    write_boxes(tmp_path / "pyt/x/car-2.txt", TRUTH["car-2"], "\t")
+    (tmp_path / "pyt/x/car-2_time.txt").write_text("0.125\n" * 4)
+    got, otb, pyt = find_trackers(tmp_path, SEQUENCES)
+    assert [table.boxes[0, 0] for table in read_results(got, ["car-2"])["car-2"]] == [1, 2, 3]
+    assert frames_per_second(got, ["car-2"]) == pytest.approx(3)
+    assert frames_per_second(otb, ["car-2"]) == pytest.approx(10)
+    assert (pyt.name, frames_per_second(pyt, ["car-2"])) == ("pyt/x", pytest.approx(8))
+
+
+def test_other_toolkits_names_of_a_sequence(tmp_path: Path) -> None:
+    jogging = [Sequence("Jogging-2", np.ones((1, 4)), aliases=("Jogging-2", "Jogging.2", "Jogging_2"))]
+    for alias in ("Jogging.2", "Jogging_2"):
+        write_boxes(tmp_path / alias / "t" / f"{alias}.txt", [[1, 2, 3, 4]])
+        (tracker,) = find_trackers(tmp_path / alias, jogging)
+        assert list(tracker.files) == ["Jogging-2"]
+    write_boxes(tmp_path / "two/t/Jogging.2.txt", [[1, 2, 3, 4]])
+    write_boxes(tmp_path / "two/t/Jogging-2.txt", [[1, 2, 3, 4]])
+    with pytest.raises(UserError, match="two results of 'Jogging-2'"):
+        find_trackers(tmp_path / "two", jogging)
+
+
+def make_zip(path: Path, members: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_zips_flat_and_in_folders(tmp_path: Path) -> None:
+    make_zip(tmp_path / "mine.zip", {"car-2.txt": "1,2,3,4\n" * 4, "__MACOSX/._car-2.txt": "x"})
+    (flat,) = find_trackers(tmp_path / "mine.zip", SEQUENCES)
+    assert flat.name == "mine"
+    assert len(read_results(flat, ["car-2"])["car-2"][0].boxes) == 4
+    make_zip(tmp_path / "got.zip", {"car-2/car-2_001.txt": "1,2,3,4\n" * 4})
+    assert {tracker.name for tracker in find_trackers(tmp_path, SEQUENCES)} == {"mine", "got"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../car-2.txt", "a/../../car-2.txt", "/car-2.txt", "C:car-2.txt", "a\\..\\car-2.txt"]
+)
+def test_members_outside_the_archive_are_refused(tmp_path: Path, name: str) -> None:
+    path = make_zip(tmp_path / "bad.zip", {"placeholder-name.txt": "1,2,3,4\n"})
+    old = b"placeholder-name.txt"
+    path.write_bytes(path.read_bytes().replace(old, name.ljust(len(old), "_").encode()))
+    with pytest.raises(UserError, match="points outside the archive"):
+        zip_members(path)
+
+
+def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_zip(tmp_path / "big.zip", {"car-2.txt": "1,2,3,4\n" * 4, "b.txt": ""})
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 16)
+    with pytest.raises(UserError, match="larger than"):
+        StoredFile(path, "car-2.txt").read()
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
+    with pytest.raises(UserError, match="more than 1 files"):
+        zip_members(path)
+    (tmp_path / "no.zip").write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match="not a readable zip"):
+        zip_members(tmp_path / "no.zip")
+
+
+# --- what evaluate makes of bad results ---------------------------------------------------------------------------
+
+
+def results_with(tmp_path: Path, **files: str) -> Path:
+    for sequence, boxes in TRUTH.items():
+        write_boxes(tmp_path / "results/T" / f"{sequence}.txt", boxes)
+    for name, text in files.items():
+        (tmp_path / "results/T" / f"{name.replace('_', '-')}.txt").write_text(text)
+    return tmp_path / "results"
+
+
+def score(results: Path, root: Path, protocol: str = "lasot", **options: object) -> dict[str, object]:
+    return evaluate(results, protocol, root, sequences=["car-2", "rubicCube-6"], **options)["T"]  # type: ignore[arg-type]
+
+
+def test_the_promised_dictionary(tmp_path: Path, lasot_tree: Path) -> None:
+    found = score(results_with(tmp_path), lasot_tree)
+    assert found["success_auc"] == pytest.approx(
+        (20 / 21 + 20 / 21 * 4 / 5) / 2
+    )  # one of five frames is absent
+    assert (
+        found["op50"] == found["op75"] == found["precision"] == found["norm_precision"] == pytest.approx(0.9)
+    )
+    assert found["norm_precision_auc"] == pytest.approx(0.9)
+    assert set(found["sequences"]) == {"car-2", "rubicCube-6"}  # type: ignore[call-overload]
+    assert found["sequences"]["car-2"]["frames"] == 4  # type: ignore[index]
+    assert found["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"car-2\.txt: empty"),
+        ("1,2,3,4\n" * 3, r"car-2\.txt: 3 rows for 4 frames"),
+        ("1,2,3,4\n" * 3 + "a,b,c,d\n", r"car-2\.txt, line 4: a heading"),
+        ("x,y,w,h\n1,2,3,4\nx,y,w,h\n" + "1,2,3,4\n" * 3, r"car-2\.txt, line 3: a heading"),
+        ("1,2,3,4\n" * 3 + "1,2,3\n", r"car-2\.txt, line 4: not four numbers"),
+    ],
+)
+def test_unusable_files_are_errors(tmp_path: Path, lasot_tree: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        score(results_with(tmp_path, car_2=text), lasot_tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "problem", "op50"),
+    [
+        ("x,y,w,h\n" + "10,20,30,40\n" * 4, [1], "a heading, 'x,y,w,h'", 0.9),
+        ("10,20,30,40\n" * 6, [5], "6 rows for 4 frames", 0.9),
+        ("10,20,30,40\n12,20,30,40\nnan,nan,nan,nan\n16,20,30,40\n", [3], "a value is not finite", 0.9),
+        ("10,20,30,40\n12,20,30,40\n\n14,20,-1,40\n16,20,30,40\n", [4], "negative width or height", 0.9),
+    ],
+)
+def test_mended_files_are_reported(
+    tmp_path: Path, lasot_tree: Path, text: str, lines: list[int], problem: str, op50: float
+) -> None:
+    found = score(results_with(tmp_path, car_2=text), lasot_tree)
+    (item,) = found["problems"]  # type: ignore[misc]
+    assert (item["lines"], item["problem"]) == (lines, problem)
+    assert item["file"].endswith("T/car-2.txt")
+    assert found["op50"] == pytest.approx(op50)
+
+
+def test_missing_results(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    (results / "T/car-2.txt").unlink()
+    with pytest.raises(UserError, match=r"T: no result for 1 of 2 sequences \(car-2\)"):
+        score(results, lasot_tree)
+    found = score(results, lasot_tree, partial=True)
+    assert (found["missing"], list(found["sequences"])) == (["car-2"], ["rubicCube-6"])  # type: ignore[call-overload]
+    with pytest.raises(MissingData, match="does not exist"):
+        evaluate(tmp_path / "nowhere", "lasot", lasot_tree, partial=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no results in"):
+        evaluate(tmp_path / "empty", "lasot", lasot_tree, partial=True)
+    with pytest.raises(UserError, match="no results of 'X': there are T"):
+        evaluate(results, "lasot", lasot_tree, partial=True, trackers=["X"])
+
+
+def test_missing_ground_truth(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    with pytest.raises(MissingData, match=r"278 of 280 sequences missing.*--partial"):
+        evaluate(results, "lasot", lasot_tree)
+    assert len(evaluate(results, "lasot", lasot_tree, partial=True)["T"]["sequences"]) == 2
+    with pytest.raises(MissingData, match=r"LaSOT not found under .* expected .* Get it from"):
+        evaluate(results, "lasot", tmp_path / "elsewhere")
+    (lasot_tree / "lasot/car/car-2/out_of_view.txt").unlink()
+    with pytest.raises(UserError, match="car-2: no absence flags"):
+        score(results, lasot_tree)
+    assert score(results, lasot_tree, "otb", dataset="lasot")["op50"] == 1
+
+
+def test_cache_sees_changed_files(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    before = score(results, lasot_tree)
+    assert score(results, lasot_tree) == before
+    assert list(Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"))
+    write_boxes(results / "T/car-2.txt", np.array(TRUTH["car-2"]) + np.array([300, 0, 0, 0]))
+    after = score(results, lasot_tree)
+    assert after["sequences"]["car-2"]["op50"] == 0.25  # type: ignore[index]
+    assert after == score(results, lasot_tree, cache=False)
+    for path in Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"):
+        path.write_bytes(b"damaged")
+    assert score(results, lasot_tree) == after

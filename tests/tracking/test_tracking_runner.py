@@ -1,0 +1,159 @@
+"""Running trackers on real frames: results, resuming, workers, and what a broken tracker or frame gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from tracking.boxes import parse_boxes
+from tracking.datasets import load
+from tracking.runner import run, track_sequence
+from tracking.trackers import CorrelationTracker, StillTracker, make_tracker
+
+OWN_TRACKER = """
+class Shifts:
+    def init(self, frame, box):
+        assert frame.dtype.name == "uint8" and frame.ndim == 3
+        self.box = list(box)
+
+    def update(self, frame):
+        self.box[0] += 1
+        return self.box
+
+class Breaks(Shifts):
+    def update(self, frame):
+        raise KeyError("weights")
+
+class Answers(Shifts):
+    def update(self, frame):
+        return [1, 2, 3]
+
+class Deaf:
+    def init(self, frame, box):
+        pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_tracker.py").write_text(OWN_TRACKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_tracker"
+
+
+def quiet(line: str) -> None:
+    """Progress is not under test."""
+
+
+def test_correlation_follows_a_pasted_patch_exactly() -> None:
+    """A real patch moved by whole pixels over a real photograph is found to a fraction of a pixel."""
+    skimage_data = pytest.importorskip("skimage.data")
+    photograph = skimage_data.astronaut()
+    target = photograph[60:100, 200:250].copy()
+    background = skimage_data.chelsea()[:300, :451]
+    path = [(100 + 6 * step, 90 + 4 * step) for step in range(12)]
+    frames = []
+    for x, y in path:
+        frame = background.copy()
+        frame[y : y + 40, x : x + 50] = target
+        frames.append(frame)
+    tracker = CorrelationTracker()
+    tracker.init(frames[0], (*path[0], 50, 40))
+    for frame, (x, y) in zip(frames[1:], path[1:], strict=True):
+        box, score = tracker.update(frame)
+        assert np.abs(np.array(box) - (x, y, 50, 40)).max() < 1
+        assert score > 0.95
+
+
+def test_correlation_survives_flat_frames_and_borders() -> None:
+    tracker = CorrelationTracker()
+    frame = np.full((40, 60, 3), 128, np.uint8)
+    tracker.init(frame, (50, 30, 20, 20))
+    box, score = tracker.update(frame)
+    assert np.isfinite([*box, score]).all()
+
+
+def test_boxes_scores_and_times_are_stored(otb_frames: Path, tmp_path: Path) -> None:
+    (sequence,) = load("otb", otb_frames, patterns=["Crossing"], frames=True).sequences
+    assert run("ncc", [sequence], tmp_path / "ncc", workers=1, report=quiet) == ["Crossing"]
+    text = (tmp_path / "ncc/Crossing.txt").read_bytes()
+    boxes = parse_boxes(text, "f").boxes
+    assert boxes.shape == (120, 4)
+    assert boxes[0].tolist() == sequence.boxes[0].tolist()
+    assert b"." in text
+    seconds = np.loadtxt(tmp_path / "ncc/times/Crossing_time.txt")
+    scores = np.loadtxt(tmp_path / "ncc/scores/Crossing_score.txt")
+    assert (seconds > 0).all()
+    assert np.isnan(scores[0])
+    assert (np.abs(scores[1:]) <= 1).all()
+    assert json.loads((tmp_path / "ncc/run.json").read_text())["tracker"] == "ncc"
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(otb_frames: Path, tmp_path: Path) -> None:
+    sequences = load("otb", otb_frames, patterns=["Couple", "Crossing"], frames=True).sequences
+    assert run("still", sequences[:1], tmp_path / "t", workers=1, report=quiet) == ["Couple"]
+    stamp = (tmp_path / "t/Couple.txt").stat().st_mtime_ns
+    assert run("still", sequences, tmp_path / "t", workers=1, report=quiet) == ["Crossing"]
+    assert (tmp_path / "t/Couple.txt").stat().st_mtime_ns == stamp
+    assert run("still", sequences, tmp_path / "t", workers=1, report=quiet) == []
+    with pytest.raises(UserError, match="holds results of 'still', not of 'ncc'"):
+        run("ncc", sequences, tmp_path / "t", workers=1, report=quiet)
+    (tmp_path / "t/Couple.txt").write_text("1,2,3,4\n")
+    with pytest.raises(UserError, match="1 rows for 140 frames"):
+        run("still", sequences, tmp_path / "t", workers=1, report=quiet)
+
+
+def test_parallel_workers_give_what_one_gives(otb_frames: Path, tmp_path: Path, own: str) -> None:
+    sequences = load("otb", otb_frames, patterns=["Couple", "Crossing"], frames=True).sequences
+    spec = f"{own}:Shifts"
+    assert sorted(run(spec, sequences, tmp_path / "two", workers=2, report=quiet)) == ["Couple", "Crossing"]
+    run(spec, sequences, tmp_path / "one", workers=1, report=quiet)
+    for name in ("Couple", "Crossing"):
+        assert (tmp_path / f"two/{name}.txt").read_bytes() == (tmp_path / f"one/{name}.txt").read_bytes()
+    boxes = parse_boxes((tmp_path / "one/Crossing.txt").read_bytes(), "f").boxes
+    assert (np.diff(boxes[:, 0]) == 1).all()
+    assert not (tmp_path / "one/scores").exists()
+    with pytest.raises(RuntimeError, match=r"Breaks failed on C.*KeyError"):
+        run(f"{own}:Breaks", sequences, tmp_path / "broken", workers=2, report=quiet)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dimp9000", "no tracker 'dimp9000': choose still, ncc"),
+        ("no_such_module:X", "No module named 'no_such_module'"),
+        ("own_tracker:Missing", "own_tracker has no 'Missing'"),
+        ("own_tracker:Deaf", "Deaf has no method 'update"),
+        ("own_tracker:__name__", "not callable"),
+    ],
+)
+def test_trackers_that_are_none(own: str, spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_tracker(spec)
+
+
+def test_bad_answers_and_bad_frames(otb_frames: Path, tmp_path: Path, own: str) -> None:
+    (sequence,) = load("otb", otb_frames, patterns=["Crossing"], frames=True).sequences
+    assert sequence.frames is not None
+    frames = sequence.frames.paths()[:3]
+    with pytest.raises(UserError, match=r"the tracker answered \[1, 2, 3\]"):
+        track_sequence(make_tracker(f"{own}:Answers"), frames, [1, 2, 3, 4])
+    broken = tmp_path / "0002.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0002\.jpg: not a readable image"):
+        track_sequence(StillTracker(), [frames[0], broken], [1, 2, 3, 4])
+
+
+def test_fewer_frames_than_boxes(otb_frames: Path, tmp_path: Path) -> None:
+    shutil.copytree(otb_frames / "otb/Crossing", tmp_path / "otb/Crossing")
+    images = tmp_path / "otb/Crossing/img"
+    images.chmod(0o755)
+    (images / "0120.jpg").unlink()
+    (sequence,) = load("otb", tmp_path, patterns=["Crossing"], frames=True).sequences
+    with pytest.raises(UserError, match="Crossing: 119 frames for 120 ground-truth boxes"):
+        run("still", [sequence], tmp_path / "out", workers=1, report=quiet)
