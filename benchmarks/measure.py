@@ -166,8 +166,8 @@ def machine(*packages: str) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_average": round(os.getloadavg()[0], 2),
+        "memory_gib": _memory_gib(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
         "system": platform.system(),
@@ -184,15 +184,21 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _memory_gib() -> float | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
 def machine_text(facts: Mapping[str, Any]) -> str:
     """The result of `machine` as one sentence for a report."""
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    gpu = f", {facts['gpu']}" if facts["gpu"] else ", no GPU"
-    return (
-        f"{facts['date']}: {facts['processor']}, {facts['cores']} cores{gpu}, {facts['memory_gib']} GiB, "
-        f"{facts['torch_threads']} torch thread{'s' * (facts['torch_threads'] != 1)}, load average "
-        f"{facts['load_average']}; {facts['system']}, Python {facts['python']}, {versions}."
-    )
+    threads = f"{facts['torch_threads']} torch thread{'s' * (facts['torch_threads'] != 1)}"
+    parts = [facts["processor"], f"{facts['cores']} cores", facts["gpu"] or "no GPU"]
+    parts += [f"{facts['memory_gib']} GiB"] if facts["memory_gib"] is not None else []
+    parts += [threads]
+    parts += [f"load average {facts['load_average']}"] if facts["load_average"] is not None else []
+    return f"{facts['date']}: {', '.join(parts)}; {facts['system']}, Python {facts['python']}, {versions}."
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
