@@ -88,8 +88,8 @@ def fit_loop(model: nn.Module, batches: tuple[Batch, ...], config: OptimizerConf
 def main() -> None:
     """Measure, print and, where wanted, write the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_loop", description=__doc__)
-    parser.add_argument("--turns", type=int, default=7, help="timed epochs of each loop (default: 7)")
-    parser.add_argument("--batches", type=int, default=40, help="per epoch (default: 40)")
+    parser.add_argument("--turns", type=int, default=5, help="timed epochs of each loop (default: 5)")
+    parser.add_argument("--batches", type=int, default=120, help="per epoch (default: 120)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.md")
@@ -127,7 +127,8 @@ def main() -> None:
         f"by {name} median {statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
         for name, values in ratios.items()
     )
-    text = f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n{machine_text(facts)}\n"
+    text = f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
+    text += f"{machine_text(facts)}\n"
     print(text)
     if options.out is not None:
         result = {name: timing.to_json() for name, timing in timings.items()}
