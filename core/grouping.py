@@ -61,7 +61,7 @@ def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
 
     element = np.full(len(free), -1, dtype=np.int64)
     sizes = [len(items) for items in members]
-    for offset, items in zip(np.cumsum([0, *sizes[:-1]]), members, strict=True):
+    for offset, items in zip(np.cumsum([0, *sizes])[:-1], members, strict=True):
         element[items] = offset + np.arange(len(items))
     owner = np.repeat(np.arange(len(sizes)), sizes)
     mapped = {id(table): element[table] for table in tables.values()}

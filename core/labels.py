@@ -151,14 +151,13 @@ class LabelMode(TorchFunctionMode):
         self.trace.frozen.append(labels.reshape(-1))
 
     def freeze_and_warn(self, labels: Iterable[Tensor], reason: str) -> None:
-        """Freeze, and say so once for each place (only where a channel that could have been free is touched)."""
+        """Freeze, and note it once for each place (only where a channel that could have been free is touched)."""
         touched = [item for item in labels if bool((item != FROZEN).any())]
         for item in touched:
             self.freeze(item)
         message = f"{reason} in '{self.where}': the channels that it touches keep their widths"
         if touched and not self.frozen_depth and message not in self.trace.notes:
             self.trace.notes.append(message)
-            warnings.warn(message, FrozenChannelsWarning, stacklevel=2)
 
     def uniform_along(self, labels: Tensor, axis: int) -> Tensor:
         """Tie all entries along `axis`, and return labels that do not vary along it any more."""
@@ -170,6 +169,9 @@ class LabelMode(TorchFunctionMode):
 
     def vector(self, labels: Tensor, axis: int, size: int) -> Tensor:
         """The labels along `axis`, (size,); entries that differ along other axes of one channel are tied."""
+        if labels.numel() > 1 == labels.shape[axis]:
+            self.freeze_and_warn([labels], "an operation that expects channels on another axis")
+            return torch.zeros(size, dtype=torch.int64)
         for other in range(labels.dim()):
             if other != axis % labels.dim():
                 labels = self.uniform_along(labels, other)
@@ -202,16 +204,22 @@ class LabelMode(TorchFunctionMode):
             if self.frozen_depth:
                 return frozen_labels(tensor)
             raise TraceError(
-                f"parameter '{name}' of shape {tuple(tensor.shape)} is used in '{self.where}' in a way that ties it to no "
-                f"channel dimension; pass freeze=('{self.where}',) to leave that module as it is"
+                f"parameter '{name}' of shape {tuple(tensor.shape)} is used in '{self.where}' in a way that ties it "
+                f"to no channel dimension; {self._remedy()}"
             )
         if self.frozen_depth:
             return frozen_labels(tensor)
         raise TraceError(
-            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made by an autograd "
-            f"Function, a compiled extension or outside the forward pass; pass freeze=('NAME',) with the name of the "
-            f"module that makes it, or trace a part of the model that does not need it"
+            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made by an "
+            f"autograd Function, a compiled extension or outside the forward pass; pass freeze=('NAME',) with the "
+            f"name of the module that makes it, or trace a part of the model that does not need it"
         )
+
+    def _remedy(self) -> str:
+        place = self.place[-1][0]
+        if place:
+            return f"pass freeze=('{place}',) to leave that module as it is"
+        return "move that part into a module of its own and pass its name as freeze=, or trace the parts without it"
 
     def mark(self, tensor: Tensor, labels: Tensor | None) -> Tensor:
         """Attach labels (None: a constant) to an activation."""
@@ -345,7 +353,7 @@ def run_labelled(
     check_names(module, freeze, "freeze")
     check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
     try:
-        return _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
+        trace = _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:
         raise
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
@@ -354,7 +362,10 @@ def run_labelled(
         copied = copy.deepcopy(module)
         for parameter in copied.parameters():
             parameter.requires_grad_(False)
-        return _run(copied, example_inputs, False, freeze, taps, ties, outputs)
+        trace = _run(copied, example_inputs, False, freeze, taps, ties, outputs)
+    for note in trace.notes:
+        warnings.warn(note, FrozenChannelsWarning, stacklevel=3)
+    return trace
 
 
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
@@ -429,8 +440,8 @@ def _finish(
                 raise TraceError(f"ties: '{name}' returned no tensor with channels in this forward pass")
         if found[first].shape != found[second].shape:
             raise TraceError(
-                f"ties: '{first}' has {found[first].numel()} channels and '{second}' {found[second].numel()}; only equal "
-                f"widths can be tied"
+                f"ties: '{first}' has {found[first].numel()} channels and '{second}' {found[second].numel()}; only "
+                f"equal widths can be tied"
             )
         mode.tie(found[first], found[second])
     mode.trace.taps = {

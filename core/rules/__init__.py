@@ -26,8 +26,8 @@ from core.rules.calls import canonical, constant, unknown
 Rule = Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 FACTORIES = frozenset(
-    """arange as_tensor empty empty_strided eye from_numpy full linspace new_empty new_full new_ones new_tensor new_zeros
-    ones rand randint randn randperm scalar_tensor tensor zeros""".split()
+    """arange as_tensor empty empty_strided eye from_numpy full linspace new_empty new_full new_ones new_tensor
+    new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
 )
 RESULT_IS_NO_TENSOR = frozenset(
     "__len__ dim is_contiguous is_floating_point numel size stride element_size".split()

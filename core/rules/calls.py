@@ -81,7 +81,13 @@ def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             found = mode.labels_of(tensor)
             labels += [] if found is None else [found]
         else:
-            labels += [rows for (owner, _), rows in mode.trace.slots.items() if owner == name]
+            for dim, size in enumerate(tensor.shape):
+                known = (name, dim) in mode.trace.slots
+                rows = mode.slot(name, dim, size)
+                if known:
+                    labels.append(rows)
+                else:
+                    mode.freeze(rows)  # nothing follows it so far, so there is nothing to tell
     mode.freeze_and_warn(labels, f"no channel rule for operation '{getattr(func, '__name__', func)}'")
     result = execute(mode, func, args, kwargs)
     for tensor in tensors_in(result):

@@ -40,6 +40,7 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 def aligned_labels(mode: LabelMode, tensor: Tensor, rank: int) -> Tensor | None:
+    """The labels of `tensor` with axes of size 1 in front, as broadcasting to `rank` axes adds them."""
     labels = mode.labels_of(tensor)
     return None if labels is None else labels.reshape([1] * (rank - labels.dim()) + list(labels.shape))
 

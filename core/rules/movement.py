@@ -73,7 +73,17 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return mode.mark(result, frozen_labels(result))
     for axis in fixed:
         moved = mode.uniform_along(moved, axis)
+    if _splits(labels, moved):
+        mode.freeze_and_warn(
+            [labels], f"'{canonical(func)}' splits a channel axis in two that both change size"
+        )
+        return mode.mark(result, frozen_labels(result))
     return mode.mark(result, moved)
+
+
+def _splits(before: Tensor, after: Tensor) -> bool:
+    """Does one channel axis become several?"""
+    return sum(size > 1 for size in after.shape) > sum(size > 1 for size in before.shape)
 
 
 def _flexible_axes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> set[int]:
@@ -110,7 +120,7 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """repeat, tile, repeat_interleave, flip, roll: executed on the labels at full size."""
+    """repeat, tile, repeat_interleave, flip: executed on the labels at full size."""
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
         return unknown(mode, func, args, kwargs)
@@ -118,6 +128,19 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     result = execute(mode, func, args, kwargs)
     if labels is not None:
         labels = compress(execute(mode, func, (labels.expand(source.shape), *args[1:]), kwargs).cpu())
+    return mode.mark(result, labels)
+
+
+def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Roll over space moves no channel; over a channel axis it freezes, as a cut changes who comes round."""
+    source, dims = args[0], argument(args, kwargs, 2, "dims")
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        axes = range(source.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+        if any(labels.shape[axis] > 1 for axis in axes):
+            mode.freeze_and_warn([labels], "'roll' over a channel axis")
+            labels = frozen_labels(result)
     return mode.mark(result, labels)
 
 
@@ -259,7 +282,8 @@ RULES: dict[str, Any] = {
     ),
     **dict.fromkeys(["view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel"], reshape),
     **dict.fromkeys(["expand", "expand_as", "broadcast_to"], expand),
-    **dict.fromkeys(["repeat", "tile", "repeat_interleave", "flip", "roll"], replicate),
+    **dict.fromkeys(["repeat", "tile", "repeat_interleave", "flip"], replicate),
+    "roll": roll,
     **dict.fromkeys(["__getitem__", "select", "narrow"], index),
     **dict.fromkeys(
         ["chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"],

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
+from core.labels import FROZEN, LabelMode, frozen_labels, tensors_in
 from core.rules.calls import argument, canonical, execute, plain
 
 
@@ -192,9 +192,8 @@ def layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
             vector = mode.vector(labels, axis, labels.shape[axis])
             for tensor in tensors:
                 _tie_rows(mode, tensor, vector, axis - offset)
-            if tensors[0] is None and not isinstance(shape[axis - offset], SizeOfChannels):
-                if len(shape) > 1 or not _note_bare_norm(mode, tensors, vector):
-                    mode.freeze_and_warn([vector], f"'layer_norm' over a typed-in shape {tuple(shape)}")
+            if tensors[0] is None and (len(shape) > 1 or not _note_bare_norm(mode, tensors, vector)):
+                mode.freeze_and_warn([vector], f"'layer_norm' without weights over the shape {tuple(shape)}")
     return mode.mark(execute(mode, func, args, kwargs), labels)
 
 
