@@ -28,6 +28,7 @@ PROTOCOL_OF = {
     "otb": "otb",
     "uav123": "uav",
 }
+DEFAULT_TRACKER = "ncc"
 PROBLEMS_SHOWN = 20
 
 
@@ -52,9 +53,7 @@ def parser() -> argparse.ArgumentParser:
     stored.add_argument("--no-cache", action="store_true", help="parse all text again")
 
     running = made.add_argument_group("running a tracker")
-    running.add_argument(
-        "--tracker", default="ncc", metavar="SPEC", help="still, ncc or package.module:factory (ncc)"
-    )
+    running.add_argument("--tracker", metavar="SPEC", help="still, ncc or package.module:factory (ncc)")
     running.add_argument("--name", help="what to call its results; default: the tracker")
     running.add_argument("--output", type=Path, metavar="DIR", help="default: work_dirs/tracking/<dataset>")
     running.add_argument(
@@ -92,6 +91,10 @@ def command(arguments: argparse.Namespace) -> int:
         for entry in entries:
             print(entry.name)
         return 0
+    if arguments.results is not None and arguments.tracker:
+        raise UserError("--results scores stored boxes and --tracker runs a tracker: give one of the two")
+    if arguments.results is None and arguments.trackers:
+        raise UserError("--trackers chooses among stored results: add --results, or name one with --tracker")
     if arguments.workers < 0:
         raise UserError(f"--workers {arguments.workers}: expected 0 (one per core) or more")
     protocol = get_protocol(
@@ -126,10 +129,11 @@ def command(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
     from tracking.runner import run  # OpenCV is not needed to score stored boxes
 
-    name = arguments.name or arguments.tracker.replace(":", ".")
+    spec = arguments.tracker or DEFAULT_TRACKER
+    name = arguments.name or spec.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(
-        arguments.tracker,
+        spec,
         dataset.sequences,
         folder,
         arguments.workers,

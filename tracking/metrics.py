@@ -72,6 +72,22 @@ def _cumulative(passed: np.ndarray, thresholds: int, starts: np.ndarray, frames:
     return histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
 
 
+def _thresholds_passed(values: np.ndarray, thresholds: np.ndarray, inclusive: bool) -> np.ndarray:
+    """How many ascending thresholds are below (or, `inclusive`, not above) each value; exactly `np.searchsorted`.
+
+    On an even grid the place is found by one multiplication, which rounding can put one too low or too high; one
+    comparison on either side settles it, many times faster than a binary search per frame.
+    """
+    scale = (thresholds.size - 1) / (thresholds[-1] - thresholds[0])
+    steps = (thresholds - thresholds[0]) * scale
+    if np.abs(steps - np.arange(thresholds.size)).max() > 0.25:
+        return np.searchsorted(thresholds, values, side="right" if inclusive else "left")
+    below = np.less_equal if inclusive else np.less
+    place = np.clip((values - thresholds[0]) * scale, 0, thresholds.size - 1).astype(np.intp)
+    place += below(thresholds.take(place), values)
+    return place + below(np.append(thresholds, np.inf).take(place), values)
+
+
 def success_counts(
     overlaps: np.ndarray, thresholds: np.ndarray, starts: np.ndarray, inclusive: bool = False
 ) -> np.ndarray:
@@ -84,7 +100,7 @@ def success_counts(
         inclusive: compare with `>=` instead of `>`.
     """
     finite = np.where(np.isnan(overlaps), -np.inf, overlaps)
-    passed = np.searchsorted(thresholds, finite, side="right" if inclusive else "left")
+    passed = _thresholds_passed(finite, thresholds, inclusive)
     return _cumulative(passed, thresholds.size, starts, overlaps.size)
 
 
@@ -97,7 +113,7 @@ def precision_counts(errors: np.ndarray, thresholds: np.ndarray, starts: np.ndar
         starts: index of each sequence's first frame, `(sequences,)`.
     """
     finite = np.where(np.isnan(errors), np.inf, errors)
-    passed = thresholds.size - np.searchsorted(thresholds, finite, side="left")
+    passed = thresholds.size - _thresholds_passed(finite, thresholds, inclusive=False)
     return _cumulative(passed, thresholds.size, starts, errors.size)[:, ::-1]
 
 
