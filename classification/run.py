@@ -29,7 +29,7 @@ from core.config import load_config
 from core.data import data_root
 from core.distillation import DistillationConfig
 from core.errors import UserError
-from core.experiment import STAGES, Metric, Settings, ShrinkConfig, Task, TeacherConfig, run_experiment
+from core.experiment import STAGES, Metric, Settings, ShrinkConfig, Task, TeacherConfig, check, run_experiment
 from core.factories import call_factory
 from core.train import TrainConfig, make_fabric
 
@@ -181,9 +181,10 @@ def run(arguments: Namespace) -> int:
         teacher=config.teacher,
         progress=not arguments.no_progress,
     )
+    task = make_task(config, data, fabric.device)
+    check(task, config.shrink)
     if fabric.is_global_zero:
         settle_config(config, stored, folder)
-    task = make_task(config, data, fabric.device)
     run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
     for part, count in data.skipped.items():
         if count:

@@ -53,7 +53,7 @@ class ShrinkConfig:
     """
 
     widen: float = 2.0
-    budget: Budget = Budget(flops=0.9)
+    budget: Budget = field(default_factory=lambda: Budget(flops=0.9))
     score: str = "gradient"
     floor: float = 0.4
     ceiling: float = 1.0
@@ -64,6 +64,12 @@ class ShrinkConfig:
     embedding: int = 8
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.score not in NAMES:
+            raise UserError(f"shrink.score: unknown score '{self.score}'; use one of {', '.join(NAMES)}")
+        if self.batches < 1 or self.batch_size < 1:
+            raise UserError("shrink.batches and shrink.batch_size have to be at least 1")
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,18 @@ def run_experiment(
     if "compare" not in settings.stages or not fabric.is_global_zero:
         return None
     return _compare(task, settings, say)
+
+
+def check(task: Task, config: ShrinkConfig) -> None:
+    """Find out in a second what would otherwise fail after the baseline's training.
+
+    Raises:
+        UserError: the model cannot be built or traced, or the budget cannot be reached.
+    """
+    if config.budget.latency is None:
+        find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
+    else:
+        trace_channels(task.build(), task.example_inputs, freeze=config.freeze, ties=config.ties)
 
 
 def _network(task: Task, settings: Settings, method: str, seed: int) -> tuple[nn.Module, Architecture | None]:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from core.files import write_with
-from core.report import NAMES, half_interval
+from core.report import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,7 +113,7 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
 
 
 def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
-    """curves.png: training (dashed) and test (solid) metric per epoch; bands are 95 % intervals over seeds."""
+    """curves.png: training (dashed) and test (solid) metric per epoch; bands span the seeds."""
     train_key, test_key, label = task.curves
     figure, axis = new_figure(7.5, 4.6)
     for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
@@ -125,6 +125,7 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
         tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]
         test = [[record.eval_metrics[test_key] for record in records] for records in tested]
         _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("epoch")
     axis.set_ylabel(label)
     axis.set_title(f"{task.model_name} on {task.dataset}", loc="left")
@@ -140,5 +141,6 @@ def _curve(
     marker = "o" if len(mean) == 1 else None
     axis.plot(list(epochs), mean, style, color=colour, label=label, linewidth=1.6, marker=marker)
     if len(runs) > 1:
-        half = np.array([half_interval(list(column)) for column in values.T], dtype=float)
-        axis.fill_between(list(epochs), mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+        axis.fill_between(
+            list(epochs), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0
+        )

@@ -1,0 +1,203 @@
+"""The command line of classification, from arguments to the files of a work directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from classification.run import main
+from core.architecture import Architecture
+
+FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole experiment with two controls and two seeds on digits."""
+    folder = tmp_path_factory.mktemp("run") / "work"
+    status = main([*FAST, "--work-dir", str(folder), "--controls", "random", "uniform", "--seeds", "2"])
+    assert status == 0
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
+    expected = ["config.py", "widths.json", "result.json", "report.md", "channels.png", "curves.png"]
+    assert [name for name in expected if not (experiment / name).exists()] == []
+    for method in ("baseline", "lwdna", "random", "uniform"):
+        for seed in (0, 1):
+            assert (experiment / "runs" / f"{method}-seed{seed}" / "model.safetensors").exists()
+    assert (experiment / "channels.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_result_json_has_the_promised_form(experiment: Path) -> None:
+    result = json.loads((experiment / "result.json").read_text())
+    assert result["task"] == "classification"
+    assert result["dataset"] == "digits"
+    assert result["seeds"] == [0, 1]
+    assert list(result["methods"]) == ["baseline", "lwdna", "random", "uniform"]
+    for method, entry in result["methods"].items():
+        error = entry["metrics"]["top1_error"]
+        assert len(error["values"]) == 2
+        assert error["mean"] == pytest.approx(sum(error["values"]) / 2)
+        assert 0 <= error["mean"] <= 100
+        assert entry["widths"].keys() == result["methods"]["baseline"]["widths"].keys()
+        if method == "baseline":
+            assert entry["flops_ratio"] == entry["params_ratio"] == 1.0
+        else:
+            assert 0.89 < entry["flops_ratio"] <= 0.9
+
+
+def test_the_report_shows_each_method_and_the_paired_difference(experiment: Path) -> None:
+    report = (experiment / "report.md").read_text()
+    for name in (
+        "Baseline",
+        "LW-DNA",
+        "Random widths",
+        "Uniform widths",
+        "p (paired t-test)",
+        "channels.png",
+    ):
+        assert name in report
+
+
+def test_the_trained_network_can_be_rebuilt_from_its_two_files(experiment: Path) -> None:
+    from classification.models import build
+    from core.checkpoint import load_weights
+
+    network = Architecture.load(experiment / "widths.json").build(build("resnet20", 10, dataset="digits"))
+    load_weights(network, experiment / "runs" / "lwdna-seed0" / "model.safetensors")
+    assert network.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (experiment / "result.json").read_text()
+    weights = experiment / "runs" / "baseline-seed0" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    status = main(
+        [
+            "--resume",
+            "--work-dir",
+            str(experiment),
+            "--controls",
+            "random",
+            "uniform",
+            "--seeds",
+            "2",
+            "--no-progress",
+        ]
+    )
+    assert status == 0
+    assert (experiment / "result.json").read_text() == before
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_used_work_directory_is_not_overwritten(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FAST, "--work-dir", str(experiment)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_resuming_with_another_protocol_is_refused(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--resume", "--work-dir", str(experiment), "--epochs", "3"]) == 2
+    assert "another protocol (train differ" in capsys.readouterr().err
+
+
+def test_stages_run_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [*FAST[:4], "--no-progress", "--work-dir", str(tmp_path / "work")]
+    options = ["--cfg-options", "train.batch_size=50", "train.epochs=1"]
+    assert main([*common, "--stages", "train", *options]) == 2
+    assert "run the stage shrink first" in capsys.readouterr().err
+    for stage in ("shrink", "train", "baseline", "compare"):
+        assert main([*common, "--stages", stage, *options]) == 0, stage
+        exists = (tmp_path / "work" / "result.json").exists()
+        assert exists == (stage == "compare")
+
+
+def test_a_users_own_model(tmp_path: Path) -> None:
+    file = tmp_path / "own_network.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "                         nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(16, 10))\n"
+    )
+    folder = tmp_path / "work"
+    assert main(["--model", f"{file}:net", "--work-dir", str(folder), *FAST]) == 0
+    assert set(Architecture.load(folder / "widths.json").widths) == {"0", "3"}
+
+
+def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
+    assert main([*FAST[:4], "--no-progress", "--work-dir", str(folder), *options]) == 0
+    assert (folder / "runs" / "teacher-seed0" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet21"], "resnet20"),
+        (["--model", "missing.py:net"], "does not exist"),
+        (["--budget", "flops=0.1"], "cannot be reached"),
+        (["--budget", "speed=0.9"], "speed"),
+        (["--score", "luck"], "unknown score 'luck'"),
+        (["--cfg-options", "train.epoch=3"], "unknown key 'train.epoch', did you mean 'epochs'"),
+        (["--controls", "gradient"], "is the score of the found network itself"),
+        (["--config", "nowhere.py"], "nowhere.py"),
+        (["--dataset", "cifar10", "--data-root", "/nonexistent"], "not found"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_with_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main([*FAST[:5], *arguments, "--work-dir", str(tmp_path / "work")])
+    captured = capsys.readouterr()
+    assert status == 2, captured.err
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture
+def small_tiny_imagenet(tmp_path: Path) -> Path:
+    """The first ten classes of the real Tiny-ImageNet: 20 training and 5 validation images each, official layout."""
+    root = os.environ.get("LWDNA_DATA")
+    if not root or not (Path(root) / "tiny-imagenet-200").exists():
+        pytest.skip("Tiny-ImageNet is not under $LWDNA_DATA")
+    real, small = Path(root) / "tiny-imagenet-200", tmp_path / "data" / "tiny-imagenet-200"
+    wnids = (real / "wnids.txt").read_text().split()[:10]
+    for wnid in wnids:
+        (small / "train" / wnid / "images").mkdir(parents=True)
+        for image in sorted((real / "train" / wnid / "images").iterdir())[:20]:
+            shutil.copy(image, small / "train" / wnid / "images")
+    (small / "val" / "images").mkdir(parents=True)
+    lines = (real / "val" / "val_annotations.txt").read_text().splitlines()
+    kept = [line for wnid in wnids for line in [row for row in lines if row.split("\t")[1] == wnid][:5]]
+    for line in kept:
+        shutil.copy(real / "val" / "images" / line.split("\t")[0], small / "val" / "images")
+    (small / "val" / "val_annotations.txt").write_text("\n".join(kept) + "\n")
+    (small / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    shutil.copy(real / "words.txt", small)
+    return small.parent
+
+
+def test_real_tiny_imagenet_end_to_end(small_tiny_imagenet: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    arguments = ["--dataset", "tiny-imagenet", "--data-root", str(small_tiny_imagenet), "--model", "mobilenetv2"]
+    arguments += ["--epochs", "1", "--train-limit", "150", "--no-progress", "--work-dir", str(folder)]
+    assert main([*arguments, "--cfg-options", "shrink.batch_size=16", "train.batch_size=25"]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["methods"]["lwdna"]["flops_ratio"] <= 0.9376 + 1e-9
+    assert {"top1_error", "top5_error"} <= result["methods"]["baseline"]["metrics"].keys()
