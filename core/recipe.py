@@ -50,6 +50,10 @@ class OptimizerConfig:
         require_range("optimizer.lr", self.lr, 0, math.inf)
         require_range("optimizer.momentum", self.momentum, 0, 1)
         require_range("optimizer.weight_decay", self.weight_decay, 0, math.inf)
+        for beta in self.betas:
+            require_range("optimizer.betas", beta, 0, 1)
+        for prefix, multiplier in self.groups:
+            require_range(f"optimizer.groups '{prefix}'", multiplier, 0, math.inf)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise UserError("optimizer.nesterov needs name='sgd' and a momentum above 0")
 
@@ -82,7 +86,6 @@ class ScheduleConfig:
         require_choice("schedule.name", self.name, get_args(ScheduleName))
         require_range("schedule.gamma", self.gamma, 0, math.inf)
         require_range("schedule.warmup_epochs", self.warmup_epochs, 0, math.inf)
-        require_range("schedule.min_lr", self.min_lr, 0, math.inf)
         if not 0 < self.warmup_factor <= 1:
             raise UserError(f"schedule.warmup_factor must be in (0, 1], got {self.warmup_factor}")
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -139,6 +142,7 @@ class TrainConfig:
         require_range("seed", self.seed, 0, math.inf)
         if self.ema_decay is not None:
             require_range("ema_decay", self.ema_decay, 0, 1)
+        require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
 

@@ -69,6 +69,12 @@ class RunFiles:
         for path in (self.state, self.weights, self.log, *self.tensorboard.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
 
+    def remove_partial_writes(self) -> None:
+        """Remove the temporary files of a process that was killed while it wrote."""
+        for path in (self.state, self.weights, self.log):
+            for partial in self.folder.glob(f".{path.name}.*.tmp"):
+                partial.unlink(missing_ok=True)
+
     def write_log(self, history: list[EpochRecord]) -> None:
         """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
         with atomic_write(self.log) as file:

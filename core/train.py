@@ -208,6 +208,8 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
         fabric.barrier()  # else a process might look for the state after the first one has removed it
         if fabric.is_global_zero:
             run.files.clear()
+    if fabric.is_global_zero:
+        run.files.remove_partial_writes()
     fabric.barrier()
 
 

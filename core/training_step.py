@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -71,6 +72,10 @@ def set_up_learner(
         raise UserError(
             f"precision is {config.precision} in the recipe but {found} in the fabric: make them equal"
         )
+    precision = fabric.strategy.precision
+    if isinstance(precision, MixedPrecision) and precision.scaler is not None:
+        # One fabric serves several runs; none may inherit the gradient scale at which the one before ended.
+        precision.scaler = torch.amp.GradScaler(device=precision.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fabric.to_device(model)

@@ -343,6 +343,15 @@ def test_wrong_arguments(tmp_path, arguments, message):
         (lambda: TrainConfig(clip_grad_norm=0.0), "clip_grad_norm must be above 0"),
         (lambda: OptimizerConfig(lr=math.nan), "optimizer.lr must be >= 0, got nan"),
         (lambda: OptimizerConfig(name="adam", nesterov=True), "nesterov needs name='sgd'"),
+        (
+            lambda: OptimizerConfig("adam", betas=(0.9, 9.0)),
+            "optimizer.betas must be between 0 and 1, got 9.0",
+        ),
+        (lambda: OptimizerConfig(groups=(("head", -1.0),)), "optimizer.groups 'head' must be >= 0"),
+        (
+            lambda: TrainConfig(schedule=ScheduleConfig(min_lr=1.0)),
+            "schedule.min_lr must be between 0 and 0.1",
+        ),
         (lambda: ScheduleConfig("step"), "milestones belong to name='step'"),
         (lambda: ScheduleConfig("step", milestones=(5, 3)), "milestones must rise"),
         (lambda: ScheduleConfig(warmup_factor=0.0), "warmup_factor must be in"),

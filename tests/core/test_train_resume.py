@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 from training_runs import DigitsLoader, network, run, send_signal
 
@@ -90,14 +92,31 @@ def test_resume_after_failures_anywhere_is_exact(uninterrupted, tmp_path_factory
     assert len((folder / "log.jsonl").read_text().splitlines()) == 3
 
 
+def mixed(precision):
+    # Fabric itself offers float16 on GPUs alone; the plugin runs the same code, scaler included, on the CPU.
+    return {
+        "recipe": {"precision": precision},
+        "fabric": Fabric(accelerator="cpu", plugins=[MixedPrecision(precision, "cpu")]),
+    }
+
+
 @pytest.mark.parametrize(
-    "recipe", [{"channels_last": True}, {"accumulate": 3}, {"optimizer": OptimizerConfig("adam", lr=1e-3)}]
+    "changes",
+    [
+        {"recipe": {"channels_last": True}},
+        {"recipe": {"accumulate": 3}},
+        {"recipe": {"optimizer": OptimizerConfig("adam", lr=1e-3)}},
+        mixed("bf16-mixed"),
+        mixed("16-mixed"),
+    ],
 )
-def test_other_recipes_resume_exactly(tmp_path, recipe):
-    run(tmp_path / "whole", recipe=recipe)
+def test_other_recipes_resume_exactly(tmp_path, changes):
+    run(tmp_path / "whole", **changes)
     with pytest.raises(Stop):
-        run(tmp_path / "stopped", recipe=recipe, loader=stop_at(1, 9))
-    run(tmp_path / "stopped", recipe=recipe, model=network(seed=77))
+        run(tmp_path / "stopped", loader=stop_at(1, 9), **changes)
+    if "fabric" in changes:  # a new process has a new scaler
+        changes = mixed(changes["recipe"]["precision"])
+    run(tmp_path / "stopped", model=network(seed=77), **changes)
     whole, stopped = (load_state(tmp_path / name / "last.safetensors") for name in ("whole", "stopped"))
     assert_same_bits(stopped, whole)
 
@@ -177,6 +196,13 @@ def test_final_weights_are_written_if_the_end_was_missed(tmp_path):
     first.weights.unlink()
     run(tmp_path, model=network(seed=77))
     assert first.weights.read_bytes() == before
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half a state")
+    (tmp_path / "mine.tmp").write_bytes(b"not this one")
+    run(tmp_path, recipe={"epochs": 1})
+    assert [path.name for path in tmp_path.glob("*.tmp")] == ["mine.tmp"]
 
 
 def test_starting_anew_removes_the_old_run(tmp_path):
