@@ -359,7 +359,7 @@ def run_labelled(
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
         # mistake (a wrong input shape, say) fails again there, with torch's own message.
-        copied = copy.deepcopy(module)
+        copied = copy.deepcopy(module).cpu()
         for parameter in copied.parameters():
             parameter.requires_grad_(False)
         trace = _run(copied, example_inputs, False, freeze, taps, ties, outputs)
@@ -398,7 +398,7 @@ def _run(
     if on_meta:
         inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
     else:
-        inputs = map_tensors(example_inputs, lambda tensor: tensor.detach().cpu().clone())
+        inputs = map_tensors(example_inputs, _real)
     given = tensors_in(inputs)
     if not given:
         raise UserError("example_inputs holds no tensor")
@@ -409,6 +409,11 @@ def _run(
         result = call(module, inputs)
     _finish(mode, result, taps, ties, outputs)
     return mode.trace
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A CPU copy; where only the shape is known (a widths file), ones: values that no division trips over."""
+    return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
 
 
 def _finish(
