@@ -5,33 +5,24 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
 from classification.data import DATASETS, ClassificationData, DataConfig, open_dataset
 from classification.evaluation import evaluate
 from classification.models import MODELS, build
-from core.budget import Budget
-from core.commands import (
-    CONFIG_FILE,
-    add_experiment_arguments,
-    experiment_overrides,
-    run_command,
-    settle_config,
-    work_directory,
-)
-from core.config import load_config
+from core.commands import add_experiment_arguments, execute, run_command
 from core.data import data_root
 from core.distillation import DistillationConfig
 from core.errors import UserError
-from core.experiment import STAGES, Metric, Settings, ShrinkConfig, Task, TeacherConfig, check, run_experiment
+from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
 from core.factories import call_factory
-from core.train import TrainConfig, make_fabric
+from core.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
 METRICS = (
@@ -103,21 +94,6 @@ def find_config(model: str | None, dataset: str | None, distillation: bool) -> P
     return candidates[0]
 
 
-def read_config(arguments: Namespace, path: Path) -> RunConfig:
-    """The protocol in `path` with everything that the command line changes in it."""
-    overrides = [*arguments.cfg_options, *experiment_overrides(arguments)]
-    given = {
-        "data.train_limit": arguments.train_limit,
-        "dataset": arguments.dataset,
-        "model": arguments.model,
-    }
-    overrides += [f"{key}={value!r}" for key, value in given.items() if value is not None]
-    config = load_config(path, RunConfig, overrides)
-    if arguments.budget is None:
-        return config
-    return replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
-
-
 def make_task(config: RunConfig, data: ClassificationData, device: torch.device) -> Task:
     """Classification as `core.experiment` sees it."""
     test_loader = data.test_loader(max(config.train.batch_size, 256), device)
@@ -159,45 +135,24 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-    protocol = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
-    config = read_config(arguments, protocol)
-    name = config.model.rpartition(":")[2]
-    use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    folder = work_directory(arguments.work_dir, f"classification-{name}-{config.dataset}", use)
-    stored = None
-    if (folder / CONFIG_FILE).exists():
-        stored = load_config(folder / CONFIG_FILE, RunConfig)
-        config = read_config(arguments, arguments.config or folder / CONFIG_FILE)
-    data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
-    fabric = make_fabric(arguments.device, config.train.precision)
-    settings = Settings(
-        train=config.train,
-        shrink=config.shrink,
-        work_dir=folder,
-        controls=tuple(arguments.controls),
-        seeds=arguments.seeds,
-        stages=tuple(arguments.stages or STAGES),
-        distillation=config.distillation,
-        teacher=config.teacher,
-        progress=not arguments.no_progress,
+    opened: list[ClassificationData] = []
+
+    def open_task(config: RunConfig, fabric: Fabric) -> Task:
+        opened.append(open_dataset(config.dataset, data_root(arguments.data_root), config.data))
+        return make_task(config, opened[0], fabric.device)
+
+    status = execute(
+        arguments,
+        RunConfig,
+        lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
+        {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},
+        lambda config: f"classification-{config.model.rpartition(':')[2]}-{config.dataset}",
+        open_task,
     )
-    task = make_task(config, data, fabric.device)
-    check(task, config.shrink)
-    if fabric.is_global_zero:
-        settle_config(config, stored, folder)
-    run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
-    for part, count in data.skipped.items():
+    for part, count in opened[0].skipped.items():
         if count:
-            _say(f"{count} unreadable {part} images were left out")
-    return 0
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _silent(line: Any) -> None:
-    pass
+            print(f"{count} unreadable {part} images were left out")
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import sys
 import traceback
-from argparse import ArgumentParser
-from collections.abc import Callable
-from dataclasses import fields
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from core.config import dump_config
+from lightning_fabric import Fabric
+
+from core.budget import Budget
+from core.config import dump_config, load_config
 from core.errors import UserError
-from core.experiment import STAGES
+from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.train import make_fabric
 
 CONFIG_FILE = "config.py"
 T = TypeVar("T")
+Use = Literal["new", "existing", "either"]
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
@@ -57,14 +62,78 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def experiment_overrides(arguments: object) -> list[str]:
-    """The shorthand arguments that were given, as `key=value` overrides of the protocol."""
-    names = {"epochs": "train.epochs", "seed": "train.seed", "score": "shrink.score", "widen": "shrink.widen"}
-    given = {key: getattr(arguments, name, None) for name, key in names.items()}
-    return [f"{key}={value}" for key, value in given.items() if value is not None]
+def read_protocol(path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any]) -> T:
+    """The protocol in `path` with everything that the command line changes in it.
+
+    Args:
+        path: an mmengine config file.
+        schema: the task's dataclass; its fields `train` and `shrink` are those of `core.experiment`.
+        arguments: parsed `add_experiment_arguments`.
+        given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
+    """
+    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed}
+    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
+    overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
+    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides])
+    if arguments.budget is not None:
+        config = replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
+    return config
 
 
-def work_directory(given: Path | None, default_name: str, use: Literal["new", "existing", "either"]) -> Path:
+def execute(
+    arguments: Namespace,
+    schema: type[T],
+    find_protocol: Callable[[], Path],
+    given: Mapping[str, Any],
+    default_name: Callable[[T], str],
+    open_task: Callable[[T, Fabric], Task],
+) -> int:
+    """Run the experiment that a command line describes; returns the exit status 0.
+
+    Args:
+        arguments: parsed arguments, `add_experiment_arguments` among them.
+        schema: dataclass of the task's protocol.
+        find_protocol: the protocol file where `--config` does not name one.
+        given: see `read_protocol`.
+        default_name: name of the work directory for a protocol.
+        open_task: opens data and describes the task.
+    """
+    config: Any = read_protocol(arguments.config or find_protocol(), schema, arguments, given)
+    use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
+    folder = work_directory(arguments.work_dir, default_name(config), use)
+    stored = None
+    if (folder / CONFIG_FILE).exists():
+        stored = load_config(folder / CONFIG_FILE, schema)
+        config = read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given)
+    fabric = make_fabric(arguments.device, config.train.precision)
+    settings = Settings(
+        train=config.train,
+        shrink=config.shrink,
+        work_dir=folder,
+        controls=tuple(arguments.controls),
+        seeds=arguments.seeds,
+        stages=tuple(arguments.stages or STAGES),
+        distillation=getattr(config, "distillation", None),
+        teacher=getattr(config, "teacher", TeacherConfig()),
+        progress=not arguments.no_progress,
+    )
+    task = open_task(config, fabric)
+    check(task, config.shrink)
+    if fabric.is_global_zero:
+        settle_config(config, stored, folder)
+    run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Other processes than the first one say nothing."""
+
+
+def work_directory(given: Path | None, default_name: str, use: Use) -> Path:
     """The work directory of a run.
 
     Without `--work-dir`: work_dirs/NAME for a first run, NAME-2, NAME-3 ... for later ones; an existing one is the
