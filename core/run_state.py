@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -40,7 +40,17 @@ class Position:
 
 @dataclass(frozen=True)
 class RunState:
-    """The live objects of a run whose state a checkpoint holds."""
+    """The live objects of a run whose state a checkpoint holds.
+
+    Args:
+        fabric: devices and processes; its gradient scaler has a state.
+        model: what is trained.
+        optimizer: the bare optimiser, not Fabric's wrapper.
+        ema: the running average of the weights, or None.
+        position: where the run stands.
+        identity: what must be equal for a state to be resumed.
+        control: process group (gloo) for the few numbers that must not wait for a GPU; None with one process.
+    """
 
     fabric: Fabric
     model: nn.Module
@@ -48,6 +58,7 @@ class RunState:
     ema: AveragedModel | None
     position: Position
     identity: Mapping[str, Any]
+    control: Any = None
 
     def save(self, path: Path) -> None:
         """Write the state; every process must call this, the first one writes."""
@@ -69,9 +80,14 @@ class RunState:
     def _gather_random_states(self) -> dict[str, Tensor]:
         """The generators' states, stacked over the processes."""
         own = random_state(self.fabric.device)
-        if self.fabric.world_size == 1:
+        if self.control is None:
             return {name: state.unsqueeze(0) for name, state in own.items()}
-        return {name: cast(Tensor, self.fabric.all_gather(state)) for name, state in own.items()}
+        gathered: dict[str, Tensor] = {}
+        for name, state in own.items():
+            states = [torch.empty_like(state) for _ in range(self.fabric.world_size)]
+            torch.distributed.all_gather(states, state, group=self.control)
+            gathered[name] = torch.stack(states)
+        return gathered
 
     def restore(self, path: Path) -> None:
         """Bring every object to the state in `path`.

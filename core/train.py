@@ -114,7 +114,6 @@ class _Run:
     files: RunFiles
     display: TrainingDisplay
     interruption: Interruption
-    control: Any  # process group for the few numbers that must not wait for a GPU; None with one process
 
 
 def fit(
@@ -169,6 +168,7 @@ def fit(
     )
     identity = _identity(learner, loader)
     several = fabric.world_size > 1
+    control = torch.distributed.new_group(backend="gloo") if several else None
     files = RunFiles(Path(work_dir))
     with (
         watch_for_interruption() as interruption,
@@ -178,11 +178,12 @@ def fit(
         run = _Run(
             learner=learner,
             loader=loader.shard(fabric.global_rank, fabric.world_size) if several else loader,
-            state=RunState(fabric, model, learner.optimizer.optimizer, learner.ema, Position(), identity),
+            state=RunState(
+                fabric, model, learner.optimizer.optimizer, learner.ema, Position(), identity, control
+            ),
             files=files,
             display=display,
             interruption=interruption,
-            control=torch.distributed.new_group(backend="gloo") if several else None,
         )
         _start_or_resume(run, resume)
         position = run.state.position
@@ -322,10 +323,10 @@ def _keep_final_weights(run: _Run) -> None:
 def _agree(run: _Run, images: int) -> tuple[int, bool]:
     """The step's images over all processes, and whether any process was asked to stop."""
     stop = run.interruption.requested is not None
-    if run.control is None:
+    if run.state.control is None:
         return images, stop
     both = torch.tensor([images, int(stop)])
-    torch.distributed.all_reduce(both, group=run.control)
+    torch.distributed.all_reduce(both, group=run.state.control)
     return int(both[0]), bool(both[1])
 
 
