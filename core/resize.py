@@ -269,7 +269,7 @@ def _update_attributes(
 def _set_conv_groups(
     new: Any, old: Any, owners: set[str], graph: ChannelGraph, conv_groups: Mapping[str, int]
 ) -> None:
-    if not isinstance(old, nn.modules.conv._ConvNd):
+    if not isinstance(getattr(old, "groups", None), int):
         return
     for name in owners:
         if name in graph.depthwise:  # a depth multiplier m has m outputs for each input

@@ -483,6 +483,25 @@ TOYS: dict[str, Toy] = {
     "slice": Toy(
         lambda: chain(None, 8, 4), between(lambda n, y: y[:, :4]), {}, r"takes a part of the channels"
     ),
+    "slice_of_everything": Toy(chain, between(lambda n, y: y[..., :8, :, :]), {}, r"takes a part of the channels"),
+    "typed_in_expand": Toy(
+        lambda: chain(),
+        between(lambda n, y: y.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8)),
+        {},
+        r"'expand' with a typed-in size",
+    ),
+    "typed_in_groups": Toy(
+        lambda: {**chain(), "weight": channels(8, 8, 4, 3, 3)},
+        between(lambda n, y: F.conv2d(y, n.weight, groups=2)),
+        {},
+        r"2 typed-in groups",
+    ),
+    "typed_in_layer_norm": Toy(
+        lambda: {**chain(), "weight": channels(8)},
+        between(lambda n, y: F.layer_norm(y.permute(0, 2, 3, 1), (8,), n.weight).permute(0, 3, 1, 2)),
+        {},
+        r"'layer_norm' over the typed-in shape \(8,\)",
+    ),
     "constant": Toy(chain, between(lambda n, y: y * torch.ones(1, 8, 1, 1)), {}, r"constant of fixed shape"),
     "rolled": Toy(chain, between(lambda n, y: y.roll(1, 1)), {}, r"'roll'"),
     "pooled_channels": Toy(

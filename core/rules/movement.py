@@ -96,10 +96,7 @@ def _flexible_axes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], res
         sizes = argument(args, kwargs, 2, "sizes")
         marked = {start + at for at, size in enumerate(sizes) if _follows(size)}
         return marked | {axis for axis in everything if not start <= axis < start + len(sizes)}
-    sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = sizes[0]
-    return {axis for axis, size in enumerate(sizes) if _follows(size)}
+    return {axis for axis, size in enumerate(_sizes(args, kwargs)) if _follows(size)}
 
 
 def _follows(size: Any) -> bool:
@@ -116,7 +113,21 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return mode.mark(result, None)
     if labels.numel() == 1 and int(labels.item()) != FROZEN and source.numel() != result.numel():
         mode.freeze(labels)
+    elif canonical(func) != "expand_as" and _typed_in(mode, labels, _sizes(args, kwargs), result.dim()):
+        mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
     return mode.mark(result, labels.reshape([1] * (result.dim() - labels.dim()) + list(labels.shape)))
+
+
+def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """The sizes that `view`, `reshape` and `expand` take, one by one or as one sequence."""
+    sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
+    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+
+
+def _typed_in(mode: LabelMode, labels: Tensor, sizes: Sequence[Any], rank: int) -> bool:
+    """Is the size of an axis along which labels vary a plain number?"""
+    offset = rank - labels.dim()
+    return any(labels.shape[axis] > 1 and not _follows(sizes[offset + axis]) for axis in range(labels.dim()))
 
 
 def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -145,7 +156,10 @@ def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Slices, select, narrow: a part of a channel axis freezes the whole of it, as its borders are typed in."""
+    """Slices, select, narrow: a part of a channel axis freezes the whole of it, as its borders are typed in.
+
+    A slice up to a typed-in border is a part even where it takes everything today (`x[:, :24]` of 24 channels).
+    """
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
         return unknown(mode, func, args, kwargs)
@@ -153,12 +167,31 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     result = execute(mode, func, args, kwargs)
     if labels is None:
         return mode.mark(result, None)
-    plain_args = (labels.expand(source.shape), *args[1:])
-    part = compress(func(*plain_args, **kwargs))
-    if part.numel() < labels.numel():
+    part = compress(execute(mode, func, (labels.expand(source.shape), *args[1:]), kwargs).cpu())
+    if part.numel() < labels.numel() or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
         mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
         part = frozen_labels(result)
     return mode.mark(result, part)
+
+
+def _ends_at_a_typed_in_border(
+    labels: Tensor, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    if name == "narrow":
+        axis, length = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 3, "length")
+        return labels.shape[axis] > 1 and not isinstance(length, SizeOfChannels)
+    if name != "__getitem__":
+        return False
+    items = args[1] if isinstance(args[1], tuple) else (args[1],)
+    # None adds an axis, an ellipsis stands for as many as are missing.
+    taken = [item for item in items if item is not None]
+    if Ellipsis in taken:
+        at = taken.index(Ellipsis)
+        taken[at : at + 1] = [slice(None)] * (labels.dim() - len(taken) + 1)
+    return any(
+        isinstance(item, slice) and type(item.stop) is int and item.stop >= 0 and labels.shape[axis] > 1
+        for axis, item in enumerate(taken)
+    )
 
 
 def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.labels import FROZEN, LabelMode, frozen_labels, tensors_in
+from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
 from core.rules.calls import argument, canonical, execute, plain
 
 
@@ -55,12 +55,15 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     if name is None:
         return _computed_weight(mode, func, args, kwargs)
     transposed = "transpose" in canonical(func)
-    groups = int(argument(args, kwargs, 6, "groups", 1))
+    given = argument(args, kwargs, 6, "groups", 1)
+    groups = int(given)
     result = execute(mode, func, args, kwargs)
     axis = source.dim() - weight.dim() + 1
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
     inputs = mode.vector(labels, axis, source.shape[axis])
+    if groups > 1 and not _groups_follow(mode, given, weight):
+        mode.freeze_and_warn([inputs, mode.slot(name, 0, weight.shape[0])], f"{groups} typed-in groups")
     if transposed:
         outputs = _transposed_rows(mode, name, weight, inputs, groups)
     else:
@@ -74,6 +77,13 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     shape = [1] * result.dim()
     shape[axis] = outputs.numel()
     return mode.mark(result, outputs.reshape(shape))
+
+
+def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
+    """Does the number of groups change with the channels: a layer's attribute, or all channels of the input?"""
+    return getattr(mode.module, "groups", None) == groups or (
+        isinstance(groups, SizeOfChannels) and weight.shape[1] == 1
+    )
 
 
 def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
@@ -192,9 +202,18 @@ def layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
             vector = mode.vector(labels, axis, labels.shape[axis])
             for tensor in tensors:
                 _tie_rows(mode, tensor, vector, axis - offset)
-            if tensors[0] is None and (len(shape) > 1 or not _note_bare_norm(mode, tensors, vector)):
+            if tensors[0] is not None:
+                if not isinstance(shape[axis - offset], SizeOfChannels) and not _is_attribute(mode, shape):
+                    mode.freeze_and_warn([vector], f"'layer_norm' over the typed-in shape {tuple(shape)}")
+            elif len(shape) > 1 or not _note_bare_norm(mode, tensors, vector):
                 mode.freeze_and_warn([vector], f"'layer_norm' without weights over the shape {tuple(shape)}")
     return mode.mark(execute(mode, func, args, kwargs), labels)
+
+
+def _is_attribute(mode: LabelMode, shape: Sequence[int]) -> bool:
+    """Does the shape come from the running module's `normalized_shape`, which follows a resize?"""
+    attribute = getattr(mode.module, "normalized_shape", None)
+    return isinstance(attribute, (tuple, list)) and tuple(attribute) == tuple(shape)
 
 
 def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
