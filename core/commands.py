@@ -87,6 +87,7 @@ def execute(
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
     open_task: Callable[[T, Fabric], Task],
+    complete: Callable[[T], T] = lambda config: config,
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status 0.
 
@@ -97,14 +98,15 @@ def execute(
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
         open_task: opens data and describes the task.
+        complete: fills in what follows from the rest of the protocol.
     """
-    config: Any = read_protocol(arguments.config or find_protocol(), schema, arguments, given)
+    config: Any = complete(read_protocol(arguments.config or find_protocol(), schema, arguments, given))
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
     folder = work_directory(arguments.work_dir, default_name(config), use)
     stored = None
     if (folder / CONFIG_FILE).exists():
         stored = load_config(folder / CONFIG_FILE, schema)
-        config = read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given)
+        config = complete(read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given))
     fabric = make_fabric(arguments.device, config.train.precision)
     settings = Settings(
         train=config.train,

@@ -111,6 +111,9 @@ class Task:
         evaluate: model -> metrics by key.
         metrics: what the table shows, the primary one first.
         curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
+        references: methods without a network, such as bicubic resizing -> metrics by key.
+        notes: lines for the report, such as data sets that are missing.
+        finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
     """
 
     name: str
@@ -123,6 +126,9 @@ class Task:
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     metrics: tuple[Metric, ...]
     curves: tuple[str, str, str]
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
 
 
 @dataclass(frozen=True)
@@ -367,8 +373,9 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     result = summarise(task, settings, runs)
     write_json(settings.work_dir / "result.json", result)
     table = results_table(task.metrics, result)
+    sections = task.finish(settings, runs)
     with atomic_write(settings.work_dir / "report.md") as file:
-        file.write(markdown_report(task, settings, result))
+        file.write(markdown_report(task, settings, result, sections))
     plot_channels(settings.work_dir / "channels.png", task, runs)
     plot_curves(settings.work_dir / "curves.png", task, runs)
     for line in table.splitlines():
@@ -411,6 +418,7 @@ def summarise(task: Task, settings: Settings, runs: Sequence[Run]) -> dict[str, 
         "seeds": settings.seed_list,
         "epochs": settings.train.epochs,
         "methods": methods,
+        "references": {name: dict(values) for name, values in task.references.items()},
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -57,6 +57,11 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
     shown = [metric for metric in metrics if metric.key in result["methods"]["baseline"]["metrics"]]
     header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
     rows = []
+    for name, values in result.get("references", {}).items():
+        cells = [
+            f"{values[metric.key]:.{metric.digits}f}" if metric.key in values else "" for metric in shown
+        ]
+        rows.append([name, *cells, "", "", "", ""])
     for method, entry in result["methods"].items():
         cells = [with_interval(entry["metrics"][metric.key]["values"], metric.digits) for metric in shown]
         rows.append(
@@ -111,7 +116,9 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
     return rows
 
 
-def markdown_report(task: Task, settings: Settings, result: Mapping[str, Any]) -> str:
+def markdown_report(
+    task: Task, settings: Settings, result: Mapping[str, Any], sections: Sequence[str] = ()
+) -> str:
     """report.md: what was compared, the table, differences, widths, and how it was made."""
     header, rows = results_rows(task.metrics, result)
     parts = [
@@ -120,6 +127,7 @@ def markdown_report(task: Task, settings: Settings, result: Mapping[str, Any]) -
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`.",
         markdown_table(header, rows),
         _footnote(result),
+        *task.notes,
     ]
     differences = paired_differences(task.metrics, result)
     if differences:
@@ -128,6 +136,7 @@ def markdown_report(task: Task, settings: Settings, result: Mapping[str, Any]) -
             markdown_table(["method", "metric", "difference", "p (paired t-test)"], differences),
         ]
     parts += [
+        *sections,
         "## Widths",
         "![Widths per layer](channels.png)",
         _widths_table(result),
