@@ -26,8 +26,7 @@ Upscaler = Callable[[np.ndarray], np.ndarray]
 """Turns a low-resolution image (H x W or H x W x 3, uint8) into a high-resolution one."""
 
 _Y = np.array([65.481, 128.553, 24.966]) / 255
-"""Weights of R, G, B in Y (ITU-R BT.601, 16-235), as MATLAB's rgb2ycbcr; the offset of 16 is added in
-`luminance`."""
+"""Weights of R, G, B in Y (ITU-R BT.601, 16 to 235), as in MATLAB's rgb2ycbcr, without the offset of 16."""
 
 _SSIM_WINDOW = 11
 
@@ -102,8 +101,7 @@ def ssim(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel = "y") ->
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """Y of YCbCr (16 to 235, not rounded) of an H x W x 3 uint8 image; H x W grey images are returned as
-    they are."""
+    """Y of YCbCr (16 to 235, not rounded) of an H x W x 3 uint8 image; grey H x W values stay."""
     values = image.astype(np.float64)
     return values if image.ndim == 2 else values @ _Y + 16
 
@@ -154,7 +152,7 @@ def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None
         benchmarks: sets of one scale, that of the network.
         tile: as for `super_resolution.tiling.super_resolve`.
     """
-    found = {}
+    found: dict[str, float] = {}
     for benchmark in benchmarks:
         score = evaluate(by_network(network, benchmark.scale, tile), benchmark)
         found |= {f"{score.name}_psnr": score.psnr, f"{score.name}_ssim": score.ssim}

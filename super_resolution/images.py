@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,8 +83,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_photo(path: str | Path) -> np.ndarray:
-    """Read an image for training or scoring: H x W or H x W x 3 uint8, alpha dropped, 16 bits rounded to
-    8."""
+    """Read an image for training or scoring: H x W (x 3) uint8, alpha dropped, 16 bits rounded to 8."""
     colour, _ = split_alpha(read_image(path))
     return np.rint(colour / 257).astype(np.uint8) if colour.dtype == np.uint16 else colour
 
@@ -94,9 +94,23 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     Grey with alpha in 16 bits is written as RGBA.
 
     Raises:
-        UserError: the format cannot hold it (alpha or 16 bits in a JPEG, or an ending that is not known).
+        UserError: as for `require_format`.
     """
     path = Path(path)
+    require_format(path, image)
+    if image.dtype == np.uint16:
+        write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image)))
+    else:
+        quality: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+        write_with(path, lambda temporary: Image.fromarray(image).save(temporary, **quality))
+
+
+def require_format(path: Path, image: np.ndarray) -> None:
+    """Check that the format of `path`'s ending can hold an image of this type and these channels.
+
+    Raises:
+        UserError: alpha or 16 bits in a JPEG, or an ending that is not known.
+    """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(
@@ -107,11 +121,6 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise UserError(f"'{path}': 16-bit images are written as .png only; change the ending.")
     if has_alpha and suffix in (".jpg", ".jpeg", ".bmp"):
         raise UserError(f"'{path}': {suffix} cannot hold the image's alpha channel; use .png.")
-    if image.dtype == np.uint16:
-        write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image)))
-    else:
-        quality = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
-        write_with(path, lambda temporary: Image.fromarray(image).save(temporary, **quality))
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -141,8 +150,7 @@ def to_tensor(image: np.ndarray, channels: int = 3) -> torch.Tensor:
 
 
 def to_pixels(output: torch.Tensor, like: np.ndarray) -> np.ndarray:
-    """1 x C x H x W in [0, 1] -> an array of `like`'s type, clamped and rounded; grey where `like` is
-    grey."""
+    """1 x C x H x W in [0, 1] -> pixels of `like`'s type, clamped and rounded; grey where it is grey."""
     values = output[0].detach().float().cpu().numpy().transpose(1, 2, 0)
     if like.ndim == 2:
         values = values @ _LUMA.astype(np.float32) if values.shape[2] == 3 else values[..., 0]

@@ -65,8 +65,7 @@ def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def downscale(image: np.ndarray, scale: int, *, edges: Edges = "replicate") -> np.ndarray:
-    """The low-resolution counterpart of a high-resolution image: cropped to a multiple of `scale`, then
-    bicubic."""
+    """The LR counterpart of an HR image: cropped to a multiple of `scale`, then shrunk by bicubic."""
     return matlab_bicubic(crop_to_multiple(image, scale), 1 / scale, edges=edges)
 
 

@@ -38,8 +38,7 @@ class Tile:
 
 
 def tiles(height: int, width: int, side: int, overlap: int) -> Iterator[Tile]:
-    """Cover a `height` x `width` image by tiles of at most `side` x `side`, read with `overlap` pixels of
-    context."""
+    """Cover a `height` x `width` image by tiles of at most `side`², read with `overlap` pixels of context."""
     for rows, seen_rows in _spans(height, side, overlap):
         for columns, seen_columns in _spans(width, side, overlap):
             yield Tile(rows, columns, seen_rows, seen_columns)

@@ -1,5 +1,4 @@
-"""`python -m super_resolution.upscale IN OUT --checkpoint C`: enlarge an image, a folder of images, or a
-video.
+"""`python -m super_resolution.upscale IN OUT --checkpoint C`: enlarge an image, a folder, or a video.
 
 Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits. Images are taken in tiles, so
 memory is bounded whatever their size.
@@ -26,7 +25,15 @@ from torch import nn
 from core.errors import MissingData, UserError
 from core.files import write_with
 from super_resolution.checkpoint import load_network
-from super_resolution.images import SUFFIXES, find_images, join_alpha, read_image, split_alpha, write_image
+from super_resolution.images import (
+    SUFFIXES,
+    find_images,
+    join_alpha,
+    read_image,
+    require_format,
+    split_alpha,
+    write_image,
+)
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
 
@@ -89,7 +96,9 @@ def upscale_image(
     Raises:
         UserError: the source can't be read, or the target's format can't hold the result.
     """
-    write_image(target, upscaler(read_image(source), on_tile))
+    image = read_image(source)
+    require_format(target, image)  # before the work, not after it
+    write_image(target, upscaler(image, on_tile))
 
 
 def upscale_folder(

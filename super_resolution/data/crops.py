@@ -1,5 +1,4 @@
-"""Training batches of random crops, flipped and rotated, that depend on the seed, the epoch and the step
-alone."""
+"""Training batches of random crops, flipped and rotated: a function of seed, epoch and step alone."""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ SKIMAGE_TRAIN = (
     "hubble_deep_field.jpg",
     "ihc.png",
 )
-"""Colour photographs that scikit-image installs with itself, to train on: the stereo pair stays on one
-side."""
+"""Colour photographs that scikit-image installs with itself, to train on; the stereo pair stays together."""
 
 SKIMAGE_TEST = ("astronaut.png", "chelsea.png", "coffee.png")
 """Colour photographs that scikit-image installs with itself, to test on."""
@@ -71,14 +70,13 @@ def div2k_train(root: Path, scale: int, sub_images: bool = False) -> ImageSet:
 
 
 def div2k_valid(root: Path, scale: int) -> ImageSet:
-    """Images 0801 to 0900 of DIV2K, from `DIV2K_valid_HR` or, as EDSR's code has them, from
-    `DIV2K_train_HR`."""
+    """Images 0801 to 0900 of DIV2K.
+
+    From `DIV2K_valid_HR` or, as EDSR's code keeps them, from `DIV2K_train_HR`.
+    """
     folder = root / "DIV2K"
-    part = (
-        "valid"
-        if (folder / "DIV2K_valid_HR").is_dir() or not (folder / "DIV2K_train_HR").is_dir()
-        else "train"
-    )
+    in_train = (folder / "DIV2K_train_HR").is_dir() and not (folder / "DIV2K_valid_HR").is_dir()
+    part = "train" if in_train else "valid"
     hr = folder / f"DIV2K_{part}_HR"
     files = find_images(hr, "DIV2K's validation images", _DIV2K_ADDRESS)
     validation = [path for path in files if _div2k_number(path) > _LAST_DIV2K_TRAIN]
@@ -86,14 +84,15 @@ def div2k_valid(root: Path, scale: int) -> ImageSet:
         raise MissingData(
             f"DIV2K's validation images (0801 to 0900) not found in '{hr}'. Get them from {_DIV2K_ADDRESS}."
         )
-    return ImageSet(
-        "DIV2K", scale, pair_up(validation, folder / f"DIV2K_{part}_LR_bicubic/X{scale}", scale), folder
-    )
+    lr = folder / f"DIV2K_{part}_LR_bicubic/X{scale}"
+    return ImageSet("DIV2K", scale, pair_up(validation, lr, scale), folder)
 
 
 def flickr2k(root: Path, scale: int, sub_images: bool = False) -> ImageSet:
-    """The 2,650 images of Flickr2K (Lim et al., CVPRW 2017): `Flickr2K/Flickr2K_HR`,
-    `Flickr2K_LR_bicubic/X4`."""
+    """The 2,650 images of Flickr2K (Lim et al., CVPRW 2017).
+
+    Layout: `Flickr2K/Flickr2K_HR/000001.png` and `Flickr2K/Flickr2K_LR_bicubic/X4/000001x4.png`.
+    """
     folder = root / "Flickr2K"
     ending = "_sub" if sub_images else ""
     files = find_images(folder / f"Flickr2K_HR{ending}", "Flickr2K's images", _FLICKR2K_ADDRESS)
@@ -124,9 +123,9 @@ def bsds500_train(root: Path, scale: int) -> ImageSet:
 def benchmark(root: Path, scale: int, name: str) -> ImageSet:
     """A benchmark set by name, in EDSR's or BasicSR's layout; `"DIV2K"` is its validation part.
 
-    EDSR: `benchmark/Set5/HR/<name>.png`, `benchmark/Set5/LR_bicubic/X4/<name>x4.png`. BasicSR:
-        `Set5/GTmod12/<name>.png`,
-    `Set5/LRbicx4/<name>.png`. The folder `benchmark` may be left out. LR images that are not there are made.
+    EDSR's is `benchmark/Set5/HR/<name>.png` with `benchmark/Set5/LR_bicubic/X4/<name>x4.png`, BasicSR's
+    `Set5/GTmod12/<name>.png` with `Set5/LRbicx4/<name>.png`. The folder `benchmark` may be left out. LR
+    images are made where the folder for their scale is missing.
     """
     if name == "DIV2K":
         return div2k_valid(root, scale)
@@ -139,8 +138,7 @@ def benchmark(root: Path, scale: int, name: str) -> ImageSet:
 
 
 def folder_of_images(folder: Path, scale: int) -> ImageSet:
-    """Any folder of images, or one with `HR` and `LR_bicubic/X<scale>` in it; LR images are made where
-    missing."""
+    """Any folder of images, or one with `HR` and, where LR images exist, `LR_bicubic/X<scale>` in it."""
     has_parts = (folder / "HR").is_dir()
     files = find_images(folder / "HR" if has_parts else folder, "the images", "your own collection")
     lr = folder / f"LR_bicubic/X{scale}" if has_parts else None

@@ -34,7 +34,7 @@ class ImageSet:
         folder: where the set lies, and its pixel cache with it; None where nothing may be written.
 
     Raises:
-        UserError: the scale is below 2, or two images share a name.
+        UserError: the scale is below 2, there are no images, or two share a name.
     """
 
     name: str
@@ -47,6 +47,8 @@ class ImageSet:
             raise UserError(
                 f"super-resolution by {self.scale}: the scale is at least 2; give --scale 2, 3 or 4."
             )
+        if not self.pairs:
+            raise MissingData(f"{self.name}: its folder holds none of its images; is it complete?")
         name, count = Counter(pair.name for pair in self.pairs).most_common(1)[0]
         if count > 1:
             raise UserError(f"{self.name}: {count} images are called '{name}'; rename all but one.")

@@ -172,6 +172,13 @@ def test_two_images_of_one_name_and_no_scale_are_refused(tmp_path: Path, photo: 
         ImageSet("none", 1, (ImagePair("a", tmp_path / "a.png"),))
 
 
+def test_a_folder_with_validation_images_alone_is_no_training_set(div2k: Path) -> None:
+    for name in ("0001", "0800"):
+        (div2k / f"DIV2K/DIV2K_train_HR/{name}.png").rename(div2k / f"DIV2K/DIV2K_train_HR/09{name[2:]}.png")
+    with pytest.raises(MissingData, match="DIV2K-train"):
+        open_training_set("div2k", div2k, 4)
+
+
 def test_a_low_resolution_image_that_is_not_there(div2k: Path) -> None:
     (div2k / "DIV2K/DIV2K_train_LR_bicubic/X4/0800x4.png").unlink()
     with pytest.raises(MissingData, match=r"0800\.png.*0800x4\.png"):
