@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from core.commands import run_command
 from core.errors import MissingData, UserError
 from core.files import write_with
 from super_resolution.checkpoint import load_network
@@ -157,20 +158,7 @@ def upscale_video(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except UserError as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, torch.OutOfMemoryError) as error:
-        if options.debug:
-            raise
-        hint = " Lower --tile." if isinstance(error, torch.OutOfMemoryError) else ""
-        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: _run(options), options.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     """Decide what IN is, and enlarge it."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own lines would stand beside our error
     source, target = options.source, options.target
@@ -216,8 +204,14 @@ def _run(options: argparse.Namespace) -> None:
         options.checkpoint, scale=options.scale, tile=options.tile or None, device=options.device
     )
     upscale = upscale_folder if source.is_dir() else upscale_image if suffix in SUFFIXES else upscale_video
-    with _progress_bar(f"{source.name} x{upscaler.scale}") as advance:
-        upscale(upscaler, source, target, advance)
+    try:
+        with _progress_bar(f"{source.name} x{upscaler.scale}") as advance:
+            upscale(upscaler, source, target, advance)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the device's memory does not hold a tile of {options.tile}; lower --tile."
+        ) from error
+    return 0
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from core import Budget, shrink
-from core.errors import MissingData, UserError
+from core.errors import UserError
 from super_resolution.checkpoint import Description, load_network, read_description, save_network
 from super_resolution.images import read_image, write_image
 from super_resolution.models import build
@@ -220,9 +220,12 @@ def test_bad_usage_is_one_line_and_status_two(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_debug_shows_the_traceback(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingData):
-        upscale(tmp_path / "none.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--debug")
+def test_debug_shows_the_traceback(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (tmp_path / "none.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--debug")
+    assert upscale(*arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_the_command_runs_as_written(photo: np.ndarray, checkpoint: Path, tmp_path: Path) -> None:
