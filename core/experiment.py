@@ -234,8 +234,11 @@ def check(task: Task, config: ShrinkConfig) -> None:
     """Find out in a second what would otherwise fail after the baseline's training.
 
     Raises:
-        UserError: the model cannot be built or traced, or the budget cannot be reached.
+        UserError: the model cannot be built or traced, there is no batch to score channels on, or the budget cannot
+            be reached.
     """
+    if len(task.train_loader(config.batch_size, 0)) < 1:
+        raise UserError(f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size")
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
     else:

@@ -1,0 +1,136 @@
+"""The command line of super-resolution, from arguments to the files of a work directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from core.architecture import Architecture
+from core.channels import trace_channels
+from core.scores import score_channels
+from super_resolution.models import build
+from super_resolution.run import build_parser, l1_and_psnr, main
+from super_resolution.upscale import main as upscale
+
+SMALL = [
+    "options.n_blocks=1",
+    "options.n_feats=8",
+    "data.crops_per_epoch=16",
+    "data.benchmarks=('skimage',)",
+    "data.patch=32",
+]
+FAST = ["--epochs", "1", "--no-progress", "--cfg-options", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole experiment on scikit-image's photographs, x4, with a control."""
+    folder = tmp_path_factory.mktemp("run") / "work"
+    assert main([*FAST, "--scale", "4", "--work-dir", str(folder), "--controls", "uniform"]) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
+    names = [
+        "config.py",
+        "widths.json",
+        "result.json",
+        "report.md",
+        "channels.png",
+        "curves.png",
+        "comparison.png",
+    ]
+    assert [name for name in names if not (experiment / name).exists()] == []
+    result = json.loads((experiment / "result.json").read_text())
+    assert list(result["methods"]) == ["baseline", "lwdna", "uniform"]
+    assert {"scikit-image_psnr", "scikit-image_ssim"} == result["methods"]["lwdna"]["metrics"].keys()
+    assert result["references"]["Bicubic"]["scikit-image_psnr"] > 20
+    assert 0.5 < result["methods"]["lwdna"]["flops_ratio"] <= 0.6134
+
+
+def test_its_checkpoints_upscale_an_image(experiment: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "low.png"), image)
+    for method in ("baseline", "lwdna"):
+        high = tmp_path / f"{method}.png"
+        assert (
+            upscale(
+                [
+                    str(tmp_path / "low.png"),
+                    str(high),
+                    "--checkpoint",
+                    str(experiment / f"{method}.safetensors"),
+                ]
+            )
+            == 0
+        )
+        assert cv2.imread(str(high)).shape == (48, 40, 3)
+
+
+def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    assert main([*FAST, "--work-dir", str(folder), "--tie-upsampler", "--stages", "shrink"]) == 0
+    architecture = Architecture.load(folder / "widths.json")
+    assert set(architecture.widths) == {"conv_first", "body.0.conv1"}
+    network = architecture.build(build("edsr", 4, n_blocks=1, n_feats=8))
+    trunk = architecture.widths["conv_first"]
+    assert network.upsample[0].out_channels == network.upsample[2].out_channels == 4 * trunk
+
+
+def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    options = [*SMALL[:3], "data.patch=32", "data.benchmarks=('skimage','Urban100')"]
+    arguments = ["--epochs", "1", "--no-progress", "--work-dir", str(folder), "--data-root", str(tmp_path)]
+    assert main([*arguments, "--cfg-options", *options]) == 0
+    assert "Urban100" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "espcn"], "unknown network 'espcn'"),
+        (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
+        (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
+    ],
+)
+def test_user_errors_exit_with_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FAST, *arguments, "--work-dir", str(tmp_path / "work")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_impossible_scale_is_wrong_usage() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args(["--scale", "5"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("latents", ["gate", "hypernetwork"])
+def test_every_inner_group_of_edsr_receives_a_gradient(latents: str) -> None:
+    """The reference code fed every body layer with the head's output, so that inner groups got none (method.md 0.3)."""
+    torch.manual_seed(0)
+    model = build("edsr", 2, n_blocks=3, n_feats=8)
+    low = torch.rand(2, 3, 12, 12)
+    graph = trace_channels(model, low)
+    batch = (low, torch.rand(2, 3, 24, 24))
+    scores = score_channels(
+        model, graph, [batch], lambda sr, hr: l1_and_psnr(sr, hr)[0], score="gradient", latents=latents
+    )
+    inner = [name for name in scores if name.endswith("conv1")]
+    assert len(inner) == 3
+    for name, score in scores.items():
+        assert bool((score > 0).any()), name
+
+
+def test_the_loss_is_the_mean_absolute_error_and_its_metric_the_mean_psnr() -> None:
+    hr = torch.zeros(2, 3, 4, 4)
+    sr = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)])
+    loss, metrics = l1_and_psnr(sr, hr)
+    assert float(loss) == pytest.approx(0.055)
+    assert float(metrics["psnr"]) == pytest.approx((20 + 40) / 2, abs=1e-4)
