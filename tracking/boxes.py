@@ -71,10 +71,10 @@ def _parse_plain_decimals(data: bytes) -> np.ndarray | None:
         data += b"\n"
     characters = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(characters < ord("-")).astype(np.int32)
-    rows = data.count(b"\n")
-    if ends.size != 4 * rows or (characters[ends[3::4]] != ord("\n")).any():
+    kinds = characters[ends]
+    if ends.size % 4 or kinds[0] not in b",\t " or (kinds[3::4] != ord("\n")).any():
         return None
-    if not any(data.count(separator) == 3 * rows for separator in (b",", b"\t", b" ")):
+    if np.count_nonzero(kinds == kinds[0]) != 3 * (ends.size // 4):
         return None
     not_a_number = None
     if b"n" in data or b"N" in data:
@@ -201,9 +201,8 @@ def parse_flags(data: bytes, source: str) -> np.ndarray:
     """
     characters = np.frombuffer(data, np.uint8)
     if characters.size and characters.size % 2 == 0:
-        values = characters[::2] - np.uint8(ord("0"))
-        separators = data.count(b"\n") + data.count(b",")
-        if values.max() <= 1 and separators == values.size:
+        values, separators = characters[::2] - np.uint8(ord("0")), characters[1::2]
+        if values.max() <= 1 and ((separators == ord("\n")) | (separators == ord(","))).all():
             return values.astype(bool)
     flags = [_number(field) for field in SEPARATORS.split(data.decode("utf-8", "replace").strip()) if field]
     if not flags or any(flag is None for flag in flags):

@@ -11,12 +11,13 @@ import numpy as np
 
 from core.errors import UserError
 from tracking import metrics
+from tracking.alignment import Problem
 from tracking.archives import StoredFile
 from tracking.boxes import BoxTable
 from tracking.datasets import TITLES, TrackingDataset, load
 from tracking.protocols import Protocol, Score, get_protocol, score_labels
 from tracking.results_io import StoredTracker, find_trackers, frames_per_second, read_results
-from tracking.scoring import Curves, Problem, score_curves
+from tracking.scoring import Curves, score_curves
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,14 @@ def evaluate(
     """
     record = get_protocol(protocol, dataset)
     truth = load(
-        record.dataset, data_root, split, annotations, patterns=sequences, partial=partial, cache=cache
+        record.dataset,
+        data_root,
+        split,
+        annotations,
+        patterns=sequences,
+        partial=partial,
+        attributes=attributes,
+        cache=cache,
     )
     found = pick_trackers(find_trackers(results_dir, truth.sequences), trackers)
     return {

@@ -89,6 +89,8 @@ def test_tracks_real_lasot_frames(data: Path, tmp_path: Path, capsys: pytest.Cap
             ["--dataset", "lasot", "--results", "{results}", "--partial", "--export", "got10k", "x"],
             "not end in .zip",
         ),
+        (["--dataset", "lasot", "--results", "{results}", "--tracker", "ncc"], "give one of the two"),
+        (["--dataset", "lasot", "--trackers", "T"], "add --results"),
         (["--dataset", "lasot", "--workers", "-1"], "--workers -1"),
     ],
 )

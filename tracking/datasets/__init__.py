@@ -103,6 +103,7 @@ def load(
     patterns: Sequence[str] = (),
     partial: bool = False,
     frames: bool = False,
+    attributes: bool = True,
     cache: bool = True,
 ) -> TrackingDataset:
     """Read the ground truth of a split.
@@ -115,6 +116,7 @@ def load(
         patterns: shell-style patterns of the sequences wanted; none for all.
         partial: leave out sequences that are missing instead of raising.
         frames: the images are needed too.
+        attributes: read the challenge attributes.
         cache: keep the parsed text for the next time.
 
     Raises:
@@ -138,24 +140,25 @@ def load(
         )
     if not present:
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
-    sequences = _read(present, cache)
+    sequences = _read(present, attributes, cache)
     return TrackingDataset(name, split or DATASETS[name][1][0], tuple(sequences), missing)
 
 
-def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
-    arrays = cached("ground truth", _sources(entries), lambda: _parse(entries), cache)
+def _read(entries: list[Entry], attributes: bool, cache: bool) -> list[TrackingSequence]:
+    kind = f"ground truth{' and attributes' * attributes}"
+    arrays = cached(kind, _sources(entries), lambda: _parse(entries, attributes), cache)
     ends = np.cumsum(arrays["lengths"])
     details = json.loads(str(arrays["details"]))
     sequences = []
     for index, entry in enumerate(entries):
         rows = slice(ends[index] - arrays["lengths"][index], ends[index])
-        attributes, size, flagged = details[index]
+        words, size, flagged = details[index]
         sequences.append(
             TrackingSequence(
                 name=entry.name,
                 boxes=arrays["boxes"][rows],
                 absent=arrays["absent"][rows] if flagged else None,
-                attributes=tuple(attributes),
+                attributes=tuple(words),
                 frames=entry.frames,
                 size=tuple(size) if size else None,
                 aliases=entry.aliases,
@@ -174,7 +177,7 @@ def _sources(entries: Iterable[Entry]) -> list[Path]:
     return list(sources)
 
 
-def _parse(entries: list[Entry]) -> dict[str, np.ndarray]:
+def _parse(entries: list[Entry], attributes: bool) -> dict[str, np.ndarray]:
     boxes = [parse_boxes(entry.truth.read(), str(entry.truth)).boxes for entry in entries]
     flags = [read_absent(entry) for entry in entries]
     absent = []
@@ -186,7 +189,7 @@ def _parse(entries: list[Entry]) -> dict[str, np.ndarray]:
             )
         absent.append(np.zeros(len(table), bool) if flag is None else flag)
     details = [
-        (read_attributes(entry), read_size(entry), flag is not None)
+        (read_attributes(entry) if attributes else (), read_size(entry), flag is not None)
         for entry, flag in zip(entries, flags, strict=True)
     ]
     return {
