@@ -41,22 +41,37 @@ class FrozenChannelsWarning(UserWarning):
     """An operation without a channel rule was met: the channels that it touches keep their widths."""
 
 
-def _marked(name: str) -> Callable[[int, Any], Any]:
+def _marked(name: str) -> Any:
     plain = getattr(int, name)
 
-    def method(self: int, other: Any) -> Any:
+    def method(self: SizeOfChannels, other: Any) -> Any:
         value = plain(self, other)
-        return SizeOfChannels(value) if type(value) is int else value
+        if type(value) is not int:
+            return value
+        both = isinstance(other, SizeOfChannels)
+        labels = torch.cat([self.labels, other.labels]) if both else self.labels
+        proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
+        return SizeOfChannels(value, labels, proportional)
 
     return method
 
 
 class SizeOfChannels(int):
-    """A size read off a channel axis.
+    """A size read off a channel axis, with the labels that it counts.
 
     Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
-    and that no resizing can change.
+    and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count.
     """
+
+    labels: Tensor
+    proportional: bool
+
+    def __new__(cls, value: int, labels: Tensor, proportional: bool = True) -> SizeOfChannels:
+        """`value` computed from the number of `labels`, (C,)."""
+        size = super().__new__(cls, value)
+        size.labels = labels
+        size.proportional = proportional
+        return size
 
     __add__, __radd__ = _marked("__add__"), _marked("__radd__")
     __sub__, __rsub__ = _marked("__sub__"), _marked("__rsub__")

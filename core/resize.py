@@ -55,11 +55,18 @@ def widened_widths(graph: ChannelGraph, factor: float) -> tuple[dict[str, int], 
     every one of these convolutions a whole number of groups.
     """
     grouped = grouped_convolutions(graph)
+    weights = {tensor for tensor, _ in graph.per_group}
+    # With frozen channels on one side, the number of groups stays and the groups get wider.
+    fixed = {
+        name.rpartition(".")[0]
+        for (name, _), table in graph.slots.items()
+        if name in weights and (table < 0).any()
+    }
     widths: dict[str, int] = {}
     conv_groups: dict[str, int] = {}
     for group in graph.groups:
         together = _linked(grouped, group.name)
-        if not together:
+        if not together or together & fixed:
             widths[group.name] = int(factor * group.size + 1e-9) * group.step
             continue
         unit = math.gcd(*(graph.conv_groups[name] for name in together))

@@ -215,6 +215,11 @@ TOYS: dict[str, Toy] = {
     "grouped": Toy(lambda: chain(conv(8, 8, groups=2)), in_turn, {"a": (8, 2)}),
     # 8 -> 12 in 4 groups: input positions {p + 2k}, output positions {q + 3k}, two groups of channels.
     "grouped_uneven": Toy(lambda: chain(conv(8, 12, groups=4), 8, 12), in_turn, {"a": (8, 4), "b": (12, 4)}),
+    # With frozen channels on the other side, groups cannot be added; they get wider.
+    "grouped_output": Toy(lambda: {**chain(), "c": conv(8, 4, groups=2)}, in_turn, {"a": (8, 2)}),
+    "grouped_input": Toy(
+        lambda: {**chain(), "a": conv(4, 8, groups=2)}, in_turn, {"a": (8, 2)}, shapes=((2, 4, 8, 8),)
+    ),
     "grouped_two_ways": Toy(
         lambda: chain(nn.Sequential(conv(8, 8, groups=2), conv(8, 8, groups=4))), in_turn, {"a": (8, 4)}
     ),
@@ -381,6 +386,17 @@ TOYS: dict[str, Toy] = {
         {"a": (8, 1)},
     ),
     # a's channels meet rows 2..9 of b; b's rows 0, 1, 10 and 11 meet zeros and keep their number.
+    # A size that was read off one activation and given to another ties the two.
+    "size_of_others": Toy(
+        lambda: {"a": conv(3, 8), "b": conv(3, 16), "c": conv(8, 4)},
+        lambda n, x: n.c((y := n.a(x)) + n.b(x).view(y.shape[0], 2, y.shape[1], 8, 8).sum(1)),
+        {"a": (8, 1)},
+    ),
+    "quotient_of_others": Toy(
+        lambda: {"a": conv(3, 8), "b": conv(3, 4), "c": conv(8, 4), "d": conv(4, 4)},
+        lambda n, x: n.c(y := n.a(x)) + n.d(n.b(x).reshape(y.shape[0], y.shape[1] // 2, 8, 8)),
+        {"a": (8, 2)},
+    ),
     "padded_shortcut": Toy(
         lambda: {"a": conv(3, 8), "b": conv(8, 12), "c": conv(12, 4)}, padded_shortcut, {"a": (8, 1)}
     ),
@@ -482,6 +498,18 @@ TOYS: dict[str, Toy] = {
     ),
     "slice": Toy(
         lambda: chain(None, 8, 4), between(lambda n, y: y[:, :4]), {}, r"takes a part of the channels"
+    ),
+    "size_of_others_for_frozen": Toy(
+        lambda: {**chain(), "d": conv(8, 4)},
+        between(lambda n, y: torch.fft.rfft2(y).abs()[..., :1].reshape(y.shape[0], y.shape[1], 8, 1)),
+        {},
+        r"'fft_rfft2'",
+    ),
+    "zeros_as_many_as": Toy(
+        lambda: {"a": conv(3, 6), "b": conv(6, 8), "c": conv(8, 4)},
+        lambda n, x: n.c(n.b(y := n.a(x)) + torch.cat([y, torch.zeros(len(y), 8 - y.shape[1], 8, 8)], 1)),
+        {},
+        r"'zeros' with a size that was read off other channels",
     ),
     "slice_of_everything": Toy(chain, between(lambda n, y: y[..., :8, :, :]), {}, r"takes a part of the channels"),
     "typed_in_expand": Toy(

@@ -86,6 +86,10 @@ def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     labels = tensor.__dict__.get("_lwdna_labels")
     if labels is None or labels.numel() == 1:
         return shape
-    return torch.Size(
-        [SizeOfChannels(size) if labels.shape[axis] > 1 else size for axis, size in enumerate(shape)]
-    )
+    return torch.Size(_marked_size(labels, axis, size) for axis, size in enumerate(shape))
+
+
+def _marked_size(labels: Tensor, axis: int, size: int) -> int:
+    if labels.shape[axis] == 1:
+        return size
+    return SizeOfChannels(size, labels.movedim(axis, -1).reshape(-1, size)[0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.labels import LabelMode, SizeOfChannels, frozen_labels, map_tensors, tensors_in
+from core.rules.sizes import keep, marks_in
 
 
 def canonical(func: Any) -> str:
@@ -62,7 +63,9 @@ def _to_meta(tensor: Tensor) -> Tensor:
 
 
 def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A tensor made from nothing: no labels. Its sizes are as typed, whatever the channels do."""
+    """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
+    if marks := marks_in((args, kwargs)):
+        keep(mode, [], marks, canonical(func))
     kwargs = {key: plain(item) for key, item in kwargs.items()}
     if mode.on_meta and "device" in kwargs:
         kwargs["device"] = "meta"

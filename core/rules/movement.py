@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
+from core.labels import LabelMode, SizeOfChannels, frozen_labels, tensors_in
 from core.rules.calls import argument, canonical, execute, unknown
+from core.rules.sizes import agree, follows, given_sizes, keep, marks_in
 
 
 def compress(labels: Tensor) -> Tensor:
@@ -57,18 +58,20 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if labels is None:
         return mode.mark(result, None)
     if labels.numel() == 1:
+        if marks := marks_in((args[1:], kwargs)):
+            keep(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     shape, target = list(source.shape), list(result.shape)
     if shape[0] == target[0] and labels.shape[0] == 1:
         shape[0] = target[0] = 1  # the batch is not needed to see where channels go
     moved = compress(labels.expand(shape).reshape(target))
-    flexible = _flexible_axes(canonical(func), args, kwargs, result)
+    sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
     varying = [axis for axis in range(moved.dim()) if moved.shape[axis] > 1]
-    fixed = [axis for axis in varying if axis not in flexible]
+    fixed = [axis for axis in varying if not follows(sizes[axis])]
     if fixed and len(fixed) == len(varying):
-        sizes = ", ".join(str(result.shape[axis]) for axis in fixed)
+        typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
-            [labels], f"'{canonical(func)}' with the typed-in size {sizes} on a channel axis"
+            [labels], f"'{canonical(func)}' with the typed-in size {typed_in} on a channel axis"
         )
         return mode.mark(result, frozen_labels(result))
     for axis in fixed:
@@ -78,6 +81,8 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             [labels], f"'{canonical(func)}' splits a channel axis in two that both change size"
         )
         return mode.mark(result, frozen_labels(result))
+    for axis, size in enumerate(sizes):
+        agree(mode, moved, axis, size, canonical(func))
     return mode.mark(result, moved)
 
 
@@ -86,21 +91,16 @@ def _splits(before: Tensor, after: Tensor) -> bool:
     return sum(size > 1 for size in after.shape) > sum(size > 1 for size in before.shape)
 
 
-def _flexible_axes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> set[int]:
-    """Output axes whose sizes follow the channels: given as -1 or computed from a channel size."""
-    everything = set(range(result.dim()))
-    if name not in ("view", "reshape", "unflatten"):
-        return everything
+def _sizes_by_axis(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> list[Any]:
+    """The sizes of the output axes as the call gave them; -1 where it did not."""
+    sizes: list[Any] = [-1] * result.dim()
     if name == "unflatten":
         start = int(argument(args, kwargs, 1, "dim")) % args[0].dim()
-        sizes = argument(args, kwargs, 2, "sizes")
-        marked = {start + at for at, size in enumerate(sizes) if _follows(size)}
-        return marked | {axis for axis in everything if not start <= axis < start + len(sizes)}
-    return {axis for axis, size in enumerate(_sizes(args, kwargs)) if _follows(size)}
-
-
-def _follows(size: Any) -> bool:
-    return isinstance(size, SizeOfChannels) or size == -1
+        given = argument(args, kwargs, 2, "sizes")
+        sizes[start : start + len(given)] = given
+    elif name in ("view", "reshape"):
+        sizes = list(given_sizes(args, kwargs))
+    return sizes
 
 
 def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,23 +111,17 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if labels is None:
         # A constant that takes the shape of an activation is still a constant; a typed-in size shows when it is used.
         return mode.mark(result, None)
-    if labels.numel() == 1 and int(labels.item()) != FROZEN and source.numel() != result.numel():
+    sizes = [] if canonical(func) == "expand_as" else given_sizes(args, kwargs)
+    if labels.numel() == 1 and source.numel() != result.numel():
         mode.freeze(labels)
-    elif canonical(func) != "expand_as" and _typed_in(mode, labels, _sizes(args, kwargs), result.dim()):
-        mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
+        if marks := marks_in(sizes):
+            keep(mode, [], marks, canonical(func))
+    for axis, size in zip(range(-1, -labels.dim() - 1, -1), reversed(sizes), strict=False):
+        if labels.shape[axis] > 1:
+            if not follows(size):
+                mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
+            agree(mode, labels, axis, size, canonical(func))
     return mode.mark(result, labels.reshape([1] * (result.dim() - labels.dim()) + list(labels.shape)))
-
-
-def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
-    """The sizes that `view`, `reshape` and `expand` take, one by one or as one sequence."""
-    sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
-    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-
-
-def _typed_in(mode: LabelMode, labels: Tensor, sizes: Sequence[Any], rank: int) -> bool:
-    """Is the size of an axis along which labels vary a plain number?"""
-    offset = rank - labels.dim()
-    return any(labels.shape[axis] > 1 and not _follows(sizes[offset + axis]) for axis in range(labels.dim()))
 
 
 def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -135,6 +129,8 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
         return unknown(mode, func, args, kwargs)
+    if marks := marks_in((args[1:], kwargs)):
+        keep(mode, [], marks, canonical(func))
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
@@ -221,6 +217,8 @@ def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
             for piece in pieces[1:]:
                 mode.tie(pieces[0], piece)
             kept = pieces[0]
+            for size in marks_in(sizes):
+                agree(mode, kept, axis, size, name)
     if name == "unbind":
         kept = kept.squeeze(axis)
     for piece in results:
