@@ -370,9 +370,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = call_factory(arguments.model)
         inputs = torch.zeros(parse_shape(arguments.input))
-        graph = trace_channels(
-            model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
-        )
+        try:
+            graph = trace_channels(
+                model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
+            )
+        except RuntimeError as failure:
+            reason = str(failure).splitlines()[0]
+            raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
         print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
         if arguments.verify:
             error = graph.verify(model, torch.randn(inputs.shape))
