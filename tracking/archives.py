@@ -47,10 +47,11 @@ class StoredFile:
         """
         try:
             if self.member is None:
-                data = self.path.read_bytes()
-            else:
-                with _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as file:
+                with self.path.open("rb") as file:
                     data = file.read(MAX_MEMBER_BYTES + 1)
+            else:
+                with _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as member:
+                    data = member.read(MAX_MEMBER_BYTES + 1)
         except FileNotFoundError as error:
             raise MissingData(f"{self}: no such file: check the path") from error
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:

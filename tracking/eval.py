@@ -11,15 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.command_line import add_data_options, run_command
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.protocols import PROTOCOLS, Protocol, get_protocol
-from tracking.results_io import StoredTracker, find_trackers, read_results
+from tracking.results_io import StoredTracker, find_trackers, read_results, read_times
 
 PROTOCOL_OF = {
     "lasot": "lasot",
@@ -155,7 +153,7 @@ def _export(
         results = read_results(
             tracker, [sequence.name for sequence in dataset.sequences], not arguments.no_cache
         )
-        times = {name: np.array(file.read().split(), np.float64) for name, file in tracker.times.items()}
+        times = {name: read_times(file) for name, file in tracker.times.items()}
         print(export(kind, path, tracker.name, dataset.sequences, results, times=times))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from core.errors import UserError
 from tracking import metrics
 from tracking.alignment import Problem
-from tracking.archives import StoredFile
 from tracking.boxes import BoxTable
 from tracking.datasets import TITLES, TrackingDataset, load
 from tracking.protocols import Protocol, Score, get_protocol, score_labels
@@ -285,6 +284,3 @@ def pick_trackers(found: Sequence[StoredTracker], names: Sequence[str]) -> list[
         if name not in there:
             raise UserError(f"no results of '{name}': there are {', '.join(there)}")
     return [there[name] for name in names] if names else list(found)
-
-
-__all__ = ["Evaluation", "StoredFile", "evaluate", "evaluate_trackers"]

@@ -74,8 +74,8 @@ def export_got10k(
         for number, table in enumerate(results[item.name], start=1):
             members[f"{item.name}/{item.name}_{number:03d}.txt"] = format_boxes(table.boxes, decimals=3)
         if item.name in times:
-            seconds = times[item.name]
-            members[f"{item.name}/{item.name}_time.txt"] = "".join(f"{second:.8f}\n" for second in seconds)
+            rows = (",".join(f"{second:.8f}" for second in row) for row in times[item.name])
+            members[f"{item.name}/{item.name}_time.txt"] = "".join(f"{row}\n" for row in rows)
     _write_zip(path, members)
     return f"{path}: {len(sequences)} sequences"
 
@@ -105,7 +105,7 @@ def export_pytracking(
             file.write(format_boxes(results[item.name][0].boxes, separator="\t"))
         if item.name in times:
             with atomic_write(folder / f"{item.name}_time.txt") as file:
-                file.write("".join(f"{second:f}\n" for second in times[item.name]))
+                file.write("".join(f"{second:f}\n" for second in times[item.name][:, 0]))
     return f"{folder}: {len(sequences)} files"
 
 
@@ -136,7 +136,7 @@ def export(
         name: the tracker.
         sequences: all that must be there.
         results: sequence name to its repetitions.
-        times: sequence name to seconds per frame, where known.
+        times: sequence name to seconds per frame `(frames, repetitions)`, where known.
 
     Returns:
         What was written, in words.

@@ -83,9 +83,10 @@ def _thresholds_passed(values: np.ndarray, thresholds: np.ndarray, inclusive: bo
     if np.abs(steps - np.arange(thresholds.size)).max() > 0.25:
         return np.searchsorted(thresholds, values, side="right" if inclusive else "left")
     below = np.less_equal if inclusive else np.less
-    place = np.clip((values - thresholds[0]) * scale, 0, thresholds.size - 1).astype(np.intp)
+    with np.errstate(over="ignore"):
+        place = np.clip((values - thresholds[0]) * scale, 0, thresholds.size - 1).astype(np.intp)
     place += below(thresholds.take(place), values)
-    return place + below(np.append(thresholds, np.inf).take(place), values)
+    return place + below(np.append(thresholds, np.nan).take(place), values)
 
 
 def success_counts(

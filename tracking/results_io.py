@@ -174,16 +174,21 @@ def frames_per_second(tracker: StoredTracker, names: Iterable[str]) -> float | N
     speeds = []
     for name in names:
         if name in tracker.times:
-            values = [_positive(word) for word in tracker.times[name].read().replace(b",", b" ").split()]
-            seconds = [value for value in values if value]
-            if seconds:
-                speeds.append(float(np.mean(1 / np.array(seconds))))
+            seconds = read_times(tracker.times[name])
+            seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
+            if seconds.size:
+                speeds.append(float(np.mean(1 / seconds)))
     return float(np.mean(speeds)) if speeds else None
 
 
-def _positive(word: bytes) -> float:
+def read_times(file: StoredFile) -> np.ndarray:
+    """Seconds per frame, `(frames, repetitions)`; NaN where a repetition has none.
+
+    Raises:
+        UserError: the file is not a table of numbers.
+    """
     try:
-        value = float(word)
-    except ValueError:
-        return 0.0
-    return value if np.isfinite(value) and value > 0 else 0.0
+        text = file.read().decode("utf-8").replace(",", " ")
+        return np.loadtxt(text.splitlines(), ndmin=2)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{file}: not seconds per frame ({error}): repair or remove the file") from error

@@ -93,17 +93,16 @@ def track_sequence(tracker: Tracker, frames: Sequence[Path], box: Sequence[float
     return Track(boxes, seconds, scores)
 
 
-def is_finished(folder: Path, sequence: TrackingSequence) -> bool:
-    """Whether a run's folder holds a result of this sequence.
+def is_finished(folder: Path, name: str, frames: int) -> bool:
+    """Whether a run's folder holds a result of the sequence `name`, which has so many `frames`.
 
     Raises:
         UserError: it holds one with another number of rows, of another version of the data set.
     """
-    path = folder / f"{sequence.name}.txt"
+    path = folder / f"{name}.txt"
     if not path.is_file():
         return False
     rows = len(parse_boxes(path.read_bytes(), str(path)).boxes)
-    frames = _frame_count(sequence)
     if rows != frames:
         raise UserError(
             f"{path}: {rows} rows for {frames} frames: remove the file, or choose another --output"
@@ -122,13 +121,13 @@ def _frame_count(sequence: TrackingSequence) -> int:
     return frames if truth == 1 else truth
 
 
-def _work(spec: str, sequence: TrackingSequence, folder: Path) -> tuple[int, float]:
-    """One sequence in a worker; returns its frames and the seconds spent tracking."""
+def _work(spec: str, sequence: TrackingSequence, folder: Path) -> float:
+    """One sequence in a worker; returns the seconds spent tracking."""
     assert sequence.frames is not None  # run() has counted them
     frames = sequence.frames.paths()[: _frame_count(sequence)]
     track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist())
     _store(folder, sequence.name, track)
-    return len(frames), float(track.seconds.sum())
+    return float(track.seconds.sum())
 
 
 def _store(folder: Path, name: str, track: Track) -> None:
@@ -174,26 +173,21 @@ def run(
     folder = Path(folder)
     make_tracker(spec)
     _claim(folder, spec)
-    waiting = [sequence for sequence in sequences if not is_finished(folder, sequence)]
-    waiting.sort(key=lambda sequence: -_frame_count(sequence))
+    frames = {sequence.name: _frame_count(sequence) for sequence in sequences}
+    waiting = [
+        sequence for sequence in sequences if not is_finished(folder, sequence.name, frames[sequence.name])
+    ]
+    waiting.sort(key=lambda sequence: -frames[sequence.name])
     if len(waiting) < len(sequences):
         report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
+    if not waiting:
+        return []
     count = min(workers or len(os.sched_getaffinity(0)), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
-
-    def note(name: str, frames: int, seconds: float) -> None:
-        finished.append(name)
-        done = len(finished) + len(failures)
-        report(f"{done}/{len(waiting)} {name}: {frames} frames, {frames / max(seconds, 1e-9):.1f} frames/s")
-
-    if count <= 1:
-        for sequence in waiting:
-            note(sequence.name, *_work(spec, sequence, folder))
-        return finished
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
-        jobs: dict[Future[tuple[int, float]], str] = {
+        jobs: dict[Future[float], str] = {
             pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
         }
         pending = set(jobs)
@@ -201,13 +195,18 @@ def run(
             while pending:
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for job in ready:
-                    error = job.exception()
+                    name, error = jobs[job], job.exception()
                     if isinstance(error, BrokenProcessPool):
                         raise RuntimeError("a worker died (out of memory?): try fewer --workers") from error
                     if error is not None:
-                        failures.append((jobs[job], error))
-                    else:
-                        note(jobs[job], *job.result())
+                        failures.append((name, error))
+                        report(f"{name} failed: {type(error).__name__}: {error}")
+                        continue
+                    finished.append(name)
+                    speed = frames[name] / max(job.result(), 1e-9)
+                    report(
+                        f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s"
+                    )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
@@ -19,6 +19,7 @@ NUMBERS = st.one_of(
 ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(
     ROWS,
     st.sampled_from([",", "\t", " ", ", ", ";", "  "]),
@@ -80,6 +81,7 @@ def test_a_byte_order_mark_is_no_heading() -> None:
     assert table.header is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 4), min_size=1, max_size=5))
 def test_written_boxes_are_read_back(rows: list[tuple[float, ...]]) -> None:
     back = parse_boxes(format_boxes(np.array(rows)).encode(), "f").boxes

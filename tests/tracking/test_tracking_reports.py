@@ -62,7 +62,7 @@ def pair(sequences: list[Sequence]) -> list[Evaluation]:
 @pytest.mark.parametrize(("kind", "path"), [("lasot", "out"), ("pytracking", "out"), ("got10k", "o.zip")])
 def test_exports_are_read_back(tmp_path: Path, sequences: list[Sequence], kind: str, path: str) -> None:
     results = {item.name: [BoxTable(item.boxes, "f")] for item in sequences}
-    times = {item.name: np.full(30, 0.04) for item in sequences}
+    times = {item.name: np.full((30, 2), 0.04) for item in sequences}
     export(kind, tmp_path / path, "T", sequences, results, times=times)
     (tracker,) = find_trackers(tmp_path / path, sequences)
     back = read_results(tracker, [item.name for item in sequences])

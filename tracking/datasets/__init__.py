@@ -11,12 +11,10 @@ import numpy as np
 
 from core.data import data_root
 from core.errors import MissingData, UserError
-from tracking.archives import StoredFile
 from tracking.boxes import SEPARATORS, parse_boxes, parse_flags
 from tracking.cache import cached
 from tracking.datasets import got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
-from tracking.datasets.sequence import FrameFolder
 from tracking.datasets.sequence import Sequence as TrackingSequence
 
 # name -> (lists the files of a split, the splits, the first of which is the default)
@@ -250,8 +248,6 @@ def read_size(entry: Entry) -> tuple[int, int] | None:
 __all__ = [
     "DATASETS",
     "TITLES",
-    "FrameFolder",
-    "StoredFile",
     "TrackingDataset",
     "TrackingSequence",
     "list_entries",

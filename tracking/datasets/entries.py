@@ -41,7 +41,7 @@ class Entry:
 
     def has_frames(self) -> bool:
         """Whether there is at least one image."""
-        return self.frames is not None and bool(self.frames.paths())
+        return self.frames is not None and self.frames.exists()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,12 @@ class FrameFolder:
     first: int = 1
     count: int | None = None
 
+    def exists(self) -> bool:
+        """Whether there is at least one image."""
+        return self.folder.is_dir() and any(
+            path.suffix.lower() in IMAGE_SUFFIXES for path in self.folder.iterdir()
+        )
+
     def paths(self) -> list[Path]:
         """The image files in the order of their frame numbers; empty where the folder is missing."""
         if not self.folder.is_dir():
