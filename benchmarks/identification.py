@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -159,10 +160,20 @@ def _peak_gib() -> float:
 
 
 def in_own_process(job: Callable[[Sizes], Cost], sizes: Sizes) -> Cost:
-    """Run `job` in a fresh process and wait for it."""
+    """Run `job` in a fresh process and wait for it.
+
+    Raises:
+        UserError: the process was killed, as systems do when memory runs out.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(job, sizes).result()
+        try:
+            return pool.submit(job, sizes).result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"the process of '{job.__name__}' was killed, most likely for lack of memory: make --score-batch "
+                f"(now {sizes.score_batch}) or --micro-batch (now {sizes.micro_batch}) smaller"
+            ) from None
 
 
 def tables(sizes: Sizes, identification: Cost, step: Cost) -> tuple[list[str], list[list[str]]]:
@@ -221,15 +232,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         sizes, output = _arguments(argv)
+        torch.set_num_threads(sizes.threads)
+        facts = machine()
+        identification = in_own_process(identify, sizes)
+        console.print(f"identification: {seconds_text(identification.seconds)}", highlight=False)
+        step = in_own_process(train_step, sizes)
+        console.print(f"{_step_name(sizes)}: {seconds_text(step.seconds)}", highlight=False)
     except UserError as error:
         console.print(str(error), highlight=False, soft_wrap=True)
         return 2
-    torch.set_num_threads(sizes.threads)
-    facts = machine()
-    console.print(f"{sizes.model}: identification", highlight=False)
-    identification = in_own_process(identify, sizes)
-    console.print(f"{sizes.model}: {_step_name(sizes)}", highlight=False)
-    step = in_own_process(train_step, sizes)
     table = tables(sizes, identification, step)
     print(text_table(*table))
     if output:

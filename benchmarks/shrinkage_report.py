@@ -125,11 +125,14 @@ def _number(value: float | None, form: str) -> str:
 def peer_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of all of Torch-Pruning's ways on all networks."""
     header = ["network", "way", "time", "runs", "steps or trials", "MACs", "cut network"]
-    cells = []
+    cells: list[list[str]] = []
     for row in rows:
-        for name, outcome in row.outcomes.items():
-            if name in (WIDTHS, CUT):
-                continue
+        peer = {name: outcome for name, outcome in row.outcomes.items() if name not in (WIDTHS, CUT)}
+        failures = {outcome.failure for outcome in peer.values()}
+        if len(failures) == 1 and None not in failures:
+            cells.append([row.network.title, f"every way ({len(peer)})", "–", "–", "–", "–", *failures])
+            continue
+        for name, outcome in peer.items():
             if outcome.timing is None or outcome.result is None:
                 cells.append([row.network.title, name, "–", "–", "–", "–", outcome.failure or "–"])
                 continue

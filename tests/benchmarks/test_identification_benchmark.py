@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 
-from benchmarks.identification import Cost, Sizes, identify, main, photographs, tables, train_step
+from benchmarks.identification import (
+    Cost,
+    Sizes,
+    identify,
+    in_own_process,
+    main,
+    photographs,
+    tables,
+    train_step,
+)
+from core.errors import UserError
 
 SMALL = Sizes("resnet20", 32, 2.0, 4, 8, 4, torch.get_num_threads())
 
@@ -37,3 +50,13 @@ def test_photographs_are_normalised_and_differ() -> None:
 def test_batches_that_do_not_divide_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--train-batch", "10", "--micro-batch", "4"]) == 2
     assert "not a multiple" in capsys.readouterr().err
+
+
+def _die(sizes: Sizes) -> Cost:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def test_a_killed_process_is_one_line_that_names_the_remedy() -> None:
+    with pytest.raises(UserError, match=r"'_die' was killed, .*--score-batch \(now 4\)"):
+        in_own_process(_die, SMALL)
