@@ -16,7 +16,7 @@ from core.files import atomic_write, write_json
 from tracking.command_line import add_data_options, run_command
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
-from tracking.protocols import PROTOCOLS, Protocol, get_protocol
+from tracking.protocols import PROTOCOLS, get_protocol
 from tracking.results_io import StoredTracker, find_trackers, read_results, read_times
 
 PROTOCOL_OF = {
@@ -120,7 +120,7 @@ def command(arguments: argparse.Namespace) -> int:
             return 0  # the ground truth is on a server, there is nothing to score with
     evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial, not arguments.no_cache)
     _warn(dataset, evaluations)
-    _report(arguments, dataset, evaluations, protocol)
+    _report(arguments, dataset, evaluations)
     return 0
 
 
@@ -182,7 +182,6 @@ def _report(
     arguments: argparse.Namespace,
     dataset: TrackingDataset,
     evaluations: Sequence[Evaluation],
-    protocol: Protocol,
 ) -> None:
     from tracking.comparison import compare
     from tracking.tables import attribute_table, comparison_table, latex_table, markdown_table, score_rows

@@ -11,9 +11,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -141,10 +142,23 @@ def _store(folder: Path, name: str, track: Track) -> None:
 
 
 def _start_worker() -> None:
-    # Workers share the cores already; threads inside each would only fight.
     cv2.setNumThreads(1)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside see one thread for BLAS and OpenMP: workers that share the cores would only fight."""
+    wanted = [
+        name
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        if name not in os.environ
+    ]
+    os.environ.update(dict.fromkeys(wanted, "1"))
+    try:
+        yield
+    finally:
+        for name in wanted:
+            del os.environ[name]
 
 
 def run(
@@ -187,9 +201,10 @@ def run(
     failures: list[tuple[str, BaseException]] = []
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
-        jobs: dict[Future[float], str] = {
-            pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
-        }
+        with _one_thread_each():  # all workers start with the first job
+            jobs: dict[Future[float], str] = {
+                pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
+            }
         pending = set(jobs)
         try:
             while pending:

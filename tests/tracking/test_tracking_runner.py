@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,11 @@ class Shifts:
     def update(self, frame):
         self.box[0] += 1
         return self.box
+
+class Threads(Shifts):
+    def update(self, frame):
+        import os
+        return [1, 2, 3, int(os.environ["OMP_NUM_THREADS"])]
 
 class Breaks(Shifts):
     def update(self, frame):
@@ -120,6 +126,20 @@ def test_parallel_workers_give_what_one_gives(otb_frames: Path, tmp_path: Path, 
     assert not (tmp_path / "one/scores").exists()
     with pytest.raises(RuntimeError, match=r"Breaks failed on C.*KeyError"):
         run(f"{own}:Breaks", sequences, tmp_path / "broken", workers=2, report=quiet)
+
+
+def test_workers_do_not_fight_for_cores(
+    otb_frames: Path, tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sequence,) = load("otb", otb_frames, patterns=["Crossing"], frames=True).sequences
+    for setting, seen in ((None, 1), ("3", 3)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if setting:
+            monkeypatch.setenv("OMP_NUM_THREADS", setting)
+        run(f"{own}:Threads", [sequence], tmp_path / str(setting), workers=1, report=quiet)
+        boxes = parse_boxes((tmp_path / f"{setting}/Crossing.txt").read_bytes(), "f").boxes
+        assert boxes[1, 3] == seen
+        assert os.environ.get("OMP_NUM_THREADS") == setting
 
 
 @pytest.mark.parametrize(
