@@ -150,8 +150,8 @@ def detach(gated: nn.Module, *, bake: bool = True) -> nn.Module:
             found.append((module, own))
     for module, own in found:
         # torch's remove_parametrizations would take the weight's property off the class, which `gated` still needs.
-        del module.parametrizations
         module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
         module._parameters.update(own)
         _first(module._parameters, own)
     delattr(plain, LATENTS)
