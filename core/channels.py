@@ -16,7 +16,7 @@ from torch import nn
 from core.complexity import WEIGHT, Convention, CostModel
 from core.errors import UserError
 from core.grouping import Grouping, count_rows, group_labels
-from core.labels import CostTerm, SlotKey, Trace, run_labelled
+from core.labels import CostTerm, SlotKey, Trace, named_tensors, run_labelled
 
 IntArray = NDArray[np.int64]
 PLAN_VERSION = 1
@@ -327,7 +327,9 @@ def _cost_model(
         factors = [row(id(factor), grouping.rows[id(factor)]) for factor in term.factors]
         add({kind: weights[term.kind] for kind, weights in WEIGHT.items() if term.kind in weights},
             term.coefficient, factors)  # fmt: skip
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_tensors(model):
+        if not isinstance(parameter, nn.Parameter):
+            continue
         dims = [dim for dim in range(parameter.dim()) if (name, dim) in slot_rows]
         rest = [size for dim, size in enumerate(parameter.shape) if dim not in dims]
         add(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -123,7 +124,7 @@ class LabelMode(TorchFunctionMode):
         self.trace = Trace()
         self.on_meta = on_meta
         self.names: dict[int, str] = {}
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name, tensor in named_tensors(module):
             self.names.setdefault(id(tensor), name)
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
@@ -345,14 +346,52 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers with qualified names, in one walk; one that is shared appears under its first name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for prefix, child in module.named_modules():
+        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None:
+                found.setdefault(id(tensor), (f"{prefix}.{leaf}" if prefix else leaf, tensor))
+    return list(found.values())
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy of `module` whose parameters and buffers are on the meta device; no weight is copied."""
     memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo)
+    for _, tensor in named_tensors(module):
+        value = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(value, False) if isinstance(tensor, nn.Parameter) else value
+    return copy_structure(module, memo)
+
+
+def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy(module, memo)`, several times faster where a module is as nn.Module left it.
+
+    Args:
+        module: what to copy.
+        memo: id of an object -> its copy, as for `copy.deepcopy`; every parameter and buffer is in it.
+    """
+    if id(module) in memo:
+        return memo[id(module)]
+    if hasattr(type(module), "__deepcopy__") or type(module).__reduce_ex__ is not object.__reduce_ex__:
+        return copy.deepcopy(module, memo)
+    result = type(module).__new__(type(module))
+    memo[id(module)] = result
+    state = result.__dict__
+    for key, value in module.__dict__.items():
+        if key == "_modules":
+            state[key] = {
+                name: None if child is None else copy_structure(child, memo) for name, child in value.items()
+            }
+        elif type(value) in _ATOMIC or (type(value) in (dict, OrderedDict, set, tuple) and not value):
+            state[key] = value if type(value) in _ATOMIC or type(value) is tuple else type(value)()
+        else:
+            state[key] = copy.deepcopy(value, memo)
+    return result
+
+
+_ATOMIC = (int, float, str, bool, type(None), torch.dtype)
 
 
 def run_labelled(
@@ -365,8 +404,9 @@ def run_labelled(
     outputs: str = "single",
 ) -> Trace:
     """Run a copy of `module` once on labelled tensors; see `core.channels.trace_channels` for the arguments."""
-    check_names(module, freeze, "freeze")
-    check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
+    if freeze or taps or ties:
+        check_names(module, freeze, "freeze")
+        check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
     try:
         trace = _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:

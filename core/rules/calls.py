@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,6 +57,11 @@ def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         args = map_tensors(args, _to_meta)
         kwargs = map_tensors(kwargs, _to_meta)
     return func(*args, **kwargs)
+
+
+def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A meta tensor for a result whose shape is known: many times faster than asking torch's meta kernels for it."""
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _to_meta(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.labels import FROZEN, LabelMode, tensors_in
-from core.rules.calls import execute
+from core.rules.calls import blank, canonical, execute
 
 NAMES = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
@@ -22,18 +22,23 @@ NAMES = frozenset(
     true_divide trunc type type_as uniform where zero zeros_like""".split()
 )
 
+# Their results are made by torch even on the meta device, as their type matters.
+CONVERSIONS = frozenset("bfloat16 cpu cuda double float half to type type_as where".split())
+COMPARISONS = frozenset(
+    "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne".split()
+)
+
 
 def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tie the operands channel by channel; the result carries their labels."""
-    operands = tensors_in((args, kwargs))
-    in_place = getattr(func, "__name__", "").endswith("_") and not getattr(func, "__name__", "").endswith(
-        "__"
-    )
-    if len(operands) == 1 and mode.on_meta:
-        result = operands[0] if in_place else torch.empty_like(operands[0], device="meta")
-        labels = aligned_labels(mode, operands[0], operands[0].dim())
-        return mode.mark(result, labels) if isinstance(labels, Tensor) or labels is None else result
-    result = execute(mode, func, args, kwargs)
+    operands, name = tensors_in((args, kwargs)), getattr(func, "__name__", "")
+    if not mode.on_meta or canonical(func) in CONVERSIONS:
+        result = execute(mode, func, args, kwargs)
+    elif name.endswith("_") and not name.endswith("__"):
+        result = operands[0]  # in place
+    else:
+        dtype = torch.bool if canonical(func) in COMPARISONS else operands[0].dtype
+        result = blank(torch.broadcast_shapes(*(tensor.shape for tensor in operands)), dtype)
     if not isinstance(result, Tensor):
         return result
     return mode.mark(result, tie_operands(mode, operands, result.shape))

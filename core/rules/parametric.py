@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
-from core.rules.calls import argument, canonical, execute, plain
+from core.rules.calls import argument, blank, canonical, execute, plain
 
 
 def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int = 0) -> None:
@@ -57,7 +56,8 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     transposed = "transpose" in canonical(func)
     given = argument(args, kwargs, 6, "groups", 1)
     groups = int(given)
-    result = execute(mode, func, args, kwargs)
+    shape = _convolved(source, weight, args, kwargs) if mode.on_meta and not transposed else None
+    result = execute(mode, func, args, kwargs) if shape is None else blank(shape, source.dtype)
     axis = source.dim() - weight.dim() + 1
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
@@ -84,6 +84,29 @@ def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
     return getattr(mode.module, "groups", None) == groups or (
         isinstance(groups, SizeOfChannels) and weight.shape[1] == 1
     )
+
+
+def _convolved(
+    source: Tensor, weight: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[int] | None:
+    """The output shape of a convolution; None where torch has to be asked (padding by name, wrong shapes)."""
+    rank, groups = weight.dim() - 2, int(argument(args, kwargs, 6, "groups", 1))
+    settings = []
+    for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)):
+        value = argument(args, kwargs, position, name, default)
+        if isinstance(value, str):
+            return None
+        value = (value,) if isinstance(value, int) else tuple(value)
+        settings.append(value * rank if len(value) == 1 else value)
+    if source.shape[source.dim() - rank - 1] != weight.shape[1] * groups or source.dim() < rank + 1:
+        return None
+    grid = [
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in zip(
+            source.shape[-rank:], weight.shape[2:], *settings, strict=True
+        )
+    ]
+    return None if min(grid) < 1 else [*source.shape[: source.dim() - rank - 1], weight.shape[0], *grid]
 
 
 def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
@@ -154,7 +177,7 @@ def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
             _tie_rows(mode, tensor, vector)
         _note_bare_norm(mode, tensors, vector)
         labels = vector.reshape([1, -1] + [1] * (source.dim() - 2))
-    result = torch.empty_like(source) if mode.on_meta else execute(mode, func, args, kwargs)
+    result = blank(source.shape, source.dtype) if mode.on_meta else execute(mode, func, args, kwargs)
     return mode.mark(result, labels)
 
 
@@ -222,7 +245,7 @@ def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     labels = mode.labels_of(source)
     if labels is not None and weight.numel() > 1:
         _tie_rows(mode, weight, mode.vector(labels, min(1, source.dim() - 1), weight.numel()))
-    result = torch.empty_like(source) if mode.on_meta else execute(mode, func, args, kwargs)
+    result = blank(source.shape, source.dtype) if mode.on_meta else execute(mode, func, args, kwargs)
     return mode.mark(result, labels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.labels import LabelMode, channel_axis, frozen_labels, tensors_in
-from core.rules.calls import canonical, execute
+from core.rules.calls import argument, blank, canonical, execute
 from core.rules.elementwise import aligned_labels, elementwise
 
 SPATIAL = frozenset(
@@ -32,7 +32,13 @@ def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         for other in range(labels.dim()):
             if other != axis:
                 labels = mode.uniform_along(labels, other)
-    result = execute(mode, func, args, kwargs)
+    size = argument(args, kwargs, 1, "output_size")
+    if mode.on_meta and name == "adaptive_avg_pool2d" and isinstance(size, (int, tuple)):
+        pair = (size, size) if isinstance(size, int) else size
+        grid = [old if new is None else new for old, new in zip(source.shape[-2:], pair, strict=True)]
+        result = blank([*source.shape[:-2], *grid], source.dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
     for tensor in tensors_in(result):
         mode.mark(tensor, labels)
     return result
