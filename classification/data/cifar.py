@@ -5,10 +5,12 @@ Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -115,49 +117,69 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
     )
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, strings, numbers and numpy arrays; calls nothing else that a pickle asks for."""
+class _PickledType:
+    """Stands in for numpy's dtype, whose own state can corrupt memory when it is forged."""
 
-    _ALLOWED = {  # noqa: RUF012 - a constant
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-    }
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.name = _text(name)
+
+    def __setstate__(self, state: Any) -> None:
+        pass  # byte order and flags, of no account for single bytes
+
+
+class _PickledArray:
+    """Stands in for numpy's ndarray; takes uint8 pixels only."""
+
+    def __init__(self, *_: Any) -> None:
+        self.pixels = np.empty((0, 0), np.uint8)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, content = state
+        if not isinstance(kind, _PickledType) or kind.name not in ("u1", "uint8") or fortran:
+            raise pickle.UnpicklingError("it holds an array that is not uint8 in C order")
+        self.pixels = np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+class _PixelUnpickler(pickle.Unpickler):
+    """Reads containers, strings, numbers and arrays of pixels; calls nothing that a pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        if name == "_reconstruct":
-            return np._core.multiarray._reconstruct
-        return getattr(np, name)
+        match module, name:
+            case "numpy", "dtype":
+                return _PickledType
+            case ("numpy", "ndarray") | ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
+                return _PickledArray
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+# What a damaged or hostile pickle makes the unpickler raise.
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
 
 
 def _load(path: Path) -> Any:
-    def refuse(error: Exception) -> UserError:
-        return UserError(
-            f"'{path}' is not a file of the official archive ({error}); nothing of it was executed. "
-            f"Get it from {_ADDRESS}"
-        )
-
-    file: BinaryIO
-    with open(path, "rb") as file:
-        try:
-            return _ArrayUnpickler(file, encoding="latin1").load()
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            ImportError,
-            OverflowError,
-            MemoryError,
-            UnicodeError,
-        ) as error:  # what a damaged or hostile pickle makes the unpickler raise
-            raise refuse(error) from error
+    content = path.read_bytes()
+    try:
+        # Read once without acting on it: lengths beyond the file's end and memo numbers beyond reason would have
+        # the unpickler fill all memory.
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name.endswith("PUT") and argument > len(content):
+                raise pickle.UnpicklingError("its memo is out of bounds")
+        return _PixelUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except _PICKLE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"'{path}' is damaged or no file of the official archive ({reason}); get it from {_ADDRESS}"
+        ) from error
 
 
 def _text(value: Any) -> str:
@@ -175,11 +197,11 @@ def _field(path: Path, content: Any, key: str) -> Any:
 
 def _read_pickle(path: Path, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     content = _load(path)
-    pixels = _field(path, content, "data")
+    array = _field(path, content, "data")
+    pixels = array.pixels if isinstance(array, _PickledArray) else np.empty((0, 0), np.uint8)
     labels = _field(path, content, layout.labels_key)
     whole = (
-        isinstance(pixels, np.ndarray)
-        and pixels.dtype == np.uint8
+        isinstance(labels, list)
         and pixels.shape == (len(labels), _PIXELS)
         and all(isinstance(label, int) for label in labels)
     )

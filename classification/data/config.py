@@ -25,9 +25,8 @@ class DataConfig:
     Args:
         train_limit: use only so many training images, the same number of every class (to within one); None
             for all.
-        crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The references pad
-            CIFAR by 4 and neither digits nor Tiny-ImageNet. ImageNet has random resized crops instead:
-            leave it 0.
+        crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
+            CIFAR by 4 and Tiny-ImageNet not at all. ImageNet has random resized crops instead: leave it 0.
         flip: mirror training images at random.
         bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
             counts it.

@@ -1,15 +1,19 @@
 """CIFAR readers on small archives in the official layouts; hostile and damaged files."""
 
+import contextlib
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from classification.data import DataConfig, open_dataset
-from classification.data.cifar import _LAYOUTS
+from classification.data.cifar import _LAYOUTS, _load
 from core.errors import MissingData, UserError
 
 PER_FILE = 20
@@ -119,13 +123,37 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path):
         assert not marker.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"garbage", b"cos\nsystem\n(S'true'\ntR.", b"I1\n."])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x02",
+        b"garbage",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"I1\n.",
+        b"Nr\xff\xff\xff\x7f.",  # a memo of 2^31 entries
+        b"\x96\xff\xff\xff\xff\xff\0\0\0.",  # a byte array longer than any memory
+    ],
+)
 def test_a_damaged_pickle_is_named(content, tmp_path):
     folder = write_archive(tmp_path, "cifar10", "py")
     (folder / "data_batch_2").write_bytes(content)
     with pytest.raises(UserError, match="data_batch_2") as caught:
         open_dataset("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_altered_pickles_are_read_or_refused(data):
+    content = bytearray(pickle.dumps({b"data": np.zeros((1, 4), np.uint8), b"labels": [1]}, protocol=3))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "altered"
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            _load(path)
 
 
 def test_every_truncation_of_a_pickle_is_refused(tmp_path):

@@ -242,3 +242,23 @@ def test_a_split_is_put_on_an_accelerator_once_and_without_unused_images():
     assert resident.images.device == meta
     assert resident.rows.tolist() == [0, 1]
     assert split.on(meta) is resident
+
+
+def test_a_batch_is_made_where_the_split_is():
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), dtype=np.uint8)
+    split = array_split(images, np.arange(6), mean=(0.0,) * 3, std=(1.0,) * 3)
+    loader = ArrayLoader(split, 3, torch.device("meta"), seed=0, training=True, crop_padding=1, flip=True)
+    # An operation that mixed devices would raise here.
+    assert [inputs.shape for inputs, _ in loader.epoch(0)] == [(3, 3, 4, 4)] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_on_a_gpu_are_those_on_the_cpu():
+    data = open_dataset("digits", "nowhere", DataConfig(crop_padding=1, flip=True))
+    expected = list(data.train_loader(64, seed=0).epoch(3))
+    found = list(data.train_loader(64, seed=0, device="cuda").epoch(3))
+    assert len(found) == len(expected)
+    for (inputs, targets), (cpu_inputs, cpu_targets) in zip(found, expected):
+        assert inputs.is_cuda
+        torch.testing.assert_close(inputs.cpu(), cpu_inputs, atol=1e-6, rtol=0)
+        assert torch.equal(targets.cpu(), cpu_targets)

@@ -1,0 +1,160 @@
+"""`python -m benchmarks.data_loading`: images a second of Tiny-ImageNet's cache, and of decoding JPEGs every epoch.
+
+One shuffled epoch of normalised float32 batches in turns, without augmentation as in the Tiny-ImageNet protocol; one
+more way shows what random crops and mirror images add. All ways read the same images, and their inputs are compared.
+Files and cache are in the page cache after the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.measure import machine, machine_text, markdown_table, time_in_turns, write_results
+from classification.data import ClassificationData, DataConfig, open_dataset
+from classification.data.arrays import ArraySplit
+from classification.data.augmentation import Normalisation
+from classification.data.images import read_image
+from core.data import data_root
+
+CPU = torch.device("cpu")
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Files(Dataset):
+    """Decodes an image file when it is asked for."""
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        """Pixels `(3, 64, 64)`, uint8, and the label."""
+        return torch.from_numpy(read_image(self.files[row]).transpose(2, 0, 1)), self.labels[row]
+
+
+@dataclass(frozen=True)
+class Rows(Dataset):
+    """One image of the cache at a time."""
+
+    split: ArraySplit
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Pixels `(3, 64, 64)`, uint8, and the label."""
+        row = self.split.rows[index]
+        return self.split.images[row], int(self.split.labels[row])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What an epoch gave, to see that all ways did the same job."""
+
+    images: int
+    labels: int
+    inputs: float
+
+
+def add_up(batches: Iterable[tuple[Tensor, Tensor]]) -> Sums:
+    """Read an epoch to its end; one value of every image is enough to know that it was made."""
+    images, labels, inputs = 0, 0, 0.0
+    for batch, targets in batches:
+        images += len(targets)
+        labels += int(targets.sum())
+        inputs += float(batch[:, :, 32, 32].sum())
+    return Sums(images, labels, inputs)
+
+
+def torch_loader(dataset: Dataset, split: ArraySplit, workers: int) -> Callable[[], Sums]:
+    """Prepare an epoch of torch's DataLoader, normalised by the batch like ours."""
+    normalise = Normalisation.of(split.mean, split.std, CPU)
+
+    def epoch() -> Sums:
+        loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=workers)
+        return add_up((normalise(images), targets) for images, targets in loader)
+
+    return epoch
+
+
+def our_loader(data: ClassificationData) -> Callable[[], Sums]:
+    """Prepare an epoch of the cache's own loader."""
+    loader = data.train_loader(BATCH_SIZE, seed=0)
+    return lambda: add_up(loader.epoch(0))
+
+
+def image_files(root: Path, split: ArraySplit) -> Files:
+    """The files of the used images, in the order of the cache: sorted classes, sorted names."""
+    folder = root / "tiny-imagenet-200"
+    names = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
+    files = [file for name in names for file in sorted((folder / "train" / name / "images").glob("*.JPEG"))]
+    rows = split.rows.tolist()
+    return Files(tuple(files[row] for row in rows), tuple(split.labels[split.rows].tolist()))
+
+
+def main() -> None:
+    """Measure, print and, where wanted, write the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
+    parser.add_argument("--data-root", help="folder of tiny-imagenet-200 (default: $LWDNA_DATA, else data/)")
+    parser.add_argument("--images", type=int, default=12_800, help="in an epoch (default: 12800)")
+    parser.add_argument("--turns", type=int, default=5, help="timed epochs of each way (default: 5)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    parser.add_argument("--output", type=Path, help="also write OUTPUT.json and OUTPUT.md")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    root = data_root(options.data_root)
+    limit = options.images - options.images % BATCH_SIZE  # whole batches: every way sees every image
+    plain = open_dataset("tiny-imagenet", root, DataConfig(train_limit=limit))
+    augmented = open_dataset("tiny-imagenet", root, DataConfig(train_limit=limit, crop_padding=4, flip=True))
+    split = plain.train
+    assert isinstance(split, ArraySplit)
+    files = image_files(root, split)
+    workers = options.workers
+    ways = {
+        "cache, our loader": lambda: our_loader(plain),
+        "cache, our loader, crops and mirror images": lambda: our_loader(augmented),
+        "cache, torch DataLoader": lambda: torch_loader(Rows(split), split, 0),
+        "decoding, torch DataLoader": lambda: torch_loader(files, split, 0),
+        f"decoding, torch DataLoader, {workers} workers": lambda: torch_loader(files, split, workers),
+    }
+    facts = machine("opencv-python", "mmcv-lite")
+    outcomes = time_in_turns(ways, turns=options.turns, warmup=1)
+    reference = outcomes["cache, our loader"].result
+    timings = {}
+    rows = []
+    for name, outcome in outcomes.items():
+        assert outcome.timing is not None
+        assert outcome.result is not None
+        assert reference is not None
+        if (outcome.result.images, outcome.result.labels) != (reference.images, reference.labels):
+            raise SystemExit(f"{name} read {outcome.result}, not the images of {reference}")
+        if "crops" not in name and abs(outcome.result.inputs - reference.inputs) > 1e-4 * limit:
+            raise SystemExit(f"{name} made other inputs: {outcome.result}, not {reference}")
+        timings[name] = outcome.timing
+        speeds = [limit / seconds for seconds in outcome.timing.wall]
+        speed = f"{limit / outcome.timing.median:,.0f} ({min(speeds):,.0f}–{max(speeds):,.0f})"
+        rows.append((name, str(outcome.timing), speed, f"{1e6 * outcome.timing.cpu_median / limit:.1f}"))
+    table = markdown_table(("way", "epoch", "images a second", "own processor µs per image"), rows)
+    text = f"{table}\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
+    text += f"this process's, without workers'.\n\n{machine_text(facts)}\n"
+    print(text)
+    if options.output is not None:
+        result = {name: timing.to_json() for name, timing in timings.items()}
+        write_results(options.output, {"images": limit, "ways": result, "machine": facts}, text)
+
+
+if __name__ == "__main__":
+    main()
