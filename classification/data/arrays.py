@@ -24,7 +24,7 @@ class Resident:
     normalisation: Normalisation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArraySplit:
     """The training or test part of a data set.
 
@@ -73,9 +73,9 @@ class ArraySplit:
 class ArrayLoader:
     """Batches of an `ArraySplit`; fulfils `core.train.Loader`.
 
-    A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It is
-    made when it is asked for: that takes well under a hundredth of a training step on the same cores, so a thread
-    that works ahead would have nothing to gain.
+    A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It
+    is made when it is asked for: that takes about a hundredth of a training step on the same cores, so a
+    thread that works ahead would have nothing to gain.
 
     Attributes:
         split: where the images come from.
@@ -111,23 +111,31 @@ class ArrayLoader:
         data = self.split.on(self.device)
         count = len(data.rows)
         order = data.rows[epoch_order(count, self.seed, epoch)] if self.training else data.rows
+        order = order.to(self.device)
         part = slice(self.rank, None, self.world)
         for index, batch in enumerate(batch_rows(count, self.batch_size, self.training)):
             if index < start:
                 continue
-            chosen = order[batch][part].to(self.device)
+            chosen = order[batch][part]
             images = data.images.index_select(0, chosen)
             if self.training and (self.crop_padding or self.flip):
                 # Drawn for the whole batch: the ranks' parts together are the single process's batch.
                 generator = batch_generator(self.seed, epoch, index)
                 views = draw_views(batch.stop - batch.start, self.crop_padding, self.flip, generator)
-                images = crop_and_flip(images, views[part].to(self.device), self.crop_padding)
+                images = crop_and_flip(images, _upload(views[part], self.device), self.crop_padding)
             yield data.normalisation(images), data.labels.index_select(0, chosen)
 
     def shard(self, rank: int, world: int) -> ArrayLoader:
         """The loader of one of `world` processes: its part of every batch."""
         check_shard(len(self.split), self.batch_size, world, self.training)
         return replace(self, rank=rank, world=world)
+
+
+def _upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device` without waiting for the work that is queued there, which plain `to` does on CUDA."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def array_split(

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,7 @@ from core.files import atomic_write
 
 try:
     import fcntl
-except (
-    ImportError
-):  # not on Windows: builders at the same time then each do the work, the last one's file stays
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FOLDER = ".lwdna_cache"
@@ -78,10 +76,11 @@ def decoded_images(
         if cached is not None:
             return cached
     place = _writable(places)
-    with _exclusive(place / f"{part}.lock"):
+    with _exclusive(place / f"{part}.lock") as alone:
         cached = _open(place / name, len(files), record)  # built by another process while this one waited
         if cached is None:
-            _remove_outdated(place, part)
+            if alone:
+                _remove_outdated(place, part)
             _require_space(place, len(files) * record.itemsize)
             _build(place / name, folder, files, record, threads)
             cached = _open(place / name, len(files), record)
@@ -135,18 +134,23 @@ def _writable(places: Sequence[Path]) -> Path:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however that ends."""
-    if fcntl is None:
-        yield
-        return
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Hold a lock that ends with the process, however that ends; False where there is no such lock.
+
+    Without one (Windows, some network file systems) builders at the same time each do the work, and the last one's
+    file stays.
+    """
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        locked = False
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+        yield locked
 
 
 def _remove_outdated(place: Path, part: str) -> None:
-    """Remove caches of earlier states of the images and what a killed process left, under the lock."""
+    """Remove caches of earlier states of the images and what a killed process left; needs the lock."""
     for pattern in (f"{part}-*.npy", f".{part}-*.npy.*.tmp"):
         for path in place.glob(pattern):
             path.unlink(missing_ok=True)

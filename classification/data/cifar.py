@@ -172,7 +172,7 @@ def _load(path: Path) -> Any:
         # Read once without acting on it: lengths beyond the file's end and memo numbers beyond reason would have
         # the unpickler fill all memory.
         for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name.endswith("PUT") and argument > len(content):
+            if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
                 raise pickle.UnpicklingError("its memo is out of bounds")
         return _PixelUnpickler(io.BytesIO(content), encoding="bytes").load()
     except _PICKLE_ERRORS as error:

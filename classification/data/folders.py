@@ -21,7 +21,7 @@ from classification.data.views import central_view, train_view
 from core.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FolderSplit:
     """The training or test part of a data set of image files.
 

@@ -82,7 +82,10 @@ def _decode(content: bytes) -> np.ndarray | None:
             return mmcv.imfrombytes(content, flag="color", channel_order="rgb", backend="turbojpeg")
         except OSError:
             pass  # CMYK: libjpeg-turbo offers no conversion to RGB, OpenCV does
-    image = mmcv.imfrombytes(content, flag="color_ignore_orientation", backend="cv2")
+    try:
+        image = mmcv.imfrombytes(content, flag="color_ignore_orientation", backend="cv2")
+    except cv2.error:
+        return None  # raised where the header promises an image of absurd size
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -103,6 +105,14 @@ def test_damage_is_named_with_the_path_in_one_line(content, damage, tmp_path):
         read(content, tmp_path)
     assert str(tmp_path / "image.JPEG") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_absurd_size_is_damage(photograph, tmp_path):
+    content = encode(photograph, form="PNG")
+    header = b"IHDR" + struct.pack(">II", 10**6, 10**6) + content[24:29]
+    forged = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    with pytest.raises(BadImage, match="no decoder"):
+        read(forged, tmp_path)
 
 
 def test_missing_file_is_named(tmp_path):

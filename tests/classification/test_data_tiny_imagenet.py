@@ -236,6 +236,16 @@ def test_builders_at_the_same_time_get_the_same_images(root):
     assert not leftovers(root)
 
 
+def test_without_file_locks_nobody_elses_files_are_touched(root, monkeypatch):
+    monkeypatch.setattr(cache, "fcntl", None)
+    folder = root / "tiny-imagenet-200" / cache.FOLDER
+    folder.mkdir()
+    theirs = folder / ".train-0123456789abcdef.npy.xyz.tmp"
+    theirs.write_bytes(b"another builder is at it")
+    assert len(open_dataset("tiny-imagenet", root).train) == 18
+    assert theirs.exists()
+
+
 @pytest.mark.parametrize("name", ["wnids.txt", "words.txt", "val/val_annotations.txt", "train/n01/images"])
 def test_a_missing_part_is_named(root, name):
     path = root / "tiny-imagenet-200" / name
