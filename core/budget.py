@@ -6,14 +6,21 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 from core.complexity import Convention
 from core.errors import UserError
 
-SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-LARGEST_FRACTION = 10.0  # no baseline costs ten FLOPs or has ten parameters, so larger numbers are absolute
+SUFFIX = {
+    "": Fraction(1),
+    "K": Fraction(10**3),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+}
+SECONDS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
+LARGEST_FRACTION = 10  # no baseline costs ten FLOPs or has ten parameters, so larger numbers are absolute
 
 
 class BudgetError(UserError):
@@ -67,10 +74,10 @@ class Budget:
             value = getattr(self, kind)
             if value is None:
                 continue
+            # In exact arithmetic: 0.9 means nine tenths, and 0.9 * 10 is 9.
             number, fraction = _parse(kind, value)
-            limit = number * baseline[kind] if fraction else number
-            # Guard against 0.9 * 10 = 8.999...: a limit that is a whole number but for rounding is that number.
-            limits[kind] = limit if kind == "latency" else math.floor(limit + 1e-9 * max(1.0, abs(limit)))
+            limit = number * Fraction(baseline[kind]) if fraction else number
+            limits[kind] = float(limit) if kind == "latency" else math.floor(limit)
         return limits
 
     @classmethod
@@ -93,7 +100,11 @@ class Budget:
 
     def to_json(self) -> dict[str, Any]:
         """The limits that are set, as given, and the convention."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name) is not None}
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if getattr(self, item.name) is not None
+        }
 
 
 def _number(text: str) -> float | str:
@@ -103,20 +114,24 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _parse(kind: str, value: float | str) -> tuple[float, bool]:
+def _parse(kind: str, value: float | str) -> tuple[Fraction, bool]:
     """(number, is it a fraction)."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([%A-Za-z]*)\s*", value)
+        match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([%A-Za-z]*)\s*", value)
         units = SECONDS if kind == "latency" else SUFFIX
         if match and match[2] == "%":
-            number, fraction = float(match[1]) / 100, True
+            number, fraction = Fraction(match[1]) / 100, True
         elif match and match[2] in units:
-            number, fraction = float(match[1]) * units[match[2]], False
+            number, fraction = Fraction(match[1]) * units[match[2]], False
         else:
-            raise UserError(f"budget: {kind}='{value}' is not a number with one of %, {', '.join(filter(None, units))}")
+            raise UserError(
+                f"budget: {kind}='{value}' is not a number with one of %, {', '.join(filter(None, units))}"
+            )
     else:
-        number = float(value)
+        if not math.isfinite(value):
+            raise UserError(f"budget: {kind}={value!r} has to be a positive number")
+        number = Fraction(repr(float(value)))
         fraction = kind == "latency" or number <= LARGEST_FRACTION
-    if not math.isfinite(number) or number <= 0:
+    if number <= 0:
         raise UserError(f"budget: {kind}={value!r} has to be a positive number")
     return number, fraction
