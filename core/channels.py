@@ -16,7 +16,9 @@ from torch import nn
 from core.complexity import WEIGHT, Convention, CostModel
 from core.errors import UserError
 from core.grouping import Grouping, count_rows, group_labels
-from core.labels import CostTerm, SlotKey, Trace, named_tensors, run_labelled
+from core.labels import CostTerm, SlotKey, Trace
+from core.modules import named_tensors
+from core.tracing import run_labelled
 
 IntArray = NDArray[np.int64]
 PLAN_VERSION = 1

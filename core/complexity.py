@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from core.errors import UserError
-from core.labels import RELU_MODULES, call, meta_copy, tensors_in
+from core.modules import RELU_MODULES, call, map_tensors, meta_copy, tensors_in
 
 Convention = Literal["macs", "paper"]
 WEIGHT = {"macs": {"macs": 1}, "paper": {"macs": 1, "norm": 2, "relu": 1}}
@@ -89,8 +89,6 @@ def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs"
 
     for module in copied.modules():
         module.register_forward_hook(hook)
-    from core.labels import map_tensors
-
     inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call(copied, inputs)
@@ -118,8 +116,6 @@ def latency(
     models = [models] if isinstance(models, nn.Module) else list(models)
     device = torch.device(device)
     copies = [copy.deepcopy(model).to(device).eval() for model in models]
-    from core.labels import map_tensors
-
     inputs = map_tensors(example_inputs, lambda tensor: tensor.to(device))
     seconds: list[list[float]] = [[] for _ in copies]
     with torch.inference_mode():

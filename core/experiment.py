@@ -238,7 +238,9 @@ def check(task: Task, config: ShrinkConfig) -> None:
             be reached.
     """
     if len(task.train_loader(config.batch_size, 0)) < 1:
-        raise UserError(f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size")
+        raise UserError(
+            f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"
+        )
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
     else:

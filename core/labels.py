@@ -8,18 +8,13 @@ Vocabulary used here and in `core.rules`:
     edge     two label tensors of one shape whose entries must stay or go together
     slot     one dimension of one parameter or buffer: ("layer1.0.conv1.weight", 0)
 
-The run happens on the meta device (no arithmetic, no memory); a module whose `forward` looks at values is run again
-on real tensors. Nothing here decides what a group is: `core.grouping` does, from the edges.
+`core.tracing` makes the run; nothing here decides what a group is: `core.grouping` does, from the edges.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -27,10 +22,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError
+from core.modules import RELU_MODULES, named_tensors, tensors_in
 
 SlotKey = tuple[str, int]
 FROZEN = 0
-RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
 COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
 
 
@@ -313,197 +308,3 @@ def channel_axis(labels: Tensor) -> int:
 def frozen_labels(tensor: Tensor) -> Tensor:
     """Labels that freeze every channel of `tensor`."""
     return torch.zeros([1] * tensor.dim(), dtype=torch.int64)
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []
-
-
-def call(module: nn.Module, inputs: Any) -> Any:
-    """`module(inputs)`: a tensor is one argument, a tuple or list the positional ones, a dictionary the named ones."""
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return module(*inputs)
-    return module(inputs)
-
-
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `function` to every tensor in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(item, function) for item in value)
-    return value
-
-
-def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers with qualified names, in one walk; one that is shared appears under its first name."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, child in module.named_modules():
-        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
-            if tensor is not None:
-                found.setdefault(id(tensor), (f"{prefix}.{leaf}" if prefix else leaf, tensor))
-    return list(found.values())
-
-
-def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy of `module` whose parameters and buffers are on the meta device; no weight is copied."""
-    memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(module):
-        value = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(value, False) if isinstance(tensor, nn.Parameter) else value
-    return copy_structure(module, memo)
-
-
-def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """`copy.deepcopy(module, memo)`, several times faster where a module is as nn.Module left it.
-
-    Args:
-        module: what to copy.
-        memo: id of an object -> its copy, as for `copy.deepcopy`; every parameter and buffer is in it.
-    """
-    if id(module) in memo:
-        return memo[id(module)]
-    if hasattr(type(module), "__deepcopy__") or type(module).__reduce_ex__ is not object.__reduce_ex__:
-        return copy.deepcopy(module, memo)
-    result = type(module).__new__(type(module))
-    memo[id(module)] = result
-    state = result.__dict__
-    for key, value in module.__dict__.items():
-        if key == "_modules":
-            state[key] = {
-                name: None if child is None else copy_structure(child, memo) for name, child in value.items()
-            }
-        elif type(value) in _ATOMIC or (type(value) in (dict, OrderedDict, set, tuple) and not value):
-            state[key] = value if type(value) in _ATOMIC or type(value) is tuple else type(value)()
-        else:
-            state[key] = copy.deepcopy(value, memo)
-    return result
-
-
-_ATOMIC = (int, float, str, bool, type(None), torch.dtype)
-
-
-def run_labelled(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    freeze: Sequence[str] = (),
-    taps: Sequence[str] = (),
-    ties: Sequence[tuple[str, str]] = (),
-    outputs: str = "single",
-) -> Trace:
-    """Run a copy of `module` once on labelled tensors; see `core.channels.trace_channels` for the arguments."""
-    if freeze or taps or ties:
-        check_names(module, freeze, "freeze")
-        check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
-    try:
-        trace = _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
-    except TraceError:
-        raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
-        # mistake (a wrong input shape, say) fails again there, with torch's own message.
-        copied = copy.deepcopy(module).cpu()
-        for parameter in copied.parameters():
-            parameter.requires_grad_(False)
-        trace = _run(copied, example_inputs, False, freeze, taps, ties, outputs)
-    for note in trace.notes:
-        warnings.warn(note, FrozenChannelsWarning, stacklevel=3)
-    return trace
-
-
-def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
-    """Refuse a pattern that no module's name matches."""
-    names = [name for name, _ in module.named_modules()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(
-                f"{argument}: no module of the model is called '{pattern}' (see model.named_modules())"
-            )
-
-
-def _run(
-    module: nn.Module,
-    example_inputs: Any,
-    on_meta: bool,
-    freeze: Sequence[str],
-    taps: Sequence[str],
-    ties: Sequence[tuple[str, str]],
-    outputs: str,
-) -> Trace:
-    module.eval()
-    mode = LabelMode(module, on_meta)
-    tapped = {*taps, *(name for pair in ties for name in pair)}
-    for name, child in module.named_modules(remove_duplicate=True):
-        frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
-        is_tapped = any(fnmatchcase(name, pattern) for pattern in tapped)
-        child.register_forward_pre_hook(mode.enter(name, frozen))
-        child.register_forward_hook(mode.leave(name, frozen, is_tapped))
-    if on_meta:
-        inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
-    else:
-        inputs = map_tensors(example_inputs, _real)
-    given = tensors_in(inputs)
-    if not given:
-        raise UserError("example_inputs holds no tensor")
-    mode.trace.batch = given[0].shape[0] if given[0].dim() else 1
-    for tensor in given:
-        mode.mark(tensor, frozen_labels(tensor))
-    with torch.no_grad(), mode:
-        result = call(module, inputs)
-    _finish(mode, result, taps, ties, outputs)
-    return mode.trace
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """A CPU copy; where only the shape is known (a widths file), ones: values that no division trips over."""
-    return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
-
-
-def _finish(
-    mode: LabelMode, result: Any, taps: Sequence[str], ties: Sequence[tuple[str, str]], outputs: str
-) -> None:
-    returned = tensors_in(result)
-    if not returned:
-        raise TraceError("the model returns no tensor; trace the part of it that does")
-    if outputs == "single" and len(returned) > 1:
-        raise TraceError(
-            f"the model returns {len(returned)} tensors, so it is not clear which widths others rely on; pass "
-            f"outputs='freeze' to keep all of them as they are, or outputs='free' to let their widths change"
-        )
-    for tensor in returned:
-        labels = mode.labels_of(tensor)
-        labels = frozen_labels(tensor) if labels is None else labels
-        if outputs != "free":
-            mode.freeze(labels)
-        axis = channel_axis(labels)
-        mode.trace.outputs.append(
-            mode.vector(labels, axis, labels.shape[axis]) if labels.dim() else labels[None]
-        )
-        mode.trace.output_axes.append(axis)
-    mode.trace.terms.extend(mode.counted.values())
-    found = mode.trace.taps
-    for first, second in ties:
-        for name in (first, second):
-            if name not in found:
-                raise TraceError(f"ties: '{name}' returned no tensor with channels in this forward pass")
-        if found[first].shape != found[second].shape:
-            raise TraceError(
-                f"ties: '{first}' has {found[first].numel()} channels and '{second}' {found[second].numel()}; only "
-                f"equal widths can be tied"
-            )
-        mode.tie(found[first], found[second])
-    mode.trace.taps = {
-        name: labels for name, labels in found.items() if any(fnmatchcase(name, pattern) for pattern in taps)
-    }

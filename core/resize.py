@@ -5,7 +5,6 @@ Every function returns a new module of the same class; the module handed in is n
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -20,6 +19,7 @@ from core.channels import ChannelGraph
 from core.errors import UserError
 from core.initialise import initialise_
 from core.labels import SlotKey
+from core.modules import copy_structure, named_tensors
 
 IntArray = NDArray[np.int64]
 # Attributes of torch's layers, and by custom of others', that repeat the size of a weight.
@@ -170,10 +170,10 @@ def keep_channels(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tens
         data = tensor.detach()
         for dim in range(tensor.dim()):
             table = graph.slots.get((name, dim))
-            if table is not None and (table >= 0).any():
+            if table is not None and not flags[table].all():
                 rows = np.flatnonzero(flags[table])
                 data = data.index_select(dim, torch.from_numpy(rows).to(tensor.device))
-        return data.clone(memory_format=torch.contiguous_format)
+        return data.clone() if data.data_ptr() == tensor.data_ptr() else data
 
     result = _copy_with(model, cut)
     _update_attributes(result, model, graph, lambda table: int(flags[table].sum()), graph.conv_groups)
@@ -237,11 +237,11 @@ def _scaled(table: IntArray, graph: ChannelGraph, sizes: IntArray, ratios: list[
 def _copy_with(model: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """A copy whose parameters and buffers are `value_of(name, tensor)`; tensors that are shared stay shared."""
     memo: dict[int, Any] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model):
         value = value_of(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-    return copy.deepcopy(model, memo)
+    return copy_structure(model, memo)
 
 
 def _update_attributes(
@@ -258,7 +258,7 @@ def _update_attributes(
     for name, table in graph.bare_norms.items():
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
     free = {name for (name, _), table in graph.slots.items() if (table >= 0).any()}
-    first_name = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    first_name = {id(tensor): name for name, tensor in named_tensors(model)}
     for name, old in model.named_modules():
         own = [tensor for tensor in (*old._parameters.values(), *old._buffers.values()) if tensor is not None]
         owned = {

@@ -26,7 +26,7 @@ from core.channels import ChannelGraph
 from core.errors import UserError
 from core.gates import LATENTS, governed_weights
 from core.initialise import seeded
-from core.labels import call, map_tensors
+from core.modules import call, map_tensors
 
 Scores = Mapping[str, Tensor]
 ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]

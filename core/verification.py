@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from core.channels import ChannelGraph
 from core.errors import UserError
-from core.labels import call, map_tensors, tensors_in
+from core.modules import call, map_tensors, tensors_in
 from core.resize import keep_channels, keep_flags
 
 

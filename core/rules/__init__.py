@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, tensors_in
+from core.labels import LabelMode, SizeOfChannels
+from core.modules import tensors_in
 from core.rules import elementwise, movement, parametric, reduction
 from core.rules.calls import canonical, constant, unknown
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, frozen_labels, map_tensors, tensors_in
+from core.labels import LabelMode, SizeOfChannels, frozen_labels
+from core.modules import map_tensors, tensors_in
 from core.rules.sizes import keep, marks_in
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import FROZEN, LabelMode, tensors_in
+from core.labels import FROZEN, LabelMode
+from core.modules import tensors_in
 from core.rules.calls import blank, canonical, execute
 
 NAMES = frozenset(

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, frozen_labels, tensors_in
+from core.labels import LabelMode, SizeOfChannels, frozen_labels
+from core.modules import tensors_in
 from core.rules.calls import argument, canonical, execute, unknown
 from core.rules.sizes import agree, follows, given_sizes, keep, marks_in
 

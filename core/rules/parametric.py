@@ -9,7 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels, tensors_in
+from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels
+from core.modules import tensors_in
 from core.rules.calls import argument, blank, canonical, execute, plain
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.labels import LabelMode, channel_axis, frozen_labels, tensors_in
+from core.labels import LabelMode, channel_axis, frozen_labels
+from core.modules import tensors_in
 from core.rules.calls import argument, blank, canonical, execute
 from core.rules.elementwise import aligned_labels, elementwise
 
