@@ -1,0 +1,408 @@
+"""The search hits budgets exactly, keeps the best channels, and shrink() is the whole method without side effects."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from toys import TOYS
+
+import core
+from core.budget import Budget, BudgetError
+from core.channels import ChannelGraph, trace_channels
+from core.errors import UserError
+from core.shrinkage import SearchResult, search, shrink
+
+SEARCHED = [
+    "residual",
+    "squeeze_excite",
+    "dense_block",
+    "u_net",
+    "naf_block",
+    "pixel_shuffle",
+    "grouped_uneven",
+    "normed_head",
+]
+
+
+def graph_of(name: str) -> ChannelGraph:
+    toy = TOYS[name]
+    return trace_channels(toy.build(), toy.inputs())
+
+
+GRAPHS = {name: graph_of(name) for name in SEARCHED}
+
+
+def random_scores(graph: ChannelGraph, seed: int, levels: int | None = None) -> dict[str, Tensor]:
+    """Scores for every group; with `levels`, of that many different values, so that there are ties."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {}
+    for group in graph.groups:
+        value = torch.rand(group.size, generator=generator)
+        scores[group.name] = value if levels is None else (value * levels).floor()
+    return scores
+
+
+def costs(graph: ChannelGraph) -> dict[str, float]:
+    return {"flops": graph.flops(convention="paper"), "params": graph.params()}
+
+
+def fits(graph: ChannelGraph, widths: dict[str, int], limits: dict[str, float]) -> bool:
+    found = {"flops": graph.flops(widths, "paper"), "params": graph.params(widths)}
+    return all(found[kind] <= limit for kind, limit in limits.items())
+
+
+def block_of(group: Any, round_to: int) -> int:
+    """Channels that come or go at once."""
+    return int(np.lcm(group.step, round_to))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(SEARCHED),
+    seed=st.integers(0, 10**6),
+    levels=st.sampled_from([None, 1, 3]),
+    flops=st.none() | st.floats(0.05, 1.0),
+    params=st.none() | st.floats(0.05, 1.0),
+    floor=st.sampled_from([0.0, 0.3, 0.5]),
+    ceiling=st.sampled_from([1.0, 0.8]),
+    round_to=st.sampled_from([1, 2, 4]),
+)
+def test_no_single_channel_gets_closer_from_below(
+    name: str, seed: int, levels: int | None, flops: float | None, params: float | None,
+    floor: float, ceiling: float, round_to: int,
+) -> None:  # fmt: skip
+    assume(flops is not None or params is not None)
+    graph = GRAPHS[name]
+    scores = random_scores(graph, seed, levels)
+    budget = Budget(flops=flops, params=params)
+    try:
+        found = search(graph, scores, budget, costs(graph), floor=floor, ceiling=ceiling, round_to=round_to)
+    except BudgetError:
+        assume(False)
+        raise
+    assert fits(graph, found.widths, found.limits)
+    for group in graph.groups:
+        width, block = found.widths[group.name], block_of(group, round_to)
+        low = max(int(floor * group.width / block + 1e-9), 1) * block
+        high = max(int(ceiling * group.width / block + 1e-9) * block, low)
+        if group.width < block:
+            low = high = group.width
+        assert low <= width <= high
+        assert width % block == 0 or width == group.width
+        assert (group.name in found.at_floor) == (width == low)
+        assert (group.name in found.at_ceiling) == (width == high)
+        if width + block <= high:  # adding is over the budget; removing is further below, as costs only grow
+            assert not fits(graph, found.widths | {group.name: width + block}, found.limits)
+        if width - block >= 1:
+            fewer = found.widths | {group.name: width - block}
+            assert graph.flops(fewer, "paper") < graph.flops(found.widths, "paper")
+            assert graph.params(fewer) < graph.params(found.widths)
+    assert_masks(graph, scores, found)
+
+
+def assert_masks(graph: ChannelGraph, scores: dict[str, Tensor], found: SearchResult) -> None:
+    """The mask of every group keeps as many choices as its width says, and the best of them."""
+    for group in graph.groups:
+        mask, score = found.keep[group.name], scores[group.name]
+        assert int(mask.sum()) * group.step == found.widths[group.name]
+        if not mask.all():
+            assert score[mask].min() >= score[~mask].max()
+
+
+@pytest.mark.parametrize("name", ["residual", "naf_block", "pixel_shuffle"])
+def test_against_every_possible_network(name: str) -> None:
+    """Brute force: among all networks that take a prefix of the ranking, the found one starts with the longest."""
+    graph = GRAPHS[name]
+    scores = random_scores(graph, 7)
+    limit = int(0.6 * graph.flops(convention="paper"))
+    ranking = sorted(
+        (
+            (float(value), g, i)
+            for g, group in enumerate(graph.groups)
+            for i, value in enumerate(scores[group.name])
+        ),
+        reverse=True,
+    )
+    best = [max(range(group.size), key=lambda i: scores[group.name][i]) for group in graph.groups]
+    longest: list[int] = []
+    for length in range(len(ranking) + 1):
+        counts = [1] * len(graph.groups)
+        for _, g, i in ranking[:length]:
+            counts[g] += i != best[g]
+        if int(graph.cost("paper", np.array(counts))) <= limit:
+            longest = counts
+    found = search(graph, scores, Budget(flops=str(limit)), costs(graph))
+    kept = [found.widths[group.name] // group.step for group in graph.groups]
+    assert all(number >= least for number, least in zip(kept, longest, strict=True))
+    # And no network at all that contains it fits.
+    for more in itertools.product(*(range(n, g.size + 1) for n, g in zip(kept, graph.groups, strict=True))):
+        if list(more) != kept:
+            assert int(graph.cost("paper", np.array(more))) > limit
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(SEARCHED), st.integers(0, 10**6), st.floats(0.3, 0.95), st.floats(0.0, 0.3))
+def test_a_larger_budget_never_gives_a_cheaper_network(
+    name: str, seed: int, flops: float, more: float
+) -> None:
+    graph = GRAPHS[name]
+    scores = random_scores(graph, seed)
+    try:
+        small = search(graph, scores, Budget(flops=flops), costs(graph))
+    except BudgetError:
+        assume(False)
+        raise
+    large = search(graph, scores, Budget(flops=min(flops + more, 1.0)), costs(graph))
+    # Filling up what is left can give single channels to other groups; the gap to each budget stays below one channel.
+    widest = max(
+        graph.flops(convention="paper") - graph.flops({group.name: group.width - group.step}, "paper")
+        for group in graph.groups
+    )
+    assert large.cost["flops"] + widest >= small.cost["flops"]
+
+
+def test_ties_are_broken_by_the_order_of_groups_and_channels() -> None:
+    graph = GRAPHS["dense_block"]
+    scores = {group.name: torch.ones(group.size) for group in graph.groups}
+    first = search(graph, scores, Budget(flops=0.6), costs(graph))
+    again = search(graph, scores, Budget(flops=0.6), costs(graph))
+    assert first.widths == again.widths
+    assert all(torch.equal(first.keep[name], again.keep[name]) for name in first.keep)
+    for mask in first.keep.values():
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+
+
+def test_scaling_all_scores_changes_nothing() -> None:
+    graph = GRAPHS["u_net"]
+    scores = random_scores(graph, 3)
+    tiny = {name: value * 1e-20 for name, value in scores.items()}
+    budget = Budget(flops=0.5, params=0.6)
+    assert (
+        search(graph, scores, budget, costs(graph)).widths == search(graph, tiny, budget, costs(graph)).widths
+    )
+
+
+def test_several_budgets_hold_at_once_and_one_of_them_binds() -> None:
+    graph = GRAPHS["dense_block"]
+    scores = random_scores(graph, 1)
+    for flops, params in ((0.5, 0.9), (0.9, 0.5), (0.6, 0.6)):
+        found = search(graph, scores, Budget(flops=flops, params=params), costs(graph))
+        assert found.cost["flops"] <= flops * graph.flops(convention="paper")
+        assert found.cost["params"] <= params * graph.params()
+        assert set(found.limits) == {"flops", "params"}
+
+
+def test_floors_and_ceilings_by_pattern_and_the_last_match_counts() -> None:
+    graph = GRAPHS["squeeze_excite"]
+    scores = random_scores(graph, 1)
+    options = {"floor": {"*": 0.0, "down": 1.0}, "ceiling": {"a": 0.5}}
+    found = search(graph, scores, Budget(flops=0.4), costs(graph), **options)
+    assert found.widths["down"] == 4
+    assert found.widths["a"] <= 4
+    assert "down" in found.at_floor
+    assert "a" in found.at_ceiling
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"budget": Budget(flops=0.1), "floor": 0.8},
+            BudgetError,
+            r"between .* \(0\.\d+\) and .* \(1\.000\)",
+        ),
+        ({"budget": Budget(params="1")}, BudgetError, "params .* cannot be reached"),
+        ({"budget": Budget(flops=5.0)}, BudgetError, "cannot be reached"),
+        ({"budget": Budget(flops=0.5), "floor": 1.5}, UserError, "floor of group 'a' is 1.5"),
+        ({"budget": Budget(flops=0.5), "ceiling": -0.1}, UserError, "ceiling of group 'a' is -0.1"),
+        ({"budget": Budget(flops=0.5), "round_to": 0}, UserError, "round_to=0"),
+        ({"budget": Budget(flops=0.5), "round_to": 2.5}, UserError, "round_to=2.5"),
+        ({"budget": Budget(latency=0.5)}, UserError, "latency budget needs a way to measure"),
+    ],
+)
+def test_impossible_searches_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    graph = GRAPHS["residual"]
+    with pytest.raises(error, match=message) as caught:
+        search(
+            graph, random_scores(graph, 0), options.pop("budget"), costs(graph) | {"latency": 1.0}, **options
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_the_reachable_range_in_the_message_is_right() -> None:
+    graph = GRAPHS["residual"]
+    scores = random_scores(graph, 0)
+    with pytest.raises(BudgetError) as caught:
+        search(graph, scores, Budget(flops=0.1), costs(graph), floor=0.5)
+    least = graph.flops({"a": 4, "b": 3}, "paper")
+    assert f"{least:,}" in str(caught.value)
+    assert f"{graph.flops(convention='paper'):,}" in str(caught.value)
+    assert search(graph, scores, Budget(flops=str(least)), costs(graph), floor=0.5).widths == {"a": 4, "b": 3}
+    with pytest.raises(BudgetError):
+        search(graph, scores, Budget(flops=str(least - 1)), costs(graph), floor=0.5)
+
+
+def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None:
+    graph = GRAPHS["dense_block"]
+    scores = random_scores(graph, 4)
+    asked: list[dict[str, int]] = []
+
+    def measure(widths: dict[str, int]) -> float:
+        asked.append(widths)
+        return sum(widths.values()) * 1e-3
+
+    found = search(graph, scores, Budget(latency="10ms"), {"latency": 0.02}, measure=measure)
+    assert sum(found.widths.values()) == 10
+    assert found.cost["latency"] == pytest.approx(0.01)
+    assert len(asked) <= 2 + np.ceil(np.log2(17))
+    kept = torch.cat([scores[name][mask] for name, mask in found.keep.items()])
+    dropped = torch.cat([scores[name][~mask] for name, mask in found.keep.items()])
+    best = {float(value.max()) for value in scores.values()}
+    assert sum(float(value) < float(dropped.max()) for value in kept if float(value) not in best) == 0
+    with pytest.raises(BudgetError, match="latency of 1.00 ms cannot be reached"):
+        search(graph, scores, Budget(latency="1ms"), {"latency": 0.02}, measure=measure)
+    both = search(
+        graph, scores, Budget(latency="15ms", params=0.5), {"latency": 0.02, **costs(graph)}, measure=measure
+    )
+    assert both.cost["params"] <= 0.5 * graph.params()
+    assert both.cost["latency"] <= 0.015
+
+
+# ---- the whole method --------------------------------------------------------------------------------------------
+
+
+def task(name: str = "squeeze_excite") -> tuple[nn.Module, Any, list[tuple[Any, Tensor]]]:
+    net, inputs = TOYS[name].build(), TOYS[name].inputs()
+    generator = torch.Generator().manual_seed(0)
+    return net, inputs, [(inputs, torch.randn(net(*inputs).shape, generator=generator)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("score", ["gradient", "sensitivity", "magnitude", "random", "uniform"])
+@pytest.mark.parametrize("name", ["squeeze_excite", "grouped", "dense_block"])
+def test_every_score_meets_the_budget_of_the_baseline(name: str, score: str) -> None:
+    net, inputs, batches = task(name)
+    arch = shrink(net, inputs, batches, F.mse_loss, budget=Budget(flops=0.9), score=score, floor=0.3)
+    graph = trace_channels(net, inputs)
+    limit = 0.9 * graph.flops(convention="paper")
+    built = arch.build(net, seed=0)
+    found = trace_channels(built, inputs)
+    assert found.widths == arch.widths
+    assert found.flops(convention="paper") == arch.cost["flops"]["paper"] <= limit
+    assert found.params() == arch.cost["params"]
+    assert arch.baseline["flops"]["paper"] == graph.flops(convention="paper")
+    assert arch.baseline["widths"] == graph.widths
+    assert arch.found_by["score"] == score
+    assert arch.found_by["batches"] == (2 if score in ("gradient", "sensitivity") else 0)
+
+
+def test_the_model_handed_in_is_untouched() -> None:
+    net, inputs, batches = task("batch_norm")
+    net.eval()
+    state = copy.deepcopy(net.state_dict())
+    random_state = torch.random.get_rng_state()
+    shrink(net, inputs, batches, F.mse_loss)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    assert not net.training
+    assert net.a.out_channels == 8
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+
+
+def test_the_result_is_a_function_of_the_seed_and_not_of_the_weights() -> None:
+    net, inputs, batches = task("dense_block")
+    first = shrink(net, inputs, batches, F.mse_loss, seed=1)
+    torch.manual_seed(99)
+    again = shrink(net, inputs, batches, F.mse_loss, seed=1)
+    assert first == again
+    others = [shrink(net, inputs, [], F.mse_loss, score="random", seed=seed).widths for seed in range(4)]
+    assert len({tuple(widths.values()) for widths in others}) > 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 2.0, 3.0])
+def test_any_widening_stays_within_the_budget_and_the_space(factor: float) -> None:
+    net, inputs, batches = task("dense_block")
+    arch = shrink(net, inputs, batches, F.mse_loss, widen=factor, budget=Budget(flops=0.8), floor=0.1)
+    base = trace_channels(net, inputs)
+    assert arch.cost["flops"]["paper"] <= 0.8 * base.flops(convention="paper")
+    for name, width in arch.widths.items():
+        assert 1 <= width <= int(factor * base.widths[name])
+
+
+def test_uniform_keeps_the_same_fraction_everywhere() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 40, 1), nn.Conv2d(40, 80, 1), nn.Conv2d(80, 20, 1), nn.Conv2d(20, 4, 1))
+    arch = shrink(
+        net, torch.zeros(1, 3, 4, 4), [], F.mse_loss, score="uniform", budget=Budget(flops=0.5), floor=0.0
+    )
+    ratios = [width / base for width, base in zip(arch.widths.values(), (40, 80, 20), strict=True)]
+    assert max(ratios) - min(ratios) < 0.06
+
+
+def test_round_to_eight() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 48, 3), nn.Conv2d(48, 20, 3), nn.Conv2d(20, 4, 3))
+    batches = [(torch.randn(2, 3, 12, 12), torch.randn(2, 4, 4, 4))]
+    arch = shrink(net, batches[0][0], batches, F.mse_loss, round_to=8, floor=0.2)
+    assert all(width % 8 == 0 for width in arch.widths.values())
+
+
+def test_hypernetwork_latents() -> None:
+    net, inputs, batches = task("residual")
+    arch = shrink(net, inputs, batches, F.mse_loss, latents="hypernetwork", embedding=2, floor=0.2)
+    assert arch.found_by["latents"] == "hypernetwork"
+    assert arch.cost["flops"]["paper"] <= 0.9 * arch.baseline["flops"]["paper"]
+
+
+def test_an_own_score_and_its_name() -> None:
+    def prefer_first(model: Any, graph: ChannelGraph, batches: Any, loss_fn: Any) -> dict[str, Tensor]:
+        return {group.name: torch.full((group.size,), float(group.name == "a")) for group in graph.groups}
+
+    net, inputs, batches = task("residual")
+    arch = shrink(net, inputs, batches, F.mse_loss, score=prefer_first, floor=0.1)
+    assert arch.found_by["score"] == "prefer_first"
+    assert arch.widths["a"] / 16 > arch.widths["b"] / 12
+
+
+def test_grouped_convolutions_gain_groups_and_lose_group_width() -> None:
+    net, inputs, batches = task("grouped")
+    arch = shrink(net, inputs, batches, F.mse_loss, widen=2.0, budget=Budget(flops=0.9), floor=0.1)
+    assert arch.conv_groups == {"b": 4}
+    assert arch.build(net).b.groups == 4
+    assert arch.widths["a"] % 4 == 0
+
+
+def test_a_measured_latency_budget() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.ReLU(), nn.Conv2d(48, 4, 3))
+    image = torch.zeros(1, 3, 40, 40)
+    arch = shrink(
+        net, image, [], F.mse_loss, score="random", budget=Budget(latency=0.7, params=1.0), floor=0.05
+    )
+    assert 0 < arch.found_by["latency_seconds"]
+    assert arch.cost["params"] <= arch.baseline["params"]
+    assert sum(arch.widths.values()) < 96
+
+
+def test_what_cannot_be_shrunk_is_refused() -> None:
+    with pytest.raises(UserError, match="no free channel group"):
+        shrink(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8), [], F.mse_loss)
+    net, inputs, _ = task("residual")
+    with pytest.raises(UserError, match="no batch"):
+        shrink(net, inputs, [], F.mse_loss)
+    with pytest.raises(BudgetError):
+        shrink(net, inputs, [], F.mse_loss, score="random", budget=Budget(flops=0.2), floor=0.5)
+
+
+def test_the_promised_call() -> None:
+    net, inputs, batches = task("residual")
+    arch = core.shrink(net, inputs, batches, F.mse_loss,
+                       widen=2.0, budget=core.Budget(flops=0.9), score="gradient", floor=0.4, round_to=1, seed=0)  # fmt: skip
+    assert set(arch.widths) == {"a", "b"}
+    assert isinstance(arch.build(net), type(net))
