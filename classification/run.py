@@ -25,6 +25,13 @@ from core.factories import call_factory
 from core.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
+USUAL_MODEL = {
+    "digits": "resnet20",
+    "cifar10": "resnet20",
+    "cifar100": "resnet20",
+    "tiny-imagenet": "mobilenetv2",
+    "imagenet": "resnet50",
+}
 METRICS = (
     Metric("top1_error", "top-1 error %", higher_is_better=False),
     Metric("top5_error", "top-5 error %", higher_is_better=False),
@@ -43,6 +50,7 @@ class RunConfig:
         shrink: how widths are found.
         distillation: train every network with a teacher; None without.
         teacher: which one.
+        threads: CPU threads of torch; None leaves torch's choice, usually one per core.
     """
 
     model: str = "resnet20"
@@ -52,6 +60,7 @@ class RunConfig:
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    threads: int | None = None
 
 
 def build_parser() -> ArgumentParser:
@@ -72,26 +81,19 @@ def build_parser() -> ArgumentParser:
 
 
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:
-    """The protocol for a model and a data set: the pair's own file, else the data set's first one.
+    """The protocol for a model and a data set: the pair's own file, else that of the data set's usual network.
 
     Raises:
         UserError: there is no protocol for the data set.
     """
     dataset = dataset or "digits"
-    stem = dataset.replace("-", "_")
+    stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
     ending = "_distillation.py" if distillation else ".py"
-    own = CONFIGS / f"{model}_{stem}{ending}"
-    if model is not None and own.exists():
-        return own
-    shared = {"cifar100": "cifar10"}.get(stem, stem)
-    candidates = [
-        path
-        for path in sorted(CONFIGS.glob(f"*_{shared}{ending}"))
-        if stem != "imagenet" or "tiny_imagenet" not in path.name
-    ]
-    if not candidates:
-        raise UserError(f"no protocol for '{dataset}' under '{CONFIGS}': name one with --config")
-    return candidates[0]
+    for name in (model, USUAL_MODEL[dataset]):
+        path = CONFIGS / f"{name}_{stem}{ending}"
+        if path.exists():
+            return path
+    raise UserError(f"no protocol '{path.name}' under '{CONFIGS}': name one with --config")
 
 
 def make_task(config: RunConfig, data: ClassificationData, device: torch.device) -> Task:
@@ -138,6 +140,8 @@ def run(arguments: Namespace) -> int:
     opened: list[ClassificationData] = []
 
     def open_task(config: RunConfig, fabric: Fabric) -> Task:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         opened.append(open_dataset(config.dataset, data_root(arguments.data_root), config.data))
         return make_task(config, opened[0], fabric.device)
 

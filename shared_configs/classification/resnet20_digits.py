@@ -2,6 +2,8 @@
 # Epochs, crop and weight decay were chosen on the baseline: shorter runs and plain images err more often.
 model = "resnet20"
 dataset = "digits"
+# Layers this small are over before a second thread has begun.
+threads = 1
 data = dict(
     train_limit=None,
     crop_padding=1,
