@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from core.gates import attach_gates, detach
     from core.hypernetwork import attach_hypernetwork
     from core.labels import FrozenChannelsWarning, TraceError
-    from core.resize import keep_channels, resize, widen
+    from core.resize import keep_channels, widen
     from core.scores import score_channels
     from core.shrinkage import Budget, BudgetError, search, shrink
 
 # Loaded at first use: `import core` costs no torch import, and `python -m core.channels` runs its module once.
+# `core.resize` is the module; a function of that name could not be told from it.
 _HOMES = {
     "Architecture": "architecture",
     "Budget": "shrinkage",
@@ -31,7 +32,6 @@ _HOMES = {
     "attach_hypernetwork": "hypernetwork",
     "detach": "gates",
     "keep_channels": "resize",
-    "resize": "resize",
     "score_channels": "scores",
     "search": "shrinkage",
     "shrink": "shrinkage",
@@ -53,7 +53,6 @@ __all__ = [
     "attach_hypernetwork",
     "detach",
     "keep_channels",
-    "resize",
     "score_channels",
     "search",
     "shrink",

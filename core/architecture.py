@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from core.channels import ChannelGraph, TraceOptions, trace_channels
+from core.complexity import WEIGHT
 from core.errors import UserError
 from core.files import write_json
 from core.resize import resize
 
 SCHEMA_VERSION = 1
+LARGEST_WIDTH = 2**24  # far above any network, and small enough for every product of two
 
 
 class ArchitectureError(UserError):
@@ -107,12 +109,17 @@ class Architecture:
         for key in ("cost", "baseline", "found_by", "options"):
             if not isinstance(content.get(key, {}), Mapping):
                 raise ArchitectureError(f"{source}: '{key}' has to be an object")
-        options = {key: _tuples(value) for key, value in content.get("options", {}).items()}
+        for key in ("cost", "baseline"):
+            if content.get(key):
+                _check_cost(content[key], source, key)
+        for key in ("at_floor", "at_ceiling"):
+            if not isinstance(content.get("found_by", {}).get(key, []), list):
+                raise ArchitectureError(f"{source}: '{key}' in 'found_by' has to be a list of groups")
+        trace_options = _trace_options(content.get("options", {}), source)
         try:
-            trace_options = TraceOptions(**options)
             example_inputs(content["inputs"])
-        except (TypeError, KeyError, AttributeError, RuntimeError) as error:
-            raise ArchitectureError(f"{source}: 'inputs' or 'options' is damaged ({error})") from None
+        except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
         values = {key: value for key, value in content.items() if key not in ("schema_version", "options")}
         return cls(**values, options=trace_options)
 
@@ -122,8 +129,15 @@ class Architecture:
         Raises:
             ArchitectureError: the groups of `model` are not the file's.
         """
-        options = asdict(self.options)
-        graph = trace_channels(model, example_inputs(self.inputs), **options)
+        try:
+            graph = trace_channels(model, example_inputs(self.inputs), **asdict(self.options))
+        except UserError as error:
+            raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what a forward pass may raise
+            reason = str(error).splitlines()[0]
+            raise ArchitectureError(
+                f"{type(model).__name__} does not run on the inputs of the widths file of '{self.model}': {reason}"
+            ) from error
         for name in self.widths:
             if name not in graph.widths:
                 raise ArchitectureError(
@@ -177,8 +191,8 @@ class Architecture:
         from core.report import text_table
 
         base = self.baseline.get("widths", {})
-        floor = set(self.found_by.get("at_floor", ()))
-        ceiling = set(self.found_by.get("at_ceiling", ()))
+        floor = self.found_by.get("at_floor", ())
+        ceiling = self.found_by.get("at_ceiling", ())
         rows = []
         for name, width in self.widths.items():
             note = "floor" if name in floor else "ceiling" if name in ceiling else ""
@@ -217,11 +231,47 @@ def _check_counts(value: Any, source: str, key: str) -> None:
     if not isinstance(value, Mapping):
         raise ArchitectureError(f"{source}: '{key}' has to be an object of name: number")
     for name, width in value.items():
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= LARGEST_WIDTH:
             raise ArchitectureError(
                 f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number"
             )
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _check_cost(value: Mapping[str, Any], source: str, key: str) -> None:
+    flops, widths = value.get("flops"), value.get("widths", {})
+    numbers = [
+        value.get("params"),
+        *(flops.get(name) if isinstance(flops, Mapping) else None for name in WEIGHT),
+    ]
+    if not isinstance(widths, Mapping) or not all(isinstance(number, int) for number in numbers):
+        raise ArchitectureError(
+            f"{source}: '{key}' is damaged: it holds whole numbers under 'flops' ({', '.join(WEIGHT)}) and 'params'"
+        )
+    _check_counts(widths, source, f"{key} widths")
+
+
+def _trace_options(value: Mapping[str, Any], source: str) -> TraceOptions:
+    names, pairs = {"freeze", "taps"}, value.get("ties", [])
+    lists = {key: value.get(key, []) for key in names}
+    well_formed = (
+        set(value) <= {*names, "ties", "outputs"}
+        and all(
+            isinstance(item, list) and all(isinstance(name, str) for name in item) for item in lists.values()
+        )
+        and isinstance(pairs, list)
+        and all(
+            isinstance(p, list) and len(p) == 2 and all(isinstance(name, str) for name in p) for p in pairs
+        )
+        and value.get("outputs", "single") in ("single", "freeze", "free")
+    )
+    if not well_formed:
+        raise ArchitectureError(
+            f"{source}: 'options' is damaged: 'freeze' and 'taps' are lists of module names, 'ties' is a list of pairs "
+            f"of them, 'outputs' is single, freeze or free"
+        )
+    return TraceOptions(
+        tuple(lists["freeze"]),
+        tuple(lists["taps"]),
+        tuple((first, second) for first, second in pairs),
+        value.get("outputs", "single"),
+    )

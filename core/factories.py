@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -63,17 +64,30 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"model file '{path}' does not exist")
-    name = path.stem
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"model file '{path}' cannot be imported")
-    # Registered under its own name, so that pickled models and worker processes find their classes again.
+    # Registered, so that pickled models find their classes again.
     module = sys.modules.get(name)
-    if module is None or getattr(module, "__file__", None) != str(path):
+    if module is None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    """The file's own name, which worker processes find too; a longer one where another module is called so."""
+    unique = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    if not path.stem.isidentifier() or path.stem == "__main__":
+        return unique
+    other = importlib.util.find_spec(path.stem)
+    return path.stem if other is None or other.origin in (str(path), str(path.resolve())) else unique
 
 
 def _from_package(name: str) -> ModuleType:

@@ -85,13 +85,10 @@ def timm() -> types.ModuleType:
     """timm, imported even where torchvision's compiled operators do not fit torch."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("the extra 'timm' is not installed")
+    from super_resolution.torchvision_shim import make_importable
+
     try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_torchvision_operators"] = library  # lives as long as the session
-    try:
+        make_importable()
         return importlib.import_module("timm")
-    except (ImportError, RuntimeError, AttributeError) as error:
+    except (ImportError, RuntimeError) as error:
         pytest.skip(f"timm cannot be imported: {error}")

@@ -1,0 +1,112 @@
+"""Models named on a command line."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core.errors import UserError
+from core.factories import call_factory, load_factory, parse_shape
+
+SOURCE = """
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+def tiny(width=4):
+    return Tiny(width)
+
+def wrong():
+    return "a string"
+
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_tiny_net.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_a_package_and_a_file(file: Path) -> None:
+    assert load_factory("torch.nn:Conv2d") is nn.Conv2d
+    assert call_factory(f"{file}:tiny", width=7).conv.out_channels == 7
+    assert call_factory(f"{file}:Tiny").conv.out_channels == 4
+
+
+def test_models_of_a_file_pickle(file: Path) -> None:
+    model = call_factory(f"{file}:tiny")
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again.conv.weight, model.conv.weight)
+    assert type(call_factory(f"{file}:tiny")) is type(model)  # the file is run once
+
+
+def test_two_files_of_one_name_do_not_mix(tmp_path: Path) -> None:
+    for folder, width in (("one", 2), ("two", 3)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_name_net.py").write_text(
+            f"from torch import nn\ndef net():\n    return nn.Conv2d(1, {width}, 1)\n"
+        )
+    widths = [
+        call_factory(f"{tmp_path / folder / 'same_name_net.py'}:net").out_channels
+        for folder in ("one", "two", "one")
+    ]
+    assert widths == [2, 3, 2]
+
+
+def test_a_file_does_not_replace_an_installed_module(tmp_path: Path) -> None:
+    import json
+
+    (tmp_path / "json.py").write_text("from torch import nn\ndef net():\n    return nn.Conv2d(1, 2, 1)\n")
+    assert call_factory(f"{tmp_path / 'json.py'}:net").out_channels == 2
+    import sys
+
+    assert sys.modules["json"] is json
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("torch.nn", "write package.module:factory or path/to/file.py:factory"),
+        (":net", "write package.module"),
+        ("torch.nn:", "write package.module"),
+        ("torch.nn:Conv9d", "'torch.nn' has no function or class called 'Conv9d'"),
+        ("torch.nope:Conv2d", "'torch.nope' is not installed"),
+        ("no_such_thing:net", "'no_such_thing' is not installed"),
+        ("nothing.py:net", "'nothing.py' does not exist"),
+        ("{file}:number", "no function or class called 'number'"),
+        ("{file}:wrong", "returned str, not a torch.nn.Module"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(file: Path, spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        call_factory(spec.format(file=file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_users_own_failure_is_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "broken_net.py").write_text("import a_package_that_does_not_exist\n")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_does_not_exist"):
+        load_factory(f"{tmp_path / 'broken_net.py'}:net")
+    with pytest.raises(ModuleNotFoundError):  # half a module is not kept
+        load_factory(f"{tmp_path / 'broken_net.py'}:net")
+
+
+def test_shapes() -> None:
+    assert parse_shape("1,3,224,224") == (1, 3, 224, 224)
+    assert parse_shape("2, 5") == (2, 5)
+    for text in ("", "1,,2", "1x3", "0,3", "-1,3", "1.5"):
+        with pytest.raises(UserError, match="write positive integers with commas"):
+            parse_shape(text)
