@@ -23,7 +23,7 @@ demo: $(call stamp,)
 	$(BIN)/python -m classification.run
 
 test: $(call stamp,$(EXTRAS))
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(call stamp,dev)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
@@ -101,13 +102,14 @@ def execute(
         complete: fills in what follows from the rest of the protocol.
     """
     config: Any = complete(read_protocol(arguments.config or find_protocol(), schema, arguments, given))
+    devices, num_nodes = launched_processes()
+    fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    folder = work_directory(arguments.work_dir, default_name(config), use)
+    folder = _agree(fabric, lambda: work_directory(arguments.work_dir, default_name(config), use))
     stored = None
     if (folder / CONFIG_FILE).exists():
         stored = load_config(folder / CONFIG_FILE, schema)
         config = complete(read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given))
-    fabric = make_fabric(arguments.device, config.train.precision)
     settings = Settings(
         train=config.train,
         shrink=config.shrink,
@@ -121,10 +123,38 @@ def execute(
     )
     task = open_task(config, fabric)
     check(task, config.shrink)
+    fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
     if fabric.is_global_zero:
         settle_config(config, stored, folder)
     run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
     return 0
+
+
+def launched_processes() -> tuple[int, int]:
+    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
+    environment = os.environ
+    if "WORLD_SIZE" in environment:
+        world = int(environment["WORLD_SIZE"])
+        local = int(environment.get("LOCAL_WORLD_SIZE", world))
+        return local, world // local
+    if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
+        nodes = int(environment.get("SLURM_NNODES", 1))
+        return int(environment["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def _agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
+    """What the first process decides, for all of them; its error is everybody's error."""
+    folder, problem = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = str(decide())
+        except UserError as error:
+            problem = str(error)
+    folder, problem = fabric.broadcast((folder, problem))
+    if folder is None:
+        raise UserError(problem)
+    return Path(folder)
 
 
 def _say(line: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,20 @@ def test_a_users_own_model(tmp_path: Path) -> None:
     assert set(Architecture.load(folder / "widths.json").widths) == {"0", "3"}
 
 
+def test_two_processes_make_one_experiment(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "classification.run", "--device", "cpu", "--work-dir", str(folder), *FAST]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("baseline, seed 0: training") == 1
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result["methods"]) == {"baseline", "lwdna"}
+
+
 def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
@@ -195,7 +211,14 @@ def small_tiny_imagenet(tmp_path: Path) -> Path:
 
 def test_real_tiny_imagenet_end_to_end(small_tiny_imagenet: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
-    arguments = ["--dataset", "tiny-imagenet", "--data-root", str(small_tiny_imagenet), "--model", "mobilenetv2"]
+    arguments = [
+        "--dataset",
+        "tiny-imagenet",
+        "--data-root",
+        str(small_tiny_imagenet),
+        "--model",
+        "mobilenetv2",
+    ]
     arguments += ["--epochs", "1", "--train-limit", "150", "--no-progress", "--work-dir", str(folder)]
     assert main([*arguments, "--cfg-options", "shrink.batch_size=16", "train.batch_size=25"]) == 0
     result = json.loads((folder / "result.json").read_text())
