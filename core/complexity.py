@@ -2,7 +2,7 @@
 
 Two conventions for FLOPs (method.md 0.5):
 
-    macs    multiply-accumulates of convolutions and linear layers: half of torch's FlopCounterMode
+    macs    multiply-accumulates of convolutions, linear layers and matrix products: half of torch's FlopCounterMode
     paper   macs + 2 per BatchNorm output element + 1 per output element of a ReLU, ReLU6 or PReLU *module*;
             functional activations, swish, sigmoid, pooling, additions and biases count nothing. A module that is used
             twice counts once, at its last shape. All published numbers of LW-DNA and DHP use it.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.labels import LabelMode, SizeOfChannels, frozen_labels
 from core.modules import map_tensors, tensors_in
@@ -99,7 +100,10 @@ def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
                 else:
                     mode.freeze(rows)  # nothing follows it so far, so there is nothing to tell
     mode.freeze_and_warn(labels, f"no channel rule for operation '{getattr(func, '__name__', func)}'")
-    result = execute(mode, func, args, kwargs)
+    with FlopCounterMode(display=False) as counter:
+        result = execute(mode, func, args, kwargs)
+    if flops := counter.get_total_flops():
+        mode.count("macs", flops // 2)  # a matrix product of attention, say; its channels are frozen
     for tensor in tensors_in(result):
         mode.mark(tensor, frozen_labels(tensor))
     return result

@@ -55,7 +55,7 @@ def test_from_a_command_line(text: str, budget: Budget) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Budget(),
+        Budget,
         lambda: Budget(flops=0),
         lambda: Budget(flops=-0.5),
         lambda: Budget(flops=float("nan")),

@@ -53,7 +53,7 @@ def test_resnet50_to_the_last_digit() -> None:
 
 
 def test_u_net_counts_each_pixel_that_a_transposed_convolution_reads_once() -> None:
-    """DHP prints 3.41 G: it multiplies the four transposed convolutions by the pixels that they write, 4 times as many."""
+    """DHP prints 3.41 G: it counts the pixels that a transposed convolution writes, four times as many."""
     with torch.device("meta"):
         model = super_resolution.models.build("unet")
     graph = trace_channels(model, torch.empty(1, 1, 128, 128, device="meta"))

@@ -59,8 +59,22 @@ def test_the_weight_is_the_written_out_equation(layer: str) -> None:
     torch.testing.assert_close(module.weight, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["residual", "squeeze_excite", "grouped", "depthwise", "transposed", "pixel_shuffle",
-                                  "dense_block", "tied_weights", "module_twice", "flattened_head", "u_net"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual",
+        "squeeze_excite",
+        "grouped",
+        "depthwise",
+        "transposed",
+        "pixel_shuffle",
+        "dense_block",
+        "tied_weights",
+        "module_twice",
+        "flattened_head",
+        "u_net",
+    ],
+)
 def test_a_zeroed_channel_is_really_off_with_nonzero_biases(name: str) -> None:
     toy = TOYS[name]
     net = toy.build().double().eval()

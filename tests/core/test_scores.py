@@ -92,7 +92,7 @@ def test_the_hypernetworks_gradient_is_a_governed_sum_divided_by_z() -> None:
 
 
 def test_magnitude_is_the_mean_absolute_weight_of_what_a_channel_governs() -> None:
-    net, graph, batches = prepared("plain")
+    net, graph, _ = prepared("plain")
     found = score_channels(net, graph, iter(()), F.mse_loss, score="magnitude")["a"]
     for c in range(8):
         governed = torch.cat([net.a.weight[c].reshape(-1), net.c.weight[:, c].reshape(-1)])
@@ -173,8 +173,8 @@ def test_wrong_usage(options: dict[str, Any], batches: list | None, message: str
 @pytest.mark.parametrize("latents", ["gate", "hypernetwork"])
 def test_a_loss_that_is_not_finite_is_refused(latents: Any) -> None:
     net, graph, batches = prepared("residual")
+    calls = iter([1.0, float("nan")])
     with pytest.raises(UserError, match="loss of batch 1 is nan"):
-        calls = iter([1.0, float("nan")])
         score_channels(net, graph, batches, lambda y, t: F.mse_loss(y, t) * next(calls), latents=latents)
 
 
@@ -235,10 +235,6 @@ def test_behind_batch_norm_in_training_mode_only_readers_score() -> None:
     image, target = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 4, 8, 8, dtype=torch.float64)
     graph = trace_channels(net, image)
     found = score_channels(net, graph, [(image, target)], F.mse_loss)["a"].double()
-    (gradient,) = torch.autograd.grad(
-        F.mse_loss(copy.deepcopy(net).train()(image), target), [p := net.c.weight], allow_unused=True
-    )
-    assert gradient is None  # a copy's loss does not reach the model's weight
     reader = copy.deepcopy(net).train()
     (gradient,) = torch.autograd.grad(F.mse_loss(reader(image), target), [reader.c.weight])
     torch.testing.assert_close(

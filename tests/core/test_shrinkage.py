@@ -1,25 +1,22 @@
-"""The search hits budgets exactly, keeps the best channels, and shrink() is the whole method without side effects."""
+"""The search hits budgets exactly and keeps the best channels."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from toys import TOYS
 
-import core
 from core.budget import Budget, BudgetError
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.shrinkage import SearchResult, search, shrink
+from core.shrinkage import SearchResult, search
 
 SEARCHED = [
     "residual",
@@ -205,9 +202,9 @@ def test_floors_and_ceilings_by_pattern_and_the_last_match_counts() -> None:
     graph = GRAPHS["squeeze_excite"]
     scores = random_scores(graph, 1)
     options = {"floor": {"*": 0.0, "down": 1.0}, "ceiling": {"a": 0.5}}
-    found = search(graph, scores, Budget(flops=0.4), costs(graph), **options)
+    found = search(graph, scores, Budget(flops=0.5), costs(graph), **options)
     assert found.widths["down"] == 4
-    assert found.widths["a"] <= 4
+    assert found.widths["a"] == 4
     assert "down" in found.at_floor
     assert "a" in found.at_ceiling
 
@@ -270,139 +267,10 @@ def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None
     dropped = torch.cat([scores[name][~mask] for name, mask in found.keep.items()])
     best = {float(value.max()) for value in scores.values()}
     assert sum(float(value) < float(dropped.max()) for value in kept if float(value) not in best) == 0
-    with pytest.raises(BudgetError, match="latency of 1.00 ms cannot be reached"):
+    with pytest.raises(BudgetError, match=r"latency of 1\.00 ms cannot be reached"):
         search(graph, scores, Budget(latency="1ms"), {"latency": 0.02}, measure=measure)
     both = search(
         graph, scores, Budget(latency="15ms", params=0.5), {"latency": 0.02, **costs(graph)}, measure=measure
     )
     assert both.cost["params"] <= 0.5 * graph.params()
     assert both.cost["latency"] <= 0.015
-
-
-# ---- the whole method --------------------------------------------------------------------------------------------
-
-
-def task(name: str = "squeeze_excite") -> tuple[nn.Module, Any, list[tuple[Any, Tensor]]]:
-    net, inputs = TOYS[name].build(), TOYS[name].inputs()
-    generator = torch.Generator().manual_seed(0)
-    return net, inputs, [(inputs, torch.randn(net(*inputs).shape, generator=generator)) for _ in range(2)]
-
-
-@pytest.mark.parametrize("score", ["gradient", "sensitivity", "magnitude", "random", "uniform"])
-@pytest.mark.parametrize("name", ["squeeze_excite", "grouped", "dense_block"])
-def test_every_score_meets_the_budget_of_the_baseline(name: str, score: str) -> None:
-    net, inputs, batches = task(name)
-    arch = shrink(net, inputs, batches, F.mse_loss, budget=Budget(flops=0.9), score=score, floor=0.3)
-    graph = trace_channels(net, inputs)
-    limit = 0.9 * graph.flops(convention="paper")
-    built = arch.build(net, seed=0)
-    found = trace_channels(built, inputs)
-    assert found.widths == arch.widths
-    assert found.flops(convention="paper") == arch.cost["flops"]["paper"] <= limit
-    assert found.params() == arch.cost["params"]
-    assert arch.baseline["flops"]["paper"] == graph.flops(convention="paper")
-    assert arch.baseline["widths"] == graph.widths
-    assert arch.found_by["score"] == score
-    assert arch.found_by["batches"] == (2 if score in ("gradient", "sensitivity") else 0)
-
-
-def test_the_model_handed_in_is_untouched() -> None:
-    net, inputs, batches = task("batch_norm")
-    net.eval()
-    state = copy.deepcopy(net.state_dict())
-    random_state = torch.random.get_rng_state()
-    shrink(net, inputs, batches, F.mse_loss)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
-    assert not net.training
-    assert net.a.out_channels == 8
-    assert torch.equal(torch.random.get_rng_state(), random_state)
-
-
-def test_the_result_is_a_function_of_the_seed_and_not_of_the_weights() -> None:
-    net, inputs, batches = task("dense_block")
-    first = shrink(net, inputs, batches, F.mse_loss, seed=1)
-    torch.manual_seed(99)
-    again = shrink(net, inputs, batches, F.mse_loss, seed=1)
-    assert first == again
-    others = [shrink(net, inputs, [], F.mse_loss, score="random", seed=seed).widths for seed in range(4)]
-    assert len({tuple(widths.values()) for widths in others}) > 1
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.5, 2.0, 3.0])
-def test_any_widening_stays_within_the_budget_and_the_space(factor: float) -> None:
-    net, inputs, batches = task("dense_block")
-    arch = shrink(net, inputs, batches, F.mse_loss, widen=factor, budget=Budget(flops=0.8), floor=0.1)
-    base = trace_channels(net, inputs)
-    assert arch.cost["flops"]["paper"] <= 0.8 * base.flops(convention="paper")
-    for name, width in arch.widths.items():
-        assert 1 <= width <= int(factor * base.widths[name])
-
-
-def test_uniform_keeps_the_same_fraction_everywhere() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 40, 1), nn.Conv2d(40, 80, 1), nn.Conv2d(80, 20, 1), nn.Conv2d(20, 4, 1))
-    arch = shrink(
-        net, torch.zeros(1, 3, 4, 4), [], F.mse_loss, score="uniform", budget=Budget(flops=0.5), floor=0.0
-    )
-    ratios = [width / base for width, base in zip(arch.widths.values(), (40, 80, 20), strict=True)]
-    assert max(ratios) - min(ratios) < 0.06
-
-
-def test_round_to_eight() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 48, 3), nn.Conv2d(48, 20, 3), nn.Conv2d(20, 4, 3))
-    batches = [(torch.randn(2, 3, 12, 12), torch.randn(2, 4, 4, 4))]
-    arch = shrink(net, batches[0][0], batches, F.mse_loss, round_to=8, floor=0.2)
-    assert all(width % 8 == 0 for width in arch.widths.values())
-
-
-def test_hypernetwork_latents() -> None:
-    net, inputs, batches = task("residual")
-    arch = shrink(net, inputs, batches, F.mse_loss, latents="hypernetwork", embedding=2, floor=0.2)
-    assert arch.found_by["latents"] == "hypernetwork"
-    assert arch.cost["flops"]["paper"] <= 0.9 * arch.baseline["flops"]["paper"]
-
-
-def test_an_own_score_and_its_name() -> None:
-    def prefer_first(model: Any, graph: ChannelGraph, batches: Any, loss_fn: Any) -> dict[str, Tensor]:
-        return {group.name: torch.full((group.size,), float(group.name == "a")) for group in graph.groups}
-
-    net, inputs, batches = task("residual")
-    arch = shrink(net, inputs, batches, F.mse_loss, score=prefer_first, floor=0.1)
-    assert arch.found_by["score"] == "prefer_first"
-    assert arch.widths["a"] / 16 > arch.widths["b"] / 12
-
-
-def test_grouped_convolutions_gain_groups_and_lose_group_width() -> None:
-    net, inputs, batches = task("grouped")
-    arch = shrink(net, inputs, batches, F.mse_loss, widen=2.0, budget=Budget(flops=0.9), floor=0.1)
-    assert arch.conv_groups == {"b": 4}
-    assert arch.build(net).b.groups == 4
-    assert arch.widths["a"] % 4 == 0
-
-
-def test_a_measured_latency_budget() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.ReLU(), nn.Conv2d(48, 4, 3))
-    image = torch.zeros(1, 3, 40, 40)
-    arch = shrink(
-        net, image, [], F.mse_loss, score="random", budget=Budget(latency=0.7, params=1.0), floor=0.05
-    )
-    assert 0 < arch.found_by["latency_seconds"]
-    assert arch.cost["params"] <= arch.baseline["params"]
-    assert sum(arch.widths.values()) < 96
-
-
-def test_what_cannot_be_shrunk_is_refused() -> None:
-    with pytest.raises(UserError, match="no free channel group"):
-        shrink(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8), [], F.mse_loss)
-    net, inputs, _ = task("residual")
-    with pytest.raises(UserError, match="no batch"):
-        shrink(net, inputs, [], F.mse_loss)
-    with pytest.raises(BudgetError):
-        shrink(net, inputs, [], F.mse_loss, score="random", budget=Budget(flops=0.2), floor=0.5)
-
-
-def test_the_promised_call() -> None:
-    net, inputs, batches = task("residual")
-    arch = core.shrink(net, inputs, batches, F.mse_loss,
-                       widen=2.0, budget=core.Budget(flops=0.9), score="gradient", floor=0.4, round_to=1, seed=0)  # fmt: skip
-    assert set(arch.widths) == {"a", "b"}
-    assert isinstance(arch.build(net), type(net))

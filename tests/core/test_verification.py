@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def slots() -> list[tuple[str, tuple[str, int]]]:
     ]
 
 
+def holds(graph: ChannelGraph, net: Net, inputs: Any, seed: int) -> bool:
+    try:
+        graph.verify(net, inputs, seed=seed)
+    except VerificationError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(("name", "key"), slots())
 def test_a_single_wrong_slot_is_found(name: str, key: tuple[str, int]) -> None:
     """Reverse the rows of one slot, as a tracer that mixed up channels would."""
@@ -47,9 +56,9 @@ def test_a_single_wrong_slot_is_found(name: str, key: tuple[str, int]) -> None:
     broken = dataclasses.replace(graph, slots={**graph.slots, key: table[::-1].copy()})
     inputs = TOYS[name].inputs()
     assert graph.verify(net, inputs) <= 1e-10
-    with pytest.raises(VerificationError):
-        for seed in range(3):  # a keep may be a palindrome by chance
-            broken.verify(net, inputs, seed=seed)
+    assert any(
+        not holds(broken, net, inputs, seed) for seed in range(3)
+    )  # a keep may be a palindrome by chance
 
 
 @pytest.mark.parametrize(("name", "key"), slots())

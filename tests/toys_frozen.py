@@ -1,0 +1,129 @@
+"""Toys: what has to keep its widths, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from toy_parts import Toy, between, chain, channels, conv
+
+
+def linear_head(pool: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    return lambda n, x: n.c(pool(F.relu(n.a(x))))
+
+
+def head(inside: int, out: int = 8) -> Callable[[], dict[str, nn.Module]]:
+    return lambda: {"a": conv(3, out), "c": nn.Linear(inside, 5)}
+
+
+FROZEN: dict[str, Toy] = {
+    # ---- what has to keep its widths --------------------------------------------------------------------------------
+    "typed_in_view": Toy(head(512), linear_head(lambda y: y.view(-1, 512)), {}, r"typed-in size 512"),
+    "typed_in_split": Toy(
+        lambda: chain(None, 8, 3),
+        between(lambda n, y: y.split([3, 5], 1)[0]),
+        {},
+        r"'split' .*typed-in or unequal",
+    ),
+    "slice": Toy(
+        lambda: chain(None, 8, 4), between(lambda n, y: y[:, :4]), {}, r"takes a part of the channels"
+    ),
+    "size_of_others_for_frozen": Toy(
+        lambda: {**chain(), "d": conv(8, 4)},
+        between(lambda n, y: torch.fft.rfft2(y).abs()[..., :1].reshape(y.shape[0], y.shape[1], 8, 1)),
+        {},
+        r"'fft_rfft2'",
+    ),
+    "zeros_as_many_as": Toy(
+        lambda: {"a": conv(3, 6), "b": conv(6, 8), "c": conv(8, 4)},
+        lambda n, x: n.c(n.b(y := n.a(x)) + torch.cat([y, torch.zeros(len(y), 8 - y.shape[1], 8, 8)], 1)),
+        {},
+        r"'zeros' with a size that was read off other channels",
+    ),
+    "slice_of_everything": Toy(
+        chain, between(lambda n, y: y[..., :8, :, :]), {}, r"takes a part of the channels"
+    ),
+    "typed_in_expand": Toy(
+        chain,
+        between(lambda n, y: y.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8)),
+        {},
+        r"'expand' with a typed-in size",
+    ),
+    "typed_in_groups": Toy(
+        lambda: {**chain(), "weight": channels(8, 8, 4, 3, 3)},
+        between(lambda n, y: F.conv2d(y, n.weight, groups=2)),
+        {},
+        r"2 typed-in groups",
+    ),
+    "typed_in_layer_norm": Toy(
+        lambda: {**chain(), "weight": channels(8)},
+        between(lambda n, y: F.layer_norm(y.permute(0, 2, 3, 1), (8,), n.weight).permute(0, 3, 1, 2)),
+        {},
+        r"'layer_norm' over the typed-in shape \(8,\)",
+    ),
+    "constant": Toy(chain, between(lambda n, y: y * torch.ones(1, 8, 1, 1)), {}, r"constant of fixed shape"),
+    "rolled": Toy(chain, between(lambda n, y: y.roll(1, 1)), {}, r"'roll'"),
+    "pooled_channels": Toy(
+        lambda: chain(None, 8, 4),
+        between(
+            lambda n, y: F.avg_pool1d(y.flatten(2).transpose(1, 2), 2).transpose(1, 2).unflatten(2, (8, 8))
+        ),
+        {},
+        r"'avg_pool1d'",
+    ),
+    "efficient_channel_attention": Toy(
+        lambda: {"a": conv(3, 8), "across": nn.Conv1d(1, 1, 3, padding=1), "c": conv(8, 4)},
+        between(lambda n, y: y * n.across(y.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]),
+        {},
+        r"expects channels on another axis in 'across'",
+    ),
+    "token_mixing": Toy(
+        lambda: {"a": conv(3, 8), "mix": nn.Linear(64, 64), "c": conv(8, 4)},
+        between(lambda n, y: n.mix(y.flatten(2)).view(y.shape)),
+        {},
+        r"expects channels on another axis in 'mix'",
+    ),
+    "channel_mean": Toy(
+        lambda: {**chain(), "weight": channels(8)},
+        between(lambda n, y: (y - y.mean(1, keepdim=True)) * n.weight[:, None, None]),
+        {},
+        r"'mean' over a channel axis",
+    ),
+    "looks_at_channels": Toy(
+        chain, between(lambda n, y: y if y.max() > 1e9 else -y), {}, r"'max' over a channel axis"
+    ),
+    "fourier": Toy(
+        lambda: chain(conv(8, 6), 8, 6),
+        lambda n, x: n.c(torch.fft.rfft2(n.b(F.relu(n.a(x)))).abs()),
+        {"a": (8, 1)},
+        r"'fft_rfft2' in 'the model's own forward'",
+    ),
+    "attention": Toy(
+        lambda: {
+            "a": conv(3, 8),
+            "q": conv(8, 6, 1),
+            "k": conv(8, 6, 1),
+            "v": conv(8, 8, 1),
+            "c": conv(8, 4),
+        },
+        between(
+            lambda n, y: torch.einsum(
+                "bnm,bcm->bcn",
+                torch.einsum("bcn,bcm->bnm", n.q(y).flatten(2), n.k(y).flatten(2)).softmax(-1),
+                n.v(y).flatten(2),
+            ).unflatten(2, (8, 8))
+        ),
+        {"a": (8, 1)},
+        r"'einsum'",
+    ),
+    "normalised_weight": Toy(
+        lambda: {"a": conv(3, 8), "b": weight_norm(conv(8, 6)), "d": conv(6, 5), "c": conv(5, 4)},
+        between(lambda n, y: F.relu(n.d(n.b(y)))),
+        {"d": (5, 1)},
+        r"with a computed weight in 'b'",
+    ),
+}
