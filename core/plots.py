@@ -114,6 +114,8 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
 
 def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
     """curves.png: training (dashed) and test (solid) metric per epoch; bands span the seeds."""
+    from matplotlib.ticker import ScalarFormatter
+
     train_key, test_key, label = task.curves
     figure, axis = new_figure(7.5, 4.6)
     for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
@@ -125,6 +127,11 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
         tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]
         test = [[record.eval_metrics[test_key] for record in records] for records in tested]
         _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
+    if not task.metrics[0].higher_is_better:
+        # Errors fall by orders of magnitude: a logarithm above 1, so that the last epochs can be told apart.
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("epoch")
     axis.set_ylabel(label)
