@@ -1,35 +1,19 @@
-"""Decoded images in one memory-mapped file: a data set of small images is decoded once, not once per epoch.
-
-The file's name holds a fingerprint of the image files (names, sizes, modification times), so that a changed
-image asks for another file and a stale one is never read. It appears by an atomic rename: whoever sees it
-sees it whole.
-"""
+"""Decoded images in one memory-mapped file: a data set of small images is decoded once, not once per epoch."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from classification.data.images import BadImage, read_image
+from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.errors import UserError
 from core.files import atomic_write
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-FOLDER = ".lwdna_cache"
 _FORMAT = 1  # to be raised when the meaning of the file changes
 _CHUNK = 256
 
@@ -68,27 +52,20 @@ def decoded_images(
     Raises:
         UserError: there is no room for the file, or no folder that can be written.
     """
-    name = f"{part}-{_fingerprint(folder, files, size)}.npy"
     record = np.dtype([("readable", "?"), ("image", "u1", (3, *size))])
-    places = (folder / FOLDER, _user_cache(folder))
-    for place in places:
-        cached = _open(place / name, len(files), record)
-        if cached is not None:
-            return cached
-    place = _writable(places)
-    with _exclusive(place / f"{part}.lock") as alone:
-        cached = _open(place / name, len(files), record)  # built by another process while this one waited
-        if cached is None:
-            if alone:
-                _remove_outdated(place, part)
-            _require_space(place, len(files) * record.itemsize)
-            _build(place / name, folder, files, record, threads)
-            cached = _open(place / name, len(files), record)
-    if cached is None:
-        raise UserError(
-            f"image cache '{place / name}' cannot be read back; check the file system, then delete it"
-        )
-    return cached
+
+    def build(path: Path) -> None:
+        _require_space(path.parent, len(files) * record.itemsize)
+        _build(path, folder, files, record, threads)
+
+    return open_or_build(
+        cache_folders(folder),
+        part,
+        fingerprint(((file, folder / file) for file in files), (_FORMAT, size)),
+        ".npy",
+        open_file=lambda path: _open(path, len(files), record),
+        build=build,
+    )
 
 
 def why_unreadable(path: Path, size: tuple[int, int]) -> str | None:
@@ -100,60 +77,6 @@ def why_unreadable(path: Path, size: tuple[int, int]) -> str | None:
     if found != size:
         return f"image '{path}' is {found[0]}x{found[1]} pixels; {size[0]}x{size[1]} are expected"
     return None
-
-
-def _fingerprint(folder: Path, files: Sequence[str], size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(repr((_FORMAT, size)).encode())
-    for file in files:
-        try:
-            status = os.stat(folder / file)
-            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        except OSError:
-            digest.update(f"{file}\0missing\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _user_cache(folder: Path) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    return Path(base) / "lwdna" / f"{folder.name}-{place}"
-
-
-def _writable(places: Sequence[Path]) -> Path:
-    for place in places:
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(place, os.W_OK):
-            return place
-    raise UserError(
-        f"decoded images can be kept neither in '{places[0]}' nor in '{places[1]}': neither can be written; "
-        "name a folder that can in $XDG_CACHE_HOME"
-    )
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with the process, however that ends; False where there is no such lock.
-
-    Without one (Windows, some network file systems) builders at the same time each do the work, and the last one's
-    file stays.
-    """
-    with open(path, "w") as file:
-        locked = False
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-        yield locked
-
-
-def _remove_outdated(place: Path, part: str) -> None:
-    """Remove caches of earlier states of the images and what a killed process left; needs the lock."""
-    for pattern in (f"{part}-*.npy", f".{part}-*.npy.*.tmp"):
-        for path in place.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def _require_space(place: Path, size: int) -> None:
@@ -187,17 +110,11 @@ def _build(path: Path, folder: Path, files: Sequence[str], record: np.dtype, thr
     def decode(begin: int) -> np.ndarray:
         return _decode_chunk(folder, files[begin : begin + _CHUNK], record)
 
-    starts = range(0, len(files), _CHUNK)
-    executor = ThreadPoolExecutor(max(threads, 1))
-    try:
-        with atomic_write(path, "wb") as output:
-            np.lib.format.write_array_header_1_0(output, header)
-            title = f"Decoding {folder.name} ({path.name.split('-')[0]}, once)"
-            chunks = executor.map(decode, starts)
-            for records in track(chunks, title, total=len(starts), console=Console(stderr=True)):
-                output.write(records.tobytes())
-    finally:
-        executor.shutdown(cancel_futures=True)
+    title = f"Decoding {folder.name} ({path.name.split('-')[0]}, once)"
+    with atomic_write(path, "wb") as output:
+        np.lib.format.write_array_header_1_0(output, header)
+        for records in decode_in_order(decode, range(0, len(files), _CHUNK), threads=threads, title=title):
+            output.write(records.tobytes())
 
 
 def _decode_chunk(folder: Path, files: Sequence[str], record: np.dtype) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Decoded images in one memory-mapped file, so that training never waits for PNG or JPEG decoding.
 
 The file holds the uint8 RGB planes of every HR and LR image of a set, one after another, then a JSON table
-of contents with the names, sizes and modification times of the source files, then the table's length and a
-mark. It is written under a temporary name and renamed when complete; one whose mark, length or sources do
+of contents with the images' names and sizes, then the table's length and a mark. One whose mark or length do
 not agree is made again.
 """
 
@@ -13,27 +12,16 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from core.errors import UserError
+from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.files import atomic_write
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 
-try:
-    import fcntl
-except ImportError:  # Windows: builders at the same time each do the work, and the last one's file stays
-    fcntl = None  # type: ignore[assignment]
-
-_MARK = b"LWDNASR1"
+_MARK = b"LWDNASR2"  # to be changed with the meaning of the file
 _FOOTER = struct.Struct("<Q8s")
 
 
@@ -79,77 +67,39 @@ def open_cache(images: ImageSet, folder: Path | None = None) -> CachedImages:
     Args:
         images: the set.
         folder: where the cache lies; None means `.lwdna_cache` in the set's own folder, or, where that can't
-            be written, `$XDG_CACHE_HOME/lwdna` (`~/.cache/lwdna`).
+            be written, a folder under `$XDG_CACHE_HOME/lwdna` (`~/.cache/lwdna`).
 
     Raises:
         UserError: an image can't be read, its LR and HR files do not match, or the cache can be written
             nowhere.
         OSError: the disk is full.
     """
-    sources = _sources(images)
-    paths = cache_paths(images, folder)
-    for path in paths:
-        cached = _open(path, images.scale, sources)
-        if cached is not None:
-            return cached
-    path = _first_writable(paths)
-    with _exclusive(path.with_suffix(".lock")):
-        cached = _open(path, images.scale, sources)  # made by another process while this one waited
-        if cached is None:
-            for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a build that was killed
-                leftover.unlink()
-            _write(path, images, sources)
-            cached = _open(path, images.scale, sources)
-    if cached is None:
-        raise UserError(f"pixel cache '{path}' can't be read back; are the images being changed just now?")
-    return cached
-
-
-def cache_paths(images: ImageSet, folder: Path | None = None) -> tuple[Path, ...]:
-    """Where a set's cache may lie, best place first: one file per name, place of the images, and scale."""
-    sources = sorted({str(pair.hr.resolve().parent) for pair in images.pairs})
-    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:10]
-    name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', images.name)}-x{images.scale}-{digest}.pixels"
-    if folder is not None:
-        return (folder / name,)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna" / name
-    return (home,) if images.folder is None else (images.folder / ".lwdna_cache" / name, home)
-
-
-def _first_writable(paths: tuple[Path, ...]) -> Path:
-    """The first path whose folder is there, or can be made, and be written to."""
-    for path in paths:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(path.parent, os.W_OK):
-            return path
-    places = " or ".join(f"'{path.parent}'" for path in paths)
-    raise UserError(f"decoded images can't be written to {places}; name a folder that can in data.cache.")
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however that ends."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sources(images: ImageSet) -> list[list[Any]]:
-    """What the cache was made from: name, size and modification time of every file."""
-    return [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+    files = (
+        (f"{pair.name}/{file.name}", file)
         for pair in images.pairs
         for file in (pair.hr, pair.lr)
         if file is not None
-    ]
+    )
+    return open_or_build(
+        cache_folders(images.folder) if folder is None else (folder,),
+        _stem(images),
+        fingerprint(files, (_MARK, images.scale)),
+        ".pixels",
+        open_file=lambda path: _open(path, images.scale),
+        build=lambda path: _build(path, images),
+        setting="$XDG_CACHE_HOME" if folder is None else "data.cache",
+    )
 
 
-def _open(path: Path, scale: int, sources: list[list[Any]]) -> CachedImages | None:
-    """The cache at `path`, or None where there is none that is whole and up to date."""
+def _stem(images: ImageSet) -> str:
+    """One for every name, place of the images, and scale."""
+    sources = sorted({str(pair.hr.resolve().parent) for pair in images.pairs})
+    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', images.name)}-x{images.scale}-{digest}"
+
+
+def _open(path: Path, scale: int) -> CachedImages | None:
+    """The cache at `path`, or None where there is none that is whole."""
     try:
         with path.open("rb") as file:
             end = file.seek(-_FOOTER.size, os.SEEK_END)
@@ -160,8 +110,6 @@ def _open(path: Path, scale: int, sources: list[list[Any]]) -> CachedImages | No
             contents = json.loads(file.read(length))
     except (OSError, ValueError):
         return None
-    if contents["sources"] != sources or contents["scale"] != scale:
-        return None
     sizes = tuple((height, width) for height, width in contents["hr_sizes"])
     lengths = [3 * (h * w + (h // scale) * (w // scale)) for h, w in sizes]
     if sum(lengths) != end - length:
@@ -171,44 +119,24 @@ def _open(path: Path, scale: int, sources: list[list[Any]]) -> CachedImages | No
     return CachedImages(scale, tuple(contents["names"]), sizes, pixels, offsets)
 
 
-def _write(path: Path, images: ImageSet, sources: list[list[Any]]) -> None:
+def _build(path: Path, images: ImageSet) -> None:
     """Decode every image and write the cache file."""
     sizes = []
-    console = Console(stderr=True)
-    with atomic_write(path, "wb") as file:
-        pairs = track(
-            _decoded(images),
-            total=len(images.pairs),
-            description=f"Caching {images.name} x{images.scale}",
-            console=console,
-            disable=not console.is_terminal,
-        )
-        for hr, lr in pairs:
-            file.write(hr.tobytes())
-            file.write(lr.tobytes())
-            sizes.append(hr.shape[1:])
-        contents = {
-            "scale": images.scale,
-            "names": [pair.name for pair in images.pairs],
-            "hr_sizes": sizes,
-            "sources": sources,
-        }
-        table = json.dumps(contents).encode()
-        file.write(table)
-        file.write(_FOOTER.pack(len(table), _MARK))
-
-
-def _decoded(images: ImageSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every pair as 3 x H x W, in order, decoded by all cores with a few pairs in memory at a time."""
-    workers = os.cpu_count() or 1
 
     def decode(pair: ImagePair) -> tuple[np.ndarray, np.ndarray]:
         hr, lr = read_pair(pair, images.scale)
         return _planes(hr), _planes(lr)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(images.pairs), 2 * workers):
-            yield from pool.map(decode, images.pairs[start : start + 2 * workers])
+    title = f"Caching {images.name} x{images.scale}"
+    with atomic_write(path, "wb") as file:
+        for hr, lr in decode_in_order(decode, images.pairs, threads=os.cpu_count() or 1, title=title):
+            file.write(hr.tobytes())
+            file.write(lr.tobytes())
+            sizes.append(hr.shape[1:])
+        contents = {"names": [pair.name for pair in images.pairs], "hr_sizes": sizes}
+        table = json.dumps(contents).encode()
+        file.write(table)
+        file.write(_FOOTER.pack(len(table), _MARK))
 
 
 def _planes(image: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import core.cache
 from classification.data import DataConfig, cache, open_dataset
 from core.data import ENVIRONMENT_VARIABLE
 from core.errors import MissingData, UserError
@@ -61,11 +62,11 @@ def damage(root: Path, number: int = 2, label: str = "n01") -> Path:
 
 
 def caches(root: Path) -> list[Path]:
-    return sorted((root / "tiny-imagenet-200" / cache.FOLDER).glob("*.npy"))
+    return sorted((root / "tiny-imagenet-200" / core.cache.FOLDER).glob("*.npy"))
 
 
 def leftovers(root: Path) -> list[Path]:
-    return list((root / "tiny-imagenet-200" / cache.FOLDER).glob(".*tmp"))
+    return list((root / "tiny-imagenet-200" / core.cache.FOLDER).glob(".*tmp"))
 
 
 def test_images_and_labels_follow_the_sorted_classes(root):
@@ -167,7 +168,7 @@ def test_a_folder_that_cannot_be_written_sends_the_cache_to_the_user(root, monke
 
     monkeypatch.setattr(Path, "mkdir", read_only)
     open_dataset("tiny-imagenet", root)
-    assert not (folder / cache.FOLDER).exists()
+    assert not (folder / core.cache.FOLDER).exists()
     assert len(list((root / "user_cache" / "lwdna").glob("tiny-imagenet-200-*/*.npy"))) == 2
     monkeypatch.setattr(cache, "read_image", None)
     assert len(open_dataset("tiny-imagenet", root).train) == 18  # and is found there
@@ -234,16 +235,6 @@ def test_builders_at_the_same_time_get_the_same_images(root):
     assert len(set(sums)) == 1
     assert len(caches(root)) == 2
     assert not leftovers(root)
-
-
-def test_without_file_locks_nobody_elses_files_are_touched(root, monkeypatch):
-    monkeypatch.setattr(cache, "fcntl", None)
-    folder = root / "tiny-imagenet-200" / cache.FOLDER
-    folder.mkdir()
-    theirs = folder / ".train-0123456789abcdef.npy.xyz.tmp"
-    theirs.write_bytes(b"another builder is at it")
-    assert len(open_dataset("tiny-imagenet", root).train) == 18
-    assert theirs.exists()
 
 
 @pytest.mark.parametrize("name", ["wnids.txt", "words.txt", "val/val_annotations.txt", "train/n01/images"])

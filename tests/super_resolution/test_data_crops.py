@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from core.cache import FOLDER
 from core.errors import UserError
 from super_resolution.data import (
     CropLoader,
     DataConfig,
     ImagePair,
     ImageSet,
+    cache,
     open_cache,
     open_training_loader,
 )
-from super_resolution.data.cache import cache_paths
 from super_resolution.images import write_image
 from super_resolution.resize import crop_to_multiple, downscale
 
@@ -36,6 +35,11 @@ def photos(tmp_path: Path, photo: np.ndarray) -> ImageSet:
         write_image(tmp_path / "set" / f"{name}.png", cut)
     pairs = tuple(ImagePair(name, tmp_path / "set" / f"{name}.png") for name in cuts)
     return ImageSet("three", 4, pairs, tmp_path / "set")
+
+
+def cache_files(photos: ImageSet) -> list[Path]:
+    assert photos.folder is not None
+    return list((photos.folder / FOLDER).glob("*.pixels"))
 
 
 def test_the_cache_holds_every_pixel_of_hr_and_lr(photos: ImageSet, photo: np.ndarray) -> None:
@@ -69,6 +73,7 @@ def test_a_changed_image_is_read_again(photos: ImageSet) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert before.any()
     assert not open_cache(photos).hr(0).any()
+    assert len(cache_files(photos)) == 1
 
 
 def test_an_added_image_is_read(photos: ImageSet) -> None:
@@ -79,7 +84,7 @@ def test_an_added_image_is_read(photos: ImageSet) -> None:
 @pytest.mark.parametrize("damage", ["cut", "appended", "emptied", "foreign"])
 def test_a_broken_cache_is_made_again(photos: ImageSet, damage: str) -> None:
     expected = open_cache(photos).pixels.copy()
-    path = cache_paths(photos)[0]
+    [path] = cache_files(photos)
     content = path.read_bytes()
     path.unlink()  # the open memory map keeps the old file
     path.write_bytes(
@@ -88,53 +93,29 @@ def test_a_broken_cache_is_made_again(photos: ImageSet, damage: str) -> None:
     np.testing.assert_array_equal(open_cache(photos).pixels, expected)
 
 
-def test_a_build_killed_half_way_leaves_no_cache(photos: ImageSet, tmp_path: Path) -> None:
-    script = f"""
-import sys, time
-from pathlib import Path
-from super_resolution.data import cache
-from super_resolution.data.sets import ImagePair, ImageSet
-pairs = tuple(ImagePair(n, Path({str(photos.folder)!r}) / f"{{n}}.png") for n in ("a", "b", "grey"))
-images = ImageSet("three", 4, pairs, Path({str(photos.folder)!r}))
-whole = cache._decoded
-def slow(images):
-    for index, pair in enumerate(whole(images)):
-        if index == 2:
-            Path({str(tmp_path / "reached")!r}).touch()
-            time.sleep(60)
-        yield pair
-cache._decoded = slow
-cache.open_cache(images)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "reached").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (tmp_path / "reached").exists()
-    path = cache_paths(photos)[0]
-    assert not path.exists()
-    assert len(list(path.parent.glob(".*.tmp"))) == 1
+def _open_and_die(photos: ImageSet) -> None:
+    """Killed without warning while reading the last image."""
+    read = cache.read_pair
+
+    def read_or_die(pair: ImagePair, scale: int) -> tuple[np.ndarray, np.ndarray]:
+        if pair.name == "grey":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(pair, scale)
+
+    cache.read_pair = read_or_die
+    open_cache(photos)
+
+
+def test_a_build_killed_half_way_leaves_no_cache(photos: ImageSet) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_open_and_die, args=(photos,), daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not cache_files(photos)
+    folder = photos.pairs[0].hr.parent / FOLDER
+    assert len(list(folder.glob(".*.tmp"))) == 1
     assert len(open_cache(photos)) == 3
-    assert not list(path.parent.glob(".*.tmp"))
-
-
-def test_processes_that_want_the_cache_at_once_share_one_build(photos: ImageSet, tmp_path: Path) -> None:
-    script = f"""
-from pathlib import Path
-from super_resolution.data import cache
-from super_resolution.data.sets import ImagePair, ImageSet
-pairs = tuple(ImagePair(n, Path({str(photos.folder)!r}) / f"{{n}}.png") for n in ("a", "b", "grey"))
-write = cache._write
-cache._write = lambda *arguments: (print("built"), write(*arguments))
-print(len(cache.open_cache(ImageSet("three", 4, pairs, Path({str(photos.folder)!r})))))
-"""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert sorted(outputs) == [["3"], ["built", "3"]]
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_the_cache_lies_beside_the_images_or_where_it_is_told(
@@ -147,8 +128,18 @@ def test_the_cache_lies_beside_the_images_or_where_it_is_told(
     assert list((tmp_path / "told").glob("three-x4-*.pixels"))
     open_cache(ImageSet("bundled", 4, photos.pairs))
     assert list((tmp_path / "home/lwdna").glob("bundled-x4-*.pixels"))
-    names = {cache_paths(ImageSet(name, scale, photos.pairs))[0].name for name in "ab" for scale in (2, 4)}
-    assert len(names) == 4
+
+
+def test_sets_of_other_names_scales_and_places_keep_caches_of_their_own(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    for name in "ab":
+        for scale in (2, 4):
+            open_cache(ImageSet(name, scale, photos.pairs), tmp_path / "all")
+    (tmp_path / "moved").mkdir()
+    moved = [ImagePair(p.name, p.hr.rename(tmp_path / "moved" / p.hr.name)) for p in photos.pairs]
+    open_cache(ImageSet("a", 2, tuple(moved)), tmp_path / "all")
+    assert len(list((tmp_path / "all").glob("*.pixels"))) == 5
 
 
 def test_a_folder_that_cannot_be_written_is_left_alone(
@@ -157,7 +148,7 @@ def test_a_folder_that_cannot_be_written_is_left_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "set/.lwdna_cache").write_text("a file where the folder should be")
     assert len(open_cache(photos)) == 3
-    assert list((tmp_path / "home/lwdna").glob("three-x4-*.pixels"))
+    assert list((tmp_path / "home/lwdna").glob("set-*/three-x4-*.pixels"))
     with pytest.raises(UserError, match=r"data\.cache"):
         open_cache(photos, tmp_path / "set/.lwdna_cache")
 
@@ -167,8 +158,7 @@ def test_a_broken_image_stops_the_build_and_is_named(photos: ImageSet) -> None:
     photos.pairs[1].hr.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"b\.png"):
         open_cache(photos)
-    assert not cache_paths(photos)[0].exists()
-    assert [path.suffix for path in cache_paths(photos)[0].parent.iterdir()] == [".lock"]
+    assert [path.suffix for path in (photos.pairs[0].hr.parent / FOLDER).iterdir()] == [".lock"]
 
 
 @pytest.fixture
