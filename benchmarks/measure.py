@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import statistics
@@ -91,6 +92,8 @@ def time_in_turns(
 ) -> dict[str, Outcome[T]]:
     """Time several ways of doing one job, one run of each after the other, so that all see the same machine.
 
+    Garbage is collected before every run, outside of the time.
+
     Args:
         ways: name -> a function that prepares (not timed) and returns the work (timed); called anew for every run.
         turns: counted runs of each way.
@@ -117,6 +120,7 @@ def time_in_turns(
             if name in failed or sum(wall[name]) > patience:
                 continue
             work = prepare()
+            gc.collect()  # nobody pays for what another way left behind
             cpu_start, start = time.process_time(), time.perf_counter()
             try:
                 result = work()

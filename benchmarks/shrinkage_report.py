@@ -59,8 +59,11 @@ class Row:
     ) -> float | None:
         """The peer's fastest way over ours, in median seconds; None where one side has none."""
         peer = self.fastest_peer(target, below)
-        mine = self.outcomes[ours].timing
-        theirs = self.outcomes[peer].timing if peer else None
+        return self.times_ours(peer, ours=ours, cpu=cpu) if peer else None
+
+    def times_ours(self, way: str, *, ours: str = CUT, cpu: bool = False) -> float | None:
+        """Seconds of one of the peer's ways over ours; None where one side failed."""
+        mine, theirs = self.outcomes[ours].timing, self.outcomes[way].timing
         if mine is None or theirs is None:
             return None
         return theirs.cpu_median / mine.cpu_median if cpu else theirs.median / mine.median
@@ -124,21 +127,22 @@ def _number(value: float | None, form: str) -> str:
 
 def peer_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of all of Torch-Pruning's ways on all networks."""
-    header = ["network", "way", "time", "runs", "steps or trials", "MACs", "cut network"]
+    header = ["network", "way", "time", "runs", "steps or trials", "MACs", "times ours", "cut network"]
     cells: list[list[str]] = []
     for row in rows:
         peer = {name: outcome for name, outcome in row.outcomes.items() if name not in (WIDTHS, CUT)}
         failures = {outcome.failure for outcome in peer.values()}
         if len(failures) == 1 and None not in failures:
-            cells.append([row.network.title, f"every way ({len(peer)})", "–", "–", "–", "–", *failures])
+            cells.append([row.network.title, f"every way ({len(peer)})", *["–"] * 5, *failures])
             continue
         for name, outcome in peer.items():
             if outcome.timing is None or outcome.result is None:
-                cells.append([row.network.title, name, "–", "–", "–", "–", outcome.failure or "–"])
+                cells.append([row.network.title, name, *["–"] * 5, outcome.failure or "–"])
                 continue
             state = "runs" if row.runs[name] else "does not run"
             times = [str(outcome.timing), str(len(outcome.timing.wall)), str(outcome.result.trials)]
-            cells.append([row.network.title, name, *times, f"{row.shares[name]:.4f}", state])
+            shares = [f"{row.shares[name]:.4f}", _number(row.times_ours(name), ".1f")]
+            cells.append([row.network.title, name, *times, *shares, state])
     return header, cells
 
 
@@ -153,6 +157,7 @@ def to_json(rows: Sequence[Row], target: float, facts: Mapping[str, Any]) -> dic
                 continue
             ways[name] = {"seconds": outcome.timing.to_json(), "trials": outcome.result.trials}
             ways[name] |= {"macs": row.shares.get(name), "runs": row.runs.get(name)}
+            ways[name]["times_ours"] = row.times_ours(name)
             if outcome.result.phases:
                 ways[name]["phases_of_last_run"] = outcome.result.phases
         networks[row.network.title] = {

@@ -139,6 +139,7 @@ def test_ratio_is_taken_against_the_fastest_way_that_does_the_job() -> None:
     assert row.ratio(0.9) == pytest.approx(20)
     assert row.ratio(0.9, 0.005, cpu=True) == pytest.approx(40)
     assert row.ratio(0.9, ours=WIDTHS) == pytest.approx(25)
+    assert row.times_ours("overshoots") == pytest.approx(5)
     assert _row({"overshoots": (0.5, 0.85, True)}).ratio(0.9) is None
 
 
