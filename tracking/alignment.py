@@ -147,7 +147,10 @@ def repair(stack: Stack, protocol: Protocol, problems: list[Problem]) -> None:
         UserError: a row that the protocol refuses.
     """
     boxes = stack.boxes
-    lengths = np.diff(np.append(stack.starts, len(boxes)))
+    # One sum tells that nothing in it is NaN or infinite (an overflow is looked into like either of them).
+    if np.isfinite(boxes.sum()) and boxes[:, 2:].min() > 0:
+        return
+    lengths = np.diff(stack.starts, append=len(boxes))
     rows = np.minimum(lengths, [len(table.boxes) for table in stack.tables])
     padded = np.zeros(len(boxes), bool)
     for index in np.flatnonzero(rows < lengths).tolist():

@@ -22,7 +22,7 @@ import numpy as np
 
 from core.errors import MissingData, UserError
 from tracking.archives import StoredFile, zip_members
-from tracking.boxes import BoxTable, parse_boxes
+from tracking.boxes import BoxFiles, BoxTable, parse_files
 from tracking.cache import cached
 from tracking.datasets.sequence import Sequence as TrackingSequence
 
@@ -87,16 +87,18 @@ Found = dict[str, list[tuple[str, int, StoredFile]]]
 
 def _group_folder(place: Path, names: Mapping[str, str]) -> Found:
     groups: Found = {}
-    for folder, subfolders, files in os.walk(place, followlinks=True):
-        parts = Path(folder).relative_to(place).parts
+    own_name = place.resolve().name
+    for walked, subfolders, files in os.walk(place, followlinks=True):
+        folder = Path(walked)
+        parts = folder.relative_to(place).parts
         subfolders.sort()
         if len(parts) >= MAX_DEPTH:
             subfolders.clear()
         for file in files:
             if file.endswith(".txt"):
-                _add(groups, parts, StoredFile(Path(folder) / file), names, place.resolve().name)
+                _add(groups, parts, StoredFile(folder / file), names, own_name)
             elif file.endswith(".zip"):
-                inner = _group_zip(Path(folder) / file, names, "/".join((*parts, file[:-4])))
+                inner = _group_zip(folder / file, names, "/".join((*parts, file[:-4])))
                 for name, found in inner.items():
                     groups.setdefault(name, []).extend(found)
     return groups
@@ -148,24 +150,20 @@ def read_results(
     files = [(name, file) for name in names for file in tracker.files.get(name, ())]
     sources = list(dict.fromkeys(file.path for _, file in files))
     members = [file.member for _, file in files if file.member is not None]
-    arrays = cached(f"results {members}", sources, lambda: _parse(files), cache)
-    ends = np.cumsum(arrays["lengths"])
-    details = json.loads(str(arrays["details"]))
+    arrays = cached(f"results {members}", sources, lambda: _parse([file for _, file in files]), cache)
+    parsed = BoxFiles(arrays["boxes"], arrays["lengths"], json.loads(str(arrays["details"])))
     results: dict[str, tuple[BoxTable, ...]] = {}
-    for index, (name, file) in enumerate(files):
-        boxes = arrays["boxes"][ends[index] - arrays["lengths"][index] : ends[index]]
-        lines, header = details[index]
-        table = BoxTable(boxes, str(file), None if lines is None else tuple(lines), header)
+    for (name, _), table in zip(files, parsed.tables([str(file) for _, file in files]), strict=True):
         results[name] = (*results.get(name, ()), table)
     return results
 
 
-def _parse(files: Sequence[tuple[str, StoredFile]]) -> dict[str, np.ndarray]:
-    tables = [parse_boxes(file.read(), str(file)) for _, file in files]
+def _parse(files: Sequence[StoredFile]) -> dict[str, np.ndarray]:
+    parsed = parse_files([file.read() for file in files], [str(file) for file in files])
     return {
-        "boxes": np.concatenate([table.boxes for table in tables]),
-        "lengths": np.array([len(table.boxes) for table in tables]),
-        "details": np.array(json.dumps([(table.lines, table.header) for table in tables])),
+        "boxes": parsed.boxes,
+        "lengths": parsed.lengths,
+        "details": np.array(json.dumps(parsed.notes)),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.data import data_root
 from core.errors import MissingData, UserError
-from tracking.boxes import SEPARATORS, parse_boxes, parse_flags
+from tracking.boxes import SEPARATORS, parse_files, parse_flags
 from tracking.cache import cached
 from tracking.datasets import got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
@@ -176,23 +176,23 @@ def _sources(entries: Iterable[Entry]) -> list[Path]:
 
 
 def _parse(entries: list[Entry], attributes: bool) -> dict[str, np.ndarray]:
-    boxes = [parse_boxes(entry.truth.read(), str(entry.truth)).boxes for entry in entries]
+    truth = parse_files([entry.truth.read() for entry in entries], [str(entry.truth) for entry in entries])
     flags = [read_absent(entry) for entry in entries]
     absent = []
-    for entry, table, flag in zip(entries, boxes, flags, strict=True):
-        if flag is not None and len(flag) != len(table):
+    for entry, length, flag in zip(entries, truth.lengths.tolist(), flags, strict=True):
+        if flag is not None and len(flag) != length:
             raise UserError(
-                f"{entry.absent[0]}: {len(flag)} flags for the {len(table)} boxes of {entry.truth}: "
+                f"{entry.absent[0]}: {len(flag)} flags for the {length} boxes of {entry.truth}: "
                 "get the annotations again"
             )
-        absent.append(np.zeros(len(table), bool) if flag is None else flag)
+        absent.append(np.zeros(length, bool) if flag is None else flag)
     details = [
         (read_attributes(entry) if attributes else (), read_size(entry), flag is not None)
         for entry, flag in zip(entries, flags, strict=True)
     ]
     return {
-        "boxes": np.concatenate(boxes),
-        "lengths": np.array([len(table) for table in boxes]),
+        "boxes": truth.boxes,
+        "lengths": truth.lengths,
         "absent": np.concatenate(absent),
         "details": np.array(json.dumps(details)),
     }
