@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from core.complexity import WEIGHT, Convention, CostModel
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 from core.grouping import Grouping, count_rows, group_labels
 from core.labels import CostTerm, SlotKey, Trace
 from core.modules import named_tensors
@@ -126,15 +126,12 @@ class ChannelGraph:
         """The group called `name`.
 
         Raises:
-            UserError: there is none; the message lists close names.
+            UserError: there is none; the message lists close names and what there is.
         """
         for group in self.groups:
             if group.name == name:
                 return group
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, self.widths, n=3) or list(self.widths)[:3]
-        raise UserError(f"no channel group is called '{name}'; did you mean {' or '.join(map(repr, close))}?")
+        raise UserError(f"no channel group is called '{name}'; {did_you_mean(name, self.widths)}")
 
     def elements(self, widths: Mapping[str, int] | None = None) -> IntArray:
         """Widths in channels as choices per group, (G,); groups that are not named keep their size.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -20,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 from mmengine.config import Config, DictAction
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, did_you_mean
 from core.files import atomic_write
 
 T = TypeVar("T")
@@ -131,10 +130,7 @@ def _lower(value: Any, annotation: Any, where: str) -> Any:
     if origin is Literal:
         if any(value == allowed and type(value) is type(allowed) for allowed in arguments):
             return value
-        allowed = ", ".join(repr(argument) for argument in arguments)
-        raise UserError(
-            f"{where} must be one of {allowed}; got {value!r}{_closest(str(value), map(str, arguments))}"
-        )
+        raise UserError(f"{where} is {value!r}, {did_you_mean(str(value), arguments)}")
     if origin is tuple and isinstance(value, list | tuple):
         return _lower_tuple(value, arguments, where)
     if origin is list and isinstance(value, list | tuple):
@@ -203,8 +199,7 @@ def _lower_dataclass(value: Any, schema: type, where: str) -> Any:
     prefix = f"{where}." if where else ""
     unknown = next((key for key in value if key not in fields), None)
     if unknown is not None:
-        suggestion = _closest(str(unknown), fields)
-        raise UserError(f"unknown key '{prefix}{unknown}'{suggestion}; allowed: {', '.join(fields)}")
+        raise UserError(f"unknown key '{prefix}{unknown}', {did_you_mean(str(unknown), fields)}")
     defaults = {name: _default(field) for name, field in fields.items()}
     absent = [name for name in fields if name not in value and defaults[name] is dataclasses.MISSING]
     if absent:
@@ -241,11 +236,6 @@ def _wrong_type(value: Any, wanted: str, where: str) -> UserError:
 def _type_name(annotation: Any) -> str:
     is_plain = isinstance(annotation, type) and typing.get_origin(annotation) is None
     return annotation.__name__ if is_plain else str(annotation).replace("typing.", "")
-
-
-def _closest(word: str, words: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from core.channels import ChannelGraph
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 from core.gates import LATENTS, governed_weights
 from core.initialise import seeded
 from core.modules import call, map_tensors
@@ -68,7 +68,7 @@ def score_channels(
         if callable(score):
             return _checked(graph, score(copy.deepcopy(model), graph, batches, loss_fn))
         if score not in NAMES:
-            raise UserError(f"unknown score '{score}'; use one of {', '.join(NAMES)}, or a callable")
+            raise UserError(f"unknown score '{score}', {did_you_mean(score, NAMES)}, or a callable")
         if score == "random":
             return {group.name: torch.rand(group.size) for group in graph.groups}
         if score == "uniform":

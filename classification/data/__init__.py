@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from classification.data.cifar import open_cifar
@@ -11,7 +10,7 @@ from classification.data.dataset import ClassificationData
 from classification.data.digits import open_digits
 from classification.data.imagenet import open_imagenet
 from classification.data.tiny_imagenet import open_tiny_imagenet
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 
 DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
 
@@ -43,6 +42,4 @@ def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) 
             return open_tiny_imagenet(root, config)
         case "imagenet":
             return open_imagenet(root, config)
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise UserError(f"no data set '{name}'; there are {', '.join(DATASETS)}{hint}")
+    raise UserError(f"unknown data set '{name}': {did_you_mean(name, DATASETS)}")

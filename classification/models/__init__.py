@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from classification.models.datasets import DATASETS, unknown
+from classification.models.datasets import DATASETS
 from classification.models.densenet import densenet40
 from classification.models.efficientnet import efficientnet_b0
 from classification.models.mobilenet_v1 import mobilenetv1
@@ -34,7 +34,7 @@ from classification.models.regnet import (
 from classification.models.resnet import resnet18, resnet34, resnet50, resnet101, resnext50_32x4d
 from classification.models.resnet_cifar import resnet20, resnet56, resnet110, resnet164
 from classification.models.shufflenet import shufflenetv2_x1_0
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
@@ -86,12 +86,11 @@ def build(
         UserError: an unknown name, data set or option.
     """
     if name not in MODELS:
-        raise UserError(unknown("network", name, MODELS))
-    allowed = set(inspect.signature(MODELS[name]).parameters) - {"num_classes", "dataset"}
+        raise UserError(f"unknown network '{name}': {did_you_mean(name, MODELS)}")
+    allowed = sorted(set(inspect.signature(MODELS[name]).parameters) - {"num_classes", "dataset"})
     for option in options:
         if option not in allowed:
-            known = ", ".join(sorted(allowed)) or "none"
-            raise UserError(f"network '{name}' has no option '{option}': its options are {known}.")
+            raise UserError(f"network '{name}' has no option '{option}': {did_you_mean(option, allowed)}")
     if dataset is not None:
         options["dataset"] = dataset
     return MODELS[name](num_classes, **options)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,8 @@ def dataset_form(dataset: str, num_classes: int | None) -> tuple[Dataset, int]:
         UserError: an unknown data set, or fewer than one class.
     """
     if dataset not in DATASETS:
-        raise UserError(unknown("data set", dataset, DATASETS))
+        raise UserError(f"unknown data set '{dataset}': {did_you_mean(dataset, DATASETS)}")
     classes = DATASETS[dataset].num_classes if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"num_classes={classes}: a classifier needs at least 1 class.")
     return DATASETS[dataset], classes
-
-
-def unknown(kind: str, name: str, known: Collection[str]) -> str:
-    """One line for a name that is not among `known`: the closest names, or all where none is close."""
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}."
-    return f"unknown {kind} '{name}': {hint}"

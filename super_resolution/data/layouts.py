@@ -7,14 +7,13 @@ line that says what is missing, where it belongs and where to get it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import skimage
 
 from core.data import require
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, did_you_mean
 from super_resolution.data.sets import ImagePair, ImageSet, pair_up
 from super_resolution.images import find_images
 
@@ -228,13 +227,10 @@ def _by_path(name: str, scale: int, known: Sequence[str] | dict[str, Callable[..
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder_of_images(folder, scale)
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = (
-        f"did you mean '{close[0]}'?"
-        if close
-        else f"known are {', '.join(known)}, or give the path of a folder."
+    hint = did_you_mean(name, known)
+    raise UserError(
+        f"data set '{name}' is neither a known name nor a folder; {hint}, or the path of a folder"
     )
-    raise UserError(f"data set '{name}' is neither a known name nor a folder; {hint}")
 
 
 def _sub_name(name: str, sub_images: bool) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from torch import nn
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
 from super_resolution.models.msrresnet import msrresnet
@@ -43,15 +42,12 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
         UserError: an unknown name, scale or option.
     """
     if name not in MODELS:
-        close = get_close_matches(name, MODELS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(MODELS)}."
-        raise UserError(f"unknown network '{name}': {hint}")
+        raise UserError(f"unknown network '{name}': {did_you_mean(name, MODELS)}")
     parameters = inspect.signature(MODELS[name]).parameters
     allowed = [parameter for parameter in parameters if parameter != "scale"]
     for option in options:
         if option not in allowed:
-            known = ", ".join(allowed) or "none"
-            raise UserError(f"network '{name}' has no option '{option}': its options are {known}.")
+            raise UserError(f"network '{name}' has no option '{option}': {did_you_mean(option, allowed)}")
     if "scale" in parameters:
         options["scale"] = 4 if scale is None else scale
     elif scale not in (None, 1):

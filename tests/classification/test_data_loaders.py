@@ -215,7 +215,7 @@ def test_options_out_of_range_are_refused_by_name(options):
 
 
 def test_unknown_data_set_names_the_closest():
-    with pytest.raises(UserError, match=r"did you mean 'cifar10'\?"):
+    with pytest.raises(UserError, match=r"did you mean 'cifar10'"):
         open_dataset("cifar-10", "nowhere")
 
 

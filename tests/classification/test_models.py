@@ -159,12 +159,12 @@ def test_the_factories_are_importable_by_name() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build("resnet5O"), "unknown network 'resnet5O': did you mean resnet56 or resnet50"),
-        (lambda: build("vgg"), "unknown network 'vgg': choose from resnet18, "),
-        (lambda: build("resnet50", dataset="tiny_imagenet"), "did you mean tiny-imagenet"),
+        (lambda: build("resnet5O"), "unknown network 'resnet5O': did you mean 'resnet56' or 'resnet50'"),
+        (lambda: build("vgg"), "unknown network 'vgg': allowed: resnet18, "),
+        (lambda: build("resnet50", dataset="tiny_imagenet"), "did you mean 'tiny-imagenet'"),
         (lambda: build("resnet50", 0), "num_classes=0: a classifier needs at least 1 class"),
-        (lambda: build("resnet50", dropout=0.1), "'resnet50' has no option 'dropout': its options are none"),
-        (lambda: build("mobilenetv2", drop=0.1), "has no option 'drop': its options are dropout"),
+        (lambda: build("resnet50", dropout=0.1), "'resnet50' has no option 'dropout': allowed: none"),
+        (lambda: build("mobilenetv2", drop=0.1), "has no option 'drop': did you mean 'dropout'"),
     ],
 )
 def test_wrong_usage_is_one_line_that_helps(call: Callable[[], nn.Module], message: str) -> None:

@@ -159,7 +159,7 @@ def test_own_scores_are_checked(values: dict[str, Tensor], message: str) -> None
 @pytest.mark.parametrize(
     ("options", "batches", "message"),
     [
-        ({"score": "taylor"}, None, "unknown score 'taylor'; use one of gradient, sensitivity"),
+        ({"score": "taylor"}, None, "unknown score 'taylor', allowed: gradient, sensitivity"),
         ({"latents": "slices"}, None, "latents='slices'"),
         ({}, [], "no batch to score channels with"),
     ],

@@ -116,11 +116,14 @@ def test_output_size(name: str, scale: int, height: int, width: int) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build("esdr"), "unknown network 'esdr': did you mean edsr"),
-        (lambda: build("swinir"), "choose from edsr, edsr_baseline, edsr_large, srresnet"),
+        (lambda: build("esdr"), "unknown network 'esdr': did you mean 'edsr'? allowed: edsr, "),
+        (lambda: build("swinir"), "'swinir': allowed: edsr, edsr_baseline, edsr_large, srresnet"),
         (lambda: build("edsr", 5), "scale 5 is not supported: choose from 2, 3, 4."),
         (lambda: build("unet", 2), "'unet' keeps the size of images: its scale is 1, not 2."),
-        (lambda: build("srresnet", 4, blocks=3), "no option 'blocks': its options are n_blocks, n_feats"),
+        (
+            lambda: build("srresnet", 4, blocks=3),
+            "no option 'blocks': did you mean 'n_blocks'? allowed: n_blocks, n_feats",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_that_helps(call: Callable[[], nn.Module], message: str) -> None:
