@@ -3,14 +3,15 @@
 Where the model has `init_weights()` (ours, mmcv's and many others' networks do), that is the rule. Otherwise the rule
 of each parameter is read off the model that it came from: constants stay constants, and random weights are matched
 against the initialisations in use by their spread, because a rule such as He's depends on the widths and a copied
-spread would be wrong at new ones. What no rule explains is drawn anew with the mean and spread that it had.
+spread would be wrong at new ones. What no rule explains is drawn anew with the mean and spread that it had, and
+what does not learn beside what does (`requires_grad` false: a mean shift, a Sobel filter) keeps its values.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,7 +87,8 @@ def initialise_(module: nn.Module, *, like: nn.Module, seed: int | None = None) 
     """
     with seeded(seed), torch.no_grad():
         for parameter in module.parameters():
-            parameter.fill_(math.nan)  # whatever nobody fills shows
+            if parameter.is_floating_point():
+                parameter.fill_(math.nan)  # whatever nobody fills shows
         for child in module.modules():
             reset = getattr(child, "reset_parameters", None)
             if callable(reset):
@@ -111,13 +113,24 @@ def _draw_like_(tensor: Tensor, source: Tensor) -> None:
         nn.init.normal_(tensor, mean, std)
 
 
+def repeat_rows(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The values of a fixed tensor (a blur kernel, a mask) at another shape: its rows over and over."""
+    for dim, size in enumerate(shape):
+        if size != tensor.shape[dim]:
+            tensor = tensor.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
+    return tensor
+
+
 def _infer(module: nn.Module, like: nn.Module) -> None:
     old = dict(like.named_parameters())
+    some_learn = any(tensor.requires_grad for tensor in old.values())
     spreads = {name: _matches(tensor) for name, tensor in old.items() if tensor.dim() > 1}
     votes = Counter(rule.name for found in spreads.values() for rule in found)
     for name, tensor in module.named_parameters():
         source = old[name].detach()
-        if bool((source == source.reshape(-1)[0]).all()):
+        if some_learn and not old[name].requires_grad:
+            tensor.copy_(repeat_rows(source, tensor.shape))  # not learned but fixed, as a mean shift is
+        elif bool((source == source.reshape(-1)[0]).all()):
             tensor.fill_(source.reshape(-1)[0].item())  # ones, zeros, PReLU's 0.25, a zeroed last BatchNorm
         elif spreads.get(name):
             # Several rules agree where fan in equals fan out; the rule that most layers follow is the model's.

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from core.channels import ChannelGraph
 from core.errors import UserError
-from core.initialise import initialise_
+from core.initialise import initialise_, repeat_rows
 from core.labels import SlotKey
-from core.modules import copy_structure, named_tensors
+from core.modules import collection_paused, copy_structure, named_tensors
 
 IntArray = NDArray[np.int64]
 # Attributes of torch's layers, and by custom of others', that repeat the size of a weight.
@@ -138,11 +138,7 @@ def resize(
             return tensor.detach().clone()
         if isinstance(tensor, nn.Parameter):
             return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-        # A buffer that no layer resets (a blur kernel, a mask) repeats its rows.
-        data = tensor.detach()
-        for dim, size in enumerate(shape):
-            data = data.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
-        return data
+        return repeat_rows(tensor.detach(), shape)  # a buffer that no layer resets (a blur kernel, a mask)
 
     def rows(table: IntArray) -> int:
         return int((table < 0).sum()) + _scaled(table, graph, sizes, ratios)
@@ -241,7 +237,8 @@ def _copy_with(model: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> n
         value = value_of(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-    return copy_structure(model, memo)
+    with collection_paused():
+        return copy_structure(model, memo)
 
 
 def _update_attributes(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.labels import LabelMode, SizeOfChannels, frozen_labels
 from core.modules import tensors_in
-from core.rules.calls import argument, canonical, execute, unknown
+from core.rules.calls import argument, blank, canonical, execute, plain, unknown
 from core.rules.sizes import agree, follows, given_sizes, keep, marks_in
 
 
@@ -135,8 +135,14 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
-        labels = compress(execute(mode, func, (labels.expand(source.shape), *args[1:]), kwargs).cpu())
+        labels = compress(_on_labels(func, labels.expand(source.shape), args, kwargs))
     return mode.mark(result, labels)
+
+
+def _on_labels(func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The call with labels, which have values, in place of the activation."""
+    result: Tensor = func(labels, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
+    return result
 
 
 def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -164,7 +170,7 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     result = execute(mode, func, args, kwargs)
     if labels is None:
         return mode.mark(result, None)
-    part = compress(execute(mode, func, (labels.expand(source.shape), *args[1:]), kwargs).cpu())
+    part = compress(_on_labels(func, labels.expand(source.shape), args, kwargs))
     if part.numel() < labels.numel() or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
         mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
         part = frozen_labels(result)
@@ -231,7 +237,12 @@ def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     """cat, concat, concatenate: along the channel axis labels follow each other, along others they are tied."""
     pieces: Sequence[Tensor] = argument(args, kwargs, 0, "tensors")
     axis = int(argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))) % pieces[0].dim()
-    result = execute(mode, func, args, kwargs)
+    if mode.on_meta and len({piece.dim() for piece in pieces}) == 1:
+        shape = list(pieces[0].shape)
+        shape[axis] = sum(piece.shape[axis] for piece in pieces)
+        result = blank(shape, pieces[0].dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
     labels = [mode.labels_of(piece) for piece in pieces]
     known = [item for item in labels if item is not None]
     if not known:

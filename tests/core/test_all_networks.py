@@ -82,7 +82,7 @@ def test_widening_by_two_doubles_every_width(name: str, traced: Tracer) -> None:
     }
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", SUBJECTS)
 @given(data=st.data())
 def test_closed_form_equals_counting_at_random_widths(name: str, data: st.DataObject, traced: Tracer) -> None:
@@ -114,7 +114,7 @@ def test_a_masked_gated_network_equals_the_sliced_network(name: str, latents: st
     gated = (
         attach_gates(model, graph)
         if latents == "gate"
-        else attach_hypernetwork(model, graph, embedding=2, seed=3)
+        else attach_hypernetwork(model, graph, embedding=1, seed=3)
     )
     with torch.no_grad():
         shared = getattr(gated, LATENTS)
@@ -159,7 +159,6 @@ TIMM: dict[str, int | None] = {
     "convnext_atto": 16,
     "convnextv2_atto": None,
     "resnetv2_50": 37,
-    "resnet50_gn": 37,
     "efficientnet_b0": 40,
     "mobilenetv4_conv_small": 21,
     "regnety_002": 31,

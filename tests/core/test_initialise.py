@@ -171,3 +171,27 @@ def test_layer_scale_keeps_its_constant() -> None:
     other = resize(net, trace_channels(net, IMAGE), {"a": 20}, seed=0)
     assert torch.equal(other.gamma, torch.full((20, 1, 1), 1e-6))
     assert other.bias.min() > 0.2
+
+
+def test_what_does_not_learn_keeps_its_values() -> None:
+    """The mean shift of the original EDSR is a convolution whose parameters take no gradient."""
+    shift, blur = nn.Conv2d(3, 3, 1), conv(8, 8, groups=8, bias=False)
+    with torch.no_grad():
+        shift.weight.copy_(torch.eye(3)[:, :, None, None])
+        shift.bias.copy_(torch.tensor([-0.4488, -0.4371, -0.4040]))
+        blur.weight.copy_(torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16)
+    for fixed in (shift, blur):
+        fixed.requires_grad_(False)
+    net = Net(
+        {"shift": shift, "a": conv(3, 8), "blur": blur, "c": conv(8, 4)},
+        lambda n, x: n.c(n.blur(n.a(n.shift(x)))),
+    )
+    other = resize(net, trace_channels(net, IMAGE), {"a": 13}, seed=1)
+    assert torch.equal(other.shift.weight, shift.weight)
+    assert torch.equal(other.shift.bias, shift.bias)
+    assert torch.equal(other.blur.weight, blur.weight[:1].expand(13, 1, 3, 3))
+    assert not torch.equal(other.c.bias, net.c.bias)
+    assert not other.blur.weight.requires_grad
+    # A network that was frozen as a whole, for evaluation say, starts afresh.
+    frozen = resize(net.requires_grad_(False), trace_channels(net, IMAGE), {"a": 13}, seed=1)
+    assert not torch.equal(frozen.shift.bias, shift.bias)

@@ -210,3 +210,14 @@ def test_half_precision_networks() -> None:
     assert found(graph) == TOYS["residual"].groups
     assert graph.verify(net, inputs) <= 1e-10
     assert all(parameter.dtype == torch.bfloat16 for parameter in widen(net, graph, 2, seed=0).parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in TOYS if not name.startswith("looks_at")])
+def test_tracing_needs_no_arithmetic(name: str) -> None:
+    """On the meta device there are no values, so a plan that comes out was found from shapes alone."""
+    toy = TOYS[name]
+    plan = trace(toy, toy.build(), toy.inputs()).to_json()
+    inputs = tuple(item.to("meta") for item in toy.inputs())
+    with torch.device("meta"):
+        net = toy.build()
+    assert trace(toy, net, inputs).to_json() == plan

@@ -95,7 +95,7 @@ def test_magnitude_is_the_mean_absolute_weight_of_what_a_channel_governs() -> No
     net, graph, _ = prepared("plain")
     found = score_channels(net, graph, iter(()), F.mse_loss, score="magnitude")["a"]
     for c in range(8):
-        governed = torch.cat([net.a.weight[c].reshape(-1), net.c.weight[:, c].reshape(-1)])
+        governed = torch.cat([net.a.weight[c].reshape(-1), net.c.weight[:, c].reshape(-1)]).detach()
         assert float(found[c]) == pytest.approx(float(governed.abs().mean()), rel=1e-6)
 
 
