@@ -17,7 +17,7 @@ from core.complexity import WEIGHT, Convention, CostModel
 from core.errors import UserError, did_you_mean
 from core.grouping import Grouping, count_rows, group_labels
 from core.labels import CostTerm, SlotKey, Trace
-from core.modules import named_tensors
+from core.modules import collection_paused, named_tensors
 from core.tracing import run_labelled
 
 IntArray = NDArray[np.int64]
@@ -253,11 +253,12 @@ def trace_channels(
     options = TraceOptions(tuple(freeze), tuple(taps), tuple((a, b) for a, b in ties), outputs)
     if outputs not in ("single", "freeze", "free"):
         raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
-    trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
-    virtual = [factor for term in trace.terms for factor in term.factors]
-    virtual += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
-    grouping = group_labels(trace, virtual)
-    return _graph(model, trace, grouping, options, trace.batch)
+    with collection_paused():
+        trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+        virtual = [factor for term in trace.terms for factor in term.factors]
+        virtual += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
+        grouping = group_labels(trace, virtual)
+        return _graph(model, trace, grouping, options, trace.batch)
 
 
 def _graph(

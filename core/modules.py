@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,22 @@ from torch import Tensor, nn
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
 _ATOMIC = (int, float, str, bool, type(None), torch.dtype)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Keep Python's garbage collector from running meanwhile.
+
+    Copying a network makes thousands of small containers, which sets off full collections; each of them walks through
+    every object of torch and costs more than the whole copy.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def tensors_in(value: Any) -> list[Tensor]:
