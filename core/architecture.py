@@ -58,8 +58,9 @@ class Architecture:
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """The file's content."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """The file's content, as plain JSON: lists, not tuples."""
+        content: dict[str, Any] = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}))
+        return content
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:

@@ -12,7 +12,8 @@ import math
 import pickle
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,8 +75,13 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
     return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
 
 
-def save_weights(module: nn.Module, path: str | Path) -> None:
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module's parameters and buffers as a plain safetensors file, which any reader opens.
+
+    Args:
+        module: a module, compiled or not.
+        path: the file, by custom `*.safetensors`.
+        metadata: further entries of the file's header, which `read_metadata` gives back.
 
     Raises:
         TypeError: the module's state_dict holds something else than tensors.
@@ -86,7 +92,56 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
             raise TypeError(f"weights hold tensors alone, but '{name}' is a {type(value).__name__}")
         tensors[name] = value.detach().cpu().contiguous()
     with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_unshared(tensors), {"format": "pt"}))
+        file.write(safetensors.torch.save(_unshared(tensors), {"format": "pt", **(metadata or {})}))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The entries in the header of a safetensors file; its tensors are not read.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Weights by name, on the CPU, from a safetensors file, a training state or a torch checkpoint (.pth).
+
+    No code in the file is ever run: torch checkpoints are read with weights_only=True.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken, needs code to be read, or holds no weights.
+    """
+    return find_weights(_read_any(path), path)
+
+
+def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Take off wrappers until a mapping of names to tensors is left; what is no tensor is left out.
+
+    Args:
+        content: what a checkpoint holds: weights by name, alone or under "params_ema" (preferred: it is what authors
+            evaluate), "params", "state_dict" or "model".
+        source: where it comes from, for the error's text.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            break
+        content = content[key]
+    if not isinstance(content, Mapping):
+        raise UserError(f"'{source}' holds a {type(content).__name__}, not weights by name")
+    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(
+            f"'{source}' holds no weights: its keys are {_first([str(key) for key in content]) or 'none'}"
+        )
+    return weights
 
 
 def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> KeyDifference:
@@ -110,7 +165,7 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
     """
     module = unwrap_compiled(module)
     wanted = module.state_dict()
-    found = _weights_in(_read_any(path), path)
+    found = read_weights(path)
     if not wanted.keys() & found.keys() and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     missing = [name for name in wanted if name not in found]
@@ -214,10 +269,16 @@ def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str,
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _open_safetensors(path: str | Path) -> Iterator[Any]:
     _require_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"'{path}' is truncated or no safetensors file: {_one_line(error)}") from error
 
@@ -241,23 +302,6 @@ def _read_any(path: str | Path) -> Any:
 def _require_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")
-
-
-def _weights_in(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """Take off wrappers until a mapping of names to tensors is left."""
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if key is None:
-            break
-        content = content[key]
-    if not isinstance(content, Mapping):
-        raise UserError(f"'{path}' holds a {type(content).__name__}, not weights by name")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise UserError(
-            f"'{path}' holds no weights: its keys are {_first([str(key) for key in content]) or 'none'}"
-        )
-    return weights
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:

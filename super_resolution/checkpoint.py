@@ -13,14 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from core.architecture import Architecture
-from core.checkpoint import load_weights, unwrap_compiled
-from core.errors import MissingData, UserError
-from core.files import atomic_write
+from core.checkpoint import load_weights, read_metadata, save_weights
+from core.errors import UserError
 from super_resolution.models import build
 
 _KEY = "super_resolution"
@@ -52,11 +49,7 @@ def save_network(path: str | Path, network: nn.Module, description: Description)
         network: what `build_network(description)` builds, trained.
         description: see `Description`; its values must be plain JSON.
     """
-    state = unwrap_compiled(network).state_dict()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    metadata = {"format": "pt", _KEY: json.dumps(asdict(description), allow_nan=False)}
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+    save_weights(network, path, {_KEY: json.dumps(asdict(description), allow_nan=False)})
 
 
 def read_description(path: str | Path) -> Description:
@@ -66,20 +59,16 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    if not Path(path).is_file():
-        raise MissingData(
-            f"checkpoint '{path}' not found; name a file that super_resolution.run has written."
-        )
     try:
-        with safe_open(str(path), framework="pt") as file:
-            content = json.loads((file.metadata() or {}).get(_KEY, "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint '{path}' is cut short or no safetensors file; make it again.") from error
+        content = json.loads(read_metadata(path).get(_KEY, "null"))
+    except json.JSONDecodeError:
+        content = None
     names = {field.name for field in fields(Description)}
     if not isinstance(content, dict) or content.keys() != names:
         raise UserError(
             f"checkpoint '{path}' does not say which network it is for; use one that super_resolution.run "
-            f"has written, or write yours with super_resolution.checkpoint.save_network."
+            f"or super_resolution.convert has written, or write yours with "
+            f"super_resolution.checkpoint.save_network."
         )
     return Description(**content)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from core.checkpoint import find_weights
 from core.errors import UserError
 from super_resolution.models import build
 
@@ -44,20 +45,17 @@ def convert_basicsr(checkpoint: Mapping[str, Any], res_scale: float | None = Non
     """Find out which network a checkpoint of BasicSR belongs to, and name its weights as that network does.
 
     Args:
-        checkpoint: what `torch.load(path, weights_only=True)` gives: a state dict, alone or under
-            `"params_ema"` (preferred) or `"params"`.
+        checkpoint: what `core.checkpoint.read_weights(path)` or `torch.load(path, weights_only=True)` gives:
+            weights by name, alone or under `"params_ema"` (preferred) or `"params"`.
         res_scale: EDSR's branch factor, which the weights do not tell. None: 0.1 for 256 channels, else 1, as
             in all of BasicSR's published checkpoints.
 
     Raises:
         UserError: names without a partner on the other side, or tensors of another shape; all are listed.
     """
-    weights = checkpoint.get("params_ema", checkpoint.get("params", checkpoint))
-    strange = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise UserError(f"the checkpoint is no state dict: {', '.join(strange)} hold no tensors.")
+    weights = find_weights(checkpoint, "checkpoint")
     first = weights.get("conv_first.weight")
-    if first is None or first.dim() != 4:
+    if first is None or first.dim() != 4 or 0 in first.shape:
         raise UserError(
             "the checkpoint is not BasicSR's EDSR or MSRResNet: it has no convolution 'conv_first.weight'; "
             f"its tensors are {', '.join(sorted(weights)[:5]) or 'none'}."

@@ -65,6 +65,7 @@ def test_options_of_the_trace_survive(tmp_path: Path) -> None:
     arch.save(tmp_path / "w.json")
     again = Architecture.load(tmp_path / "w.json")
     assert again.options == arch.options
+    assert Architecture.from_json(arch.to_json()).options == arch.options  # without a file in between
     assert again.graph(net).width_of("a", again.widths) == again.widths["a"]
 
 

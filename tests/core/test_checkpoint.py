@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from core.checkpoint import load_state, load_weights, save_state, save_weights
+from core.checkpoint import load_state, load_weights, read_metadata, read_weights, save_state, save_weights
 from core.errors import MissingData, UserError
 
 TENSORS = st.sampled_from(
@@ -196,6 +196,35 @@ def test_weights_come_back(tmp_path):
     assert load_weights(other, tmp_path / "w.safetensors") == ([], [])
     assert equal(model, other)
     assert safetensors.torch.load_file(tmp_path / "w.safetensors").keys() == model.state_dict().keys()
+
+
+def test_weights_carry_words_of_their_own(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(network(), path, {"scale": "4", "note": "ä"})
+    assert read_metadata(path) == {"format": "pt", "scale": "4", "note": "ä"}
+    other = network(1)
+    load_weights(other, path)
+    assert equal(network(), other)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"w\.safetensors' is truncated"):
+        read_metadata(path)
+    with pytest.raises(MissingData, match=r"none\.safetensors"):
+        read_metadata(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("form", ["torch checkpoint", "weights", "training state"])
+def test_weights_are_read_without_a_module(tmp_path, form):
+    weights = dict(network().state_dict())
+    path = tmp_path / ("w.pth" if form == "torch checkpoint" else "w.safetensors")
+    if form == "torch checkpoint":
+        torch.save({"state_dict": weights, "epoch": 3}, path)
+    elif form == "weights":
+        save_weights(network(), path)
+    else:
+        save_state(path, {"model": weights, "position": {"epoch": 1}})
+    found = read_weights(path)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
 
 
 def test_tied_weights_come_back(tmp_path):

@@ -263,7 +263,7 @@ def test_checkpoints_of_other_kinds_are_refused(checkpoint: Path, tmp_path: Path
         read_description(plain)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         read_description(cut)
     other = tmp_path / "other.safetensors"
     save_network(other, build("edsr", 2, **OPTIONS), Description("edsr", 2, OPTIONS | {"n_feats": 8}))

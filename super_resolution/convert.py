@@ -1,0 +1,79 @@
+"""`python -m super_resolution.convert IN.pth OUT.safetensors`: BasicSR's EDSR or MSRResNet for this project's commands.
+
+Network, scale and sizes are read off the weights. Every tensor must find its partner, in name and shape, or nothing
+is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.checkpoint import read_weights
+from core.commands import run_command
+from core.errors import UserError
+from super_resolution.checkpoint import Description, save_network
+from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
+
+
+def convert_file(source: Path, target: Path, res_scale: float | None = None) -> Converted:
+    """Write a checkpoint of BasicSR as one that `super_resolution.checkpoint.load_network` reads.
+
+    Args:
+        source: a `.pth` file; it is read without running code that it may carry.
+        target: the file to write, `*.safetensors`.
+        res_scale: see `convert_basicsr`.
+
+    Raises:
+        UserError: the source is missing, broken or of another network, or the target has another ending.
+    """
+    if target.suffix != ".safetensors":
+        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending.")
+    weights = read_weights(source)
+    try:
+        converted = convert_basicsr(weights, res_scale)
+    except UserError as error:
+        raise UserError(f"'{source}': {error}") from error
+    save_network(target, converted.build(), Description(converted.model, converted.scale, converted.options))
+    return converted
+
+
+def report(converted: Converted) -> str:
+    """What was found and what became of every tensor, in two lines."""
+    options = ", ".join(f"{name}={value}" for name, value in converted.options.items())
+    added = [name for name in converted.weights if name.startswith(OURS_ALONE)]
+    taken = [tensor for name, tensor in converted.weights.items() if name not in added]
+    lines = [
+        f"{converted.model} x{converted.scale}, {options}",
+        f"{len(taken)} tensors taken over, {sum(tensor.numel() for tensor in taken):,} parameters; none left over",
+    ]
+    if added:
+        lines[1] += f"; added for the mean colour: {', '.join(added)}"
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+    parser = argparse.ArgumentParser(prog="python -m super_resolution.convert", description=__doc__)
+    parser.add_argument("source", metavar="IN", type=Path, help="BasicSR's checkpoint, *.pth")
+    parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
+    parser.add_argument(
+        "--res-scale",
+        type=float,
+        help="EDSR's branch factor, which no checkpoint tells (default: 0.1 for 256 channels, else 1)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+
+    def run() -> int:
+        print(report(convert_file(options.source, options.target, options.res_scale)))
+        print(f"written: {options.target}")
+        return 0
+
+    return run_command(run, options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
