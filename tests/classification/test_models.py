@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from counting import count
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from classification import models
 from classification.models import DATASETS, INPUT_SHAPES, MODELS, build, resnet, resnet_cifar
@@ -31,23 +31,6 @@ FAMILIES = (
     "shufflenetv2_x1_0",
     "densenet40",
 )
-
-
-def count(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """MACs, FLOPs in the papers' convention, parameters; counted with hooks while the network runs."""
-    activations: dict[nn.Module, int] = {}
-    norms: list[int] = []
-    for module in network.modules():
-        if isinstance(module, nn.ReLU | nn.ReLU6 | nn.PReLU):
-            # A module that is used again overwrites its count: the convention knows only the last use.
-            module.register_forward_hook(lambda m, _, out: activations.__setitem__(m, out.numel()))
-        elif isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(lambda _m, _, out: norms.append(2 * out.numel()))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.empty(1, *shape, device="meta"))
-    macs = counter.get_total_flops() // 2
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return macs, macs + sum(norms) + sum(activations.values()), parameters
 
 
 # conv+fc G, convention G, parameters M: the published pairs, else the reference code's own counts.
