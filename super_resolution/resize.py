@@ -64,9 +64,12 @@ def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
     return image[: height * scale, : width * scale]
 
 
-def downscale(image: np.ndarray, scale: int, *, edges: Edges = "replicate") -> np.ndarray:
-    """The LR counterpart of an HR image: cropped to a multiple of `scale`, then shrunk by bicubic."""
-    return matlab_bicubic(crop_to_multiple(image, scale), 1 / scale, edges=edges)
+def downscale(image: np.ndarray, scale: int) -> np.ndarray:
+    """The LR counterpart of an HR image: cropped to a multiple of `scale`, then shrunk by bicubic.
+
+    As the published LR images of Set5 and Set14 are; `matlab_bicubic` has the edges of later MATLAB releases.
+    """
+    return matlab_bicubic(crop_to_multiple(image, scale), 1 / scale)
 
 
 def _resize_axis(image: np.ndarray, axis: int, scale: float, edges: Edges) -> np.ndarray:
