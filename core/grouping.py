@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from core.labels import FROZEN, SlotKey, Trace
 
@@ -88,12 +86,23 @@ def count_rows(elements: IntArray, owner: IntArray, sizes: Sequence[int]) -> tup
 
 
 def _components(trace: Trace) -> IntArray:
-    """label -> component, over the union of all edges."""
-    left = torch.cat([a for a, _ in trace.edges]).numpy() if trace.edges else np.zeros(0, dtype=np.int64)
-    right = torch.cat([b for _, b in trace.edges]).numpy() if trace.edges else np.zeros(0, dtype=np.int64)
-    size = trace.next_label
-    graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    """label -> component, over the union of all edges.
+
+    Every root hooks onto the smallest root that an edge leads to, then paths are halved until they end at a root; a
+    handful of rounds, each a few array operations.
+    """
+    parent = np.arange(trace.next_label)
+    left = torch.cat([a for a, _ in trace.edges]).numpy() if trace.edges else parent[:0]
+    right = torch.cat([b for _, b in trace.edges]).numpy() if trace.edges else parent[:0]
+    while len(left):
+        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
+        while not np.array_equal(grandparent := parent[parent], parent):
+            parent = grandparent
+        left, right = parent[left], parent[right]
+        apart = left != right
+        left, right = left[apart], right[apart]
+    is_root = parent == np.arange(len(parent))
+    return (np.cumsum(is_root) - 1)[parent]
 
 
 def _free_components(

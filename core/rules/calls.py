@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.labels import LabelMode, SizeOfChannels, frozen_labels
 from core.modules import map_tensors, tensors_in
@@ -66,6 +65,37 @@ def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[int] | None:
+    """The grid that a window leaves as it slides over `sizes`; None where settings are unusual and torch has to say.
+
+    Each setting is an integer or one per axis, as for convolutions and pooling.
+    """
+    settings = []
+    for value in (kernel, stride, padding, dilation):
+        values = (value,) * len(sizes) if isinstance(value, int) else value
+        if isinstance(values, str) or len(values) not in (1, len(sizes)):
+            return None
+        settings.append(tuple(values) * (len(sizes) if len(values) == 1 else 1))
+    grid = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *settings, strict=True)]
+    return grid if min(grid) > 0 else None
+
+
+def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
+    """The shape that operands of an element-wise operation broadcast to.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
+    result = [1] * max(len(shape) for shape in shapes)
+    for shape in shapes:
+        offset = len(result) - len(shape)
+        for axis, size in enumerate(shape, start=offset):
+            if size != 1 and result[axis] not in (1, size):
+                raise ValueError(f"shapes {', '.join(str(tuple(item)) for item in shapes)} do not broadcast")
+            result[axis] = size if result[axis] == 1 else result[axis]
+    return result
+
+
 def _to_meta(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_meta else tensor.to("meta")
 
@@ -100,6 +130,8 @@ def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
                 else:
                     mode.freeze(rows)  # nothing follows it so far, so there is nothing to tell
     mode.freeze_and_warn(labels, f"no channel rule for operation '{getattr(func, '__name__', func)}'")
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
+
     with FlopCounterMode(display=False) as counter:
         result = execute(mode, func, args, kwargs)
     if flops := counter.get_total_flops():

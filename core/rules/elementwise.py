@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.labels import FROZEN, LabelMode
 from core.modules import tensors_in
-from core.rules.calls import blank, canonical, execute
+from core.rules.calls import blank, broadcast, canonical, execute
 
 NAMES = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
@@ -39,7 +39,7 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         result = operands[0]  # in place
     else:
         dtype = torch.bool if canonical(func) in COMPARISONS else operands[0].dtype
-        result = blank(torch.broadcast_shapes(*(tensor.shape for tensor in operands)), dtype)
+        result = blank(broadcast([tensor.shape for tensor in operands]), dtype)
     if not isinstance(result, Tensor):
         return result
     return mode.mark(result, tie_operands(mode, operands, result.shape))

@@ -279,7 +279,11 @@ def pixel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dic
     """PixelShuffle by s ties s² consecutive channels to one."""
     source, factor = args[0], int(argument(args, kwargs, 1, "upscale_factor"))
     labels = mode.labels_of(source)
-    result = execute(mode, func, args, kwargs)
+    if mode.on_meta and source.dim() > 2 and source.shape[-3] % factor**2 == 0:
+        *batch, channels, height, width = source.shape
+        result = blank([*batch, channels // factor**2, height * factor, width * factor], source.dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
     if labels is not None and labels.numel() > 1:
         vector = mode.vector(labels, source.dim() - 3, source.shape[-3])
         labels = mode.uniform_along(vector.reshape(-1, factor * factor), 1).reshape(-1, 1, 1)

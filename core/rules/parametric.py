@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels
 from core.modules import tensors_in
-from core.rules.calls import argument, blank, canonical, execute, plain
+from core.rules.calls import argument, blank, canonical, execute, plain, slid
 
 
 def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int = 0) -> None:
@@ -92,22 +92,12 @@ def _convolved(
 ) -> list[int] | None:
     """The output shape of a convolution; None where torch has to be asked (padding by name, wrong shapes)."""
     rank, groups = weight.dim() - 2, int(argument(args, kwargs, 6, "groups", 1))
-    settings = []
-    for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)):
-        value = argument(args, kwargs, position, name, default)
-        if isinstance(value, str):
-            return None
-        value = (value,) if isinstance(value, int) else tuple(value)
-        settings.append(value * rank if len(value) == 1 else value)
-    if source.shape[source.dim() - rank - 1] != weight.shape[1] * groups or source.dim() < rank + 1:
+    if source.dim() < rank + 1 or source.shape[-rank - 1] != weight.shape[1] * groups:
         return None
-    grid = [
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, padding, dilation in zip(
-            source.shape[-rank:], weight.shape[2:], *settings, strict=True
-        )
-    ]
-    return None if min(grid) < 1 else [*source.shape[: source.dim() - rank - 1], weight.shape[0], *grid]
+    stride, padding = argument(args, kwargs, 3, "stride", 1), argument(args, kwargs, 4, "padding", 0)
+    dilation = argument(args, kwargs, 5, "dilation", 1)
+    grid = slid(source.shape[-rank:], tuple(weight.shape[2:]), stride, padding, dilation)
+    return None if grid is None else [*source.shape[: -rank - 1], weight.shape[0], *grid]
 
 
 def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
@@ -156,7 +146,10 @@ def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     name = mode.parameter_name(weight)
     if name is None:
         return _computed_weight(mode, func, args, kwargs)
-    result = execute(mode, func, args, kwargs)
+    if mode.on_meta and source.shape[-1] == weight.shape[1]:
+        result = blank([*source.shape[:-1], weight.shape[0]], source.dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
     mode.tie(mode.slot(name, 1, weight.shape[1]), mode.vector(labels, source.dim() - 1, source.shape[-1]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from core.labels import LabelMode, channel_axis, frozen_labels
 from core.modules import tensors_in
-from core.rules.calls import argument, blank, canonical, execute
+from core.rules.calls import argument, blank, canonical, execute, slid
 from core.rules.elementwise import aligned_labels, elementwise
 
 SPATIAL = frozenset(
@@ -33,16 +35,32 @@ def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         for other in range(labels.dim()):
             if other != axis:
                 labels = mode.uniform_along(labels, other)
-    size = argument(args, kwargs, 1, "output_size")
-    if mode.on_meta and name == "adaptive_avg_pool2d" and isinstance(size, (int, tuple)):
-        pair = (size, size) if isinstance(size, int) else size
-        grid = [old if new is None else new for old, new in zip(source.shape[-2:], pair, strict=True)]
-        result = blank([*source.shape[:-2], *grid], source.dtype)
-    else:
+    grid = _pooled(name, source, args, kwargs) if mode.on_meta else None
+    if grid is None:
         result = execute(mode, func, args, kwargs)
+    else:
+        result = blank([*source.shape[:-2], *grid], source.dtype)
     for tensor in tensors_in(result):
         mode.mark(tensor, labels)
     return result
+
+
+def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int] | None:
+    """Height and width after the usual pooling; None for all else."""
+    if name == "adaptive_avg_pool2d":
+        size = argument(args, kwargs, 1, "output_size")
+        if not isinstance(size, (int, tuple)):
+            return None
+        pair = (size, size) if isinstance(size, int) else size
+        return [old if new is None else new for old, new in zip(source.shape[-2:], pair, strict=True)]
+    if name not in ("max_pool2d", "avg_pool2d"):
+        return None
+    kernel, stride = argument(args, kwargs, 1, "kernel_size"), argument(args, kwargs, 2, "stride")
+    padding, at = argument(args, kwargs, 3, "padding", 0), 5 if name == "max_pool2d" else 4
+    dilation = argument(args, kwargs, 4, "dilation", 1) if name == "max_pool2d" else 1
+    if argument(args, kwargs, at, "ceil_mode", False) or kwargs.get("return_indices"):
+        return None
+    return slid(source.shape[-2:], kernel, stride if stride not in (None, ()) else kernel, padding, dilation)
 
 
 def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -53,12 +71,18 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
         return elementwise(mode, func, args, kwargs)
     source = operands[0]
     labels = aligned_labels(mode, source, source.dim())
-    result = execute(mode, func, args, kwargs)
+    dims, keepdim = _reduced_axes(name, args, kwargs, source.dim())
+    if mode.on_meta and name in ("mean", "sum", "amax", "amin"):
+        shape = [1 if axis in dims else size for axis, size in enumerate(source.shape)]
+        result = blank(
+            [shape[axis] for axis in range(len(shape)) if keepdim or axis not in dims], source.dtype
+        )
+    else:
+        result = execute(mode, func, args, kwargs)
     if labels is None:
         for tensor in tensors_in(result):
             mode.mark(tensor, None)
         return result
-    dims, keepdim = _reduced_axes(name, args, kwargs, source.dim())
     if any(labels.shape[axis] > 1 for axis in dims):
         mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
         labels = frozen_labels(source)
@@ -83,4 +107,5 @@ def _reduced_axes(
     if dim is None or (isinstance(dim, (tuple, list)) and not dim):
         return list(range(rank)), False
     dims = [dim] if isinstance(dim, int) else list(dim)
-    return [axis % rank for axis in dims], bool(kwargs.get("keepdim", False))
+    keepdim = kwargs.get("keepdim", args[position + 1] if len(args) > position + 1 else False)
+    return [axis % rank for axis in dims], keepdim is True
