@@ -67,9 +67,12 @@ def _read_plain(path: Path) -> bytes:
     """At most one byte more than is allowed, without `open`'s buffer: of many small files that is the larger part."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        expected = min(os.fstat(descriptor).st_size, MAX_MEMBER_BYTES) + 1
-        data = os.read(descriptor, expected)
-        while len(data) < expected and (more := os.read(descriptor, expected - len(data))):
+        size = os.fstat(descriptor).st_size
+        data = os.read(descriptor, min(size, MAX_MEMBER_BYTES) + 1)
+        while len(data) < size and len(data) <= MAX_MEMBER_BYTES:
+            more = os.read(descriptor, size - len(data))
+            if not more:
+                break  # somebody has shortened the file meanwhile
             data += more
         return data
     finally:

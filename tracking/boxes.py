@@ -6,18 +6,16 @@ Boxes are `x, y, width, height` in pixels, one line per frame, as all single-obj
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.errors import UserError
-from tracking.decimals import VALUES_PER_ROW, parse_rows
+from tracking.decimals import parse_rows
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SEPARATORS = re.compile(r"[,;\s]+")
-# Files are parsed together up to this size: fewer array operations than file by file, on arrays that fit a cache.
-BLOCK_BYTES = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -41,31 +39,6 @@ class BoxTable:
         return row + 1 if self.lines is None else self.lines[row]
 
 
-@dataclass(frozen=True)
-class BoxFiles:
-    """The boxes of many files, one below the other.
-
-    Attributes:
-        boxes: `(frames, 4)` float64 of all files; its columns are contiguous.
-        lengths: frames in each file.
-        notes: `lines` and `header` of each file's `BoxTable`.
-    """
-
-    boxes: np.ndarray
-    lengths: np.ndarray
-    notes: Sequence[tuple[Sequence[int] | None, str | None]]
-
-    def tables(self, sources: Sequence[str]) -> list[BoxTable]:
-        """Each file's part, a view, under its name."""
-        found = []
-        stop = 0
-        for source, length, (lines, header) in zip(sources, self.lengths.tolist(), self.notes, strict=True):
-            start, stop = stop, stop + length
-            lines = None if lines is None else tuple(lines)
-            found.append(BoxTable(self.boxes[start:stop], source, lines, header))
-        return found
-
-
 def parse_boxes(data: bytes, source: str) -> BoxTable:
     """Read a box file: comma, tab, semicolon or space between the values, integers or floats, NaN allowed.
 
@@ -77,39 +50,15 @@ def parse_boxes(data: bytes, source: str) -> BoxTable:
         UserError: the file is empty, is not text, or holds a line that is not four numbers. One heading line
             at the very top is skipped (and reported in `BoxTable.header`); a second one is an error.
     """
-    return parse_files([data], [source]).tables([source])[0]
+    plain = parse_plain_boxes([data])
+    if plain is None:
+        return _parse_line_by_line(data, source)
+    return BoxTable(plain[0].astype(np.float64, copy=False), source)
 
 
-def parse_files(contents: Sequence[bytes], sources: Sequence[str]) -> BoxFiles:
-    """`parse_boxes` for many files at once, which is several times faster.
-
-    Args:
-        contents: the bytes of each file.
-        sources: their names, for messages.
-
-    Raises:
-        UserError: see `parse_boxes`.
-    """
-    texts = [_in_plain_form(data) for data in contents]
-    # A row takes eight bytes at least; what is not filled is never touched and takes no memory.
-    columns = np.empty((VALUES_PER_ROW, sum(map(len, texts)) // 8 + 1))
-    lengths: list[int] = []
-    notes: list[tuple[Sequence[int] | None, str | None]] = []
-    filled = 0
-    for block in _blocks(texts):
-        parsed = parse_rows(texts[block])
-        if parsed is not None:
-            parts, rows = [parsed[0]], parsed[1].tolist()
-            notes += [(None, None)] * len(rows)
-        else:
-            tables = [_parse_alone(*file) for file in zip(contents[block], sources[block], strict=True)]
-            parts, rows = [table.boxes for table in tables], [len(table.boxes) for table in tables]
-            notes += [(table.lines, table.header) for table in tables]
-        for part in parts:
-            columns[:, filled : filled + len(part)] = part.T
-            filled += len(part)
-        lengths += rows
-    return BoxFiles(columns[:, :filled].T, np.array(lengths, np.int64), notes)
+def parse_plain_boxes(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The boxes of several files at once where all of them hold plain decimals only, see `decimals.parse_rows`."""
+    return parse_rows([_in_plain_form(data) for data in contents])
 
 
 def _in_plain_form(data: bytes) -> bytes:
@@ -119,22 +68,6 @@ def _in_plain_form(data: bytes) -> bytes:
     if b" " in data:
         data = data.replace(b", ", b",").replace(b"\n ", b"\n").lstrip(b" ")
     return data if data.endswith(b"\n") else data + b"\n"
-
-
-def _blocks(texts: Sequence[bytes]) -> Iterator[slice]:
-    """Runs of texts of `BLOCK_BYTES` or, at the end, less."""
-    start = size = 0
-    for index, text in enumerate(texts, start=1):
-        size += len(text)
-        if size >= BLOCK_BYTES or index == len(texts):
-            yield slice(start, index)
-            start, size = index, 0
-
-
-def _parse_alone(data: bytes, source: str) -> BoxTable:
-    """A file of a block in which something is unusual, perhaps in another file."""
-    parsed = parse_rows([_in_plain_form(data)])
-    return _parse_line_by_line(data, source) if parsed is None else BoxTable(parsed[0], source)
 
 
 def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
@@ -189,11 +122,9 @@ def parse_flags(data: bytes, source: str) -> np.ndarray:
     Raises:
         UserError: a value other than a number.
     """
-    characters = np.frombuffer(data, np.uint8)
-    if characters.size and characters.size % 2 == 0:
-        values, separators = characters[::2] - np.uint8(ord("0")), characters[1::2]
-        if values.max() <= 1 and ((separators == ord("\n")) | (separators == ord(","))).all():
-            return values.astype(bool)
+    marks, separators = data[::2], data[1::2]
+    if data and not marks.strip(b"01") and not separators.strip(b",\n"):
+        return np.frombuffer(marks, np.uint8) == ord("1")
     flags = [_number(field) for field in SEPARATORS.split(data.decode("utf-8", "replace").strip()) if field]
     if not flags or any(flag is None for flag in flags):
         raise UserError(f"{source}: expected a 0 or 1 for each frame")

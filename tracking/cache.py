@@ -9,14 +9,17 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from core.files import atomic_write
 
-FORMAT = "1"  # of what is stored and of how text is parsed: raise it when either changes
+T = TypeVar("T")
+
+FORMAT = "2"  # of what is stored and of how text is parsed: raise it when either changes
 
 
 def cache_folder() -> Path:
@@ -27,41 +30,48 @@ def cache_folder() -> Path:
 
 
 def cached(
-    kind: str, sources: Iterable[Path], parse: Callable[[], dict[str, np.ndarray]], enabled: bool = True
-) -> dict[str, np.ndarray]:
+    kind: str,
+    sources: Iterable[Path],
+    parse: Callable[[], T],
+    pack: Callable[[T], dict[str, np.ndarray]],
+    unpack: Callable[[Mapping[str, np.ndarray]], T],
+    enabled: bool = True,
+) -> T:
     """What `parse()` returns, from the cache where no source has changed since.
 
     Args:
         kind: what is parsed; part of the key.
-        sources: the files whose names, sizes and modification times decide whether the cache holds.
-        parse: makes the arrays.
+        sources: the files whose names, sizes and modification times decide whether the cache holds; any of them may
+            be named several times.
+        parse: reads the text.
+        pack: turns what `parse` returns into arrays that can be stored.
+        unpack: turns them back.
         enabled: False parses always and writes nothing.
     """
     if not enabled:
         return parse()
-    names: list[str] = []
+    names = list(dict.fromkeys(os.path.abspath(source) for source in sources))
     states: list[tuple[int, int, int] | None] = []
-    for source in sources:
+    for name in names:
         try:
-            status = source.stat()
+            status = os.stat(name)
         except FileNotFoundError:
             states.append(None)
         else:
             states.append((status.st_size, status.st_mtime_ns, status.st_ino))
-        names.append(os.path.abspath(source))
     key = hashlib.sha256(json.dumps([FORMAT, kind, names]).encode()).hexdigest()[:32]
     fingerprint = hashlib.sha256(json.dumps(states).encode()).hexdigest()
     path = cache_folder() / "tracking" / f"{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["fingerprint"]) == fingerprint:
-                return {name: stored[name] for name in stored.files if name != "fingerprint"}
+                return unpack({name: stored[name] for name in stored.files if name != "fingerprint"})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # none, an old one, or one that was damaged: parse and write it afresh
-    arrays = parse()
+    value = parse()
     try:
         with atomic_write(path, "wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
+            np.savez(file, fingerprint=np.array(fingerprint), **pack(value))
     except OSError:
         pass  # a read-only or full home must not stop an evaluation
-    return arrays
+    return value

@@ -11,25 +11,8 @@ VALUES_PER_ROW = 4
 NOT_A_NUMBER = re.compile(rb"[nN][aA][nN]")
 MAX_DIGITS = 15  # below 2**53, so exact in float64
 POWERS_OF_TEN = 10.0 ** np.arange(MAX_DIGITS + 1)
-# In front of the text, so that the words before the first values' ends lie inside it.
-PADDING = b"\n" * 16
-
-
-def _keep_masks() -> np.ndarray:
-    """`[group, digits]`: the low halves of those bytes of a group's word that belong to a number of so many digits.
-
-    Group 0 is the last four digits, group 1 the four before them, and so on. Bytes of the number before (and the
-    separator between them) are masked out; the low half of an ASCII digit is its value.
-    """
-    masks = np.zeros((4, MAX_DIGITS + 1), np.uint32)
-    for group in range(4):
-        for digits in range(MAX_DIGITS + 1):
-            count = min(max(digits - 4 * group, 0), 4)
-            masks[group, digits] = sum(0x0F << 8 * (3 - place) for place in range(count))
-    return masks
-
-
-KEEP = _keep_masks()
+# In front of the text, so that the digits looked for before the first values' ends lie inside it.
+PADDING = b"\n" * (MAX_DIGITS + 1)
 NONE = np.zeros(0, np.intp)
 
 
@@ -43,7 +26,7 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         texts: each ends in a newline.
 
     Returns:
-        The rows of all texts, `(rows, 4)` uint32 or float64, and the number of rows in each text; None where
+        The rows of all texts, `(rows, 4)` of whatever type holds them, and the number of rows in each text; None where
         anything else is found, which is for a slower reader to name.
     """
     joined = b"".join((PADDING, *texts))
@@ -54,8 +37,9 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     stops = np.cumsum([len(text) for text in texts])
     rows = np.diff(np.searchsorted(newlines, stops), prepend=0)  # before the marks go and the ends move
-    lengths = np.diff(ends, prepend=-1)
-    lengths -= 1
+    lengths = ends.copy()
+    np.subtract(ends[1:], ends[:-1], out=lengths[1:])
+    lengths[1:] -= 1
     negative, missing, divisors = NONE, NONE, None
     if b"n" in joined or b"N" in joined:
         missing, found = _find_nan(characters, ends, lengths)
@@ -97,27 +81,31 @@ def _is_table(characters: np.ndarray, ends: np.ndarray, newlines: np.ndarray) ->
 def _integers(joined: bytes, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
     """The integers of `lengths` digits that end before the positions `ends`; None where one is malformed or too long.
 
-    The four bytes that end at a number's end are fetched as one word, and the digits in it are put together by
-    arithmetic on the whole word (neighbours to pairs, pairs to fours).
+    Every position of the text gets the value of the one or two digits that end there, all at once and in bytes; a
+    number is then put together from the pairs that end at its end, two places before it, and so on.
     """
-    padded = np.frombuffer(joined, np.uint8)
-    size, longest = padded.size - len(PADDING), int(lengths.max())
-    digits = np.count_nonzero(padded - np.uint8(ord("0")) <= 9)
-    if longest > MAX_DIGITS or lengths.min() < 1 or digits != lengths.sum():
+    digits = np.frombuffer(joined, np.uint8) - np.uint8(ord("0"))
+    is_digit = digits <= 9
+    longest = int(lengths.max())
+    if longest > MAX_DIGITS or lengths.min() < 1 or np.count_nonzero(is_digit) != lengths.sum():
         return None
-    numbers: np.ndarray | None = None
-    for group in range((longest + 3) // 4):
-        # words[end] are the bytes of this group of a number that ends there: one word for every position of the text
-        words = np.ndarray((size,), "<u4", padded, len(PADDING) - 4 * (group + 1), strides=(1,))
-        word = words.take(ends)
-        word &= KEEP[group].take(lengths)
-        pairs = word >> 8
-        pairs += word * np.uint32(10)
-        pairs &= 0x00FF00FF
-        fours = pairs >> 16
-        fours += pairs * np.uint32(100)
-        fours &= 0xFFFF
-        numbers = fours if numbers is None else numbers + fours * 10.0 ** (4 * group)
+    digits *= is_digit
+    pairs = np.empty_like(digits)
+    np.multiply(digits[:-1], 10, out=pairs[1:])
+    pairs[1:] += digits[1:]
+
+    def pairs_before(place: int) -> np.ndarray:
+        found = pairs[len(PADDING) - 1 - place :].take(ends)
+        if place:
+            found *= lengths > place  # shorter numbers have none: what stands there is the number before
+        return found
+
+    def fours_before(place: int) -> np.ndarray:
+        return pairs_before(place) + pairs_before(place + 2) * np.uint16(100)
+
+    numbers = fours_before(0) if longest > 2 else pairs_before(0)
+    for place in range(4, longest, 4):
+        numbers = numbers + fours_before(place) * 10.0**place
     return numbers
 
 

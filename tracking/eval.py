@@ -107,6 +107,7 @@ def command(arguments: argparse.Namespace) -> int:
         patterns=arguments.sequences,
         partial=arguments.partial,
         frames=running,
+        absence=protocol.absent != "ignore",
         cache=not arguments.no_cache,
     )
     if running:

@@ -264,6 +264,7 @@ def evaluate(
         patterns=sequences,
         partial=partial,
         attributes=attributes,
+        absence=record.absent != "ignore",
         cache=cache,
     )
     found = pick_trackers(find_trackers(results_dir, truth.sequences), trackers)

@@ -11,7 +11,6 @@ Layouts, at any depth below the folder that is named:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,8 @@ import numpy as np
 
 from core.errors import MissingData, UserError
 from tracking.archives import StoredFile, zip_members
-from tracking.boxes import BoxFiles, BoxTable, parse_files
+from tracking.box_files import pack, read_box_files, unpack
+from tracking.boxes import BoxTable
 from tracking.cache import cached
 from tracking.datasets.sequence import Sequence as TrackingSequence
 
@@ -148,23 +148,19 @@ def read_results(
         UserError: a malformed file, named with its line.
     """
     files = [(name, file) for name in names for file in tracker.files.get(name, ())]
-    sources = list(dict.fromkeys(file.path for _, file in files))
     members = [file.member for _, file in files if file.member is not None]
-    arrays = cached(f"results {members}", sources, lambda: _parse([file for _, file in files]), cache)
-    parsed = BoxFiles(arrays["boxes"], arrays["lengths"], json.loads(str(arrays["details"])))
+    tables = cached(
+        f"results {members}",
+        (file.path for _, file in files),
+        lambda: read_box_files([file for _, file in files]),
+        pack,
+        lambda arrays: unpack(arrays, [str(file) for _, file in files]),
+        cache,
+    )
     results: dict[str, tuple[BoxTable, ...]] = {}
-    for (name, _), table in zip(files, parsed.tables([str(file) for _, file in files]), strict=True):
+    for (name, _), table in zip(files, tables, strict=True):
         results[name] = (*results.get(name, ()), table)
     return results
-
-
-def _parse(files: Sequence[StoredFile]) -> dict[str, np.ndarray]:
-    parsed = parse_files([file.read() for file in files], [str(file) for file in files])
-    return {
-        "boxes": parsed.boxes,
-        "lengths": parsed.lengths,
-        "details": np.array(json.dumps(parsed.notes)),
-    }
 
 
 def frames_per_second(tracker: StoredTracker, names: Iterable[str]) -> float | None:

@@ -26,6 +26,7 @@ from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.boxes import format_boxes, parse_boxes
 from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.parallel import available_cores
 from tracking.trackers import Tracker, make_tracker
 
 
@@ -196,7 +197,7 @@ def run(
         report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
     if not waiting:
         return []
-    count = min(workers or len(os.sched_getaffinity(0)), len(waiting))
+    count = min(workers or available_cores(), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.

@@ -13,6 +13,7 @@ from tracking import metrics
 from tracking.alignment import Problem, Stack, repair, stack_results
 from tracking.boxes import BoxTable
 from tracking.datasets.sequence import Sequence
+from tracking.parallel import map_in_threads
 from tracking.protocols import Protocol, Valid
 
 # Arrays of this many frames stay in a processor's cache, which halves the time that all frames at once would take.
@@ -82,19 +83,24 @@ def score_curves(
     Raises:
         UserError: a result that the protocol refuses, or ground truth that lacks what the protocol needs.
     """
-    groups, frames = [[0]], 0
-    for index, sequence in enumerate(sequences[1:], start=1):
-        frames += len(sequence.boxes)
-        if frames > FRAMES_AT_A_TIME:
+    groups: list[list[int]] = [[]]
+    frames = 0
+    for index, sequence in enumerate(sequences):
+        if frames >= FRAMES_AT_A_TIME:
             groups.append([])
             frames = 0
         groups[-1].append(index)
-    problems: list[Problem] = []
-    parts = []
-    for group in groups:
-        parts.append(_score([sequences[i] for i in group], [results[i] for i in group], protocol, problems))
+        frames += len(sequence.boxes)
+
+    def score_group(group: SequenceOf[int]) -> tuple[Curves, list[Problem]]:
+        return _score([sequences[i] for i in group], [results[i] for i in group], protocol)
+
+    parts, found = zip(*map_in_threads(score_group, groups), strict=True)
+    problems = list(chain.from_iterable(found))
     order = {table.source: place for place, table in enumerate(chain.from_iterable(results))}
-    problems.sort(key=lambda problem: order[problem.source])  # a file's problems together, whatever the groups were
+    problems.sort(
+        key=lambda problem: order[problem.source]
+    )  # a file's problems together, whatever the groups were
     names = tuple(sequence.name for sequence in sequences)
     columns = ("frames", "success", "precision", "norm_precision", "mean_overlap")
     return Curves(
@@ -106,8 +112,8 @@ def _score(
     sequences: SequenceOf[Sequence],
     results: SequenceOf[SequenceOf[BoxTable]],
     protocol: Protocol,
-    problems: list[Problem],
-) -> Curves:
+) -> tuple[Curves, list[Problem]]:
+    problems: list[Problem] = []
     stack = stack_results(sequences, results, protocol, problems)
     repair(stack, protocol, problems)
     if protocol.first_frame == "replace":
@@ -118,7 +124,7 @@ def _score(
         flags = [_absent_of(sequences[owner], protocol) for owner in stack.owners.tolist()]
         absent = np.concatenate([flag[:length] for flag, length in zip(flags, lengths, strict=True)])
     values = _frame_values(stack, absent, protocol)
-    return _curves(tuple(sequence.name for sequence in sequences), stack, values, protocol)
+    return _curves(tuple(sequence.name for sequence in sequences), stack, values, protocol), problems
 
 
 @dataclass(frozen=True)

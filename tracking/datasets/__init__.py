@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from core.data import data_root
 from core.errors import MissingData, UserError
-from tracking.boxes import SEPARATORS, parse_files, parse_flags
+from tracking.archives import StoredFile
+from tracking.box_files import pack, read_box_files, unpack
+from tracking.boxes import SEPARATORS, BoxTable, parse_flags
 from tracking.cache import cached
 from tracking.datasets import got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
@@ -102,6 +105,7 @@ def load(
     partial: bool = False,
     frames: bool = False,
     attributes: bool = True,
+    absence: bool = True,
     cache: bool = True,
 ) -> TrackingDataset:
     """Read the ground truth of a split.
@@ -115,6 +119,7 @@ def load(
         partial: leave out sequences that are missing instead of raising.
         frames: the images are needed too.
         attributes: read the challenge attributes.
+        absence: read the absence flags.
         cache: keep the parsed text for the next time.
 
     Raises:
@@ -138,71 +143,92 @@ def load(
         )
     if not present:
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
-    sequences = _read(present, attributes, cache)
+    unwanted: dict[str, Any] = {} if attributes else {"attributes": None}
+    unwanted |= {} if absence else {"absent": ()}
+    sequences = _read([replace(entry, **unwanted) for entry in present] if unwanted else present, cache)
     return TrackingDataset(name, split or DATASETS[name][1][0], tuple(sequences), missing)
 
 
-def _read(entries: list[Entry], attributes: bool, cache: bool) -> list[TrackingSequence]:
-    kind = f"ground truth{' and attributes' * attributes}"
-    arrays = cached(kind, _sources(entries), lambda: _parse(entries, attributes), cache)
-    ends = np.cumsum(arrays["lengths"])
-    details = json.loads(str(arrays["details"]))
-    sequences = []
-    for index, entry in enumerate(entries):
-        rows = slice(ends[index] - arrays["lengths"][index], ends[index])
-        words, size, flagged = details[index]
-        sequences.append(
-            TrackingSequence(
-                name=entry.name,
-                boxes=arrays["boxes"][rows],
-                absent=arrays["absent"][rows] if flagged else None,
-                attributes=tuple(words),
-                frames=entry.frames,
-                size=tuple(size) if size else None,
-                aliases=entry.aliases,
-                source=str(entry.truth),
-            )
+@dataclass(frozen=True)
+class _Truth:
+    """What the files of some sequences say, an element for each."""
+
+    tables: list[BoxTable]
+    absent: list[np.ndarray | None]
+    attributes: list[Sequence[str]]
+    sizes: list[Sequence[int] | None]
+
+
+def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
+    members = [entry.truth.member for entry in entries if entry.truth.member is not None]
+    names = [str(entry.truth) for entry in entries]
+    truth = cached(
+        f"ground truth {members}",
+        _sources(entries),
+        lambda: _parse(entries),
+        _pack,
+        lambda arrays: _unpack(arrays, names),
+        cache,
+    )
+    return [
+        TrackingSequence(
+            name=entry.name,
+            boxes=table.boxes,
+            absent=absent,
+            attributes=tuple(attributes),
+            frames=entry.frames,
+            size=None if size is None else (size[0], size[1]),
+            aliases=entry.aliases,
+            source=table.source,
         )
-    return sequences
+        for entry, table, absent, attributes, size in zip(
+            entries, truth.tables, truth.absent, truth.attributes, truth.sizes, strict=True
+        )
+    ]
 
 
-def _sources(entries: Iterable[Entry]) -> list[Path]:
-    sources: dict[Path, None] = {}  # a set that keeps the order
+def _sources(entries: Iterable[Entry]) -> Iterator[Path]:
     for entry in entries:
         for path in (entry.truth.path, *entry.absent, entry.attributes, entry.size):
             if path is not None:
-                sources[path] = None
-    return list(sources)
+                yield path
 
 
-def _parse(entries: list[Entry], attributes: bool) -> dict[str, np.ndarray]:
-    truth = parse_files([entry.truth.read() for entry in entries], [str(entry.truth) for entry in entries])
-    flags = [read_absent(entry) for entry in entries]
-    absent = []
-    for entry, length, flag in zip(entries, truth.lengths.tolist(), flags, strict=True):
-        if flag is not None and len(flag) != length:
+def _parse(entries: list[Entry]) -> _Truth:
+    tables = read_box_files([entry.truth for entry in entries])
+    absent = [read_absent(entry) for entry in entries]
+    for entry, table, flags in zip(entries, tables, absent, strict=True):
+        if flags is not None and len(flags) != len(table.boxes):
             raise UserError(
-                f"{entry.absent[0]}: {len(flag)} flags for the {length} boxes of {entry.truth}: "
+                f"{entry.absent[0]}: {len(flags)} flags for the {len(table.boxes)} boxes of {entry.truth}: "
                 "get the annotations again"
             )
-        absent.append(np.zeros(length, bool) if flag is None else flag)
-    details = [
-        (read_attributes(entry) if attributes else (), read_size(entry), flag is not None)
-        for entry, flag in zip(entries, flags, strict=True)
-    ]
-    return {
-        "boxes": truth.boxes,
-        "lengths": truth.lengths,
-        "absent": np.concatenate(absent),
-        "details": np.array(json.dumps(details)),
-    }
+    return _Truth(
+        tables, absent, [read_attributes(entry) for entry in entries], [read_size(entry) for entry in entries]
+    )
+
+
+def _pack(truth: _Truth) -> dict[str, np.ndarray]:
+    flagged = [flags is not None for flags in truth.absent]
+    flags = [np.zeros(0, bool), *(flags for flags in truth.absent if flags is not None)]
+    details = json.dumps([flagged, truth.attributes, truth.sizes])
+    return pack(truth.tables) | {"absent": np.concatenate(flags), "details": np.array(details)}
+
+
+def _unpack(arrays: Mapping[str, np.ndarray], names: list[str]) -> _Truth:
+    tables = unpack(arrays, names)
+    flagged, attributes, sizes = json.loads(str(arrays["details"]))
+    lengths = [len(table.boxes) if flags else 0 for table, flags in zip(tables, flagged, strict=True)]
+    parts = np.split(arrays["absent"], np.cumsum(lengths)[:-1])
+    absent = [part if flags else None for part, flags in zip(parts, flagged, strict=True)]
+    return _Truth(tables, absent, attributes, sizes)
 
 
 def read_absent(entry: Entry) -> np.ndarray | None:
     """The absence flags of a sequence, `(frames,)` bool; None where it has none."""
     if not entry.absent or not all(path.is_file() for path in entry.absent):
         return None
-    flags = [parse_flags(path.read_bytes(), str(path)) for path in entry.absent]
+    flags = [parse_flags(StoredFile(path).read(), str(path)) for path in entry.absent]
     if len({len(flag) for flag in flags}) > 1:
         raise UserError(
             f"{entry.absent[0]} and {entry.absent[1]} have different lengths: get the annotations again"
@@ -216,7 +242,7 @@ def read_attributes(entry: Entry) -> tuple[str, ...]:
     """The challenge attributes of a sequence; empty where the data set states none."""
     if entry.attributes is None or not entry.attributes.is_file():
         return ()
-    text = entry.attributes.read_bytes()
+    text = StoredFile(entry.attributes).read()
     if not entry.attribute_names:
         return tuple(word for word in SEPARATORS.split(text.decode("utf-8", "replace")) if word)
     flags = parse_flags(text, str(entry.attributes))

@@ -102,17 +102,18 @@ def _all_names(dataset: Path | None, toolkit: Path | None) -> list[str]:
 def _entry(
     name: str, dataset: Path | None, own: Path | None, toolkit: Path | None, beside_frames: bool
 ) -> Entry:
-    class_name = name.rsplit("-", 1)[0]
-    frames = None if dataset is None else FrameFolder(dataset / class_name / name / "img")
-    attributes = None if toolkit is None else toolkit / "annos/att" / f"{name}.txt"
-    folder = None if own is None else own / class_name / name
-    if folder is not None and (toolkit is None or (beside_frames and (folder / "groundtruth.txt").is_file())):
-        truth = folder / "groundtruth.txt"
-        absent: tuple[Path, ...] = (folder / "full_occlusion.txt", folder / "out_of_view.txt")
+    place = f"{name.rsplit('-', 1)[0]}/{name}"  # of its folder in the data set
+    frames = None if dataset is None else FrameFolder(dataset / f"{place}/img")
+    attributes = None if toolkit is None else toolkit / f"annos/att/{name}.txt"
+    truth = None
+    if own is not None and (toolkit is None or beside_frames):
+        truth = own / f"{place}/groundtruth.txt"
+    if truth is not None and (toolkit is None or truth.is_file()):
+        absent: tuple[Path, ...] = (truth.with_name("full_occlusion.txt"), truth.with_name("out_of_view.txt"))
     else:
         assert toolkit is not None  # entries() has made sure that one of the two is there
-        truth = toolkit / "annos" / f"{name}.txt"
-        absent = (toolkit / "annos/absent" / f"{name}.txt",)
+        truth = toolkit / f"annos/{name}.txt"
+        absent = (toolkit / f"annos/absent/{name}.txt",)
     return Entry(
         name,
         StoredFile(truth),
