@@ -1,15 +1,8 @@
-"""What every command line shares: common arguments, and errors as one line with an exit status.
-
-0    done
-1    the run failed or was interrupted
-2    wrong usage or bad input
-"""
+"""What every experiment's command line shares: common arguments, protocols, work directories."""
 
 from __future__ import annotations
 
 import os
-import sys
-import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -21,6 +14,7 @@ from lightning_fabric import Fabric
 from core.budget import Budget
 from core.config import dump_config, load_config
 from core.errors import UserError
+from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
 from core.train import make_fabric
 
@@ -224,26 +218,3 @@ def settle_config(config: T, stored: T | None, folder: Path) -> None:
 def _number(path: Path) -> int:
     tail = path.name.rpartition("-")[2]
     return int(tail) if tail.isdigit() else 1
-
-
-def run_command(command: Callable[[], int], debug: bool) -> int:
-    """Call `command` and turn errors into one line on stderr and an exit status."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on where it stopped", file=sys.stderr)
-        return 1
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError, MemoryError, ValueError) as error:
-        if debug:
-            traceback.print_exc()
-        line = str(error).strip().splitlines()
-        print(
-            f"failed: {type(error).__name__}: {line[0] if line else ''} (--debug shows where)",
-            file=sys.stderr,
-        )
-        return 1

@@ -16,7 +16,7 @@ import cv2
 
 from core.errors import MissingData, UserError
 from tracking.boxes import parse_boxes
-from tracking.command_line import add_data_options, run_command
+from tracking.command_line import add_data_options, run_with_data
 from tracking.datasets import TITLES, list_entries, read_absent, read_attributes, read_size
 from tracking.datasets.entries import Entry, select
 from tracking.datasets.sequence import frame_number
@@ -136,7 +136,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(parser(), command, argv)
+    return run_with_data(parser(), command, argv)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""What the tracking commands share: the options that name data, and how errors become exit statuses."""
+"""What the tracking commands share: the options that name data, and how they are run."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from core.errors import UserError
+from core.exits import run_command
 from tracking.datasets import DATASETS
 
 
@@ -27,7 +25,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def run_command(
+def run_with_data(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None,
@@ -36,23 +34,8 @@ def run_command(
     arguments = parser.parse_args(argv)
     if arguments.dataset == "uav":
         arguments.dataset = "uav123"
-    try:
-        return command(arguments)
-    except UserError as error:
-        if arguments.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) has gone; Python would complain once more at exit
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; finished sequences are stored, the same command goes on from there", file=sys.stderr
-        )
-        return 1
-    except (RuntimeError, OSError, MemoryError, ValueError) as error:
-        if arguments.debug:
-            traceback.print_exc()
-        print(f"failed: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+    return run_command(
+        lambda: command(arguments),
+        arguments.debug,
+        "finished sequences are stored, the same command goes on from there",
+    )

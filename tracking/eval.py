@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import atomic_write, write_json
-from tracking.command_line import add_data_options, run_command
+from tracking.command_line import add_data_options, run_with_data
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.protocols import PROTOCOLS, get_protocol
@@ -226,7 +226,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(parser(), command, argv)
+    return run_with_data(parser(), command, argv)
 
 
 if __name__ == "__main__":
