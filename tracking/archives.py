@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,7 +55,7 @@ class StoredFile:
                     data = member.read(MAX_MEMBER_BYTES + 1)
         except FileNotFoundError as error:
             raise MissingData(f"{self}: no such file: check the path") from error
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise UserError(
                 f"{self}: cannot be read ({error}): check the file and its permissions"
             ) from error

@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.command_line import add_data_options, run_with_data
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
+from tracking.datasets.entries import select
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.protocols import PROTOCOLS, get_protocol
 from tracking.results_io import StoredTracker, find_trackers, read_results, read_times
@@ -86,7 +87,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     if arguments.list:
         entries = list_entries(arguments.dataset, arguments.data_root, arguments.split, arguments.annotations)
-        for entry in entries:
+        for entry in select(entries, arguments.sequences) if arguments.sequences else entries:
             print(entry.name)
         return 0
     if arguments.results is not None and arguments.tracker:

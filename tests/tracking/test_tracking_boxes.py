@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
+from tracking.archives import StoredFile
+from tracking.box_files import read_box_files
 from tracking.boxes import format_boxes, parse_boxes, parse_flags
 
 NUMBERS = st.one_of(
@@ -48,6 +52,8 @@ def test_reads_every_number_exactly_as_python_does(
         ("1,2,3,4\n1..5,2,3,4\n", 2),
         ("1,2,3,4\n1-5,2,3,4\n", 2),
         ("1,2,3,4\n1nan,2,3,4\n", 2),
+        ("1,2,3,4\n.-5,2,3,4\n", 2),
+        ("1,2,3,4\n1_000,2,3,4\n", 2),
         ("1,2,3\n4,5,6,7,8\n", 1),  # as many values as two proper lines
     ],
 )
@@ -55,6 +61,45 @@ def test_malformed_lines_are_named(text: str, line: int) -> None:
     with pytest.raises(UserError, match=rf"results/car-2\.txt, line {line}:") as error:
         parse_boxes(text.encode(), "results/car-2.txt")
     assert "\n" not in str(error.value)
+
+
+FILES = st.one_of(
+    ROWS.map(lambda rows: "\n".join(",".join(row) for row in rows)),
+    ROWS.map(lambda rows: "\r\n".join("\t".join(row) for row in rows) + "\r\n"),
+    st.lists(st.tuples(*[st.integers(-9999, 99999)] * 4), min_size=1, max_size=40).map(
+        lambda rows: "".join(f"{x},{y},{w},{h}\n" for x, y, w, h in rows)
+    ),
+    st.sampled_from(["x,y,w,h\n1,2,3,4\n", "1,2,3,4\n\n5,6,7,8\n", "\ufeff1,2,3,4\n", "nan nan nan nan\n"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(FILES, min_size=1, max_size=20))
+def test_files_read_together_are_what_they_are_alone(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.txt" for index in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_bytes(text.encode())
+        tables = read_box_files([StoredFile(path) for path in paths])
+    assert len(tables) == len(texts)
+    for path, text, table in zip(paths, texts, tables, strict=True):
+        alone = parse_boxes(text.encode(), str(path))
+        np.testing.assert_array_equal(table.boxes, alone.boxes)
+        assert table.boxes.dtype == np.float64
+        assert (table.source, table.lines, table.header) == (str(path), alone.lines, alone.header)
+
+
+def test_a_bad_file_among_many_is_the_one_that_is_named(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.txt" for index in range(30)]
+    for path in paths:
+        path.write_text("1,2,3,4\n" * 5)
+    paths[17].write_text("1,2,3,4\n1,2,3\n")
+    paths[25].write_text("")
+    with pytest.raises(UserError, match=r"17\.txt, line 2"):
+        read_box_files([StoredFile(path) for path in paths])
+    paths[17].unlink()
+    with pytest.raises(MissingData, match=r"17\.txt"):
+        read_box_files([StoredFile(path) for path in paths])
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"x,y,w,h\n"])
@@ -90,7 +135,7 @@ def test_written_boxes_are_read_back(rows: list[tuple[float, ...]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0,1,0,0,1\n", "0\n1\n0\n0\n1\n", "0,1,0,0,1,\n", "0, 1, 0, 0, 1", "0.0,1.0,0,0,8"]
+    "text", ["0,1,0,0,1\n", "0,1,0,0,1", "0\n1\n0\n0\n1\n", "0,1,0,0,1,\n", "0, 1, 0, 0, 1", "0.0,1.0,0,0,8"]
 )
 def test_flags_in_both_orientations(text: str) -> None:
     assert parse_flags(text.encode(), "f").tolist() == [False, True, False, False, True]

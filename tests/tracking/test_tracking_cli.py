@@ -18,6 +18,13 @@ def test_list_names_all_280(lasot_tree: Path, capsys: pytest.CaptureFixture[str]
     names = capsys.readouterr().out.split()
     assert len(names) == 280
     assert {"volleyball-19", "rubicCube-1"} <= set(names)
+    assert (
+        command.main(
+            ["--dataset", "lasot", "--data-root", str(lasot_tree), "--list", "--sequences", "rubic*"]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out.split() == ["rubicCube-1", "rubicCube-6", "rubicCube-14", "rubicCube-19"]
 
 
 def test_runs_resumes_scores_and_reports(

@@ -45,7 +45,18 @@ def test_floor_of_the_normalised_error() -> None:
 TIES = st.tuples(st.integers(0, 20), st.sampled_from([-1.0, 0.0, 1.0])).map(
     lambda tie: math.nextafter(tie[0] / 20, tie[1] * math.inf) if tie[1] else tie[0] / 20
 )
-VALUES = st.lists(st.one_of(st.floats(-1, 1.5), TIES, st.just(math.nan)), min_size=1, max_size=30)
+EXTREMES = st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, -1.0, 5e-324])
+GRIDS = [
+    np.arange(21) / 20,
+    np.linspace(0, 1, 21),
+    np.linspace(0, 0.5, 51),
+    np.arange(51.0),
+    np.array([0.0, 0.1, 0.9]),
+]
+NEIGHBOURS = st.sampled_from(
+    [math.nextafter(value, toward) for grid in GRIDS for value in grid.tolist() for toward in (-1, value, 99)]
+)
+VALUES = st.lists(st.one_of(st.floats(-1, 1.5), TIES, NEIGHBOURS, EXTREMES), min_size=1, max_size=30)
 
 
 @settings(deadline=None)
@@ -53,9 +64,7 @@ VALUES = st.lists(st.one_of(st.floats(-1, 1.5), TIES, st.just(math.nan)), min_si
     VALUES,
     st.integers(1, 4),
     st.booleans(),
-    st.sampled_from(
-        [np.arange(21) / 20, np.linspace(0, 1, 21), np.linspace(0, 0.5, 51), np.array([0.0, 0.1, 0.9])]
-    ),
+    st.sampled_from(GRIDS),
 )
 def test_counts_are_comparisons(
     values: list[float], sequences: int, inclusive: bool, grid: np.ndarray

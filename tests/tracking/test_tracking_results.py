@@ -108,6 +108,13 @@ def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
     with pytest.raises(UserError, match="more than 1 files"):
         zip_members(path)
+    with zipfile.ZipFile(tmp_path / "damaged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("car-2.txt", "".join(f"{index},{index * index},3,4\n" for index in range(999)))
+    content = bytearray((tmp_path / "damaged.zip").read_bytes())
+    content[60:90] = bytes(byte ^ 0x5A for byte in content[60:90])
+    (tmp_path / "damaged.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.zip:car-2\.txt: cannot be read"):
+        zip_members(tmp_path / "damaged.zip")[0].read()
     (tmp_path / "no.zip").write_bytes(b"PK no archive")
     with pytest.raises(UserError, match="not a readable zip"):
         zip_members(tmp_path / "no.zip")
@@ -203,6 +210,27 @@ def test_missing_ground_truth(tmp_path: Path, lasot_tree: Path) -> None:
     with pytest.raises(UserError, match="car-2: no absence flags"):
         score(results, lasot_tree)
     assert score(results, lasot_tree, "otb", dataset="lasot")["op50"] == 1
+
+
+def test_cached_ground_truth_of_a_zip_is_kept_apart_by_sequence(tmp_path: Path) -> None:
+    truth = make_zip(tmp_path / "truth.zip", {"a.txt": "1,2,3,4\n" * 3, "b.txt": "5,6,7,8\n" * 3})
+    make_zip(tmp_path / "T.zip", {"a.txt": "1,2,3,4\n" * 3, "b.txt": "5,6,7,8\n" * 3})
+    for name in ("a", "b"):
+        found = evaluate(tmp_path / "T.zip", "trackingnet", tmp_path, annotations=truth, sequences=[name])
+        assert found["T"]["success_auc"] == 1
+
+
+def test_problems_are_in_the_order_of_the_files(
+    tmp_path: Path, lasot_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "10,20,30,40\nnan,20,30,40\n14,20,-1,40\n16,20,0,40\n18,20,30,40\n"
+    results = results_with(tmp_path, car_2=text.removesuffix("18,20,30,40\n"))
+    (results / "T/rubicCube-6.txt").write_text(text)
+    together = score(results, lasot_tree)
+    files = [Path(item["file"]).name for item in together["problems"]]  # type: ignore[attr-defined]
+    assert files == ["car-2.txt"] * 3 + ["rubicCube-6.txt"] * 3
+    monkeypatch.setattr("tracking.scoring.FRAMES_AT_A_TIME", 1)
+    assert score(results, lasot_tree) == together
 
 
 def test_cache_sees_changed_files(tmp_path: Path, lasot_tree: Path) -> None:
