@@ -285,14 +285,15 @@ class LabelMode(TorchFunctionMode):
         """Forward hook: leave the place; count activation modules; remember tapped outputs."""
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            with torch._C.DisableTorchFunction():  # the book-keeping is not part of the model
-                if frozen:
-                    for tensor in tensors_in(output):
-                        self.mark(tensor, self.labels_of(tensor))
-                if isinstance(output, Tensor) and isinstance(module, COUNTED_MODULES):
-                    self.count_module(module, name, output)
-                if tapped and isinstance(output, Tensor):
-                    self.tap(name, output)
+            if frozen or tapped or isinstance(module, COUNTED_MODULES):
+                with torch._C.DisableTorchFunction():  # the book-keeping is not part of the model
+                    if frozen:
+                        for tensor in tensors_in(output):
+                            self.mark(tensor, self.labels_of(tensor))
+                    if isinstance(output, Tensor) and isinstance(module, COUNTED_MODULES):
+                        self.count_module(module, name, output)
+                    if tapped and isinstance(output, Tensor):
+                        self.tap(name, output)
             self.frozen_depth -= frozen
             self.place.pop()
 

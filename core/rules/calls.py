@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from core.modules import map_tensors, tensors_in
 from core.rules.sizes import keep, marks_in
 
 
+@functools.cache
 def canonical(func: Any) -> str:
     """One name for `add`, `add_`, `__add__`, `__radd__`, `__iadd__`; a property's own name for its getter."""
     name = getattr(func, "__name__", str(func))
