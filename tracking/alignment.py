@@ -147,8 +147,10 @@ def repair(stack: Stack, protocol: Protocol, problems: list[Problem]) -> None:
         UserError: a row that the protocol refuses.
     """
     boxes = stack.boxes
-    # One sum tells that nothing in it is NaN or infinite (an overflow is looked into like either of them).
-    if np.isfinite(boxes.sum()) and boxes[:, 2:].min() > 0:
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = boxes.sum()
+    # A finite sum tells that every term is (an overflow is looked into like a NaN): mostly there is nothing to mend.
+    if np.isfinite(total) and boxes[:, 2:].min() > 0:
         return
     lengths = np.diff(stack.starts, append=len(boxes))
     rows = np.minimum(lengths, [len(table.boxes) for table in stack.tables])

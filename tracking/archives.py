@@ -55,7 +55,14 @@ class StoredFile:
                     data = member.read(MAX_MEMBER_BYTES + 1)
         except FileNotFoundError as error:
             raise MissingData(f"{self}: no such file: check the path") from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        except (
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
             raise UserError(
                 f"{self}: cannot be read ({error}): check the file and its permissions"
             ) from error
@@ -68,12 +75,12 @@ def _read_plain(path: Path) -> bytes:
     """At most one byte more than is allowed, without `open`'s buffer: of many small files that is the larger part."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        size = os.fstat(descriptor).st_size
+        size = os.fstat(descriptor).st_size  # 0 for a pipe
         data = os.read(descriptor, min(size, MAX_MEMBER_BYTES) + 1)
-        while len(data) < size and len(data) <= MAX_MEMBER_BYTES:
-            more = os.read(descriptor, size - len(data))
+        while len(data) != size and len(data) <= MAX_MEMBER_BYTES:
+            more = os.read(descriptor, MAX_MEMBER_BYTES + 1 - len(data))
             if not more:
-                break  # somebody has shortened the file meanwhile
+                break
             data += more
         return data
     finally:

@@ -1,4 +1,4 @@
-"""Many box files read and parsed together, on all cores."""
+"""Many box files read and parsed together, on several cores."""
 
 from __future__ import annotations
 

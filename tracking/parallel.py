@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+# NumPy's short operations come back for the interpreter's lock all the time: more threads would queue up for it.
+MOST_THREADS = 4
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -19,12 +22,12 @@ def available_cores() -> int:
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`function` of each item, in their order, on all cores.
+    """`function` of each item, in their order, on up to `MOST_THREADS` cores.
 
     Worth its while where `function` spends its time in NumPy, which lets other threads run meanwhile. The first
     item's exception is raised, as in a loop.
     """
-    workers = min(available_cores(), len(items))
+    workers = min(available_cores(), MOST_THREADS, len(items))
     if workers < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:

@@ -98,9 +98,8 @@ def score_curves(
     parts, found = zip(*map_in_threads(score_group, groups), strict=True)
     problems = list(chain.from_iterable(found))
     order = {table.source: place for place, table in enumerate(chain.from_iterable(results))}
-    problems.sort(
-        key=lambda problem: order[problem.source]
-    )  # a file's problems together, whatever the groups were
+    # A file's problems stand together, in the files' order, whatever the groups were.
+    problems.sort(key=lambda problem: order[problem.source])
     names = tuple(sequence.name for sequence in sequences)
     columns = ("frames", "success", "precision", "norm_precision", "mean_overlap")
     return Curves(
