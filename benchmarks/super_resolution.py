@@ -34,9 +34,9 @@ from benchmarks.measure import (
     write_results,
 )
 from core import Architecture, Budget, MissingData, UserError, shrink
-from core.commands import run_command
 from core.complexity import count
 from core.data import data_root
+from core.exits import run_command
 from super_resolution.data import CropLoader, ImageSet, open_cache, open_training_set
 from super_resolution.images import write_image
 from super_resolution.models import build
@@ -164,13 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="also write OUTPUT.json and OUTPUT.md")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    return run_command(lambda: run(options), options.debug)
+    return run_command(lambda: run(options), options.debug, "start it again")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print and, where wanted, write the result."""
     if min(options.turns, *options.threads, *options.round_to) < 1:
         raise UserError("--turns, --threads and --round-to are at least 1")
+    torch.set_num_threads(max(options.threads))
     facts = machine("basicsr")
     networks, architectures, inference = {}, {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -193,6 +194,8 @@ def run(options: argparse.Namespace) -> int:
         [
             "# Super-resolution: speed\n",
             f"{machine_text(facts)} {options.turns} turns after a warm-up.\n",
+            f"A found network should take no larger part of the baseline's time than its ratio of FLOPs + {MARGIN}:\n",
+            verdict(inference, promised, list(architectures)),
             *inference_text(inference, promised, architectures),
             *convolution_text(convolutions),
             *loading_text(loading, images),
@@ -219,6 +222,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def within(ratio: Mapping[str, Mapping[str, float]], promised: float) -> dict[str, bool]:
+    """Whether a found network's median ratio of times keeps its limit, by each clock."""
+    return {clock: values["median"] <= promised + MARGIN for clock, values in ratio.items()}
+
+
+def verdict(
+    inference: Mapping[int, Mapping[str, Timing]], promised: Mapping[str, float], names: Sequence[str]
+) -> str:
+    """What the table of inference says, misses first."""
+    lines = []
+    for clock, what in (("wall", "elapsed"), ("cpu", "CPU")):
+        for threads, timings in inference.items():
+            kept = {name: within(ratios(timings, name, BASELINE), promised[name])[clock] for name in names}
+            over = ", ".join(name for name in names if not kept[name]) or "none"
+            fine = ", ".join(name for name in names if kept[name]) or "none"
+            lines.append(
+                f"- {what} time, {threads} thread{'s' * (threads != 1)}: over the limit: {over}; within it: {fine}."
+            )
+    return "\n".join(lines) + "\n"
+
+
 def found_name(round_to: int) -> str:
     """A found network's name in the tables."""
     return f"found, multiples of {round_to}" if round_to > 1 else "found, any width"
@@ -234,12 +258,7 @@ def inference_text(
     for threads, timings in inference.items():
         for name, timing in timings.items():
             ratio = ratios(timings, name, BASELINE)
-            verdict = "–"
-            if name in architectures:
-                verdict = " / ".join(
-                    "within" if ratio[clock]["median"] <= promised[name] + MARGIN else "over"
-                    for clock in ("wall", "cpu")
-                )
+            kept = within(ratio, promised[name]) if name in architectures else {}
             rows.append(
                 (
                     name,
@@ -248,7 +267,7 @@ def inference_text(
                     str(timing),
                     seconds_text(timing.cpu_median),
                     *(ratio_text(ratio[clock]) for clock in ("wall", "cpu")),
-                    verdict,
+                    " / ".join("within" if held else "over" for held in kept.values()) or "–",
                 )
             )
     header = ("network", "threads", "FLOPs ratio", "elapsed", "CPU", "elapsed ratio", "CPU ratio", "limit")

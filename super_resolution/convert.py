@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.checkpoint import read_weights
-from core.commands import run_command
 from core.errors import UserError
+from core.exits import run_command
 from super_resolution.checkpoint import Description, save_network
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"written: {options.target}")
         return 0
 
-    return run_command(run, options.debug)
+    return run_command(run, options.debug, "start it again")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from core.commands import run_command
 from core.errors import MissingData, UserError
+from core.exits import run_command
 from core.files import write_with
 from super_resolution.checkpoint import load_network
 from super_resolution.images import (
@@ -158,7 +158,7 @@ def upscale_video(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: _run(options), options.debug)
+    return run_command(lambda: _run(options), options.debug, "start it again")
 
 
 def _parser() -> argparse.ArgumentParser:

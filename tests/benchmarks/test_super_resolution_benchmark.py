@@ -39,6 +39,19 @@ def test_a_found_network_is_held_against_its_own_flops(elapsed: float, cpu: floa
     assert "- found: body.0.conv1 64" in text
 
 
+def test_misses_are_named_by_clock_and_threads() -> None:
+    timings = {
+        benchmark.BASELINE: Timing((1.0,), (1.0,)),
+        "a": Timing((0.64,), (0.66,)),
+        "b": Timing((0.66,), (0.7,)),
+    }
+    promised = {benchmark.BASELINE: 1.0, "a": 0.6, "b": 0.6}
+    assert benchmark.verdict({2: timings}, promised, ["a", "b"]).splitlines() == [
+        "- elapsed time, 2 threads: over the limit: b; within it: a.",
+        "- CPU time, 2 threads: over the limit: a, b; within it: none.",
+    ]
+
+
 def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["--turns", "0"]) == 2
     assert capsys.readouterr().err == "error: --turns, --threads and --round-to are at least 1\n"
