@@ -1,4 +1,4 @@
-"""Many box files read and parsed together, on several cores."""
+"""Many box files read and parsed together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from tracking.archives import StoredFile
 from tracking.boxes import BoxTable, parse_boxes, parse_plain_boxes
-from tracking.parallel import map_in_threads
 
 # Files whose text is parsed at once: far fewer array operations than file by file, on arrays that fit a core's cache.
 FILES_AT_A_TIME = 8
@@ -24,11 +23,11 @@ def read_box_files(files: Sequence[StoredFile]) -> list[BoxTable]:
         MissingData: a file is not there.
         UserError: the first malformed file, see `parse_boxes`.
     """
-    groups = [files[start : start + FILES_AT_A_TIME] for start in range(0, len(files), FILES_AT_A_TIME)]
     parts: list[np.ndarray] = []
     lengths: list[int] = []
     notes: list[Note] = []
-    for boxes, rows, remarks in map_in_threads(_read_group, groups):
+    for start in range(0, len(files), FILES_AT_A_TIME):
+        boxes, rows, remarks = _read_group(files[start : start + FILES_AT_A_TIME])
         parts += boxes
         lengths += rows
         notes += remarks

@@ -26,7 +26,6 @@ from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.boxes import format_boxes, parse_boxes
 from tracking.datasets.sequence import Sequence as TrackingSequence
-from tracking.parallel import available_cores
 from tracking.trackers import Tracker, make_tracker
 
 
@@ -142,6 +141,12 @@ def _store(folder: Path, name: str, track: Track) -> None:
         file.write(format_boxes(track.boxes))
 
 
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _start_worker() -> None:
     cv2.setNumThreads(1)
 
@@ -197,7 +202,7 @@ def run(
         report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
     if not waiting:
         return []
-    count = min(workers or available_cores(), len(waiting))
+    count = min(workers or _available_cores(), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.

@@ -13,7 +13,6 @@ from tracking import metrics
 from tracking.alignment import Problem, Stack, repair, stack_results
 from tracking.boxes import BoxTable
 from tracking.datasets.sequence import Sequence
-from tracking.parallel import map_in_threads
 from tracking.protocols import Protocol, Valid
 
 # Arrays of this many frames stay in a processor's cache, which halves the time that all frames at once would take.
@@ -91,12 +90,10 @@ def score_curves(
             frames = 0
         groups[-1].append(index)
         frames += len(sequence.boxes)
-
-    def score_group(group: SequenceOf[int]) -> tuple[Curves, list[Problem]]:
-        return _score([sequences[i] for i in group], [results[i] for i in group], protocol)
-
-    parts, found = zip(*map_in_threads(score_group, groups), strict=True)
-    problems = list(chain.from_iterable(found))
+    problems: list[Problem] = []
+    parts = []
+    for group in groups:
+        parts.append(_score([sequences[i] for i in group], [results[i] for i in group], protocol, problems))
     order = {table.source: place for place, table in enumerate(chain.from_iterable(results))}
     # A file's problems stand together, in the files' order, whatever the groups were.
     problems.sort(key=lambda problem: order[problem.source])
@@ -111,8 +108,8 @@ def _score(
     sequences: SequenceOf[Sequence],
     results: SequenceOf[SequenceOf[BoxTable]],
     protocol: Protocol,
-) -> tuple[Curves, list[Problem]]:
-    problems: list[Problem] = []
+    problems: list[Problem],
+) -> Curves:
     stack = stack_results(sequences, results, protocol, problems)
     repair(stack, protocol, problems)
     if protocol.first_frame == "replace":
@@ -123,7 +120,7 @@ def _score(
         flags = [_absent_of(sequences[owner], protocol) for owner in stack.owners.tolist()]
         absent = np.concatenate([flag[:length] for flag, length in zip(flags, lengths, strict=True)])
     values = _frame_values(stack, absent, protocol)
-    return _curves(tuple(sequence.name for sequence in sequences), stack, values, protocol), problems
+    return _curves(tuple(sequence.name for sequence in sequences), stack, values, protocol)
 
 
 @dataclass(frozen=True)
