@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import initialise
+from core.networks.layers import initialise
 
 # Stem stride by form; two transitions halve the map, so the last one has 28, 8, 8 and 2 pixels a side.
 STEM_STRIDES: dict[str, int] = {"imagenet": 2, "tiny-imagenet": 2, "cifar": 1, "digits": 1}

@@ -7,7 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, SqueezeExcitation, initialise
+from classification.models.layers import ConvNormActivation, SqueezeExcitation
+from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 SWISH = partial(nn.SiLU, inplace=True)

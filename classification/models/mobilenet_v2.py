@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, initialise, linear_normal
+from classification.models.layers import ConvNormActivation, linear_normal
+from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 # Expansion, width and depth of the seven stages (Table 2).

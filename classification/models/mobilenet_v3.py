@@ -18,10 +18,10 @@ from classification.models.datasets import Dataset, dataset_form
 from classification.models.layers import (
     ConvNormActivation,
     SqueezeExcitation,
-    initialise,
     linear_normal,
     round_width,
 )
+from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_CONV_WIDTH = 16, 576
 # Kernel, expanded width, width, squeeze-and-excitation?, hard-swish? of each block (Table 2).

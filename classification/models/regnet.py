@@ -13,7 +13,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, SqueezeExcitation, initialise, linear_normal
+from classification.models.layers import ConvNormActivation, SqueezeExcitation, linear_normal
+from core.networks.layers import initialise
 
 RELU = partial(nn.ReLU, inplace=True)
 STEM_WIDTH = 32

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import initialise
-from classification.models.resnet import shortcut
+from core.networks.layers import initialise
+from core.networks.resnet import shortcut
 
 # Stem stride by form; the stages' strides are 1, 2, 2, so the last map has 28, 8, 8 and 2 pixels a side.
 STEM_STRIDES: dict[str, int] = {"imagenet": 2, "tiny-imagenet": 2, "cifar": 1, "digits": 1}

@@ -241,7 +241,7 @@ DIMENSIONS = {
 # Blocks that only deep networks have, in shallow ones.
 SHALLOW: dict[str, Callable[[], nn.Module]] = {
     "resnext": lambda: resnet.ResNet(
-        resnet.Bottleneck, (1, 1, 1, 1), DATASETS["digits"], 10, groups=32, base_width=4
+        resnet.Bottleneck, (1, 1, 1, 1), resnet.STEMS["digits"], 1, 10, groups=32, base_width=4
     ),
     "bottleneck": lambda: resnet_cifar.CifarResNet(resnet_cifar.Bottleneck, 1, DATASETS["digits"], 10),
 }

@@ -1,0 +1,1 @@
+"""Networks that several tasks share: ResNets classify images, and a tracker looks through their stages."""
