@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,11 +42,19 @@ def write_packed(
         file.write(_FOOTER.pack(len(table), mark))
 
 
-def read_packed(path: Path, mark: bytes) -> tuple[dict[str, Any], np.ndarray] | None:
+def read_packed(
+    path: Path, mark: bytes, mode: Literal["r", "c"] = "r"
+) -> tuple[dict[str, Any], np.ndarray] | None:
     """The table of contents and all bytes before it; None where there is no such file that is whole.
 
+    Args:
+        path: the file.
+        mark: the kind of file that it must be.
+        mode: "r" for a read-only array; "c" for one that torch takes, which wants memory that it may write: changes
+            stay in memory.
+
     Returns:
-        the contents, and a flat, read-only, memory-mapped uint8 array.
+        the contents, and a flat, memory-mapped uint8 array.
     """
     try:
         with path.open("rb") as file:
@@ -59,4 +67,4 @@ def read_packed(path: Path, mark: bytes) -> tuple[dict[str, Any], np.ndarray] | 
     except (OSError, ValueError):
         return None
     # A plain array slices many times faster than a memmap.
-    return contents, np.asarray(np.memmap(path, np.uint8, mode="r"))[: end - length]
+    return contents, np.asarray(np.memmap(path, np.uint8, mode=mode))[: end - length]
