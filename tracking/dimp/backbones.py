@@ -1,0 +1,146 @@
+"""Backbones of a tracker: the first three stages of a ResNet, of regular or of found widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.architecture import Architecture
+from core.checkpoint import read_weights
+from core.errors import UserError, did_you_mean
+from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
+
+SMALL_PLANES = 16
+CLASSES = 1000  # of the classifier that a trunk leaves out; a widths file's groups do not depend on it
+
+RESNETS: dict[str, Callable[[], ResNet]] = {
+    "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2), Stem(), 3, CLASSES),
+    "resnet50": lambda: ResNet(Bottleneck, (3, 4, 6, 3), Stem(), 3, CLASSES),
+    "resnet18-small": lambda: ResNet(BasicBlock, (2, 2, 2, 2), Stem(), 3, CLASSES, planes=SMALL_PLANES),
+}
+# Parts of a ResNet that a trunk leaves out; official checkpoints of trackers carry them along.
+UNUSED = ("layer4.", "fc.")
+
+
+class ResNetTrunk(nn.Module):
+    """A ResNet up to its third stage.
+
+    Args:
+        resnet: a module with torchvision's names: `conv1`, `bn1`, `relu`, `maxpool`, `layer1`, `layer2`, `layer3`. Its
+            parts are taken over, not copied.
+
+    Attributes:
+        channels: widths of `layer2` and `layer3`, which the heads adapt to.
+        strides: image pixels per cell of these stages.
+
+    Raises:
+        UserError: a part is missing.
+    """
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
+            part = getattr(resnet, name, None)
+            if not isinstance(part, nn.Module):
+                raise UserError(
+                    f"{type(resnet).__name__} has no '{name}': a backbone is a ResNet with torchvision's names"
+                )
+            setattr(self, name, part)
+        self.channels, self.strides = self._measure()
+
+    def _measure(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Widths and strides as a small image shows them."""
+        side, training = 64, self.training
+        self.eval()
+        parameter = next(self.parameters())
+        with torch.no_grad():
+            stages = self(torch.zeros(1, 3, side, side, dtype=parameter.dtype, device=parameter.device))
+        self.train(training)
+        return (
+            {name: stage.shape[1] for name, stage in stages.items()},
+            {name: side // stage.shape[-1] for name, stage in stages.items()},
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (N, 3, H, W) to `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        fine = self.layer2(self.layer1(x))
+        return {"layer2": fine, "layer3": self.layer3(fine)}
+
+
+def resnet_trunk(name: str, widths: str | Path | Architecture | None = None) -> ResNetTrunk:
+    """A freshly initialised backbone.
+
+    Args:
+        name: a key of `RESNETS`.
+        widths: found widths of that ResNet, as `core.Architecture` or its file; None for the regular network. Widths of
+            the last stage, which a tracker does not use, are ignored.
+
+    Raises:
+        UserError: an unknown name.
+        ArchitectureError: widths of another network, or a damaged file.
+    """
+    if name not in RESNETS:
+        raise UserError(f"unknown backbone '{name}': {did_you_mean(name, RESNETS)}")
+    resnet: nn.Module = RESNETS[name]()
+    if widths is not None:
+        found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
+        resnet = found.build(resnet)
+    return ResNetTrunk(resnet)
+
+
+def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
+    """Fill a trunk with a trained classifier's weights: ours, torchvision's, or a checkpoint of either.
+
+    Args:
+        trunk: as wide as the classifier.
+        path: weights by torchvision's names; `layer4` and `fc` are not used. A stem of another kernel size than the
+            trunk's 7 x 7 (networks for small images have 3 x 3) cannot be taken over.
+
+    Returns:
+        Names of the parameters that stay fresh: none, or those of such a stem.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: names or shapes that do not fit.
+    """
+    weights = {name: value for name, value in read_weights(path).items() if not name.startswith(UNUSED)}
+    own = trunk.state_dict()
+    fresh = []
+    stem = weights.get("conv1.weight")
+    if (
+        stem is not None
+        and stem.shape[:2] == own["conv1.weight"].shape[:2]
+        and stem.shape != own["conv1.weight"].shape
+    ):
+        fresh.append("conv1.weight")
+        weights["conv1.weight"] = own["conv1.weight"]
+    load_exactly(trunk, weights, f"weights '{path}'")
+    return fresh
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, Any], source: str) -> None:
+    """Load weights whose names and shapes have to be the module's own, batch counters aside.
+
+    Raises:
+        UserError: a name too many, one too few, or another shape; the message names the first.
+    """
+    own = module.state_dict()
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in weights:
+            raise UserError(f"{source}: '{name}' is missing: is it of another network?")
+        if weights[name].shape != value.shape:
+            raise UserError(
+                f"{source}: '{name}' has shape {tuple(weights[name].shape)}, the network's is {tuple(value.shape)}: "
+                "give the widths with which it was trained"
+            )
+    unknown = next((name for name in weights if name not in own), None)
+    if unknown is not None:
+        raise UserError(f"{source}: the network has no '{unknown}': is it of another network?")
+    module.load_state_dict({**own, **weights})
