@@ -41,7 +41,9 @@ class SourceConfig:
     def __post_init__(self) -> None:
         require_range("weight", self.weight, 0, math.inf)
         if (self.dataset == "folder") != (self.folder is not None):
-            raise UserError(f"folder=PATH belongs to dataset='folder', got {self.folder} for '{self.dataset}'")
+            raise UserError(
+                f"folder=PATH belongs to dataset='folder', got {self.folder} for '{self.dataset}'"
+            )
 
 
 @dataclass(frozen=True)

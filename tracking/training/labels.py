@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-STRIDE = 16  # of the score map, in crop pixels
-
-
-def score_map_size(crop: int, filter_size: int) -> int:
-    """Side of the score map: a filter of even size gives one cell more than there are features."""
-    return crop // STRIDE + (filter_size + 1) % 2
+from tracking.dimp.iou_net import COARSE_STRIDE
 
 
 def gaussian_labels(boxes: np.ndarray, size: int, filter_size: int, sigma: float) -> np.ndarray:
@@ -27,7 +22,7 @@ def gaussian_labels(boxes: np.ndarray, size: int, filter_size: int, sigma: float
         `(F, K, K)` float32, rows are y.
     """
     offset = (filter_size % 2) / 2
-    centres = (boxes[:, :2] + boxes[:, 2:] / 2) / STRIDE - offset
+    centres = (boxes[:, :2] + boxes[:, 2:] / 2) / COARSE_STRIDE - offset
     distances = np.arange(size) - centres[:, :, None]
     profiles = np.exp(-0.5 * (distances / sigma) ** 2)
     return (profiles[:, 1, :, None] * profiles[:, 0, None, :]).astype(np.float32)

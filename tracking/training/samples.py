@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from tracking.dimp.crops import cut
+from tracking.dimp.filters import score_size
+from tracking.dimp.iou_net import COARSE_STRIDE
 from tracking.training.config import ViewConfig
 from tracking.training.frames import Frame
 from tracking.training.jitter import draw_proposals, jitter
-from tracking.training.labels import gaussian_labels, score_map_size
+from tracking.training.labels import gaussian_labels
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -73,7 +75,7 @@ def make_sample(
             crop = crop.flip(-1)
             boxes[index, 0] = config.crop - 1 - boxes[index, 0] - boxes[index, 2]
         images[index] = (crop * brightness[index]).round_().clamp_(0, 255)
-    size = score_map_size(config.crop, filter_size)
+    size = score_size(config.crop // COARSE_STRIDE, filter_size)
     labels = gaussian_labels(boxes[train_frames:], size, filter_size, config.label_sigma)
     drawn = [
         draw_proposals(box, config.proposals, config.proposal_sigmas, config.min_iou, random)

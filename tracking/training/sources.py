@@ -26,7 +26,7 @@ from tracking.training.sequences import TrainingSet, VideoFiles
 # The part of a data set that is meant for training; of the others there is only one.
 TRAINING_SPLITS = {"lasot": "train", "got10k": "train", "trackingnet": "TRAIN_0", "demo": "train"}
 # Number of the first pixel in the annotations.
-FIRST_PIXEL = {"lasot": 1, "otb": 1, "uav123": 1}
+FIRST_PIXEL = {"lasot": 1, "otb": 1, "uav123": 1, "demo": 1}
 IMAGE_FOLDERS = ("img", "images", ".")
 
 
@@ -46,7 +46,9 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
     """
     allowed = [*DATASETS, "coco", "folder"]
     if source.dataset not in allowed:
-        raise UserError(f"no source of training sequences '{source.dataset}', {did_you_mean(source.dataset, allowed)}")
+        raise UserError(
+            f"no source of training sequences '{source.dataset}', {did_you_mean(source.dataset, allowed)}"
+        )
     if source.dataset == "coco":
         if source.sequences or source.names is not None:
             raise UserError("COCO's objects have no names: leave out sequences and names")
@@ -118,7 +120,9 @@ def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list
         names = set(path.read_text(encoding="utf-8").split())
         chosen = [sequence for sequence in chosen if sequence.name in names]
     if not chosen:
-        raise UserError(f"{source.dataset}: none of {len(sequences)} sequences matches sequences=… and names=…")
+        raise UserError(
+            f"{source.dataset}: none of {len(sequences)} sequences matches sequences=… and names=…"
+        )
     return chosen
 
 
@@ -129,7 +133,9 @@ def _without_absence(sequence: TrackingSequence) -> TrackingSequence:
         return sequence
     absent = parse_flags(path.read_bytes(), str(path))
     if len(absent) != len(sequence.boxes):
-        raise UserError(f"{path}: {len(absent)} flags for {len(sequence.boxes)} boxes: get the annotations again")
+        raise UserError(
+            f"{path}: {len(absent)} flags for {len(sequence.boxes)} boxes: get the annotations again"
+        )
     return replace(sequence, absent=absent if sequence.absent is None else absent | sequence.absent)
 
 
