@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.architecture import Architecture
-from core.checkpoint import read_weights
+from core.checkpoint import fit_weights, read_weights
 from core.errors import UserError, did_you_mean
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 
@@ -119,28 +118,5 @@ def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
     ):
         fresh.append("conv1.weight")
         weights["conv1.weight"] = own["conv1.weight"]
-    load_exactly(trunk, weights, f"weights '{path}'")
+    fit_weights(trunk, weights, path)
     return fresh
-
-
-def load_exactly(module: nn.Module, weights: Mapping[str, Any], source: str) -> None:
-    """Load weights whose names and shapes have to be the module's own, batch counters aside.
-
-    Raises:
-        UserError: a name too many, one too few, or another shape; the message names the first.
-    """
-    own = module.state_dict()
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if name not in weights:
-            raise UserError(f"{source}: '{name}' is missing: is it of another network?")
-        if weights[name].shape != value.shape:
-            raise UserError(
-                f"{source}: '{name}' has shape {tuple(weights[name].shape)}, the network's is {tuple(value.shape)}: "
-                "give the widths with which it was trained"
-            )
-    unknown = next((name for name in weights if name not in own), None)
-    if unknown is not None:
-        raise UserError(f"{source}: the network has no '{unknown}': is it of another network?")
-    module.load_state_dict({**own, **weights})
