@@ -15,12 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import core
-from core.architecture import describe_inputs
+from core.architecture import ArchitectureError, describe_inputs
 from core.checkpoint import save_weights
 from core.errors import MissingData, UserError
 from tracking.convert_checkpoint import main as convert
 from tracking.dimp import DiMPConfig, DiMPNet, checkpoint
-from tracking.dimp.backbones import RESNETS, ResNetTrunk, load_backbone_weights, resnet_trunk
+from tracking.dimp.backbones import (
+    RESNETS,
+    ResNetTrunk,
+    load_backbone_weights,
+    resnet_trunk,
+    trunk_architecture,
+)
 from tracking.dimp.checkpoint import (
     Description,
     load_network,
@@ -197,6 +203,23 @@ def test_a_resnet50_of_found_widths_is_a_backbone(tmp_path: Path) -> None:
     trunk = resnet_trunk("resnet50", tmp_path / "widths.json")
     assert trunk.channels == {"layer2": odd["layer2.0.conv3"], "layer3": odd["layer3.0.conv3"]}
     assert trunk.strides == {"layer2": 8, "layer3": 16}
+
+
+def test_a_trunk_has_widths_of_its_own(found: core.Architecture) -> None:
+    alone = trunk_architecture("resnet18-small", found, 144)
+    assert not any(group.startswith("layer4") for group in alone.widths)
+    whole, trunk = resnet_trunk("resnet18-small", found), resnet_trunk("resnet18-small", alone)
+    assert {n: v.shape for n, v in whole.state_dict().items()} == {
+        n: v.shape for n, v in trunk.state_dict().items()
+    }
+    assert trunk.channels == {
+        "layer2": alone.widths["layer2.0.conv2"],
+        "layer3": alone.widths["layer3.0.conv2"],
+    }
+    assert alone.cost["params"] == sum(parameter.numel() for parameter in trunk.parameters())
+    assert trunk_architecture("resnet18-small", alone, 144) == alone
+    with pytest.raises(ArchitectureError):
+        trunk_architecture("resnet50", alone, 144)
 
 
 def test_backbones_are_checked() -> None:
