@@ -163,9 +163,19 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
         MissingData: there is no such file.
         UserError: the file is broken, needs code to be read, or does not fit the module.
     """
+    return fit_weights(module, read_weights(path), path, strict)
+
+
+def fit_weights(
+    module: nn.Module, found: Mapping[str, Tensor], source: str | Path, strict: bool = True
+) -> KeyDifference:
+    """`load_weights` for weights that are in memory already; `source` names them in messages.
+
+    Raises:
+        UserError: they do not fit the module.
+    """
     module = unwrap_compiled(module)
     wanted = module.state_dict()
-    found = read_weights(path)
     if not wanted.keys() & found.keys() and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     missing = [name for name in wanted if name not in found]
@@ -181,7 +191,7 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
     text = "; ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems if names)
     if text:
         text += _hint(missing, unexpected)
-        raise UserError(f"'{path}' does not fit {type(module).__name__} with {len(wanted)} tensors: {text}")
+        raise UserError(f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors: {text}")
     module.load_state_dict(found, strict=False)
     return KeyDifference(missing, unexpected)
 

@@ -233,8 +233,8 @@ def shrink(
         conv_groups=dict(graph.conv_groups),
         inputs=describe_inputs(example_inputs),
         options=base_graph.options,
-        cost=_cost(graph, found.widths),
-        baseline=_cost(base_graph, None) | {"widths": base_graph.widths},
+        cost=cost_of(graph, found.widths),
+        baseline=cost_of(base_graph, None) | {"widths": base_graph.widths},
         found_by={
             "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
             "seed": seed,
@@ -252,7 +252,8 @@ def shrink(
     )
 
 
-def _cost(graph: ChannelGraph, widths: Mapping[str, int] | None) -> dict[str, Any]:
+def cost_of(graph: ChannelGraph, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What a network costs at some widths (None: its own), as `Architecture.cost` holds it."""
     conventions: tuple[Convention, Convention] = ("macs", "paper")
     flops = {convention: graph.flops(widths, convention) for convention in conventions}
     return {"flops": flops, "params": graph.params(widths)}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.architecture import Architecture
-from core.checkpoint import read_weights
+from core.architecture import Architecture, ArchitectureError, describe_inputs
+from core.channels import trace_channels
+from core.checkpoint import fit_weights, read_weights
 from core.errors import UserError, did_you_mean
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
+from core.shrinkage import cost_of
 
 SMALL_PLANES = 16
+PROBE_SIDE = 64
 CLASSES = 1000  # of the classifier that a trunk leaves out; a widths file's groups do not depend on it
 
 RESNETS: dict[str, Callable[[], ResNet]] = {
@@ -33,10 +35,6 @@ class ResNetTrunk(nn.Module):
         resnet: a module with torchvision's names: `conv1`, `bn1`, `relu`, `maxpool`, `layer1`, `layer2`, `layer3`. Its
             parts are taken over, not copied.
 
-    Attributes:
-        channels: widths of `layer2` and `layer3`, which the heads adapt to.
-        strides: image pixels per cell of these stages.
-
     Raises:
         UserError: a part is missing.
     """
@@ -50,20 +48,26 @@ class ResNetTrunk(nn.Module):
                     f"{type(resnet).__name__} has no '{name}': a backbone is a ResNet with torchvision's names"
                 )
             setattr(self, name, part)
-        self.channels, self.strides = self._measure()
 
-    def _measure(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Widths and strides as a small image shows them."""
-        side, training = 64, self.training
+    @property
+    def channels(self) -> dict[str, int]:
+        """Widths of `layer2` and `layer3`, which the heads adapt to."""
+        return {name: stage.shape[1] for name, stage in self._stages().items()}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Image pixels per cell of these stages."""
+        return {name: PROBE_SIDE // stage.shape[-1] for name, stage in self._stages().items()}
+
+    def _stages(self) -> dict[str, Tensor]:
+        """What a small image shows: widths change when a network is cut, and nothing has to be kept up to date."""
+        training = self.training
         self.eval()
         parameter = next(self.parameters())
         with torch.no_grad():
-            stages = self(torch.zeros(1, 3, side, side, dtype=parameter.dtype, device=parameter.device))
+            stages = self(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
         self.train(training)
-        return (
-            {name: stage.shape[1] for name, stage in stages.items()},
-            {name: side // stage.shape[-1] for name, stage in stages.items()},
-        )
+        return stages
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (N, 3, H, W) to `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16)."""
@@ -77,8 +81,8 @@ def resnet_trunk(name: str, widths: str | Path | Architecture | None = None) -> 
 
     Args:
         name: a key of `RESNETS`.
-        widths: found widths of that ResNet, as `core.Architecture` or its file; None for the regular network. Widths of
-            the last stage, which a tracker does not use, are ignored.
+        widths: found widths, as `core.Architecture` or its file, of the whole ResNet (whose last stage a tracker does
+            not use) or of the trunk alone; None for the regular network.
 
     Raises:
         UserError: an unknown name.
@@ -87,10 +91,50 @@ def resnet_trunk(name: str, widths: str | Path | Architecture | None = None) -> 
     if name not in RESNETS:
         raise UserError(f"unknown backbone '{name}': {did_you_mean(name, RESNETS)}")
     resnet: nn.Module = RESNETS[name]()
-    if widths is not None:
-        found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
-        resnet = found.build(resnet)
-    return ResNetTrunk(resnet)
+    if widths is None:
+        return ResNetTrunk(resnet)
+    found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
+    if _is_whole(found):
+        return ResNetTrunk(found.build(resnet))
+    trunk = found.build(ResNetTrunk(resnet))
+    assert isinstance(trunk, ResNetTrunk)  # what is built is of the class that it is built from
+    return trunk
+
+
+def trunk_architecture(name: str, found: Architecture, side: int) -> Architecture:
+    """The widths that a tracker uses of a ResNet's, priced on its crops.
+
+    Args:
+        name: a key of `RESNETS`.
+        found: widths of the whole ResNet, or of the trunk alone.
+        side: of a crop, in pixels.
+
+    Raises:
+        ArchitectureError: widths of another network.
+    """
+    if _is_whole(found):
+        found.graph(RESNETS[name]())  # the file's own check, against the whole network
+    inputs = torch.zeros(1, 3, side, side)
+    graph = trace_channels(resnet_trunk(name), inputs, outputs="free")
+    missing = next((group for group in graph.widths if group not in found.widths), None)
+    if missing is not None:
+        raise ArchitectureError(
+            f"group '{missing}' of {name} is missing in the widths file of '{found.model}'"
+        )
+    widths = {group: found.widths[group] for group in graph.widths}
+    return Architecture(
+        name,
+        widths,
+        describe_inputs(inputs),
+        options=graph.options,
+        cost=cost_of(graph, widths),
+        baseline=cost_of(graph) | {"widths": graph.widths},
+        found_by=found.found_by,
+    )
+
+
+def _is_whole(found: Architecture) -> bool:
+    return any(group.startswith(UNUSED) for group in found.widths)
 
 
 def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
@@ -119,28 +163,5 @@ def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
     ):
         fresh.append("conv1.weight")
         weights["conv1.weight"] = own["conv1.weight"]
-    load_exactly(trunk, weights, f"weights '{path}'")
+    fit_weights(trunk, weights, path)
     return fresh
-
-
-def load_exactly(module: nn.Module, weights: Mapping[str, Any], source: str) -> None:
-    """Load weights whose names and shapes have to be the module's own, batch counters aside.
-
-    Raises:
-        UserError: a name too many, one too few, or another shape; the message names the first.
-    """
-    own = module.state_dict()
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if name not in weights:
-            raise UserError(f"{source}: '{name}' is missing: is it of another network?")
-        if weights[name].shape != value.shape:
-            raise UserError(
-                f"{source}: '{name}' has shape {tuple(weights[name].shape)}, the network's is {tuple(value.shape)}: "
-                "give the widths with which it was trained"
-            )
-    unknown = next((name for name in weights if name not in own), None)
-    if unknown is not None:
-        raise UserError(f"{source}: the network has no '{unknown}': is it of another network?")
-    module.load_state_dict({**own, **weights})

@@ -1,0 +1,187 @@
+"""Checkpoints of trackers: our own, which say what they are, and the published `dimp50.pth`, read as data alone.
+
+Ours are safetensors files whose metadata holds, under the key "dimp", JSON with the fields of `Description`. The
+published ones are pickles that name classes of the code they were trained with. Each of these is replaced by an empty
+class, and `torch.load` reads the file with `weights_only=True`: nothing in it is run, and that code is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from core.architecture import Architecture
+from core.checkpoint import fit_weights, load_weights, read_metadata, save_weights
+from core.errors import MissingData, UserError
+from tracking.dimp.backbones import UNUSED, resnet_trunk
+from tracking.dimp.net import DiMPConfig, DiMPNet
+
+_KEY = "dimp"
+# Packages of the published training code, in 2019 and later. Classes of any other are refused.
+FOREIGN_PACKAGES = ("ltr.", "dlframework.", "pytracking.")
+_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of storages
+
+
+@dataclass(frozen=True)
+class Description:
+    """What it takes to build a checkpoint's network and to track with it.
+
+    Attributes:
+        backbone: a key of `tracking.dimp.backbones.RESNETS`.
+        architecture: the content of a widths file of that backbone; None for the regular one.
+        config: sizes of the heads.
+        settings: entries of the tracker's settings in which it differs from DiMP-50's, such as the size of its crops.
+    """
+
+    backbone: str = "resnet50"
+    architecture: Mapping[str, Any] | None = None
+    config: DiMPConfig = field(default_factory=DiMPConfig)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> DiMPNet:
+        """The network, freshly initialised.
+
+        Raises:
+            UserError: an unknown backbone, or widths that do not fit it.
+        """
+        widths = None
+        if self.architecture is not None:
+            widths = Architecture.from_json(self.architecture, "the checkpoint's widths")
+        return DiMPNet(resnet_trunk(self.backbone, widths), self.config)
+
+
+# The published networks were trained and are run with box centres half a crop pixel off (see `TrackerSettings`).
+PUBLISHED = Description(settings={"legacy_centres": True})
+
+
+def save_network(path: str | Path, network: DiMPNet, description: Description) -> None:
+    """Write weights and description as one file, atomically.
+
+    Args:
+        path: the file, by custom `*.safetensors`.
+        network: what `description.build()` builds, trained.
+        description: see `Description`.
+    """
+    save_weights(network, path, {_KEY: json.dumps(asdict(description), allow_nan=False)})
+
+
+def read_description(path: str | Path) -> Description:
+    """Read a checkpoint's description without its weights.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is broken, or was not written by `save_network`.
+    """
+    try:
+        content = json.loads(read_metadata(path).get(_KEY, "null"))
+        if content.keys() != {item.name for item in fields(Description)}:
+            raise ValueError
+        return Description(**{**content, "config": DiMPConfig(**content["config"])})
+    except (ValueError, AttributeError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"checkpoint '{path}' does not say which tracker it is for: use one that tracking.train or "
+            "tracking.convert_checkpoint has written"
+        ) from error
+
+
+def load_network(path: str | Path) -> tuple[DiMPNet, Description]:
+    """Build a checkpoint's network and load its weights; it comes in evaluation mode, on the CPU.
+
+    Args:
+        path: a file that `save_network` wrote, or a published `dimp50.pth`.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken, of another kind, or would run code.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        description = read_description(path)
+        network = description.build()
+        load_weights(network, path)
+    else:
+        description = PUBLISHED
+        network = description.build()
+        fit_weights(network, read_published(path), path)
+    return network.eval(), description
+
+
+def read_published(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a published checkpoint, without the parts of the backbone that the tracker leaves out.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is broken, holds no tracker, or names classes of other packages than the published code's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingData(f"'{path}' not found: there is no such file; check the path")
+    try:
+        names = {name for name in pickled_classes(path) if name.startswith(FOREIGN_PACKAGES)}
+        with torch.serialization.safe_globals([(_inert(name), name) for name in sorted(names)]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+        raise UserError(
+            f"'{path}' is truncated or no torch checkpoint: {' '.join(str(error).split())[:200]}"
+        ) from error
+    weights = content.get("net") if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"'{path}' is no published tracker: it has no weights under 'net'")
+    unused = tuple(f"feature_extractor.{name}" for name in UNUSED)
+    return {name: value for name, value in weights.items() if not name.startswith(unused)}
+
+
+def pickled_classes(path: Path) -> set[str]:
+    """Every class or function that a torch checkpoint names, as `module.name`; nothing is loaded.
+
+    Raises:
+        ValueError: it holds no pickle.
+    """
+    with path.open("rb") as file:
+        return {
+            argument.replace(" ", ".")
+            for stream in _pickles(file)
+            for opcode, argument, _ in pickletools.genops(stream)
+            if opcode.name == "GLOBAL"
+        }
+
+
+def _pickles(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The pickles of a checkpoint: one in a zip archive, a few in a row in files from before 2020."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.rpartition("/")[2] != "data.pkl":
+                    continue
+                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing; a bomb would
+                    raise ValueError("its archive is compressed")
+                yield BytesIO(archive.read(entry))
+        return
+    file.seek(0)
+    for _ in range(_LEGACY_PICKLES):
+        yield file  # each is read to its end before the next is asked for
+
+
+def _inert(name: str) -> type:
+    """An empty class that stands in for `name`; it takes whatever state a pickle gives it, and does nothing."""
+
+    def take(self: object, *arguments: object, **options: object) -> None:
+        """Nothing."""
+
+    return type(name.rpartition(".")[2], (), {"__init__": take, "__setstate__": take})
