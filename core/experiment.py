@@ -155,8 +155,11 @@ def check(task: Task, config: ShrinkConfig) -> None:
         )
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
-    else:
+    elif task.part is None:
         trace_channels(task.build(), task.example_inputs, freeze=config.freeze, ties=config.ties)
+    else:
+        trace_channels(task.part.build(), task.part.example_inputs, freeze=config.freeze, ties=config.ties,
+                       outputs="free")  # fmt: skip
 
 
 def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: int) -> Run:
@@ -200,11 +203,13 @@ def _find_widths(
 ) -> None:
     path = settings.widths_file(method, seed)
     if fabric.is_global_zero and not path.exists():
-        architecture = find_architecture(task, settings.shrink, score, seed, fabric.device)
+        given = task.given if method == FOUND else None
+        architecture = given or find_architecture(task, settings.shrink, score, seed, fabric.device)
         architecture.save(path)
         ratio = architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"]
+        how = f"found widths by {score}" if given is None else "given widths"
         say(
-            f"{method}, seed {seed}: found widths by {score} at {100 * ratio:.2f} % of the baseline's FLOPs, "
+            f"{method}, seed {seed}: {how} at {100 * ratio:.2f} % of the baseline's FLOPs, "
             f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
         )
     fabric.barrier()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.allocation import ALLOCATIONS, Allocation
+from core.architecture import Architecture
 from core.budget import Budget
 from core.errors import UserError
 from core.scores import NAMES
@@ -77,6 +78,25 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a task's network whose widths are searched while the rest keeps its own: a tracker's backbone.
+
+    Attributes:
+        build: the part with its regular widths, freshly initialised from torch's global generator.
+        example_inputs: of the part; only shapes matter.
+        batch: a training batch's (inputs, targets) -> (inputs of the part, what the loss needs besides its outputs).
+        loss_fn: (outputs of the part at any widths, the rest) -> loss.
+        insert: (widths of the part, seed) -> the whole network around it, freshly initialised.
+    """
+
+    build: Callable[[], nn.Module]
+    example_inputs: Any
+    batch: Callable[[Any, Any], tuple[Any, Any]]
+    loss_fn: Callable[[Any, Any], Tensor]
+    insert: Callable[[Architecture, int], nn.Module]
+
+
+@dataclass(frozen=True)
 class Task:
     """What a task has to say about itself to be run.
 
@@ -94,6 +114,8 @@ class Task:
         references: methods without a network, such as bicubic resizing -> metrics by key.
         notes: lines for the report, such as data sets that are missing.
         finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
+        part: what is searched, where that is not the whole network; FLOPs and parameters are then the part's.
+        given: widths of the found network where they are known beforehand; controls are still found.
     """
 
     name: str
@@ -109,3 +131,5 @@ class Task:
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
+    part: Part | None = None
+    given: Architecture | None = None

@@ -39,6 +39,8 @@ def only_loss(task: Task) -> Callable[[Any, Any], Tensor]:
 
 def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:
     """The network that is trained: the baseline (None), or fresh weights at found widths."""
+    if architecture is not None and task.part is not None:
+        return task.part.insert(architecture, seed)
     model = fresh_baseline(task, seed)
     return model if architecture is None else architecture.build(model, seed=seed)
 
@@ -97,16 +99,25 @@ def teacher_network(
 def find_architecture(
     task: Task, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
 ) -> Architecture:
-    """Shrink the task's baseline once.
+    """Shrink the task's baseline, or the part of it that is searched, once.
 
     Raises:
         UserError: see `core.shrinkage.shrink`.
     """
+    batches = first_batches(task, config, seed)
+    part = task.part
+    if part is None:
+        model, inputs, loss_fn = fresh_baseline(task, seed), task.example_inputs, only_loss(task)
+    else:
+        with seeded(seed):
+            model = part.build()
+        inputs, loss_fn = part.example_inputs, part.loss_fn
+        batches = (part.batch(*batch) for batch in batches)
     return shrink(
-        fresh_baseline(task, seed).to(device),
-        task.example_inputs,
-        first_batches(task, config, seed),
-        only_loss(task),
+        model.to(device),
+        inputs,
+        batches,
+        loss_fn,
         widen=config.widen,
         budget=config.budget,
         score=score,
@@ -120,6 +131,7 @@ def find_architecture(
         name=task.model_name,
         freeze=config.freeze,
         ties=config.ties,
+        outputs="single" if part is None else "free",
     )
 
 
