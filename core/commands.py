@@ -99,7 +99,7 @@ def execute(
     devices, num_nodes = launched_processes()
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    folder = _agree(fabric, lambda: work_directory(arguments.work_dir, default_name(config), use))
+    folder = agree(fabric, lambda: work_directory(arguments.work_dir, default_name(config), use))
     stored = None
     if (folder / CONFIG_FILE).exists():
         stored = load_config(folder / CONFIG_FILE, schema)
@@ -137,7 +137,7 @@ def launched_processes() -> tuple[int, int]:
     return 1, 1
 
 
-def _agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
+def agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
     """What the first process decides, for all of them; its error is everybody's error."""
     folder, problem = None, None
     if fabric.is_global_zero:

@@ -33,8 +33,8 @@ IMAGE_FOLDERS = ("img", "images", ".")
 def open_source(source: SourceConfig, root: Path) -> TrainingSet:
     """Read the annotations of a source.
 
-    A frame counts as visible where its box is finite and has a size, and where the data set's own flags allow it: LaSOT's
-    full occlusion and out-of-view, GOT-10k's absence and cover.
+    A frame counts as visible where its box is finite and has a size, and where the data set's own flags allow it:
+    LaSOT's full occlusion and out-of-view, GOT-10k's absence and cover.
 
     Args:
         source: which.

@@ -1,0 +1,28 @@
+# A small DiMP that trains from scratch on a CPU in minutes: a ResNet-18 of a quarter of the width, crops of 144 pixels.
+# OTB (whatever part of it is there) and the photographs of `demo`, which need no download.
+name = "dimp18-small"
+backbone = dict(name="resnet18-small")
+network = dict(classification_channels=64, filter_size=4, optimizer_iterations=5, iou_channels=64)
+data = dict(
+    sources=(
+        dict(dataset="otb", weight=0.3, partial=True),
+        dict(dataset="demo", split="train", weight=0.7),
+    ),
+    sequences_per_epoch=1_600,
+    # The published sampling, jitter and augmentation, on crops of half the size.
+    views=dict(crop=144, flip=0.5),
+    cache=dict(enabled=True),
+    workers=1,
+)
+train = dict(
+    epochs=4,
+    batch_size=8,
+    optimizer=dict(
+        name="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        groups=(("classifier.filter_initializer", 0.25),),
+    ),
+    schedule=dict(name="cosine"),
+    checkpoint_every_steps=50,
+)

@@ -1,0 +1,132 @@
+"""`python -m tracking.train`: train DiMP on sequences, with any ResNet as its backbone."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.commands import CONFIG_FILE, agree, launched_processes, settle_config, work_directory
+from core.config import load_config
+from core.data import data_root
+from core.exits import run_command
+from core.train import fit, make_fabric
+from tracking.dimp.checkpoint import Description, save_network
+from tracking.training import TrackingConfig, build_network, make_loader, make_loss, make_validation
+
+CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
+DEFAULT_CONFIG = "dimp18_small.py"
+CHECKPOINT = "tracker.safetensors"
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m tracking.train", description=__doc__)
+    parser.add_argument(
+        "--config",
+        help=f"protocol: a file of shared_configs/tracking, or your own (default: {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
+    )
+    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
+    )
+    parser.add_argument("--seed", type=int, help="of weights and batches (default: the protocol's)")
+    parser.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--backbone-widths", type=Path, help="a file of found widths for the backbone")
+    parser.add_argument(
+        "--backbone-weights", type=Path, help="a trained classifier's weights to start the backbone from"
+    )
+    parser.add_argument("--init", type=Path, help="weights of a whole tracker to start from")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def read_protocol(path: str | Path, arguments: Namespace) -> TrackingConfig:
+    """The protocol in `path` with everything that the command line changes in it."""
+    given = {
+        "train.epochs": arguments.epochs,
+        "train.seed": arguments.seed,
+        "backbone.widths": arguments.backbone_widths,
+        "backbone.weights": arguments.backbone_weights,
+        "init": arguments.init,
+    }
+    overrides = [
+        f"{key}={str(value) if isinstance(value, Path) else value!r}"
+        for key, value in given.items()
+        if value is not None
+    ]
+    return load_config(path, TrackingConfig, [*arguments.cfg_options, *overrides])
+
+
+def describe(config: TrackingConfig) -> Description:
+    """What a checkpoint of this protocol says about itself."""
+    found = config.backbone.architecture()
+    views = config.data.views
+    settings = {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
+    return Description(
+        backbone=config.backbone.name,
+        architecture=None if found is None else found.to_json(),
+        config=config.network,
+        settings=settings,
+    )
+
+
+def train(arguments: Namespace) -> int:
+    """One training from parsed arguments; returns the exit status."""
+    root = data_root(arguments.data_root)
+    config = read_protocol(arguments.config or CONFIGS / DEFAULT_CONFIG, arguments)
+    devices, num_nodes = launched_processes()
+    fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    use = "existing" if arguments.resume else "new"
+    folder = agree(fabric, lambda: work_directory(arguments.work_dir, f"tracking-{config.name}", use))
+    stored = None
+    if (folder / CONFIG_FILE).exists():
+        stored = load_config(folder / CONFIG_FILE, TrackingConfig)
+        config = read_protocol(arguments.config or folder / CONFIG_FILE, arguments)
+    network = build_network(config)
+    loader = make_loader(config, root, config.train.batch_size, config.train.seed)
+    evaluate = make_validation(config, root)
+    fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
+    if fabric.is_global_zero:
+        settle_config(config, stored, folder)
+    result = fit(
+        network,
+        loader,
+        make_loss(config),
+        config.train,
+        work_dir=folder,
+        evaluate=evaluate,
+        fabric=fabric,
+        progress=not arguments.no_progress,
+    )
+    if fabric.is_global_zero:
+        save_network(folder / CHECKPOINT, network, describe(config))
+        report(folder, loader.unreadable, result.seconds, result.images_seen)
+    return 0
+
+
+def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -> None:
+    """Say what a finished training leaves."""
+    if unreadable:
+        print(f"{len(unreadable)} frames could not be read and were skipped, such as {min(unreadable)}")
+    print(f"{sequences} sequences in {seconds:.0f} s")
+    print(f"checkpoint: {folder / CHECKPOINT}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit statuses as in `core.exits`."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: train(arguments), arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
