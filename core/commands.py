@@ -81,7 +81,7 @@ def execute(
     find_protocol: Callable[[], Path],
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
-    open_task: Callable[[T, Fabric], Task],
+    open_task: Callable[[T, Fabric, Path], Task],
     complete: Callable[[T], T] = lambda config: config,
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status 0.
@@ -92,7 +92,7 @@ def execute(
         find_protocol: the protocol file where `--config` does not name one.
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
-        open_task: opens data and describes the task.
+        open_task: opens data and describes the task; takes protocol, devices and work directory.
         complete: fills in what follows from the rest of the protocol.
     """
     config: Any = complete(read_protocol(arguments.config or find_protocol(), schema, arguments, given))
@@ -115,7 +115,7 @@ def execute(
         teacher=getattr(config, "teacher", TeacherConfig()),
         progress=not arguments.no_progress,
     )
-    task = open_task(config, fabric)
+    task = open_task(config, fabric, folder)
     check(task, config.shrink)
     fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
     if fabric.is_global_zero:

@@ -155,11 +155,9 @@ def check(task: Task, config: ShrinkConfig) -> None:
         )
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
-    elif task.part is None:
-        trace_channels(task.build(), task.example_inputs, freeze=config.freeze, ties=config.ties)
     else:
-        trace_channels(task.part.build(), task.part.example_inputs, freeze=config.freeze, ties=config.ties,
-                       outputs="free")  # fmt: skip
+        model, inputs, outputs = task.searched()
+        trace_channels(model, inputs, freeze=config.freeze, ties=config.ties, outputs=outputs)
 
 
 def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: int) -> Run:

@@ -124,7 +124,8 @@ def markdown_report(
     parts = [
         f"# {task.model_name} on {task.dataset}",
         f"{settings.train.epochs} epochs for every network, the same recipe, the same seeds "
-        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`.",
+        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
+        + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
         _footnote(result),
         *task.notes,

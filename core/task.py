@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -82,6 +82,7 @@ class Part:
     """A part of a task's network whose widths are searched while the rest keeps its own: a tracker's backbone.
 
     Attributes:
+        name: what it is called in reports: "backbone".
         build: the part with its regular widths, freshly initialised from torch's global generator.
         example_inputs: of the part; only shapes matter.
         batch: a training batch's (inputs, targets) -> (inputs of the part, what the loss needs besides its outputs).
@@ -89,11 +90,26 @@ class Part:
         insert: (widths of the part, seed) -> the whole network around it, freshly initialised.
     """
 
+    name: str
     build: Callable[[], nn.Module]
     example_inputs: Any
     batch: Callable[[Any, Any], tuple[Any, Any]]
     loss_fn: Callable[[Any, Any], Tensor]
     insert: Callable[[Architecture, int], nn.Module]
+
+
+class Searched(NamedTuple):
+    """What `core.shrink` and `core.trace_channels` take of a task.
+
+    Attributes:
+        model: freshly initialised.
+        example_inputs: of it.
+        outputs: what becomes of the channels that it returns.
+    """
+
+    model: nn.Module
+    example_inputs: Any
+    outputs: Literal["single", "free"]
 
 
 @dataclass(frozen=True)
@@ -133,3 +149,9 @@ class Task:
     finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
     part: Part | None = None
     given: Architecture | None = None
+
+    def searched(self) -> Searched:
+        """What widths are searched in: the whole network or its part, freshly initialised."""
+        if self.part is None:
+            return Searched(self.build(), self.example_inputs, "single")
+        return Searched(self.part.build(), self.part.example_inputs, "free")

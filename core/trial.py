@@ -104,20 +104,15 @@ def find_architecture(
     Raises:
         UserError: see `core.shrinkage.shrink`.
     """
+    with seeded(seed):
+        model, inputs, outputs = task.searched()
     batches = first_batches(task, config, seed)
     part = task.part
-    if part is None:
-        model, inputs, loss_fn = fresh_baseline(task, seed), task.example_inputs, only_loss(task)
-    else:
-        with seeded(seed):
-            model = part.build()
-        inputs, loss_fn = part.example_inputs, part.loss_fn
-        batches = (part.batch(*batch) for batch in batches)
     return shrink(
         model.to(device),
         inputs,
-        batches,
-        loss_fn,
+        batches if part is None else (part.batch(*batch) for batch in batches),
+        only_loss(task) if part is None else part.loss_fn,
         widen=config.widen,
         budget=config.budget,
         score=score,
@@ -131,7 +126,7 @@ def find_architecture(
         name=task.model_name,
         freeze=config.freeze,
         ties=config.ties,
-        outputs="single" if part is None else "free",
+        outputs=outputs,
     )
 
 
