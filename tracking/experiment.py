@@ -1,12 +1,12 @@
 """The paper's comparison in tracking: DiMP with the regular backbone and with one of found widths, both trained alike.
 
-As `core.experiment` sees it: the whole tracker is trained, the widths that are searched (or given) are the backbone's, and
-the score is how well the trained tracker tracks.
+As `core.experiment` sees it: the whole tracker is trained, the widths that are searched (or given) are the backbone's,
+and the score is how well the trained tracker tracks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,19 @@ from torch import Tensor, nn
 
 from core.architecture import Architecture
 from core.budget import Budget
+from core.errors import UserError
 from core.initialise import seeded
 from core.task import Metric, Part, ShrinkConfig, Task
-from core.train import Loader
-from tracking.datasets import TrackingDataset
-from tracking.dimp.backbones import RESNETS, resnet_trunk, trunk_architecture
+from tracking.datasets import TITLES, load
+from tracking.dimp.backbones import resnet_trunk, trunk_architecture
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
-from tracking.training import TrackingConfig, build_network, make_loader, make_loss
+from tracking.eval import PROTOCOL_OF
+from tracking.experiment_report import finish
+from tracking.protocols import get_protocol
+from tracking.training import TrackingConfig, make_loader, make_loss
+from tracking.training.network import BackboneConfig, make_network
+from tracking.trials import Trials, percentages
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,12 @@ class EvaluationConfig:
         split: part of it; None for its default.
         sequences: patterns of the sequences used; none for all.
         partial: use what is there of a benchmark that is not complete.
-        workers: processes; 0 for one per core.
     """
 
     dataset: str = "demo"
     split: str | None = None
     sequences: tuple[str, ...] = ()
     partial: bool = False
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class ExperimentConfig(TrackingConfig):
     Args:
         shrink: how the backbone's widths are found where `found_widths` does not give them.
         found_widths: a widths file of the backbone, of the whole ResNet as classification finds it or of the trunk.
-        found_weights: weights of a classifier of these widths to start from; `backbone.weights` are the regular one's.
+        found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
         evaluation: what trained trackers are tried on.
+
+    Raises:
+        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with.
     """
 
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
@@ -61,12 +67,75 @@ class ExperimentConfig(TrackingConfig):
     found_weights: Path | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+    def __post_init__(self) -> None:
+        if self.backbone.widths is not None or self.init is not None:
+            raise UserError(
+                "the comparison starts from regular widths and fresh heads: name widths with found_widths, and "
+                "leave out backbone.widths and init"
+            )
+
 
 METRICS = (
     Metric("success_auc", "AUC", higher_is_better=True),
     Metric("precision", "P", higher_is_better=True),
     Metric("norm_precision", "NP", higher_is_better=True),
 )
+REFERENCES = ("still", "ncc")  # trackers without training, beside which the trained ones are shown
+
+
+def make_task(
+    config: ExperimentConfig, root: Path, folder: Path, device: torch.device, say: Callable[[str], None]
+) -> Task:
+    """Tracking as `core.experiment` sees it.
+
+    Args:
+        config: the protocol.
+        root: the data root.
+        folder: the work directory; tracks are stored below it.
+        device: where trackers run.
+        say: is told of each sequence that was tracked.
+
+    Raises:
+        MissingData: what trackers are tried on is not there.
+        UserError: the protocol names no such data set, sequences or settings.
+    """
+    wanted = config.evaluation
+    protocol = get_protocol(PROTOCOL_OF.get(wanted.dataset, "lasot"), wanted.dataset)
+    dataset = load(
+        wanted.dataset,
+        root,
+        wanted.split,
+        patterns=wanted.sequences,
+        partial=wanted.partial,
+        frames=True,
+        absence=protocol.absent != "ignore",
+    )
+    trials = Trials(dataset, protocol, folder / "tracks", tracker_changes(config), REFERENCES, device, say)
+    missing = f"{TITLES[dataset.name]}: {len(dataset.missing)} sequences are not there and not scored."
+    side = config.data.views.crop
+    return Task(
+        name="tracking",
+        dataset=f"{TITLES[dataset.name]} {dataset.split}",
+        model_name=f"{config.name} on {config.backbone.name}",
+        build=lambda: make_network(config.backbone, config.network),
+        example_inputs=torch.zeros(1, 3, side, side),
+        train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
+        loss_fn=make_loss(config),
+        evaluate=lambda network: percentages(trials.network(network)),
+        metrics=METRICS,
+        curves=("found", "success_auc", "peak within a cell (training), AUC % (test)"),
+        references={name: percentages(trials.built_in(name)) for name in REFERENCES},
+        notes=(missing,) if dataset.missing else (),
+        finish=lambda settings, runs: finish(config, trials, settings, runs),
+        part=backbone_part(config, device),
+        given=given_architecture(config),
+    )
+
+
+def tracker_changes(config: ExperimentConfig) -> dict[str, Any]:
+    """Entries of the tracker's settings that follow from how it is trained, and those that the protocol sets."""
+    views = config.data.views
+    return {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
 
 
 def given_architecture(config: ExperimentConfig) -> Architecture | None:
@@ -114,13 +183,12 @@ def backbone_part(config: ExperimentConfig, device: torch.device) -> Part:
         return loss_fn(outputs, targets)[0]
 
     def insert(found: Architecture, seed: int) -> nn.Module:
-        # Widths by way of the section that tracking.train reads them from.
-        backbone = replace(config.backbone, widths=None, weights=config.found_weights)
-        return build_network(
-            replace(config, backbone=backbone, train=replace(config.train, seed=seed)), found
-        )
+        with seeded(seed):
+            return make_network(BackboneConfig(config.backbone.name, weights=config.found_weights), config.network,
+                                found=found)  # fmt: skip
 
     return Part(
+        name="backbone",
         build=lambda: resnet_trunk(config.backbone.name),
         example_inputs=torch.zeros(1, 3, side, side),
         batch=batch,

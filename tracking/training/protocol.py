@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.architecture import Architecture
 from core.errors import UserError
 from core.seeding import seed_everything
 from core.train import TrainConfig
@@ -50,19 +49,15 @@ class TrackingConfig:
     tracker: dict[str, Any] = field(default_factory=dict)
 
 
-def build_network(config: TrackingConfig, found: Architecture | None = None) -> DiMPNet:
+def build_network(config: TrackingConfig) -> DiMPNet:
     """The network that a protocol trains. Its fresh weights depend on `config.train.seed` alone.
-
-    Args:
-        config: the protocol.
-        found: widths of the backbone in place of the protocol's own.
 
     Raises:
         MissingData: a file of widths or weights is not there.
         UserError: it does not fit.
     """
     seed_everything(config.train.seed)
-    return make_network(config.backbone, config.network, config.init, found)
+    return make_network(config.backbone, config.network, config.init)
 
 
 def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) -> SequenceLoader:
