@@ -128,7 +128,7 @@ def test_published_ones_convert_without_their_code(
     assert convert([str(path), str(tmp_path / "out.safetensors")]) == 0
     assert "none left over" in capsys.readouterr().out
     loaded, description = load_network(tmp_path / "out.safetensors")
-    assert description.settings == {"legacy_centres": True}
+    assert description.settings == {"legacy_coordinates": True}
     state = loaded.state_dict()
     assert not any(".layer4." in name or ".fc." in name for name in state)
     assert all(torch.equal(value, weights[name]) for name, value in state.items())

@@ -61,7 +61,7 @@ class Description:
 
 
 # The published networks were trained and are run with box centres half a crop pixel off (see `TrackerSettings`).
-PUBLISHED = Description(settings={"legacy_centres": True})
+PUBLISHED = Description(settings={"legacy_coordinates": True})
 
 
 def save_network(path: str | Path, network: DiMPNet, description: Description) -> None:

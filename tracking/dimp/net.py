@@ -146,14 +146,27 @@ class DiMPNet(nn.Module):
             train_boxes: (S, N, 4), x, y, w, h of the target in pixels; the first image is the regressor's reference.
             test_proposals: (S, M, P, 4), boxes to judge.
         """
-        sequences, train_count = train_images.shape[:2]
-        test_count = test_images.shape[1]
         # Two passes: batch statistics of training and test frames stay apart, as in the published recipe.
         train = self.extract(train_images.flatten(0, 1))
         test = self.extract(test_images.flatten(0, 1))
+        return self.from_stages(train, test, train_boxes, test_proposals)
+
+    def from_stages(
+        self, train: dict[str, Tensor], test: dict[str, Tensor], train_boxes: Tensor, test_proposals: Tensor
+    ) -> DiMPOutput:
+        """`forward` from the backbone's stages on.
+
+        Args:
+            train: the stages on the training images, (S * N, C, h, w) each, a sequence's images in a row.
+            test: the stages on the test images, (S * M, C, h, w) each.
+            train_boxes: (S, N, 4).
+            test_proposals: (S, M, P, 4).
+        """
+        sequences, train_count = train_boxes.shape[:2]
+        test_count = test_proposals.shape[1]
         train_features = self.classifier.features(train).unflatten(0, (sequences, train_count))
         test_features = self.classifier.features(test).unflatten(0, (sequences, test_count))
-        with torch.autocast(train_images.device.type, enabled=False):
+        with torch.autocast(train_boxes.device.type, enabled=False):
             initial = self.classifier.filter_initializer(train_features, train_boxes)
         iterates, _ = self.classifier.filter_optimizer(initial, train_features, train_boxes)
         scores = torch.stack([self.classifier.scores(weight, test_features) for weight in iterates])
