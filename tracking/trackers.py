@@ -1,4 +1,4 @@
-"""What a tracker must do to be run, two simple trackers that do it, and how a user's own is named.
+"""What a tracker must do to be run, two simple trackers that do it, and how these, DiMP or a user's own are named.
 
 A tracker sees one video: `init` with the first frame and the target's box in it, then `update` once per frame.
 """
@@ -6,14 +6,16 @@ A tracker sees one video: `init` with the first frame and the target's box in it
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
 import numpy as np
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
 
 Box = Sequence[float]
 
@@ -22,7 +24,8 @@ class Tracker(Protocol):
     """The interface of the runner.
 
     Frames are `(height, width, 3)` uint8 RGB arrays; boxes are `x, y, width, height` in the pixel coordinates of the
-    data set's own annotations, as the benchmarks' toolkits hand them out.
+    data set's own annotations, as the benchmarks' toolkits hand them out. A tracker for which it matters says with an
+    attribute `first_pixel` (0 or 1) which number the image's first pixel has in its boxes, and gets them that way.
     """
 
     def init(self, frame: np.ndarray, box: Box) -> None:
@@ -99,41 +102,94 @@ class CorrelationTracker:
 
 
 BUILT_IN: dict[str, TrackerFactory] = {"still": StillTracker, "ncc": CorrelationTracker}
+DIMP = ("dimp50", "dimp50-vot18", "dimp50-vot19", "small")  # presets of tracking.dimp.settings; they need a checkpoint
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """Which tracker, and what it is made from: all that a worker needs to make it.
+
+    Attributes:
+        name: a built-in name (`"still"`, `"ncc"`), a DiMP preset (`DIMP`), or `package.module:factory`, a callable
+            without arguments.
+        checkpoint: the network of a DiMP tracker.
+        device: where DiMP runs: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
+        seed: of a DiMP tracker.
+
+    Raises:
+        UserError: options that this tracker does not have, or a checkpoint that it lacks.
+    """
+
+    name: str
+    checkpoint: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name in DIMP:
+            if self.checkpoint is None:
+                raise UserError(
+                    f"tracker '{self.name}' needs a network: name one with --checkpoint (python -m tracking.train "
+                    "makes them)"
+                )
+        elif self.checkpoint is not None:
+            raise UserError(f"--checkpoint is for {', '.join(DIMP)}; tracker '{self.name}' takes none")
+
+    def record(self) -> dict[str, str | int]:
+        """What results depend on, for the run's record: the network by its content, wherever it lies."""
+        if self.checkpoint is None:
+            return {"tracker": self.name}
+        try:
+            with open(self.checkpoint, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise MissingData(
+                f"checkpoint '{self.checkpoint}' cannot be read: {error.strerror}: check --checkpoint"
+            ) from error
+        return {"tracker": self.name, "checkpoint_sha256": digest, "seed": self.seed}
 
 
 @functools.lru_cache(maxsize=8)
-def tracker_factory(spec: str) -> TrackerFactory:
-    """What makes a fresh tracker for each sequence.
+def tracker_factory(spec: str | TrackerSpec) -> TrackerFactory:
+    """What makes a fresh tracker for each sequence. A DiMP network is loaded once.
 
     Args:
-        spec: a built-in name (`"still"`, `"ncc"`) or `package.module:factory`, a callable without arguments.
+        spec: a tracker without options by its name, or all of it.
 
     Raises:
         UserError: there is no such tracker, or what was found makes something that is none.
+        MissingData: there is no such checkpoint.
     """
-    if spec in BUILT_IN:
-        return BUILT_IN[spec]
-    module_name, separator, attribute = spec.partition(":")
+    if isinstance(spec, str):
+        spec = TrackerSpec(spec)
+    name = spec.name
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if name in DIMP:
+        from tracking.dimp.loading import dimp_factory  # torch is not needed for the others
+
+        assert spec.checkpoint is not None  # TrackerSpec has made sure
+        return dimp_factory(name, spec.checkpoint, spec.device, spec.seed)
+    module_name, separator, attribute = name.partition(":")
     if not separator:
-        raise UserError(
-            f"no tracker '{spec}': choose {', '.join(BUILT_IN)} or name your own as package.module:factory"
-        )
+        choices = ", ".join([*BUILT_IN, *DIMP])
+        raise UserError(f"no tracker '{name}': choose {choices} or name your own as package.module:factory")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"tracker '{spec}': {error}: install it, or run from the folder that holds it"
+            f"tracker '{name}': {error}: install it, or run from the folder that holds it"
         ) from error
     except AttributeError as error:
-        raise UserError(f"tracker '{spec}': {module_name} has no '{attribute}'") from error
+        raise UserError(f"tracker '{name}': {module_name} has no '{attribute}'") from error
     if not callable(factory):
         raise UserError(
-            f"tracker '{spec}': '{attribute}' is not callable; expected a factory without arguments"
+            f"tracker '{name}': '{attribute}' is not callable; expected a factory without arguments"
         )
     return factory
 
 
-def make_tracker(spec: str) -> Tracker:
+def make_tracker(spec: str | TrackerSpec) -> Tracker:
     """A fresh tracker.
 
     Raises:
@@ -142,7 +198,19 @@ def make_tracker(spec: str) -> Tracker:
     tracker = tracker_factory(spec)()
     for method in ("init", "update"):
         if not callable(getattr(tracker, method, None)):
+            name = spec if isinstance(spec, str) else spec.name
             raise UserError(
-                f"tracker '{spec}': its {type(tracker).__name__} has no method '{method}(frame, …)'"
+                f"tracker '{name}': its {type(tracker).__name__} has no method '{method}(frame, …)'"
             )
     return tracker
+
+
+def pixel_shift(tracker: Tracker, first_pixel: int) -> int:
+    """What to add to a data set's x and y for this tracker, and to take off its answers.
+
+    Args:
+        tracker: its attribute `first_pixel`, where it has one, is the number of the first pixel in its boxes.
+        first_pixel: the same of the data set (`datasets.sequence.Sequence.first_pixel`).
+    """
+    wanted = getattr(tracker, "first_pixel", None)
+    return 0 if wanted is None else int(wanted) - first_pixel

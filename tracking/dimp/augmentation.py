@@ -1,0 +1,129 @@
+"""The first frame's training samples: one crop, shifted, mirrored, blurred and turned (Bhat et al., ICCV 2019, 3.5).
+
+Mirroring and turning happen around the patch's middle and move the target's centre with the pixels; its width and
+height are kept, as in the published code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tracking.dimp.settings import TrackerSettings
+
+# A sample: its pixels, and the target's box in them.
+Sample = tuple[Tensor, Tensor]
+
+
+def expanded_size(settings: TrackerSettings) -> int:
+    """Side of the patch to cut samples from; it has the crop's parity, so that both have the same middle."""
+    size = round(settings.crop_size * settings.augmentation_expansion)
+    return size + (size - settings.crop_size) % 2
+
+
+def first_frame_samples(
+    patch: Tensor, box: Tensor, settings: TrackerSettings, generator: torch.Generator
+) -> Iterator[Sample]:
+    """Cut the samples of the first frame, the plain crop first.
+
+    Args:
+        patch: (3, s, s) float32, s = `expanded_size(settings)`, with the target in its middle.
+        box: (4,), x, y, w, h of the target in the patch.
+        settings: which samples; `settings.dropout_samples` are not among these, they are made of features.
+        generator: on the CPU, for the random shifts.
+
+    Yields:
+        Pixels (3, crop_size, crop_size) and the box (4,) in them.
+    """
+    size = settings.crop_size
+    yield _shifted(patch, box, (0, 0), size)
+    for x, y in settings.translations:
+        yield _shifted(patch, box, (int(x * size / 2), int(y * size / 2)), size)
+    transforms: list[Callable[[Tensor, Tensor, tuple[int, int]], Sample]] = []
+    if settings.flip:
+        transforms.append(lambda pixels, box, shift: _shifted(*_flipped(pixels, box), shift, size))
+    for sigma in settings.blurs:
+        transforms.append(
+            lambda pixels, box, shift, sigma=sigma: _blurred(pixels, box, shift, size, sigma)  # type: ignore[misc]
+        )
+    for angle in settings.rotations:
+        transforms.append(
+            lambda pixels, box, shift, angle=angle: _rotated(pixels, box, shift, size, angle)  # type: ignore[misc]
+        )
+    for transform in transforms:
+        random = torch.rand(2, generator=generator).tolist()
+        shift = tuple(int((value - 0.5) * settings.random_shift * size) for value in random)
+        yield transform(patch, box, (shift[0], shift[1]))
+
+
+def channel_dropout(features: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Features (1, C, h, w) with random channels set to zero and the others scaled up, as `dropout2d` does.
+
+    Args:
+        features: of one sample.
+        probability: of a channel to be missing.
+        generator: on the CPU, so that all devices drop the same channels.
+    """
+    kept = torch.rand(features.shape[1], generator=generator) >= probability
+    return features * (kept / (1 - probability)).to(features)[None, :, None, None]
+
+
+def _shifted(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, margin: int = 0) -> Sample:
+    """The middle of a patch, moved so that the target goes `shift` right and down; the border goes on for ever.
+
+    With a margin the pixels reach that much further on all sides; the box is that of the crop without it.
+    """
+    length = patch.shape[-1]
+    start = (length - size) // 2
+    indices = [
+        torch.arange(start - move - margin, start - move + size + margin, device=patch.device)
+        for move in shift
+    ]
+    columns, rows = (index.clamp_(0, length - 1) for index in indices)
+    corner = box.new_tensor([start - shift[0], start - shift[1], 0, 0])
+    return patch[:, rows[:, None], columns], box - corner
+
+
+def _flipped(patch: Tensor, box: Tensor) -> Sample:
+    x, y, width, height = box.unbind()
+    return patch.flip(-1), torch.stack([patch.shape[-1] - 1 - x - width, y, width, height])
+
+
+def _blurred(
+    patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, sigma: tuple[float, float]
+) -> Sample:
+    """Gaussian blur by `sigma` (x, y); kernels reach two standard deviations to either side."""
+    margin = math.ceil(2 * max(sigma))
+    pixels, moved = _shifted(patch, box, shift, size, margin)
+    across, down = (_gaussian(value).to(pixels) for value in sigma)
+    blurred = functional.conv2d(pixels[:, None], across[None, None, None, :])
+    blurred = functional.conv2d(blurred, down[None, None, :, None])[:, 0]
+    # The narrower kernel leaves some of the margin over.
+    x, y = ((blurred.shape[axis] - size) // 2 for axis in (2, 1))
+    return blurred[:, y : y + size, x : x + size], moved
+
+
+def _gaussian(sigma: float) -> Tensor:
+    reach = math.ceil(2 * sigma)
+    weights = torch.exp(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * sigma**2))
+    return (weights / weights.sum()).to(torch.float32)
+
+
+def _rotated(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, angle: float) -> Sample:
+    """Turned by `angle` degrees, from the x-axis towards the y-axis, around the patch's middle."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    length = patch.shape[-1]
+    # Of sample pixels from the middle, before the shift: turned back, they tell where to look in the patch.
+    steps = torch.arange(size, dtype=torch.float32, device=patch.device) - (size - 1) / 2
+    x, y = steps[None, :] - shift[0], steps[:, None] - shift[1]
+    source = torch.stack([cos * x + sin * y, -sin * x + cos * y], dim=-1)
+    grid = source * (2 / length)  # grid_sample's -1 and 1 are the patch's outer edges
+    pixels = functional.grid_sample(patch[None], grid[None], padding_mode="border", align_corners=False)[0]
+    centre = box[:2] + box[2:] / 2 - (length - 1) / 2
+    turned = torch.stack([cos * centre[0] - sin * centre[1], sin * centre[0] + cos * centre[1]])
+    middle = turned + box.new_tensor(shift) + (size - 1) / 2
+    return pixels, torch.cat([middle - box[2:] / 2, box[2:]])
