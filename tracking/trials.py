@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tracking.datasets import TrackingDataset
+from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.net import DiMPNet
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import DiMPTracker
@@ -55,12 +56,9 @@ class Trials:
     def network(self, network: nn.Module) -> Evaluation:
         """A tracker's network, tried; its folder is named after a checksum of its weights."""
         assert isinstance(network, DiMPNet)
+        prepared = InferenceNetwork(network, self.device)
         name = f"{weights_checksum(network):08x}"
-        training = network.training
-        network.eval().to(self.device)
-        evaluation = self._try(name, lambda: DiMPTracker(network, self.settings, device=self.device))
-        network.train(training)
-        return evaluation
+        return self._try(name, lambda: DiMPTracker(prepared, self.settings))
 
     def built_in(self, name: str) -> Evaluation:
         """A tracker of `tracking.trackers`, tried."""
@@ -76,7 +74,8 @@ class Trials:
         for number, sequence in enumerate(waiting, 1):
             assert sequence.frames is not None  # the data set was read with frames
             frames = sequence.frames.paths()[: len(sequence.boxes)]
-            track = track_sequence(make(), frames, sequence.boxes[0].tolist())
+            box = sequence.boxes[0].tolist()
+            track = track_sequence(make(), frames, box, sequence.first_pixel)
             store_track(place, sequence.name, track)
             speed = len(frames) / track.seconds.sum()
             self.say(

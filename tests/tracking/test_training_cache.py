@@ -50,7 +50,9 @@ def test_reduced_frames_show_the_target_where_they_say(
 
 def test_a_reduced_ramp_keeps_its_coordinates() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3))
-    box = np.array([99.5, 99.5, 60, 60], np.float32)  # centre at pixel centre 129.5, that is between 129 and 130
+    box = np.array(
+        [99.5, 99.5, 60, 60], np.float32
+    )  # centre at pixel centre 129.5, that is between 129 and 130
     image, reduced = reduce_frame(Frame(ramp, box), CacheConfig(target=15, reach=1.0))
     centre = reduced[0] + reduced[2] / 2
     row = image[image.shape[0] // 2, :, 0].astype(float)
