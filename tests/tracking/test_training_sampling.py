@@ -88,7 +88,9 @@ def test_boxes_too_small_or_undefined_are_left_out_of_the_index() -> None:
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"none of 2 sequences has at least 20 frames, 13 of them with a target"):
+    with pytest.raises(
+        UserError, match=r"none of 2 sequences has at least 20 frames, 13 of them with a target"
+    ):
         training_set([10, 19]).confined_to(PUBLISHED)
     stills = training_set([1, 1], np.zeros((2, 4), np.float32), still=True)
     with pytest.raises(UserError, match="none of 2 sequences has a target of at least 4 pixels"):
