@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from core.commands import CONFIG_FILE, agree, launched_processes, settle_config, work_directory
 from core.config import load_config
@@ -71,7 +72,7 @@ def describe(config: TrackingConfig) -> Description:
     """What a checkpoint of this protocol says about itself."""
     found = config.backbone.architecture()
     views = config.data.views
-    settings = {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
+    settings: dict[str, Any] = {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
     return Description(
         backbone=config.backbone.name,
         architecture=None if found is None else found.to_json(),

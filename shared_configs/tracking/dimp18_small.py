@@ -24,5 +24,6 @@ train = dict(
         groups=(("classifier.filter_initializer", 0.25),),
     ),
     schedule=dict(name="cosine"),
+    channels_last=True,
     checkpoint_every_steps=50,
 )

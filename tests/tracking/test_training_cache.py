@@ -93,6 +93,18 @@ def test_the_cache_is_made_once_and_anew_for_changed_frames(tmp_path: Path) -> N
     assert len(list((tmp_path / "cache").glob("*.frames"))) == 1  # outdated ones go
 
 
+def test_two_selections_of_one_set_do_not_displace_each_other(tmp_path: Path) -> None:
+    sequence_folder(tmp_path / "set", "face")
+    sequence_folder(tmp_path / "set", "badge")
+    config = CacheConfig(folder=tmp_path / "cache")
+    paths = []
+    for name in ("face", "badge"):
+        source = SourceConfig("folder", folder=tmp_path / "set", sequences=(name,))
+        usable = open_source(source, tmp_path).confined_to(SamplingConfig())
+        paths.append(open_frame_cache(usable, config).path)
+    assert all(path.is_file() for path in paths)
+
+
 def test_frames_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     sequence_folder(tmp_path / "set", "face")
     bad = tmp_path / "set/face/img/0004.png"
@@ -113,7 +125,7 @@ def test_a_cache_that_is_removed_meanwhile(tmp_path: Path) -> None:
     sequence_folder(tmp_path / "set", "face")
     cached = open_frame_cache(usable_set(tmp_path / "set"), CacheConfig(folder=tmp_path / "cache"))
     cached.path.unlink()
-    with pytest.raises(RuntimeError, match="was removed during training"):
+    with pytest.raises(UserError, match="was removed during training"):
         cached.read(0, 0)
     with pytest.raises(UserError, match="reach must be >= 1"):
         CacheConfig(reach=0.5)

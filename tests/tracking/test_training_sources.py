@@ -145,7 +145,7 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
     write_boxes(tmp_path / "mine/one/groundtruth.txt", [[3, 4, 20, 10]])
     with pytest.raises(UserError, match="none of 1 sequences matches"):
         open_source(SourceConfig("folder", folder=Path("mine"), sequences=("x*",)), tmp_path)
-    with pytest.raises(MissingData, match="list of sequences .* not found"):
+    with pytest.raises(MissingData, match=r"list of sequences .* not found"):
         open_source(SourceConfig("folder", folder=Path("mine"), names=tmp_path / "no.txt"), tmp_path)
 
 

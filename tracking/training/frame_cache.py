@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
+from core.errors import UserError
 from core.packed import read_packed, write_packed
 from tracking.training.config import CacheConfig
 from tracking.training.frames import BadFrame, DecodedFrames, Frame
@@ -65,7 +66,9 @@ class CachedFrames:
     def _pixels(self) -> np.ndarray:
         packed = read_packed(self.path, _MARK, mode="c")
         if packed is None:
-            raise RuntimeError(f"frame cache '{self.path}' was removed during training: start again")
+            raise UserError(
+                f"frame cache '{self.path}' was removed during training: start again with --resume"
+            )
         return packed[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def open_frame_cache(usable: UsableSet, config: CacheConfig, threads: int | None
     def build(path: Path) -> None:
         _build(path, usable, config, rows, places, threads or os.cpu_count() or 1)
 
-    where = hashlib.sha256(str(source.folder.resolve()).encode()).hexdigest()[:8]
+    # Two selections of one data set, such as its training and its validation part, each have a cache.
+    where = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:8]
     return open_or_build(
         cache_folders(source.folder) if config.folder is None else (config.folder,),
         f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)}-{where}",
