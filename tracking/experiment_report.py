@@ -17,7 +17,6 @@ from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation import Evaluation
 from tracking.plots import save_plots
-from tracking.training.network import make_network
 from tracking.trials import Trials
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: S
         if run.seed != runs[0].seed:
             continue
         name = NAMES.get(run.method, run.method.capitalize())
-        network = make_network(config.backbone, config.network, found=run.architecture)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         found = None if run.architecture is None else run.architecture.to_json()
         description = Description(config.backbone.name, found, config.network, trials.changes)
+        network = description.build()
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
         files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")
         networks[name] = network.eval()
