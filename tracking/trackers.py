@@ -102,7 +102,12 @@ class CorrelationTracker:
 
 
 BUILT_IN: dict[str, TrackerFactory] = {"still": StillTracker, "ncc": CorrelationTracker}
-DIMP = ("dimp50", "dimp50-vot18", "dimp50-vot19", "small")  # presets of tracking.dimp.settings; they need a checkpoint
+DIMP = (
+    "dimp50",
+    "dimp50-vot18",
+    "dimp50-vot19",
+    "small",
+)  # presets of tracking.dimp.settings; they need a checkpoint
 
 
 @dataclass(frozen=True)
