@@ -71,7 +71,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     length = max(round(side / stride), 2)
     left = column // stride - (length - 1) // 2
     top = row // stride - (length - 1) // 2
-    patch = _replicated(decimated, left, top, length).to(torch.float32)
+    patch = replicated(decimated, left, top, length).to(torch.float32)
     if length != size:
         patch = functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
     middle = (length - 1) / 2
@@ -81,7 +81,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     return patch, frame
 
 
-def _replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
+def replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
     """`image[:, top:top + length, left:left + length]` as if the border went on for ever."""
     height, width = image.shape[-2:]
     if left >= 0 and top >= 0 and left + length <= width and top + length <= height:
