@@ -71,7 +71,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     length = max(round(side / stride), 2)
     left = column // stride - (length - 1) // 2
     top = row // stride - (length - 1) // 2
-    patch = _replicated(decimated, left, top, length).to(torch.float32)
+    patch = _replicated(decimated, left, top, length)
     if length != size:
         patch = functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
     middle = (length - 1) / 2
@@ -82,13 +82,18 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
 
 
 def _replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
-    """`image[:, top:top + length, left:left + length]` as if the border went on for ever."""
+    """`image[:, top:top + length, left:left + length]` in float32, as if the border went on for ever."""
     height, width = image.shape[-2:]
-    if left >= 0 and top >= 0 and left + length <= width and top + length <= height:
-        return image[:, top : top + length, left : left + length]
-    rows = torch.arange(top, top + length, device=image.device).clamp_(0, height - 1)
-    columns = torch.arange(left, left + length, device=image.device).clamp_(0, width - 1)
-    return image[:, rows[:, None], columns]
+    # Where the square misses the image altogether, its nearest pixels stand for it.
+    first_x, last_x = min(max(left, 0), width - 1), max(min(left + length, width), 1)
+    first_y, last_y = min(max(top, 0), height - 1), max(min(top + length, height), 1)
+    inside = image[:, first_y:last_y, first_x:last_x].to(torch.float32)
+    if inside.shape[-2:] == (length, length):
+        return inside
+    beyond = (first_x - left, left + length - last_x, first_y - top, top + length - last_y)
+    if min(beyond) < 0:
+        beyond = tuple(min(max(side, 0), length - 1) for side in beyond)
+    return functional.pad(inside[None], beyond, mode="replicate")[0]
 
 
 def normalise(images: Tensor) -> Tensor:
