@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -73,7 +74,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     top = row // stride - (length - 1) // 2
     patch = _replicated(decimated, left, top, length)
     if length != size:
-        patch = functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
+        patch = _resized(patch, size)
     middle = (length - 1) / 2
     frame = CropFrame(
         (left + middle) * stride + phase_x, (top + middle) * stride + phase_y, length * stride / size, size
@@ -94,6 +95,15 @@ def _replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
     if min(beyond) < 0:
         beyond = tuple(min(max(side, 0), length - 1) for side in beyond)
     return functional.pad(inside[None], beyond, mode="replicate")[0]
+
+
+def _resized(patch: Tensor, size: int) -> Tensor:
+    """The patch with `size` pixels a side, bilinearly, without smoothing."""
+    if patch.device.type != "cpu":
+        return functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
+    # The same, several times as fast for three channels; the two differ by less than 0.02 of 255.
+    pixels = cv2.resize(patch.permute(1, 2, 0).numpy(), (size, size), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def normalise(images: Tensor) -> Tensor:
