@@ -8,22 +8,24 @@ data = dict(
         dict(dataset="otb", weight=0.3, partial=True),
         dict(dataset="demo", split="train", weight=0.7),
     ),
-    sequences_per_epoch=1_600,
+    sequences_per_epoch=640,
+    # One frame to learn the target from and one to find it in: as many frames of other sequences teach more.
+    sampling=dict(train_frames=1, test_frames=1),
     # The published sampling, jitter and augmentation, on crops of half the size.
     views=dict(crop=144, flip=0.5),
     cache=dict(enabled=True),
-    workers=1,
+    workers=0,
 )
 train = dict(
-    epochs=4,
-    batch_size=8,
+    epochs=10,
+    batch_size=16,
     optimizer=dict(
         name="adam",
-        lr=1e-3,
+        lr=1.5e-3,
         weight_decay=0.0,
-        groups=(("classifier.filter_initializer", 0.25),),
+        groups=(("classifier.filter_initializer", 0.2),),
     ),
     schedule=dict(name="cosine"),
     channels_last=True,
-    checkpoint_every_steps=50,
+    checkpoint_every_steps=20,
 )

@@ -1,10 +1,12 @@
 """Small folders of sequences for the tests of training: windows that slide over a photograph of scikit-image.
 
-As a script it trains in two processes: `torchrun --nproc_per_node=2 training_trees.py ROOT WORK_DIR`.
+As a script it trains in two processes: `torchrun --nproc_per_node=2 training_trees.py FOLDER`, where FOLDER holds
+`sequences/`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -62,15 +64,21 @@ def small_config(folder: Path, **changes: object) -> TrackingConfig:
     return replace(config, **changes)
 
 
-if __name__ == "__main__":
-    import torch
-
+def in_two_processes(folder: Path) -> None:
+    """A training whose batches can be shared, and one whose batches are too small for that."""
     from core.config import dump_config
     from tracking import train
 
+    for name, batch_size in (("enough", 5), ("too-few", 3)):
+        protocol = folder / f"{name}-{os.environ['RANK']}.py"
+        config = small_config(folder / "sequences")
+        dump_config(replace(config, train=replace(config.train, epochs=1, batch_size=batch_size)), protocol)
+        arguments = ["--config", str(protocol), "--work-dir", str(folder / name), "--device", "cpu"]
+        print(f"{name}: {train.main(arguments)}", flush=True)
+
+
+if __name__ == "__main__":
+    import torch
+
     torch.set_num_threads(1)
-    root, work_dir = Path(sys.argv[1]), Path(sys.argv[2])
-    path = root / f"{sys.argv[3]}.py"
-    if not path.exists():
-        dump_config(small_config(root / "sequences"), path)
-    sys.exit(train.main(["--config", str(path), "--work-dir", str(work_dir), "--device", "cpu", "--debug"]))
+    in_two_processes(Path(sys.argv[1]))

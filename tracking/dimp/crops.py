@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -71,9 +72,9 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     length = max(round(side / stride), 2)
     left = column // stride - (length - 1) // 2
     top = row // stride - (length - 1) // 2
-    patch = replicated(decimated, left, top, length).to(torch.float32)
+    patch = replicated(decimated, left, top, length)
     if length != size:
-        patch = functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
+        patch = _resized(patch, size)
     middle = (length - 1) / 2
     frame = CropFrame(
         (left + middle) * stride + phase_x, (top + middle) * stride + phase_y, length * stride / size, size
@@ -82,13 +83,27 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
 
 
 def replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
-    """`image[:, top:top + length, left:left + length]` as if the border went on for ever."""
+    """`image[:, top:top + length, left:left + length]` in float32, as if the border went on for ever."""
     height, width = image.shape[-2:]
-    if left >= 0 and top >= 0 and left + length <= width and top + length <= height:
-        return image[:, top : top + length, left : left + length]
-    rows = torch.arange(top, top + length, device=image.device).clamp_(0, height - 1)
-    columns = torch.arange(left, left + length, device=image.device).clamp_(0, width - 1)
-    return image[:, rows[:, None], columns]
+    # Where the square misses the image altogether, its nearest pixels stand for it.
+    first_x, last_x = min(max(left, 0), width - 1), max(min(left + length, width), 1)
+    first_y, last_y = min(max(top, 0), height - 1), max(min(top + length, height), 1)
+    inside = image[:, first_y:last_y, first_x:last_x].to(torch.float32)
+    if inside.shape[-2:] == (length, length):
+        return inside
+    beyond = (first_x - left, left + length - last_x, first_y - top, top + length - last_y)
+    if min(beyond) < 0:
+        beyond = tuple(min(max(side, 0), length - 1) for side in beyond)
+    return functional.pad(inside[None], beyond, mode="replicate")[0]
+
+
+def _resized(patch: Tensor, size: int) -> Tensor:
+    """The patch with `size` pixels a side, bilinearly, without smoothing."""
+    if patch.device.type != "cpu":
+        return functional.interpolate(patch[None], (size, size), mode="bilinear", align_corners=False)[0]
+    # The same, several times as fast for three channels; the two differ by less than 0.02 of 255.
+    pixels = cv2.resize(patch.permute(1, 2, 0).numpy(), (size, size), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def normalise(images: Tensor) -> Tensor:

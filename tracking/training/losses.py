@@ -72,7 +72,10 @@ def dimp_loss(
     if len(of_iterates) > 2:
         loss = loss + config.iterates * of_iterates[1:-1].mean()
     parts = {"scores": of_iterates[-1], "initial_scores": of_iterates[0], "iou": iou}
-    return loss, {**parts, "found": found_rate(scores[-1].detach(), labels)}
+    return loss, {
+        **{name: value.detach() for name, value in parts.items()},
+        "found": found_rate(scores[-1], labels),
+    }
 
 
 def found_rate(scores: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,166 @@
+"""`python -m tracking.train`: what it leaves, how it goes on, and several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_trees import sequence_folder, small_config
+
+from core.architecture import Architecture, describe_inputs
+from core.channels import trace_channels
+from core.checkpoint import read_weights, save_weights
+from core.config import dump_config, load_config
+from core.optim import build_optimizer
+from tracking import train
+from tracking.dimp.backbones import RESNETS
+from tracking.dimp.checkpoint import load_network
+from tracking.training import TrackingConfig, build_network
+from tracking.training.loader import SequenceLoader
+
+CONFIGS = Path(train.CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A protocol file; its sequences lie beside it."""
+    folder = tmp_path_factory.mktemp("train")
+    for target in ("face", "badge"):
+        sequence_folder(folder / "sequences", target)
+    dump_config(small_config(folder / "sequences"), folder / "tiny.py")
+    return folder / "tiny.py"
+
+
+def run(protocol: Path, work_dir: Path, *options: str) -> int:
+    common = ["--work-dir", str(work_dir), "--device", "cpu", "--no-progress"]
+    return train.main(["--config", str(protocol), *common, *options])
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = read_weights(first), read_weights(second)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
+    assert run(protocol, tmp_path / "run", "--cfg-options", "tracker.memory_size=30") == 0
+    network, description = load_network(tmp_path / "run/tracker.safetensors")
+    assert not network.training
+    assert description.backbone == "resnet18-small"
+    assert network.config.classification_channels == 16
+    assert description.settings == {"crop_size": 64, "search_area": 5.0, "memory_size": 30}
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [record["images"] for record in records] == [8, 8]  # sequences
+    assert {"scores", "initial_scores", "iou", "found"} <= records[0]["train_metrics"].keys()
+    assert load_config(tmp_path / "run/config.py", TrackingConfig).tracker == {"memory_size": 30}
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(protocol, tmp_path / "whole") == 0
+    original = SequenceLoader.batch
+
+    def batch(self: SequenceLoader, epoch: int, number: int) -> object:
+        if (epoch, number) == (1, 0):
+            signal.raise_signal(signal.SIGINT)
+        return original(self, epoch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SequenceLoader, "batch", batch)
+        assert run(protocol, tmp_path / "stopped") == 1
+    assert not (tmp_path / "stopped/tracker.safetensors").exists()
+    assert run(protocol, tmp_path / "stopped") == 2  # not without --resume
+    assert "add --resume to go on" in capsys.readouterr().err
+    assert run(protocol, tmp_path / "stopped", "--resume") == 0
+    assert_same_weights(tmp_path / "whole/tracker.safetensors", tmp_path / "stopped/tracker.safetensors")
+
+
+def test_seeds_and_epochs_from_the_command_line(protocol: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert run(protocol, tmp_path / name, "--epochs", "1", "--seed", seed) == 0
+    assert_same_weights(tmp_path / "a/tracker.safetensors", tmp_path / "b/tracker.safetensors")
+    first, other = (read_weights(tmp_path / name / "tracker.safetensors") for name in "ac")
+    assert not torch.equal(first["feature_extractor.conv1.weight"], other["feature_extractor.conv1.weight"])
+
+
+def test_a_backbone_of_found_widths_and_its_weights(protocol: Path, tmp_path: Path) -> None:
+    resnet = RESNETS["resnet18-small"]()
+    example = torch.zeros(1, 3, 64, 64)
+    widths = {
+        name: width - number % 3
+        for number, (name, width) in enumerate(trace_channels(resnet, example).widths.items())
+    }
+    found = Architecture("resnet18", widths, describe_inputs(example))
+    found.save(tmp_path / "widths.json")
+    pretrained = found.build(resnet)
+    save_weights(pretrained, tmp_path / "classifier.safetensors")
+    options = ["--backbone-widths", str(tmp_path / "widths.json"), "--epochs", "1"]
+    weights = ["--backbone-weights", str(tmp_path / "classifier.safetensors")]
+    # Rates of zero: what is trained is what was loaded.
+    assert run(protocol, tmp_path / "run", *options, *weights, "--cfg-options", "train.optimizer.lr=0") == 0
+    network, description = load_network(tmp_path / "run/tracker.safetensors")
+    assert description.architecture is not None
+    loaded = network.feature_extractor.state_dict()
+    for name, value in pretrained.named_parameters():
+        if not name.startswith(("layer4", "fc")):
+            assert torch.equal(loaded[name], value), name
+
+    start = ["--init", str(tmp_path / "run/tracker.safetensors"), "--cfg-options", "train.optimizer.lr=0"]
+    assert run(protocol, tmp_path / "again", *options, *start) == 0
+    again, _ = load_network(tmp_path / "again/tracker.safetensors")
+    for (name, value), other in zip(network.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(value, other), name
+    assert run(protocol, tmp_path / "misfit", "--init", str(tmp_path / "run/tracker.safetensors")) == 2
+
+
+@pytest.mark.parametrize("name", ["dimp50.py", "dimp18_small.py"])
+def test_shipped_protocols_are_read(name: str) -> None:
+    config = load_config(CONFIGS / name, TrackingConfig)
+    rates = {
+        prefix: round(config.train.optimizer.lr * factor, 8)
+        for prefix, factor in config.train.optimizer.groups
+    }
+    if name == "dimp50.py":  # the published rates
+        assert config.train.optimizer.lr == 2e-5
+        assert rates == {
+            "classifier.feature_extractor": 5e-5,
+            "classifier.filter_initializer": 5e-5,
+            "classifier.filter_optimizer": 5e-4,
+            "bb_regressor": 2e-4,
+        }
+        trackingnet = [source.weight for source in config.data.sources if source.dataset == "trackingnet"]
+        assert sum(trackingnet) == 1
+        return
+    network = build_network(config)
+    build_optimizer(network, config.train.optimizer)  # every group has members
+
+
+def test_two_processes(protocol: Path) -> None:
+    """Batches of five are parted into three and two; of three they cannot be, which both processes say."""
+    folder = protocol.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("training_trees.py")), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith(("enough:", "too-few:"))) == [
+        "enough: 0",
+        "enough: 0",
+        "too-few: 2",
+        "too-few: 2",
+    ]
+    assert done.stderr.count("error: a batch of 3 sequences for 2 process(es): each needs at least 2") == 2
+    network, _ = load_network(folder / "enough/tracker.safetensors")
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
