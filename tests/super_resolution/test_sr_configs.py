@@ -30,6 +30,7 @@ class Config:
     train: TrainConfig
     shrink: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
+    tie_upsampler: bool = False
 
 
 def load(name: str) -> Config:
