@@ -2,13 +2,14 @@
 
 A cache file's name holds a fingerprint of the files that it was made from (names, sizes, modification times), so that
 a changed image asks for another file and a stale one is never read. It appears by an atomic rename: whoever sees it
-sees it whole. What stands in the file is its task's business.
+sees it whole. What stands in the file is its task's business; it may be a folder, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,7 +89,8 @@ def open_or_build(
         mark: of `fingerprint`.
         suffix: with its dot.
         open_file: opens the file; None where it is not there or not whole.
-        build: writes the file, atomically (`core.files.atomic_write`); called in the first folder that can be written.
+        build: writes the file, atomically (`core.files.atomic_write`), or a folder that is renamed when it is complete;
+            called in the first folder that can be written.
         setting: where the user can name another folder; for the error's text.
 
     Raises:
@@ -179,4 +181,7 @@ def _remove_outdated(folder: Path, stem: str, suffix: str) -> None:
     name = f"{stem}-{'[0-9a-f]' * _DIGITS}{suffix}"
     for pattern in (name, f".{name}.*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

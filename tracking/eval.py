@@ -26,6 +26,7 @@ PROTOCOL_OF = {
     "got10k": "got10k",
     "otb": "otb",
     "uav123": "uav",
+    "demo": "otb",
 }
 DEFAULT_TRACKER = "ncc"
 PROBLEMS_SHOWN = 20

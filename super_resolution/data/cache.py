@@ -1,28 +1,25 @@
 """Decoded images in one memory-mapped file, so that training never waits for PNG or JPEG decoding.
 
-The file holds the uint8 RGB planes of every HR and LR image of a set, one after another, then a JSON table
-of contents with the images' names and sizes, then the table's length and a mark. One whose mark or length do
-not agree is made again.
+The file (`core.packed`) holds the uint8 RGB planes of every HR and LR image of a set, one after another; its table of
+contents has the images' names and sizes. One that is not whole is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
-from core.files import atomic_write
+from core.packed import read_packed, write_packed
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 
 _MARK = b"LWDNASR2"  # to be changed with the meaning of the file
-_FOOTER = struct.Struct("<Q8s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +30,7 @@ class CachedImages:
         scale: the up-sampling factor.
         names: the images' names.
         hr_sizes: (height, width) of each HR image; its LR image is `scale` times smaller.
-        pixels: the whole file as a flat, read-only, memory-mapped uint8 array.
+        pixels: those of all images as a flat, read-only, memory-mapped uint8 array.
         offsets: where each HR image starts in `pixels`; its LR image follows it.
     """
 
@@ -100,22 +97,15 @@ def _stem(images: ImageSet) -> str:
 
 def _open(path: Path, scale: int) -> CachedImages | None:
     """The cache at `path`, or None where there is none that is whole."""
-    try:
-        with path.open("rb") as file:
-            end = file.seek(-_FOOTER.size, os.SEEK_END)
-            length, mark = _FOOTER.unpack(file.read(_FOOTER.size))
-            if mark != _MARK or length > end:
-                return None
-            file.seek(end - length)
-            contents = json.loads(file.read(length))
-    except (OSError, ValueError):
+    packed = read_packed(path, _MARK)
+    if packed is None:
         return None
+    contents, pixels = packed
     sizes = tuple((height, width) for height, width in contents["hr_sizes"])
     lengths = [3 * (h * w + (h // scale) * (w // scale)) for h, w in sizes]
-    if sum(lengths) != end - length:
+    if sum(lengths) != len(pixels):
         return None
     offsets = tuple(int(start) for start in np.cumsum([0, *lengths[:-1]]))
-    pixels = np.asarray(np.memmap(path, np.uint8, mode="r"))  # a plain array slices many times faster
     return CachedImages(scale, tuple(contents["names"]), sizes, pixels, offsets)
 
 
@@ -127,16 +117,14 @@ def _build(path: Path, images: ImageSet) -> None:
         hr, lr = read_pair(pair, images.scale)
         return _planes(hr), _planes(lr)
 
-    title = f"Caching {images.name} x{images.scale}"
-    with atomic_write(path, "wb") as file:
+    def planes() -> Iterator[np.ndarray]:
+        title = f"Caching {images.name} x{images.scale}"
         for hr, lr in decode_in_order(decode, images.pairs, threads=os.cpu_count() or 1, title=title):
-            file.write(hr.tobytes())
-            file.write(lr.tobytes())
             sizes.append(hr.shape[1:])
-        contents = {"names": [pair.name for pair in images.pairs], "hr_sizes": sizes}
-        table = json.dumps(contents).encode()
-        file.write(table)
-        file.write(_FOOTER.pack(len(table), _MARK))
+            yield from (hr, lr)
+
+    names = [pair.name for pair in images.pairs]
+    write_packed(path, _MARK, planes(), lambda: {"names": names, "hr_sizes": sizes})
 
 
 def _planes(image: np.ndarray) -> np.ndarray:

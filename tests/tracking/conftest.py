@@ -19,6 +19,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="session")
+def _demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture
+def demo(_demo_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache in which the frames of the data set `demo` are rendered once for all tests."""
+    monkeypatch.setenv("LWDNA_CACHE", str(_demo_cache))
+    return _demo_cache
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The data root named by $LWDNA_DATA."""
     root = os.environ.get("LWDNA_DATA")

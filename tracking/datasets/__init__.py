@@ -1,4 +1,4 @@
-"""Readers of the five tracking benchmarks in their official layouts."""
+"""Readers of the five tracking benchmarks in their official layouts, and of a demonstration that needs no data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tracking.archives import StoredFile
 from tracking.box_files import pack, read_box_files, unpack
 from tracking.boxes import SEPARATORS, BoxTable, parse_flags
 from tracking.cache import cached
-from tracking.datasets import got10k, lasot, otb, trackingnet, uav123
+from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
 
@@ -27,6 +27,7 @@ DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = 
     "got10k": (got10k.entries, got10k.SPLITS),
     "otb": (otb.entries, otb.SPLITS),
     "uav123": (uav123.entries, uav123.SPLITS),
+    "demo": (demo.entries, demo.SPLITS),
 }
 TITLES = {
     "lasot": "LaSOT",
@@ -34,6 +35,7 @@ TITLES = {
     "got10k": "GOT-10k",
     "otb": "OTB",
     "uav123": "UAV123",
+    "demo": "Demo",
 }
 SPLIT_TITLES = {
     "otb100": "OTB-100",
@@ -54,7 +56,7 @@ class TrackingDataset:
     """The sequences of one split.
 
     Attributes:
-        name: `"lasot"`, `"trackingnet"`, `"got10k"`, `"otb"` or `"uav123"`.
+        name: `"lasot"`, `"trackingnet"`, `"got10k"`, `"otb"`, `"uav123"` or `"demo"`.
         split: which part of it.
         sequences: those that are there.
         missing: names of those that are not; empty unless a part was asked for.
@@ -180,6 +182,7 @@ def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
             size=None if size is None else (size[0], size[1]),
             aliases=entry.aliases,
             source=table.source,
+            first_pixel=entry.first_pixel,
         )
         for entry, table, absent, attributes, size in zip(
             entries, truth.tables, truth.absent, truth.attributes, truth.sizes, strict=True

@@ -27,6 +27,8 @@ class Entry:
         attribute_names: names of the flags in that file; empty where the file holds names itself.
         size: the file that states the image size.
         aliases: other names under which toolkits store results.
+        first_pixel: the number that the ground truth gives to the image's first pixel: 1 where the benchmark is
+            written in MATLAB, else 0.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Entry:
     attribute_names: tuple[str, ...] = ()
     size: Path | None = None
     aliases: tuple[str, ...] = ()
+    first_pixel: int = 1
 
     def has_frames(self) -> bool:
         """Whether there is at least one image."""

@@ -13,7 +13,7 @@ from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 
-SPLITS = ("test", "all")
+SPLITS = ("test", "train", "all")
 FOLDERS = ("lasot", "LaSOT", "LaSOTBenchmark", "LaSOT/LaSOTBenchmark", ".")
 ANNOTATION_FOLDERS = ("lasot_annotations", "LaSOT_Evaluation_Toolkit", ".")
 
@@ -64,7 +64,7 @@ def test_names() -> list[str]:
 
 
 def entries(request: Request) -> list[Entry]:
-    """The sequences of the split `"test"` (the 280) or `"all"` (whatever is there).
+    """The sequences of the split `"test"` (the 280), `"train"` (whatever else is there, 1120) or `"all"`.
 
     `request.annotations` is a toolkit folder (it holds `annos/`) or a data set folder whose ground truth is used;
     without it the toolkit's annotations go before the data set's own, unless `request.beside_frames`.
@@ -87,6 +87,8 @@ def entries(request: Request) -> list[Entry]:
             "http://vision.cs.stonybrook.edu/~lasot/ or https://github.com/HengLan/LaSOT_Evaluation_Toolkit",
         )
     names = test_names() if request.split == "test" else _all_names(own, toolkit)
+    if request.split == "train":
+        names = sorted(set(names) - set(test_names()))
     return [_entry(name, dataset, own, toolkit, beside_frames) for name in names]
 
 

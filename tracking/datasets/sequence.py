@@ -61,6 +61,7 @@ class Sequence:
         size: image `(width, height)` in pixels, where the annotations say so.
         aliases: other names under which toolkits store results of this sequence.
         source: the file of the ground truth.
+        first_pixel: the number of the image's first pixel in `boxes`, 1 or 0.
     """
 
     name: str
@@ -71,3 +72,4 @@ class Sequence:
     size: tuple[int, int] | None = None
     aliases: tuple[str, ...] = ()
     source: str = ""
+    first_pixel: int = 1

@@ -40,7 +40,8 @@ def entries(request: Request) -> list[Entry]:
         raise not_found("TrackingNet", request.root, layout, "https://tracking-net.org")
     frames = None if dataset is None else dataset / request.split / "frames"
     return [
-        Entry(name, truth, None if frames is None else FrameFolder(frames / name))
+        # First pixel 0: YouTube-BB, where the videos are from, gives fractions of the image's width and height.
+        Entry(name, truth, None if frames is None else FrameFolder(frames / name), first_pixel=0)
         for name, truth in sorted(truths.items())
     ]
 

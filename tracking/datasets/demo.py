@@ -1,0 +1,37 @@
+"""`demo`: real photographs that come with scikit-image, moving under a known path. Nothing has to be downloaded.
+
+Ground truth is the part of the target that lies in the image, whose first pixel is number 1 as in OTB and LaSOT. The
+splits share no photograph. `demo_rendering` makes the frames.
+"""
+
+from __future__ import annotations
+
+from tracking.archives import StoredFile
+from tracking.datasets.entries import Entry, Request, check_split
+from tracking.datasets.sequence import FrameFolder
+
+SPLITS = ("test", "train")
+
+
+def entries(request: Request) -> list[Entry]:
+    """The sequences of `"test"` (6) or `"train"` (12), which are rendered first where they are not there yet.
+
+    The data root is not used; `request.annotations` is a folder of `<name>.txt`.
+
+    Raises:
+        UserError: no such split, or no folder for the cache can be written.
+    """
+    from tracking.datasets.demo_rendering import SCENES, rendered  # what scores stored boxes needs no OpenCV
+
+    check_split("demo", request.split, SPLITS)
+    folder = rendered(request.split)
+    found = []
+    for scene in SCENES[request.split]:
+        place = folder / scene.name
+        truth = place / "groundtruth.txt"
+        if request.annotations is not None:
+            truth = request.annotations / f"{scene.name}.txt"
+        found.append(
+            Entry(scene.name, StoredFile(truth), FrameFolder(place / "img"), attributes=place / "attrs.txt")
+        )
+    return found

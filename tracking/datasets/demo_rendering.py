@@ -1,0 +1,93 @@
+"""The frames of `demo`, rendered once and kept as images that runner, workers and training read like any others.
+
+They lie in a folder `<name>/{img/%04d.jpg, groundtruth.txt, attrs.txt}` of `tracking.cache.cache_folder`, whose name
+holds a fingerprint of the photographs and of the scenes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.cache import decode_in_order, fingerprint, open_or_build
+from core.files import atomic_write
+from tracking.boxes import format_boxes
+from tracking.cache import cache_folder
+from tracking.datasets.demo_scenes import SCENES
+from tracking.datasets.scenes import Scene, render, target_box
+
+FORMAT = 1  # of the files and of how scenes are drawn: raise it when either changes
+JPEG_QUALITY = 95
+
+
+def rendered(split: str) -> Path:
+    """The folder that holds a split's sequences; they are rendered if they are not there yet.
+
+    Args:
+        split: `"test"` or `"train"`.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    import skimage
+
+    photos = Path(skimage.data_dir)
+    names = sorted({name for scene in SCENES[split] for name in scene.photos()})
+    # What is drawn depends on the scenes, on the photographs and, in the last bit, on OpenCV.
+    mark = fingerprint(
+        [(name, photos / name) for name in names], (FORMAT, SCENES[split], cv2.__version__, JPEG_QUALITY)
+    )
+    return open_or_build(
+        (cache_folder() / "tracking",),
+        f"demo-{split}",
+        mark,
+        "",
+        open_file=lambda path: path if path.is_dir() else None,
+        build=lambda path: _render_all(SCENES[split], photos, path),
+        setting="$LWDNA_CACHE",
+    )
+
+
+def _render_all(scenes: tuple[Scene, ...], photos: Path, folder: Path) -> None:
+    """Render into a folder that appears whole, by one rename."""
+    names = {name for scene in scenes for name in scene.photos()}
+    images = {name: _read_photo(photos / name) for name in names}
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        for scene in scenes:
+            (place / scene.name / "img").mkdir(parents=True)
+            boxes = np.stack([target_box(scene, frame) for frame in range(scene.frames)])
+            for name, text in (
+                ("groundtruth.txt", format_boxes(boxes)),
+                ("attrs.txt", ", ".join(scene.attributes)),
+            ):
+                with atomic_write(place / scene.name / name) as file:
+                    file.write(text)
+        jobs = [(scene, frame) for scene in scenes for frame in range(scene.frames)]
+
+        def write(job: tuple[Scene, int]) -> None:
+            scene, frame = job
+            pixels = cv2.cvtColor(render(scene, images, frame), cv2.COLOR_RGB2BGR)
+            path = place / scene.name / "img" / f"{frame + 1:04d}.jpg"
+            if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+                raise OSError(f"'{path}' cannot be written")
+
+        for _ in decode_in_order(write, jobs, threads=os.cpu_count() or 1, title="rendering demo"):
+            pass
+        place.chmod(0o755)  # mkdtemp's 0700 would hide the frames from the user's group
+        place.rename(folder)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _read_photo(path: Path) -> np.ndarray:
+    from PIL import Image  # OpenCV warns of a colour profile in one of them
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

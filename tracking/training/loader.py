@@ -1,0 +1,189 @@
+"""Training batches: a function of seed, epoch and batch, whatever the number of processes and workers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.errors import UserError
+from tracking.training.config import BadFrames, SamplingConfig, ViewConfig
+from tracking.training.frames import BadFrame, FrameSource
+from tracking.training.samples import Sample, make_sample
+from tracking.training.sampling import draw_frames, draw_sequence
+from tracking.training.sequences import UsableSet
+
+# Batch norm of the box regressor's reference branch sees one value per channel and sequence.
+LEAST_SEQUENCES = 2
+_MOST_REDRAWS = 100
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is drawn from.
+
+    Attributes:
+        usable: sequences and frames that may be drawn.
+        frames: their pixels.
+        weight: how often, in relation to other sources.
+    """
+
+    usable: UsableSet
+    frames: FrameSource
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceLoader:
+    """Batches of training samples; fulfils `core.train.Loader`.
+
+    Attributes:
+        sources: what is drawn from.
+        sampling: which frames.
+        views: how they are cut.
+        filter_size: of the target model's filter.
+        batch_size: sequences per batch, over all ranks.
+        sequences_per_epoch: those that do not fill a batch are left out.
+        seed: with epoch, batch and place in the batch decides all that is drawn.
+        bad_frames: "error" or "skip", see `DataConfig`.
+        workers: processes that prepare batches; 0 for this one.
+        rank, world: which part of every batch is yielded; see `shard`.
+        unreadable: the files that could not be read so far.
+
+    Raises:
+        UserError: an epoch without a batch, or fewer than two sequences a process.
+    """
+
+    sources: Sequence[Source]
+    sampling: SamplingConfig
+    views: ViewConfig
+    filter_size: int
+    batch_size: int
+    sequences_per_epoch: int
+    seed: int = 0
+    bad_frames: BadFrames = "error"
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+    unreadable: set[str] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size // self.world < LEAST_SEQUENCES:
+            raise UserError(
+                f"a batch of {self.batch_size} sequences for {self.world} process(es): each needs at least "
+                f"{LEAST_SEQUENCES}, for the box regressor's batch norm sees one value per sequence; raise "
+                "train.batch_size"
+            )
+        if self.sequences_per_epoch < self.batch_size:
+            raise UserError(
+                f"an epoch of {self.sequences_per_epoch} sequences holds no batch of {self.batch_size}: raise "
+                "data.sequences_per_epoch or lower train.batch_size"
+            )
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.sequences_per_epoch // self.batch_size
+
+    def shard(self, rank: int, world: int) -> SequenceLoader:
+        """The loader of process `rank` of `world`: its contiguous part of every batch, at least two sequences."""
+        return replace(self, rank=rank, world=world)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        """Yield the batches `start`, `start + 1`, … of an epoch.
+
+        Yields:
+            inputs: train images (S, N, 3, H, W) and test images (S, M, 3, H, W), uint8 RGB, train boxes (S, N, 4),
+                test proposals (S, M, P, 4).
+            targets: `labels` (S, M, K, K) and `ious` (S, M, P).
+
+        Raises:
+            UserError: a frame cannot be read, and `bad_frames` is "error"; or nearly none can.
+        """
+        loader = DataLoader(
+            _Batches(self, epoch),
+            batch_size=None,
+            sampler=range(start, len(self)),
+            num_workers=self.workers,
+            worker_init_fn=_single_threaded,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one would be advanced
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            self._note(batch.unreadable)
+            yield batch.inputs, batch.targets
+
+    def _note(self, unreadable: dict[str, str]) -> None:
+        for path, reason in unreadable.items():
+            if path not in self.unreadable:
+                self.unreadable.add(path)
+                warnings.warn(f"{reason}; skipped ({len(self.unreadable)} so far)", stacklevel=3)
+
+    def batch(self, epoch: int, batch: int) -> _Batch:
+        """This rank's part of a batch, and the files that could not be read."""
+        unreadable: dict[str, str] = {}
+        slots = np.array_split(np.arange(self.batch_size), self.world)[self.rank]
+        samples = [self._sample(epoch, batch, int(slot), unreadable) for slot in slots]
+        train, test, boxes, proposals, labels, ious = (torch.stack(part) for part in zip(*samples))
+        return _Batch((train, test, boxes, proposals), {"labels": labels, "ious": ious}, unreadable)
+
+    def _sample(self, epoch: int, batch: int, slot: int, unreadable: dict[str, str]) -> Sample:
+        random = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((self.seed, epoch, batch, slot)))
+        )
+        weights = [source.weight for source in self.sources]
+        usable = [source.usable for source in self.sources]
+        count = self.sampling.train_frames + self.sampling.test_frames
+        for _ in range(_MOST_REDRAWS):
+            chosen, sequence = draw_sequence(usable, weights, random)
+            source = self.sources[chosen]
+            if source.usable.source.still:
+                numbers = np.zeros(count, np.int64)
+            else:
+                numbers = draw_frames(source.usable.frames(sequence), self.sampling, random)
+            try:
+                frames = [source.frames.read(sequence, int(number)) for number in numbers]
+            except BadFrame as error:
+                if self.bad_frames == "error":
+                    raise
+                unreadable[error.path] = str(error)
+                continue
+            return make_sample(frames, self.sampling.train_frames, self.views, self.filter_size, random)
+        raise UserError(
+            f"{_MOST_REDRAWS} samples in turn with a frame that cannot be read; the first: "
+            f"{next(iter(unreadable.values()))}"
+        )
+
+
+class _Batch(NamedTuple):
+    inputs: Inputs
+    targets: dict[str, Tensor]
+    unreadable: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches(Dataset):
+    """The batches of an epoch, by number: what worker processes are asked for."""
+
+    loader: SequenceLoader
+    epoch: int
+
+    def __getitem__(self, batch: int) -> _Batch | str:
+        try:
+            return self.loader.batch(self.epoch, batch)
+        except UserError as error:  # raised in a worker it would arrive as that worker's traceback
+            return str(error)
+
+
+def _single_threaded(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism

@@ -1,0 +1,72 @@
+"""The network as it is trained: DiMP that takes crops as bytes and normalises them where it computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from core.architecture import Architecture
+from core.checkpoint import load_weights
+from tracking.dimp.backbones import load_backbone_weights, resnet_trunk
+from tracking.dimp.crops import normalise
+from tracking.dimp.net import DiMPConfig, DiMPNet, DiMPOutput
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The section `backbone` of a configuration.
+
+    Args:
+        name: a key of `tracking.dimp.backbones.RESNETS`.
+        widths: a file of found widths (`core.Architecture`); None for the regular network.
+        weights: a trained classifier's weights to start from; None for a fresh start.
+    """
+
+    name: str = "resnet50"
+    widths: Path | None = None
+    weights: Path | None = None
+
+    def architecture(self) -> Architecture | None:
+        """The found widths.
+
+        Raises:
+            MissingData: there is no such file.
+            ArchitectureError: it is damaged.
+        """
+        return None if self.widths is None else Architecture.load(self.widths)
+
+
+class TrainedDiMP(DiMPNet):
+    """DiMP on uint8 images: a quarter of the bytes go to the device."""
+
+    def forward(
+        self, train_images: Tensor, test_images: Tensor, train_boxes: Tensor, test_proposals: Tensor
+    ) -> DiMPOutput:
+        """As `DiMPNet.forward`, with (S, N, 3, H, W) and (S, M, 3, H, W) uint8 RGB images."""
+        return super().forward(normalise(train_images), normalise(test_images), train_boxes, test_proposals)
+
+
+def make_network(
+    backbone: BackboneConfig, config: DiMPConfig, init: Path | None = None, found: Architecture | None = None
+) -> TrainedDiMP:
+    """A network to be trained.
+
+    Args:
+        backbone: its trunk.
+        config: sizes of the heads.
+        init: weights of a whole network of the same sizes to start from; None for fresh heads.
+        found: widths of the trunk in place of the section's own.
+
+    Raises:
+        MissingData: a file is not there.
+        UserError: widths or weights do not fit.
+    """
+    trunk = resnet_trunk(backbone.name, found or backbone.architecture())
+    if backbone.weights is not None:
+        load_backbone_weights(trunk, backbone.weights)
+    network = TrainedDiMP(trunk, config)
+    if init is not None:
+        load_weights(network, init)
+    return network

@@ -1,0 +1,155 @@
+"""A tracker's whole training as one configuration, and what it takes to run it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.architecture import Architecture
+from core.errors import UserError
+from core.seeding import seed_everything
+from core.train import TrainConfig
+from tracking.dimp.net import DiMPConfig, DiMPNet
+from tracking.training.config import DataConfig, SourceConfig
+from tracking.training.frame_cache import open_frame_cache
+from tracking.training.frames import DecodedFrames
+from tracking.training.loader import SequenceLoader, Source
+from tracking.training.losses import LossConfig, dimp_loss
+from tracking.training.network import BackboneConfig, make_network
+from tracking.training.sources import open_source
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """A protocol of `shared_configs/tracking`.
+
+    Args:
+        name: of the run's folder.
+        backbone: the trunk.
+        network: sizes of the heads.
+        init: weights of a whole tracker's network to start from.
+        data: where sequences come from and what is made of them.
+        loss: weights of the parts of the loss.
+        train: the recipe. Groups of the optimiser are `feature_extractor` (the trunk), `classifier` with its
+            `feature_extractor`, `filter_initializer` and `filter_optimizer`, and `bb_regressor`.
+        tracker: settings with which the trained network tracks, beside those that follow from `data.views`.
+    """
+
+    name: str = "dimp"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    network: DiMPConfig = field(default_factory=DiMPConfig)
+    init: Path | None = None
+    data: DataConfig = field(default_factory=lambda: DataConfig(sources=(SourceConfig("demo"),)))
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracker: dict[str, Any] = field(default_factory=dict)
+
+
+def build_network(config: TrackingConfig, found: Architecture | None = None) -> DiMPNet:
+    """The network that a protocol trains. Its fresh weights depend on `config.train.seed` alone.
+
+    Args:
+        config: the protocol.
+        found: widths of the backbone in place of the protocol's own.
+
+    Raises:
+        MissingData: a file of widths or weights is not there.
+        UserError: it does not fit.
+    """
+    seed_everything(config.train.seed)
+    return make_network(config.backbone, config.network, config.init, found)
+
+
+def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) -> SequenceLoader:
+    """The training batches of a protocol: reads annotations, and opens or makes the cache of frames.
+
+    Args:
+        config: the protocol.
+        root: the data root (`core.data.data_root`).
+        batch_size: sequences per batch, over all processes.
+        seed: of all that is drawn.
+
+    Raises:
+        UserError: anything that the sources or the protocol get wrong.
+    """
+    return _loader(config, config.data.sources, root, batch_size, config.data.sequences_per_epoch, seed)
+
+
+def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module], Mapping[str, float]] | None:
+    """What `core.train.fit` calls to evaluate: the losses on samples of other sequences, always the same ones.
+
+    Returns:
+        network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it.
+
+    Raises:
+        UserError: anything that the sources get wrong.
+    """
+    data = config.data
+    if not data.validation:
+        return None
+    batch_size = min(config.train.batch_size, data.validation_sequences)
+    loader = _loader(config, data.validation, root, batch_size, data.validation_sequences, seed=0)
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        device = next(network.parameters()).device
+        sums: dict[str, float] = {}
+        for inputs, targets in loader.epoch(0):
+            outputs = network(*(part.to(device, non_blocking=True) for part in inputs))
+            loss, parts = dimp_loss(
+                outputs, {name: part.to(device) for name, part in targets.items()}, config.loss
+            )
+            for name, value in {"loss": loss, **parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: total / len(loader) for name, total in sums.items()}
+
+    return evaluate
+
+
+def make_loss(
+    config: TrackingConfig,
+) -> Callable[[tuple[Tensor, Tensor], Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    """`dimp_loss` with the protocol's weights."""
+    return lambda outputs, targets: dimp_loss(outputs, targets, config.loss)
+
+
+def _loader(
+    config: TrackingConfig,
+    sources: Sequence[SourceConfig],
+    root: Path,
+    batch_size: int,
+    sequences: int,
+    seed: int,
+) -> SequenceLoader:
+    data = config.data
+    return SequenceLoader(
+        sources=[_open(source, root, data) for source in sources if source.weight > 0],
+        sampling=data.sampling,
+        views=data.views,
+        filter_size=config.network.filter_size,
+        batch_size=batch_size,
+        sequences_per_epoch=sequences,
+        seed=seed,
+        bad_frames=data.bad_frames,
+        workers=data.workers,
+    )
+
+
+def _open(source: SourceConfig, root: Path, data: DataConfig) -> Source:
+    usable = open_source(source, root).confined_to(data.sampling)
+    if not data.cache.enabled:
+        return Source(usable, DecodedFrames(usable.source), source.weight)
+    frames = open_frame_cache(usable, data.cache)
+    if frames.bad:
+        reason = next(iter(frames.bad.values()))
+        if data.bad_frames == "error":
+            raise UserError(f"{reason}; or leave such frames out with data.bad_frames='skip'")
+        warnings.warn(
+            f"{usable.source.name}: {len(frames.bad)} frames skipped, the first: {reason}", stacklevel=2
+        )
+        usable = usable.without(frames.bad_rows(usable.rows), data.sampling)
+    return Source(usable, frames, source.weight)

@@ -1,0 +1,165 @@
+"""Opens the sources of a training configuration: benchmarks with a training part, COCO, any folder of sequences."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import MissingData, UserError, did_you_mean
+from tracking.archives import StoredFile
+from tracking.box_files import read_box_files
+from tracking.boxes import parse_flags
+from tracking.datasets import DATASETS, TITLES, load
+from tracking.datasets.sequence import FrameFolder
+from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.dimp.crops import to_centres
+from tracking.training.coco import read_coco
+from tracking.training.config import SourceConfig
+from tracking.training.sequences import TrainingSet, VideoFiles
+
+# The part of a data set that is meant for training; of the others there is only one.
+TRAINING_SPLITS = {"lasot": "train", "got10k": "train", "trackingnet": "TRAIN_0", "demo": "train"}
+# Number of the first pixel in the annotations.
+FIRST_PIXEL = {"lasot": 1, "otb": 1, "uav123": 1, "demo": 1}
+IMAGE_FOLDERS = ("img", "images", ".")
+
+
+def open_source(source: SourceConfig, root: Path) -> TrainingSet:
+    """Read the annotations of a source.
+
+    A frame counts as visible where its box is finite and has a size, and where the data set's own flags allow it: LaSOT's
+    full occlusion and out-of-view, GOT-10k's absence and cover.
+
+    Args:
+        source: which.
+        root: the data root.
+
+    Raises:
+        MissingData: it is not there.
+        UserError: no such source, or malformed annotations.
+    """
+    allowed = [*DATASETS, "coco", "folder"]
+    if source.dataset not in allowed:
+        raise UserError(
+            f"no source of training sequences '{source.dataset}', {did_you_mean(source.dataset, allowed)}"
+        )
+    if source.dataset == "coco":
+        if source.sequences or source.names is not None:
+            raise UserError("COCO's objects have no names: leave out sequences and names")
+        return read_coco(root, source.split)
+    if source.dataset == "folder":
+        assert source.folder is not None  # SourceConfig has made sure
+        folder = root / source.folder.expanduser()
+        return _training_set(folder.name, folder, _chosen(read_folder(folder), source), first_pixel=0)
+    split = source.split or TRAINING_SPLITS.get(source.dataset)
+    dataset = load(
+        source.dataset,
+        root,
+        split,
+        patterns=source.sequences,
+        partial=source.partial,
+        frames=True,
+        attributes=False,
+    )
+    sequences = _chosen(dataset.sequences, source)
+    if source.dataset == "got10k":
+        sequences = [_without_absence(sequence) for sequence in sequences]
+    places = [str(_frame_folder(sequence).folder) for sequence in sequences]
+    return _training_set(
+        f"{TITLES[source.dataset]} {dataset.split}",
+        Path(os.path.commonpath([os.path.dirname(place) for place in places])),
+        sequences,
+        FIRST_PIXEL.get(source.dataset, 0),
+    )
+
+
+def read_folder(folder: Path) -> list[TrackingSequence]:
+    """Any folder of sequences: `<name>/groundtruth.txt` beside `img/`, `images/` or the images themselves.
+
+    Boxes are `x, y, width, height` with 0-based pixels; a frame without a target has a box without a size.
+
+    Raises:
+        MissingData: there is none.
+        UserError: a malformed ground truth.
+    """
+    truths = sorted(folder.glob("*/groundtruth.txt"))
+    if not truths:
+        raise MissingData(
+            f"no sequences in '{folder}': expected <name>/groundtruth.txt and <name>/img/*.jpg; check folder=…"
+        )
+    tables = read_box_files([StoredFile(truth) for truth in truths])
+    found = []
+    for truth, table in zip(truths, tables):
+        places = [FrameFolder(truth.parent / name) for name in IMAGE_FOLDERS]
+        frames = next((place for place in places if place.exists()), None)
+        if frames is None:
+            raise MissingData(f"'{truth.parent}' holds no images: expected them in img/ or images/")
+        found.append(TrackingSequence(truth.parent.name, table.boxes, frames=frames, source=table.source))
+    return found
+
+
+def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list[TrackingSequence]:
+    """Those that the source's patterns and list of names leave."""
+    chosen: list[TrackingSequence] = list(sequences)
+    if source.sequences:
+        chosen = [
+            sequence
+            for sequence in chosen
+            if any(fnmatch.fnmatchcase(sequence.name, pattern) for pattern in source.sequences)
+        ]
+    if source.names is not None:
+        path = source.names.expanduser()
+        if not path.is_file():
+            raise MissingData(f"list of sequences '{path}' not found: check names=…")
+        names = set(path.read_text(encoding="utf-8").split())
+        chosen = [sequence for sequence in chosen if sequence.name in names]
+    if not chosen:
+        raise UserError(
+            f"{source.dataset}: none of {len(sequences)} sequences matches sequences=… and names=…"
+        )
+    return chosen
+
+
+def _without_absence(sequence: TrackingSequence) -> TrackingSequence:
+    """GOT-10k's absence.label added to the flags (its cover.label is read by the data set's reader)."""
+    path = Path(sequence.source).with_name("absence.label")
+    if not path.is_file():
+        return sequence
+    absent = parse_flags(path.read_bytes(), str(path))
+    if len(absent) != len(sequence.boxes):
+        raise UserError(
+            f"{path}: {len(absent)} flags for {len(sequence.boxes)} boxes: get the annotations again"
+        )
+    return replace(sequence, absent=absent if sequence.absent is None else absent | sequence.absent)
+
+
+def _frame_folder(sequence: TrackingSequence) -> FrameFolder:
+    if sequence.frames is None:
+        raise MissingData(f"{sequence.name}: only its annotations are at hand: training needs the images")
+    return sequence.frames
+
+
+def _training_set(
+    name: str, folder: Path, sequences: Sequence[TrackingSequence], first_pixel: int
+) -> TrainingSet:
+    counts = [len(sequence.boxes) for sequence in sequences]
+    boxes = np.concatenate([sequence.boxes for sequence in sequences]).astype(np.float32)
+    visible = np.concatenate(
+        [np.ones(count, bool) if sequence.absent is None else ~sequence.absent
+         for sequence, count in zip(sequences, counts)]
+    )  # fmt: skip
+    boxes[:, :2] -= first_pixel
+    return TrainingSet(
+        name=name,
+        folder=folder,
+        first=np.cumsum([0, *counts]),
+        boxes=to_centres(torch.from_numpy(boxes)).numpy(),
+        visible=visible,
+        files=VideoFiles([_frame_folder(sequence) for sequence in sequences], counts),
+    )
