@@ -124,7 +124,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         loss_fn=l1_and_psnr,
         evaluate=lambda model: metrics(model, present, config.data.tile),
         metrics=tuple(tables),
-        curves=("psnr", f"{first}_psnr", f"PSNR dB (training crops: RGB, test: {first} by its protocol)"),
+        curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
         references={"Bicubic": reference},
         notes=tuple(f"Not scored: {line}" for line in missing.values()),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
