@@ -91,7 +91,12 @@ def plot_widths(
     if len(found) > 1:
         # Above the axes: bars and markers may be anywhere within them.
         bottom.legend(
-            frameon=False, ncols=len(found), fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+            frameon=False,
+            ncols=len(found),
+            fontsize=8,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0,
         )
     save_figure(figure, path)
 
