@@ -14,7 +14,7 @@ from core.architecture import Architecture
 from core.channels import trace_channels
 from core.scores import score_channels
 from super_resolution.models import build
-from super_resolution.run import build_parser, l1_and_psnr, main
+from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, with_own_options
 from super_resolution.upscale import main as upscale
 
 SMALL = [
@@ -81,6 +81,32 @@ def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
     network = architecture.build(build("edsr", 4, n_blocks=1, n_feats=8))
     trunk = architecture.widths["conv_first"]
     assert network.upsample[0].out_channels == network.upsample[2].out_channels == 4 * trunk
+
+
+def test_upsamplers_can_be_untied_where_the_protocol_ties_them() -> None:
+    parse = build_parser().parse_args
+    assert [parse(line).tie_upsampler for line in ([], ["--tie-upsampler"], ["--no-tie-upsampler"])] == [
+        None,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "left"),
+    [
+        ("edsr_baseline", [], {}),
+        ("srresnet", [], {"n_blocks": 4}),
+        (None, [], {"n_blocks": 4, "res_scale": 0.1}),
+        ("edsr_baseline", ["options.res_scale=0.1"], {"n_blocks": 4, "res_scale": 0.1}),
+    ],
+)
+def test_a_network_is_spared_options_of_the_protocols_own(
+    model: str | None, given: list[str], left: dict[str, float]
+) -> None:
+    line = [*(["--model", model] if model else []), *(["--cfg-options", *given] if given else [])]
+    config = RunConfig(options={"n_blocks": 4, "res_scale": 0.1})
+    assert with_own_options(config, build_parser().parse_args(line)).options == left
 
 
 def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
