@@ -181,9 +181,9 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
         f"# {title}",
         f"Trained on {limit or 'all'} images; seeds {', '.join(map(str, seeds))}; "
         f"{'with' if bench.config.distillation else 'without'} distillation. Mean ± 95 % confidence interval over n "
-        f"seeds; differences and p-values are paired over the seeds (t-test), p once as it is and once adjusted for all "
-        f"rows (Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the "
-        f"same in epochs of the baseline by FLOPs.",
+        f"seeds; differences and p-values are paired over the seeds (t-test), p as it is and adjusted for all rows "
+        f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "
+        f"in epochs of the baseline by FLOPs.",
         table,
         "Against the controls:",
         controls_table(series, CONTROLS, metric),

@@ -138,7 +138,7 @@ def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = Fals
         if record is None:
             place = f"{number}/{len(trials)} {trial.method}, seed {trial.seed}"
             bench.say(f"{place}: {_setting_text(trial)}")
-            record = _run(bench, trial)
+            record = _plain(_run(bench, trial))
             write_json(bench.record_file(trial), record)
             bench.say(f"{place}: {_metrics_text(bench.task, record)}")
         records.append(record)
@@ -180,10 +180,10 @@ def _run(bench: Bench, trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "subject": bench.subject(),
         "recipe": bench.recipe(trial.seed),
-        "shrink": None if found is None else _plain(trial.shrink),
+        "shrink": None if found is None else asdict(trial.shrink),
         "decided_by": None
         if found is None
-        else _plain(bench.methods[trial.method].decided_by(bench.request(trial, bench.store))),
+        else bench.methods[trial.method].decided_by(bench.request(trial, bench.store)),
         "metrics": dict(last.eval_metrics),
         "train_loss": last.train_loss,
         "cost": cost,
@@ -216,7 +216,7 @@ def _widths(bench: Bench, trial: Trial) -> Found:
 
 
 def _plain(value: Any) -> Any:
-    value = asdict(value) if not isinstance(value, Mapping) else value
+    """As it will be read back: lists for tuples, text for paths."""
     return json.loads(json.dumps(value, default=str))
 
 
