@@ -53,7 +53,10 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
         "--dataset", choices=DATASETS, default="digits", help="digits: the reduced form (default)"
     )
     what.add_argument("--model", help="default: the data set's usual network")
-    what.add_argument("--seeds", type=int, default=2, help="repetitions, from seed 0 on (default: 2)")
+    what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
+    what.add_argument(
+        "--seed", type=int, default=0, help="the first seed: several commands can share a store"
+    )
     what.add_argument("--config", help="protocol: a file of shared_configs/classification, or your own")
     what.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
@@ -82,14 +85,19 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def seeds_of(arguments: Namespace) -> range:
+    """The seeds of a command line."""
+    return range(arguments.seed, arguments.seed + arguments.seeds)
+
+
 def open_bench(arguments: Namespace) -> Bench:
     """Protocol, data and options of a command line.
 
     Raises:
         UserError: an option is out of range; MissingData: the data set is not there.
     """
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds {arguments.seeds}: use at least 1")
+    if arguments.seeds < 1 or arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
     reduced = arguments.dataset == "digits"
     given = {
         "dataset": arguments.dataset,
@@ -147,7 +155,7 @@ def run(arguments: Namespace) -> int:
     bench = open_bench(arguments)
     shrink = bench.config.shrink
     settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
-    trials = grid(arguments.methods, settings, range(arguments.seeds))
+    trials = grid(arguments.methods, settings, seeds_of(arguments))
     records = run_trials(bench, trials, only_known=arguments.report_only)
     if not records:
         raise UserError(
@@ -196,9 +204,16 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
     text = "\n\n".join(part for part in parts if part) + "\n"
     with atomic_write(stem.with_suffix(".md")) as file:
         file.write(text)
-    write_json(stem.with_suffix(".json"), {"records": list(records)})
+    write_json(stem.with_suffix(".json"), {"records": [short(record) for record in records]})
     bench.say(table)
     bench.say(f"report: {stem.with_suffix('.md')}")
+
+
+def short(record: Record) -> dict[str, Any]:
+    """A record as it is published: without what can be made again from its key's folder."""
+    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
+    widths = record["architecture"] and list(record["architecture"]["widths"].values())
+    return {**{key: value for key, value in record.items() if key not in left_out}, "widths": widths}
 
 
 def build_parser() -> ArgumentParser:

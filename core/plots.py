@@ -28,7 +28,7 @@ def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tu
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, **options)
-    for axis in np.atleast_1d(axes):
+    for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="0.9", linewidth=0.8)
         axis.set_axisbelow(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,7 @@ def find_architecture(
 
 
 def first_batches(task: Task, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
-    """The batches that channels are scored on: the first `config.batches` of the first epoch."""
+    """The first `config.batches` batches of the data set, from the second epoch on where the first has not as many."""
     loader = task.train_loader(config.batch_size, seed)
-    for number, batch in enumerate(loader.epoch(0)):
-        if number == config.batches:
-            break
-        yield batch
+    endless = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
+    return itertools.islice(endless, config.batches if len(loader) else 0)

@@ -220,6 +220,7 @@ def test_wrong_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for arguments, message in (
         (["--methods", "luck"], "unknown method 'luck'"),
         (["--seeds", "0"], "--seeds 0"),
+        (["--seed", "-1"], "--seed -1"),
         (["--report-only"], "holds no trial"),
         (["--budget", "0.01", "--methods", "uniform"], "cannot be reached"),
     ):
