@@ -16,6 +16,7 @@ from core.config import dump_config, load_config
 from core.errors import UserError
 from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.scores import NAMES
 from core.train import make_fabric
 
 CONFIG_FILE = "config.py"
@@ -50,7 +51,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     method.add_argument(
         "--budget", help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms"
     )
-    method.add_argument("--score", help="gradient, sensitivity, magnitude, random or uniform")
+    method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
         "--controls", nargs="+", default=[], help="scores to compare with, such as random uniform"
