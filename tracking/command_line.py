@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.exits import run_command
 from tracking.datasets import DATASETS
@@ -23,6 +24,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--sequences", nargs="+", default=(), metavar="PATTERN", help="names or patterns such as 'car-*'"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_tracker_options(group: Any) -> None:
+    """Add `--checkpoint`, `--device` and `--seed` of DiMP trackers to a parser or a group of one."""
+    group.add_argument("--checkpoint", metavar="FILE", help="the network of a DiMP tracker")
+    group.add_argument("--device", default="auto", help="where DiMP runs: auto, cpu, cuda, mps (auto)")
+    group.add_argument("--seed", type=int, default=0, help="of DiMP's random choices (0)")
 
 
 def run_with_data(

@@ -1,7 +1,8 @@
 """Score trackers: `python -m tracking.eval --dataset lasot`.
 
 With `--results DIR` stored boxes are scored. Without, the tracker `--tracker` is run over the sequences first, in
-parallel, and goes on where an earlier run stopped; its results stay in `--output`.
+parallel, and goes on where an earlier run stopped; its results stay in `--output`. DiMP needs a network:
+`--tracker dimp50 --checkpoint FILE`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import atomic_write, write_json
-from tracking.command_line import add_data_options, run_with_data
+from tracking.command_line import add_data_options, add_tracker_options, run_with_data
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
@@ -53,7 +54,10 @@ def parser() -> argparse.ArgumentParser:
     stored.add_argument("--no-cache", action="store_true", help="parse all text again")
 
     running = made.add_argument_group("running a tracker")
-    running.add_argument("--tracker", metavar="SPEC", help="still, ncc or package.module:factory (ncc)")
+    running.add_argument(
+        "--tracker", metavar="SPEC", help="still, ncc, dimp50 or package.module:factory (ncc)"
+    )
+    add_tracker_options(running)
     running.add_argument("--name", help="what to call its results; default: the tracker")
     running.add_argument("--output", type=Path, metavar="DIR", help="default: work_dirs/tracking/<dataset>")
     running.add_argument(
@@ -129,9 +133,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
     from tracking.runner import run  # OpenCV is not needed to score stored boxes
+    from tracking.trackers import TrackerSpec
 
-    spec = arguments.tracker or DEFAULT_TRACKER
-    name = arguments.name or spec.replace(":", ".")
+    tracker = arguments.tracker or DEFAULT_TRACKER
+    spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed)
+    name = arguments.name or tracker.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(
         spec,

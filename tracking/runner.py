@@ -26,7 +26,8 @@ from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.boxes import format_boxes, parse_boxes
 from tracking.datasets.sequence import Sequence as TrackingSequence
-from tracking.trackers import Tracker, make_tracker
+from tracking.images import read_image
+from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,31 @@ class Track:
     scores: np.ndarray
 
 
-def read_frame(path: Path) -> np.ndarray:
-    """An image as `(height, width, 3)` uint8 RGB.
-
-    Raises:
-        UserError: it cannot be decoded.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(
-            f"{path}: not a readable image: get the frame again (python -m tracking.check_dataset)"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def track_sequence(tracker: Tracker, frames: Sequence[Path], box: Sequence[float]) -> Track:
+def track_sequence(
+    tracker: Tracker, frames: Sequence[Path], box: Sequence[float], first_pixel: int = 1
+) -> Track:
     """Run a fresh tracker over one video.
 
     Args:
         tracker: see `trackers.Tracker`.
         frames: image files.
         box: the target in the first frame.
+        first_pixel: the number of the image's first pixel in `box` and in the answer; it matters to trackers that
+            say which one they take.
 
     Raises:
         UserError: an unreadable frame, or an answer that is not four finite numbers.
     """
+    shift = pixel_shift(tracker, first_pixel)
+    moved = np.array([shift, shift, 0, 0])
     boxes = np.empty((len(frames), 4))
     seconds = np.empty(len(frames))
     scores = np.full(len(frames), np.nan)
     for index, path in enumerate(frames):
-        frame = read_frame(path)
+        frame = read_image(path)
         start = time.perf_counter()
         if index == 0:
-            tracker.init(frame, box)
+            tracker.init(frame, [x + by for x, by in zip(box, moved.tolist(), strict=True)])
             boxes[0] = box
         else:
             answer = tracker.update(frame)
@@ -88,7 +81,7 @@ def track_sequence(tracker: Tracker, frames: Sequence[Path], box: Sequence[float
                 raise UserError(
                     f"{path}: the tracker answered {answer!r}, not x, y, width, height: repair the tracker"
                 )
-            boxes[index] = predicted
+            boxes[index] = predicted - moved
             if scored:
                 scores[index] = float(answer[1])
     return Track(boxes, seconds, scores)
@@ -122,11 +115,11 @@ def _frame_count(sequence: TrackingSequence) -> int:
     return frames if truth == 1 else truth
 
 
-def _work(spec: str, sequence: TrackingSequence, folder: Path) -> float:
+def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
     """One sequence in a worker; returns the seconds spent tracking."""
     assert sequence.frames is not None  # run() has counted them
     frames = sequence.frames.paths()[: _frame_count(sequence)]
-    track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist())
+    track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist(), sequence.first_pixel)
     _store(folder, sequence.name, track)
     return float(track.seconds.sum())
 
@@ -168,7 +161,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def run(
-    spec: str,
+    spec: str | TrackerSpec,
     sequences: Sequence[TrackingSequence],
     folder: str | Path,
     workers: int = 0,
@@ -177,7 +170,7 @@ def run(
     """Run a tracker over sequences that have no result yet, longest first.
 
     Args:
-        spec: the tracker, see `trackers.tracker_factory`.
+        spec: the tracker, see `trackers.TrackerSpec`; a string names one without options.
         sequences: with frames.
         folder: where the results go.
         workers: processes; 0 for one per available core.
@@ -191,6 +184,7 @@ def run(
         RuntimeError: the tracker failed on some sequences; the others are stored.
     """
     folder = Path(folder)
+    spec = TrackerSpec(spec) if isinstance(spec, str) else spec
     make_tracker(spec)
     _claim(folder, spec)
     frames = {sequence.name: _frame_count(sequence) for sequence in sequences}
@@ -236,26 +230,27 @@ def run(
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         if isinstance(error, UserError):
             raise error
-        raise RuntimeError(f"{spec} failed on {name}{more}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{spec.name} failed on {name}{more}: {type(error).__name__}: {error}") from error
     return finished
 
 
-def _claim(folder: Path, spec: str) -> None:
+def _claim(folder: Path, spec: TrackerSpec) -> None:
     """Write down what this folder's results come from; refuse to mix two trackers' results."""
     record = folder / "run.json"
+    wanted = spec.record()
     if record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8")).get("tracker")
-        if earlier != spec:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        if earlier.get("tracker") != spec.name:
             raise UserError(
-                f"{folder} holds results of '{earlier}', not of '{spec}': choose another --name or --output"
+                f"{folder} holds results of '{earlier.get('tracker')}', not of '{spec.name}': choose another --name "
+                "or --output"
             )
+        for key, value in wanted.items():
+            if earlier.get(key) != value:
+                raise UserError(
+                    f"{folder} holds results of '{spec.name}' with another {key.removesuffix('_sha256')}: choose "
+                    "another --name or --output"
+                )
         return
-    write_json(
-        record,
-        {
-            "tracker": spec,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-    )
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__}
+    write_json(record, wanted | versions)

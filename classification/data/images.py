@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from functools import cache
 from pathlib import Path
 
@@ -12,12 +11,7 @@ import mmcv
 import numpy as np
 
 from core.errors import UserError
-
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"IEND\xaeB`\x82"
-# In entropy-coded data 0xFF is followed by 0x00 (a stuffed zero), by a restart marker or by fill bytes.
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END_OF_IMAGE = 0xD9
+from core.truncation import JPEG, find_truncation
 
 
 class BadImage(UserError):
@@ -54,30 +48,8 @@ def read_image(path: str | Path) -> np.ndarray:
     return image
 
 
-def find_truncation(content: bytes) -> str | None:
-    """Say in words how a JPEG or PNG file is cut short, or None where it is whole or of another format."""
-    if not content:
-        return "the file is empty"
-    if content.startswith(_JPEG):
-        return None if _jpeg_is_whole(content) else "truncated JPEG (no end-of-image marker)"
-    if content.startswith(_PNG):
-        return None if _PNG_END in content else "truncated PNG (no IEND chunk)"
-    return None
-
-
-def _jpeg_is_whole(content: bytes) -> bool:
-    """Walk the marker segments: a search for the end marker would find an embedded thumbnail's."""
-    position = 2
-    while match := _NEXT_MARKER.search(content, position):
-        position = match.end()
-        if content[position - 1] == _END_OF_IMAGE:
-            return True
-        position += int.from_bytes(content[position : position + 2], "big")
-    return False
-
-
 def _decode(content: bytes) -> np.ndarray | None:
-    if content.startswith(_JPEG) and turbojpeg_is_usable():
+    if content.startswith(JPEG) and turbojpeg_is_usable():
         try:
             return mmcv.imfrombytes(content, flag="color", channel_order="rgb", backend="turbojpeg")
         except OSError:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tracking.dimp.crops import replicated
 from tracking.dimp.settings import TrackerSettings
 
 # A sample: its pixels, and the target's box in them.
@@ -77,15 +78,10 @@ def _shifted(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, marg
 
     With a margin the pixels reach that much further on all sides; the box is that of the crop without it.
     """
-    length = patch.shape[-1]
-    start = (length - size) // 2
-    indices = [
-        torch.arange(start - move - margin, start - move + size + margin, device=patch.device)
-        for move in shift
-    ]
-    columns, rows = (index.clamp_(0, length - 1) for index in indices)
-    corner = box.new_tensor([start - shift[0], start - shift[1], 0, 0])
-    return patch[:, rows[:, None], columns], box - corner
+    start = (patch.shape[-1] - size) // 2
+    left, top = start - shift[0], start - shift[1]
+    pixels = replicated(patch, left - margin, top - margin, size + 2 * margin)
+    return pixels, box - box.new_tensor([left, top, 0, 0])
 
 
 def _flipped(patch: Tensor, box: Tensor) -> Sample:

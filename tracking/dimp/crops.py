@@ -72,7 +72,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     length = max(round(side / stride), 2)
     left = column // stride - (length - 1) // 2
     top = row // stride - (length - 1) // 2
-    patch = _replicated(decimated, left, top, length)
+    patch = replicated(decimated, left, top, length)
     if length != size:
         patch = _resized(patch, size)
     middle = (length - 1) / 2
@@ -82,7 +82,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     return patch, frame
 
 
-def _replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
+def replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
     """`image[:, top:top + length, left:left + length]` in float32, as if the border went on for ever."""
     height, width = image.shape[-2:]
     # Where the square misses the image altogether, its nearest pixels stand for it.

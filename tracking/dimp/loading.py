@@ -1,0 +1,37 @@
+"""A DiMP tracker from a checkpoint and the name of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from core.devices import make_fabric
+from tracking.dimp.checkpoint import load_network
+from tracking.dimp.inference import InferenceNetwork
+from tracking.dimp.settings import preset
+from tracking.dimp.tracker import DiMPTracker
+
+
+def dimp_factory(
+    name: str, checkpoint: str | Path, device: str | torch.device = "auto", seed: int = 0
+) -> Callable[[], DiMPTracker]:
+    """What makes trackers that share one network.
+
+    Args:
+        name: a preset of `tracking.dimp.settings`; what the checkpoint says about its own settings goes before it.
+        checkpoint: of `tracking.train`, or a published one.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
+        seed: of every tracker.
+
+    Raises:
+        MissingData: there is no such checkpoint.
+        UserError: it is broken, or there is no such preset or device.
+    """
+    settings = preset(name)
+    network, description = load_network(checkpoint)
+    settings = settings.replaced(description.settings)
+    place = device if isinstance(device, torch.device) else make_fabric(device).device
+    prepared = InferenceNetwork(network, place)
+    return lambda: DiMPTracker(prepared, settings, seed)

@@ -1,0 +1,165 @@
+"""Track one target in a video: `python -m tracking.track VIDEO_OR_FOLDER --box x,y,w,h --out out.mp4`.
+
+The source is a video file, a folder of images or the number of a camera. Boxes count the image's first pixel as
+number 0. Every box is on the disk as soon as it is known; Ctrl-C ends the video properly with the frames so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track as progress
+
+from core.errors import UserError
+from core.exits import run_command
+from tracking.boxes import format_boxes
+from tracking.command_line import add_tracker_options
+from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift
+from tracking.video import Video, VideoFile, draw, open_video
+
+DEFAULT_TRACKER = "ncc"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m tracking.track",
+        description="Track one target in a video, in a folder, from a camera.",
+    )
+    made.add_argument(
+        "source", metavar="VIDEO_OR_FOLDER", help="video file, folder of images, or a camera's number"
+    )
+    made.add_argument(
+        "--box", required=True, metavar="X,Y,W,H", help="the target in the first frame; the first pixel is 0"
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="video with boxes and scores, .mp4 or .avi")
+    made.add_argument("--save", type=Path, metavar="FILE", help="boxes as text, a line for each frame")
+    made.add_argument("--frames", type=int, metavar="N", help="stop after so many frames")
+    made.add_argument(
+        "--tracker",
+        default=None,
+        metavar="SPEC",
+        help="still, ncc, dimp50 or package.module:factory (dimp50 with --checkpoint, ncc without)",
+    )
+    add_tracker_options(made)
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """`"10,20,30,40"` as four numbers.
+
+    Raises:
+        UserError: it is anything else, or has no size.
+    """
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--box '{text}': write x,y,width,height, such as 120,80,40,60") from None
+    if not np.isfinite([x, y, width, height]).all() or width <= 0 or height <= 0:
+        raise UserError(f"--box '{text}': width and height have to be above 0")
+    return x, y, width, height
+
+
+def follow(
+    tracker: Tracker, video: Video, box: Sequence[float], limit: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, float | None]]:
+    """Run a tracker over a video.
+
+    Args:
+        tracker: a fresh one.
+        video: of `open_video`.
+        box: the target in the first frame; the first pixel is 0.
+        limit: frames after which to stop.
+
+    Yields:
+        Each frame, the target's box (4,) in it, and the tracker's score; None for the first and where it gives none.
+
+    Raises:
+        UserError: the video has no frame, or one of them cannot be read.
+    """
+    shift = pixel_shift(tracker, 0)
+    moved = np.array([shift, shift, 0, 0])
+    number = 0
+    for frame in itertools.islice(video.frames(), limit):
+        score = None
+        if number == 0:
+            found = np.asarray(box, np.float64)
+            tracker.init(frame, (found + moved).tolist())
+        else:
+            answer = tracker.update(frame)
+            if isinstance(answer, tuple) and len(answer) == 2:
+                score = float(answer[1])
+                answer = answer[0]
+            found = np.asarray(answer, np.float64) - moved
+        number += 1
+        yield frame, found, score
+    if not number:
+        raise UserError(f"{video.name}: not a single frame can be read")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit status."""
+    box = parse_box(arguments.box)
+    if arguments.out is None and arguments.save is None:
+        raise UserError("nothing to write: name a video with --out, boxes with --save, or both")
+    if arguments.frames is not None and arguments.frames < 1:
+        raise UserError(f"--frames {arguments.frames}: expected 1 or more")
+    name = arguments.tracker or (DEFAULT_TRACKER if arguments.checkpoint is None else "dimp50")
+    spec = TrackerSpec(name, arguments.checkpoint, arguments.device, arguments.seed)
+    video = open_video(arguments.source)
+    tracker = make_tracker(spec)
+    count, interrupted, start = 0, False, time.perf_counter()
+    with ExitStack() as stack:
+        out = stack.enter_context(VideoFile(arguments.out, video.speed)) if arguments.out else None
+        save = None
+        if arguments.save:
+            arguments.save.parent.mkdir(parents=True, exist_ok=True)
+            # Not atomic: a line is on the disk as soon as it is known, and half a file is the boxes so far.
+            save = stack.enter_context(arguments.save.open("w", encoding="utf-8", buffering=1))
+        console = Console(stderr=True)
+        limits = [limit for limit in (video.count, arguments.frames) if limit is not None]
+        steps = progress(
+            follow(tracker, video, box, arguments.frames),
+            "tracking",
+            total=min(limits, default=None),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        try:
+            for frame, found, score in steps:
+                if save is not None:
+                    save.write(format_boxes(found[None]))
+                if out is not None:
+                    out.write(draw(frame, found.tolist(), score))
+                count += 1
+        except KeyboardInterrupt:
+            interrupted = True
+    speed = count / max(time.perf_counter() - start, 1e-9)
+    written = ", ".join(str(path) for path in (arguments.out, arguments.save) if path is not None and count)
+    print(f"{count} frames, {speed:.1f} frames/s{': wrote ' + written if written else ''}")
+    # A camera has no other end.
+    if interrupted and not video.live:
+        print("interrupted: what was written holds the frames until then", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    return run_command(
+        lambda: command(arguments), arguments.debug, "boxes that were saved are complete lines"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
