@@ -1,8 +1,13 @@
 """`python -m benchmarks.training_loop`: what `core.train.fit` costs beside a bare loop.
 
-One epoch of ResNet-20 on scikit-learn's handwritten digits (8 x 8, batch 64, SGD with momentum) in turns: the bare
-loop is forward, cross-entropy, backward and step on batches that lie in memory; `fit` does the same on the same
-batches, with all that it does besides: reading the losses, metrics, a checkpoint, the log, TensorBoard.
+One epoch in turns (batch 64, SGD with momentum): the bare loop is forward, cross-entropy, backward and step on batches
+that lie ready on the device; `fit` does the same and all that it does besides: reading the losses, metrics, a
+checkpoint, the log, TensorBoard. By default ResNet-20 on scikit-learn's handwritten digits, whose steps are so short
+that every overhead shows. `--dataset tiny-imagenet --model mobilenetv2` trains on real images of 64 x 64, which `fit`
+takes from the data set's own loader (shuffled, gathered and normalised anew), the bare loop from memory.
+
+On a GPU (`--device cuda`, `--precision bf16-mixed --channels-last`) it also says which part of the device's limits the
+training reaches: both limits, a large matrix product and a large copy, are measured in the same run.
 """
 
 from __future__ import annotations
@@ -10,9 +15,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -20,8 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import machine, machine_text, markdown_table, time_in_turns, write_results
+from classification.data import DataConfig, open_dataset
 from classification.models import build
-from core.train import OptimizerConfig, TrainConfig, fit, make_fabric
+from core.complexity import count
+from core.data import data_root
+from core.modules import RELU_MODULES
+from core.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]
 
@@ -47,6 +58,25 @@ class MemoryLoader:
         )
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is trained.
+
+    Attributes:
+        model: the network, on the device.
+        batches: ready on the device, for the bare loop.
+        loader: the same images for `fit`.
+        config: the recipe of `fit`, one epoch.
+        device: where.
+    """
+
+    model: nn.Module
+    batches: tuple[Batch, ...]
+    loader: Loader
+    config: TrainConfig
+    device: torch.device
+
+
 def digits(batch_size: int, count: int) -> tuple[Batch, ...]:
     """`count` batches of digits as [batch_size, 1, 8, 8] in 0..1, beginning anew where the 1,797 images end."""
     images, labels = load_digits(return_X_y=True)
@@ -55,57 +85,172 @@ def digits(batch_size: int, count: int) -> tuple[Batch, ...]:
     return tuple(zip(pixels.split(batch_size), torch.tensor(labels)[chosen].split(batch_size)))
 
 
-def bare_loop(model: nn.Module, batches: tuple[Batch, ...], config: OptimizerConfig) -> Callable[[], None]:
-    """Prepare the loop that `fit` is measured against."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+def prepare(options: argparse.Namespace) -> Subject:
+    """Network, batches and recipe of a command line.
+
+    Raises:
+        MissingData: the data set is not there.
+    """
+    device = torch.device(options.device)
+    config = TrainConfig(
+        epochs=1, batch_size=options.batch_size, optimizer=OptimizerConfig(lr=0.01), precision=options.precision,
+        channels_last=options.channels_last, compile=options.compile,
+    )  # fmt: skip
+    if options.dataset == "digits":
+        batches = tuple((x.to(device), y.to(device)) for x, y in digits(options.batch_size, options.batches))
+        loader: Loader = MemoryLoader(batches)
+    else:
+        limit = options.batch_size * options.batches
+        data = open_dataset(options.dataset, data_root(options.data_root), DataConfig(train_limit=limit))
+        loader = data.train_loader(options.batch_size, 0, device)
+        batches = tuple(loader.epoch(0))
+    if options.channels_last:
+        batches = tuple((x.contiguous(memory_format=torch.channels_last), y) for x, y in batches)
+    model = build(options.model, 10 if options.dataset == "digits" else 200, dataset=options.dataset).to(
+        device
     )
+    return Subject(model, batches, loader, config, device)
+
+
+def bare_loop(subject: Subject) -> Callable[[], None]:
+    """Prepare the loop that `fit` is measured against."""
+    model, recipe = subject.model, subject.config.optimizer
+    if subject.config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    mixed = subject.config.precision == "bf16-mixed"
+    called = torch.compile(model) if subject.config.compile else model
 
     def train() -> None:
         model.train()
-        for images, labels in batches:
-            loss = F.cross_entropy(model(images), labels)
+        for images, labels in subject.batches:
+            with torch.autocast(subject.device.type, torch.bfloat16, enabled=mixed):
+                loss = F.cross_entropy(called(images), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        wait(subject.device)
 
     return train
 
 
-def fit_loop(model: nn.Module, batches: tuple[Batch, ...], config: OptimizerConfig) -> Callable[[], None]:
+def fit_loop(subject: Subject) -> Callable[[], None]:
     """Prepare one epoch of `fit` in a new folder."""
-    recipe = TrainConfig(epochs=1, batch_size=len(batches[0][0]), optimizer=config)
-    fabric = make_fabric("cpu")
+    fabric = make_fabric(str(subject.device), subject.config.precision)
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            loader = MemoryLoader(batches)
-            fit(model, loader, F.cross_entropy, recipe, work_dir=folder, fabric=fabric, progress=False)
+            fit(subject.model, subject.loader, F.cross_entropy, subject.config, work_dir=folder, fabric=fabric,
+                progress=False)  # fmt: skip
+        wait(subject.device)
 
     return train
 
 
-def main() -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def step_traffic(model: nn.Module, image: Tensor, bytes_per_value: int) -> int:
+    """Bytes that one image's training step moves if no two layers are fused: a lower limit for such kernels.
+
+    Forward, a layer reads its input and writes its output; backward, it reads both again, or their gradients, and
+    writes the input's gradient. Weights are left out: a batch shares them.
+
+    Args:
+        model: convolutions, linear layers, BatchNorms and ReLU modules are counted.
+        image: one sample, (1, C, H, W).
+        bytes_per_value: 2 in bfloat16, 4 in float32.
+    """
+    values = 0
+    layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, *RELU_MODULES)
+
+    def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal values
+        read, written = inputs[0].numel(), output.numel()
+        values += (read + written) + (read + written) + read
+
+    handles = [
+        module.register_forward_hook(measure) for module in model.modules() if isinstance(module, layers)
+    ]
+    mode = model.training
+    with torch.no_grad():
+        model.eval()(image)
+    model.train(mode)
+    for handle in handles:
+        handle.remove()
+    return values * bytes_per_value
+
+
+def device_limits(device: torch.device, precision: str) -> tuple[float, float]:
+    """(FLOP/s of a large matrix product, bytes/s read and written by a large copy), the best of ten each."""
+    kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    a, b = (torch.randn(8192, 8192, device=device, dtype=kind) for _ in range(2))
+    source = torch.empty(2**28, device=device, dtype=torch.float32)
+    target = torch.empty_like(source)
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(10):
+            wait(device)
+            start = time.perf_counter()
+            work()
+            wait(device)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    return 2 * 8192**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source))
+
+
+def reached(subject: Subject, images_per_second: float) -> list[str]:
+    """On a GPU: lines that say which part of its limits a training speed is."""
+    image = subject.batches[0][0][:1]
+    flops, copied = device_limits(subject.device, subject.config.precision)
+    # Forward one, backward two multiply-accumulates of two operations for each of the network's.
+    used = 6 * count(subject.model, image) * images_per_second
+    width = 2 if subject.config.precision == "bf16-mixed" else 4
+    moved = step_traffic(subject.model, image.float(), width) * images_per_second
+    return [
+        f"{images_per_second:,.0f} images/s",
+        f"{used / 1e12:.2f} of {flops / 1e12:.0f} TFLOP/s that a matrix product reaches ({100 * used / flops:.1f} %)",
+        f"{moved / 1e12:.2f} of {copied / 1e12:.2f} TB/s that a copy reaches ({100 * moved / copied:.1f} %), if no two "
+        f"layers are fused",
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and, where wanted, write the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_loop", description=__doc__)
     parser.add_argument("--turns", type=int, default=5, help="timed epochs of each loop (default: 5)")
+    parser.add_argument(
+        "--warmup", type=int, default=1, help="epochs of each that are not counted (default: 1)"
+    )
     parser.add_argument("--batches", type=int, default=120, help="per epoch (default: 120)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.md")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    batches = digits(options.batch_size, options.batches)
-    config = OptimizerConfig(lr=0.01)
-    model = build("resnet20", 10, dataset="digits")
-    outcomes = time_in_turns(
-        {
-            "bare loop": lambda: bare_loop(model, batches, config),
-            "fit": lambda: fit_loop(model, batches, config),
-        },
-        turns=options.turns,
-        warmup=1,
+    parser.add_argument("--dataset", choices=("digits", "tiny-imagenet"), default="digits")
+    parser.add_argument(
+        "--model", default="resnet20", help="such as mobilenetv1 or mobilenetv2 (default: resnet20)"
     )
+    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
+    parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.md")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    subject = prepare(options)
+    outcomes = time_in_turns(
+        {"bare loop": lambda: bare_loop(subject), "fit": lambda: fit_loop(subject)},
+        turns=options.turns,
+        warmup=options.warmup,
+    )
+    batches = subject.batches
     timings = {name: outcome.timing for name, outcome in outcomes.items() if outcome.timing is not None}
     bare, ours = timings["bare loop"], timings["fit"]
     ratios = {
@@ -128,6 +273,12 @@ def main() -> None:
         for name, values in ratios.items()
     )
     text = f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
+    rate = len(batches) * options.batch_size / ours.median
+    text += (
+        f"{options.model} on {options.dataset}, {options.precision}: {rate:,.1f} images/s of training.\n\n"
+    )
+    if subject.device.type == "cuda":
+        text += "\n".join(f"- {line}" for line in reached(subject, rate)) + "\n\n"
     text += f"{machine_text(facts)}\n"
     print(text)
     if options.out is not None:

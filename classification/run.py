@@ -139,7 +139,7 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     opened: list[ClassificationData] = []
 
-    def open_task(config: RunConfig, fabric: Fabric) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         opened.append(open_dataset(config.dataset, data_root(arguments.data_root), config.data))

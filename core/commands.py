@@ -16,6 +16,7 @@ from core.config import dump_config, load_config
 from core.errors import UserError
 from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.scores import NAMES
 from core.train import make_fabric
 
 CONFIG_FILE = "config.py"
@@ -50,7 +51,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     method.add_argument(
         "--budget", help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms"
     )
-    method.add_argument("--score", help="gradient, sensitivity, magnitude, random or uniform")
+    method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
         "--controls", nargs="+", default=[], help="scores to compare with, such as random uniform"
@@ -81,7 +82,7 @@ def execute(
     find_protocol: Callable[[], Path],
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
-    open_task: Callable[[T, Fabric], Task],
+    open_task: Callable[[T, Fabric, Path], Task],
     complete: Callable[[T], T] = lambda config: config,
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status 0.
@@ -92,7 +93,7 @@ def execute(
         find_protocol: the protocol file where `--config` does not name one.
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
-        open_task: opens data and describes the task.
+        open_task: opens data and describes the task; takes protocol, devices and work directory.
         complete: fills in what follows from the rest of the protocol.
     """
     config: Any = complete(read_protocol(arguments.config or find_protocol(), schema, arguments, given))
@@ -115,7 +116,7 @@ def execute(
         teacher=getattr(config, "teacher", TeacherConfig()),
         progress=not arguments.no_progress,
     )
-    task = open_task(config, fabric)
+    task = open_task(config, fabric, folder)
     check(task, config.shrink)
     fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
     if fabric.is_global_zero:

@@ -62,6 +62,26 @@ class CostModel:
         total = (rows[..., a] * rows[..., b]) @ coefficient
         return total if kind == "params" else total // self.batch
 
+    def marginal(self, kind: str, sizes: NDArray[Any]) -> IntArray:
+        """What one more element of each group would cost, (G,), at sizes (G,): cost(n + e_g) - cost(n), exactly.
+
+        Args:
+            kind: as above.
+            sizes: elements kept in each group.
+        """
+        sizes = np.asarray(sizes, dtype=np.int64)
+        return self(kind, sizes + np.eye(len(sizes), dtype=np.int64)) - self(kind, sizes)
+
+    def curvature(self, kind: str) -> IntArray:
+        """How one more element of a group changes what one of another costs, (G, G), symmetric.
+
+        Costs are quadratic in the sizes, so marginal(n + e_h) = marginal(n) + curvature[h] at any sizes n.
+        """
+        start = np.zeros(self.multiplicity.shape[1], dtype=np.int64)
+        first = self.marginal(kind, start)
+        steps = np.eye(len(start), dtype=np.int64)
+        return np.stack([self.marginal(kind, step) for step in steps]) - first
+
 
 def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs") -> int:
     """FLOPs per sample by running `model` on the meta device and counting, independent of the closed form.

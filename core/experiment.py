@@ -13,122 +13,34 @@ where it was, and each stage can be run alone.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from core.architecture import Architecture
-from core.budget import Budget
 from core.channels import trace_channels
-from core.checkpoint import load_weights
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.files import atomic_write, write_json
-from core.initialise import seeded
 from core.plots import plot_channels, plot_curves
 from core.report import markdown_report, results_table
-from core.resize import widen
 from core.run_files import EpochRecord, read_history
 from core.scores import NAMES
-from core.shrinkage import shrink
-from core.train import Loader, TrainConfig, fit
+from core.task import Metric, ShrinkConfig, Task, TeacherConfig
+from core.train import TrainConfig
+from core.trial import find_architecture, network, teacher_network, train_network
+
+__all__ = ["BASELINE", "FOUND", "STAGES", "Metric", "Run", "Settings", "ShrinkConfig", "Task", "TeacherConfig",
+           "check", "find_architecture", "run_experiment", "summarise"]  # fmt: skip
 
 Stage = Literal["baseline", "shrink", "train", "compare"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 BASELINE, FOUND = "baseline", "lwdna"
-
-
-@dataclass(frozen=True)
-class ShrinkConfig:
-    """How widths are found; see `core.shrinkage.shrink`.
-
-    Args:
-        batches: batches that channels are scored on.
-        batch_size: images in each of them.
-    """
-
-    widen: float = 2.0
-    budget: Budget = field(default_factory=lambda: Budget(flops=0.9))
-    score: str = "gradient"
-    floor: float = 0.4
-    ceiling: float = 1.0
-    round_to: int = 1
-    batches: int = 1
-    batch_size: int = 64
-    latents: Literal["gate", "hypernetwork"] = "gate"
-    embedding: int = 8
-    freeze: tuple[str, ...] = ()
-    ties: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.score not in NAMES:
-            raise UserError(f"shrink.score: unknown score '{self.score}'; use one of {', '.join(NAMES)}")
-        if self.batches < 1 or self.batch_size < 1:
-            raise UserError("shrink.batches and shrink.batch_size have to be at least 1")
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The network that students learn from.
-
-    Args:
-        widen: the teacher is the baseline widened by this factor, trained by the same recipe without distillation
-            (method.md section 3: the reference widens its teacher like its search space).
-        checkpoint: weights of a trained teacher; None trains one first.
-    """
-
-    widen: float = 2.0
-    checkpoint: str | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task reports."""
-
-    key: str
-    label: str
-    higher_is_better: bool
-    digits: int = 2
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a task has to say about itself to be run.
-
-    Attributes:
-        name: "classification", "super_resolution", ...
-        dataset: name of the data set, for the report.
-        model_name: name of the baseline, for the report and the widths file.
-        build: a freshly initialised baseline, from torch's global generator.
-        example_inputs: what one sample looks like to the network; only shapes matter.
-        train_loader: (batch size, seed) -> training batches.
-        loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
-        evaluate: model -> metrics by key.
-        metrics: what the table shows, the primary one first.
-        curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
-        references: methods without a network, such as bicubic resizing -> metrics by key.
-        notes: lines for the report, such as data sets that are missing.
-        finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
-    """
-
-    name: str
-    dataset: str
-    model_name: str
-    build: Callable[[], nn.Module]
-    example_inputs: Any
-    train_loader: Callable[[int, int], Loader]
-    loss_fn: Callable[[Any, Any], Any]
-    evaluate: Callable[[nn.Module], Mapping[str, float]]
-    metrics: tuple[Metric, ...]
-    curves: tuple[str, str, str]
-    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
 
 
 @dataclass(frozen=True)
@@ -244,59 +156,38 @@ def check(task: Task, config: ShrinkConfig) -> None:
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
     else:
-        trace_channels(task.build(), task.example_inputs, freeze=config.freeze, ties=config.ties)
-
-
-def _network(task: Task, settings: Settings, method: str, seed: int) -> tuple[nn.Module, Architecture | None]:
-    with seeded(seed):
-        model = task.build()
-    if method == BASELINE:
-        return model, None
-    path = settings.widths_file(method, seed)
-    if not path.exists():
-        raise UserError(
-            f"no widths for '{method}', seed {seed}, in '{settings.work_dir}': run the stage shrink first"
-        )
-    architecture = Architecture.load(path)
-    return architecture.build(model, seed=seed), architecture
+        model, inputs, outputs = task.searched()
+        trace_channels(model, inputs, freeze=config.freeze, ties=config.ties, outputs=outputs)
 
 
 def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: int) -> Run:
-    model, architecture = _network(task, settings, method, seed)
+    architecture: Architecture | None = None
+    if method != BASELINE:
+        path = settings.widths_file(method, seed)
+        if not path.exists():
+            raise UserError(
+                f"no widths for '{method}', seed {seed}, in '{settings.work_dir}': run the stage shrink first"
+            )
+        architecture = Architecture.load(path)
+    model = network(task, architecture, seed)
     config = replace(settings.train, seed=seed)
-    teacher = None if settings.distillation is None else _teacher(task, settings, fabric, seed)
-    fitted = fit(
+    teacher: nn.Module | None = None
+    if settings.distillation is not None:
+        folder = settings.run_dir("teacher", seed)
+        teacher = teacher_network(
+            task, settings.teacher, settings.shrink, config, folder, fabric, progress=settings.progress
+        )
+    fitted = train_network(
+        task,
         model,
-        task.train_loader(config.batch_size, seed),
-        task.loss_fn,
         config,
-        work_dir=settings.run_dir(method, seed),
-        evaluate=task.evaluate,
+        settings.run_dir(method, seed),
+        fabric,
         teacher=teacher,
         distillation=settings.distillation,
-        fabric=fabric,
         progress=settings.progress,
     )
     return Run(method, seed, fitted.history, architecture)
-
-
-def _teacher(task: Task, settings: Settings, fabric: Fabric, seed: int) -> nn.Module:
-    """The widened baseline, trained by the same recipe without a teacher, or loaded."""
-    with seeded(seed):
-        baseline = task.build()
-    graph = trace_channels(
-        baseline, task.example_inputs, freeze=settings.shrink.freeze, ties=settings.shrink.ties
-    )
-    teacher = widen(baseline, graph, settings.teacher.widen, seed=seed)
-    if settings.teacher.checkpoint is not None:
-        load_weights(teacher, settings.teacher.checkpoint)
-        return teacher.eval()
-    config = replace(settings.train, seed=seed)
-    loader = task.train_loader(config.batch_size, seed)
-    run_dir = settings.run_dir("teacher", seed)
-    fit(teacher, loader, task.loss_fn, config, work_dir=run_dir, evaluate=task.evaluate, fabric=fabric,
-        progress=settings.progress)  # fmt: skip
-    return teacher.eval()
 
 
 def _find_widths(
@@ -310,59 +201,18 @@ def _find_widths(
 ) -> None:
     path = settings.widths_file(method, seed)
     if fabric.is_global_zero and not path.exists():
-        architecture = find_architecture(task, settings.shrink, score, seed, fabric.device)
+        given = task.given if method == FOUND else None
+        architecture = given or find_architecture(task, settings.shrink, score, seed, fabric.device)
         architecture.save(path)
         ratio = architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"]
+        how = f"found widths by {score}" if given is None else "given widths"
         say(
-            f"{method}, seed {seed}: found widths by {score} at {100 * ratio:.2f} % of the baseline's FLOPs, "
+            f"{method}, seed {seed}: {how} at {100 * ratio:.2f} % of the baseline's FLOPs, "
             f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
         )
     fabric.barrier()
     if fabric.is_global_zero and method == FOUND and seed == settings.seed_list[0]:
         Architecture.load(path).save(settings.work_dir / "widths.json")
-
-
-def find_architecture(
-    task: Task, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
-) -> Architecture:
-    """Shrink the task's baseline once.
-
-    Raises:
-        UserError: see `core.shrinkage.shrink`.
-    """
-    with seeded(seed):
-        model = task.build().to(device)
-
-    def loss_fn(outputs: Any, targets: Any) -> Tensor:
-        loss = task.loss_fn(outputs, targets)
-        return loss[0] if isinstance(loss, tuple) else loss
-
-    return shrink(
-        model,
-        task.example_inputs,
-        _first_batches(task, config, seed),
-        loss_fn,
-        widen=config.widen,
-        budget=config.budget,
-        score=score,
-        floor=config.floor,
-        ceiling=config.ceiling,
-        round_to=config.round_to,
-        seed=seed,
-        latents=config.latents,
-        embedding=config.embedding,
-        name=task.model_name,
-        freeze=config.freeze,
-        ties=config.ties,
-    )
-
-
-def _first_batches(task: Task, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
-    loader = task.train_loader(config.batch_size, seed)
-    for number, batch in enumerate(loader.epoch(0)):
-        if number == config.batches:
-            break
-        yield batch
 
 
 def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -375,7 +225,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
                 raise UserError(f"'{method}', seed {seed}, is not trained yet: run the stage {stage} first")
             path = settings.widths_file(method, seed)
             runs.append(Run(method, seed, history, None if method == BASELINE else Architecture.load(path)))
-    result = summarise(task, settings, runs)
+    result = summarise(task, runs, settings.seed_list, settings.train.epochs)
     write_json(settings.work_dir / "result.json", result)
     table = results_table(task.metrics, result)
     sections = task.finish(settings, runs)
@@ -389,8 +239,15 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     return result
 
 
-def summarise(task: Task, settings: Settings, runs: Sequence[Run]) -> dict[str, Any]:
-    """The content of result.json: costs and metrics (mean, std, values over seeds) by method."""
+def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int) -> dict[str, Any]:
+    """The content of result.json: costs and metrics (mean, std, values over seeds) by method.
+
+    Args:
+        task: what was trained.
+        runs: one per method and seed, at least one of them with found widths.
+        seeds: their seeds, in the order of the runs of each method.
+        epochs: of every training.
+    """
     any_found = next(run.architecture for run in runs if run.architecture is not None)
     base = any_found.baseline
     methods: dict[str, Any] = {}
@@ -420,8 +277,8 @@ def summarise(task: Task, settings: Settings, runs: Sequence[Run]) -> dict[str, 
         "task": task.name,
         "dataset": task.dataset,
         "model": task.model_name,
-        "seeds": settings.seed_list,
-        "epochs": settings.train.epochs,
+        "seeds": list(seeds),
+        "epochs": epochs,
         "methods": methods,
         "references": {name: dict(values) for name, values in task.references.items()},
         "environment": {

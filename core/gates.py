@@ -37,6 +37,10 @@ class Latents(nn.Module):
         self.sizes = [group.size for group in graph.groups]
         self.register_buffer("one", torch.ones(1, dtype=z.dtype), persistent=False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass on what comes: a Sequential that the latents are added to calls them as its last layer."""
+        return x
+
     def of(self, name: str) -> Tensor:
         """The latent vector of one group, (size,)."""
         return self.split(self.z)[name]

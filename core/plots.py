@@ -28,7 +28,7 @@ def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tu
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, **options)
-    for axis in np.atleast_1d(axes):
+    for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="0.9", linewidth=0.8)
         axis.set_axisbelow(True)
@@ -97,18 +97,20 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     """channels.png of an experiment: every convolution and linear layer whose width is free."""
     from core.channels import trace_channels
 
-    model = task.build()
+    model, inputs, outputs = task.searched()
     first = next(run.architecture for run in runs if run.architecture is not None)
-    graph = trace_channels(model, task.example_inputs, freeze=first.options.freeze, ties=first.options.ties)
+    options = first.options
+    graph = trace_channels(model, inputs, freeze=options.freeze, ties=options.ties, outputs=outputs)
     layers = [name for name in graph.producers if name not in graph.depthwise]
     found: dict[str, list[list[int]]] = {}
     for run in runs:
         if run.architecture is not None:
             found.setdefault(run.method, []).append(layer_widths(run.architecture.build(model), layers))
-    budget = " ".join(
-        f"{kind} {value}" for kind, value in first.found_by["budget"].items() if kind != "convention"
-    )
-    title = f"{task.model_name} on {task.dataset}: channels per layer ({first.found_by['score']}, budget {budget})"
+    title = f"{task.model_name} on {task.dataset}: channels per layer"
+    if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
+        limits = first.found_by["budget"].items()
+        budget = " ".join(f"{kind} {value}" for kind, value in limits if kind != "convention")
+        title += f" ({first.found_by['score']}, budget {budget})"
     plot_widths(path, title, layers, layer_widths(model, layers), found)
 
 

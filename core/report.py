@@ -108,12 +108,41 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
                 continue
             pairs = zip(entry["metrics"][metric.key]["values"], base[metric.key]["values"], strict=True)
             differences = [ours - theirs for ours, theirs in pairs]
-            p = float(stats.ttest_1samp(differences, 0.0).pvalue) if len(set(differences)) > 1 else math.nan
-            shown = "n/a" if math.isnan(p) else f"{p:.3f}"
+            shown = p_text(paired_p(differences))
             rows.append(
                 [NAMES.get(method, method), metric.label, with_interval(differences, metric.digits), shown]
             )
     return rows
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test, from the differences pair by pair; NaN where they do not vary."""
+    if len(set(differences)) < 2:
+        return math.nan
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics, 1979): the chance of one false finding among all.
+
+    NaNs are no tests: they stay NaN and do not count.
+    """
+    order = sorted(
+        (index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def p_text(p: float) -> str:
+    """'0.031', '<0.001' or 'n/a'."""
+    if math.isnan(p):
+        return "n/a"
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def markdown_report(
@@ -124,7 +153,8 @@ def markdown_report(
     parts = [
         f"# {task.model_name} on {task.dataset}",
         f"{settings.train.epochs} epochs for every network, the same recipe, the same seeds "
-        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`.",
+        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
+        + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
         _footnote(result),
         *task.notes,

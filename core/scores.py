@@ -3,6 +3,8 @@
     gradient      |dL/dz|      LW-DNA's criterion
     sensitivity   |z · dL/dz|  equal to `gradient` for plain gates, whose z is 1; different behind a hypernetwork
     magnitude     |z| behind a hypernetwork; for gates the mean |W| over the slices that a channel governs
+    fisher        Σ over samples of (z · dL/dz)²: see `core.fisher`; fisher-readers leaves the producers' share out
+    synflow       z · dR/dz of the data-free R of SynFlow: see `core.proxies`
     random        a draw from U(0, 1): the control that keeps the search and drops the information
     uniform       the rank within the group: every group keeps the same fraction
 
@@ -24,13 +26,16 @@ from torch import Tensor, nn
 
 from core.channels import ChannelGraph
 from core.errors import UserError, did_you_mean
+from core.fisher import Roles, fisher
 from core.gates import LATENTS, governed_weights
 from core.initialise import seeded
 from core.modules import call, map_tensors
+from core.proxies import synflow_products
 
 Scores = Mapping[str, Tensor]
 ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
-NAMES = ("gradient", "sensitivity", "magnitude", "random", "uniform")
+NAMES = ("gradient", "sensitivity", "magnitude", "random", "uniform", "fisher", "fisher-readers", "synflow")
+GATES_ONLY = ("fisher", "fisher-readers", "synflow")
 
 
 def score_channels(
@@ -73,6 +78,13 @@ def score_channels(
             return {group.name: torch.rand(group.size) for group in graph.groups}
         if score == "uniform":
             return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in graph.groups}
+        if score in GATES_ONLY and latents != "gate":
+            raise UserError(f"score '{score}' is defined for plain gates: use latents='gate'")
+        if score == "synflow":
+            return _checked(graph, synflow_scores(copy.deepcopy(model), graph, batches))
+        if score in GATES_ONLY:
+            roles: Roles = "all" if score == "fisher" else "readers"
+            return _checked(graph, fisher(copy.deepcopy(model), graph, batches, loss_fn, roles=roles))
         if latents == "hypernetwork":
             flat = _hypernetwork_scores(model, graph, batches, loss_fn, score, embedding)
         elif latents == "gate":
@@ -123,6 +135,18 @@ def _sum_but(product: Tensor, dim: int) -> Tensor:
     if dim == 1:
         return product.flatten(1).sum(0).reshape(product.shape[1], -1).sum(1)
     return product.sum([axis for axis in range(product.dim()) if axis != dim])
+
+
+def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """z · dR/dz with R of `core.proxies.synflow`; the first batch tells the shape of the inputs, nothing else."""
+    for inputs, _ in batches:
+        names = governed_weights(model, graph)
+        products = ((name, product) for name, product in synflow_products(model, inputs) if name in names)
+        flat = governed_sums(graph, products)
+        # R grows with the product of all layers' gains, so its logarithm's derivative is what float32 can hold.
+        parts = (flat / flat.max()).cpu().split(graph.sizes.tolist())
+        return dict(zip([group.name for group in graph.groups], parts, strict=True))
+    raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
 
 
 def _gate_scores(

@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.architecture import Architecture, describe_inputs
+from core.allocation import ALLOCATIONS, Allocation, equalise, greedy_order
+from core.architecture import Architecture
 from core.budget import Budget, BudgetError
-from core.channels import ChannelGraph, trace_channels
-from core.complexity import Convention, latency
-from core.errors import UserError
+from core.channels import ChannelGraph
+from core.complexity import latency
+from core.errors import UserError, did_you_mean
 from core.resize import resize
-from core.resize import widen as widen_model
 from core.scores import ScoreFunction, score_channels
+from core.space import open_space
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
 
@@ -61,7 +62,7 @@ class _Blocks:
     low: IntArray  # (G,) choices that the floor guarantees
     high: IntArray  # (G,) choices that the ceiling allows
     size: IntArray  # (G,) choices per block: 1, or what makes widths multiples of round_to
-    group: IntArray  # (B,) group of each block, best score first
+    group: IntArray  # (B,) group of each block, in the order in which they are taken
 
     def counts(self, taken: int) -> IntArray:
         """Choices per group with the first `taken` blocks."""
@@ -77,6 +78,7 @@ def search(
     floor: Fractions = 0.0,
     ceiling: Fractions = 1.0,
     round_to: int = 1,
+    allocation: Allocation = "threshold",
     measure: Callable[[dict[str, int]], float] | None = None,
 ) -> SearchResult:
     """Keep the best channels under a budget.
@@ -90,14 +92,28 @@ def search(
             last match counts; rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
+        allocation: how score and cost are weighed; see `core.allocation`.
         measure: widths -> seconds; needed for a latency limit.
 
     Raises:
         BudgetError: a limit is below what floors leave, or no limit is below what ceilings allow.
-        UserError: a fraction outside [0, 1], a round_to below 1, or a latency limit without `measure`.
+        UserError: a fraction outside [0, 1], a round_to below 1, an unknown allocation, or a latency limit without
+            `measure`.
     """
+    if allocation not in ALLOCATIONS:
+        raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
     limits = budget.limits(baseline)
-    blocks = _blocks(graph, scores, floor, ceiling, round_to)
+    priced = "params" if set(limits) == {"params"} else budget.convention
+    if allocation == "equalised":
+        # Masks follow the order within each group, which a common divisor does not change.
+        scores = equalise(
+            graph,
+            priced,
+            scores,
+            lambda tried: _kept(search(graph, tried, budget, baseline, floor=floor, ceiling=ceiling,
+                                       round_to=round_to, measure=measure)),
+        )  # fmt: skip
+    blocks = _blocks(graph, scores, floor, ceiling, round_to, priced if allocation == "per-flop" else None)
     exact = {kind: limit for kind, limit in limits.items() if kind != "latency"}
 
     def costs(counts: IntArray) -> dict[str, IntArray]:
@@ -136,6 +152,10 @@ def search(
     )
 
 
+def _kept(result: SearchResult) -> IntArray:
+    return np.array([int(mask.sum()) for mask in result.keep.values()], dtype=np.int64)
+
+
 def shrink(
     model: nn.Module,
     example_inputs: Any,
@@ -145,6 +165,7 @@ def shrink(
     widen: float = 2.0,
     budget: Budget = Budget(flops=0.9),  # noqa: B008  # frozen
     score: str | ScoreFunction = "gradient",
+    allocation: Allocation = "threshold",
     floor: Fractions = 0.4,
     ceiling: Fractions = 1.0,
     round_to: int = 1,
@@ -167,6 +188,7 @@ def shrink(
         widen: growth of the space of widths, at least 1.
         budget: limits relative to `model`, or absolute.
         score: see `core.scores`.
+        allocation: how a channel's score and its cost are weighed; see `core.allocation`.
         floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
             0.8 of the baseline's width. A number, or patterns of group names -> number.
         ceiling: largest fraction of the widened width.
@@ -187,12 +209,10 @@ def shrink(
         BudgetError: the budget cannot be met; the message gives the reachable range.
         UserError, TraceError: see the functions above.
     """
-    options: dict[str, Any] = {"freeze": freeze, "taps": taps, "ties": ties, "outputs": outputs}
-    base_graph = trace_channels(model, example_inputs, **options)
-    if not base_graph.groups:
-        raise UserError("the model has no free channel group: nothing to widen or shrink")
-    wide = widen_model(model, base_graph, widen, seed=seed)
-    graph = trace_channels(wide, example_inputs, **options)
+    space = open_space(
+        model, example_inputs, widen, seed=seed, freeze=freeze, taps=taps, ties=ties, outputs=outputs
+    )
+    wide, graph = space.wide, space.graph
     counted = 0
 
     def counting() -> Iterable[tuple[Any, Any]]:
@@ -204,10 +224,7 @@ def shrink(
     scores = score_channels(
         wide, graph, counting(), loss_fn, score=score, latents=latents, embedding=embedding, seed=seed
     )
-    baseline: dict[str, float] = {
-        "flops": base_graph.flops(convention=budget.convention),
-        "params": base_graph.params(),
-    }
+    baseline = space.baseline(budget.convention)
 
     def measure(widths: dict[str, int]) -> float:
         # Timed in turns with the baseline, in units of it, so that a machine that slows down does not move the limit.
@@ -225,18 +242,15 @@ def shrink(
         floor=floor,
         ceiling=ceiling,
         round_to=round_to,
+        allocation=allocation,
         measure=measure if budget.latency is not None else None,
     )
-    return Architecture(
-        model=name or type(model).__name__,
-        widths=found.widths,
-        conv_groups=dict(graph.conv_groups),
-        inputs=describe_inputs(example_inputs),
-        options=base_graph.options,
-        cost=cost_of(graph, found.widths),
-        baseline=cost_of(base_graph, None) | {"widths": base_graph.widths},
-        found_by={
+    return space.architecture(
+        found.widths,
+        name,
+        {
             "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
+            "allocation": allocation,
             "seed": seed,
             "budget": budget.to_json(),
             "batches": counted,
@@ -250,13 +264,6 @@ def shrink(
             **({"latency_seconds": found.cost["latency"]} if "latency" in found.cost else {}),
         },
     )
-
-
-def cost_of(graph: ChannelGraph, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """What a network costs at some widths (None: its own), as `Architecture.cost` holds it."""
-    conventions: tuple[Convention, Convention] = ("macs", "paper")
-    flops = {convention: graph.flops(widths, convention) for convention in conventions}
-    return {"flops": flops, "params": graph.params(widths)}
 
 
 def _fraction(setting: Fractions, name: str, what: str) -> float:
@@ -275,8 +282,14 @@ def _whole_blocks(fraction: float, size: int, block: int) -> int:
 
 
 def _blocks(
-    graph: ChannelGraph, scores: Mapping[str, Tensor], floor: Fractions, ceiling: Fractions, round_to: int
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    floor: Fractions,
+    ceiling: Fractions,
+    round_to: int,
+    priced: str | None = None,
 ) -> _Blocks:
+    """Blocks by falling score, or, with the kind of cost `priced`, by the knapsack's greedy rule."""
     if not isinstance(round_to, int) or round_to < 1:
         raise UserError(f"round_to={round_to!r}: use a whole number of at least 1")
     low, high, sizes, groups, values = [], [], [], [], []
@@ -293,8 +306,11 @@ def _blocks(
         sizes.append(block)
         groups.append(np.full(len(mean), index, dtype=np.int64))
         values.append(mean)
-    order = np.argsort(-np.concatenate(values), kind="stable")
-    return _Blocks(np.array(low), np.array(high), np.array(sizes), np.concatenate(groups)[order])
+    if priced is not None:
+        order = greedy_order(graph, priced, np.array(low), np.array(sizes), values)
+    else:
+        order = np.concatenate(groups)[np.argsort(-np.concatenate(values), kind="stable")]
+    return _Blocks(np.array(low), np.array(high), np.array(sizes), order)
 
 
 def _check_reachable(

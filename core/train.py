@@ -114,6 +114,7 @@ class _Run:
     files: RunFiles
     display: TrainingDisplay
     interruption: Interruption
+    after_step: Callable[[int, float], None] | None = None
 
 
 def fit(
@@ -129,6 +130,7 @@ def fit(
     fabric: Fabric | None = None,
     resume: bool = True,
     progress: bool = True,
+    after_step: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
@@ -150,6 +152,9 @@ def fit(
         fabric: devices and processes, from `make_fabric`; by default one device, a GPU where there is one.
         resume: go on from last.safetensors where there is one; False starts anew, removing the old files.
         progress: show a bar on a terminal, a line per epoch elsewhere.
+        after_step: called after every optimiser step with its number, counted from 1, and its learning rate; it may
+            change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
+            then the last checkpoint, from which the same call gets to the same place.
 
     Raises:
         UserError: bad arguments, or last.safetensors belongs to another configuration or model.
@@ -184,6 +189,7 @@ def fit(
             files=files,
             display=display,
             interruption=interruption,
+            after_step=after_step,
         )
         _start_or_resume(run, resume)
         position = run.state.position
@@ -230,6 +236,8 @@ def _train_epoch(run: _Run) -> float:
             images, stop = _agree(run, sum(count_images(inputs) for inputs, _ in group))
             unread.append((images, train_step(run.learner, group, images)))
             position.batch, position.step = position.batch + len(group), position.step + 1
+            if run.after_step is not None:
+                run.after_step(position.step, lr)
             save = stop or (every is not None and position.step % every == 0)
             if save or fabric.device.type == "cpu" or len(unread) == _STEPS_PER_READ:
                 _read_losses(run, unread, lr)

@@ -190,7 +190,7 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     root = data_root(arguments.data_root)
 
-    def open_task(config: RunConfig, fabric: Fabric) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
         return make_task(config, root, fabric.device)
 
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}

@@ -37,6 +37,18 @@ class Tile:
     seen_columns: slice
 
 
+def lay_out(images: torch.Tensor) -> torch.Tensor:
+    """The same (N, C, H, W) values as the device's kernels like them in memory.
+
+    Given channels last, oneDNN takes images as they are; otherwise it copies every layer's input and output into
+    blocks of channels and back. Its kernels for channels last also care less about what the widths are multiples
+    of (benchmarks/super_resolution.py). GPUs keep torch's default.
+    """
+    if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return images.to(memory_format=torch.channels_last)
+    return images
+
+
 def tiles(height: int, width: int, side: int, overlap: int) -> Iterator[Tile]:
     """Cover a `height` x `width` image by tiles of at most `side`², read with `overlap` pixels of context."""
     for rows, seen_rows in _spans(height, side, overlap):
@@ -127,7 +139,7 @@ def super_resolve(
     try:
         for done, part in enumerate(plan, 1):
             seen = image[part.seen_rows, part.seen_columns]
-            output = network(to_tensor(seen, channels).to(parameter))
+            output = network(lay_out(to_tensor(seen, channels).to(parameter)))
             _check_scale(output, seen, scale)
             kept = output[
                 ...,

@@ -120,11 +120,12 @@ def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
     assert sequence.frames is not None  # run() has counted them
     frames = sequence.frames.paths()[: _frame_count(sequence)]
     track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist(), sequence.first_pixel)
-    _store(folder, sequence.name, track)
+    store_track(folder, sequence.name, track)
     return float(track.seconds.sum())
 
 
-def _store(folder: Path, name: str, track: Track) -> None:
+def store_track(folder: Path, name: str, track: Track) -> None:
+    """Write the answer to the sequence `name` into a run's folder; the boxes come last, and mark it as finished."""
     with atomic_write(folder / "times" / f"{name}_time.txt") as file:
         file.write("".join(f"{second:.6f}\n" for second in track.seconds))
     if np.isfinite(track.scores).any():

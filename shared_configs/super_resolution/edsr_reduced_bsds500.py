@@ -18,3 +18,5 @@ train = dict(
     eval_every=4,
 )
 shrink = dict(batches=4)
+# A trunk of multiples of 16 would be either 16 or 32 wide.
+tie_upsampler = False

@@ -10,51 +10,66 @@ import pytest
 import skimage
 import torch
 from skimage import io
+from torch import nn
 
 from benchmarks import super_resolution as benchmark
+from benchmarks import super_resolution_report as report
 from benchmarks.measure import Timing
+from benchmarks.super_resolution_report import Contender
 from core import Architecture
 from super_resolution.data import open_training_set
 
 
+def found(name: str, promised: float) -> Contender:
+    """A found network at a share of its baseline's multiply-accumulates."""
+    costs = {"cost": {"flops": {"macs": promised * 1000}}, "baseline": {"flops": {"macs": 1000}}}
+    inputs = {"shape": [1, 3, 8, 8], "dtype": "float32"}
+    architecture = Architecture("EDSR", {"body.0.conv1": 64}, inputs, **costs)
+    return Contender(name, nn.Identity(), "EDSR", True, architecture)
+
+
 def test_ratios_are_taken_turn_by_turn() -> None:
     timings = {"a": Timing((1.0, 3.0, 8.0), (1.0, 1.0, 1.0)), "b": Timing((2.0, 4.0, 8.0), (4.0, 2.0, 1.0))}
-    found = benchmark.ratios(timings, "a", "b")
-    assert found["wall"] == {"median": 0.75, "min": 0.5, "max": 1.0}
-    assert found["cpu"] == {"median": 0.5, "min": 0.25, "max": 1.0}
+    ratio = report.ratios(timings, "a", "b")
+    assert ratio["wall"] == {"median": 0.75, "min": 0.5, "max": 1.0, "fastest": 0.5}
+    assert ratio["cpu"] == {"median": 0.5, "min": 0.25, "max": 1.0, "fastest": 1.0}
 
 
 @pytest.mark.parametrize(
     ("elapsed", "cpu", "verdict"), [(0.64, 0.66, "within / over"), (0.66, 0.5, "over / within")]
 )
 def test_a_found_network_is_held_against_its_own_flops(elapsed: float, cpu: float, verdict: str) -> None:
-    inputs = {"shape": [1, 3, 8, 8], "dtype": "float32"}
-    found = Architecture("EDSR", {"body.0.conv1": 64}, inputs)
-    timings = {benchmark.BASELINE: Timing((1.0,), (1.0,)), "found": Timing((elapsed,), (cpu,))}
-    promised = {benchmark.BASELINE: 1.0, "found": 0.6}
-    text = "\n".join(benchmark.inference_text({1: timings}, promised, {"found": found}))
-    assert f"| 1 | 0.600 | {elapsed:.3f} s | {cpu:.3f} s |" in text
-    assert text.count("within") + text.count("over") == 2
+    networks = [Contender("EDSR", nn.Identity(), "EDSR", True), found("LW-DNA", 0.6)]
+    timings = {"EDSR": Timing((1.0,), (1.0,)), "LW-DNA": Timing((elapsed,), (cpu,))}
+    text = "\n".join(report.inference_text("one frame", networks, {1: timings}))
+    assert f"| LW-DNA | 1 | 0.600 | {elapsed:.3f} s | {cpu:.3f} s |" in text
+    assert text.count("within") + text.count("over ") == 2
     assert verdict in text
-    assert "- found: body.0.conv1 64" in text
+    assert "- LW-DNA: body.0.conv1 64" in text
 
 
 def test_misses_are_named_by_clock_and_threads() -> None:
     timings = {
-        benchmark.BASELINE: Timing((1.0,), (1.0,)),
+        "EDSR": Timing((1.0,), (1.0,)),
         "a": Timing((0.64,), (0.66,)),
         "b": Timing((0.66,), (0.7,)),
     }
-    promised = {benchmark.BASELINE: 1.0, "a": 0.6, "b": 0.6}
-    assert benchmark.verdict({2: timings}, promised, ["a", "b"]).splitlines() == [
-        "- elapsed time, 2 threads: over the limit: b; within it: a.",
-        "- CPU time, 2 threads: over the limit: a, b; within it: none.",
+    networks = [Contender("EDSR", nn.Identity(), "EDSR", True), found("a", 0.6), found("b", 0.6)]
+    assert report.verdict(networks, {2: timings}).splitlines() == [
+        "- elapsed time, 2 threads: over the limit: b. Within it: a.",
+        "- CPU time, 2 threads: over the limit: a; b. Within it: none.",
     ]
+
+
+@pytest.mark.parametrize(("rival", "verdict"), [(4.9, "not kept"), (5.1, "is kept")])
+def test_loading_is_held_against_five_times(rival: float, verdict: str) -> None:
+    timings = {"pixel cache": Timing((1.0,), (1.0,)), "BasicSR": Timing((rival,), (1.0,))}
+    assert verdict in "\n".join(report.loading_text("batches", timings))
 
 
 def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["--turns", "0"]) == 2
-    assert capsys.readouterr().err == "error: --turns, --threads and --round-to are at least 1\n"
+    assert capsys.readouterr().err == "error: --turns and --threads are at least 1\n"
 
 
 @pytest.mark.skipif(
@@ -63,15 +78,12 @@ def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_whole_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {
-        "BLOCKS": 2,
-        "FEATS": 8,
-        "FRAME": (1, 3, 12, 16),
-        "CONVOLUTIONS": (8, 12),
-        "BATCH": 4,
-        "PATCH": 32,
-    }
-    for name, value in (small | {"BATCHES": 2}).items():
+    protocol = tmp_path / "small.py"
+    shrink = "dict(budget=dict(flops=0.6), score='gradient', floor=0.2, round_to=4, batch_size=4)"
+    protocol.write_text(f"model = 'edsr'\noptions = dict(n_blocks=2, n_feats=8)\nshrink = {shrink}\n")
+    small = {"PROTOCOLS": {"EDSR": protocol}, "FRAME": (1, 3, 12, 16), "SEARCH_PATCH": 32, "PATCH": 32}
+    small |= {"CONVOLUTIONS": (8, 12), "BATCH": 4, "BATCHES": 2}
+    for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
     (tmp_path / "photos").mkdir()
     for index in range(3):
@@ -80,15 +92,29 @@ def test_a_whole_run(
     images = open_training_set(str(tmp_path / "photos"), tmp_path, benchmark.SCALE)
     monkeypatch.setattr(benchmark, "training_images", lambda root: images)
     stem = tmp_path / "speed"
-    assert benchmark.main(["--turns", "2", "--round-to", "1", "4", "--output", str(stem)]) == 0
+    assert benchmark.main(["--turns", "2", "--output", str(stem)]) == 0
     assert capsys.readouterr().out.strip() == stem.with_suffix(".md").read_text().strip()
     result = json.loads(stem.with_suffix(".json").read_text())
-    assert set(result["inference"]) == {"1"}
-    times = result["inference"]["1"]
-    assert list(times) == ["EDSR", "BasicSR's EDSR", "found, any width", "found, multiples of 4"]
+    times, networks = result["inference"]["1"], result["networks"]
+    assert list(result["inference"]) == ["1"]
+    assert (
+        list(times)
+        == list(networks)
+        == [
+            "EDSR",
+            "BasicSR's EDSR",
+            "LW-DNA of EDSR",
+            "LW-DNA of EDSR, any width",
+            "EDSR, default layout",
+            "BasicSR's EDSR, default layout",
+            "LW-DNA of EDSR, default layout",
+        ]
+    )
     assert all(len(timing["runs"]) == 2 for timing in times.values())
-    assert times["EDSR"]["ratio"]["wall"] == {"median": 1.0, "min": 1.0, "max": 1.0}
-    assert result["flops_ratio"]["found, any width"] <= benchmark.BUDGET
-    assert result["flops_ratio"]["EDSR"] == 1
-    assert all(width % 4 == 0 for width in result["widths"]["found, multiples of 4"].values())
+    assert times["EDSR"]["ratio"]["wall"] == {"median": 1.0, "min": 1.0, "max": 1.0, "fastest": 1.0}
+    assert networks["LW-DNA of EDSR, default layout"]["against"] == "EDSR, default layout"
+    assert networks["LW-DNA of EDSR, any width"]["flops_ratio"] <= 0.6
+    assert networks["EDSR"]["flops_ratio"] == 1
+    assert all(width % 4 == 0 for width in networks["LW-DNA of EDSR"]["widths"].values())
+    assert set(result["convolutions"]) == {"channels last", "default"}
     assert torch.get_num_threads() == 1

@@ -23,6 +23,7 @@ SMALL = [
     "data.crops_per_epoch=16",
     "data.benchmarks=('skimage',)",
     "data.patch=32",
+    "shrink.round_to=1",
 ]
 FAST = ["--epochs", "1", "--no-progress", "--cfg-options", *SMALL]
 
@@ -84,7 +85,7 @@ def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
 
 def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
     folder = tmp_path / "work"
-    options = [*SMALL[:3], "data.patch=32", "data.benchmarks=('skimage','Urban100')"]
+    options = [*SMALL, "data.benchmarks=('skimage','Urban100')"]
     arguments = ["--epochs", "1", "--no-progress", "--work-dir", str(folder), "--data-root", str(tmp_path)]
     assert main([*arguments, "--cfg-options", *options]) == 0
     assert "Urban100" in (folder / "report.md").read_text()

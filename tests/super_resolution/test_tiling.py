@@ -11,7 +11,7 @@ from torch import nn
 
 from core.errors import UserError
 from super_resolution.models import build
-from super_resolution.tiling import input_channels, receptive_radius, super_resolve, tiles
+from super_resolution.tiling import input_channels, lay_out, receptive_radius, super_resolve, tiles
 
 
 @given(
@@ -172,3 +172,33 @@ def test_the_input_channels_are_those_of_the_first_convolution() -> None:
     assert input_channels(build("srresnet", 2, n_blocks=1, n_feats=4)) == 3
     with pytest.raises(UserError, match="no Conv2d"):
         input_channels(nn.ReLU())
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_on_a_cpu_every_layer_sees_channels_last_and_the_output_is_the_same(photo: np.ndarray) -> None:
+    network = build("edsr", 2, n_blocks=1, n_feats=8).eval()
+    formats = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    image = np.ascontiguousarray(photo[:21, :34])
+    values = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() / 255
+    with torch.inference_mode():
+        plain = network(values)
+    handles = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    found = super_resolve(network, image, 2)
+    for handle in handles:
+        handle.remove()
+    assert formats == [True] * len(handles)
+    expected = (plain[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).max() <= 1
+    assert (found != expected).mean() < 1e-3
+    assert all(value.is_contiguous() for value in network.parameters())  # the user's network stays as it was
+
+
+def test_laying_out_keeps_values_and_shape() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    assert torch.equal(lay_out(images), images)
+    meta = torch.empty(2, 3, 4, 5, device="meta")
+    assert lay_out(meta).is_contiguous()  # only CPUs

@@ -13,7 +13,7 @@ from core.channels import trace_channels
 from core.checkpoint import fit_weights, read_weights
 from core.errors import UserError, did_you_mean
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
-from core.shrinkage import cost_of
+from core.space import network_cost
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64
@@ -127,8 +127,8 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         widths,
         describe_inputs(inputs),
         options=graph.options,
-        cost=cost_of(graph, widths),
-        baseline=cost_of(graph) | {"widths": graph.widths},
+        cost=network_cost(graph, widths),
+        baseline=network_cost(graph) | {"widths": graph.widths},
         found_by=found.found_by,
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.networks.resnet import BasicBlock
+from tracking.dimp.precision import full_precision
 
 
 class InstanceL2Norm(nn.Module):
@@ -25,7 +26,7 @@ class InstanceL2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, in float32 at least."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             energy = x.square().sum(dim=(1, 2, 3), keepdim=True) + self.eps
             return x * (self.scale * torch.sqrt(x[0].numel() / energy))

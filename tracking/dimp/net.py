@@ -18,6 +18,7 @@ from tracking.dimp.filters import apply_filter
 from tracking.dimp.initializer import FilterInitializer
 from tracking.dimp.iou_net import COARSE_STRIDE, FINE_STRIDE, IoUNet
 from tracking.dimp.optimizer import FilterOptimizer
+from tracking.dimp.precision import full_precision
 
 STRIDES = {"layer2": FINE_STRIDE, "layer3": COARSE_STRIDE}
 
@@ -106,7 +107,7 @@ class Classifier(nn.Module):
 
         Cell j lies at pixel 16 j of the crop, plus 8 for odd k.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             return apply_filter(weight, features)
 
 
@@ -166,7 +167,7 @@ class DiMPNet(nn.Module):
         test_count = test_proposals.shape[1]
         train_features = self.classifier.features(train).unflatten(0, (sequences, train_count))
         test_features = self.classifier.features(test).unflatten(0, (sequences, test_count))
-        with torch.autocast(train_boxes.device.type, enabled=False):
+        with full_precision(train_boxes):
             initial = self.classifier.filter_initializer(train_features, train_boxes)
         iterates, _ = self.classifier.filter_optimizer(initial, train_features, train_boxes)
         scores = torch.stack([self.classifier.scores(weight, test_features) for weight in iterates])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from tracking.dimp.filters import apply_adjoint, apply_filter, score_size
+from tracking.dimp.precision import full_precision
 
 SMALLEST_REGULARISATION = 1e-3
 SMALLEST_CURVATURE = 1e-8
@@ -131,7 +132,7 @@ class FilterOptimizer(nn.Module):
             UserError: shapes that do not belong together.
         """
         _check_shapes(weight, features, boxes, sample_weight, self.filter_size)
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             return self._descend(
                 weight, features, boxes, sample_weight, self.iterations if iterations is None else iterations
             )

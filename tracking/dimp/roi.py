@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
+from tracking.dimp.precision import full_precision
 
 
 def prroi_pool(features: Tensor, rois: Tensor, size: int | tuple[int, int], scale: float) -> Tensor:
@@ -63,7 +64,7 @@ def pool_boxes(features: Tensor, boxes: Tensor, size: int | tuple[int, int], sca
         (N, P, C, rows, columns).
     """
     rows, columns = _pair(size)
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         if features.dtype in (torch.float16, torch.bfloat16):
             features = features.float()
         # Differences of the integral lose digits in float32 on small boxes (3e-4 at one pixel); the matrices are small.

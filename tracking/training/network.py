@@ -48,19 +48,22 @@ class TrainedDiMP(DiMPNet):
         return super().forward(normalise(train_images), normalise(test_images), train_boxes, test_proposals)
 
 
-def make_network(backbone: BackboneConfig, config: DiMPConfig, init: Path | None = None) -> TrainedDiMP:
+def make_network(
+    backbone: BackboneConfig, config: DiMPConfig, init: Path | None = None, found: Architecture | None = None
+) -> TrainedDiMP:
     """A network to be trained.
 
     Args:
         backbone: its trunk.
         config: sizes of the heads.
         init: weights of a whole network of the same sizes to start from; None for fresh heads.
+        found: widths of the trunk in place of the section's own.
 
     Raises:
         MissingData: a file is not there.
         UserError: widths or weights do not fit.
     """
-    trunk = resnet_trunk(backbone.name, backbone.architecture())
+    trunk = resnet_trunk(backbone.name, found or backbone.architecture())
     if backbone.weights is not None:
         load_backbone_weights(trunk, backbone.weights)
     network = TrainedDiMP(trunk, config)

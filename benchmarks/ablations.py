@@ -1,0 +1,224 @@
+"""Which settings matter: budgets, widening, floors and the number of scoring batches, one sweep each.
+
+    python -m benchmarks.ablations budgets widen floors batches --dataset digits --seeds 2
+
+budgets  found, scaled and random widths at 0.25 to 1.0 of the baseline's FLOPs: the poster's comparison of pruned and
+         original networks across complexities (the original is scaled evenly)
+widen    the space of widths is 1, 1.5, 2 or 3 times the baseline; floors stay at 0.8 of the baseline's width
+floors   least fraction of each widened group, 0 to 0.6; those that leave no room for the budget are named
+batches  channels are scored on 1 to 64 batches
+
+Trials go into the same store as those of `benchmarks.hypothesis`, so nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hypothesis import GOES_ON, add_trial_arguments, open_bench, seeds_of, short
+from benchmarks.measure import machine, machine_text
+from benchmarks.trial_report import Record, Series, collect, plot_tradeoff, results_table
+from benchmarks.trials import Bench, Trial, run_trials
+from core.budget import Budget, BudgetError
+from core.errors import UserError
+from core.exits import run_command
+from core.files import atomic_write, write_json
+from core.methods import BASELINE
+from core.plots import new_figure, save_figure
+from core.report import half_interval
+from core.task import ShrinkConfig
+
+BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+WIDENINGS = (1.0, 1.5, 2.0, 3.0)
+FLOORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.6)
+BATCHES = (1, 2, 4, 16, 64)
+LEAST = 0.8  # of the evenly scaled width: what a floor of 0.4 is at twice the width and the baseline's FLOPs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One setting that varies.
+
+    Attributes:
+        name: on the command line.
+        axis: label of the horizontal axis.
+        methods: what is compared at each value.
+        values: of the setting.
+        apply: (protocol, value) -> the protocol with it.
+    """
+
+    name: str
+    axis: str
+    methods: tuple[str, ...]
+    values: tuple[float, ...]
+    apply: Callable[[ShrinkConfig, float], ShrinkConfig]
+
+
+def at_budget(config: ShrinkConfig, value: float) -> ShrinkConfig:
+    """A share of the baseline's FLOPs; floors scale with the widths that an even network of that share has."""
+    floor = LEAST * math.sqrt(value) / config.widen
+    return replace(config, budget=Budget(flops=value), floor=floor)
+
+
+def at_widening(config: ShrinkConfig, value: float) -> ShrinkConfig:
+    """A widening; floors stay where they are relative to the baseline."""
+    return replace(config, widen=value, floor=LEAST / value)
+
+
+SWEEPS = {
+    sweep.name: sweep
+    for sweep in (
+        Sweep("budgets", "FLOPs over the baseline's", ("gradient", "uniform", "random"), BUDGETS, at_budget),
+        Sweep("widen", "widening factor", ("gradient", "gradient-per-flop", "random"), WIDENINGS, at_widening),
+        Sweep("floors", "floor (fraction of the widened group)", ("gradient", "gradient-per-flop"), FLOORS,
+              lambda config, value: replace(config, floor=value)),
+        Sweep("batches", "batches that channels are scored on", ("gradient", "fisher"), BATCHES,
+              lambda config, value: replace(config, batches=int(value))),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """One sweep's records.
+
+    Attributes:
+        sweep: which.
+        records: (method, value) -> its records over the seeds.
+        unreachable: (value, what the search said).
+    """
+
+    sweep: Sweep
+    records: dict[tuple[str, float], list[Record]]
+    unreachable: list[tuple[float, str]]
+
+
+def run_sweep(bench: Bench, sweep: Sweep, seeds: Sequence[int], *, only_known: bool = False) -> Result:
+    """Run one sweep; a value at which the budget cannot be met is noted and left out."""
+    records: dict[tuple[str, float], list[Record]] = {}
+    unreachable: dict[float, str] = {}
+    for seed in seeds:
+        for value in sweep.values:
+            for method in sweep.methods:
+                if value in unreachable:
+                    continue
+                trial = Trial(method, sweep.apply(bench.config.shrink, value), seed)
+                try:
+                    found = run_trials(bench, [trial], only_known=only_known)
+                except BudgetError as error:
+                    unreachable[value] = str(error)
+                    continue
+                records.setdefault((method, value), []).extend(found)
+    found_any = {key: value for key, value in records.items() if value}
+    return Result(sweep, found_any, sorted(unreachable.items()))
+
+
+def sweep_table(bench: Bench, result: Result, baseline: Sequence[Record]) -> str:
+    """Mean, interval and the paired difference to the baseline for every value and method, in Markdown."""
+    series: dict[str, Series] = collect(baseline, lambda record: BASELINE)
+    for (method, value), records in sorted(result.records.items(), key=lambda item: item[0][1]):
+        series.update(collect(records, lambda record: f"{result.sweep.name} {value:g}: {method}"))  # noqa: B023
+    text = results_table(series, BASELINE, bench.task.metrics[0])
+    notes = [f"- {result.sweep.name} {value:g}: {reason}" for value, reason in result.unreachable]
+    return "\n".join([text, *notes])
+
+
+def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: Sequence[Record]) -> None:
+    """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band."""
+    metric = bench.task.metrics[0]
+    figure, axes = new_figure(7.2, 3.1 * len(results), len(results), squeeze=False)
+    own = [float(record["metrics"][metric.key]) for record in baseline]
+    for panel, result in enumerate(results):
+        axis = axes[panel][0]
+        for method in result.sweep.methods:
+            points = [(value, records) for (name, value), records in result.records.items() if name == method]
+            points.sort(key=lambda point: point[0])
+            values = [[float(r["metrics"][metric.key]) for r in records] for _, records in points]
+            means, spread = [sum(v) / len(v) for v in values], [half_interval(v) or 0.0 for v in values]
+            axis.errorbar(
+                [value for value, _ in points],
+                means,
+                spread,
+                marker="o",
+                markersize=4,
+                capsize=2,
+                label=method,
+            )
+        if own:
+            mean, half = sum(own) / len(own), half_interval(own) or 0.0
+            axis.axhline(mean, color="0.4", linewidth=1, label=BASELINE)
+            axis.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
+        if result.sweep.name == "batches":
+            axis.set_xscale("log", base=2)
+        axis.set_xlabel(result.sweep.axis)
+        axis.set_ylabel(metric.label)
+        axis.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def run(arguments: Namespace) -> int:
+    """Run the sweeps, print and write; returns the exit status."""
+    for name in arguments.sweeps:
+        if name not in SWEEPS:
+            raise UserError(f"unknown sweep '{name}'; use some of {', '.join(SWEEPS)}")
+    bench = open_bench(arguments)
+    if arguments.budget and len(arguments.budget) > 1:
+        raise UserError("--budget takes one value here; the sweep budgets varies it")
+    train = [Trial(BASELINE, bench.config.shrink, seed) for seed in seeds_of(arguments)]
+    baseline = run_trials(bench, train, only_known=arguments.report_only)
+    results = [
+        run_sweep(bench, SWEEPS[name], seeds_of(arguments), only_known=arguments.report_only)
+        for name in arguments.sweeps
+    ]
+    stem = arguments.output or bench.store / "ablations"
+    limit, epochs = bench.config.data.train_limit, bench.config.train.epochs
+    title = f"{bench.task.model_name} on {bench.task.dataset}, {epochs} epochs of {limit or 'all'} images"
+    parts = [f"# Ablations: {title}"]
+    for result in results:
+        parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
+    parts += [f"![Error against each setting]({stem.with_suffix('.png').name})", machine_text(machine())]
+    text = "\n\n".join(parts) + "\n"
+    with atomic_write(stem.with_suffix(".md")) as file:
+        file.write(text)
+    every = {
+        result.sweep.name: [short(r) for records in result.records.values() for r in records]
+        for result in results
+    }
+    write_json(stem.with_suffix(".json"), {"baseline": [short(record) for record in baseline], **every})
+    plot_sweeps(stem.with_suffix(".png"), bench, results, baseline)
+    if "budgets" in arguments.sweeps:
+        curves = _curves(next(result for result in results if result.sweep.name == "budgets"))
+        plot_tradeoff(stem.with_name(f"{stem.name}-flops.png"), curves, bench.task.metrics[0], title,
+                      baseline=collect(baseline, lambda record: BASELINE).get(BASELINE))  # fmt: skip
+    bench.say(text)
+    return 0
+
+
+def _curves(result: Result) -> dict[str, list[Any]]:
+    names = {"uniform": "original, scaled evenly", "gradient": "found (gradient)", "random": "random widths"}
+    curves: dict[str, list[Any]] = {}
+    for (method, _), records in result.records.items():
+        label = names.get(method, method)
+        curves.setdefault(label, []).append(Series(label, {int(r["seed"]): r for r in records}))
+    return curves
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = ArgumentParser(prog="python -m benchmarks.ablations", description=__doc__)
+    parser.add_argument(
+        "sweeps", nargs="*", default=list(SWEEPS), help=f"some of {', '.join(SWEEPS)} (default: all)"
+    )
+    add_trial_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: run(arguments), arguments.debug, GOES_ON)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

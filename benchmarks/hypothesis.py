@@ -1,0 +1,237 @@
+"""Do found widths beat the baseline and the controls? Every method's network, trained alike, over several seeds.
+
+    python -m benchmarks.hypothesis --dataset tiny-imagenet --model mobilenetv2 --seeds 5 \
+        --methods baseline gradient sensitivity magnitude random uniform dhp torch-pruning
+
+finds widths by every method at the same FLOPs, trains each network from scratch by the data set's protocol, and
+prints mean, 95 % interval, paired difference to the baseline and p-value. Finished trials lie in the work directory's
+store and are never run twice; a run that was stopped, by kill -9 too, goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import machine, machine_text
+from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
+from benchmarks.trials import Bench, grid, our_methods, run_trials
+from classification.data import DATASETS, open_dataset
+from classification.run import RunConfig, find_config, make_task
+from core.budget import Budget
+from core.candidates import ProxyConfig
+from core.config import load_config
+from core.data import data_root
+from core.dhp import DhpConfig
+from core.errors import UserError
+from core.exits import run_command
+from core.files import atomic_write, write_json
+from core.methods import BASELINE, SearchConfig
+from core.recipe import ScheduleConfig
+from core.train import make_fabric
+
+USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
+GOES_ON = "the same command goes on where it stopped"
+CONTROLS = ("random", "uniform")
+# The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
+# raised with it: its steps are counted in thousands otherwise.
+REDUCED = ("data.train_limit=300", "train.epochs=30", "train.eval_every=30")
+REDUCED_DHP = DhpConfig(strength=0.15, max_epochs=60, check_every=4, embedding=2,
+                        schedule=ScheduleConfig("constant"))  # fmt: skip
+
+
+def add_trial_arguments(parser: ArgumentParser) -> None:
+    """Add what every command that runs trials understands."""
+    what = parser.add_argument_group("what is trained")
+    what.add_argument(
+        "--dataset", choices=DATASETS, default="digits", help="digits: the reduced form (default)"
+    )
+    what.add_argument("--model", help="default: the data set's usual network")
+    what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
+    what.add_argument(
+        "--seed", type=int, default=0, help="the first seed: several commands can share a store"
+    )
+    what.add_argument("--config", help="protocol: a file of shared_configs/classification, or your own")
+    what.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    what.add_argument("--epochs", type=int, help="of every training (default: the protocol's; digits: 30)")
+    what.add_argument("--train-limit", type=int, help="training images (default: all; digits: 300)")
+    what.add_argument("--distillation", action="store_true", help="train with a widened teacher")
+    what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
+    what.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    what.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    what.add_argument("--threads", type=int, help="CPU threads of torch (default: the protocol's)")
+    search = parser.add_argument_group("how widths are found")
+    search.add_argument("--budget", nargs="+", help="FLOPs over the baseline's, one or several: 0.5 0.9")
+    search.add_argument("--widen", type=float, help="growth of the space of widths")
+    search.add_argument("--floor", type=float, help="least fraction of each widened group")
+    search.add_argument("--batches", type=int, help="batches that channels are scored on")
+    search.add_argument("--dhp-strength", type=float, help="DHP's λ")
+    search.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    search.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
+    search.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
+    out = parser.add_argument_group("results")
+    out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
+    out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
+    out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
+    out.add_argument("--no-progress", action="store_true", help="no progress bars")
+    out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def seeds_of(arguments: Namespace) -> range:
+    """The seeds of a command line."""
+    return range(arguments.seed, arguments.seed + arguments.seeds)
+
+
+def open_bench(arguments: Namespace) -> Bench:
+    """Protocol, data and options of a command line.
+
+    Raises:
+        UserError: an option is out of range; MissingData: the data set is not there.
+    """
+    if arguments.seeds < 1 or arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
+    reduced = arguments.dataset == "digits"
+    given = {
+        "dataset": arguments.dataset,
+        "model": arguments.model,
+        "train.epochs": arguments.epochs,
+        "data.train_limit": arguments.train_limit,
+        "shrink.widen": arguments.widen,
+        "shrink.floor": arguments.floor,
+        "shrink.batches": arguments.batches,
+        "threads": arguments.threads,
+    }
+    options = [*(REDUCED if reduced else ()), *arguments.cfg_options]
+    options += [f"{key}={value!r}" for key, value in given.items() if value is not None]
+    if arguments.fast:
+        options += ["train.precision='bf16-mixed'", "train.channels_last=True", "train.compile=True"]
+    path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
+    config: Any = load_config(path, RunConfig, options)
+    if reduced:  # evaluated once, at the end; how often does not change the result
+        config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
+    if arguments.budget:
+        first = Budget.parse(arguments.budget[0])
+        config = replace(config, shrink=replace(config.shrink, budget=first))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    fabric = make_fabric(arguments.device, config.train.precision)
+    data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
+    return Bench(
+        task=make_task(config, data, fabric.device),
+        config=config,
+        search=_search_config(arguments, reduced),
+        store=arguments.work_dir or Path("work_dirs") / "hypothesis",
+        fabric=fabric,
+        methods=our_methods(),
+        say=lambda line: print(line, flush=True),
+        progress=not arguments.no_progress,
+    )
+
+
+def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
+    dhp = REDUCED_DHP if reduced else DhpConfig()
+    if arguments.dhp_strength is not None:
+        dhp = replace(dhp, strength=arguments.dhp_strength)
+    if arguments.dhp_epochs is not None:
+        dhp = replace(dhp, max_epochs=arguments.dhp_epochs)
+    search = SearchConfig(dhp=dhp)
+    if arguments.candidates is not None:
+        search = replace(search, proxy=ProxyConfig(candidates=arguments.candidates))
+    if arguments.accumulate_epochs is not None:
+        search = replace(search, accumulate_epochs=arguments.accumulate_epochs)
+    return search
+
+
+def run(arguments: Namespace) -> int:
+    """Run, print and write; returns the exit status."""
+    bench = open_bench(arguments)
+    shrink = bench.config.shrink
+    settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
+    trials = grid(arguments.methods, settings, seeds_of(arguments))
+    records = run_trials(bench, trials, only_known=arguments.report_only)
+    if not records:
+        raise UserError(
+            f"the store '{bench.store}' holds no trial of these settings: leave --report-only out"
+        )
+    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1)
+    return 0
+
+
+def label_of(record: Record, several: bool) -> str:
+    """The method, and its budget where there are several."""
+    if record["shrink"] is None or not several:
+        return str(record["method"])
+    return f"{record['method']} at {record['shrink']['budget']['flops']}"
+
+
+def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: bool) -> None:
+    """Print the table; write STEM.md, STEM.json and STEM.png."""
+    metric = bench.task.metrics[0]
+    series = collect(records, lambda record: label_of(record, several))
+    table = results_table(series, BASELINE, metric)
+    by_method: dict[str, list[Any]] = {}
+    for item in series.values():
+        by_method.setdefault(str(next(iter(item.records.values()))["method"]), []).append(item)
+    train = bench.config.train
+    title = f"{bench.task.model_name} on {bench.task.dataset}, {train.epochs} epochs"
+    plot_tradeoff(stem.with_suffix(".png"), by_method, metric, title, baseline=series.get(BASELINE))
+    limit = bench.config.data.train_limit
+    seeds = sorted({int(record["seed"]) for record in records})
+    parts = [
+        f"# {title}",
+        f"Trained on {limit or 'all'} images; seeds {', '.join(map(str, seeds))}; "
+        f"{'with' if bench.config.distillation else 'without'} distillation. Mean ± 95 % confidence interval over n "
+        f"seeds; differences and p-values are paired over the seeds (t-test), p as it is and adjusted for all rows "
+        f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "
+        f"in epochs of the baseline by FLOPs.",
+        table,
+        "Against the controls:",
+        controls_table(series, CONTROLS, metric),
+        "\n".join(
+            f"- `{name}`: {bench.methods[name].summary}" for name in by_method if name in bench.methods
+        ),
+        f"![Error against FLOPs]({stem.with_suffix('.png').name})",
+        machine_text(machine("torch-pruning")),
+    ]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    with atomic_write(stem.with_suffix(".md")) as file:
+        file.write(text)
+    write_json(stem.with_suffix(".json"), {"records": [short(record) for record in records]})
+    bench.say(table)
+    bench.say(f"report: {stem.with_suffix('.md')}")
+
+
+def short(record: Record) -> dict[str, Any]:
+    """A record as it is published: without what can be made again from its key's folder."""
+    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
+    widths = record["architecture"] and list(record["architecture"]["widths"].values())
+    return {**{key: value for key, value in record.items() if key not in left_out}, "widths": widths}
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m benchmarks.hypothesis", description=__doc__)
+    names = ", ".join([BASELINE, *our_methods()])
+    parser.add_argument(
+        "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
+    )
+    add_trial_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: run(arguments), arguments.debug, GOES_ON)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Torch-Pruning as an outside peer: widths from its pruner, at our budget, for training from scratch.
+
+It gets the same widened network, fresh, the same floors (as its largest pruning ratio) and the same batches; how it
+couples layers and ranks channels is its own. Its `pruning_ratio` is bisected on fresh copies until no larger network
+that it gives is within the budget, counted by our closed form on widths read off the pruned network.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from core.errors import MissingData, UserError
+from core.methods import Found, Method, Request, limits_in, open_request
+from core.modules import call, map_tensors
+from core.space import Space
+from core.trial import first_batches, only_loss
+
+TRIALS = 14  # halvings of the ratio: 1 / 16384 of the channels
+
+
+def prune(request: Request, *, importance: str) -> Found:
+    """Widths by Torch-Pruning's global ranking of channel groups.
+
+    Args:
+        request: the space, the budget of FLOPs and the batches.
+        importance: "taylor" (GroupTaylorImportance, gradients of the scoring batches) or "norm"
+            (GroupMagnitudeImportance, p=2).
+
+    Raises:
+        MissingData: the library is not installed.
+        UserError: no ratio meets the budget within the floors.
+    """
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise MissingData(
+            "torch-pruning is not installed: install the extra, pip install -e '.[peers]', or leave the method out"
+        ) from error
+    config = request.shrink
+    space = open_request(request)
+    limits = limits_in(space, config)
+    wide = space.wide.train()
+    if importance == "taylor":
+        _accumulate_gradients(wide, request)
+    ranking: Any = (
+        torch_pruning.importance.GroupTaylorImportance()
+        if importance == "taylor"
+        else torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    )
+
+    def pruned_widths(ratio: float) -> dict[str, int]:
+        model = copy.deepcopy(wide)
+        for copied, original in zip(model.parameters(), wide.parameters(), strict=True):
+            copied.grad = None if original.grad is None else original.grad.clone()  # deepcopy drops them
+        inputs = map_tensors(request.task.example_inputs, lambda tensor: tensor.to(request.fabric.device))
+        torch_pruning.pruner.MetaPruner(
+            model, inputs, importance=ranking, global_pruning=True, pruning_ratio=ratio,
+            max_pruning_ratio=1 - config.floor, ignored_layers=_outputs(space, model),
+            in_channel_groups={}, out_channel_groups={}, num_heads={},
+        ).step()  # fmt: skip
+        return _widths_of(space, model)
+
+    low, high = 0.0, 1.0 - config.floor
+    best: dict[str, int] | None = None
+    for _ in range(TRIALS):
+        ratio = (low + high) / 2
+        widths = pruned_widths(ratio)
+        if space.graph.flops(widths, config.budget.convention) <= limits.cost:
+            best, high = widths, ratio
+        else:
+            low = ratio
+    if best is None:
+        raise UserError("Torch-Pruning reaches no network within the budget and the floors: lower floor")
+    facts = {"score": f"torch-pruning {importance}", "seed": request.seed, "budget": config.budget.to_json(),
+             "widen": config.widen, "floor": config.floor, "ratio": high}  # fmt: skip
+    epochs = 0.0
+    if importance == "taylor":
+        loader = request.task.train_loader(request.train.batch_size, request.seed)
+        epochs = config.batches * config.batch_size / (len(loader) * request.train.batch_size)
+    return Found(space.architecture(best, request.task.model_name, facts), epochs, epochs * config.widen**2)
+
+
+def _accumulate_gradients(model: nn.Module, request: Request) -> None:
+    loss_fn = only_loss(request.task)
+    for batch in first_batches(request.task, request.shrink, request.seed):
+        inputs, targets = (
+            map_tensors(item, lambda tensor: tensor.to(request.fabric.device)) for item in batch
+        )
+        loss_fn(call(model, inputs), targets).backward()
+
+
+def _outputs(space: Space, model: nn.Module) -> list[nn.Module]:
+    """Layers that must stay, which the library has to be told: those whose outputs are frozen in our groups."""
+    layers = (nn.modules.conv._ConvNd, nn.Linear)
+    free = set(space.graph.producers)
+    return [
+        module for name, module in model.named_modules() if isinstance(module, layers) and name not in free
+    ]
+
+
+def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
+    """Our group names -> channels of the pruned network; all layers of a group have to agree.
+
+    Raises:
+        UserError: the library cut layers apart that share a group.
+    """
+    widths = {}
+    for group in space.graph.groups:
+        widths[group.name] = int(model.get_submodule(group.name).weight.shape[0])
+    expected = {
+        name: space.graph.width_of(name, widths)
+        for name in space.graph.producers
+        if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear)
+    }
+    for name, width in expected.items():
+        found = int(model.get_submodule(name).weight.shape[0])
+        if found != width:
+            raise UserError(f"Torch-Pruning left '{name}' with {found} channels where its group has {width}")
+    return widths
+
+
+PEERS: dict[str, Method] = {
+    "torch-pruning": Method("Torch-Pruning: group Taylor, global", partial(prune, importance="taylor")),
+    "torch-pruning-norm": Method("Torch-Pruning: group L2 norm, global", partial(prune, importance="norm")),
+}

@@ -1,0 +1,233 @@
+"""The hypothesis benchmark: the store, resuming after a kill, statistics, tables and the peer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
+from benchmarks.trial_report import Series, collect, controls_table, results_table
+from benchmarks.trials import Bench, Trial, grid, load, run_trials
+from core.architecture import Architecture
+from core.budget import Budget
+from core.complexity import count, count_params
+from core.errors import UserError
+from core.report import holm, paired_p
+from core.task import Metric
+
+FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
+        "--no-progress", "--device", "cpu"]  # fmt: skip
+ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
+
+
+def bench_in(folder: Path, *arguments: str) -> Bench:
+    return open_bench(build_parser().parse_args([*FAST, "--work-dir", str(folder), *arguments]))
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Baseline, two scores that agree and a control, two seeds each."""
+    folder = tmp_path_factory.mktemp("hypothesis") / "work"
+    methods = ["baseline", "gradient", "sensitivity", "uniform"]
+    assert main([*FAST, "--seeds", "2", "--methods", *methods, "--work-dir", str(folder)]) == 0
+    return folder
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "records").iterdir())]
+
+
+def test_one_record_per_method_and_seed(experiment: Path) -> None:
+    found = records(experiment)
+    assert sorted((r["method"], r["seed"]) for r in found) == [
+        (m, s) for m in ("baseline", "gradient", "sensitivity", "uniform") for s in (0, 1)
+    ]
+    for record in found:
+        assert 0 <= record["metrics"]["top1_error"] <= 100
+        ratio = record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"]
+        assert ratio == 1 if record["method"] == "baseline" else 0.89 < ratio <= 0.9
+    assert {path.stem for path in (experiment / "records").iterdir()} == {r["key"] for r in found}
+
+
+def test_methods_that_find_equal_widths_share_a_training(experiment: Path) -> None:
+    by = {(r["method"], r["seed"]): r for r in records(experiment)}
+    for seed in (0, 1):  # behind plain gates the two scores are one (core.scores)
+        assert by["gradient", seed]["training"] == by["sensitivity", seed]["training"]
+        assert by["gradient", seed]["metrics"] == by["sensitivity", seed]["metrics"]
+    assert len({r["training"] for r in by.values()}) == 6
+
+
+def test_the_report_holds_table_controls_and_figure(experiment: Path) -> None:
+    text = (experiment / "report.md").read_text()
+    assert "| baseline | 2 |" in text
+    assert "minus uniform" in text
+    assert "`gradient`: |dL/dz| of plain gates" in text
+    assert (experiment / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(json.loads((experiment / "report.json").read_text())["records"]) == 8
+
+
+def test_a_second_command_trains_nothing_and_adds_methods(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {path: path.stat().st_mtime_ns for path in experiment.glob("runs/*/model.safetensors")}
+    methods = ["baseline", "uniform", "late-wide"]
+    common = [*FAST, "--seeds", "1", "--work-dir", str(experiment)]
+    assert main([*common, "--methods", *methods, "--output", str(experiment / "more")]) == 0
+    said = capsys.readouterr().out
+    assert "baseline, seed 0" not in said
+    assert "3/3 late-wide, seed 0: budget 0.9" in said
+    assert all(path.stat().st_mtime_ns == was for path, was in weights.items())
+    assert main([*common, "--report-only", "--methods", "baseline", "early-wide", "--output",
+                 str(experiment / "known")]) == 0  # fmt: skip
+    assert "early-wide" not in (experiment / "known.md").read_text()
+
+
+def test_a_command_that_was_killed_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    """kill -9 in the middle of the second training; the store is whole, and nothing that was done is done again."""
+    arguments = [*FAST, "--epochs", "3", "--seeds", "1", "--methods", "baseline", "uniform"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "benchmarks.hypothesis", *arguments, "--work-dir", str(killed)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        states = list(killed.glob("runs/*/last.safetensors"))
+        if len(states) == 2 and len(list(killed.glob("records/*.json"))) == 1:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (first,) = killed.glob("records/*.json")
+    written = first.stat().st_mtime_ns
+    assert main([*arguments, "--work-dir", str(killed)]) == 0
+    assert main([*arguments, "--work-dir", str(whole)]) == 0
+    assert first.stat().st_mtime_ns == written
+    results = [{r["key"]: r["metrics"] for r in records(folder)} for folder in (killed, whole)]
+    assert results[0] == results[1]
+    assert len(results[0]) == 2
+
+
+def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
+    bench = bench_in(tmp_path)
+    shrink = bench.config.shrink
+    trial = Trial("gradient", shrink, 0)
+    key = bench.record_key(trial)
+    assert key == bench_in(tmp_path / "elsewhere").record_key(trial)
+    others = [
+        bench.record_key(replace(trial, seed=1)),
+        bench.record_key(replace(trial, method="fisher")),
+        bench.record_key(replace(trial, shrink=replace(shrink, budget=Budget(flops=0.8)))),
+        bench.record_key(replace(trial, shrink=replace(shrink, floor=0.3))),
+        bench_in(tmp_path, "--epochs", "2").record_key(trial),
+        bench_in(tmp_path, "--train-limit", "90").record_key(trial),
+        bench_in(tmp_path, "--model", "mobilenetv2", "--config",
+                 "shared_configs/classification/resnet20_digits.py").record_key(trial),
+    ]  # fmt: skip
+    assert len({key, *others}) == 8
+    # What changes nothing in the result, or belongs to another method, is not in it.
+    assert key == bench_in(tmp_path, "--dhp-strength", "3").record_key(trial)
+    quicker = replace(bench, config=replace(bench.config, train=replace(bench.config.train, eval_every=1)))
+    assert key == quicker.record_key(trial)
+    base = Trial("baseline", shrink, 0)
+    assert bench.record_key(base) == bench.record_key(replace(base, shrink=replace(shrink, floor=0.1)))
+    dhp = replace(trial, method="dhp")
+    assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
+
+
+def test_trials_go_seed_by_seed_with_one_baseline() -> None:
+    from core.task import ShrinkConfig
+
+    settings = [ShrinkConfig(budget=Budget(flops=value)) for value in (0.5, 0.9)]
+    trials = grid(["baseline", "random"], settings, range(2))
+    assert [(t.method, t.seed, t.shrink.budget.flops) for t in trials] == [
+        ("baseline", 0, 0.5), ("random", 0, 0.5), ("random", 0, 0.9),
+        ("baseline", 1, 0.5), ("random", 1, 0.5), ("random", 1, 0.9),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["torch-pruning", "torch-pruning-norm"])
+def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning", reason="the extra 'peers' is not installed")
+    bench = bench_in(tmp_path)
+    trial = Trial(name, bench.config.shrink, 0)
+    (record,) = run_trials(bench, [trial])
+    assert load(bench, trial) == record
+    architecture = Architecture.from_json(record["architecture"])
+    network = architecture.build(bench.task.build())
+    assert count(network, bench.task.example_inputs, "paper") == record["cost"]["flops"]["paper"]
+    assert count_params(network) == record["cost"]["params"]
+    assert 0.88 < record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"] <= 0.9
+    assert (
+        len(
+            {width / record["baseline_cost"]["widths"][group] for group, width in architecture.widths.items()}
+        )
+        > 3
+    )
+
+
+def made_up(values: dict[str, list[float]]) -> dict[str, Series]:
+    cost = {"flops": {"paper": 90}, "params": 80}
+    base = {"flops": {"paper": 100}, "params": 100}
+    return collect(
+        [{"method": method, "seed": seed, "metrics": {"top1_error": value}, "cost": cost, "baseline_cost": base,
+          "search_epochs": 0.5, "search_baseline_epochs": 2.0}
+         for method, list_of in values.items() for seed, value in enumerate(list_of)],
+        lambda record: str(record["method"]),
+    )  # fmt: skip
+
+
+def test_tables_hold_scipys_paired_test() -> None:
+    ours, base, random = [8.1, 7.9, 8.4, 8.0, 7.7], [8.9, 8.3, 9.1, 8.2, 8.4], [8.8, 8.5, 9.0, 8.6, 8.0]
+    series = made_up({"baseline": base, "gradient": ours, "random": random})
+    table = results_table(series, "baseline", ERROR)
+    p = [float(stats.ttest_rel(values, base).pvalue) for values in (ours, random)]
+    row = next(line for line in table.splitlines() if line.startswith("| gradient"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    mean = sum(a - b for a, b in zip(ours, base)) / 5
+    half = float(stats.t.ppf(0.975, 4) * stats.tstd([a - b for a, b in zip(ours, base)]) / 5**0.5)
+    assert cells[3] == f"{mean:.2f} ± {half:.2f}"
+    assert cells[4:6] == [f"{p[0]:.3f}", f"{2 * p[0]:.3f}"]
+    assert cells[6:] == ["90.00", "80.0", "0.50 (2.00)"]
+    assert f"{stats.ttest_rel(ours, random).pvalue:.3f}" in controls_table(
+        series, ["random", "uniform"], ERROR
+    )
+
+
+def test_seeds_that_only_one_side_has_are_left_out_of_the_pairs() -> None:
+    series = made_up({"baseline": [5.0, 6.0, 7.0], "gradient": [4.0, 5.5]})
+    assert series["gradient"].against(series["baseline"], ERROR) == [-1.0, -0.5]
+    assert "| gradient | 2 |" in results_table(series, "baseline", ERROR)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, float("nan"), 0.5])[0] == pytest.approx(1.0)
+    assert str(holm([0.9, float("nan"), 0.5])[1]) == "nan"
+    assert str(paired_p([0.2, 0.2])) == "nan"
+
+
+def test_wrong_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--methods", "luck"], "unknown method 'luck'"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--report-only"], "holds no trial"),
+        (["--budget", "0.01", "--methods", "uniform"], "cannot be reached"),
+    ):
+        assert main([*FAST, "--work-dir", str(tmp_path), *arguments]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert len(captured.err.strip().splitlines()) == 1
+    with pytest.raises(UserError, match="unknown method"):
+        run_trials(bench_in(tmp_path), [Trial("luck", bench_in(tmp_path).config.shrink, 0)])
+    assert REDUCED_DHP.max_epochs == 60

@@ -1,0 +1,137 @@
+"""Experiments that search a part of a network: its widths alone change, and the whole network's loss judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.architecture import Architecture
+from core.budget import Budget
+from core.experiment import Settings, check, run_experiment
+from core.initialise import seeded
+from core.task import Metric, Part, ShrinkConfig, Task
+from core.train import OptimizerConfig, TrainConfig, make_fabric
+from core.trial import find_architecture, network
+
+HEAD_WIDTH = 6
+
+
+class Whole(nn.Module):
+    """A trunk, and a head that is as wide as it has to be."""
+
+    def __init__(self, trunk: nn.Sequential) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Sequential(nn.Conv2d(trunk[-1].out_channels, HEAD_WIDTH, 1), nn.ReLU())
+        self.last = nn.Linear(HEAD_WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.head(self.trunk(x)).mean((2, 3)))
+
+
+def trunk() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3))
+
+
+class Batches:
+    """Four batches that depend on nothing."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(start, 4):
+            generator = torch.Generator().manual_seed(number)
+            yield torch.rand(self.batch_size, 1, 8, 8, generator=generator), torch.arange(self.batch_size) % 3
+
+    def shard(self, rank: int, world: int) -> Batches:
+        raise AssertionError("one process")
+
+
+def part_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    with seeded(1):
+        head = nn.Linear(outputs.shape[1], 3)
+    return nn.functional.cross_entropy(head(outputs.mean((2, 3))), targets)
+
+
+def insert(found: Architecture, seed: int) -> nn.Module:
+    with seeded(seed):
+        return Whole(found.build(trunk()))
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task(
+        name="toy",
+        dataset="noise",
+        model_name="whole",
+        build=lambda: Whole(trunk()),
+        example_inputs=torch.zeros(1, 1, 8, 8),
+        train_loader=lambda batch_size, seed: Batches(batch_size),
+        loss_fn=nn.functional.cross_entropy,
+        evaluate=lambda model: {"error": 1.0},
+        metrics=(Metric("error", "error", higher_is_better=False),),
+        curves=("loss", "error", "error"),
+        part=Part(
+            "trunk",
+            trunk,
+            torch.zeros(1, 1, 8, 8),
+            lambda inputs, targets: (inputs, targets),
+            part_loss,
+            insert,
+        ),
+    )
+
+
+def config(**changes: Any) -> ShrinkConfig:
+    return replace(ShrinkConfig(budget=Budget(flops=0.7), floor=0.2, batch_size=6), **changes)
+
+
+def test_only_the_part_changes(task: Task) -> None:
+    found = find_architecture(task, config(), "gradient", seed=3)
+    assert list(found.widths) == ["0", "2"]  # the part's output is free as well
+    assert found.cost["flops"]["paper"] <= 0.7 * found.baseline["flops"]["paper"]
+    model = network(task, found, seed=3)
+    assert isinstance(model, Whole)
+    assert model.trunk[0].out_channels == found.widths["0"]
+    assert model.head[0].in_channels == found.widths["2"]
+    assert model.head[0].out_channels == HEAD_WIDTH
+    check(task, config())
+
+
+def test_its_scores_come_from_its_own_loss(task: Task) -> None:
+    def blind(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs[:, :3].square().mean()  # later channels do not matter
+
+    blinded = replace(task, part=replace(task.part, loss_fn=blind))
+    found = find_architecture(blinded, config(floor=0.01), "gradient", seed=0)
+    assert found.widths["2"] == 3
+    assert found.widths != find_architecture(task, config(floor=0.01), "gradient", seed=0).widths
+
+
+def test_given_widths_are_taken_and_controls_are_found(task: Task, tmp_path: Path) -> None:
+    given = replace(find_architecture(task, config(), "random", seed=9), found_by={})
+    settings = Settings(
+        train=TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01)),
+        shrink=config(budget=Budget(flops=given.cost["flops"]["paper"])),
+        work_dir=tmp_path,
+        controls=("uniform",),
+        progress=False,
+    )
+    said: list[str] = []
+    result = run_experiment(replace(task, given=given), settings, make_fabric("cpu"), said.append)
+    assert result["methods"]["lwdna"]["widths"] == given.widths
+    assert result["methods"]["uniform"]["widths"] != given.widths
+    assert result["methods"]["uniform"]["flops"] <= result["methods"]["lwdna"]["flops"]
+    assert any("given widths at" in line for line in said)
+    assert (tmp_path / "channels.png").is_file()
+    assert "parameters are the trunk's" in (tmp_path / "report.md").read_text()

@@ -1,0 +1,81 @@
+"""Every named method gives widths within one budget; what decides them is told apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from classification.data import open_dataset
+from classification.run import RunConfig, find_config, make_task
+from core.candidates import ProxyConfig
+from core.config import load_config
+from core.dhp import DhpConfig
+from core.errors import UserError
+from core.methods import METHODS, Request, SearchConfig, find
+from core.train import make_fabric
+
+QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=2), proxy=ProxyConfig(4, 2),
+                     accumulate_epochs=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def request_for_digits(tmp_path_factory: pytest.TempPathFactory) -> Request:
+    options = ["data.train_limit=100", "train.batch_size=25", "shrink.batch_size=25", "train.epochs=2"]
+    config = load_config(find_config(None, "digits", False), RunConfig, options)
+    fabric = make_fabric("cpu")
+    task = make_task(config, open_dataset("digits", ".", config.data), torch.device("cpu"))
+    return Request(task, config.shrink, config.train, QUICK, fabric, tmp_path_factory.mktemp("methods"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
+    name: str, request_for_digits: Request
+) -> None:
+    request = replace(request_for_digits, work_dir=request_for_digits.work_dir / name)
+    found = find(name, request)
+    architecture = found.architecture
+    base = architecture.baseline["flops"]["paper"]
+    assert (
+        (0.88 if name == "gradient-rounded" else 0.89) * base
+        < architecture.cost["flops"]["paper"]
+        <= 0.9 * base
+    )
+    step = 8 if name == "gradient-rounded" else 1  # floors are rounded down to what widths are multiples of
+    for group, width in architecture.widths.items():
+        assert width >= int(0.8 * architecture.baseline["widths"][group] / step) * step
+    network = architecture.build(request.task.build())
+    assert sum(parameter.numel() for parameter in network.parameters()) == architecture.cost["params"]
+    free = name in ("random", "uniform", "magnitude", "hypernetwork-magnitude") or name.endswith("-wide")
+    assert (found.epochs == 0) == (free or name == "synflow-search")
+
+
+def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:
+    # Two batches of 25 of 100 images on the widened network, whose FLOPs are four times the baseline's.
+    found = find("gradient", request_for_digits)
+    assert (found.epochs, found.baseline_epochs) == (0.5, 2.0)
+    accumulated = find(
+        "accumulated", replace(request_for_digits, work_dir=request_for_digits.work_dir / "cost")
+    )
+    assert (accumulated.epochs, accumulated.baseline_epochs) == (1, 1)
+
+
+def test_what_decides_a_result_is_told_apart(request_for_digits: Request) -> None:
+    request = request_for_digits
+
+    def decided(name: str, other: Request) -> object:
+        return METHODS[name].decided_by(other)
+
+    longer = replace(request, train=replace(request.train, epochs=9))
+    stronger = replace(request, search=replace(QUICK, dhp=replace(QUICK.dhp, strength=2.0)))
+    seeded = replace(request, train=replace(request.train, seed=1))
+    assert decided("gradient", request) == decided("gradient", longer) == decided("gradient", stronger)
+    assert decided("gradient", request) != decided("gradient", seeded)
+    assert decided("gradient", request) != decided("gradient-per-flop", request)
+    assert decided("dhp", request) not in (decided("dhp", longer), decided("dhp", stronger))
+
+
+def test_an_unknown_method_is_named(request_for_digits: Request) -> None:
+    with pytest.raises(UserError, match="unknown method 'luck'; use some of baseline, gradient"):
+        find("luck", request_for_digits)

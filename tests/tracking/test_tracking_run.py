@@ -1,0 +1,121 @@
+"""`python -m tracking.run`: the comparison of two backbones, end to end on a few crops and one short video."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import core
+from core.checkpoint import save_weights
+from core.config import load_config
+from core.errors import UserError
+from tracking.dimp.backbones import RESNETS, trunk_architecture
+from tracking.dimp.checkpoint import load_network
+from tracking.experiment import ExperimentConfig, given_architecture, with_given_budget
+from tracking.run import CONFIGS, DEFAULT_CONFIG, main
+
+SHORT = [
+    "--device", "cpu", "--epochs", "1", "--no-progress", "--cfg-options", "data.sequences_per_epoch=4",
+    "data.views.crop=64", "data.workers=0", "train.batch_size=2", "shrink.batch_size=2", "shrink.batches=1",
+    "network.classification_channels=8", "network.iou_channels=8", "network.optimizer_iterations=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The demonstration's frames are rendered once for all tests here."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def one_video(shared_cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Options that try trackers on one sequence alone."""
+    monkeypatch.setenv("LWDNA_CACHE", shared_cache)
+    monkeypatch.chdir(tmp_path)
+    from tracking.datasets import list_entries
+
+    return [*SHORT, f"evaluation.sequences=('{list_entries('demo')[0].name}',)"]
+
+
+@pytest.fixture(scope="module")
+def widths() -> core.Architecture:
+    """Widths of a whole ResNet, as classification finds them."""
+    return core.shrink(
+        RESNETS["resnet18-small"](),
+        torch.zeros(1, 3, 224, 224),
+        [],
+        torch.nn.functional.cross_entropy,
+        budget=core.Budget(flops=0.85),
+        score="random",
+    )
+
+
+def test_found_on_the_task_itself(
+    one_video: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    command = ["--work-dir", str(folder), "--controls", "uniform", *one_video]
+    assert main(command) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["task"] == "tracking"
+    assert list(result["methods"]) == ["baseline", "lwdna", "uniform"]
+    assert set(result["references"]) == {"still", "ncc"}
+    for method in result["methods"].values():
+        assert set(method["metrics"]) == {"success_auc", "precision", "norm_precision"}
+        assert 0 <= method["metrics"]["success_auc"]["mean"] <= 100
+        assert method["flops_ratio"] <= 1
+    report = (folder / "report.md").read_text()
+    assert "parameters are the backbone's" in report
+    assert "## Cost and speed of a frame" in report
+    for picture in ("success.png", "precision.png", "norm_precision.png", "channels.png", "curves.png"):
+        assert (folder / picture).is_file()
+    network, description = load_network(folder / "lwdna.safetensors")
+    assert description.settings["crop_size"] == 64
+    found = result["methods"]["lwdna"]["widths"]
+    assert network.feature_extractor.channels["layer3"] == found["layer3.0.conv2"]
+
+    capsys.readouterr()
+    tracks = {path: path.stat().st_mtime_ns for path in (folder / "tracks").rglob("*.txt")}
+    assert tracks
+    assert main([*command, "--resume"]) == 0  # nothing is trained or tracked again
+    assert {path: path.stat().st_mtime_ns for path in (folder / "tracks").rglob("*.txt")} == tracks
+    assert json.loads((folder / "result.json").read_text())["methods"] == result["methods"]
+
+
+def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: core.Architecture) -> None:
+    widths.save(tmp_path / "widths.json")
+    save_weights(RESNETS["resnet18-small"](), tmp_path / "regular.safetensors")
+    save_weights(widths.build(RESNETS["resnet18-small"]()), tmp_path / "found.safetensors")
+    files = ["--found-widths", "widths.json", "--backbone-weights", "regular.safetensors"]
+    files += ["--found-weights", "found.safetensors"]
+    assert main(["--work-dir", "run", *files, *one_video]) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    wanted = trunk_architecture("resnet18-small", widths, 64)
+    assert result["methods"]["lwdna"]["widths"] == wanted.widths
+    assert result["methods"]["lwdna"]["flops"] == wanted.cost["flops"]["paper"]
+
+
+def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Architecture) -> None:
+    widths.save(tmp_path / "widths.json")
+    config = load_config(
+        CONFIGS / DEFAULT_CONFIG, ExperimentConfig, [f"found_widths={tmp_path / 'widths.json'}"]
+    )
+    given = given_architecture(config)
+    assert with_given_budget(config).shrink.budget.flops == given.cost["flops"]["paper"]
+
+
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, widths: core.Architecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="starts from regular widths"):
+        load_config(CONFIGS / DEFAULT_CONFIG, ExperimentConfig, ["init=tracker.safetensors"])
+    folder = ["--work-dir", str(tmp_path / "run")]
+    assert main([*folder, "--dataset", "lasott"]) == 2
+    assert "lasott" in capsys.readouterr().err
+    widths.save(tmp_path / "widths.json")
+    assert main([*folder, "--found-widths", str(tmp_path / "widths.json"), "--cfg-options",
+                 "backbone.name='resnet50'"]) == 2  # fmt: skip
+    assert "error: " in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""`python -m tracking.run`: DiMP with the regular and with a found backbone, trained alike and compared.
+
+Without `--found-widths` the backbone's widths are found on the tracking task itself. With it they are given, as
+`python -m classification.run` finds them, and both backbones can start from their classifiers' weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from core.commands import add_experiment_arguments, execute, run_command
+from core.data import data_root
+from core.experiment import Task
+from tracking.experiment import ExperimentConfig, make_task, with_given_budget
+
+CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
+DEFAULT_CONFIG = "compare_small.py"
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
+    parser.add_argument("--dataset", help="what trackers are tried on (default: the protocol's, demo)")
+    parser.add_argument("--split", help="part of it")
+    parser.add_argument("--found-widths", type=Path, help="a widths file of the backbone")
+    parser.add_argument(
+        "--backbone-weights", type=Path, help="a classifier's weights for the regular backbone to start from"
+    )
+    parser.add_argument(
+        "--found-weights", type=Path, help="a classifier's weights for the backbone of --found-widths"
+    )
+    add_experiment_arguments(parser)
+    return parser
+
+
+def run(arguments: Namespace) -> int:
+    """One experiment from parsed arguments; returns the exit status."""
+    root = data_root(arguments.data_root)
+
+    def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path) -> Task:
+        say = _say if fabric.is_global_zero and not arguments.no_progress else _silent
+        return make_task(config, root, folder, fabric.device, say)
+
+    given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
+    for key, path in (
+        ("found_widths", arguments.found_widths),
+        ("backbone.weights", arguments.backbone_weights),
+        ("found_weights", arguments.found_weights),
+    ):
+        given[key] = None if path is None else str(path)
+    return execute(
+        arguments,
+        ExperimentConfig,
+        lambda: CONFIGS / DEFAULT_CONFIG,
+        given,
+        lambda config: f"tracking-{config.name}-{config.evaluation.dataset}",
+        open_task,
+        complete=with_given_budget,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Only the first process tells."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit statuses as in `core.commands`."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: run(arguments), arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
