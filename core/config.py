@@ -115,7 +115,9 @@ def _parse_value(override: str, text: str) -> Any:
         DictAction(["--cfg-options"], "options")(ArgumentParser(), namespace, [f"value={text}"])
     except (AssertionError, RecursionError) as error:  # of the latter mmengine dies on "f(a, b)"
         reason = (
-            "neither a Python literal nor a list" if isinstance(error, RecursionError) else _one_line(error)
+            "neither a Python literal nor a list of words"
+            if isinstance(error, RecursionError)
+            else _one_line(error)
         )
         raise UserError(f"override '{override}': {reason}") from error
     return namespace.options["value"]

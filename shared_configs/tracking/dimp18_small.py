@@ -8,7 +8,7 @@ data = dict(
         dict(dataset="otb", weight=0.3, partial=True),
         dict(dataset="demo", split="train", weight=0.7),
     ),
-    sequences_per_epoch=640,
+    sequences_per_epoch=400,
     # One frame to learn the target from and one to find it in: as many frames of other sequences teach more.
     sampling=dict(train_frames=1, test_frames=1),
     # The published sampling, jitter and augmentation, on crops of half the size.
@@ -17,13 +17,13 @@ data = dict(
     workers=0,
 )
 train = dict(
-    epochs=10,
+    epochs=8,
     batch_size=16,
     optimizer=dict(
         name="adam",
-        lr=1.5e-3,
+        lr=2e-3,
         weight_decay=0.0,
-        groups=(("classifier.filter_initializer", 0.2),),
+        groups=(("classifier.filter_initializer", 0.15),),
     ),
     schedule=dict(name="cosine"),
     channels_last=True,

@@ -141,6 +141,10 @@ def test_overrides(override, get, value):
         ("epochs", "override 'epochs' must read key=value"),
         ("=3", "override '=3' must read key=value"),
         ("seeds=[1,2", "override 'seeds=.1,2': Imbalanced brackets"),
+        (
+            "seeds=[dict(a=1,b=2)]",
+            "override 'seeds=.dict.a=1,b=2..': neither a Python literal nor a list of words",
+        ),
     ],
 )
 def test_refused_overrides(override, message):
