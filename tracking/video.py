@@ -10,6 +10,7 @@ from types import TracebackType
 
 import cv2
 import numpy as np
+from cv2.utils import logging
 
 from core.errors import MissingData, UserError
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder
@@ -66,12 +67,12 @@ def open_video(source: str | Path) -> Video:
 
 
 def _captured(source: int | str, name: str, live: bool) -> Video:
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # what OpenCV tried in vain is not the user's business; the error says what is
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # the error below says what OpenCV's tries come to
     try:
         capture = cv2.VideoCapture(source)
     finally:
-        cv2.setLogLevel(level)
+        logging.setLogLevel(level)
     opened = capture.isOpened()
     speed, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
