@@ -16,6 +16,9 @@ from core.errors import MissingData, UserError
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder
 from tracking.images import read_image
 
+# FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 FOLDER_SPEED = 30.0  # frames per second that a folder of images is played at
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 GREEN = (0, 255, 0)
@@ -68,7 +71,7 @@ def open_video(source: str | Path) -> Video:
 
 def _captured(source: int | str, name: str, live: bool) -> Video:
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # the error below says what OpenCV's tries come to
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
         capture = cv2.VideoCapture(source)
     finally:
