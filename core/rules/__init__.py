@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels
+from core.labels import Labels, LabelMode, SizeOfChannels
 from core.modules import tensors_in
 from core.rules import elementwise, movement, parametric, reduction
-from core.rules.calls import canonical, constant, unknown
+from core.rules.calls import canonical, constant, execute, unknown
 
 Rule = Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -76,7 +77,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
         return movement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
-    result = func(*args)
+    result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))
     return result
@@ -84,13 +85,13 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
 
 def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     shape = tensor.shape
-    labels = tensor.__dict__.get("_lwdna_labels")
-    if labels is None or labels.numel() == 1:
+    labels = mode.known_labels(tensor)
+    if labels is None or labels.size == 1:
         return shape
     return torch.Size(_marked_size(labels, axis, size) for axis, size in enumerate(shape))
 
 
-def _marked_size(labels: Tensor, axis: int, size: int) -> int:
+def _marked_size(labels: Labels, axis: int, size: int) -> int:
     if labels.shape[axis] == 1:
         return size
-    return SizeOfChannels(size, labels.movedim(axis, -1).reshape(-1, size)[0])
+    return SizeOfChannels(size, np.moveaxis(labels, axis, -1).reshape(-1, size)[0])

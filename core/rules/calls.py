@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, frozen_labels
+from core.labels import Labels, LabelMode, SizeOfChannels, frozen_labels
 from core.modules import map_tensors, tensors_in
 from core.rules.sizes import keep, marks_in
+
+
+@functools.cache
+def in_place(func: Any) -> bool:
+    """Is it `relu_`, `add_` ...? Python's `+=` is another name, and torch is asked for its result."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
 
 
 @functools.cache
@@ -57,8 +64,13 @@ def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Call torch with plain sizes and, on the meta device, with meta tensors only."""
     args, kwargs = plain(args), {key: plain(item) for key, item in kwargs.items()}
     if mode.on_meta:
-        args = map_tensors(args, _to_meta)
-        kwargs = map_tensors(kwargs, _to_meta)
+
+        def on_meta(tensor: Tensor) -> Tensor:
+            # Parameters and buffers are the model's own: whatever is done here is done to a stand-in.
+            shared = mode.parameter_name(tensor) is not None
+            return tensor.to("meta", copy=shared) if shared or not tensor.is_meta else tensor
+
+        args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
     return func(*args, **kwargs)
 
 
@@ -77,7 +89,7 @@ def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation:
         values = (value,) * len(sizes) if isinstance(value, int) else value
         if isinstance(values, str) or len(values) not in (1, len(sizes)):
             return None
-        settings.append(tuple(values) * (len(sizes) if len(values) == 1 else 1))
+        settings.append(values if len(values) == len(sizes) else tuple(values) * len(sizes))
     grid = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *settings, strict=True)]
     return grid if min(grid) > 0 else None
 
@@ -98,10 +110,6 @@ def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
     return result
 
 
-def _to_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta else tensor.to("meta")
-
-
 def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
     if marks := marks_in((args, kwargs)):
@@ -117,7 +125,7 @@ def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """No rule: freeze what goes in and what comes out, with a warning that names the operation and the place."""
-    labels = []
+    labels: list[Labels] = []
     for tensor in tensors_in((args, kwargs)):
         name = mode.parameter_name(tensor)
         if name is None:

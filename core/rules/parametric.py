@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor, nn
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels
+from core.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.modules import tensors_in
 from core.rules.calls import argument, blank, canonical, execute, plain, slid
 
 
-def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int = 0) -> None:
+def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Labels, dim: int = 0) -> None:
     """Tie one dimension of a parameter or buffer (a bias, a running mean) to the channels `labels`, (C,)."""
-    if tensor is None or tensor.dim() == 0 or tensor.shape[dim] == 1 != labels.numel():
+    if tensor is None or tensor.dim() == 0 or tensor.shape[dim] == 1 != labels.size:
         return
     name = mode.parameter_name(tensor)
     if name is None:
@@ -24,7 +24,7 @@ def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int =
             [labels], f"a computed tensor of shape {tuple(tensor.shape)} is used as a parameter"
         )
     else:
-        mode.tie(mode.slot(name, dim, labels.numel()), labels)
+        mode.tie_slot(name, dim, labels)
 
 
 def _produce(mode: LabelMode, weight: str, key: tuple[str, int]) -> None:
@@ -76,7 +76,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     grid = source if transposed else result
     mode.count("macs", rest * (grid.numel() // grid.shape[axis]), *factors)
     shape = [1] * result.dim()
-    shape[axis] = outputs.numel()
+    shape[axis] = outputs.size
     return mode.mark(result, outputs.reshape(shape))
 
 
@@ -100,11 +100,11 @@ def _convolved(
     return None if grid is None else [*source.shape[: -rank - 1], weight.shape[0], *grid]
 
 
-def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
+def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
     outputs = mode.slot(name, 0, weight.shape[0])
     _produce(mode, name, (name, 0))
     if groups == 1:
-        mode.tie(mode.slot(name, 1, weight.shape[1]), inputs)
+        mode.tie_slot(name, 1, inputs)
     elif weight.shape[1] == 1:
         mode.tie(outputs.reshape(groups, -1), inputs[:, None])
         mode.trace.depthwise.add(name)
@@ -119,8 +119,8 @@ def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor
     return outputs
 
 
-def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
-    mode.tie(mode.slot(name, 0, weight.shape[0]), inputs)
+def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
+    mode.tie_slot(name, 0, inputs)
     if weight.shape[0] == groups > 1 and weight.shape[1] == 1:
         mode.trace.depthwise.add(name)
         _produce(mode, name, (name, 0))
@@ -131,7 +131,7 @@ def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor,
         by_group = inputs.reshape(groups, -1)
         mode.tie(by_group[:1], by_group)
         _note_grouped(mode, name, groups)
-        outputs = outputs.repeat(groups)
+        outputs = np.tile(outputs, groups)
     return outputs
 
 
@@ -152,7 +152,7 @@ def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         result = execute(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
-    mode.tie(mode.slot(name, 1, weight.shape[1]), mode.vector(labels, source.dim() - 1, source.shape[-1]))
+    mode.tie_slot(name, 1, mode.vector(labels, source.dim() - 1, source.shape[-1]))
     outputs = mode.slot(name, 0, weight.shape[0])
     _produce(mode, name, (name, 0))
     _tie_rows(mode, argument(args, kwargs, 2, "bias"), outputs)
@@ -179,7 +179,7 @@ _CHANNELWISE = ("running_mean", "running_var", "weight", "bias")
 _NORMS = (nn.modules.instancenorm._InstanceNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: Tensor) -> bool:
+def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: Labels) -> bool:
     """A norm layer without any tensor still repeats its width in an attribute, which a resize has to update."""
     bare = all(tensor is None for tensor in tensors) and isinstance(mode.module, _NORMS)
     if bare:
@@ -249,10 +249,18 @@ def pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
-        widths = list(plain(widths)) + [0] * (2 * labels.dim() - len(widths))
-        for axis in range(labels.dim()):
-            before, after = widths[2 * (labels.dim() - 1 - axis) : 2 * (labels.dim() - axis)]
+        widths = list(plain(widths)) + [0] * (2 * labels.ndim - len(widths))
+        for axis in range(labels.ndim):
+            before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]
             if (before or after) and labels.shape[axis] > 1:
-                spec = [0] * (2 * (labels.dim() - 1 - axis)) + [before, after]
-                labels = F.pad(labels, spec, value=FROZEN)
+                labels = _padded(labels, axis, before, after)
     return mode.mark(result, labels)
+
+
+def _padded(labels: Labels, axis: int, before: int, after: int) -> Labels:
+    """Frozen labels in front of and behind `labels`; negative numbers take labels away."""
+    stop = labels.shape[axis] + min(after, 0)
+    kept = labels.take(range(max(-before, 0), stop), axis)
+    spec = [(0, 0)] * labels.ndim
+    spec[axis] = (max(before, 0), max(after, 0))
+    return np.pad(kept, spec, constant_values=FROZEN)
