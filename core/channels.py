@@ -123,6 +123,16 @@ class ChannelGraph:
         """Flat choice index -> index of its group."""
         return np.repeat(np.arange(len(self.groups)), self.sizes)
 
+    @cached_property
+    def _free_tables(self) -> set[int]:
+        distinct = {id(table): table for table in self.slots.values()}
+        return {key for key, table in distinct.items() if (table >= 0).any()}
+
+    def free_table(self, tensor: str, dim: int) -> IntArray | None:
+        """Row -> flat choice index of one dimension of a tensor; None where no row belongs to a group."""
+        table = self.slots.get((tensor, dim))
+        return table if id(table) in self._free_tables else None
+
     def group(self, name: str) -> ChannelGroup:
         """The group called `name`.
 

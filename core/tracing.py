@@ -34,9 +34,10 @@ def run_labelled(
     if freeze or taps or ties:
         check_names(module, freeze, "freeze")
         check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
+    named = named_tensors(module)
     try:
-        shared: dict[int, Any] = {id(tensor): tensor for _, tensor in named_tensors(module)}
-        trace = _run(copy_structure(module, shared), example_inputs, True, freeze, taps, ties, outputs)
+        copied = copy_structure(module, {id(tensor): tensor for _, tensor in named})
+        trace = _run(copied, named, example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:
         raise
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
@@ -45,7 +46,7 @@ def run_labelled(
         copied = copy.deepcopy(module).cpu()
         for parameter in copied.parameters():
             parameter.requires_grad_(False)
-        trace = _run(copied, example_inputs, False, freeze, taps, ties, outputs)
+        trace = _run(copied, named_tensors(copied), example_inputs, False, freeze, taps, ties, outputs)
     for note in trace.notes:
         warnings.warn(note, FrozenChannelsWarning, stacklevel=3)
     return trace
@@ -63,6 +64,7 @@ def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> No
 
 def _run(
     module: nn.Module,
+    named: Sequence[tuple[str, Tensor]],
     example_inputs: Any,
     on_meta: bool,
     freeze: Sequence[str],
@@ -72,7 +74,7 @@ def _run(
 ) -> Trace:
     children = walk(module)
     _evaluate(module, [child for _, child in children])
-    mode = LabelMode(module, named_tensors(module), on_meta)
+    mode = LabelMode(module, named, on_meta)
     tapped = {*taps, *(name for pair in ties for name in pair)}
     for name, child in children:
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
