@@ -332,9 +332,9 @@ def _cost_model(trace: Trace, grouping: Grouping) -> CostModel:
         factors = [grouping.factors[id(factor)] for factor in term.factors]
         add(weights_of[term.kind], term.coefficient, factors)
     for name, shape in trace.parameters.items():
-        dims = [dim for dim in range(len(shape)) if (name, dim) in grouping.slots]
-        rest = math.prod(size for dim, size in enumerate(shape) if dim not in dims)
-        add({"params": 1}, rest, [grouping.slots[name, dim] for dim in dims])
+        tables = [grouping.slots.get((name, dim)) for dim in range(len(shape))]
+        rest = math.prod(size for size, table in zip(shape, tables, strict=True) if table is None)
+        add({"params": 1}, rest, [table for table in tables if table is not None])
     arrays = {
         kind: tuple(np.array(column, dtype=np.int64) for column in zip(*(items or [(0, 0, 0)]), strict=True))
         for kind, items in collected.items()

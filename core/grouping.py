@@ -162,6 +162,7 @@ def _name_groups(
     steps: list[int] = []
     seen: set[int] = set()
     done: set[int] = set()  # ids of tables; modules that are tied to each other share one
+    sizes = np.bincount(classes[free])
     for module, (table, key) in produced.items():
         if id(table) in done:
             continue
@@ -169,11 +170,15 @@ def _name_groups(
         repeat = trace.conv_groups.get(module, 1) if key in trace.per_group else 1
         table = table[free[table]]
         labels = classes[table]
-        new = [label for label in dict.fromkeys(labels.tolist()) if label not in seen]
+        alike = len(labels) > 0 and (labels == labels[0]).all()
+        found = [int(labels[0])] if alike else dict.fromkeys(labels.tolist())
+        new = [label for label in found if label not in seen]
         for number, label in enumerate(new):
-            own = table[labels == label]
-            _, first = np.unique(own, return_index=True)
-            elements = own[np.sort(first)]
+            own = table if alike else table[labels == label]
+            elements = own
+            if len(own) != sizes[label]:  # several rows of one element
+                _, first = np.unique(own, return_index=True)
+                elements = own[np.sort(first)]
             seen.add(label)
             if len(elements) < 2:
                 continue  # one element can neither grow nor shrink

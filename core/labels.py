@@ -139,6 +139,9 @@ class LabelMode(TorchFunctionMode):
             parameters={name: tensor.shape for name, tensor in named if isinstance(tensor, nn.Parameter)}
         )
         self.relabelled: dict[int, Labels | None] = {}  # parameters that a module returned, by id
+        # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer thus
+        # refers to one vector, which is looked at once when groups are formed.
+        self.vectors: dict[int, tuple[Labels, Labels]] = {}
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
         self.counted: dict[int, CostTerm] = {}
@@ -207,15 +210,31 @@ class LabelMode(TorchFunctionMode):
 
     def vector(self, labels: Labels, axis: int, size: int) -> Labels:
         """The labels along `axis`, (size,); entries that differ along other axes of one channel are tied."""
+        known = self.vectors.get(id(labels))
+        if known is not None and known[1].size == labels.shape[axis] == size:
+            return known[1]
         if labels.size > 1 == labels.shape[axis]:
             self.freeze_and_warn([labels], "an operation that expects channels on another axis")
             return np.zeros(size, dtype=np.int64)
-        if labels.size != labels.shape[axis]:
-            for other in range(labels.ndim):
-                if other != axis % labels.ndim:
-                    labels = self.uniform_along(labels, other)
-        flat = labels.reshape(-1)
-        return flat if flat.size == size else np.broadcast_to(flat, size).copy()
+        if labels.size == labels.shape[axis] == size:
+            return self.flat(labels)
+        for other in range(labels.ndim):
+            if other != axis % labels.ndim:
+                labels = self.uniform_along(labels, other)
+        return np.broadcast_to(labels.reshape(-1), size).copy()
+
+    def flat(self, labels: Labels) -> Labels:
+        """`labels` as a vector; the same object whenever it is asked for."""
+        known = self.vectors.get(id(labels))
+        if known is None:
+            known = self.vectors[id(labels)] = labels, labels.reshape(-1)
+        return known[1]
+
+    def shaped(self, vector: Labels, axis: int, rank: int) -> Labels:
+        """Labels of an activation of `rank` axes whose channels, `vector`, lie along `axis`."""
+        labels = vector.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+        self.vectors[id(labels)] = labels, vector
+        return labels
 
     def parameter_name(self, tensor: Tensor) -> str | None:
         """The qualified name, if `tensor` is a parameter or buffer of the model."""
@@ -286,7 +305,7 @@ class LabelMode(TorchFunctionMode):
     def count_module(self, module: nn.Module, name: str, output: Tensor) -> None:
         """Note an activation or BatchNorm module; one that is used twice counts once, at its last shape."""
         labels = self.labels_of(output)
-        factor = np.zeros(1, dtype=np.int64) if labels is None else labels.reshape(-1)
+        factor = np.zeros(1, dtype=np.int64) if labels is None else self.flat(labels)
         kind = "relu" if isinstance(module, RELU_MODULES) else "norm"
         self.counted[id(module)] = CostTerm(kind, name, output.numel() // factor.size, (factor,))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.labels import FROZEN, LabelMode, Labels
 from core.modules import tensors_in
-from core.rules.calls import blank, broadcast, canonical, execute, in_place
+from core.rules.calls import alike, blank, broadcast, canonical, execute, in_place
 
 NAMES = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
@@ -38,8 +38,10 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         result = execute(mode, func, args, kwargs)
     elif in_place(func):
         result = operands[0]
+    elif name not in COMPARISONS and len(operands) == 1 and operands[0].is_meta:
+        result = alike(operands[0])
     else:
-        shape = operands[0].shape if len(operands) == 1 else broadcast([tensor.shape for tensor in operands])
+        shape = broadcast([tensor.shape for tensor in operands])
         result = blank(shape, torch.bool if name in COMPARISONS else operands[0].dtype)
     if not isinstance(result, Tensor):
         return result

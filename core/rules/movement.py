@@ -255,12 +255,11 @@ def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         for item in known:
             mode.tie(joined, item)
         return mode.mark(result, joined)
-    rows = []
-    for piece, own in zip(pieces, labels, strict=True):
-        shape = [1] * piece.dim()
-        shape[axis] = piece.shape[axis]
-        rows.append(np.broadcast_to(frozen_labels(piece) if own is None else own, shape))
-    return mode.mark(result, np.concatenate(rows, axis))
+    rows = [
+        mode.vector(frozen_labels(piece) if own is None else own, axis, piece.shape[axis])
+        for piece, own in zip(pieces, labels, strict=True)
+    ]
+    return mode.mark(result, mode.shaped(np.concatenate(rows), axis, pieces[0].dim()))
 
 
 def stack(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
