@@ -168,13 +168,13 @@ def _name_groups(
             continue
         done.add(id(table))
         repeat = trace.conv_groups.get(module, 1) if key in trace.per_group else 1
-        table = table[free[table]]
-        labels = classes[table]
+        rows = table[free[table]]
+        labels = classes[rows]
         alike = len(labels) > 0 and (labels == labels[0]).all()
         found = [int(labels[0])] if alike else dict.fromkeys(labels.tolist())
         new = [label for label in found if label not in seen]
         for number, label in enumerate(new):
-            own = table if alike else table[labels == label]
+            own = rows if alike else rows[labels == label]
             elements = own
             if len(own) != sizes[label]:  # several rows of one element
                 _, first = np.unique(own, return_index=True)

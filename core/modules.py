@@ -123,12 +123,12 @@ def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         kind = type(value)
         if kind in _ATOMIC:
             continue
-        if key == "_modules":
+        if kind in _CONTAINERS and not value:
+            state[key] = kind()
+        elif key == "_modules":
             state[key] = {
                 name: None if child is None else copy_structure(child, memo) for name, child in value.items()
             }
-        elif kind in _CONTAINERS and not value:
-            state[key] = kind()
         elif kind is dict and key in ("_parameters", "_buffers"):
             state[key] = {
                 name: None if tensor is None else memo[id(tensor)] for name, tensor in value.items()

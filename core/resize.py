@@ -263,11 +263,14 @@ def _update_attributes(
     for name, table in graph.bare_norms.items():
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
     free = {name for name, dim in graph.slots if graph.free_table(name, dim) is not None}
-    # A shared tensor goes by its first owner's name.
-    free_name = {id(tensor): name for name, tensor in named_tensors(model) if name in free}
-    for (_, old), (_, new) in zip(walk(model), walk(result), strict=True):
-        own = (*old._parameters.values(), *old._buffers.values())
-        owned = {free_name[id(tensor)] for tensor in own if id(tensor) in free_name}
+    first_owner: dict[int, str] = {}  # a shared tensor goes by its first owner's name
+    for (prefix, old), (_, new) in zip(walk(model), walk(result), strict=True):
+        owned = set()
+        for leaf, tensor in (*old._parameters.items(), *old._buffers.items()):
+            if tensor is not None:
+                name = first_owner.setdefault(id(tensor), f"{prefix}.{leaf}" if prefix else leaf)
+                if name in free:
+                    owned.add(name)
         if not owned:
             continue
         _set_conv_groups(new, old, {tensor.rpartition(".")[0] for tensor in owned}, graph, conv_groups)
@@ -290,16 +293,17 @@ def _set_conv_groups(
 
 def _attribute(module: nn.Module, name: str, default: Any = None) -> Any:
     """`getattr`, quick where there is no such attribute: torch's own then searches parameters, buffers and modules."""
-    if name in module.__dict__ or hasattr(type(module), name):
-        return getattr(module, name)
-    return default
+    known = name in module.__dict__ or hasattr(type(module), name)
+    return getattr(module, name, default) if known else default
 
 
 def _sizes(module: Any) -> tuple[int, int, Tensor]:
     """(output size, input size, weight) of a layer, read off its tensors."""
-    tensors = [*module._parameters.items(), *module._buffers.items()]
-    sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
-    weight = sized.get("weight", next(iter(sized.values())))
+    weight = module._parameters.get("weight")
+    if weight is None or not weight.dim():
+        tensors = [*module._parameters.items(), *module._buffers.items()]
+        sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
+        weight = sized.get("weight", next(iter(sized.values())))
     groups = _attribute(module, "groups", 1)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.shape[1] * groups, weight.shape[0], weight
@@ -316,7 +320,7 @@ def _set_sizes(
         module.num_groups = sizes[module.num_channels]  # one statistic per channel
     for attribute in attributes:
         old = _attribute(module, attribute)
-        if isinstance(old, int) and not isinstance(old, bool) and old in sizes:
+        if isinstance(old, int) and not isinstance(old, bool) and sizes.get(old, old) != old:
             setattr(module, attribute, sizes[old])
     shape = _attribute(module, "normalized_shape")
     if isinstance(shape, (tuple, list)):

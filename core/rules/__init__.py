@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.labels import Labels, LabelMode, SizeOfChannels
+from core.labels import LabelMode, Labels, SizeOfChannels
 from core.modules import tensors_in
 from core.rules import elementwise, movement, parametric, reduction
 from core.rules.calls import canonical, constant, execute, unknown
@@ -32,7 +32,7 @@ FACTORIES = frozenset(
     new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
 )
 RESULT_IS_NO_TENSOR = frozenset(
-    "__len__ dim is_contiguous is_floating_point numel size stride element_size".split()
+    "__len__ dim is_contiguous is_floating_point numel stride element_size".split()
 )
 
 RULES: dict[str, Rule] = {
@@ -56,17 +56,17 @@ RULES: dict[str, Rule] = {
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute one intercepted call and label its result."""
     name = canonical(func)
+    rule = RULES.get(name)
+    if rule is not None:
+        return rule(mode, func, args, kwargs)
+    if name in RESULT_IS_NO_TENSOR:
+        return func(*args, **kwargs)
     if name.startswith("__get__"):
         return _property(mode, name.removeprefix("__get__"), func, args)
     if name == "size":
         shape = _marked_shape(mode, args[0])
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         return shape if dim is None else shape[dim]
-    if name in RESULT_IS_NO_TENSOR:
-        return func(*args, **kwargs)
-    rule = RULES.get(name)
-    if rule is not None:
-        return rule(mode, func, args, kwargs)
     if name in FACTORIES or not tensors_in((args, kwargs)):
         return constant(mode, func, args, kwargs)
     return unknown(mode, func, args, kwargs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import Labels, LabelMode, SizeOfChannels, frozen_labels
+from core.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.modules import map_tensors, tensors_in
 from core.rules.sizes import keep, marks_in
 
@@ -35,6 +35,7 @@ def canonical(func: Any) -> str:
     return name if name == "requires_grad_" else name.rstrip("_")
 
 
+_META = torch.device("meta")
 _OPERATORS = {
     "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div", "floordiv": "floor_divide",
     "mod": "remainder", "pow": "pow", "neg": "neg", "abs": "abs", "invert": "bitwise_not", "and": "logical_and",
@@ -76,7 +77,7 @@ def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A meta tensor for a result whose shape is known: many times faster than asking torch's meta kernels for it."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.empty(shape, dtype=dtype, device=_META)
 
 
 def alike(source: Tensor) -> Tensor:
@@ -104,8 +105,7 @@ def spread(
     if settings is None:
         return None
     grid = [
-        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for n, k, s, p, d, e in zip(sizes, *settings, strict=True)
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in zip(sizes, *settings, strict=True)
     ]
     return grid if min(grid) > 0 else None
 

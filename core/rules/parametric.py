@@ -80,7 +80,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     factors = [slot for slot in slots if slot is not None]
     rest = math.prod(size for size, slot in zip(kernel[:2], slots, strict=True) if slot is None)
     grid = (sizes if transposed else shape)[axis + 1 :]
-    mode.count("macs", rest * math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[: axis]), *factors)
+    mode.count("macs", rest * math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), *factors)
     return mode.mark(result, mode.shaped(outputs, axis, len(shape)))
 
 
@@ -106,7 +106,10 @@ def _convolved(
     stride, padding = argument(args, kwargs, 3, "stride", 1), argument(args, kwargs, 4, "padding", 0)
     before, after = sizes[:axis], sizes[axis + 1 :]
     if transposed:
-        extra, dilation = argument(args, kwargs, 5, "output_padding", 0), argument(args, kwargs, 7, "dilation", 1)
+        extra, dilation = (
+            argument(args, kwargs, 5, "output_padding", 0),
+            argument(args, kwargs, 7, "dilation", 1),
+        )
         grid = spread(after, kernel[2:], stride, padding, dilation, extra)
     else:
         grid = slid(after, kernel[2:], stride, padding, argument(args, kwargs, 5, "dilation", 1))
