@@ -81,8 +81,8 @@ def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def alike(source: Tensor) -> Tensor:
-    """A meta tensor of the shape and type of one: its alias, which takes a third of the time of a blank one."""
-    return source.detach()
+    """A contiguous meta tensor of the shape and type of one: an alias takes a third of the time of a blank one."""
+    return source.detach() if source.is_contiguous() else blank(source.shape, source.dtype)
 
 
 def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[int] | None:
