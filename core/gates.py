@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.channels import ChannelGraph
+from core.modules import named_tensors
 
 LATENTS = "channel_latents"
 
@@ -86,11 +87,11 @@ class GatedWeight(RowsOfLatents):
 def governed_weights(model: nn.Module, graph: ChannelGraph) -> dict[str, dict[int, NDArray[np.int64]]]:
     """Weights of two or more dimensions that free groups govern: name -> {dimension: row -> choice}."""
     found: dict[str, dict[int, NDArray[np.int64]]] = {}
-    for name, parameter in model.named_parameters():
-        tables = {dim: graph.slots[name, dim] for dim in range(parameter.dim()) if (name, dim) in graph.slots}
-        tables = {dim: table for dim, table in tables.items() if (table >= 0).any()}
-        if parameter.dim() > 1 and tables:
-            found[name] = tables
+    for name, parameter in named_tensors(model):
+        if parameter.dim() > 1 and isinstance(parameter, nn.Parameter):
+            tables = {dim: graph.free_table(name, dim) for dim in range(parameter.dim())}
+            if free := {dim: table for dim, table in tables.items() if table is not None}:
+                found[name] = free
     return found
 
 
