@@ -88,6 +88,7 @@ def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
         return nn.Sequential(net.conv1, net.bn1, net.relu, net.layer1, net.layer2)
 
     part = Part(
+        "trunk",
         trunk,
         task.example_inputs,
         lambda x, y: (x, y),
