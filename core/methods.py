@@ -151,17 +151,15 @@ def open_request(request: Request, *, whole: bool = True) -> Space:
     Raises:
         UserError: it does, and the task searches a part of its network.
     """
-    config, task, part = request.shrink, request.task, request.task.part
-    if part is not None and whole:
+    config, task = request.shrink, request.task
+    if task.part is not None and whole:
         raise UserError(
             f"this method cannot search a part of {task.model_name}: use a score, a control or a tilt"
         )
     with seeded(request.seed):
-        baseline = (task.build if part is None else part.build)().to(request.fabric.device)
-    return open_space(
-        baseline, task.example_inputs if part is None else part.example_inputs, config.widen, seed=request.seed,
-        freeze=config.freeze, ties=config.ties, outputs="single" if part is None else "free",
-    )  # fmt: skip
+        baseline, inputs, outputs = task.searched()
+    return open_space(baseline.to(request.fabric.device), inputs, config.widen, seed=request.seed,
+                      freeze=config.freeze, ties=config.ties, outputs=outputs)  # fmt: skip
 
 
 def limits_in(space: Space, config: ShrinkConfig) -> Limits:
