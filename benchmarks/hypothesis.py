@@ -144,7 +144,7 @@ def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
     if arguments.dhp_epochs is not None:
         dhp = replace(dhp, max_epochs=arguments.dhp_epochs)
     search = SearchConfig(dhp=dhp)
-    candidates = arguments.candidates or (REDUCED_CANDIDATES if reduced else None)
+    candidates = REDUCED_CANDIDATES if reduced and arguments.candidates is None else arguments.candidates
     if candidates is not None:
         search = replace(search, proxy=ProxyConfig(candidates=candidates))
     if arguments.accumulate_epochs is not None:
