@@ -13,6 +13,7 @@ import numpy as np
 VALUES_PER_ROW = 4
 MAX_DIGITS = 16
 MAX_EXACT = 2**53  # below it float64 holds every integer
+MAX_EXACT_SINGLE = 2**24  # below it float32 does
 POWERS_OF_TEN = 10.0 ** np.arange(MAX_DIGITS + 1)
 # In front of the text, so that the digits looked for before the first value's end lie inside it.
 PADDING = b"\n" * (MAX_DIGITS + 1)
@@ -67,9 +68,10 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         if divisors is None:
             return None
         values = values / divisors
-    elif signs.size or missing.size:
-        # float32 holds every number of four digits and a sign (of zero, too).
-        values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+    elif signs.size or missing.size or values.dtype == np.float64:
+        # A sign, that of zero, too, and NaN need floating point; float32 holds every integer below 2**24.
+        small = values.dtype == np.uint16 or values.max() < MAX_EXACT_SINGLE
+        values = values.astype(np.float32 if small else np.float64, copy=False)
     if signs.size:
         values[np.searchsorted(ends, signs)] *= -1
     if missing.size:
