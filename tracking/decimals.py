@@ -58,7 +58,8 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     is_end = characters < ord("-")
     ends = np.flatnonzero(is_end[len(PADDING) :])
-    if not _is_table(characters[len(PADDING) :].take(ends)):
+    newlines = ends[VALUES_PER_ROW - 1 :: VALUES_PER_ROW]
+    if not _is_table(characters[len(PADDING) :], ends, newlines):
         return None
     values = _integers(characters, is_end, ends)
     if values is None:
@@ -76,19 +77,19 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         values[np.searchsorted(ends, signs)] *= -1
     if missing.size:
         values[np.searchsorted(ends, missing)] = np.nan
-    rows = ends.searchsorted(stops) // VALUES_PER_ROW
+    rows = newlines.searchsorted(stops)
     rows[1:] -= rows[:-1].copy()
     return values.reshape(-1, VALUES_PER_ROW), rows
 
 
-def _is_table(marks: np.ndarray) -> bool:
+def _is_table(characters: np.ndarray, ends: np.ndarray, newlines: np.ndarray) -> bool:
     """Whether three equal separators and a newline follow each other throughout."""
-    if not marks.size or marks.size % VALUES_PER_ROW:
+    if not ends.size or ends.size % VALUES_PER_ROW:
         return False
-    row = marks[:VALUES_PER_ROW].tobytes()
-    return row in (b",,,\n", b"\t\t\t\n", b"   \n") and bool(
-        (marks.view(np.uint32) == marks[:4].view(np.uint32)).all()
-    )
+    separator = characters[ends[0]]
+    if separator not in b",\t " or (characters.take(newlines) != ord("\n")).any():
+        return False
+    return int(np.count_nonzero(characters == separator)) == ends.size - newlines.size
 
 
 def _integers(characters: np.ndarray, is_end: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
@@ -124,7 +125,7 @@ def _integers(characters: np.ndarray, is_end: np.ndarray, ends: np.ndarray) -> n
         return before(place, hundreds) * np.uint16(100) + before(place, ones)
 
     numbers = fours(0)
-    if not are_five.any():
+    if not are_five.view(bool).any():
         return numbers
     goes_on = before(0, are_five, 5)
     for place in range(4, MAX_DIGITS, 4):
