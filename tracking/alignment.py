@@ -44,8 +44,8 @@ class Stack:
         tables: the results.
         owners: index of each result's sequence.
         starts: index of each result's first frame.
-        boxes: predictions, `(frames, 4)`.
-        truth: ground truth, `(frames, 4)`.
+        boxes: predictions, `(frames, 4)` float64.
+        truth: ground truth, `(frames, 4)` float64.
     """
 
     tables: SequenceOf[BoxTable]
