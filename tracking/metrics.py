@@ -18,7 +18,7 @@ Normalisation = Literal["quotients", "difference", "products"]
 
 
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes, `(frames,)`; NaN where it is undefined.
+    """Intersection over union of each pair of boxes, `(frames,)`, at most 1; NaN where it is undefined.
 
     Whether boxes are thought of as half-open or as inclusive pixel ranges makes no difference for `x, y, w, h`.
     """
@@ -28,7 +28,9 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
         union = boxes[:, 2] * boxes[:, 3]
         union += truth[:, 2] * truth[:, 3]
         union -= intersection
-        return np.divide(intersection, union, out=intersection)
+        np.divide(intersection, union, out=intersection)
+    # Rounding of coordinates that are no integers can leave equal boxes an ulp above 1, the last threshold.
+    return np.minimum(intersection, 1, out=intersection)
 
 
 def _shared_extent(boxes: np.ndarray, truth: np.ndarray, axis: int) -> np.ndarray:
