@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.errors import UserError
 from tracking.boxes import BoxTable
@@ -284,6 +286,31 @@ def test_pysot_frame_by_frame(seed: int) -> None:
     assert found["success_auc"] == pytest.approx(hits.mean() / len(truth))
     assert found["precision"] == pytest.approx(close / len(truth))
     assert found["norm_precision"] == pytest.approx(norm_close / len(truth))
+
+
+WHOLE = st.integers(-2, 90) | st.integers(-2500, 2500) | st.sampled_from([-2049, -2048, 2047, 2048, 2049])
+WHOLE_BOXES = st.lists(st.tuples(*[st.tuples(*[WHOLE] * 4)] * 2), min_size=2, max_size=12)
+
+
+@settings(deadline=None)
+@given(WHOLE_BOXES, st.sampled_from(sorted(PROTOCOLS)))
+def test_whole_numbers_score_the_same_in_either_type(pairs: list[Any], name: str) -> None:
+    """Integers are scored in float32 as far as that is exact: to the last bit what float64 gives."""
+    boxes, truth = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
+    if name == "pytracking":
+        boxes[:, 2:] = np.abs(boxes[:, 2:])
+    absent = np.arange(len(pairs)) % 5 == 3
+    protocol = get_protocol(name)
+    whole, real = (
+        score_curves(
+            [Sequence("s", truth.astype(dtype), absent=absent, size=(1280, 720))],
+            [[BoxTable(boxes.astype(dtype), "f")]],
+            protocol,
+        )[0]
+        for dtype in (np.int32, np.float64)
+    )
+    for key in ("frames", "success", "precision", "norm_precision", "mean_overlap"):
+        np.testing.assert_array_equal(getattr(whole, key), getattr(real, key))
 
 
 def test_unknown_protocols_are_named() -> None:
