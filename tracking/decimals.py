@@ -13,7 +13,7 @@ import numpy as np
 VALUES_PER_ROW = 4
 MAX_DIGITS = 16
 MAX_EXACT = 2**53  # below it float64 holds every integer
-MAX_EXACT_SINGLE = 2**24  # below it float32 does
+MAX_INT32 = 2**31
 POWERS_OF_TEN = 10.0 ** np.arange(MAX_DIGITS + 1)
 # In front of the text, so that the digits looked for before the first value's end lie inside it.
 PADDING = b"\n" * (MAX_DIGITS + 1)
@@ -30,8 +30,8 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         texts: each ends in a newline.
 
     Returns:
-        The rows of all texts, `(rows, 4)`, in the smallest of uint16, float32 and float64 that surely holds them, and
-        the number of rows in each text; None where anything else is found, which is for a slower reader to name.
+        The rows of all texts, `(rows, 4)`, in the smallest of uint16, int32 and float64 that holds them, and the
+        number of rows in each text; None where anything else is found, which is for a slower reader to name.
     """
     joined = b"".join((PADDING, *texts))
     stops = np.cumsum([len(text) for text in texts])
@@ -69,14 +69,16 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         if divisors is None:
             return None
         values = values / divisors
-    elif signs.size or missing.size or values.dtype == np.float64:
-        # A sign, that of zero, too, and NaN need floating point; float32 holds every integer below 2**24.
-        small = values.dtype == np.uint16 or values.max() < MAX_EXACT_SINGLE
-        values = values.astype(np.float32 if small else np.float64, copy=False)
+    marked = ends.searchsorted(signs)
+    # An integer knows neither NaN nor a negative zero.
+    if points.size or missing.size or not values.take(marked).all():
+        values = values.astype(np.float64, copy=False)
+    elif signs.size or values.dtype != np.uint16:
+        values = values.astype(np.int32 if values.max() < MAX_INT32 else np.float64, copy=False)
     if signs.size:
-        values[np.searchsorted(ends, signs)] *= -1
+        values[marked] *= -1
     if missing.size:
-        values[np.searchsorted(ends, missing)] = np.nan
+        values[ends.searchsorted(missing)] = np.nan
     rows = newlines.searchsorted(stops)
     rows[1:] -= rows[:-1].copy()
     return values.reshape(-1, VALUES_PER_ROW), rows

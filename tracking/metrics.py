@@ -1,7 +1,7 @@
 """The one core of all protocols: overlap, centre error, normalised error, and the curves over their thresholds.
 
-Everything works on all frames of all sequences at once: boxes are `(frames, 4)` float64 arrays `x, y, width, height`
-in pixels, frames of one sequence are contiguous, and a curve is `(sequences, thresholds)`.
+Everything works on all frames of all sequences at once: boxes are `(frames, 4)` arrays `x, y, width, height` in pixels
+of the type that `exact_type` names, frames of one sequence are contiguous, and a curve is `(sequences, thresholds)`.
 
 Definitions: Wu, Lim and Yang, "Online Object Tracking: A Benchmark" (CVPR 2013), section 4, for success and
 precision; Müller et al., "TrackingNet" (ECCV 2018), section 4.2, for normalised precision.
@@ -10,6 +10,7 @@ precision; Müller et al., "TrackingNet" (ECCV 2018), section 4.2, for normalise
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -17,22 +18,44 @@ import numpy as np
 Normalisation = Literal["quotients", "difference", "products"]
 
 
+# Of whole numbers up to this (and down to its negative) all sums, areas, unions and centres are exact in float32.
+LARGEST_EXACT = 2048
+
+
+def exact_type(boxes: Iterable[np.ndarray]) -> type[np.floating]:
+    """The type in which to score boxes: float32 where it gives what float64 gives, to the last bit, in half the memory.
+
+    It does where all are integers of at most 2048 pixels: whatever is divided is converted before.
+    """
+    for part in boxes:
+        if (
+            part.dtype.kind not in "iu"
+            or part.min(initial=0) < -LARGEST_EXACT
+            or part.max(initial=0) > LARGEST_EXACT
+        ):
+            return np.float64
+    return np.float32
+
+
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes, `(frames,)`; NaN where it is undefined.
+    """Intersection over union of each pair of boxes, `(frames,)` float64, at most 1; NaN where it is undefined.
 
     Whether boxes are thought of as half-open or as inclusive pixel ranges makes no difference for `x, y, w, h`.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        intersection = _shared_extent(boxes, truth, axis=0)
-        intersection *= _shared_extent(boxes, truth, axis=1)
+        shared = _shared_extent(boxes, truth, axis=0)
+        shared *= _shared_extent(boxes, truth, axis=1)
         union = boxes[:, 2] * boxes[:, 3]
         union += truth[:, 2] * truth[:, 3]
-        union -= intersection
-        return np.divide(intersection, union, out=intersection)
+        union -= shared
+        overlaps = _float64(shared)
+        overlaps /= union
+    # Rounding of coordinates that are no integers can leave equal boxes an ulp above 1, the last threshold.
+    return np.minimum(overlaps, 1, out=overlaps)
 
 
 def _shared_extent(boxes: np.ndarray, truth: np.ndarray, axis: int) -> np.ndarray:
-    """Length of the part of an axis that both boxes cover, at least 0."""
+    """The length of the part of an axis that both boxes cover, at least 0."""
     extent = boxes[:, axis] + boxes[:, axis + 2]
     np.minimum(extent, truth[:, axis] + truth[:, axis + 2], out=extent)
     extent -= np.maximum(boxes[:, axis], truth[:, axis])
@@ -60,9 +83,9 @@ def centre_errors(
     """
     x, y = centres(boxes)
     true_x, true_y = centres(truth)
-    width, height = np.maximum(truth[:, 2], floor), np.maximum(truth[:, 3], floor)
+    width, height = (np.maximum(_float64(truth[:, side]), floor) for side in (2, 3))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        across, down = x - true_x, y - true_y
+        across, down = _float64(x - true_x), _float64(y - true_y)
         distance = _length(across, down)
         if form == "products":
             return distance, np.sqrt(across / width * across / width + down / height * down / height)
@@ -70,8 +93,13 @@ def centre_errors(
             across /= width
             down /= height
         else:
-            across, down = x / width - true_x / width, y / height - true_y / height
+            across = _float64(x) / width - _float64(true_x) / width
+            down = _float64(y) / height - _float64(true_y) / height
         return distance, _length(across, down)
+
+
+def _float64(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64, copy=False)
 
 
 def _length(across: np.ndarray, down: np.ndarray) -> np.ndarray:
