@@ -326,12 +326,17 @@ class LabelMode(TorchFunctionMode):
     def watch(self, name: str, module: nn.Module, frozen: bool, tapped: bool) -> None:
         """Enter hooks into a copied module that note where the run is, tapped outputs, and what counts as a cost."""
         counted = isinstance(module, COUNTED_MODULES)
+        compiled = isinstance(module, torch.jit.ScriptModule)
 
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.place.append((name, module))  # its own argument: a reference from here would be a cycle
             if frozen:
                 self.frozen_depth += 1
                 self._freeze_all(inputs)
+            elif compiled and not self.frozen_depth:
+                raise TraceError(
+                    f"'{name}' is a TorchScript module, whose operations no rule can see; {self._remedy()}"
+                )
 
         def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if frozen or tapped or counted:

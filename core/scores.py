@@ -17,7 +17,7 @@ For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from core.channels import ChannelGraph
 from core.errors import UserError, did_you_mean
 from core.fisher import Roles, fisher
-from core.gates import LATENTS, governed_weights
+from core.gates import LATENTS, governed_parameters, governed_weights
 from core.initialise import seeded
-from core.modules import call, map_tensors, named_tensors
+from core.modules import call, map_tensors
 from core.proxies import synflow_products
 
 Scores = Mapping[str, Tensor]
@@ -156,9 +156,9 @@ def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]
 def _gate_scores(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], loss_fn: Callable[..., Any], score: str
 ) -> Tensor:
-    names = governed_weights(model, graph)
     if score == "magnitude":
-        return governed_sums(graph, _magnitudes(model, names), count=True)
+        return governed_sums(graph, _magnitudes(model, graph), count=True)
+    names = governed_weights(model, graph)
     model = copy.deepcopy(model).train()
     weights = {name: weight for name, weight in model.named_parameters() if name in names}
     for parameter in model.parameters():
@@ -173,9 +173,9 @@ def _gate_scores(
     return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
 
 
-def _magnitudes(model: nn.Module, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """|W| of the named weights, one after the other in the same memory: fresh memory would cost more than the sums."""
-    weights = [(name, weight.detach()) for name, weight in named_tensors(model) if name in names]
+def _magnitudes(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, Tensor]]:
+    """|W| of the governed weights, one after the other in the same memory: fresh one would cost more than the sums."""
+    weights = [(name, weight.detach()) for name, weight, _ in governed_parameters(model, graph)]
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for name, weight in sorted(weights, key=lambda item: -item[1].numel()):
         place = weight.device, weight.dtype

@@ -16,7 +16,8 @@ from core.rules.calls import alike, argument, blank, canonical, execute, plain, 
 
 def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Labels, dim: int = 0) -> None:
     """Tie one dimension of a parameter or buffer (a bias, a running mean) to the channels `labels`, (C,)."""
-    if tensor is None or tensor.dim() == 0 or tensor.shape[dim] == 1 != labels.size:
+    shape = () if tensor is None else tensor.shape
+    if tensor is None or not shape or shape[dim] == 1 != labels.size:
         return
     name = mode.parameter_name(tensor)
     if name is None:
@@ -56,7 +57,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         return _computed_weight(mode, func, args, kwargs)
     transposed = "transpose" in canonical(func)
     given = argument(args, kwargs, 6, "groups", 1)
-    groups, kernel, sizes = int(given), weight.shape, source.shape
+    groups, kernel, sizes = int(given), tuple(weight.shape), tuple(source.shape)
     shape = _convolved(sizes, kernel, args, kwargs, groups, transposed) if mode.on_meta else None
     if shape is None:
         result = execute(mode, func, args, kwargs)
@@ -76,11 +77,15 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     bias = argument(args, kwargs, 2, "bias")
     if bias is not None:
         _tie_rows(mode, bias, outputs)
-    slots = [mode.trace.slots.get((name, dim)) for dim in (0, 1)]
-    factors = [slot for slot in slots if slot is not None]
-    rest = math.prod(size for size, slot in zip(kernel[:2], slots, strict=True) if slot is None)
     grid = (sizes if transposed else shape)[axis + 1 :]
-    mode.count("macs", rest * math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), *factors)
+    macs, factors = math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), []
+    for dim in (0, 1):
+        slot = mode.trace.slots.get((name, dim))
+        if slot is None:
+            macs *= kernel[dim]
+        else:
+            factors.append(slot)
+    mode.count("macs", macs, *factors)
     return mode.mark(result, mode.shaped(outputs, axis, len(shape)))
 
 

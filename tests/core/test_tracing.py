@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toys import TOYS, Net, conv
 
 from core.channels import ChannelGraph, trace_channels
-from core.labels import FrozenChannelsWarning
+from core.labels import FrozenChannelsWarning, TraceError
 from core.modules import walk
 from core.rules.calls import slid, spread
 
@@ -93,6 +93,18 @@ def test_a_labelled_run_leaves_no_cycles_behind(name: str) -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_a_compiled_module_is_an_error_whose_remedy_works() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is going out of fashion
+        inner = torch.jit.script(nn.Sequential(nn.Conv2d(8, 6, 1), nn.ReLU()))
+    net = Net(
+        {"a": conv(3, 8), "m": inner, "b": conv(6, 8), "c": conv(8, 4)}, lambda n, x: n.c(n.b(n.m(n.a(x))))
+    )
+    with pytest.raises(TraceError, match=r"'m' is a TorchScript module.*freeze=\('m',\)"):
+        trace_channels(net, IMAGE)
+    assert quiet(net, IMAGE, freeze=("m",)).widths == {"b": 8}
 
 
 # ---- shapes in closed form ----------------------------------------------------------------------------------------
