@@ -123,13 +123,16 @@ def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
         (["--model", "espcn"], "unknown network 'espcn'"),
         (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
         (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
+        (["--tile", "0"], "data.tile is 0"),
     ],
 )
 def test_user_errors_exit_with_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*FAST, *arguments, "--work-dir", str(tmp_path / "work")]) == 2
-    assert message in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.out == ""  # found out before anything is trained
 
 
 def test_an_impossible_scale_is_wrong_usage() -> None:
