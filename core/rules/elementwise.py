@@ -38,11 +38,14 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         result = execute(mode, func, args, kwargs)
     elif in_place(func):
         result = operands[0]
-    elif name not in COMPARISONS and len(operands) == 1 and operands[0].is_meta:
-        result = alike(operands[0])
     else:
-        shape = broadcast([tensor.shape for tensor in operands])
-        result = blank(shape, torch.bool if name in COMPARISONS else operands[0].dtype)
+        shapes = [tensor.shape for tensor in operands]
+        if name in COMPARISONS:
+            result = blank(broadcast(shapes), torch.bool)
+        elif operands[0].is_meta and shapes.count(shapes[0]) == len(shapes):
+            result = alike(operands[0])
+        else:
+            result = blank(broadcast(shapes), operands[0].dtype)
     if not isinstance(result, Tensor):
         return result
     return mode.mark(result, tie_operands(mode, operands, result.shape))
@@ -61,6 +64,16 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     if len(operands) == 1:
         return mode.labels_of(operands[0])
     rank = len(shape)
+    known = [mode.known_labels(tensor) for tensor in operands]
+    first = known[0]
+    if (
+        first is not None
+        and first.ndim == rank
+        and all(labels is not None and labels.shape == first.shape for labels in known)
+    ):  # by far the most frequent: a residual addition, a gate per channel
+        for labels in known[1:]:
+            mode.tie(first, labels)  # type: ignore[arg-type]
+        return first
     labelled, parameters, constants = [], [], []
     for tensor in operands:
         name = mode.parameter_name(tensor)

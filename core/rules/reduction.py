@@ -24,17 +24,18 @@ REDUCTION = frozenset(
 
 def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Channels pass through; what varies over space within a channel is tied; channels on a spatial axis are frozen."""
-    source, name = tensors_in((args, kwargs))[0], canonical(func)
-    labels = mode.labels_of(source)
+    source = args[0] if args else tensors_in(kwargs)[0]
+    labels, name = mode.labels_of(source), canonical(func)
     if labels is not None:
         axis = channel_axis(labels)
         positions = int(name[-2]) if name.endswith("d") and name[-2].isdigit() else source.dim() - 2
         if labels.size > 1 and axis >= source.dim() - positions:
             mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
             labels = frozen_labels(source)
-        for other in range(labels.ndim):
-            if other != axis:
-                labels = mode.uniform_along(labels, other)
+        if labels.size != labels.shape[axis]:
+            for other in range(labels.ndim):
+                if other != axis:
+                    labels = mode.uniform_along(labels, other)
     grid = _pooled(name, source, args, kwargs) if mode.on_meta else None
     if grid is None:
         result = execute(mode, func, args, kwargs)
