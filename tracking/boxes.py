@@ -59,16 +59,21 @@ def parse_boxes(data: bytes, source: str) -> BoxTable:
 
 def parse_plain_boxes(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
     """The boxes of several files at once where all of them hold plain decimals only, see `decimals.parse_rows`."""
-    return parse_rows([_in_plain_form(data) for data in contents])
+    texts = [data if data.endswith(b"\n") else data + b"\n" for data in contents]
+    # Files read together are mostly written alike: the first tells which form is worth trying at once.
+    if _plain_form(texts[0]) == texts[0] and (found := parse_rows(texts)) is not None:
+        return found
+    forms = [_plain_form(text) for text in texts]
+    return None if forms == texts else parse_rows(forms)
 
 
-def _in_plain_form(data: bytes) -> bytes:
+def _plain_form(text: bytes) -> bytes:
     """The text with the newlines and separators that `parse_rows` expects, where they are merely written otherwise."""
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n")
-    if b" " in data:
-        data = data.replace(b", ", b",").replace(b"\n ", b"\n").lstrip(b" ")
-    return data if data.endswith(b"\n") else data + b"\n"
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    if b" " in text:
+        text = text.replace(b", ", b",").replace(b"\n ", b"\n").lstrip(b" ")
+    return text
 
 
 def _parse_line_by_line(data: bytes, source: str) -> BoxTable:

@@ -69,7 +69,17 @@ FILES = st.one_of(
     st.lists(st.tuples(*[st.integers(-9999, 99999)] * 4), min_size=1, max_size=40).map(
         lambda rows: "".join(f"{x},{y},{w},{h}\n" for x, y, w, h in rows)
     ),
-    st.sampled_from(["x,y,w,h\n1,2,3,4\n", "1,2,3,4\n\n5,6,7,8\n", "\ufeff1,2,3,4\n", "nan nan nan nan\n"]),
+    st.sampled_from(
+        [
+            "1,2,3,4",
+            "5, 6, 7, 8\r\n",
+            " 1 2 3 4\n",
+            "x,y,w,h\n1,2,3,4\n",
+            "1,2,3,4\n\n5,6,7,8\n",
+            "\ufeff1,2,3,4\n",
+            "nan nan nan nan\n",
+        ]
+    ),
 )
 
 
