@@ -41,7 +41,8 @@ GOES_ON = "the same command goes on where it stopped"
 CONTROLS = ("random", "uniform")
 # The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
 # raised with it: its steps are counted in thousands otherwise.
-REDUCED = ("data.train_limit=300", "train.epochs=30", "train.eval_every=30")
+REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32")
+REDUCED_CANDIDATES = 32
 REDUCED_DHP = DhpConfig(strength=0.15, max_epochs=60, check_every=4, embedding=2,
                         schedule=ScheduleConfig("constant"))  # fmt: skip
 
@@ -61,7 +62,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     what.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
     )
-    what.add_argument("--epochs", type=int, help="of every training (default: the protocol's; digits: 30)")
+    what.add_argument("--epochs", type=int, help="of every training (default: the protocol's; digits: 10)")
     what.add_argument("--train-limit", type=int, help="training images (default: all; digits: 300)")
     what.add_argument("--distillation", action="store_true", help="train with a widened teacher")
     what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
@@ -143,8 +144,9 @@ def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
     if arguments.dhp_epochs is not None:
         dhp = replace(dhp, max_epochs=arguments.dhp_epochs)
     search = SearchConfig(dhp=dhp)
-    if arguments.candidates is not None:
-        search = replace(search, proxy=ProxyConfig(candidates=arguments.candidates))
+    candidates = REDUCED_CANDIDATES if reduced and arguments.candidates is None else arguments.candidates
+    if candidates is not None:
+        search = replace(search, proxy=ProxyConfig(candidates=candidates))
     if arguments.accumulate_epochs is not None:
         search = replace(search, accumulate_epochs=arguments.accumulate_epochs)
     return search

@@ -94,16 +94,15 @@ def contenders(images: ImageSet, folder: Path) -> list[Contender]:
         baseline, architectures = find_networks(name, config, images, folder)
         networks = {way: architecture.build(baseline).eval() for way, architecture in architectures.items()}
         found.append(Contender(name, baseline, name, True))
-        if name == COMPARED:
-            rival = basicsr_edsr(baseline, config.options)
-            found.append(Contender("BasicSR's EDSR", rival, name, True))
         found += [Contender(way, networks[way], name, True, architectures[way]) for way in networks]
         if name == COMPARED:
+            rival = basicsr_edsr(baseline, config.options)
             way = f"LW-DNA of {name}"
             plain = f"{name}, default layout"
             found += [
-                Contender(plain, baseline, plain, False),
+                Contender("BasicSR's EDSR", rival, name, True),
                 Contender("BasicSR's EDSR, default layout", rival, plain, False),
+                Contender(plain, baseline, plain, False),
                 Contender(f"{way}, default layout", networks[way], plain, False, architectures[way]),
             ]
     return found

@@ -124,7 +124,7 @@ def inference_text(frame: str, networks: Sequence[Contender], inference: Inferen
                     str(timing),
                     seconds_text(timing.cpu_median),
                     *(ratio_text(ratio[clock]) for clock in CLOCKS),
-                    f"{ratio['cpu']['fastest']:.3f}",
+                    " / ".join(f"{ratio[clock]['fastest']:.3f}" for clock in CLOCKS),
                     " / ".join("within" if held else "over" for held in kept.values()) or "–",
                 )
             )
@@ -142,7 +142,8 @@ def inference_text(frame: str, networks: Sequence[Contender], inference: Inferen
     lines = [
         "## Inference\n",
         f"{frame[0].upper()}{frame[1:]}. FLOPs and ratios of time are to the network's baseline in the same layout, "
-        "time in the same turn: median (lowest–highest); fastest: of the quickest runs, CPU time. Limit: FLOPs ratio + "
+        "time in the same turn: median (lowest–highest). Fastest: the quickest run by the baseline's quickest, elapsed "
+        "/ CPU, which other work on the machine disturbs least. Limit: FLOPs ratio + "
         f"{MARGIN}, by elapsed / CPU time. Where no layout is named images lie as our commands lay them out: on CPUs "
         "with oneDNN channels last, which spares copies between layers.\n",
         markdown_table(header, rows),

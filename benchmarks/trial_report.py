@@ -168,7 +168,7 @@ def _forest(axis: Any, series: Mapping[str, Series], baseline: Series, metric: M
     for height, (_, values) in enumerate(rows):
         axis.errorbar(np.mean(values), height, xerr=half_interval(values) or 0.0, color="#0072b2", marker="o",
                       markersize=4, capsize=2, linestyle="none")  # fmt: skip
-        axis.plot(values, [height] * len(values), ".", color="0.6", markersize=3, zorder=0)
+        axis.plot(values, [height] * len(values), "o", color="#e69f00", markersize=2.5, alpha=0.8, zorder=3)
     axis.axvline(0, color="0.4", linewidth=1)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
     axis.set_xlabel(

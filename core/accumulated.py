@@ -66,8 +66,10 @@ def accumulate_scores(
     if not 1 <= epochs <= train.epochs:
         raise UserError(f"accumulated scores over {epochs} epochs: use between 1 and {train.epochs}")
     steps = epochs * len(loader)
+    fabric.to_device(model)  # before hooks are put on its weights
     # In a buffer, so that the state of an interrupted run holds it.
-    model.register_buffer(BUFFER, torch.zeros(int(graph.offsets[-1]), dtype=torch.float64))
+    zeros = torch.zeros(int(graph.offsets[-1]), dtype=torch.float64, device=fabric.device)
+    model.register_buffer(BUFFER, zeros)
     names = set(governed_weights(model, graph))
     step_sums: list[Tensor] = []
 

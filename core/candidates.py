@@ -24,7 +24,7 @@ from core.space import Space
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-BISECTIONS = 50  # halvings of a common factor: far below one channel
+BISECTIONS = 24  # halvings of a common factor: far below one channel
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,17 @@ def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
     Groups of one proportion cross their roundings together, so scaling alone stops up to a channel of each too early.
     """
     sizes = sizes.copy()
+    curvature = graph.cost.curvature(limits.kind)
+    marginal = graph.cost.marginal(limits.kind, np.zeros_like(limits.low)) + sizes @ curvature
+    room = limits.cost - graph.cost(limits.kind, sizes)
     grown = True
     while grown:
         grown = False
         for group in range(sizes.shape[1]):
-            more = sizes.copy()
-            more[:, group] += 1
-            fits = (more[:, group] <= limits.high[group]) & (graph.cost(limits.kind, more) <= limits.cost)
-            sizes[fits] = more[fits]
+            fits = (sizes[:, group] < limits.high[group]) & (marginal[:, group] <= room)
+            sizes[fits, group] += 1
+            room[fits] -= marginal[fits, group]
+            marginal[fits] += curvature[group]
             grown = grown or bool(fits.any())
     return sizes
 

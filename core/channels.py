@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +17,8 @@ from torch import nn
 from core.complexity import WEIGHT, Convention, CostModel
 from core.errors import UserError, did_you_mean
 from core.grouping import Grouping, count_rows, group_labels
-from core.labels import CostTerm, SlotKey, Trace
-from core.modules import collection_paused, named_tensors
+from core.labels import Labels, SlotKey, Trace
+from core.modules import collection_paused
 from core.tracing import run_labelled
 
 IntArray = NDArray[np.int64]
@@ -122,6 +123,16 @@ class ChannelGraph:
         """Flat choice index -> index of its group."""
         return np.repeat(np.arange(len(self.groups)), self.sizes)
 
+    @cached_property
+    def _free_tables(self) -> set[int]:
+        distinct = {id(table): table for table in self.slots.values()}
+        return {key for key, table in distinct.items() if (table >= 0).any()}
+
+    def free_table(self, tensor: str, dim: int) -> IntArray | None:
+        """Row -> flat choice index of one dimension of a tensor; None where no row belongs to a group."""
+        table = self.slots.get((tensor, dim))
+        return table if id(table) in self._free_tables else None
+
     def group(self, name: str) -> ChannelGroup:
         """The group called `name`.
 
@@ -170,8 +181,8 @@ class ChannelGraph:
         table = self.taps.get(module, self.slots.get((f"{module}.weight", 0)))
         if table is None:
             raise UserError(f"'{module}' is not tapped; pass taps=('{module}',) to trace_channels")
-        constant, multiplicity = count_rows(table, self.owner, self.sizes.tolist())
-        return int(constant + multiplicity @ self.elements(widths))
+        constant, multiplicity = count_rows([table], self.sizes.tolist())
+        return int(constant[0] + multiplicity[0] @ self.elements(widths))
 
     def verify(self, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0) -> float:
         """Prove on a random keep that masked equals cut; see `core.verification.verify`."""
@@ -255,97 +266,85 @@ def trace_channels(
         raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
     with collection_paused():
         trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
-        virtual = [factor for term in trace.terms for factor in term.factors]
-        virtual += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
-        grouping = group_labels(trace, virtual)
-        return _graph(model, trace, grouping, options, trace.batch)
+        factors = [factor for term in trace.terms for factor in term.factors]
+        factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
+        return _graph(trace, group_labels(trace, factors), options)
 
 
-def _graph(
-    model: nn.Module, trace: Trace, grouping: Grouping, options: TraceOptions, batch: int
-) -> ChannelGraph:
+def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGraph:
+    # Table -> (group, rows per element) of the groups in it.
+    counted: list[list[tuple[int, int]]] = [[] for _ in grouping.tables]
+    for table, group in zip(*(axis.tolist() for axis in grouping.multiplicity.nonzero()), strict=True):
+        counted[table].append((group, int(grouping.multiplicity[table, group])))
     slots_of: list[dict[SlotKey, int]] = [{} for _ in grouping.names]
-    for key, (_, multiplicity) in grouping.slot_rows.items():
-        for group in np.flatnonzero(multiplicity):
-            slots_of[group][key] = int(multiplicity[group])
+    for key, table in grouping.slots.items():
+        for group, rows in counted[table]:
+            slots_of[group][key] = rows
     groups = [
         ChannelGroup(name, size, step, slots)
         for name, size, step, slots in zip(
             grouping.names, grouping.sizes, grouping.steps, slots_of, strict=True
         )
     ]
+
+    def table_of(labels: Labels) -> IntArray:
+        return grouping.tables[grouping.factors[id(labels)]]
+
     return ChannelGraph(
         groups=groups,
-        slots=grouping.slots,
-        cost=_cost_model(model, trace.terms, grouping, batch),
+        slots={key: grouping.tables[table] for key, table in grouping.slots.items()},
+        cost=_cost_model(trace, grouping),
         conv_groups=trace.conv_groups,
         depthwise=frozenset(name.rpartition(".")[0] for name in trace.depthwise),
         per_group=frozenset(trace.per_group),
-        producers=tuple(
-            module for module, key in trace.producers.items() if (grouping.slots[key] >= 0).any()
-        ),
-        bare_norms={name: grouping.elements[id(labels)] for name, labels in trace.bare_norms.items()},
-        taps={name: grouping.elements[id(labels)] for name, labels in trace.taps.items()},
-        outputs=tuple(grouping.elements[id(labels)] for labels in trace.outputs),
+        producers=tuple(module for module, key in trace.producers.items() if counted[grouping.slots[key]]),
+        bare_norms={name: table_of(labels) for name, labels in trace.bare_norms.items()},
+        taps={name: table_of(labels) for name, labels in trace.taps.items()},
+        outputs=tuple(table_of(labels) for labels in trace.outputs),
         output_axes=tuple(trace.output_axes),
         notes=tuple(trace.notes),
         options=options,
     )
 
 
-def _cost_model(
-    model: nn.Module,
-    terms: Sequence[CostTerm],
-    grouping: Grouping,
-    batch: int,
-) -> CostModel:
-    """Collect the distinct row counts and write every cost as coefficient · rows_a · rows_b."""
-    constants, multiplicities = [1], [np.zeros(len(grouping.names), dtype=np.int64)]
-    index: dict[Any, int] = {}
-    slot_rows = grouping.slot_rows
-
-    def row(key: Any, counted: tuple[int, IntArray]) -> int:
-        if not counted[1].any():  # nothing in it can change: fold it into the coefficient
-            return -counted[0]
-        if key not in index:
-            index[key] = len(constants)
-            constants.append(counted[0])
-            multiplicities.append(counted[1])
-        return index[key]
-
+def _cost_model(trace: Trace, grouping: Grouping) -> CostModel:
+    """Write every cost as coefficient · rows_a · rows_b, where the rows are those of the tables."""
+    constants = grouping.constant.tolist()
+    changes = [bool(row) for row in grouping.multiplicity.max(axis=1, initial=0)]
     collected: dict[str, list[tuple[int, int, int]]] = {"macs": [], "paper": [], "params": []}
 
-    def add(kinds: Mapping[str, int], coefficient: int, factors: Sequence[int]) -> None:
-        for factor in factors:
-            coefficient *= -factor if factor < 0 else 1
-        free = [factor for factor in factors if factor >= 0]
+    def add(weights: Mapping[str, int], coefficient: int, tables: Sequence[int]) -> None:
+        free = []
+        for table in tables:
+            if changes[table]:
+                free.append(1 + table)  # row 0 is the constant 1
+            else:
+                coefficient *= constants[table]
         a, b = (*free, 0, 0)[:2]
-        for kind, weight in kinds.items():
+        for kind, weight in weights.items():
             collected[kind].append((coefficient * weight, a, b))
 
-    for term in terms:
-        factors = [row(id(factor), grouping.rows[id(factor)]) for factor in term.factors]
-        add({kind: weights[term.kind] for kind, weights in WEIGHT.items() if term.kind in weights},
-            term.coefficient, factors)  # fmt: skip
-    for name, parameter in named_tensors(model):
-        if not isinstance(parameter, nn.Parameter):
-            continue
-        dims = [dim for dim in range(parameter.dim()) if (name, dim) in slot_rows]
-        rest = [size for dim, size in enumerate(parameter.shape) if dim not in dims]
-        add(
-            {"params": 1},
-            int(np.prod(rest, dtype=np.int64)),
-            [row((name, d), slot_rows[name, d]) for d in dims],
-        )
+    weights_of = {
+        kind: {convention: weights[kind] for convention, weights in WEIGHT.items() if kind in weights}
+        for kind in {term.kind for term in trace.terms}
+    }
+    for term in trace.terms:
+        factors = [grouping.factors[id(factor)] for factor in term.factors]
+        add(weights_of[term.kind], term.coefficient, factors)
+    for name, shape in trace.parameters.items():
+        tables = [grouping.slots.get((name, dim)) for dim in range(len(shape))]
+        rest = math.prod(size for size, table in zip(shape, tables, strict=True) if table is None)
+        add({"params": 1}, rest, [table for table in tables if table is not None])
     arrays = {
         kind: tuple(np.array(column, dtype=np.int64) for column in zip(*(items or [(0, 0, 0)]), strict=True))
         for kind, items in collected.items()
     }
+    nothing = np.zeros((1, len(grouping.names)), dtype=np.int64)
     return CostModel(
-        constant=np.array(constants, dtype=np.int64),
-        multiplicity=np.stack(multiplicities),
+        constant=np.concatenate([[1], grouping.constant]),
+        multiplicity=np.concatenate([nothing, grouping.multiplicity]),
         terms=arrays,  # type: ignore[arg-type]
-        batch=batch,
+        batch=trace.batch,
     )
 
 

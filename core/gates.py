@@ -12,7 +12,7 @@ matter. Everything is a parametrization of `weight`; no `forward` changes, and `
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.channels import ChannelGraph
+from core.modules import named_tensors
 
 LATENTS = "channel_latents"
 
@@ -83,15 +84,20 @@ class GatedWeight(RowsOfLatents):
         return weight
 
 
+def governed_parameters(
+    model: nn.Module, graph: ChannelGraph
+) -> Iterator[tuple[str, nn.Parameter, dict[int, NDArray[np.int64]]]]:
+    """Weights of two or more dimensions that free groups govern: name, weight, {dimension: row -> choice}."""
+    for name, parameter in named_tensors(model):
+        if parameter.dim() > 1 and isinstance(parameter, nn.Parameter):
+            tables = {dim: graph.free_table(name, dim) for dim in range(parameter.dim())}
+            if free := {dim: table for dim, table in tables.items() if table is not None}:
+                yield name, parameter, free
+
+
 def governed_weights(model: nn.Module, graph: ChannelGraph) -> dict[str, dict[int, NDArray[np.int64]]]:
-    """Weights of two or more dimensions that free groups govern: name -> {dimension: row -> choice}."""
-    found: dict[str, dict[int, NDArray[np.int64]]] = {}
-    for name, parameter in model.named_parameters():
-        tables = {dim: graph.slots[name, dim] for dim in range(parameter.dim()) if (name, dim) in graph.slots}
-        tables = {dim: table for dim, table in tables.items() if (table >= 0).any()}
-        if parameter.dim() > 1 and tables:
-            found[name] = tables
-    return found
+    """The same by name: name -> {dimension: row -> choice}."""
+    return {name: tables for name, _, tables in governed_parameters(model, graph)}
 
 
 def parametrize_weight_(model: nn.Module, name: str, parametrization: nn.Module) -> None:

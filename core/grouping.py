@@ -14,28 +14,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from core.labels import FROZEN, SlotKey, Trace
+from core.labels import FROZEN, Labels, SlotKey, Trace
 
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Elements, groups and slot tables of one trace; indices only, names come with `core.channels`."""
+    """Elements, groups and slot tables of one trace; indices only, names come with `core.channels`.
+
+    A table says for each row of a slot, or of a factor of a cost, which element it belongs to. A BatchNorm's four
+    tensors and its neighbours have the same one, so tables are kept once and referred to by number.
+    """
 
     names: tuple[str, ...]  # of the first module that produces each group
     sizes: tuple[int, ...]  # elements of each group
     steps: tuple[int, ...]  # channels of the naming module per element
-    slots: dict[SlotKey, IntArray]  # row -> flat element index (groups one after the other), -1 where frozen
-    slot_rows: dict[SlotKey, tuple[int, IntArray]]  # (constant, multiplicity per group)
-    elements: dict[int, IntArray]  # id of a factor -> row -> flat element index
-    rows: dict[int, tuple[int, IntArray]]  # id of a factor -> (constant, multiplicity per group)
+    tables: list[IntArray]  # row -> flat element index (groups one after the other), -1 where frozen
+    constant: IntArray  # (T,) frozen rows of each table
+    multiplicity: IntArray  # (T, G) rows of each table per element of each group
+    slots: dict[SlotKey, int]  # number of the slot's table
+    factors: dict[int, int]  # id of a factor -> number of its table
 
 
-def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
+def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
     """Find the free groups.
 
     Args:
@@ -44,45 +48,52 @@ def group_labels(trace: Trace, factors: Sequence[torch.Tensor]) -> Grouping:
             must be alike in these as well.
     """
     component = _components(trace)
-    # A BatchNorm's four tensors and its neighbours have the same table: equal ones become one object.
-    tables: dict[bytes, IntArray] = {}
+    tables: list[IntArray] = []
+    number_of: dict[bytes, int] = {}
+    seen: dict[int, int] = {}  # id of a label vector -> number; most vectors are met several times
 
-    def table_of(labels: torch.Tensor) -> IntArray:
-        table = component[labels.numpy()]
-        return tables.setdefault(table.tobytes(), table)
+    def number(labels: Labels) -> int:
+        found = seen.get(id(labels))
+        if found is None:
+            table = component[labels]
+            found = seen[id(labels)] = number_of.setdefault(table.tobytes(), len(tables))
+            if found == len(tables):
+                tables.append(table)
+        return found
 
-    slot_components = {key: table_of(labels) for key, labels in trace.slots.items()}
-    factor_components = [table_of(factor) for factor in factors]
-    free = _free_components(trace, component, slot_components)
-    classes = _refine(len(free), list(tables.values()))
-    names, members, steps = _name_groups(trace, slot_components, classes, free)
+    slots = {key: number(labels) for key, labels in trace.slots.items()}
+    numbered_factors = {id(factor): number(factor) for factor in factors}
+    free = _free_components(trace, component)
+    classes = _refine(len(free), tables)
+    produced = {module: (tables[slots[key]], key) for module, key in trace.producers.items()}
+    names, members, steps = _name_groups(trace, produced, classes, free)
 
     element = np.full(len(free), -1, dtype=np.int64)
     sizes = [len(items) for items in members]
-    for offset, items in zip(np.cumsum([0, *sizes])[:-1], members, strict=True):
-        element[items] = offset + np.arange(len(items))
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    mapped = {id(table): element[table] for table in tables.values()}
-    counted = {key: count_rows(table, owner, sizes) for key, table in mapped.items()}
-    slots = {key: mapped[id(table)] for key, table in slot_components.items()}
-    slot_rows = {key: counted[id(table)] for key, table in slot_components.items()}
-    by_factor = [(id(factor), id(table)) for factor, table in zip(factors, factor_components, strict=True)]
+    if members:
+        element[np.concatenate(members)] = np.arange(sum(sizes))
+    tables = [element[table] for table in tables]
+    constant, multiplicity = count_rows(tables, sizes)
     return Grouping(
         names=tuple(names),
         sizes=tuple(sizes),
         steps=tuple(steps),
+        tables=tables,
+        constant=constant,
+        multiplicity=multiplicity,
         slots=slots,
-        slot_rows=slot_rows,
-        elements={factor: mapped[table] for factor, table in by_factor},
-        rows={factor: counted[table] for factor, table in by_factor},
+        factors=numbered_factors,
     )
 
 
-def count_rows(elements: IntArray, owner: IntArray, sizes: Sequence[int]) -> tuple[int, IntArray]:
-    """(constant, multiplicity per group) of a row -> element table."""
-    inside = elements[elements >= 0]
-    counts = np.bincount(owner[inside], minlength=len(sizes)) if len(owner) else np.zeros(0, dtype=np.int64)
-    return int(len(elements) - len(inside)), counts // np.asarray(sizes, dtype=np.int64)
+def count_rows(tables: Sequence[IntArray], sizes: Sequence[int]) -> tuple[IntArray, IntArray]:
+    """Of row -> element tables: (constant (T,), multiplicity per group (T, G)), all tables in one count."""
+    columns = len(sizes) + 1  # the last one for frozen rows, which index -1 addresses
+    owner = np.repeat(np.arange(columns), [*sizes, 1])
+    at = np.repeat(np.arange(len(tables)) * columns, [len(table) for table in tables])
+    at += owner[np.concatenate(tables)] if tables else at
+    counts = np.bincount(at, minlength=len(tables) * columns).reshape(len(tables), columns)
+    return counts[:, -1], counts[:, :-1] // np.asarray(sizes, dtype=np.int64)
 
 
 def _components(trace: Trace) -> IntArray:
@@ -92,8 +103,8 @@ def _components(trace: Trace) -> IntArray:
     handful of rounds, each a few array operations.
     """
     parent = np.arange(trace.next_label)
-    left = torch.cat([a for a, _ in trace.edges]).numpy() if trace.edges else parent[:0]
-    right = torch.cat([b for _, b in trace.edges]).numpy() if trace.edges else parent[:0]
+    left = np.concatenate([a for a, _ in trace.edges]) if trace.edges else parent[:0]
+    right = np.concatenate([b for _, b in trace.edges]) if trace.edges else parent[:0]
     while len(left):
         np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
         while not np.array_equal(grandparent := parent[parent], parent):
@@ -105,19 +116,17 @@ def _components(trace: Trace) -> IntArray:
     return (np.cumsum(is_root) - 1)[parent]
 
 
-def _free_components(
-    trace: Trace, component: IntArray, slot_components: Mapping[SlotKey, IntArray]
-) -> NDArray[np.bool_]:
+def _free_components(trace: Trace, component: IntArray) -> NDArray[np.bool_]:
     """Components that a module produces and that nothing freezes.
 
     A component without a producer (a table of biases, say) has no channel behind it, so it keeps its size.
     """
     free = np.zeros(int(component.max()) + 1, dtype=bool)
-    for key in trace.producers.values():
-        free[slot_components[key]] = True
+    if trace.producers:
+        free[component[np.concatenate([trace.slots[key] for key in trace.producers.values()])]] = True
     free[component[FROZEN]] = False
     if trace.frozen:
-        free[component[torch.cat(trace.frozen).numpy()]] = False
+        free[component[np.concatenate(trace.frozen)]] = False
     return free
 
 
@@ -126,35 +135,50 @@ def _refine(components: int, tables: Sequence[IntArray]) -> IntArray:
     classes = np.zeros(components, dtype=np.int64)
     next_class = 1
     for table in tables:
-        counts = np.bincount(table, minlength=components)
-        touched = np.flatnonzero(counts)
-        keys = classes[touched] * (int(counts.max()) + 1) + counts[touched]
+        first = int(table.min())  # most tables lie in a short range of components
+        counts = np.bincount(table - first)
+        touched = counts.nonzero()[0]
+        own, counts = classes[first + touched], counts[touched]
+        keys = own * (int(counts.max()) + 1) + counts
         if (keys == keys[0]).all():  # by far the most frequent case, and no sorting
-            classes[touched] = next_class
+            classes[first + touched] = next_class
             next_class += 1
             continue
         found, inverse = np.unique(keys, return_inverse=True)
-        classes[touched] = next_class + inverse
+        classes[first + touched] = next_class + inverse
         next_class += len(found)
     return classes
 
 
 def _name_groups(
-    trace: Trace, slot_components: Mapping[SlotKey, IntArray], classes: IntArray, free: NDArray[np.bool_]
+    trace: Trace,
+    produced: Mapping[str, tuple[IntArray, SlotKey]],
+    classes: IntArray,
+    free: NDArray[np.bool_],
 ) -> tuple[list[str], list[IntArray], list[int]]:
     """Names, member components in the order of the naming module's rows, and rows of that module per element."""
     names: list[str] = []
     members: list[IntArray] = []
     steps: list[int] = []
     seen: set[int] = set()
-    for module, key in trace.producers.items():
-        table = slot_components[key]
+    done: set[int] = set()  # ids of tables; modules that are tied to each other share one
+    sizes = np.bincount(classes[free])
+    for module, (table, key) in produced.items():
+        if id(table) in done:
+            continue
+        done.add(id(table))
         repeat = trace.conv_groups.get(module, 1) if key in trace.per_group else 1
-        new = [int(item) for item in dict.fromkeys(classes[table[free[table]]]) if int(item) not in seen]
+        rows = table[free[table]]
+        labels = classes[rows]
+        alike = len(labels) > 0 and (labels == labels[0]).all()
+        found = [int(labels[0])] if alike else dict.fromkeys(labels.tolist())
+        new = [label for label in found if label not in seen]
         for number, label in enumerate(new):
-            own = table[(classes[table] == label) & free[table]]
-            _, first = np.unique(own, return_index=True)
-            elements = own[np.sort(first)]
+            own = rows if alike else rows[labels == label]
+            elements = own
+            if len(own) != sizes[label]:  # several rows of one element
+                _, first = np.unique(own, return_index=True)
+                elements = own[np.sort(first)]
             seen.add(label)
             if len(elements) < 2:
                 continue  # one element can neither grow nor shrink

@@ -19,6 +19,7 @@ from core.architecture import Architecture
 from core.candidates import Limits, ProxyConfig, best_by_proxy, limits_of
 from core.dhp import DhpConfig, dhp_search
 from core.errors import UserError
+from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
 from core.shrinkage import search
@@ -140,18 +141,25 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
     return method.find(method.request(request))
 
 
-def open_request(request: Request) -> Space:
-    """The space that a request searches in."""
-    config = request.shrink
-    baseline = fresh_baseline(request.task, request.seed).to(request.fabric.device)
-    return open_space(
-        baseline,
-        request.task.example_inputs,
-        config.widen,
-        seed=request.seed,
-        freeze=config.freeze,
-        ties=config.ties,
-    )
+def open_request(request: Request, *, whole: bool = True) -> Space:
+    """The space that a request searches in.
+
+    Args:
+        request: the search.
+        whole: the method runs the task's whole network while it searches.
+
+    Raises:
+        UserError: it does, and the task searches a part of its network.
+    """
+    config, task = request.shrink, request.task
+    if task.part is not None and whole:
+        raise UserError(
+            f"this method cannot search a part of {task.model_name}: use a score, a control or a tilt"
+        )
+    with seeded(request.seed):
+        baseline, inputs, outputs = task.searched()
+    return open_space(baseline.to(request.fabric.device), inputs, config.widen, seed=request.seed,
+                      freeze=config.freeze, ties=config.ties, outputs=outputs)  # fmt: skip
 
 
 def limits_in(space: Space, config: ShrinkConfig) -> Limits:
@@ -257,7 +265,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
 
 
 def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
-    space, size = open_request(request), request.search.tilt
+    space, size = open_request(request, whole=False), request.search.tilt
     tilts = {"depth": depth * size, "trunk": trunk * size}
     widths = tilted_widths(space, limits_in(space, request.shrink), **tilts)
     return Found(

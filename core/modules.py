@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
-_ATOMIC = (int, float, str, bool, type(None), torch.dtype)
+_ATOMIC = frozenset((int, float, str, bool, type(None), torch.dtype))
+_CONTAINERS = frozenset((dict, OrderedDict, set))
 
 
 @contextmanager
@@ -36,10 +37,12 @@ def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dictionaries, in order."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if type(value) in _ATOMIC:  # by far the most frequent; asking whether it is a Mapping takes long
+        return []
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
     return []
 
 
@@ -63,13 +66,31 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def walk(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """`module.named_modules()` as a list; torch's generators, one inside the other, take many times as long."""
+    found, seen = [], set()
+    waiting = [("", module)]
+    while waiting:
+        name, child = waiting.pop()
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
+        found.append((name, child))
+        if child._modules:
+            prefix = f"{name}." if name else ""
+            inner = [(prefix + leaf, item) for leaf, item in child._modules.items() if item is not None]
+            waiting.extend(reversed(inner))
+    return found
+
+
 def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers with qualified names, in one walk; one that is shared appears under its first name."""
     found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, child in module.named_modules():
-        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
-            if tensor is not None:
-                found.setdefault(id(tensor), (f"{prefix}.{leaf}" if prefix else leaf, tensor))
+    for prefix, child in walk(module):
+        for own in (child._parameters, child._buffers):
+            for leaf, tensor in own.items():
+                if tensor is not None and id(tensor) not in found:
+                    found[id(tensor)] = (f"{prefix}.{leaf}" if prefix else leaf, tensor)
     return list(found.values())
 
 
@@ -83,7 +104,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """`copy.deepcopy(module, memo)`, several times faster where a module is as nn.Module left it.
+    """`copy.deepcopy(module, memo)`, many times faster where a module is as nn.Module left it.
 
     Args:
         module: what to copy.
@@ -91,18 +112,27 @@ def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """
     if id(module) in memo:
         return memo[id(module)]
-    if hasattr(type(module), "__deepcopy__") or type(module).__reduce_ex__ is not object.__reduce_ex__:
+    kind = type(module)
+    if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__:
         return copy.deepcopy(module, memo)
-    result = type(module).__new__(type(module))
+    result = kind.__new__(kind)
     memo[id(module)] = result
     state = result.__dict__
+    state.update(module.__dict__)
     for key, value in module.__dict__.items():
-        if key == "_modules":
+        kind = type(value)
+        if kind in _ATOMIC:
+            continue
+        if kind in _CONTAINERS and not value:
+            state[key] = kind()
+        elif key == "_modules":
             state[key] = {
                 name: None if child is None else copy_structure(child, memo) for name, child in value.items()
             }
-        elif type(value) in _ATOMIC or (type(value) in (dict, OrderedDict, set, tuple) and not value):
-            state[key] = value if type(value) in _ATOMIC or type(value) is tuple else type(value)()
-        else:
+        elif kind is dict and key in ("_parameters", "_buffers"):
+            state[key] = {
+                name: None if tensor is None else memo[id(tensor)] for name, tensor in value.items()
+            }
+        elif kind is not tuple or any(type(item) not in _ATOMIC for item in value):
             state[key] = copy.deepcopy(value, memo)
     return result

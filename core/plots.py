@@ -89,7 +89,15 @@ def plot_widths(
     top.set_title(title, loc="left")
     top.legend(frameon=False, ncols=2)
     if len(found) > 1:
-        bottom.legend(frameon=False, ncols=len(found), fontsize=8)
+        # Above the axes: bars and markers may be anywhere within them.
+        bottom.legend(
+            frameon=False,
+            ncols=len(found),
+            fontsize=8,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0,
+        )
     save_figure(figure, path)
 
 
@@ -135,6 +143,8 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.get_major_locator().set_params(integer=True)
+    if axis.get_xlim()[1] < 2:  # a single epoch, a single tick
+        axis.set_xlim(0, 2)
     axis.set_xlabel("epoch")
     axis.set_ylabel(label)
     axis.set_title(f"{task.model_name} on {task.dataset}", loc="left")

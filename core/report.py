@@ -150,9 +150,10 @@ def markdown_report(
 ) -> str:
     """report.md: what was compared, the table, differences, widths, and how it was made."""
     header, rows = results_rows(task.metrics, result)
+    epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
     parts = [
         f"# {task.model_name} on {task.dataset}",
-        f"{settings.train.epochs} epochs for every network, the same recipe, the same seeds "
+        f"{epochs} for every network, the same recipe, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),

@@ -19,7 +19,7 @@ from core.channels import ChannelGraph
 from core.errors import UserError
 from core.initialise import initialise_, repeat_rows
 from core.labels import SlotKey
-from core.modules import collection_paused, copy_structure, named_tensors
+from core.modules import collection_paused, copy_structure, named_tensors, walk
 
 IntArray = NDArray[np.int64]
 # Attributes of torch's layers, and by custom of others', that repeat the size of a weight.
@@ -161,15 +161,23 @@ def keep_channels(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tens
         UserError: an unknown group, a mask of the wrong length, or one that keeps nothing.
     """
     flags = keep_flags(graph, keep)
+    selected: dict[int, Tensor | None] = {}  # id of a table, which many tensors share -> kept rows; None: all
+
+    def select(table: IntArray) -> Tensor | None:
+        if id(table) not in selected:
+            kept = flags[table]
+            selected[id(table)] = None if kept.all() else torch.from_numpy(np.flatnonzero(kept))
+        return selected[id(table)]
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         data = tensor.detach()
+        whole = True
         for dim in range(tensor.dim()):
             table = graph.slots.get((name, dim))
-            if table is not None and not flags[table].all():
-                rows = np.flatnonzero(flags[table])
-                data = data.index_select(dim, torch.from_numpy(rows).to(tensor.device))
-        return data.clone() if data.data_ptr() == tensor.data_ptr() else data
+            rows = None if table is None else select(table)
+            if rows is not None:
+                data, whole = data.index_select(dim, rows.to(tensor.device)), False
+        return data.clone() if whole else data
 
     result = _copy_with(model, cut)
     _update_attributes(result, model, graph, lambda table: int(flags[table].sum()), graph.conv_groups)
@@ -183,6 +191,7 @@ def keep_flags(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> NDArray[np.bo
         UserError: an unknown group, a mask of the wrong length or type, or one that keeps nothing.
     """
     flags = np.ones(int(graph.offsets[-1]) + 1, dtype=bool)
+    starts = dict(zip((group.name for group in graph.groups), graph.offsets.tolist(), strict=False))
     for name, mask in keep.items():
         group = graph.group(name)
         if mask.dtype != torch.bool or mask.shape != (group.size,) or not bool(mask.any()):
@@ -190,8 +199,7 @@ def keep_flags(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> NDArray[np.bo
                 f"group '{name}': keep needs a boolean mask of shape ({group.size},) with at least one True, got "
                 f"{tuple(mask.shape)} {mask.dtype}"
             )
-        start = graph.offsets[graph.groups.index(group)]
-        flags[start : start + group.size] = mask.cpu().numpy()
+        flags[starts[name] : starts[name] + group.size] = mask.cpu().numpy()
     return flags
 
 
@@ -254,16 +262,17 @@ def _update_attributes(
     """
     for name, table in graph.bare_norms.items():
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
-    free = {name for (name, _), table in graph.slots.items() if (table >= 0).any()}
-    first_name = {id(tensor): name for name, tensor in named_tensors(model)}
-    for name, old in model.named_modules():
-        own = [tensor for tensor in (*old._parameters.values(), *old._buffers.values()) if tensor is not None]
-        owned = {
-            first_name[id(tensor)] for tensor in own
-        } & free  # a shared tensor goes by its first owner's name
+    free = {name for name, dim in graph.slots if graph.free_table(name, dim) is not None}
+    first_owner: dict[int, str] = {}  # a shared tensor goes by its first owner's name
+    for (prefix, old), (_, new) in zip(walk(model), walk(result), strict=True):
+        owned = set()
+        for leaf, tensor in (*old._parameters.items(), *old._buffers.items()):
+            if tensor is not None:
+                name = first_owner.setdefault(id(tensor), f"{prefix}.{leaf}" if prefix else leaf)
+                if name in free:
+                    owned.add(name)
         if not owned:
             continue
-        new = result.get_submodule(name)
         _set_conv_groups(new, old, {tensor.rpartition(".")[0] for tensor in owned}, graph, conv_groups)
         (out, inside, weight), (old_out, old_inside, _) = _sizes(new), _sizes(old)
         _set_sizes(new, {old_out: out}, weight, _OUT)
@@ -273,7 +282,7 @@ def _update_attributes(
 def _set_conv_groups(
     new: Any, old: Any, owners: set[str], graph: ChannelGraph, conv_groups: Mapping[str, int]
 ) -> None:
-    if not isinstance(getattr(old, "groups", None), int):
+    if not isinstance(_attribute(old, "groups"), int):
         return
     for name in owners:
         if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
@@ -282,12 +291,20 @@ def _set_conv_groups(
             new.groups = conv_groups[name]
 
 
+def _attribute(module: nn.Module, name: str, default: Any = None) -> Any:
+    """`getattr`, quick where there is no such attribute: torch's own then searches parameters, buffers and modules."""
+    known = name in module.__dict__ or hasattr(type(module), name)
+    return getattr(module, name, default) if known else default
+
+
 def _sizes(module: Any) -> tuple[int, int, Tensor]:
     """(output size, input size, weight) of a layer, read off its tensors."""
-    tensors = [*module._parameters.items(), *module._buffers.items()]
-    sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
-    weight = sized.get("weight", next(iter(sized.values())))
-    groups = getattr(module, "groups", 1)
+    weight = module._parameters.get("weight")
+    if weight is None or not weight.dim():
+        tensors = [*module._parameters.items(), *module._buffers.items()]
+        sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
+        weight = sized.get("weight", next(iter(sized.values())))
+    groups = _attribute(module, "groups", 1)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.shape[1] * groups, weight.shape[0], weight
     if weight.dim() == 1:
@@ -302,9 +319,9 @@ def _set_sizes(
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels in sizes:
         module.num_groups = sizes[module.num_channels]  # one statistic per channel
     for attribute in attributes:
-        old = getattr(module, attribute, None)
-        if isinstance(old, int) and not isinstance(old, bool) and old in sizes:
+        old = _attribute(module, attribute)
+        if isinstance(old, int) and not isinstance(old, bool) and sizes.get(old, old) != old:
             setattr(module, attribute, sizes[old])
-    shape = getattr(module, "normalized_shape", None)
+    shape = _attribute(module, "normalized_shape")
     if isinstance(shape, (tuple, list)):
         module.normalized_shape = type(shape)(sizes.values() if weight is None else weight.shape)

@@ -17,17 +17,18 @@ For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.channels import ChannelGraph
 from core.errors import UserError, did_you_mean
 from core.fisher import Roles, fisher
-from core.gates import LATENTS, governed_weights
+from core.gates import LATENTS, governed_parameters, governed_weights
 from core.initialise import seeded
 from core.modules import call, map_tensors
 from core.proxies import synflow_products
@@ -107,24 +108,27 @@ def governed_sums(
             is taken, so they can be made one at a time, in the same memory.
         count: divide by the number of summed entries.
     """
-    total: Tensor | None = None
-    entries = np.zeros(int(graph.offsets[-1]) + 1)
+    tables: list[NDArray[np.int64]] = []
+    sums: list[Tensor] = []
+    entries: list[float] = []  # summed entries of each row
     for name, product in products:
-        if total is None:
-            # The last entry collects frozen rows, which index -1 addresses, and is dropped.
-            total = torch.zeros(len(entries), device=product.device, dtype=torch.float64)
         for dim in range(product.dim()):
-            table = graph.slots.get((name, dim))
-            if table is None or not (table >= 0).any():
-                continue
-            index = torch.from_numpy(table).to(product.device) % len(total)
-            total.index_add_(0, index, _sum_but(product, dim).double())
-            if count:
-                np.add.at(entries, table, product.numel() / len(table))
-    if total is None:
+            table = graph.free_table(name, dim)
+            if table is not None:
+                tables.append(table)
+                sums.append(_sum_but(product, dim))
+                entries.append(product.numel() / len(table))
+    if not tables:
         raise UserError("no weight is governed by a free channel group: there is nothing to score")
+    choices = int(graph.offsets[-1])
+    # All rows at once. Those that are frozen, index -1, go into one more entry at the end, which is dropped.
+    rows = np.concatenate(tables) % (choices + 1)
+    total = torch.zeros(choices + 1, device=sums[0].device, dtype=torch.float64)
+    total.index_add_(0, torch.from_numpy(rows).to(total.device), torch.cat(sums).double())
     if count:
-        total /= torch.from_numpy(entries).to(total.device).clamp_min(1)
+        per_row = np.repeat(entries, [len(table) for table in tables])
+        counted = np.bincount(rows, weights=per_row, minlength=choices + 1)
+        total /= torch.from_numpy(counted).to(total.device).clamp_min(1)
     return total[:-1]
 
 
@@ -152,9 +156,9 @@ def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]
 def _gate_scores(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], loss_fn: Callable[..., Any], score: str
 ) -> Tensor:
-    names = governed_weights(model, graph)
     if score == "magnitude":
-        return governed_sums(graph, _magnitudes(model, names), count=True)
+        return governed_sums(graph, _magnitudes(model, graph), count=True)
+    names = governed_weights(model, graph)
     model = copy.deepcopy(model).train()
     weights = {name: weight for name, weight in model.named_parameters() if name in names}
     for parameter in model.parameters():
@@ -169,9 +173,9 @@ def _gate_scores(
     return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
 
 
-def _magnitudes(model: nn.Module, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """|W| of the named weights, one after the other in the same memory: fresh memory would cost more than the sums."""
-    weights = [(name, weight.detach()) for name, weight in model.named_parameters() if name in names]
+def _magnitudes(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, Tensor]]:
+    """|W| of the governed weights, one after the other in the same memory: fresh one would cost more than the sums."""
+    weights = [(name, weight.detach()) for name, weight, _ in governed_parameters(model, graph)]
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for name, weight in sorted(weights, key=lambda item: -item[1].numel()):
         place = weight.device, weight.dtype
@@ -239,6 +243,8 @@ def _checked(graph: ChannelGraph, scores: Scores) -> dict[str, Tensor]:
         if value is None or tuple(value.shape) != (group.size,):
             shape = None if value is None else tuple(value.shape)
             raise UserError(f"score of group '{group.name}': need shape ({group.size},), got {shape}")
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(f"score of group '{group.name}' holds NaN or infinity")
-    return {group.name: scores[group.name].detach().float().cpu() for group in graph.groups}
+    values = {group.name: scores[group.name].detach().float().cpu() for group in graph.groups}
+    if values and not bool(torch.isfinite(torch.cat(list(values.values()))).all()):
+        name = next(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
+        raise UserError(f"score of group '{name}' holds NaN or infinity")
+    return values

@@ -32,6 +32,7 @@ __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
 
 IntArray = NDArray[np.int64]
 Fractions = float | Mapping[str, float]
+_Ranking = tuple[IntArray, NDArray[np.float64]]  # choices of a group, best first, and their scores
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def search(
             lambda tried: _kept(search(graph, tried, budget, baseline, floor=floor, ceiling=ceiling,
                                        round_to=round_to, measure=measure)),
         )  # fmt: skip
-    blocks = _blocks(graph, scores, floor, ceiling, round_to, priced if allocation == "per-flop" else None)
+    ranking = [_ranked(scores[group.name]) for group in graph.groups]
+    blocks = _blocks(graph, ranking, floor, ceiling, round_to, priced if allocation == "per-flop" else None)
     exact = {kind: limit for kind, limit in limits.items() if kind != "latency"}
 
     def costs(counts: IntArray) -> dict[str, IntArray]:
@@ -141,7 +143,7 @@ def search(
     if measured is not None:
         cost["latency"] = measured
     return SearchResult(
-        keep=_masks(graph, scores, counts),
+        keep=_masks(graph, ranking, counts),
         widths=widths_of(counts),
         at_floor=[g.name for g, n, low in zip(graph.groups, counts, blocks.low, strict=True) if n == low],
         at_ceiling=[
@@ -281,9 +283,16 @@ def _whole_blocks(fraction: float, size: int, block: int) -> int:
     return int(fraction * size / block + 1e-9) * block
 
 
+def _ranked(scores: Tensor) -> _Ranking:
+    """(choices, their scores), best first; ties in the order of channels."""
+    values = scores.double().numpy()
+    order = np.argsort(-values, kind="stable")
+    return order, values[order]
+
+
 def _blocks(
     graph: ChannelGraph,
-    scores: Mapping[str, Tensor],
+    ranking: Sequence[_Ranking],
     floor: Fractions,
     ceiling: Fractions,
     round_to: int,
@@ -293,14 +302,15 @@ def _blocks(
     if not isinstance(round_to, int) or round_to < 1:
         raise UserError(f"round_to={round_to!r}: use a whole number of at least 1")
     low, high, sizes, groups, values = [], [], [], [], []
-    for index, group in enumerate(graph.groups):
+    for index, (group, (_, ranked)) in enumerate(zip(graph.groups, ranking, strict=True)):
         block = round_to // math.gcd(group.step, round_to)
         least = max(_whole_blocks(_fraction(floor, group.name, "floor"), group.size, block), block)
         most = max(_whole_blocks(_fraction(ceiling, group.name, "ceiling"), group.size, block), least)
         if group.size < block:
             least = most = group.size
-        ordered = scores[group.name].double().sort(descending=True, stable=True).values[least:most].numpy()
-        mean = ordered.reshape(-1, block).mean(axis=1) if len(ordered) else ordered
+        mean = ranked[least:most]
+        if block > 1 and len(mean):
+            mean = mean.reshape(-1, block).mean(axis=1)
         low.append(least)
         high.append(most)
         sizes.append(block)
@@ -385,10 +395,10 @@ def _bisect_latency(
     return best, seconds(best)
 
 
-def _masks(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:
+def _masks(graph: ChannelGraph, ranking: Sequence[_Ranking], counts: IntArray) -> dict[str, Tensor]:
     masks = {}
-    for group, number in zip(graph.groups, counts, strict=True):
-        mask = torch.zeros(group.size, dtype=torch.bool)
-        mask[scores[group.name].double().sort(descending=True, stable=True).indices[: int(number)]] = True
-        masks[group.name] = mask
+    for group, (order, _), number in zip(graph.groups, ranking, counts, strict=True):
+        mask = np.zeros(group.size, dtype=bool)
+        mask[order[:number]] = True
+        masks[group.name] = torch.from_numpy(mask)
     return masks

@@ -1,7 +1,8 @@
 """The labelled run: a copy of the module is called once, and what its operations did to labels is written down.
 
 It happens on the meta device (no arithmetic, no memory); a module whose `forward` looks at values is run again on real
-tensors.
+tensors. The copy of the first run shares its parameters and buffers with the model: no rule reads or writes their
+values there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
-from core.modules import call, map_tensors, meta_copy, tensors_in
+from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in, walk
 
 
 def run_labelled(
@@ -33,8 +34,10 @@ def run_labelled(
     if freeze or taps or ties:
         check_names(module, freeze, "freeze")
         check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
+    named = named_tensors(module)
     try:
-        trace = _run(meta_copy(module), example_inputs, True, freeze, taps, ties, outputs)
+        copied = copy_structure(module, {id(tensor): tensor for _, tensor in named})
+        trace = _run(copied, named, example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:
         raise
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
@@ -43,7 +46,7 @@ def run_labelled(
         copied = copy.deepcopy(module).cpu()
         for parameter in copied.parameters():
             parameter.requires_grad_(False)
-        trace = _run(copied, example_inputs, False, freeze, taps, ties, outputs)
+        trace = _run(copied, named_tensors(copied), example_inputs, False, freeze, taps, ties, outputs)
     for note in trace.notes:
         warnings.warn(note, FrozenChannelsWarning, stacklevel=3)
     return trace
@@ -61,6 +64,7 @@ def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> No
 
 def _run(
     module: nn.Module,
+    named: Sequence[tuple[str, Tensor]],
     example_inputs: Any,
     on_meta: bool,
     freeze: Sequence[str],
@@ -68,14 +72,13 @@ def _run(
     ties: Sequence[tuple[str, str]],
     outputs: str,
 ) -> Trace:
-    module.eval()
-    mode = LabelMode(module, on_meta)
+    children = walk(module)
+    _evaluate(module, [child for _, child in children])
+    mode = LabelMode(module, named, on_meta)
     tapped = {*taps, *(name for pair in ties for name in pair)}
-    for name, child in module.named_modules(remove_duplicate=True):
+    for name, child in children:
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
-        is_tapped = any(fnmatchcase(name, pattern) for pattern in tapped)
-        child.register_forward_pre_hook(mode.enter(name, frozen))
-        child.register_forward_hook(mode.leave(name, frozen, is_tapped))
+        mode.watch(name, child, frozen, any(fnmatchcase(name, pattern) for pattern in tapped))
     if on_meta:
         inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
     else:
@@ -86,10 +89,22 @@ def _run(
     mode.trace.batch = given[0].shape[0] if given[0].dim() else 1
     for tensor in given:
         mode.mark(tensor, frozen_labels(tensor))
-    with torch.no_grad(), mode:
-        result = call(module, inputs)
-    _finish(mode, result, taps, ties, outputs)
+    try:
+        with torch.no_grad(), mode:
+            result = call(module, inputs)
+        _finish(mode, result, taps, ties, outputs)
+    finally:
+        mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the garbage collector
     return mode.trace
+
+
+def _evaluate(module: nn.Module, children: Iterable[nn.Module]) -> None:
+    """`module.eval()`, without a walk of its own where no module has a say in it."""
+    if all(type(child).train is nn.Module.train and type(child).eval is nn.Module.eval for child in children):
+        for child in children:
+            child.__dict__["training"] = False
+    else:
+        module.eval()
 
 
 def _real(tensor: Tensor) -> Tensor:
@@ -115,7 +130,7 @@ def _finish(
             mode.freeze(labels)
         axis = channel_axis(labels)
         mode.trace.outputs.append(
-            mode.vector(labels, axis, labels.shape[axis]) if labels.dim() else labels[None]
+            mode.vector(labels, axis, labels.shape[axis]) if labels.ndim else labels[None]
         )
         mode.trace.output_axes.append(axis)
     mode.trace.terms.extend(mode.counted.values())
@@ -126,7 +141,7 @@ def _finish(
                 raise TraceError(f"ties: '{name}' returned no tensor with channels in this forward pass")
         if found[first].shape != found[second].shape:
             raise TraceError(
-                f"ties: '{first}' has {found[first].numel()} channels and '{second}' {found[second].numel()}; only "
+                f"ties: '{first}' has {found[first].size} channels and '{second}' {found[second].size}; only "
                 f"equal widths can be tied"
             )
         mode.tie(found[first], found[second])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,14 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--model", help=f"one of {', '.join(MODELS)}")
     parser.add_argument(
-        "--dataset", help="skimage (default), bsds500, div2k, flickr2k, df2k, or a folder of images"
+        "--dataset",
+        help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: the protocol's, skimage for edsr)",
     )
     parser.add_argument("--tile", type=int, help="score images in tiles of that many LR pixels a side")
     parser.add_argument(
-        "--tie-upsampler", action="store_true", default=None, help="upsamplers as wide as the trunk"
+        "--tie-upsampler",
+        action=BooleanOptionalAction,
+        help="upsamplers as wide as the trunk, or of their own widths (default: the protocol's)",
     )
     add_experiment_arguments(parser)
     return parser
@@ -124,11 +128,23 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         loss_fn=l1_and_psnr,
         evaluate=lambda model: metrics(model, present, config.data.tile),
         metrics=tuple(tables),
-        curves=("psnr", f"{first}_psnr", f"PSNR dB (training crops: RGB, test: {first} by its protocol)"),
+        curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
         references={"Bicubic": reference},
         notes=tuple(f"Not scored: {line}" for line in missing.values()),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
     )
+
+
+def with_own_options(config: RunConfig, arguments: Namespace) -> RunConfig:
+    """The protocol without those options that are another network's, where `--model` names one that lacks them.
+
+    Options from the command line stay, so that a misspelt one is refused.
+    """
+    said = any(option.startswith("options") for option in arguments.cfg_options)
+    if arguments.model not in MODELS or said:
+        return config
+    known = signature(MODELS[arguments.model]).parameters
+    return replace(config, options={key: value for key, value in config.options.items() if key in known})
 
 
 def with_ties(config: RunConfig) -> RunConfig:
@@ -202,7 +218,7 @@ def run(arguments: Namespace) -> int:
         given,
         lambda config: f"super_resolution-{config.model}-x{config.scale}-{Path(config.dataset).name}",
         open_task,
-        complete=with_ties,
+        complete=lambda config: with_ties(with_own_options(config, arguments)),
     )
 
 

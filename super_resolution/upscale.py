@@ -199,7 +199,8 @@ def _run(options: argparse.Namespace) -> int:
     if source.is_file() and target.is_dir():
         target = target / (f"{source.stem}.png" if suffix in SUFFIXES else source.name)
     if target.exists() and target.samefile(source):
-        raise UserError(f"'{target}' is the file that is read; name another one to write to.")
+        what = "folder" if source.is_dir() else "file"
+        raise UserError(f"'{target}' is the {what} that is read; name another one to write to.")
     upscaler = open_upscaler(
         options.checkpoint, scale=options.scale, tile=options.tile or None, device=options.device
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.errors import UserError
+from tracking import metrics
 from tracking.boxes import BoxTable
 from tracking.datasets.sequence import Sequence
 from tracking.protocols import Protocol
@@ -44,8 +45,8 @@ class Stack:
         tables: the results.
         owners: index of each result's sequence.
         starts: index of each result's first frame.
-        boxes: predictions, `(frames, 4)`.
-        truth: ground truth, `(frames, 4)`.
+        boxes: predictions, `(frames, 4)`, see `metrics.exact_type`.
+        truth: ground truth, `(frames, 4)`, of the same type.
     """
 
     tables: SequenceOf[BoxTable]
@@ -80,8 +81,9 @@ def stack_results(
     ]
     lengths = [len(boxes) for boxes in aligned]
     starts = np.cumsum([0, *lengths[:-1]])
-    boxes = _concatenate(aligned)
-    truth = _concatenate([sequence.boxes[:length] for sequence, length in zip(owned, lengths, strict=True)])
+    truths = [sequence.boxes[:length] for sequence, length in zip(owned, lengths, strict=True)]
+    exact = metrics.exact_type((*aligned, *truths))
+    boxes, truth = _concatenate(aligned, exact), _concatenate(truths, exact)
     if protocol.clip:
         sizes = np.repeat([_size_of(sequence, protocol) for sequence in owned], lengths, axis=0).astype(float)
         boxes, truth = _clip(boxes, sizes), _clip(truth, sizes)
@@ -115,9 +117,9 @@ def _align(table: BoxTable, sequence: Sequence, protocol: Protocol, problems: li
     return np.concatenate([table.boxes, np.full((frames - rows, 4), filling)])
 
 
-def _concatenate(tables: SequenceOf[np.ndarray]) -> np.ndarray:
+def _concatenate(tables: SequenceOf[np.ndarray], dtype: type[np.floating]) -> np.ndarray:
     """One array of all frames whose columns are contiguous, which makes everything after it several times faster."""
-    joined = np.empty((sum(map(len, tables)), 4), order="F")
+    joined = np.empty((sum(map(len, tables)), 4), dtype, order="F")
     return np.concatenate(tables, out=joined)
 
 

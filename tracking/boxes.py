@@ -23,7 +23,8 @@ class BoxTable:
     """The boxes of one file.
 
     Attributes:
-        boxes: `(frames, 4)` float64, `x, y, width, height` in pixels; not finite where the file says so.
+        boxes: `(frames, 4)`, `x, y, width, height` in pixels, int32 where the files read together hold nothing but
+            whole numbers, else float64; not finite where the file says so.
         source: the file (or archive member) that they came from; empty where they stand for a missing file.
         lines: the 1-based line of each row; None when row `i` stands on line `i + 1`.
         header: the text of a heading line that was skipped, or None.

@@ -19,7 +19,7 @@ from core.files import atomic_write
 
 T = TypeVar("T")
 
-FORMAT = "2"  # of what is stored and of how text is parsed: raise it when either changes
+FORMAT = "3"  # of what is stored and of how text is parsed: raise it when either changes
 
 
 def cache_folder() -> Path:

@@ -33,6 +33,11 @@ def add_tracker_options(group: Any) -> None:
     group.add_argument("--seed", type=int, default=0, help="of DiMP's random choices (0)")
 
 
+def tracker_name(arguments: argparse.Namespace) -> str:
+    """`--tracker`; without it DiMP where there is a network, else the simple tracker that needs none."""
+    return arguments.tracker or ("ncc" if arguments.checkpoint is None else "dimp50")
+
+
 def run_with_data(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],

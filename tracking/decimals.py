@@ -1,17 +1,21 @@
-"""Rows of four plain decimals to arrays, many files at a time: a few array operations instead of a call per value."""
+"""Rows of four plain decimals to arrays, many files at a time: a few array operations instead of a call per value.
+
+Most of the work is done on the bytes of the text as they stand, of which one instruction treats dozens; only what has
+to be known about each value (where it ends and what it is) becomes an array with an element for each.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 VALUES_PER_ROW = 4
-NOT_A_NUMBER = re.compile(rb"[nN][aA][nN]")
-MAX_DIGITS = 15  # below 2**53, so exact in float64
+MAX_DIGITS = 16
+MAX_EXACT = 2**53  # below it float64 holds every integer
+MAX_INT32 = 2**31
 POWERS_OF_TEN = 10.0 ** np.arange(MAX_DIGITS + 1)
-# In front of the text, so that the digits looked for before the first values' ends lie inside it.
+# In front of the text, so that the digits looked for before the first value's end lie inside it.
 PADDING = b"\n" * (MAX_DIGITS + 1)
 NONE = np.zeros(0, np.intp)
 
@@ -26,45 +30,57 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         texts: each ends in a newline.
 
     Returns:
-        The rows of all texts, `(rows, 4)`, float32 where that holds them exactly and float64 where not, and the number
-        of rows in each text; None where anything else is found, which is for a slower reader to name.
+        The rows of all texts, `(rows, 4)`, in the smallest of uint16, int32 and float64 that holds them, and the
+        number of rows in each text; None where anything else is found, which is for a slower reader to name.
     """
     joined = b"".join((PADDING, *texts))
-    characters = np.frombuffer(joined, np.uint8)[len(PADDING) :]
-    ends = np.flatnonzero(characters < ord("-"))
-    newlines = ends[VALUES_PER_ROW - 1 :: VALUES_PER_ROW]
-    if not _is_table(characters, ends, newlines):
-        return None
     stops = np.cumsum([len(text) for text in texts])
-    rows = np.diff(np.searchsorted(newlines, stops), prepend=0)  # before the marks go and the ends move
-    lengths = ends.copy()
-    np.subtract(ends[1:], ends[:-1], out=lengths[1:])
-    lengths[1:] -= 1
-    negative, missing, divisors = NONE, NONE, None
+    missing, signs, points = NONE, NONE, NONE  # positions of NaN, minus and decimal point
     if b"n" in joined or b"N" in joined:
-        missing, found = _find_nan(characters, ends, lengths)
-        if not found:
+        found = _find_nan(joined)
+        if found is None:
             return None
-        joined = NOT_A_NUMBER.sub(b"000", joined)
+        missing, joined = found, joined.lower().replace(b"nan", b"000")
     if b"-" in joined:
-        negative, found = _find_signs(characters, ends, lengths)
-        if not found:
+        found = _find_signs(joined)
+        if found is None:
             return None
-        lengths[negative] -= 1
+        signs = found
     if b"." in joined:
-        divisors = _find_points(characters, ends, lengths)
-        if divisors is None:
+        found = _find_points(joined)
+        if found is None:
             return None
+        missing, signs, stops = (marks - np.searchsorted(found, marks) for marks in (missing, signs, stops))
+        points = found - np.arange(found.size)  # of what follows them, once they are gone
         joined = joined.replace(b".", b"")
-    values = _integers(joined, ends, lengths)
+    characters = np.frombuffer(joined, np.uint8)
+    if characters.max() > ord("9") or b"/" in joined:
+        return None
+    is_end = characters < ord("-")
+    ends = np.flatnonzero(is_end[len(PADDING) :])
+    newlines = ends[VALUES_PER_ROW - 1 :: VALUES_PER_ROW]
+    if not _is_table(characters[len(PADDING) :], ends, newlines):
+        return None
+    values = _integers(characters, is_end, ends)
     if values is None:
         return None
-    # float32 holds every number of four digits and a sign (of zero, too): half the memory to go through.
-    values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
-    values[negative] *= -1
-    if divisors is not None:
+    if points.size:
+        divisors = _divisors(points, ends)
+        if divisors is None:
+            return None
         values = values / divisors
-    values[missing] = np.nan
+    marked = ends.searchsorted(signs)
+    # An integer knows neither NaN nor a negative zero.
+    if points.size or missing.size or not values.take(marked).all():
+        values = values.astype(np.float64, copy=False)
+    elif signs.size or values.dtype != np.uint16:
+        values = values.astype(np.int32 if values.max() < MAX_INT32 else np.float64, copy=False)
+    if signs.size:
+        values[marked] *= -1
+    if missing.size:
+        values[ends.searchsorted(missing)] = np.nan
+    rows = newlines.searchsorted(stops)
+    rows[1:] -= rows[:-1].copy()
     return values.reshape(-1, VALUES_PER_ROW), rows
 
 
@@ -78,68 +94,88 @@ def _is_table(characters: np.ndarray, ends: np.ndarray, newlines: np.ndarray) ->
     return int(np.count_nonzero(characters == separator)) == ends.size - newlines.size
 
 
-def _integers(joined: bytes, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-    """The integers of `lengths` digits that end before the positions `ends`; None where one is malformed or too long.
+def _integers(characters: np.ndarray, is_end: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+    """The integers whose digits stand in front of `ends`; None where one has no digit, or too many.
 
-    Every position of the text gets the value of the one or two digits that end there, all at once and in bytes; a
-    number is then put together from the pairs that end at its end, two places before it, and so on.
+    Every position of the text gets the value of the last two digits of a number that would end there, and of the two
+    before them, all at once and in bytes. A number is then put together from the four digits that end at its end,
+    those that end four places before it, and so on.
+
+    Args:
+        characters: the padding and the text, which is digits, separators, newlines, and signs in front of digits.
+        is_end: which of them are separators and newlines.
+        ends: where in the text those are.
     """
-    digits = np.frombuffer(joined, np.uint8) - np.uint8(ord("0"))
-    is_digit = digits <= 9
-    longest = int(lengths.max())
-    if longest > MAX_DIGITS or lengths.min() < 1 or np.count_nonzero(is_digit) != lengths.sum():
+    is_digit = characters >= ord("0")
+    if np.count_nonzero(is_end[1:] & is_digit[:-1]) != ends.size:
         return None
+    is_digit = is_digit.view(np.uint8)  # all operands in bytes: only then NumPy converts nothing
+    digits = characters - np.uint8(ord("0"))
     digits *= is_digit
-    pairs = np.empty_like(digits)
-    np.multiply(digits[:-1], 10, out=pairs[1:])
-    pairs[1:] += digits[1:]
+    pairs = digits[:-1] * np.uint8(10)
+    pairs += digits[1:]
+    is_pair = is_digit[:-1] & is_digit[1:]
+    ones, hundreds = pairs[2:], pairs[:-2] * is_pair[1:-1]
+    are_five = is_pair[:-3] & is_pair[2:-1]
+    are_five &= is_digit[4:]
 
-    def pairs_before(place: int) -> np.ndarray:
-        found = pairs[len(PADDING) - 1 - place :].take(ends)
-        if place:
-            found *= lengths > place  # shorter numbers have none: what stands there is the number before
-        return found
+    def before(place: int, what: np.ndarray, width: int = 4) -> np.ndarray:
+        """`what` holds of the `width` characters that end `place` characters before each value's end."""
+        return what[len(PADDING) - width - place :].take(ends)
 
-    def fours_before(place: int) -> np.ndarray:
-        return pairs_before(place) + pairs_before(place + 2) * np.uint16(100)
+    def fours(place: int) -> np.ndarray:
+        return before(place, hundreds) * np.uint16(100) + before(place, ones)
 
-    numbers = fours_before(0) if longest > 2 else pairs_before(0)
-    for place in range(4, longest, 4):
-        numbers = numbers + fours_before(place) * 10.0**place
-    return numbers
+    numbers = fours(0)
+    if not are_five.view(bool).any():
+        return numbers
+    goes_on = before(0, are_five, 5)
+    for place in range(4, MAX_DIGITS, 4):
+        numbers = numbers + fours(place) * goes_on * 10.0**place
+        goes_on &= before(place, are_five, 5)
+        if not goes_on.any():
+            break
+    return None if goes_on.any() or numbers.max() >= MAX_EXACT else numbers
 
 
-def _find_nan(characters: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Which values are the three letters of NaN, and whether the letter N is in nothing else."""
+def _find_nan(joined: bytes) -> np.ndarray | None:
+    """Where in the text the values are that are the letters of NaN; None where an N is anywhere else."""
+    characters = np.frombuffer(joined, np.uint8)
     letters = np.flatnonzero((characters | 32) == ord("n"))
     first, last = letters[::2], letters[1::2]
     if first.size != last.size or (last - first != 2).any() or (characters[first + 1] | 32 != ord("a")).any():
-        return NONE, False
-    value = np.searchsorted(ends, last)
-    whole = (ends[value] == last + 1) & (ends[value] - lengths[value] == first)
-    return value, bool(whole.all())
+        return None
+    whole = (characters[first - 1] < ord("-")) & (characters[last + 1] < ord("-"))
+    return first - len(PADDING) if whole.all() else None
 
 
-def _find_signs(characters: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Which values begin with a minus, and whether there is none anywhere else."""
+def _find_signs(joined: bytes) -> np.ndarray | None:
+    """Where in the text a minus begins a value; None where it is anywhere else."""
+    characters = np.frombuffer(joined, np.uint8)
     signs = np.flatnonzero(characters == ord("-"))
-    value = np.searchsorted(ends, signs)
-    return value, bool((ends[value] - lengths[value] == signs).all())
+    return signs - len(PADDING) if (characters[signs - 1] < ord("-")).all() else None
 
 
-def _find_points(characters: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
+def _find_points(joined: bytes) -> np.ndarray | None:
+    """Where in the text the decimal points are; None where no digit and no end of a value follows one."""
+    characters = np.frombuffer(joined, np.uint8)
+    points = np.flatnonzero(characters == ord("."))
+    following = characters[points + 1]
+    return None if ((following == ord("-")) | (following == ord("."))).any() else points - len(PADDING)
+
+
+def _divisors(points: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
     """The power of ten by which each value's digits are divided; None where a value has two decimal points.
 
-    Moves `ends` and shortens `lengths`, in place, to what they are without the points.
+    Args:
+        points: positions of what followed the decimal points in the text without them.
+        ends: positions of the values' ends in the same text.
     """
-    points = np.flatnonzero(characters == ord("."))
-    every = points.size == ends.size
-    value = np.arange(ends.size) if every else np.searchsorted(ends, points)
-    digits = ends[value] - points - 1
-    if (digits < 0).any() or (digits >= lengths[value]).any() or (np.diff(value) == 0).any():
+    if points.size == ends.size and (points <= ends).all() and (points[1:] > ends[:-1]).all():
+        return POWERS_OF_TEN.take(ends - points)  # every value has one
+    value = np.searchsorted(ends, points)
+    if (np.diff(value) == 0).any():
         return None
     divisors = np.ones(ends.size)
-    divisors[value] = POWERS_OF_TEN[np.minimum(digits, MAX_DIGITS)]
-    lengths[value] -= 1
-    ends -= value + 1 if every else np.searchsorted(points, ends)
+    divisors[value] = POWERS_OF_TEN.take(ends.take(value) - points)
     return divisors

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import atomic_write, write_json
-from tracking.command_line import add_data_options, add_tracker_options, run_with_data
+from tracking.command_line import add_data_options, add_tracker_options, run_with_data, tracker_name
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
@@ -29,7 +29,6 @@ PROTOCOL_OF = {
     "uav123": "uav",
     "demo": "otb",
 }
-DEFAULT_TRACKER = "ncc"
 PROBLEMS_SHOWN = 20
 
 
@@ -55,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
     running = made.add_argument_group("running a tracker")
     running.add_argument(
-        "--tracker", metavar="SPEC", help="still, ncc, dimp50 or package.module:factory (ncc)"
+        "--tracker",
+        metavar="SPEC",
+        help="still, ncc, dimp50 or package.module:factory (ncc; dimp50 with --checkpoint)",
     )
     add_tracker_options(running)
     running.add_argument("--name", help="what to call its results; default: the tracker")
@@ -95,8 +96,9 @@ def command(arguments: argparse.Namespace) -> int:
         for entry in select(entries, arguments.sequences) if arguments.sequences else entries:
             print(entry.name)
         return 0
-    if arguments.results is not None and arguments.tracker:
-        raise UserError("--results scores stored boxes and --tracker runs a tracker: give one of the two")
+    if arguments.results is not None and (arguments.tracker or arguments.checkpoint):
+        option = "--tracker" if arguments.tracker else "--checkpoint"
+        raise UserError(f"--results scores stored boxes and {option} runs a tracker: give one of the two")
     if arguments.results is None and arguments.trackers:
         raise UserError("--trackers chooses among stored results: add --results, or name one with --tracker")
     if arguments.workers < 0:
@@ -135,7 +137,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
     from tracking.runner import run  # OpenCV is not needed to score stored boxes
     from tracking.trackers import TrackerSpec
 
-    tracker = arguments.tracker or DEFAULT_TRACKER
+    tracker = tracker_name(arguments)
     spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed)
     name = arguments.name or tracker.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name

@@ -163,7 +163,7 @@ def _evaluate(
     curves, found = score_curves(sequences, [results[sequence.name] for sequence in sequences], protocol)
     names = sorted({attribute for sequence in sequences for attribute in sequence.attributes})
     attributes = {name: np.array([name in sequence.attributes for sequence in sequences]) for name in names}
-    speed = frames_per_second(tracker, curves.names)
+    speed = frames_per_second(tracker, curves.names, pooled=protocol.averaging == "frame")
     return Evaluation(tracker.name, protocol, curves, (*problems, *found), attributes, missing, speed)
 
 

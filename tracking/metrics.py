@@ -1,7 +1,7 @@
 """The one core of all protocols: overlap, centre error, normalised error, and the curves over their thresholds.
 
-Everything works on all frames of all sequences at once: boxes are `(frames, 4)` float64 arrays `x, y, width, height`
-in pixels, frames of one sequence are contiguous, and a curve is `(sequences, thresholds)`.
+Everything works on all frames of all sequences at once: boxes are `(frames, 4)` arrays `x, y, width, height` in pixels
+of the type that `exact_type` names, frames of one sequence are contiguous, and a curve is `(sequences, thresholds)`.
 
 Definitions: Wu, Lim and Yang, "Online Object Tracking: A Benchmark" (CVPR 2013), section 4, for success and
 precision; Müller et al., "TrackingNet" (ECCV 2018), section 4.2, for normalised precision.
@@ -9,6 +9,8 @@ precision; Müller et al., "TrackingNet" (ECCV 2018), section 4.2, for normalise
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -16,22 +18,44 @@ import numpy as np
 Normalisation = Literal["quotients", "difference", "products"]
 
 
+# Of whole numbers up to this (and down to its negative) all sums, areas, unions and centres are exact in float32.
+LARGEST_EXACT = 2048
+
+
+def exact_type(boxes: Iterable[np.ndarray]) -> type[np.floating]:
+    """The type in which to score boxes: float32 where it gives what float64 gives, to the last bit, in half the memory.
+
+    It does where all are integers of at most 2048 pixels: whatever is divided is converted before.
+    """
+    for part in boxes:
+        if (
+            part.dtype.kind not in "iu"
+            or part.min(initial=0) < -LARGEST_EXACT
+            or part.max(initial=0) > LARGEST_EXACT
+        ):
+            return np.float64
+    return np.float32
+
+
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes, `(frames,)`; NaN where it is undefined.
+    """Intersection over union of each pair of boxes, `(frames,)` float64, at most 1; NaN where it is undefined.
 
     Whether boxes are thought of as half-open or as inclusive pixel ranges makes no difference for `x, y, w, h`.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        intersection = _shared_extent(boxes, truth, axis=0)
-        intersection *= _shared_extent(boxes, truth, axis=1)
+        shared = _shared_extent(boxes, truth, axis=0)
+        shared *= _shared_extent(boxes, truth, axis=1)
         union = boxes[:, 2] * boxes[:, 3]
         union += truth[:, 2] * truth[:, 3]
-        union -= intersection
-        return np.divide(intersection, union, out=intersection)
+        union -= shared
+        overlaps = _float64(shared)
+        overlaps /= union
+    # Rounding of coordinates that are no integers can leave equal boxes an ulp above 1, the last threshold.
+    return np.minimum(overlaps, 1, out=overlaps)
 
 
 def _shared_extent(boxes: np.ndarray, truth: np.ndarray, axis: int) -> np.ndarray:
-    """Length of the part of an axis that both boxes cover, at least 0."""
+    """The length of the part of an axis that both boxes cover, at least 0."""
     extent = boxes[:, axis] + boxes[:, axis + 2]
     np.minimum(extent, truth[:, axis] + truth[:, axis + 2], out=extent)
     extent -= np.maximum(boxes[:, axis], truth[:, axis])
@@ -59,9 +83,9 @@ def centre_errors(
     """
     x, y = centres(boxes)
     true_x, true_y = centres(truth)
-    width, height = np.maximum(truth[:, 2], floor), np.maximum(truth[:, 3], floor)
+    width, height = (np.maximum(_float64(truth[:, side]), floor) for side in (2, 3))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        across, down = x - true_x, y - true_y
+        across, down = _float64(x - true_x), _float64(y - true_y)
         distance = _length(across, down)
         if form == "products":
             return distance, np.sqrt(across / width * across / width + down / height * down / height)
@@ -69,8 +93,13 @@ def centre_errors(
             across /= width
             down /= height
         else:
-            across, down = x / width - true_x / width, y / height - true_y / height
+            across = _float64(x) / width - _float64(true_x) / width
+            down = _float64(y) / height - _float64(true_y) / height
         return distance, _length(across, down)
+
+
+def _float64(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64, copy=False)
 
 
 def _length(across: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -90,7 +119,7 @@ def success_counts(
         starts: index of each sequence's first frame, `(sequences,)`.
         inclusive: compare with `>=` instead of `>`.
     """
-    passed = _thresholds_passed(_without_nan(overlaps, -np.inf), thresholds, inclusive)
+    passed = _thresholds_passed(overlaps, thresholds, inclusive, nan_passes=False)
     not_above = _passing_at_most(passed, thresholds.size, starts)
     return not_above[:, -1:] - not_above[:, :-1]
 
@@ -103,44 +132,56 @@ def precision_counts(errors: np.ndarray, thresholds: np.ndarray, starts: np.ndar
         thresholds: ascending, `(thresholds,)`.
         starts: index of each sequence's first frame, `(sequences,)`.
     """
-    passed = _thresholds_passed(_without_nan(errors, np.inf), thresholds, inclusive=False)
+    passed = _thresholds_passed(errors, thresholds, inclusive=False, nan_passes=True)
     return _passing_at_most(passed, thresholds.size, starts)[:, :-1]
 
 
-def _without_nan(values: np.ndarray, substitute: float) -> np.ndarray:
-    unknown = np.isnan(values)
-    return np.where(unknown, substitute, values) if unknown.any() else values
-
-
-def _thresholds_passed(values: np.ndarray, thresholds: np.ndarray, inclusive: bool) -> np.ndarray:
+def _thresholds_passed(
+    values: np.ndarray, thresholds: np.ndarray, inclusive: bool, nan_passes: bool
+) -> np.ndarray:
     """How many ascending thresholds are below (or, `inclusive`, not above) each value; exactly `np.searchsorted`.
 
-    On an even grid the last threshold passed is found by one multiplication. Rounded up by a hundredth of a step, it
-    is right or one too high, which a comparison with that threshold settles: many times faster than a binary search
-    per frame.
+    NaN passes all or none. On an even grid the number is found by one multiplication. Rounded down by a hundredth of a
+    step it is right or one too low, which a comparison with the next threshold settles: many times faster than a
+    binary search per frame.
     """
-    scale = (thresholds.size - 1) / (thresholds[-1] - thresholds[0])
-    steps = (thresholds - thresholds[0]) * scale
-    if np.abs(steps - np.arange(thresholds.size)).max() > 1e-3:
+    spacing = _spacing(np.asarray(thresholds, np.float64).tobytes())
+    if spacing is None:
+        values = np.where(np.isnan(values), np.inf if nan_passes else -np.inf, values)
         return np.searchsorted(thresholds, values, side="right" if inclusive else "left")
-    with np.errstate(over="ignore"):
-        steps = values * scale
-    steps += 0.01 - thresholds[0] * scale
-    np.clip(steps, 0, thresholds.size - 1, out=steps)
-    place = steps.astype(np.intp)
-    below = np.less_equal if inclusive else np.less
-    place += below(thresholds.take(place), values)
+    number, operation = spacing
+    scale = number if operation is np.divide else 1 / number
+    below, above = -0.5 / scale, (thresholds.size - 0.5) / scale
+    # Whichever comes first replaces NaN.
+    steps = np.fmin(values, above) if nan_passes else np.fmax(values, below)
+    values = np.fmax(steps, below, out=steps) if nan_passes else np.fmin(steps, above, out=steps)
+    steps = values * scale
+    steps -= 0.01
+    place = np.ceil(steps, out=steps).astype(np.intp)
+    following = operation(steps, number, out=steps)
+    place[(np.less_equal if inclusive else np.less)(following, values)] += 1
     return place
+
+
+@functools.lru_cache(maxsize=32)
+def _spacing(thresholds: bytes) -> tuple[float, np.ufunc] | None:
+    """`(number, operation)` such that `operation(k, number)` is the threshold `k` to the last bit; None if none is."""
+    grid = np.frombuffer(thresholds)
+    places = np.arange(grid.size)
+    step = float(grid[-1]) / (grid.size - 1)
+    for number, operation in ((step, np.multiply), (float(np.rint(1 / step)), np.divide)):
+        if np.array_equal(operation(places, number), grid):
+            return number, operation
+    return None
 
 
 def _passing_at_most(passed: np.ndarray, thresholds: int, starts: np.ndarray) -> np.ndarray:
     """Frames of each sequence (rows) that passed at most 0, 1, …, all (columns) of the thresholds."""
     stops = [*starts[1:].tolist(), passed.size]
-    histograms = [
-        np.bincount(passed[start:stop], minlength=thresholds + 1)
-        for start, stop in zip(starts.tolist(), stops, strict=True)
-    ]
-    return np.cumsum(histograms, axis=1)
+    histograms = np.empty((len(stops), thresholds + 1), np.int64)
+    for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
+        histograms[row] = np.bincount(passed[start:stop], minlength=thresholds + 1)
+    return histograms.cumsum(axis=1)
 
 
 def area(curve: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from core.errors import UserError
 from core.files import write_with
@@ -95,16 +96,20 @@ def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> No
     axes.set_ylabel(
         {"success": "Success rate", "precision": "Precision", "norm_precision": "Normalised precision"}[kind]
     )
-    many = len(evaluations) > 8
-    axes.legend(
-        title=label,
-        loc="upper left" if many else "best",
-        bbox_to_anchor=(1.01, 1.0) if many else None,
-        fontsize=8,
-        title_fontsize=8,
-        handlelength=1.8,
-        alignment="left",
-    )
+    if len(evaluations) > len(COLOURS) or _covers(_legend(axes, label, loc="best"), axes):
+        _legend(axes, label, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves
+
+
+def _legend(axes: Axes, title: str, **place: Any) -> Legend:
+    return axes.legend(title=title, fontsize=8, title_fontsize=8, handlelength=1.8, alignment="left", **place)
+
+
+def _covers(legend: Legend, axes: Axes) -> bool:
+    """Whether the legend hides a part of a curve."""
+    axes.figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    paths = (axes.transData.transform_path(line.get_path()) for line in axes.lines)
+    return any(path.intersects_bbox(box, filled=False) for path in paths)
 
 
 def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> Figure:
@@ -121,6 +126,12 @@ def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> F
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw_curves(axes, evaluations, kind)
+        legend = axes.get_legend()
+        assert legend is not None  # draw_curves makes one
+        figure.draw_without_rendering()
+        beside = legend.get_window_extent().x0 - axes.bbox.x1
+        if beside > 0:  # as much room for the curves as where the legend lies among them
+            figure.set_figwidth(4.2 + (legend.get_window_extent().width + beside) / figure.dpi)
         title = {"success": "Success", "precision": "Precision", "norm_precision": "Normalised precision"}[
             kind
         ]

@@ -163,16 +163,25 @@ def read_results(
     return results
 
 
-def frames_per_second(tracker: StoredTracker, names: Iterable[str]) -> float | None:
-    """Mean over sequences of the mean of 1 / seconds, as the got10k toolkit reports speed; None without times."""
-    speeds = []
+def frames_per_second(tracker: StoredTracker, names: Iterable[str], pooled: bool = False) -> float | None:
+    """Mean over sequences of the mean of 1 / seconds, as the got10k toolkit reports speed; None without times.
+
+    Args:
+        tracker: whose stored times.
+        names: the sequences.
+        pooled: the mean over all frames of all sequences, as the toolkit does on GOT-10k.
+
+    Raises:
+        UserError: a file of times is malformed.
+    """
+    speeds: list[np.ndarray] = []
     for name in names:
         if name in tracker.times:
             seconds = read_times(tracker.times[name])
             seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
             if seconds.size:
-                speeds.append(float(np.mean(1 / seconds)))
-    return float(np.mean(speeds)) if speeds else None
+                speeds.append(1 / seconds if pooled else np.mean(1 / seconds, keepdims=True))
+    return float(np.mean(np.concatenate(speeds))) if speeds else None
 
 
 def read_times(file: StoredFile) -> np.ndarray:

@@ -52,18 +52,22 @@ class Curves:
         )
 
 
-def _valid(truth: np.ndarray, rule: Valid) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        if rule == "positive":
-            return (truth > 0).all(axis=1)
-        if rule == "positive_size":
-            return (truth[:, 2:] > 0).all(axis=1)
-        if rule == "positive_centre":
+def _invalid(truth: np.ndarray, rule: Valid) -> np.ndarray | None:
+    """Which ground-truth boxes are not valid, `(frames,)` bool; None where all are, which one number mostly tells."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if rule == "any" or (rule == "finite" and np.isfinite(truth.sum())):
+            return None
+        if rule == "finite":
+            invalid = np.isnan(truth).any(axis=1)
+        elif rule == "positive_centre":
             x, y = metrics.centres(truth)
-            return (x > 0) & (y > 0)
-    if rule == "finite":
-        return ~np.isnan(truth).any(axis=1)
-    return np.ones(len(truth), bool)
+            invalid = ~((x > 0) & (y > 0))
+        else:
+            values = truth if rule == "positive" else truth[:, 2:]
+            if values.min() > 0:
+                return None
+            invalid = ~(values > 0).all(axis=1)
+    return invalid if invalid.any() else None
 
 
 def score_curves(
@@ -114,9 +118,9 @@ def _score(
     repair(stack, protocol, problems)
     if protocol.first_frame == "replace":
         stack.boxes[stack.starts] = stack.truth[stack.starts]
-    absent = np.zeros(len(stack.boxes), bool)
+    absent = None
     if protocol.absent != "ignore":
-        lengths = np.diff(np.append(stack.starts, len(absent)))
+        lengths = np.diff(stack.starts, append=len(stack.boxes))
         flags = [_absent_of(sequences[owner], protocol) for owner in stack.owners.tolist()]
         absent = np.concatenate([flag[:length] for flag, length in zip(flags, lengths, strict=True)])
     values = _frame_values(stack, absent, protocol)
@@ -125,41 +129,45 @@ def _score(
 
 @dataclass(frozen=True)
 class _Values:
-    """What is compared with the thresholds, `(frames,)` each, and which frames count at all."""
+    """What is compared with the thresholds, `(frames,)` each, and which frames count (None: all)."""
 
     overlaps: np.ndarray
     errors: np.ndarray
     norm_errors: np.ndarray
-    kept: np.ndarray
+    kept: np.ndarray | None
 
 
-def _frame_values(stack: Stack, absent: np.ndarray, protocol: Protocol) -> _Values:
+def _frame_values(stack: Stack, absent: np.ndarray | None, protocol: Protocol) -> _Values:
     truth = stack.truth
     overlaps = metrics.overlap(stack.boxes, truth)
     errors, norm_errors = metrics.centre_errors(
         stack.boxes, truth, protocol.normalisation, protocol.norm_floor
     )
-    kept = np.ones(len(truth), bool)
+    dropped = []
     if protocol.first_frame == "drop":
-        kept[stack.starts] = False
-    no_overlap = ~_valid(truth, protocol.valid_overlap)
-    no_error = (
-        ~_valid(truth, protocol.valid_error) if protocol.valid_error != protocol.valid_overlap else no_overlap
-    )
+        first = np.zeros(len(truth), bool)
+        first[stack.starts] = True
+        dropped.append(first)
+    no_overlap = _invalid(truth, protocol.valid_overlap)
+    same_rule = protocol.valid_error == protocol.valid_overlap
+    no_error = no_overlap if same_rule else _invalid(truth, protocol.valid_error)
     for values, bad, invalid in (
         (overlaps, no_overlap, protocol.invalid_overlap),
         (errors, no_error, protocol.invalid_error),
         (norm_errors, no_error, protocol.invalid_norm),
     ):
+        if bad is None:
+            continue
         if invalid == "drop":
-            kept &= ~bad
+            dropped.append(bad)
         else:
             # Below every overlap threshold, and likewise below every error threshold: hence "correct".
             values[bad] = np.inf if invalid == "fail" and values is not overlaps else -1
-    if protocol.absent == "drop":
-        kept &= ~absent
-    else:
+    if absent is not None and protocol.absent == "drop":
+        dropped.append(absent)
+    elif absent is not None:
         overlaps[absent], errors[absent], norm_errors[absent] = -1, np.inf, np.inf
+    kept = ~np.logical_or.reduce(dropped) if dropped else None
     return _Values(overlaps, errors, norm_errors, kept)
 
 
@@ -167,8 +175,9 @@ def _curves(names: tuple[str, ...], stack: Stack, values: _Values, protocol: Pro
     """Count per result, add up the repetitions of a sequence, divide by its frames."""
     owners, starts, kept = stack.owners, stack.starts, values.kept
     overlaps, errors, norm_errors = values.overlaps, values.errors, values.norm_errors
-    frames = np.diff(starts, append=len(kept))
-    if not kept.all():
+    if kept is None:
+        frames = np.diff(starts, append=len(overlaps))
+    else:
         frames = np.add.reduceat(kept, starts, dtype=np.int64)
         overlaps, errors, norm_errors = overlaps[kept], errors[kept], norm_errors[kept]
         starts = np.cumsum(frames) - frames
@@ -180,7 +189,10 @@ def _curves(names: tuple[str, ...], stack: Stack, values: _Values, protocol: Pro
         metrics.precision_counts(norm_errors, np.array(protocol.norm_thresholds), starts),
     ]
     # fmax: neither failures (-1) nor undefined overlaps (NaN) add anything.
-    total_overlap = np.bincount(np.repeat(owners, frames), np.fmax(overlaps, 0.0), len(names))
+    known = np.fmax(overlaps, 0.0)
+    stops = (starts + frames).tolist()
+    sums = [known[start:stop].sum() for start, stop in zip(starts.tolist(), stops, strict=True)]
+    total_overlap = np.bincount(owners, sums, len(names))
     total_frames = np.bincount(owners, frames, len(names)).astype(np.int64)
     divisor = np.maximum(total_frames, 1)
     first_results = np.searchsorted(owners, np.arange(len(names)))

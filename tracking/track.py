@@ -21,11 +21,9 @@ from rich.progress import track as progress
 from core.errors import UserError
 from core.exits import run_command
 from tracking.boxes import format_boxes
-from tracking.command_line import add_tracker_options
+from tracking.command_line import add_tracker_options, tracker_name
 from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift
 from tracking.video import Video, VideoFile, draw, open_video
-
-DEFAULT_TRACKER = "ncc"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,8 +111,7 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError("nothing to write: name a video with --out, boxes with --save, or both")
     if arguments.frames is not None and arguments.frames < 1:
         raise UserError(f"--frames {arguments.frames}: expected 1 or more")
-    name = arguments.tracker or (DEFAULT_TRACKER if arguments.checkpoint is None else "dimp50")
-    spec = TrackerSpec(name, arguments.checkpoint, arguments.device, arguments.seed)
+    spec = TrackerSpec(tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed)
     video = open_video(arguments.source)
     tracker = make_tracker(spec)
     count, interrupted, start = 0, False, time.perf_counter()

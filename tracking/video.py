@@ -10,10 +10,14 @@ from types import TracebackType
 
 import cv2
 import numpy as np
+from cv2.utils import logging
 
 from core.errors import MissingData, UserError
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder
 from tracking.images import read_image
+
+# FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 FOLDER_SPEED = 30.0  # frames per second that a folder of images is played at
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -66,12 +70,12 @@ def open_video(source: str | Path) -> Video:
 
 
 def _captured(source: int | str, name: str, live: bool) -> Video:
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # what OpenCV tried in vain is not the user's business; the error says what is
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
         capture = cv2.VideoCapture(source)
     finally:
-        cv2.setLogLevel(level)
+        logging.setLogLevel(level)
     opened = capture.isOpened()
     speed, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()

@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels
+from core.labels import LabelMode, Labels, SizeOfChannels
 from core.modules import tensors_in
 from core.rules import elementwise, movement, parametric, reduction
-from core.rules.calls import canonical, constant, unknown
+from core.rules.calls import canonical, constant, execute, unknown
 
 Rule = Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -31,7 +32,7 @@ FACTORIES = frozenset(
     new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
 )
 RESULT_IS_NO_TENSOR = frozenset(
-    "__len__ dim is_contiguous is_floating_point numel size stride element_size".split()
+    "__len__ dim is_contiguous is_floating_point numel stride element_size".split()
 )
 
 RULES: dict[str, Rule] = {
@@ -55,17 +56,17 @@ RULES: dict[str, Rule] = {
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute one intercepted call and label its result."""
     name = canonical(func)
+    rule = RULES.get(name)
+    if rule is not None:
+        return rule(mode, func, args, kwargs)
+    if name in RESULT_IS_NO_TENSOR:
+        return func(*args, **kwargs)
     if name.startswith("__get__"):
         return _property(mode, name.removeprefix("__get__"), func, args)
     if name == "size":
         shape = _marked_shape(mode, args[0])
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         return shape if dim is None else shape[dim]
-    if name in RESULT_IS_NO_TENSOR:
-        return func(*args, **kwargs)
-    rule = RULES.get(name)
-    if rule is not None:
-        return rule(mode, func, args, kwargs)
     if name in FACTORIES or not tensors_in((args, kwargs)):
         return constant(mode, func, args, kwargs)
     return unknown(mode, func, args, kwargs)
@@ -76,7 +77,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
         return movement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
-    result = func(*args)
+    result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))
     return result
@@ -84,13 +85,13 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
 
 def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     shape = tensor.shape
-    labels = tensor.__dict__.get("_lwdna_labels")
-    if labels is None or labels.numel() == 1:
+    labels = mode.known_labels(tensor)
+    if labels is None or labels.size == 1:
         return shape
     return torch.Size(_marked_size(labels, axis, size) for axis, size in enumerate(shape))
 
 
-def _marked_size(labels: Tensor, axis: int, size: int) -> int:
+def _marked_size(labels: Labels, axis: int, size: int) -> int:
     if labels.shape[axis] == 1:
         return size
-    return SizeOfChannels(size, labels.movedim(axis, -1).reshape(-1, size)[0])
+    return SizeOfChannels(size, np.moveaxis(labels, axis, -1).reshape(-1, size)[0])

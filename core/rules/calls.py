@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, frozen_labels
+from core.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.modules import map_tensors, tensors_in
 from core.rules.sizes import keep, marks_in
+
+
+@functools.cache
+def in_place(func: Any) -> bool:
+    """Is it `relu_`, `add_` ...? Python's `+=` is another name, and torch is asked for its result."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
 
 
 @functools.cache
@@ -28,6 +35,7 @@ def canonical(func: Any) -> str:
     return name if name == "requires_grad_" else name.rstrip("_")
 
 
+_META = torch.device("meta")
 _OPERATORS = {
     "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div", "floordiv": "floor_divide",
     "mod": "remainder", "pow": "pow", "neg": "neg", "abs": "abs", "invert": "bitwise_not", "and": "logical_and",
@@ -57,14 +65,24 @@ def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Call torch with plain sizes and, on the meta device, with meta tensors only."""
     args, kwargs = plain(args), {key: plain(item) for key, item in kwargs.items()}
     if mode.on_meta:
-        args = map_tensors(args, _to_meta)
-        kwargs = map_tensors(kwargs, _to_meta)
+
+        def on_meta(tensor: Tensor) -> Tensor:
+            # Parameters and buffers are the model's own: whatever is done here is done to a stand-in.
+            shared = mode.parameter_name(tensor) is not None
+            return tensor.to("meta", copy=shared) if shared or not tensor.is_meta else tensor
+
+        args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
     return func(*args, **kwargs)
 
 
 def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A meta tensor for a result whose shape is known: many times faster than asking torch's meta kernels for it."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.empty(shape, dtype=dtype, device=_META)
+
+
+def alike(source: Tensor) -> Tensor:
+    """A contiguous meta tensor of the shape and type of one: an alias takes a third of the time of a blank one."""
+    return source.detach() if source.is_contiguous() else blank(source.shape, source.dtype)
 
 
 def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[int] | None:
@@ -72,14 +90,37 @@ def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation:
 
     Each setting is an integer or one per axis, as for convolutions and pooling.
     """
-    settings = []
-    for value in (kernel, stride, padding, dilation):
-        values = (value,) * len(sizes) if isinstance(value, int) else value
-        if isinstance(values, str) or len(values) not in (1, len(sizes)):
-            return None
-        settings.append(tuple(values) * (len(sizes) if len(values) == 1 else 1))
+    settings = per_axis(len(sizes), kernel, stride, padding, dilation)
+    if settings is None:
+        return None
     grid = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *settings, strict=True)]
     return grid if min(grid) > 0 else None
+
+
+def spread(
+    sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, extra: Any
+) -> list[int] | None:
+    """The grid of a transposed convolution, likewise; `extra` is its output padding."""
+    settings = per_axis(len(sizes), kernel, stride, padding, dilation, extra)
+    if settings is None:
+        return None
+    grid = [
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in zip(sizes, *settings, strict=True)
+    ]
+    return grid if min(grid) > 0 else None
+
+
+def per_axis(axes: int, *settings: Any) -> list[Sequence[int]] | None:
+    """Each setting, an integer or a sequence, as one integer per axis; None for a name or another number of axes."""
+    found: list[Sequence[int]] = []
+    for value in settings:
+        if isinstance(value, int):
+            found.append((value,) * axes)
+        elif isinstance(value, str) or len(value) not in (1, axes):
+            return None
+        else:
+            found.append(value if len(value) == axes else tuple(value) * axes)
+    return found
 
 
 def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
@@ -98,10 +139,6 @@ def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
     return result
 
 
-def _to_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta else tensor.to("meta")
-
-
 def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
     if marks := marks_in((args, kwargs)):
@@ -117,7 +154,7 @@ def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """No rule: freeze what goes in and what comes out, with a warning that names the operation and the place."""
-    labels = []
+    labels: list[Labels] = []
     for tensor in tensors_in((args, kwargs)):
         name = mode.parameter_name(tensor)
         if name is None:

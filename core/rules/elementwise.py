@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from core.labels import FROZEN, LabelMode
+from core.labels import FROZEN, LabelMode, Labels
 from core.modules import tensors_in
-from core.rules.calls import blank, broadcast, canonical, execute
+from core.rules.calls import alike, blank, broadcast, canonical, execute, in_place
 
 NAMES = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
@@ -32,27 +33,33 @@ COMPARISONS = frozenset(
 
 def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tie the operands channel by channel; the result carries their labels."""
-    operands, name = tensors_in((args, kwargs)), getattr(func, "__name__", "")
-    if not mode.on_meta or canonical(func) in CONVERSIONS:
+    operands, name = tensors_in((args, kwargs)), canonical(func)
+    if not mode.on_meta or name in CONVERSIONS:
         result = execute(mode, func, args, kwargs)
-    elif name.endswith("_") and not name.endswith("__"):
-        result = operands[0]  # in place
+    elif in_place(func):
+        result = operands[0]
+    elif name not in COMPARISONS and len(operands) == 1 and operands[0].is_meta:
+        result = alike(operands[0])
     else:
-        dtype = torch.bool if canonical(func) in COMPARISONS else operands[0].dtype
-        result = blank(broadcast([tensor.shape for tensor in operands]), dtype)
+        shape = broadcast([tensor.shape for tensor in operands])
+        result = blank(shape, torch.bool if name in COMPARISONS else operands[0].dtype)
     if not isinstance(result, Tensor):
         return result
     return mode.mark(result, tie_operands(mode, operands, result.shape))
 
 
-def aligned_labels(mode: LabelMode, tensor: Tensor, rank: int) -> Tensor | None:
+def aligned_labels(mode: LabelMode, tensor: Tensor, rank: int) -> Labels | None:
     """The labels of `tensor` with axes of size 1 in front, as broadcasting to `rank` axes adds them."""
     labels = mode.labels_of(tensor)
-    return None if labels is None else labels.reshape([1] * (rank - labels.dim()) + list(labels.shape))
+    if labels is None or labels.ndim == rank:
+        return labels
+    return labels.reshape([1] * (rank - labels.ndim) + list(labels.shape))
 
 
-def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> Tensor | None:
+def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> Labels | None:
     """The labels of an element-wise result of `shape`; None if every operand is constant."""
+    if len(operands) == 1:
+        return mode.labels_of(operands[0])
     rank = len(shape)
     labelled, parameters, constants = [], [], []
     for tensor in operands:
@@ -75,20 +82,20 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     return labels
 
 
-def _tie_labelled(mode: LabelMode, labelled: list[tuple[Tensor, list[int]]], shape: torch.Size) -> Tensor:
+def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], shape: torch.Size) -> Labels:
     rank = len(shape)
     varying = {axis for labels, _ in labelled for axis in range(rank) if labels.shape[axis] > 1}
-    joined: Tensor | None = None
-    for labels, own in sorted(labelled, key=lambda item: -item[0].numel()):
+    joined: Labels | None = None
+    for labels, own in sorted(labelled, key=lambda item: -item[0].size):
         spread = [axis for axis in varying if own[axis] == 1 and shape[axis] > 1]
-        if spread and labels.numel() == 1:
+        if spread and labels.size == 1:
             # One channel broadcast over many, as spatial attention does: it has to stay one channel.
             if int(labels.item()) != FROZEN:
                 mode.freeze(labels)
             continue
         if spread:
             mode.freeze_and_warn([item for item, _ in labelled], "an outer product of two channel axes")
-            return torch.zeros([1] * rank, dtype=torch.int64)
+            return np.zeros((1,) * rank, dtype=np.int64)
         if joined is None:
             joined = labels
         else:
@@ -96,15 +103,15 @@ def _tie_labelled(mode: LabelMode, labelled: list[tuple[Tensor, list[int]]], sha
     return labelled[0][0] if joined is None else joined
 
 
-def _meet_constant(mode: LabelMode, labels: Tensor, tensor: Tensor, rank: int) -> None:
+def _meet_constant(mode: LabelMode, labels: Labels, tensor: Tensor, rank: int) -> None:
     own = [1] * (rank - tensor.dim()) + list(tensor.shape)
     if any(own[axis] > 1 and labels.shape[axis] > 1 for axis in range(rank)):
         mode.freeze_and_warn([labels], f"a constant of fixed shape {tuple(tensor.shape)} meets channels")
 
 
-def _meet_parameter(mode: LabelMode, labels: Tensor, name: str, tensor: Tensor, rank: int) -> None:
+def _meet_parameter(mode: LabelMode, labels: Labels, name: str, tensor: Tensor, rank: int) -> None:
     offset = rank - tensor.dim()
     for axis in range(offset, rank):
         if labels.shape[axis] > 1 and tensor.shape[axis - offset] > 1:
             vector = mode.vector(labels, axis, labels.shape[axis])
-            mode.tie(mode.slot(name, axis - offset, labels.shape[axis]), vector)
+            mode.tie_slot(name, axis - offset, vector)

@@ -10,30 +10,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from core.labels import LabelMode, SizeOfChannels, frozen_labels
+from core.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.modules import tensors_in
 from core.rules.calls import argument, blank, canonical, execute, plain, unknown
 from core.rules.sizes import agree, follows, given_sizes, keep, marks_in
 
 
-def compress(labels: Tensor) -> Tensor:
+def compress(labels: Labels) -> Labels:
     """Narrow every axis along which `labels` does not vary to size 1."""
-    for axis in range(labels.dim()):
+    for axis in range(labels.ndim):
         if labels.shape[axis] > 1:
-            first = labels.narrow(axis, 0, 1)
-            if labels.stride(axis) == 0 or bool((labels == first).all()):
+            first = labels[(slice(None),) * axis + (slice(0, 1),)]
+            if labels.strides[axis] == 0 or (labels == first).all():
                 labels = first
     return labels
 
 
 def reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """permute, transpose, movedim, unsqueeze, t: the same call on the small label tensor."""
+    """permute, transpose, movedim, unsqueeze, t: the same call on the small array of labels."""
     labels = mode.labels_of(args[0])
     result = execute(mode, func, args, kwargs)
-    return mode.mark(result, None if labels is None else func(labels, *args[1:], **kwargs))
+    return mode.mark(result, None if labels is None else _on_labels(func, labels, args, kwargs))
 
 
 def squeeze(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,16 +59,16 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     result = execute(mode, func, args, kwargs)
     if labels is None:
         return mode.mark(result, None)
-    if labels.numel() == 1:
+    if labels.size == 1:
         if marks := marks_in((args[1:], kwargs)):
             keep(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     shape, target = list(source.shape), list(result.shape)
     if shape[0] == target[0] and labels.shape[0] == 1:
         shape[0] = target[0] = 1  # the batch is not needed to see where channels go
-    moved = compress(labels.expand(shape).reshape(target))
+    moved = compress(np.broadcast_to(labels, shape).reshape(target))
     sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
-    varying = [axis for axis in range(moved.dim()) if moved.shape[axis] > 1]
+    varying = [axis for axis in range(moved.ndim) if moved.shape[axis] > 1]
     fixed = [axis for axis in varying if not follows(sizes[axis])]
     if fixed and len(fixed) == len(varying):
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
@@ -87,7 +88,7 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     return mode.mark(result, moved)
 
 
-def _splits(before: Tensor, after: Tensor) -> bool:
+def _splits(before: Labels, after: Labels) -> bool:
     """Does one channel axis become several?"""
     return sum(size > 1 for size in after.shape) > sum(size > 1 for size in before.shape)
 
@@ -113,16 +114,16 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         # A constant that takes the shape of an activation is still a constant; a typed-in size shows when it is used.
         return mode.mark(result, None)
     sizes = [] if canonical(func) == "expand_as" else given_sizes(args, kwargs)
-    if labels.numel() == 1 and source.numel() != result.numel():
+    if labels.size == 1 and source.numel() != result.numel():
         mode.freeze(labels)
         if marks := marks_in(sizes):
             keep(mode, [], marks, canonical(func))
-    for axis, size in zip(range(-1, -labels.dim() - 1, -1), reversed(sizes), strict=False):
+    for axis, size in zip(range(-1, -labels.ndim - 1, -1), reversed(sizes), strict=False):
         if labels.shape[axis] > 1:
             if not follows(size):
                 mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
             agree(mode, labels, axis, size, canonical(func))
-    return mode.mark(result, labels.reshape([1] * (result.dim() - labels.dim()) + list(labels.shape)))
+    return mode.mark(result, labels.reshape([1] * (result.dim() - labels.ndim) + list(labels.shape)))
 
 
 def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -135,14 +136,15 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
-        labels = compress(_on_labels(func, labels.expand(source.shape), args, kwargs))
+        labels = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
     return mode.mark(result, labels)
 
 
-def _on_labels(func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _on_labels(func: Any, labels: Labels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Labels:
     """The call with labels, which have values, in place of the activation."""
-    result: Tensor = func(labels, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
-    return result
+    source = torch.from_numpy(labels if labels.flags.writeable else labels.copy())
+    result: Tensor = func(source, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
+    return result.numpy()
 
 
 def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -170,15 +172,15 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     result = execute(mode, func, args, kwargs)
     if labels is None:
         return mode.mark(result, None)
-    part = compress(_on_labels(func, labels.expand(source.shape), args, kwargs))
-    if part.numel() < labels.numel() or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
+    part = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
+    if part.size < labels.size or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
         mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
         part = frozen_labels(result)
     return mode.mark(result, part)
 
 
 def _ends_at_a_typed_in_border(
-    labels: Tensor, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    labels: Labels, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bool:
     if name == "narrow":
         axis, length = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 3, "length")
@@ -190,7 +192,7 @@ def _ends_at_a_typed_in_border(
     taken = [item for item in items if item is not None]
     if Ellipsis in taken:
         at = taken.index(Ellipsis)
-        taken[at : at + 1] = [slice(None)] * (labels.dim() - len(taken) + 1)
+        taken[at : at + 1] = [slice(None)] * (labels.ndim - len(taken) + 1)
     return any(
         isinstance(item, slice) and type(item.stop) is int and item.stop >= 0 and labels.shape[axis] > 1
         for axis, item in enumerate(taken)
@@ -220,7 +222,7 @@ def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
             mode.freeze_and_warn([labels], f"'{name}' of a channel axis into typed-in or unequal sizes")
             kept = frozen_labels(source)
         else:
-            pieces = labels.chunk(len(results), axis)
+            pieces = np.split(labels, len(results), axis)
             for piece in pieces[1:]:
                 mode.tie(pieces[0], piece)
             kept = pieces[0]
@@ -248,17 +250,16 @@ def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     if not known:
         return mode.mark(result, None)
     elsewhere = any(size > 1 for item in known for at, size in enumerate(item.shape) if at != axis)
-    if elsewhere or (axis != 1 and all(item.numel() == 1 for item in known)):
-        joined = max(known, key=Tensor.numel)
+    if elsewhere or (axis != 1 and all(item.size == 1 for item in known)):
+        joined = max(known, key=np.size)
         for item in known:
             mode.tie(joined, item)
         return mode.mark(result, joined)
-    rows = []
-    for piece, own in zip(pieces, labels, strict=True):
-        shape = [1] * piece.dim()
-        shape[axis] = piece.shape[axis]
-        rows.append((frozen_labels(piece) if own is None else own).expand(shape))
-    return mode.mark(result, torch.cat(rows, axis))
+    rows = [
+        mode.vector(frozen_labels(piece) if own is None else own, axis, piece.shape[axis])
+        for piece, own in zip(pieces, labels, strict=True)
+    ]
+    return mode.mark(result, mode.shaped(np.concatenate(rows), axis, pieces[0].dim()))
 
 
 def stack(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -269,10 +270,10 @@ def stack(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     known = [item for item in map(mode.labels_of, pieces) if item is not None]
     if not known:
         return mode.mark(result, None)
-    joined = max(known, key=Tensor.numel)
+    joined = max(known, key=np.size)
     for item in known:
         mode.tie(joined, item)
-    return mode.mark(result, joined.unsqueeze(axis))
+    return mode.mark(result, np.expand_dims(joined, axis))
 
 
 def pixel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -284,7 +285,7 @@ def pixel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dic
         result = blank([*batch, channels // factor**2, height * factor, width * factor], source.dtype)
     else:
         result = execute(mode, func, args, kwargs)
-    if labels is not None and labels.numel() > 1:
+    if labels is not None and labels.size > 1:
         vector = mode.vector(labels, source.dim() - 3, source.shape[-3])
         labels = mode.uniform_along(vector.reshape(-1, factor * factor), 1).reshape(-1, 1, 1)
         labels = labels.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
@@ -296,8 +297,8 @@ def pixel_unshuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: d
     source, factor = args[0], int(argument(args, kwargs, 1, "downscale_factor"))
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
-    if labels is not None and labels.numel() > 1:
-        vector = mode.vector(labels, source.dim() - 3, source.shape[-3]).repeat_interleave(factor * factor)
+    if labels is not None and labels.size > 1:
+        vector = mode.vector(labels, source.dim() - 3, source.shape[-3]).repeat(factor * factor)
         labels = vector.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
     return mode.mark(result, labels)
 
@@ -307,10 +308,10 @@ def channel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: d
     source, groups = args[0], int(argument(args, kwargs, 1, "groups"))
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
-    if labels is not None and labels.numel() > 1:
+    if labels is not None and labels.size > 1:
         by_group = mode.vector(labels, 1, source.shape[1]).reshape(groups, -1)
         mode.tie(by_group[:1], by_group)
-        labels = by_group.t().reshape([1, -1] + [1] * (source.dim() - 2))
+        labels = by_group.T.reshape([1, -1] + [1] * (source.dim() - 2))
     return mode.mark(result, labels)
 
 

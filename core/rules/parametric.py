@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor, nn
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels, frozen_labels
+from core.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.modules import tensors_in
-from core.rules.calls import argument, blank, canonical, execute, plain, slid
+from core.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
 
 
-def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int = 0) -> None:
+def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Labels, dim: int = 0) -> None:
     """Tie one dimension of a parameter or buffer (a bias, a running mean) to the channels `labels`, (C,)."""
-    if tensor is None or tensor.dim() == 0 or tensor.shape[dim] == 1 != labels.numel():
+    shape = () if tensor is None else tensor.shape
+    if tensor is None or not shape or shape[dim] == 1 != labels.size:
         return
     name = mode.parameter_name(tensor)
     if name is None:
@@ -24,7 +25,7 @@ def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Tensor, dim: int =
             [labels], f"a computed tensor of shape {tuple(tensor.shape)} is used as a parameter"
         )
     else:
-        mode.tie(mode.slot(name, dim, labels.numel()), labels)
+        mode.tie_slot(name, dim, labels)
 
 
 def _produce(mode: LabelMode, weight: str, key: tuple[str, int]) -> None:
@@ -56,28 +57,36 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         return _computed_weight(mode, func, args, kwargs)
     transposed = "transpose" in canonical(func)
     given = argument(args, kwargs, 6, "groups", 1)
-    groups = int(given)
-    shape = _convolved(source, weight, args, kwargs) if mode.on_meta and not transposed else None
-    result = execute(mode, func, args, kwargs) if shape is None else blank(shape, source.dtype)
-    axis = source.dim() - weight.dim() + 1
+    groups, kernel, sizes = int(given), tuple(weight.shape), tuple(source.shape)
+    shape = _convolved(sizes, kernel, args, kwargs, groups, transposed) if mode.on_meta else None
+    if shape is None:
+        result = execute(mode, func, args, kwargs)
+        shape = list(result.shape)
+    else:
+        result = blank(shape, source.dtype)
+    axis = len(sizes) - len(kernel) + 1
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
-    inputs = mode.vector(labels, axis, source.shape[axis])
+    inputs = mode.vector(labels, axis, sizes[axis])
     if groups > 1 and not _groups_follow(mode, given, weight):
-        mode.freeze_and_warn([inputs, mode.slot(name, 0, weight.shape[0])], f"{groups} typed-in groups")
+        mode.freeze_and_warn([inputs, mode.slot(name, 0, kernel[0])], f"{groups} typed-in groups")
     if transposed:
         outputs = _transposed_rows(mode, name, weight, inputs, groups)
     else:
         outputs = _convolution_rows(mode, name, weight, inputs, groups)
     bias = argument(args, kwargs, 2, "bias")
-    _tie_rows(mode, bias, outputs)
-    factors = [mode.slot(name, dim, weight.shape[dim]) for dim in (0, 1) if (name, dim) in mode.trace.slots]
-    rest = math.prod(weight.shape[dim] for dim in range(weight.dim()) if (name, dim) not in mode.trace.slots)
-    grid = source if transposed else result
-    mode.count("macs", rest * (grid.numel() // grid.shape[axis]), *factors)
-    shape = [1] * result.dim()
-    shape[axis] = outputs.numel()
-    return mode.mark(result, outputs.reshape(shape))
+    if bias is not None:
+        _tie_rows(mode, bias, outputs)
+    grid = (sizes if transposed else shape)[axis + 1 :]
+    macs, factors = math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), []
+    for dim in (0, 1):
+        slot = mode.trace.slots.get((name, dim))
+        if slot is None:
+            macs *= kernel[dim]
+        else:
+            factors.append(slot)
+    mode.count("macs", macs, *factors)
+    return mode.mark(result, mode.shaped(outputs, axis, len(shape)))
 
 
 def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
@@ -88,23 +97,36 @@ def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
 
 
 def _convolved(
-    source: Tensor, weight: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    groups: int,
+    transposed: bool,
 ) -> list[int] | None:
     """The output shape of a convolution; None where torch has to be asked (padding by name, wrong shapes)."""
-    rank, groups = weight.dim() - 2, int(argument(args, kwargs, 6, "groups", 1))
-    if source.dim() < rank + 1 or source.shape[-rank - 1] != weight.shape[1] * groups:
+    axis = len(sizes) - len(kernel) + 1
+    if axis < 0 or sizes[axis] != (kernel[0] if transposed else kernel[1] * groups):
         return None
     stride, padding = argument(args, kwargs, 3, "stride", 1), argument(args, kwargs, 4, "padding", 0)
-    dilation = argument(args, kwargs, 5, "dilation", 1)
-    grid = slid(source.shape[-rank:], tuple(weight.shape[2:]), stride, padding, dilation)
-    return None if grid is None else [*source.shape[: -rank - 1], weight.shape[0], *grid]
+    before, after = sizes[:axis], sizes[axis + 1 :]
+    if transposed:
+        extra, dilation = (
+            argument(args, kwargs, 5, "output_padding", 0),
+            argument(args, kwargs, 7, "dilation", 1),
+        )
+        grid = spread(after, kernel[2:], stride, padding, dilation, extra)
+    else:
+        grid = slid(after, kernel[2:], stride, padding, argument(args, kwargs, 5, "dilation", 1))
+    channels = kernel[1] * groups if transposed else kernel[0]
+    return None if grid is None else [*before, channels, *grid]
 
 
-def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
+def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
     outputs = mode.slot(name, 0, weight.shape[0])
     _produce(mode, name, (name, 0))
     if groups == 1:
-        mode.tie(mode.slot(name, 1, weight.shape[1]), inputs)
+        mode.tie_slot(name, 1, inputs)
     elif weight.shape[1] == 1:
         mode.tie(outputs.reshape(groups, -1), inputs[:, None])
         mode.trace.depthwise.add(name)
@@ -119,8 +141,8 @@ def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor
     return outputs
 
 
-def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
-    mode.tie(mode.slot(name, 0, weight.shape[0]), inputs)
+def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
+    mode.tie_slot(name, 0, inputs)
     if weight.shape[0] == groups > 1 and weight.shape[1] == 1:
         mode.trace.depthwise.add(name)
         _produce(mode, name, (name, 0))
@@ -131,7 +153,7 @@ def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Tensor,
         by_group = inputs.reshape(groups, -1)
         mode.tie(by_group[:1], by_group)
         _note_grouped(mode, name, groups)
-        outputs = outputs.repeat(groups)
+        outputs = np.tile(outputs, groups)
     return outputs
 
 
@@ -152,12 +174,12 @@ def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         result = execute(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
-    mode.tie(mode.slot(name, 1, weight.shape[1]), mode.vector(labels, source.dim() - 1, source.shape[-1]))
+    mode.tie_slot(name, 1, mode.vector(labels, source.dim() - 1, source.shape[-1]))
     outputs = mode.slot(name, 0, weight.shape[0])
     _produce(mode, name, (name, 0))
     _tie_rows(mode, argument(args, kwargs, 2, "bias"), outputs)
     mode.count("macs", result.numel() // result.shape[-1], outputs, mode.slot(name, 1, weight.shape[1]))
-    return mode.mark(result, outputs.reshape([1] * (result.dim() - 1) + [-1]))
+    return mode.mark(result, mode.shaped(outputs, result.dim() - 1, result.dim()))
 
 
 def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -170,8 +192,9 @@ def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
         for tensor in tensors:
             _tie_rows(mode, tensor, vector)
         _note_bare_norm(mode, tensors, vector)
-        labels = vector.reshape([1, -1] + [1] * (source.dim() - 2))
-    result = blank(source.shape, source.dtype) if mode.on_meta else execute(mode, func, args, kwargs)
+        if labels.size != labels.shape[1] or vector.size != labels.size:
+            labels = mode.shaped(vector, 1, labels.ndim)
+    result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)
     return mode.mark(result, labels)
 
 
@@ -179,7 +202,7 @@ _CHANNELWISE = ("running_mean", "running_var", "weight", "bias")
 _NORMS = (nn.modules.instancenorm._InstanceNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: Tensor) -> bool:
+def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: Labels) -> bool:
     """A norm layer without any tensor still repeats its width in an attribute, which a resize has to update."""
     bare = all(tensor is None for tensor in tensors) and isinstance(mode.module, _NORMS)
     if bare:
@@ -239,7 +262,7 @@ def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     labels = mode.labels_of(source)
     if labels is not None and weight.numel() > 1:
         _tie_rows(mode, weight, mode.vector(labels, min(1, source.dim() - 1), weight.numel()))
-    result = blank(source.shape, source.dtype) if mode.on_meta else execute(mode, func, args, kwargs)
+    result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)
     return mode.mark(result, labels)
 
 
@@ -249,10 +272,18 @@ def pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
-        widths = list(plain(widths)) + [0] * (2 * labels.dim() - len(widths))
-        for axis in range(labels.dim()):
-            before, after = widths[2 * (labels.dim() - 1 - axis) : 2 * (labels.dim() - axis)]
+        widths = list(plain(widths)) + [0] * (2 * labels.ndim - len(widths))
+        for axis in range(labels.ndim):
+            before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]
             if (before or after) and labels.shape[axis] > 1:
-                spec = [0] * (2 * (labels.dim() - 1 - axis)) + [before, after]
-                labels = F.pad(labels, spec, value=FROZEN)
+                labels = _padded(labels, axis, before, after)
     return mode.mark(result, labels)
+
+
+def _padded(labels: Labels, axis: int, before: int, after: int) -> Labels:
+    """Frozen labels in front of and behind `labels`; negative numbers take labels away."""
+    stop = labels.shape[axis] + min(after, 0)
+    kept = labels.take(range(max(-before, 0), stop), axis)
+    spec = [(0, 0)] * labels.ndim
+    spec[axis] = (max(before, 0), max(after, 0))
+    return np.pad(kept, spec, constant_values=FROZEN)

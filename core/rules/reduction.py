@@ -29,10 +29,10 @@ def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if labels is not None:
         axis = channel_axis(labels)
         positions = int(name[-2]) if name.endswith("d") and name[-2].isdigit() else source.dim() - 2
-        if labels.numel() > 1 and axis >= source.dim() - positions:
+        if labels.size > 1 and axis >= source.dim() - positions:
             mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
             labels = frozen_labels(source)
-        for other in range(labels.dim()):
+        for other in range(labels.ndim):
             if other != axis:
                 labels = mode.uniform_along(labels, other)
     grid = _pooled(name, source, args, kwargs) if mode.on_meta else None
@@ -87,11 +87,11 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
         mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
         labels = frozen_labels(source)
     for tensor in tensors_in(result):
-        if tensor.dim() == labels.dim():
+        if tensor.dim() == labels.ndim:
             mode.mark(tensor, labels)
         else:
             assert not keepdim
-            kept = [labels.shape[axis] for axis in range(labels.dim()) if axis not in dims]
+            kept = [labels.shape[axis] for axis in range(labels.ndim) if axis not in dims]
             mode.mark(tensor, labels.reshape(kept))
     return result
 

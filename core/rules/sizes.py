@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from core.labels import FROZEN, LabelMode, SizeOfChannels
+from core.labels import FROZEN, LabelMode, Labels, SizeOfChannels
 
 
 def follows(size: Any) -> bool:
@@ -36,7 +35,7 @@ def marks_in(value: Any) -> list[SizeOfChannels]:
     return []
 
 
-def agree(mode: LabelMode, labels: Tensor, axis: int, size: Any, name: str) -> None:
+def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> None:
     """Make the channels of `labels` along `axis` follow those that `size` was read off.
 
     Sizes of the tensor's own channels agree by themselves. Those of others are tied: one to one, or, for a quotient
@@ -44,9 +43,9 @@ def agree(mode: LabelMode, labels: Tensor, axis: int, size: Any, name: str) -> N
     """
     if not isinstance(size, SizeOfChannels):
         return
-    if bool(torch.isin(labels.movedim(axis, -1).reshape(-1), size.labels).all()):
+    if np.isin(labels, size.labels).all():
         return
-    here, there = labels.shape[axis], size.labels.numel()
+    here, there = labels.shape[axis], size.labels.size
     if here > 1 and size.proportional and max(here, there) % min(here, there) == 0:
         part = min(here, there)
         mine = mode.vector(labels, axis, here).reshape(-1, part)
@@ -58,9 +57,7 @@ def agree(mode: LabelMode, labels: Tensor, axis: int, size: Any, name: str) -> N
         keep(mode, [labels], [size], name)
 
 
-def keep(mode: LabelMode, labels: Sequence[Tensor], sizes: Sequence[SizeOfChannels], name: str) -> None:
+def keep(mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str) -> None:
     """Freeze, with a warning, the channels that sizes were read off."""
     reason = f"'{name}' with a size that was read off other channels"
-    mode.freeze_and_warn(
-        [*labels, *(size.labels for size in sizes if bool((size.labels != FROZEN).any()))], reason
-    )
+    mode.freeze_and_warn([*labels, *(size.labels for size in sizes if (size.labels != FROZEN).any())], reason)

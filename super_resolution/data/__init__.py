@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import UserError
 from super_resolution.data.cache import CachedImages, open_cache
 from super_resolution.data.crops import CropLoader
 from super_resolution.data.layouts import (
@@ -47,6 +48,9 @@ class DataConfig:
         cache: folder of the pixel cache; None keeps it beside the images where they can be written to.
         benchmarks: the sets to score on; those that are not there are named in the report.
         tile: side of the tiles by which images are scored, in LR pixels; None takes each image as a whole.
+
+    Raises:
+        UserError: the tile is not positive.
     """
 
     patch: int = 192
@@ -56,6 +60,12 @@ class DataConfig:
     cache: str | None = None
     benchmarks: tuple[str, ...] = ("skimage", *PAPER_SETS)
     tile: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise UserError(
+                f"data.tile is {self.tile} pixels; give at least 1, or leave it out for whole images"
+            )
 
 
 def open_training_loader(

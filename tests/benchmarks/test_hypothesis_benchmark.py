@@ -144,6 +144,21 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
 
 
+def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own(tmp_path: Path) -> None:
+    distilled = open_bench(
+        build_parser().parse_args(
+            ["--train-limit", "50", "--epochs", "1", "--no-progress", "--device", "cpu", "--work-dir", str(tmp_path),
+             "--cfg-options", "train.batch_size=25", "shrink.batch_size=25", "distillation.temperature=4.0"]
+        )
+    )  # fmt: skip
+    plain = bench_in(tmp_path, "--train-limit", "50")
+    trials = grid(["baseline", "uniform"], [distilled.config.shrink], [0])
+    found = run_trials(distilled, trials)
+    assert len(list(tmp_path.glob("runs/*/model.safetensors"))) == 3  # one teacher and two students
+    assert found[0]["recipe"]["distillation"]["temperature"] == 4.0
+    assert {distilled.record_key(t) for t in trials}.isdisjoint({plain.record_key(t) for t in trials})
+
+
 def test_trials_go_seed_by_seed_with_one_baseline() -> None:
     from core.task import ShrinkConfig
 

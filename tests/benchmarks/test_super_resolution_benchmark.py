@@ -43,8 +43,7 @@ def test_a_found_network_is_held_against_its_own_flops(elapsed: float, cpu: floa
     timings = {"EDSR": Timing((1.0,), (1.0,)), "LW-DNA": Timing((elapsed,), (cpu,))}
     text = "\n".join(report.inference_text("one frame", networks, {1: timings}))
     assert f"| LW-DNA | 1 | 0.600 | {elapsed:.3f} s | {cpu:.3f} s |" in text
-    assert text.count("within") + text.count("over ") == 2
-    assert verdict in text
+    assert f"| {verdict} |" in text
     assert "- LW-DNA: body.0.conv1 64" in text
 
 
@@ -97,19 +96,16 @@ def test_a_whole_run(
     result = json.loads(stem.with_suffix(".json").read_text())
     times, networks = result["inference"]["1"], result["networks"]
     assert list(result["inference"]) == ["1"]
-    assert (
-        list(times)
-        == list(networks)
-        == [
-            "EDSR",
-            "BasicSR's EDSR",
-            "LW-DNA of EDSR",
-            "LW-DNA of EDSR, any width",
-            "EDSR, default layout",
-            "BasicSR's EDSR, default layout",
-            "LW-DNA of EDSR, default layout",
-        ]
-    )
+    names = [
+        "EDSR",
+        "LW-DNA of EDSR",
+        "LW-DNA of EDSR, any width",
+        "BasicSR's EDSR",
+        "BasicSR's EDSR, default layout",
+        "EDSR, default layout",
+        "LW-DNA of EDSR, default layout",
+    ]
+    assert list(times) == list(networks) == names
     assert all(len(timing["runs"]) == 2 for timing in times.values())
     assert times["EDSR"]["ratio"]["wall"] == {"median": 1.0, "min": 1.0, "max": 1.0, "fastest": 1.0}
     assert networks["LW-DNA of EDSR, default layout"]["against"] == "EDSR, default layout"

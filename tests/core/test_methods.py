@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from classification.data import open_dataset
 from classification.run import RunConfig, find_config, make_task
@@ -14,6 +15,7 @@ from core.config import load_config
 from core.dhp import DhpConfig
 from core.errors import UserError
 from core.methods import METHODS, Request, SearchConfig, find
+from core.task import Part
 from core.train import make_fabric
 
 QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=2), proxy=ProxyConfig(4, 2),
@@ -74,6 +76,37 @@ def test_what_decides_a_result_is_told_apart(request_for_digits: Request) -> Non
     assert decided("gradient", request) != decided("gradient", seeded)
     assert decided("gradient", request) != decided("gradient-per-flop", request)
     assert decided("dhp", request) not in (decided("dhp", longer), decided("dhp", stronger))
+
+
+def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
+    request_for_digits: Request,
+) -> None:
+    task = request_for_digits.task
+
+    def trunk() -> nn.Module:
+        net = task.build()
+        return nn.Sequential(net.conv1, net.bn1, net.relu, net.layer1, net.layer2)
+
+    part = Part(
+        "trunk",
+        trunk,
+        task.example_inputs,
+        lambda x, y: (x, y),
+        lambda out, y: out.square().mean(),
+        lambda a, s: trunk(),
+    )
+    request = replace(request_for_digits, task=replace(task, part=part))
+    for name in ("gradient", "uniform", "late-wide"):
+        architecture = find(name, request).architecture
+        assert set(architecture.widths) == {
+            "0",
+            "4.0.conv2",
+            *(f"{s}.{b}.conv1" for s in (3, 4) for b in range(3)),
+        }
+        assert architecture.cost["flops"]["paper"] <= 0.9 * architecture.baseline["flops"]["paper"]
+    for name in ("dhp", "accumulated", "zico-search"):
+        with pytest.raises(UserError, match="cannot search a part of resnet20"):
+            find(name, request)
 
 
 def test_an_unknown_method_is_named(request_for_digits: Request) -> None:

@@ -14,7 +14,7 @@ from core.architecture import Architecture
 from core.channels import trace_channels
 from core.scores import score_channels
 from super_resolution.models import build
-from super_resolution.run import build_parser, l1_and_psnr, main
+from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, with_own_options
 from super_resolution.upscale import main as upscale
 
 SMALL = [
@@ -83,6 +83,32 @@ def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
     assert network.upsample[0].out_channels == network.upsample[2].out_channels == 4 * trunk
 
 
+def test_upsamplers_can_be_untied_where_the_protocol_ties_them() -> None:
+    parse = build_parser().parse_args
+    assert [parse(line).tie_upsampler for line in ([], ["--tie-upsampler"], ["--no-tie-upsampler"])] == [
+        None,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "left"),
+    [
+        ("edsr_baseline", [], {}),
+        ("srresnet", [], {"n_blocks": 4}),
+        (None, [], {"n_blocks": 4, "res_scale": 0.1}),
+        ("edsr_baseline", ["options.res_scale=0.1"], {"n_blocks": 4, "res_scale": 0.1}),
+    ],
+)
+def test_a_network_is_spared_options_of_the_protocols_own(
+    model: str | None, given: list[str], left: dict[str, float]
+) -> None:
+    line = [*(["--model", model] if model else []), *(["--cfg-options", *given] if given else [])]
+    config = RunConfig(options={"n_blocks": 4, "res_scale": 0.1})
+    assert with_own_options(config, build_parser().parse_args(line)).options == left
+
+
 def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     options = [*SMALL, "data.benchmarks=('skimage','Urban100')"]
@@ -97,13 +123,16 @@ def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
         (["--model", "espcn"], "unknown network 'espcn'"),
         (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
         (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
+        (["--tile", "0"], "data.tile is 0"),
     ],
 )
 def test_user_errors_exit_with_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*FAST, *arguments, "--work-dir", str(tmp_path / "work")]) == 2
-    assert message in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.out == ""  # found out before anything is trained
 
 
 def test_an_impossible_scale_is_wrong_usage() -> None:

@@ -188,7 +188,7 @@ def test_another_scale_is_refused(
         ("good.png", "out.png", ("--tile", "-1"), "--tile"),
         ("good.png", "out.png", ("--device", "abacus"), "--device cpu"),
         ("good.png", "out.png", ("--checkpoint", "none.safetensors"), "none.safetensors"),
-        (".", ".", (), "the file that is read"),
+        (".", ".", (), "the folder that is read"),
         ("empty", "out", (), "no image"),
         ("twins", "out", (), "2 images called 'a'"),
     ],

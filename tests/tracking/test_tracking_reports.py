@@ -17,7 +17,7 @@ from tracking.datasets import TrackingDataset
 from tracking.datasets.sequence import Sequence
 from tracking.evaluation import Evaluation, evaluate_trackers
 from tracking.exporters import export
-from tracking.plots import attribute_figure, curve_figure, save_plots
+from tracking.plots import Kind, attribute_figure, curve_figure, save_plots
 from tracking.protocols import get_protocol
 from tracking.results_io import find_trackers, read_results
 from tracking.scoring import score_curves
@@ -165,6 +165,20 @@ def test_legends_are_sorted_and_hold_the_scores(pair: list[Evaluation]) -> None:
     (line,) = [line for line in axes.lines if "good_one" in str(line.get_label())]
     np.testing.assert_allclose(line.get_ydata(), pair[0].curves.success.mean(axis=0))
     np.testing.assert_allclose(line.get_xdata(), np.arange(21) / 20)
+
+
+@pytest.mark.parametrize("trackers", [2, 5, 10])
+@pytest.mark.parametrize("kind", ["success", "precision"])
+def test_the_legend_hides_no_curve(sequences: list[Sequence], trackers: int, kind: Kind) -> None:
+    spread = np.geomspace(0.2, 60, trackers)
+    many = [case(f"tracker {index}", index, float(size), sequences) for index, size in enumerate(spread)]
+    figure = curve_figure(many, kind, "otb100")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    box = axes.get_legend().get_window_extent()
+    for line in axes.lines:
+        assert not axes.transData.transform_path(line.get_path()).intersects_bbox(box, filled=False)
+    assert axes.bbox.width / figure.dpi > 3
 
 
 def test_attribute_bars(pair: list[Evaluation], sequences: list[Sequence]) -> None:

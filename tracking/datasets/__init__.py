@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -145,9 +144,7 @@ def load(
         )
     if not present:
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
-    unwanted: dict[str, Any] = {} if attributes else {"attributes": None}
-    unwanted |= {} if absence else {"absent": ()}
-    sequences = _read([replace(entry, **unwanted) for entry in present] if unwanted else present, cache)
+    sequences = _read(present, attributes, absence, cache)
     return TrackingDataset(name, split or DATASETS[name][1][0], tuple(sequences), missing)
 
 
@@ -161,13 +158,13 @@ class _Truth:
     sizes: list[Sequence[int] | None]
 
 
-def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
+def _read(entries: list[Entry], attributes: bool, absence: bool, cache: bool) -> list[TrackingSequence]:
     members = [entry.truth.member for entry in entries if entry.truth.member is not None]
     names = [str(entry.truth) for entry in entries]
     truth = cached(
-        f"ground truth {members}",
-        _sources(entries),
-        lambda: _parse(entries),
+        f"ground truth {members} {attributes} {absence}",
+        _sources(entries, attributes, absence),
+        lambda: _parse(entries, attributes, absence),
         _pack,
         lambda arrays: _unpack(arrays, names),
         cache,
@@ -177,38 +174,39 @@ def _read(entries: list[Entry], cache: bool) -> list[TrackingSequence]:
             name=entry.name,
             boxes=table.boxes,
             absent=absent,
-            attributes=tuple(attributes),
+            attributes=tuple(names_of_attributes),
             frames=entry.frames,
             size=None if size is None else (size[0], size[1]),
             aliases=entry.aliases,
             source=table.source,
             first_pixel=entry.first_pixel,
         )
-        for entry, table, absent, attributes, size in zip(
+        for entry, table, absent, names_of_attributes, size in zip(
             entries, truth.tables, truth.absent, truth.attributes, truth.sizes, strict=True
         )
     ]
 
 
-def _sources(entries: Iterable[Entry]) -> Iterator[Path]:
+def _sources(entries: Iterable[Entry], attributes: bool, absence: bool) -> Iterator[Path]:
     for entry in entries:
-        for path in (entry.truth.path, *entry.absent, entry.attributes, entry.size):
+        yield entry.truth.path
+        yield from entry.absent if absence else ()
+        for path in (entry.attributes if attributes else None, entry.size):
             if path is not None:
                 yield path
 
 
-def _parse(entries: list[Entry]) -> _Truth:
+def _parse(entries: list[Entry], attributes: bool, absence: bool) -> _Truth:
     tables = read_box_files([entry.truth for entry in entries])
-    absent = [read_absent(entry) for entry in entries]
+    absent = [read_absent(entry) if absence else None for entry in entries]
     for entry, table, flags in zip(entries, tables, absent, strict=True):
         if flags is not None and len(flags) != len(table.boxes):
             raise UserError(
                 f"{entry.absent[0]}: {len(flags)} flags for the {len(table.boxes)} boxes of {entry.truth}: "
                 "get the annotations again"
             )
-    return _Truth(
-        tables, absent, [read_attributes(entry) for entry in entries], [read_size(entry) for entry in entries]
-    )
+    names = [read_attributes(entry) if attributes else () for entry in entries]
+    return _Truth(tables, absent, names, [read_size(entry) for entry in entries])
 
 
 def _pack(truth: _Truth) -> dict[str, np.ndarray]:

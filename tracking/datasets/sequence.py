@@ -53,8 +53,8 @@ class Sequence:
 
     Attributes:
         name: as the benchmark's own toolkit names it.
-        boxes: ground truth `(frames, 4)`, `x, y, width, height` in the data set's own pixel coordinates; NaN or
-            zero sizes where the annotators gave none.
+        boxes: ground truth `(frames, 4)`, `x, y, width, height` in the data set's own pixel coordinates, int32 where
+            those of the split are whole numbers, else float64; NaN or zero sizes where the annotators gave none.
         absent: `(frames,)` bool, the target cannot be seen; None where the data set has no such flags.
         attributes: the benchmark's challenge attributes that this sequence has.
         frames: where the images are; None where only annotations are at hand.

@@ -35,10 +35,10 @@ class _Level(NamedTuple):
 
 
 class _Bins(NamedTuple):
-    """Mean over each of K bins of an interval as weights of the samples, and their derivatives in crop pixels.
+    """Mean over each of K bins of intervals on both axes, as weights of the samples, and derivatives in crop pixels.
 
     Attributes:
-        weight: (P, K, n).
+        weight: (2, P, K, n).
         by_low: derivative in the interval's lower end, its length kept.
         by_extent: derivative in its length.
     """
@@ -106,58 +106,84 @@ def _judge(level: _Level, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tens
     count, bins = len(boxes), level.bins
     # Float64 until the differences are taken, as in `pool_boxes`.
     exact = torch.float32 if boxes.device.type == "mps" else torch.float64
-    low, extent = (boxes[:, :2].to(exact) * level.scale, boxes[:, 2:].to(exact) * level.scale)
-    # Where no box reaches, weights are zero. Only on a CPU is it cheap to ask.
-    columns, rows = (_support(low[:, axis], extent[:, axis], features.shape[3 - axis]) for axis in (0, 1))
-    across = _bins(low[:, 0], extent[:, 0], bins, columns, level.scale, features.dtype)
-    down = _bins(low[:, 1], extent[:, 1], bins, rows, level.scale, features.dtype)
-    region = features[0, :, rows.start : rows.stop, columns.start : columns.stop].permute(1, 2, 0)
-    height, width, channels = region.shape
+    low, extent = (boxes * level.scale).to(exact).split(2, dim=1)
+    left, top, length = _support(low, extent, features.shape[3], features.shape[2])
+    axes = _bins(low, extent, bins, (left, top), length, level.scale, features.dtype)
+    width, height = min(length, features.shape[3] - left), min(length, features.shape[2] - top)
+    across, down = axes.weight[0, ..., :width], axes.weight[1, ..., :height]
+    channels = features.shape[1]
+    region = features[0, :, top : top + height, left : left + width].permute(1, 2, 0)
     flat = region.reshape(height, width * channels)
-    partial = (down.weight.reshape(count * bins, height) @ flat).view(count, bins, width, channels)
-    pooled = across.weight[:, None] @ partial  # (P, bins, bins, C)
+    partial = (down.reshape(count * bins, height) @ flat).view(count, bins, width, channels)
+    pooled = across[:, None] @ partial  # (P, bins, bins, C)
 
     hidden = functional.linear(pooled.reshape(count, -1), level.weight, level.bias)
     overlap = hidden.clamp_min(0) @ level.answer
     slope = torch.where(hidden > 0, level.answer, 0) @ level.weight
     slope = slope.view(count, bins, bins, channels)
     by_across = (slope @ partial.transpose(2, 3)).sum(1)  # (P, bins, width)
-    by_partial = across.weight.transpose(1, 2)[:, None] @ slope
+    by_partial = across.transpose(1, 2)[:, None] @ slope
     by_down = (by_partial.reshape(count * bins, width * channels) @ flat.T).view(count, bins, height)
-    gradient = [
-        (factor * derivative).sum((1, 2))
-        for factor, derivative in (
-            (by_across, across.by_low),
-            (by_down, down.by_low),
-            (by_across, across.by_extent),
-            (by_down, down.by_extent),
-        )
+    by_low = [
+        (factor * axes.by_low[axis, ..., : factor.shape[2]]).sum((1, 2))
+        for axis, factor in enumerate((by_across, by_down))
     ]
-    return overlap, torch.stack(gradient, dim=1)
+    by_extent = [
+        (factor * axes.by_extent[axis, ..., : factor.shape[2]]).sum((1, 2))
+        for axis, factor in enumerate((by_across, by_down))
+    ]
+    return overlap, torch.stack(by_low + by_extent, dim=1)
 
 
-def _support(low: Tensor, extent: Tensor, samples: int) -> range:
+def _support(low: Tensor, extent: Tensor, width: int, height: int) -> tuple[int, int, int]:
+    """First column, first row and side of a square that holds all samples that a box reaches.
+
+    All samples where asking the device would cost more than it saves.
+    """
     if low.device.type != "cpu":
-        return range(samples)
-    first, last = float(low.min()), float((low + extent).max())
-    start = int(min(max(first // 1, 0), samples - 1))
-    return range(start, int(min(max(-(-last // 1) + 1, start + 1), samples)))
+        return 0, 0, max(width, height)
+    first, last = low.amin(0).tolist(), (low + extent).amax(0).tolist()
+    starts, stops = [], []
+    for lowest, highest, samples in zip(first, last, (width, height), strict=True):
+        start = int(min(max(lowest // 1, 0), samples - 1))
+        starts.append(start)
+        stops.append(int(min(max(-(-highest // 1) + 1, start + 1), samples)))
+    return starts[0], starts[1], max(stops[0] - starts[0], stops[1] - starts[1])
 
 
-def _bins(low: Tensor, extent: Tensor, bins: int, samples: range, scale: float, dtype: torch.dtype) -> _Bins:
-    """The weights of `tracking.dimp.roi` and their derivatives; intervals without length have none."""
+def _bins(
+    low: Tensor,
+    extent: Tensor,
+    bins: int,
+    starts: tuple[int, int],
+    length: int,
+    scale: float,
+    dtype: torch.dtype,
+) -> _Bins:
+    """The weights of `tracking.dimp.roi` and their derivatives for both axes; intervals without length have none.
+
+    Args:
+        low, extent: (P, 2), of the intervals along x and y, in map cells.
+        bins: of each.
+        starts: the first sample along x and y.
+        length: number of samples.
+        scale: map cells per crop pixel.
+        dtype: of the result.
+    """
+    low, extent = low.T, extent.T
     number = torch.arange(bins + 1, dtype=low.dtype, device=low.device)
-    positions = torch.arange(samples.start, samples.stop, dtype=low.dtype, device=low.device)
+    positions = torch.arange(length, dtype=low.dtype, device=low.device)
+    origin = low.new_tensor(starts)[:, None]
     there = extent > 0
-    step = torch.where(there, extent / bins, 1)[:, None, None]
-    edges = low[:, None] + step[..., 0] * number
-    inside = (edges[..., None] - positions).clamp(-1, 1)
+    step = torch.where(there, extent / bins, 1)[..., None, None]
+    edges = (low - origin)[..., None] + step[..., 0] * number
+    inside = (edges[..., None] - positions).clamp_(-1, 1)  # (2, P, bins + 1, length)
     distance = inside.abs()
     integral = inside - inside * distance / 2
     hat = 1 - distance
     moved = hat * number[:, None]
-    factor = there[:, None, None] / step
-    weight = (integral[:, 1:] - integral[:, :-1]) * factor
-    by_low = (hat[:, 1:] - hat[:, :-1]) * (factor * scale)
-    by_extent = (moved[:, 1:] - moved[:, :-1] - weight) * (factor * (scale / bins))
+    factor = there[..., None, None] / step
+    weight = (integral[:, :, 1:] - integral[:, :, :-1]) * factor
+    by_low = (hat[:, :, 1:] - hat[:, :, :-1]) * (factor * scale)
+    by_extent = (moved[:, :, 1:] - moved[:, :, :-1] - weight) * (factor * (scale / bins))
     return _Bins(weight.to(dtype), by_low.to(dtype), by_extent.to(dtype))

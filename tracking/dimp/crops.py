@@ -67,7 +67,8 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
     """
     stride = max(int(side / size - 0.1), 1)
     column, row = int(x), int(y)
-    phase_x, phase_y = column % stride, row % stride
+    # In an image smaller than the stride a phase may lie outside.
+    phase_x, phase_y = min(column % stride, image.shape[2] - 1), min(row % stride, image.shape[1] - 1)
     decimated = image[:, phase_y::stride, phase_x::stride]
     length = max(round(side / stride), 2)
     left = column // stride - (length - 1) // 2

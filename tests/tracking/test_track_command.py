@@ -1,0 +1,286 @@
+"""Reading images and videos, drawing, and `python -m tracking.track` as users type it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+from conftest import PROJECT
+from PIL import Image
+
+from core.errors import MissingData, UserError
+from tracking import images, track
+from tracking.images import as_rgb, read_image
+from tracking.trackers import StillTracker
+from tracking.video import VideoFile, draw, open_video
+
+PHOTOS = Path(skimage.data_dir)
+
+
+@pytest.fixture
+def no_turbo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: False)
+
+
+@pytest.mark.parametrize("name", ["rocket.jpg", "retina.jpg"])
+def test_opencv_decodes_as_pillow_does(name: str, no_turbo: None) -> None:
+    own = read_image(PHOTOS / name)
+    wanted = np.asarray(Image.open(PHOTOS / name).convert("RGB"))
+    assert own.dtype == np.uint8
+    assert np.abs(own.astype(int) - wanted).max() <= 4  # decoders round differently
+
+
+def test_jpeg4py_decodes_where_its_library_is(no_turbo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    opencv = read_image(PHOTOS / "rocket.jpg")
+    monkeypatch.undo()
+    if not images.turbojpeg_is_usable():
+        pytest.skip("jpeg4py finds no libturbojpeg here")
+    content = (PHOTOS / "rocket.jpg").read_bytes()
+    decoded = images._decode_jpeg(content)
+    assert decoded is not None
+    assert np.abs(decoded.astype(int) - opencv).max() <= 4
+    assert images._decode_jpeg(b"\xff\xd8\xff no image") is None
+
+
+def test_all_kinds_of_files_become_rgb(tmp_path: Path) -> None:
+    photo = np.asarray(Image.open(PHOTOS / "coffee.png").convert("RGB"))[:40, :50]
+    grey = np.asarray(Image.fromarray(photo).convert("L"))
+    Image.fromarray(photo).save(tmp_path / "rgb.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([photo, grey])).save(tmp_path / "alpha.png")
+    Image.fromarray(photo).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    Image.fromarray(grey).save(tmp_path / "grey.jpg", quality=100)
+    cv2.imwrite(str(tmp_path / "deep.png"), photo[..., ::-1].astype(np.uint16) * 257)
+    turned = Image.fromarray(photo)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert np.array_equal(read_image(tmp_path / "rgb.png"), photo)
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), photo)
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.dstack([grey] * 3))
+    assert np.abs(read_image(tmp_path / "grey.jpg").astype(int) - grey[..., None]).max() <= 3
+    assert np.abs(read_image(tmp_path / "deep.png").astype(int) - photo).max() <= 1
+    assert read_image(tmp_path / "cmyk.jpg").shape == photo.shape
+    assert read_image(tmp_path / "turned.jpg").shape == photo.shape  # as it is stored
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    whole = (PHOTOS / "rocket.jpg").read_bytes()
+    for name, content, message in (
+        ("cut.jpg", whole[: len(whole) // 2], "truncated JPEG"),
+        ("empty.jpg", b"", "the file is empty"),
+        ("text.jpg", b"no image", "no decoder knows it"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}: not a readable image: {message}.*check_dataset"):
+            read_image(tmp_path / name)
+    with pytest.raises(UserError, match=r"none\.png: the image cannot be read: No such file"):
+        read_image(tmp_path / "none.png")
+
+
+def test_frames_in_any_form() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(as_rgb(grey), np.dstack([grey] * 3))
+    assert as_rgb(grey.astype(np.uint16) * 257).dtype == np.float32
+    assert np.array_equal(as_rgb(grey.astype(np.uint16) * 257), np.dstack([grey] * 3))
+    colour = np.zeros((3, 4, 3), np.uint8)
+    assert np.shares_memory(as_rgb(colour), colour)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve frames of a bright square on a photograph, going to the right by three pixels each."""
+    place = tmp_path / "video"
+    (place / "img").mkdir(parents=True)
+    photo = np.asarray(Image.open(PHOTOS / "coffee.png").convert("RGB"))[:120, :160]
+    target = np.asarray(Image.open(PHOTOS / "astronaut.png").convert("RGB"))[60:100, 200:250]
+    for number in range(12):
+        frame = photo.copy()
+        frame[30:70, 20 + 3 * number : 70 + 3 * number] = target
+        Image.fromarray(frame).save(place / f"img/{number + 1}.png")
+    return place
+
+
+def read(path: Path) -> np.ndarray:
+    return np.loadtxt(path, delimiter=",", ndmin=2)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_tracks_a_folder_and_then_the_video_that_it_wrote(
+    folder: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, save = tmp_path / f"new/out{suffix}", tmp_path / "new/boxes.txt"
+    assert track.main([str(folder), "--box", "20,30,50,40", "--out", str(out), "--save", str(save)]) == 0
+    assert "12 frames" in capsys.readouterr().out
+    boxes = read(save)
+    wanted = np.array([[20 + 3 * number, 30, 50, 40] for number in range(12)])
+    assert np.abs(boxes - wanted).max() < 2
+    assert boxes[0].tolist() == [20, 30, 50, 40]
+    video = open_video(out)
+    assert (video.count, video.speed, video.live) == (12, 30, False)
+    frames = list(video.frames())
+    assert len(frames) == 12
+    # The drawn border is green in the middle of the box's left side, in the last frame as in the first.
+    for number in (0, 11):
+        red, green, blue = frames[number][50, 20 + 3 * number].astype(int)
+        assert green > red + 60
+        assert green > blue + 60
+    assert sorted((tmp_path / "new").iterdir()) == sorted([out, save])
+    assert (
+        track.main([str(out), "--box", "20,30,50,40", "--save", str(tmp_path / "2.txt"), "--frames", "5"])
+        == 0
+    )
+    assert len(read(tmp_path / "2.txt")) == 5
+
+
+def test_frames_of_another_size_are_fitted_in(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.avi"
+    with VideoFile(path, 10) as video:
+        for size in ((60, 80), (30, 40), (60, 40), (240, 320)):
+            video.write(np.full((*size, 3), 200, np.uint8))
+    frames = list(open_video(path).frames())
+    assert [frame.shape for frame in frames] == [(60, 80, 3)] * 4
+    assert frames[1].mean() > 190
+    assert frames[2][:, :15].mean() < 20  # upright in a frame across: black on either side
+    assert frames[2][:, 25:55].mean() > 190
+
+
+def test_drawing_boxes_anywhere() -> None:
+    frame = np.zeros((40, 60, 3), np.uint8)
+    drawn = draw(frame, (10, 12, 20, 15))
+    rows, columns = np.nonzero(drawn[..., 1])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (12, 26, 10, 29)
+    assert not frame.any()
+    assert draw(frame, (10, 20, 20, 15), 0.5)[..., 1].sum() > drawn[..., 1].sum()
+    for box in ((-1e12, -5, 1e13, 10), (1e9, 1e9, 1, 1), (5, 5, 0.01, 0.01)):
+        draw(frame, box, float("nan"))
+        draw(frame, box, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--box", "1,2,3,4", "--out", "x.mp4"], "video 'nowhere' not found"),
+        (["FOLDER", "--box", "1,2,3", "--out", "x.mp4"], "write x,y,width,height, such as 120,80,40,60"),
+        (["FOLDER", "--box", "1,2,0,4", "--out", "x.mp4"], "width and height have to be above 0"),
+        (["FOLDER", "--box", "1,2,3,4"], "name a video with --out, boxes with --save"),
+        (["FOLDER", "--box", "1,2,3,4", "--out", "x.gif"], "a video is written as .mp4 or .avi"),
+        (["FOLDER", "--box", "1,2,3,4", "--out", "x.mp4", "--frames", "0"], "--frames 0: expected 1 or more"),
+        (["FOLDER", "--box", "1,2,3,4", "--out", "x.mp4", "--tracker", "dimp50"], "needs a network"),
+        (["EMPTY", "--box", "1,2,3,4", "--out", "x.mp4"], "holds no images"),
+        (["TEXT", "--box", "1,2,3,4", "--out", "x.mp4"], "cannot be opened: not a video"),
+        (["97", "--box", "1,2,3,4", "--out", "x.mp4"], "camera 97 cannot be opened"),
+    ],
+)
+def test_usage_errors_are_one_line(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    places = {"FOLDER": folder, "EMPTY": tmp_path / "empty", "TEXT": tmp_path / "text.mp4"}
+    assert track.main([str(places.get(item, item)) for item in arguments]) == 2
+    shown = capfd.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_broken_frame_ends_the_run_with_what_was_done(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "img/7.png").write_bytes(b"broken")
+    out, save = tmp_path / "out.avi", tmp_path / "boxes.txt"
+    arguments = [str(folder), "--box", "20,30,50,40", "--out", str(out), "--save", str(save)]
+    assert track.main([*arguments, "--tracker", "still"]) == 2
+    assert "7.png: not a readable image" in capsys.readouterr().err
+    assert len(read(save)) == 6
+    assert len(list(open_video(out).frames())) == 6
+
+
+def test_an_interrupted_run_keeps_its_frames(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def update(self: StillTracker, frame: np.ndarray) -> tuple[float, ...]:
+        seen.append(frame)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return self._box
+
+    monkeypatch.setattr(StillTracker, "update", update)
+    out, save = tmp_path / "out.mp4", tmp_path / "boxes.txt"
+    arguments = [str(folder), "--box", "20,30,50,40", "--out", str(out), "--save", str(save)]
+    assert track.main([*arguments, "--tracker", "still"]) == 1
+    shown = capsys.readouterr()
+    assert "4 frames" in shown.out
+    assert "interrupted" in shown.err
+    assert len(read(save)) == len(list(open_video(out).frames())) == 4
+
+
+def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> None:
+    """SIGKILL cannot be caught: every line that was written is whole."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "class Slow:\n"
+        "    def init(self, frame, box):\n        self.box = box\n"
+        "    def update(self, frame):\n        time.sleep(0.2)\n        return self.box\n"
+    )
+    save = tmp_path / "boxes.txt"
+    program = [
+        sys.executable,
+        "-m",
+        "tracking.track",
+        str(folder),
+        "--box",
+        "20,30,50,40",
+        "--save",
+        str(save),
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen([*program, "--tracker", "slow:Slow"], env=environment, cwd=PROJECT)
+    deadline = time.monotonic() + 120
+    while not (save.exists() and save.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert save.read_text().endswith("\n")
+    assert 3 <= len(read(save)) <= 12
+
+
+def test_a_camera_has_no_end_and_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Camera:
+        def __init__(self, source: int | str) -> None:
+            self.source, self.left = source, 3
+
+        def isOpened(self) -> bool:
+            return self.source == 0
+
+        def get(self, key: int) -> float:
+            return {cv2.CAP_PROP_FPS: 0.0, cv2.CAP_PROP_FRAME_COUNT: -1.0}[key]
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            self.left -= 1
+            return self.left >= 0, np.full((2, 2, 3), (1, 2, 3), np.uint8)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    video = open_video("0")
+    assert (video.live, video.count, video.speed) == (True, None, 30.0)
+    frames: Iterator[np.ndarray] = video.frames()
+    assert next(frames)[0, 0].tolist() == [3, 2, 1]
+    assert len(list(frames)) == 2
+    with pytest.raises(UserError, match="camera 1 cannot be opened"):
+        open_video("1")
+    with pytest.raises(MissingData, match="not found"):
+        open_video("00.mp4")
