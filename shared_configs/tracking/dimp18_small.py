@@ -8,24 +8,41 @@ data = dict(
         dict(dataset="otb", weight=0.3, partial=True),
         dict(dataset="demo", split="train", weight=0.7),
     ),
-    sequences_per_epoch=400,
+    sequences_per_epoch=640,
     # One frame to learn the target from and one to find it in: as many frames of other sequences teach more.
     sampling=dict(train_frames=1, test_frames=1),
-    # The published sampling, jitter and augmentation, on crops of half the size.
-    views=dict(crop=144, flip=0.5),
+    views=dict(
+        crop=144,
+        # Less than the published jitter, which hides the target from a network that knows nothing yet.
+        train_jitter=dict(scale=0.25, shift=1.0),
+        test_jitter=dict(scale=0.25, shift=3.0),
+        # More variation of colours than published, for a dozen targets.
+        grey=0.15,
+        brightness=0.3,
+        flip=0.5,
+        swap_colours=0.5,
+    ),
     cache=dict(enabled=True),
     workers=0,
 )
+# The trunk learns from both heads; the classifier's loss is by far the larger one.
+loss = dict(iou=10.0)
 train = dict(
-    epochs=8,
+    epochs=20,
     batch_size=16,
     optimizer=dict(
         name="adam",
-        lr=2e-3,
+        lr=2.5e-3,
         weight_decay=0.0,
-        groups=(("classifier.filter_initializer", 0.15),),
+        groups=(
+            ("classifier.feature_extractor", 0.4),
+            # Faster than this the first filter's scores explode, and with them the loss.
+            ("classifier.filter_initializer", 0.04),
+            ("classifier.filter_optimizer", 0.2),
+        ),
     ),
-    schedule=dict(name="cosine"),
+    schedule=dict(name="cosine", warmup_epochs=1),
+    ema_decay=0.98,
     channels_last=True,
     checkpoint_every_steps=20,
 )

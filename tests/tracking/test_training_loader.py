@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 import warnings
 from dataclasses import replace
@@ -124,6 +125,24 @@ def test_grey_samples_lose_all_colour_together(config: TrackingConfig) -> None:
     assert set(grey.tolist()) == {0, 3}
     means = images.float().mean(dim=(2, 3, 4))
     assert (means.std(dim=1) > 1).any()  # a brightness of its own for each frame
+
+
+def test_colours_change_places_in_all_frames_alike(config: TrackingConfig) -> None:
+    views = replace(config.data.views, grey=0.0, brightness=0.0)
+    (plain, plain_test, _, _), _ = next(loader(config, batch_size=8, views=views).epoch(0))
+    swapped = replace(views, swap_colours=1.0)
+    (train, test, _, _), _ = next(loader(config, batch_size=8, views=swapped).epoch(0))
+    orders = set()
+    for sample in range(8):
+        fitting = [
+            order
+            for order in itertools.permutations(range(3))
+            if torch.equal(train[sample], plain[sample][:, list(order)])
+        ]
+        assert len(fitting) == 1
+        assert torch.equal(test[sample], plain_test[sample][:, list(fitting[0])])
+        orders.add(fitting[0])
+    assert len(orders) > 2
 
 
 def test_direct_decoding_gives_the_very_same_crops(config: TrackingConfig) -> None:
