@@ -77,7 +77,11 @@ class Bench:
         """Network and data, as far as they decide a result."""
         data = asdict(self.config.data)
         del data["workers"], data["bad_images"]
-        return {"schema": SCHEMA, "model": self.config.model, "dataset": self.config.dataset, "data": data}
+        subject = {"schema": SCHEMA, "model": self.config.model, "dataset": self.config.dataset, "data": data}
+        own_file = Path(self.config.model.rpartition(":")[0])
+        if own_file.is_file():  # somebody's own network: its text decides, not its name
+            subject["model_text"] = hashlib.sha256(own_file.read_bytes()).hexdigest()
+        return subject
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""

@@ -144,6 +144,20 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
 
 
+def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    keys = []
+    for width in (8, 9, 8):
+        file.write_text(
+            "from torch import nn\n"
+            f"def net(): return nn.Sequential(nn.Conv2d(1, {width}, 3), nn.BatchNorm2d({width}), nn.ReLU(), "
+            f"nn.Conv2d({width}, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
+        )
+        bench = bench_in(tmp_path / "store", "--model", f"{file}:net")
+        keys.append(bench.record_key(Trial("baseline", bench.config.shrink, 0)))
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own(tmp_path: Path) -> None:
     distilled = open_bench(
         build_parser().parse_args(
