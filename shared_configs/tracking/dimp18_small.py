@@ -42,6 +42,7 @@ train = dict(
         ),
     ),
     schedule=dict(name="cosine", warmup_epochs=1),
+    clip_grad_norm=20.0,
     ema_decay=0.98,
     channels_last=True,
     checkpoint_every_steps=20,
