@@ -3,6 +3,8 @@
 name = "dimp18-small"
 backbone = dict(name="resnet18-small")
 network = dict(classification_channels=64, filter_size=4, optimizer_iterations=5, iou_channels=64)
+# From scratch, the first filter is the target's own features: a start that the published, random one lacks.
+matched_filter = 0.3
 data = dict(
     sources=(
         dict(dataset="otb", weight=0.3, partial=True),
@@ -32,13 +34,12 @@ train = dict(
     batch_size=16,
     optimizer=dict(
         name="adam",
-        lr=2.5e-3,
+        lr=2e-3,
         weight_decay=0.0,
         groups=(
-            ("classifier.feature_extractor", 0.4),
-            # Faster than this the first filter's scores explode, and with them the loss.
-            ("classifier.filter_initializer", 0.04),
-            ("classifier.filter_optimizer", 0.2),
+            ("classifier.feature_extractor", 0.5),
+            ("classifier.filter_initializer", 0.1),
+            ("classifier.filter_optimizer", 0.25),
         ),
     ),
     schedule=dict(name="cosine", warmup_epochs=1),
