@@ -11,6 +11,7 @@ import torch
 from training_trees import sequence_folder, small_config
 
 from core.errors import MissingData, UserError
+from tracking.dimp.roi import pool_boxes
 from tracking.training import TrackingConfig, build_network, dimp_loss, make_loader, make_validation
 from tracking.training.config import CacheConfig, JitterConfig, SourceConfig
 from tracking.training.loader import SequenceLoader
