@@ -1,4 +1,4 @@
-"""Scenes drawn at random from the training photographs of `demo`: many targets, for networks that learn from scratch."""
+"""Scenes drawn at random from the training photographs of `demo`: many targets, to learn from scratch from."""
 
 from __future__ import annotations
 
