@@ -117,7 +117,7 @@ def make_task(
         name="tracking",
         dataset=f"{TITLES[dataset.name]} {dataset.split}",
         model_name=f"{config.name} on {config.backbone.name}",
-        build=lambda: make_network(config.backbone, config.network),
+        build=lambda: make_network(config.backbone, config.network, matched_filter=config.matched_filter),
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
         loss_fn=make_loss(config),
@@ -185,7 +185,7 @@ def backbone_part(config: ExperimentConfig, device: torch.device) -> Part:
     def insert(found: Architecture, seed: int) -> nn.Module:
         with seeded(seed):
             return make_network(BackboneConfig(config.backbone.name, weights=config.found_weights), config.network,
-                                found=found)  # fmt: skip
+                                found=found, matched_filter=config.matched_filter)  # fmt: skip
 
     return Part(
         name="backbone",

@@ -11,10 +11,11 @@ import torch
 from training_trees import sequence_folder, small_config
 
 from core.errors import MissingData, UserError
+from tracking.dimp.roi import pool_boxes
 from tracking.training import TrackingConfig, build_network, dimp_loss, make_loader, make_validation
 from tracking.training.config import CacheConfig, JitterConfig, SourceConfig
 from tracking.training.loader import SequenceLoader
-from tracking.training.losses import LossConfig
+from tracking.training.losses import LossConfig, found_rate
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +255,21 @@ def test_validation_is_the_loss_on_other_sequences(config: TrackingConfig) -> No
     expected = 3 * metrics["iou"] + metrics["scores"] + metrics["initial_scores"]
     assert metrics["loss"] > expected  # and the iterate in between
     assert 0 <= metrics["found"] <= 1
+
+
+def test_a_matched_start_finds_the_target_with_fresh_features(config: TrackingConfig) -> None:
+    found = {}
+    batches = [loader(config, batch_size=8, seed=seed).batch(0, 0) for seed in range(3)]
+    for gain in (None, 0.5):
+        network = build_network(replace(config, matched_filter=gain))
+        initializer = network.classifier.filter_initializer
+        if gain is not None:
+            features = torch.rand(2, 1, 16, 4, 4)
+            boxes = torch.tensor([[[8.0, 8.0, 24.0, 24.0]]] * 2)
+            pooled = pool_boxes(features.flatten(0, 1), boxes, 4, 1 / 16)
+            torch.testing.assert_close(initializer(features, boxes), gain * pooled[:, 0])
+        with torch.no_grad():
+            scores = [network(*batch.inputs).scores[0] for batch in batches]
+        labels = [batch.targets["labels"] for batch in batches]
+        found[gain] = float(found_rate(torch.cat(scores), torch.cat(labels)))
+    assert found[0.5] > found[None]

@@ -1,7 +1,7 @@
 """`demo`: real photographs that come with scikit-image, moving under a known path. Nothing has to be downloaded.
 
 Ground truth is the part of the target that lies in the image, whose first pixel is number 1 as in OTB and LaSOT. The
-splits share no photograph. `demo_rendering` makes the frames.
+test split shares no photograph with the others. `demo_rendering` makes the frames.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split
 from tracking.datasets.sequence import FrameFolder
 
-SPLITS = ("test", "train")
+SPLITS = ("test", "train", "random")
 
 
 def entries(request: Request) -> list[Entry]:
-    """The sequences of `"test"` (6) or `"train"` (12), which are rendered first where they are not there yet.
+    """The sequences of `"test"` (6), `"train"` (12) or `"random"` (120 short ones of the training photographs).
+
+    They are rendered first where they are not there yet.
 
     The data root is not used; `request.annotations` is a folder of `<name>.txt`.
 

@@ -29,7 +29,7 @@ def rendered(split: str) -> Path:
     """The folder that holds a split's sequences; they are rendered if they are not there yet.
 
     Args:
-        split: `"test"` or `"train"`.
+        split: a key of `SCENES`.
 
     Raises:
         UserError: the cache cannot be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracking.datasets.demo_random import random_scenes
 from tracking.datasets.scenes import Actor, Cutout, Pose, Scene, View
 
 ASTRONAUT, CAT, COFFEE, ROCKET = "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"
@@ -288,4 +289,4 @@ TRAIN = (
         attributes=("OCC", "SV", "IPR"),
     ),
 )
-SCENES = {"test": TEST, "train": TRAIN}
+SCENES = {"test": TEST, "train": TRAIN, "random": random_scenes()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from core.architecture import Architecture
 from core.checkpoint import load_weights
@@ -49,7 +50,11 @@ class TrainedDiMP(DiMPNet):
 
 
 def make_network(
-    backbone: BackboneConfig, config: DiMPConfig, init: Path | None = None, found: Architecture | None = None
+    backbone: BackboneConfig,
+    config: DiMPConfig,
+    init: Path | None = None,
+    found: Architecture | None = None,
+    matched_filter: float | None = None,
 ) -> TrainedDiMP:
     """A network to be trained.
 
@@ -58,6 +63,7 @@ def make_network(
         config: sizes of the heads.
         init: weights of a whole network of the same sizes to start from; None for fresh heads.
         found: widths of the trunk in place of the section's own.
+        matched_filter: see `start_matched`; None for the published random start.
 
     Raises:
         MissingData: a file is not there.
@@ -67,6 +73,18 @@ def make_network(
     if backbone.weights is not None:
         load_backbone_weights(trunk, backbone.weights)
     network = TrainedDiMP(trunk, config)
+    if matched_filter is not None:
+        start_matched(network.classifier.filter_initializer.filter_conv, matched_filter)
     if init is not None:
         load_weights(network, init)
     return network
+
+
+def start_matched(filter_conv: nn.Conv2d, gain: float) -> None:
+    """Let the first filter be the target's own features, times `gain`: a matched filter.
+
+    The published start is random, and so is the first filter's response to the target. From features that are fresh
+    themselves it takes long to learn otherwise.
+    """
+    with torch.no_grad():
+        nn.init.dirac_(filter_conv.weight).mul_(gain)

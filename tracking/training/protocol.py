@@ -32,6 +32,8 @@ class TrackingConfig:
         backbone: the trunk.
         network: sizes of the heads.
         init: weights of a whole tracker's network to start from.
+        matched_filter: let fresh heads start with the target's own features, times this, as the first filter; None for
+            the published random start.
         data: where sequences come from and what is made of them.
         loss: weights of the parts of the loss.
         train: the recipe. Groups of the optimiser are `feature_extractor` (the trunk), `classifier` with its
@@ -43,6 +45,7 @@ class TrackingConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     network: DiMPConfig = field(default_factory=DiMPConfig)
     init: Path | None = None
+    matched_filter: float | None = None
     data: DataConfig = field(default_factory=lambda: DataConfig(sources=(SourceConfig("demo"),)))
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -57,7 +60,7 @@ def build_network(config: TrackingConfig) -> DiMPNet:
         UserError: it does not fit.
     """
     seed_everything(config.train.seed)
-    return make_network(config.backbone, config.network, config.init)
+    return make_network(config.backbone, config.network, config.init, matched_filter=config.matched_filter)
 
 
 def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) -> SequenceLoader:
