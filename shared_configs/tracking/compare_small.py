@@ -2,7 +2,6 @@
 # with one of found widths, tried on the photographs of `demo` that are not trained on. Needs no download.
 _base_ = "dimp18_small.py"
 name = "dimp18-small-comparison"
-data = dict(sources=(dict(dataset="demo", split="train"),))
 # A widened ResNet-18 of a quarter of the width; floors as in the published command.
 shrink = dict(budget=dict(flops=0.9), score="gradient", widen=2.0, floor=0.4, batches=4, batch_size=8)
 evaluation = dict(dataset="demo", split="test")

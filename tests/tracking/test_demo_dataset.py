@@ -25,8 +25,7 @@ def photos(scene: Scene) -> dict[str, np.ndarray]:
 def test_the_test_split_shares_no_photograph() -> None:
     names = {split: set().union(*(scene.photos() for scene in scenes)) for split, scenes in SCENES.items()}
     assert not names["test"] & (names["train"] | names["random"])
-    assert names["random"] <= names["train"]
-    assert len(SCENES["random"]) == 120
+    assert len(SCENES["random"]) == 300
     assert len(SCENES["test"]) == 6
     assert len(SCENES["train"]) == 12
     for scenes in SCENES.values():
@@ -46,7 +45,7 @@ def test_ground_truth_lies_in_the_image_and_moves_smoothly(split: str) -> None:
 
 
 def test_random_scenes_are_the_same_each_time_and_show_their_targets() -> None:
-    assert random_scenes(3) == random_scenes(120)[:3]
+    assert random_scenes(3) == random_scenes(9)[:3]
     assert random_scenes(3, seed=2) != random_scenes(3)
     for scene in SCENES["random"]:
         boxes = np.stack([target_box(scene, frame) for frame in range(scene.frames)])

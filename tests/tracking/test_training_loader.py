@@ -128,6 +128,27 @@ def test_grey_samples_lose_all_colour_together(config: TrackingConfig) -> None:
     assert (means.std(dim=1) > 1).any()  # a brightness of its own for each frame
 
 
+def test_a_tint_is_one_factor_per_colour_in_all_frames_alike(config: TrackingConfig) -> None:
+    views = replace(config.data.views, grey=0.0, brightness=0.0)
+    (train, test, _, _), _ = next(loader(config, batch_size=8, views=views).epoch(0))
+    tinted = replace(views, tint=0.3)
+    (tinted_train, tinted_test, _, _), _ = next(loader(config, batch_size=8, views=tinted).epoch(0))
+    plain, found = (
+        torch.cat([train, test], dim=1).float(),
+        torch.cat([tinted_train, tinted_test], dim=1).float(),
+    )
+    factors = torch.zeros(8, 3)
+    for sample, colour in itertools.product(range(8), range(3)):
+        before, after = plain[sample, :, colour], found[sample, :, colour]
+        clear = after < 255  # not clipped
+        factors[sample, colour] = after[clear].sum() / before[clear].sum()
+        # Half a grey level of rounding before, times the factor, and half a level after.
+        assert (after - factors[sample, colour] * before)[clear].abs().max() < 1.3
+    assert ((factors > 0.73) & (factors < 1.36)).all()
+    assert factors.std(dim=0).min() > 0.02
+    assert factors.std(dim=1).max() > 0.05
+
+
 def test_colours_change_places_in_all_frames_alike(config: TrackingConfig) -> None:
     views = replace(config.data.views, grey=0.0, brightness=0.0)
     (plain, plain_test, _, _), _ = next(loader(config, batch_size=8, views=views).epoch(0))

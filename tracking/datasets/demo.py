@@ -14,7 +14,7 @@ SPLITS = ("test", "train", "random")
 
 
 def entries(request: Request) -> list[Entry]:
-    """The sequences of `"test"` (6), `"train"` (12) or `"random"` (120 short ones of the training photographs).
+    """The sequences of `"test"` (6), `"train"` (12) or `"random"` (300 short ones).
 
     They are rendered first where they are not there yet.
 

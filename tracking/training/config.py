@@ -115,6 +115,7 @@ class ViewConfig:
         flip: probability that all frames of a sample are mirrored.
         swap_colours: probability that red, green and blue change places, in all frames of a sample alike: a target of
             other colours, where there are few to learn from.
+        tint: red, green and blue of all frames of a sample are each times a factor, exp(-`tint`) to exp(`tint`).
         label_sigma: standard deviation of the label's peak, in score cells of 16 pixels.
         proposals: boxes per test frame of which the overlap is to be predicted.
         proposal_sigmas: spreads of the proposals, in units of sqrt(width * height); each draws one of them.
@@ -132,6 +133,7 @@ class ViewConfig:
     brightness: float = 0.2
     flip: float = 0.0
     swap_colours: float = 0.0
+    tint: float = 0.0
     label_sigma: float = 0.9
     proposals: int = 8
     proposal_sigmas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3)
@@ -141,7 +143,7 @@ class ViewConfig:
         if self.crop < 32 or self.crop % 16:
             raise UserError(f"crop must be a multiple of 16 from 32 on, got {self.crop}")
         require_range("area_factor", self.area_factor, 1, math.inf)
-        for name in ("grey", "flip", "swap_colours", "brightness"):
+        for name in ("grey", "flip", "swap_colours", "brightness", "tint"):
             require_range(name, getattr(self, name), 0, 1)
         require_range("min_iou", self.min_iou, 0, 0.9)
         require_range("proposals", self.proposals, 1, math.inf)

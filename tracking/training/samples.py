@@ -66,6 +66,9 @@ def make_sample(
     grey, flip = random.random() < config.grey, random.random() < config.flip
     order = random.permutation(3).tolist() if random.random() < config.swap_colours else [0, 1, 2]
     brightness = 1 + config.brightness * random.uniform(-1, 1, len(frames))
+    tint = torch.from_numpy(np.exp(config.tint * random.uniform(-1, 1, 3))).float()[:, None, None]
+    if grey:
+        tint.fill_(1)
     images = torch.empty(len(frames), 3, config.crop, config.crop, dtype=torch.uint8)
     boxes = np.empty((len(frames), 4))
     for index, frame in enumerate(frames):
@@ -75,7 +78,7 @@ def make_sample(
         if flip:
             crop = crop.flip(-1)
             boxes[index, 0] = config.crop - 1 - boxes[index, 0] - boxes[index, 2]
-        images[index] = (crop[order] * brightness[index]).round_().clamp_(0, 255)
+        images[index] = (crop[order] * (tint * brightness[index])).round_().clamp_(0, 255)
     size = score_size(config.crop // COARSE_STRIDE, filter_size)
     labels = gaussian_labels(boxes[train_frames:], size, filter_size, config.label_sigma)
     drawn = [
