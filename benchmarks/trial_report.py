@@ -119,6 +119,8 @@ def plot_tradeoff(
 ) -> None:
     """Error against FLOPs with 95 % intervals over the seeds, and the paired differences to the baseline below.
 
+    Many methods at one budget would lie on top of each other: they are drawn side by side, the best one first.
+
     Args:
         path: the PNG.
         curves: name -> its series at several budgets; one point for each.
@@ -126,8 +128,9 @@ def plot_tradeoff(
         title: shown above.
         baseline: drawn as a line with its interval; differences are to it.
     """
-    labels = list(curves)
     several = any(len(points) > 1 for points in curves.values())
+    shifts = {} if several else _side_by_side(curves, metric, baseline)
+    labels = [label for label in curves if label not in shifts] + list(shifts)
     forest = baseline is not None and not several and len(baseline.records) > 1
     height = 4.4 + (0.24 * len(labels) + 0.8 if forest else 0)
     figure, axes = new_figure(8.4, height, 2 if forest else 1,
@@ -135,7 +138,7 @@ def plot_tradeoff(
     top, bottom = (axes[0], axes[1]) if forest else (axes, None)
     for number, label in enumerate(labels):
         points = sorted(curves[label], key=lambda item: item.ratio("flops"))
-        x = np.array([100 * item.ratio("flops") for item in points])
+        x = np.array([100 * item.ratio("flops") for item in points]) + shifts.get(label, 0.0)
         y = np.array([np.mean(item.values(metric)) for item in points])
         spread = np.array([half_interval(item.values(metric)) or 0.0 for item in points])
         style = {
@@ -152,12 +155,26 @@ def plot_tradeoff(
         top.axhline(mean, color="0.4", linewidth=1)
         top.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
     top.set_xlabel("FLOPs, % of the baseline's")
+    if shifts:  # no scale that would give each of them another cost
+        budget = float(np.mean([100 * curves[label][0].ratio("flops") for label in shifts]))
+        top.set_xticks([budget, 100], [f"{budget:.1f}, side by side", "100"])
     top.set_ylabel(metric.label)
     top.set_title(title, loc="left", fontsize=10)
     top.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     if bottom is not None and baseline is not None:
         _forest(bottom, {label: points[0] for label, points in curves.items()}, baseline, metric)
     save_figure(figure, path)
+
+
+def _side_by_side(
+    curves: Mapping[str, Sequence[Series]], metric: Metric, baseline: Series | None
+) -> dict[str, float]:
+    """Shifts along the axis of FLOPs, in percent, of more than four methods beside the baseline; by rising mean."""
+    crowd = {label: points[0] for label, points in curves.items() if points[0] is not baseline}
+    if len(crowd) <= 4:
+        return {}
+    order = sorted(crowd, key=lambda label: float(np.mean(crowd[label].values(metric))))
+    return dict(zip(order, np.linspace(-4, 4, len(order)).tolist(), strict=True))
 
 
 def _forest(axis: Any, series: Mapping[str, Series], baseline: Series, metric: Metric) -> None:
