@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.seeding import seed_everything
 from core.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
@@ -20,7 +20,7 @@ from tracking.training.frames import DecodedFrames
 from tracking.training.loader import SequenceLoader, Source
 from tracking.training.losses import LossConfig, dimp_loss
 from tracking.training.network import BackboneConfig, make_network
-from tracking.training.sources import open_source
+from tracking.training.sources import NothingThere, open_source
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _loader(
 ) -> SequenceLoader:
     data = config.data
     return SequenceLoader(
-        sources=[_open(source, root, data) for source in sources if source.weight > 0],
+        sources=_open_all([source for source in sources if source.weight > 0], root, data),
         sampling=data.sampling,
         views=data.views,
         filter_size=config.network.filter_size,
@@ -135,6 +135,25 @@ def _loader(
         bad_frames=data.bad_frames,
         workers=data.workers,
     )
+
+
+def _open_all(sources: Sequence[SourceConfig], root: Path, data: DataConfig) -> list[Source]:
+    """The sources that are there. Those that may be incomplete are left out, with a warning, where nothing is.
+
+    The weights of the others keep their ratios: they count in relation to each other.
+    """
+    opened: list[Source] = []
+    absent: list[NothingThere] = []
+    for source in sources:
+        try:
+            opened.append(_open(source, root, data))
+        except NothingThere as error:
+            absent.append(error)
+    if absent and not opened:
+        raise MissingData(f"no source of sequences is there: {absent[0]}")
+    for error in absent:
+        warnings.warn(f"a source of sequences is left out: {error}", stacklevel=4)
+    return opened
 
 
 def _open(source: SourceConfig, root: Path, data: DataConfig) -> Source:
