@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,24 @@ def test_not_found_changes_nothing(net: DiMPNet) -> None:
     assert tracker.seconds["refinement"] == tracker.seconds["learning"] == 0
 
 
-def test_findings_decide_what_is_learned(net: DiMPNet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def always_find(monkeypatch: pytest.MonkeyPatch) -> Callable[[Finding], None]:
+    """Lets score maps say the same thing from now on, whatever is in them."""
+    from tracking.dimp import tracker as module
+
+    real = module.localise
+
+    def always(finding: Finding) -> None:
+        monkeypatch.setattr(
+            module, "localise", lambda *given: dataclasses.replace(real(*given), finding=finding)
+        )
+
+    return always
+
+
+def test_findings_decide_what_is_learned(
+    net: DiMPNet, monkeypatch: pytest.MonkeyPatch, always_find: Callable[[Finding], None]
+) -> None:
     """Iterations: 2 every third frame, 1 for a hard negative at any time, none and no sample when uncertain."""
     tracker = DiMPTracker(net, EAGER)
     frames = video(9)
@@ -170,24 +188,30 @@ def test_findings_decide_what_is_learned(net: DiMPNet, monkeypatch: pytest.Monke
         tracker.update(frame)
     assert (steps, len(tracker._memory)) == ([2], 18)
 
-    def always(finding: Finding) -> None:
-        from tracking.dimp import tracker as module
-
-        real = module.localise
-        monkeypatch.setattr(
-            module, "localise", lambda *given: dataclasses.replace(real(*given), finding=finding)
-        )
-
     weights = tracker._memory.weights.copy()
-    always(Finding.UNCERTAIN)
+    always_find(Finding.UNCERTAIN)
     tracker.update(frames[4])
     assert steps == [2]
     assert np.array_equal(tracker._memory.weights, weights)
     assert tracker.seconds["refinement"] > 0
-    always(Finding.HARD_NEGATIVE)
+    always_find(Finding.HARD_NEGATIVE)
     tracker.update(frames[5])
     assert steps == [2, 1]
     assert not np.array_equal(tracker._memory.weights, weights)
+
+
+@pytest.mark.parametrize("refined", [True, False])
+def test_uncertain_boxes_are_refined_only_where_that_is_wanted(
+    net: DiMPNet, always_find: Callable[[Finding], None], refined: bool
+) -> None:
+    tracker = DiMPTracker(net, EAGER.replaced({"update_scale_when_uncertain": refined}))
+    frames = video(2)
+    tracker.init(frames[0], (30, 40, 24, 24))
+    always_find(Finding.UNCERTAIN)
+    box, _ = tracker.update(frames[1])
+    assert (box[2:] == (24, 24)) != refined
+    assert box[:2] != (30, 40)  # the place is taken over in any case
+    assert (tracker.seconds["refinement"] > 0) == refined
 
 
 @pytest.mark.parametrize(

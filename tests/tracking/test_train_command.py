@@ -17,10 +17,12 @@ from core.architecture import Architecture, describe_inputs
 from core.channels import trace_channels
 from core.checkpoint import read_weights, save_weights
 from core.config import dump_config, load_config
+from core.errors import UserError
 from core.optim import build_optimizer
 from tracking import train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network
+from tracking.experiment import ExperimentConfig
 from tracking.training import TrackingConfig, build_network
 from tracking.training.loader import SequenceLoader
 
@@ -59,6 +61,21 @@ def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
     assert [record["images"] for record in records] == [8, 8]  # sequences
     assert {"scores", "initial_scores", "iou", "found"} <= records[0]["train_metrics"].keys()
     assert load_config(tmp_path / "run/config.py", TrackingConfig).tracker == {"memory_size": 30}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("tracker.memory_sise=30", "no tracker setting 'memory_sise': did you mean 'memory_size'"),
+        ("tracker.random_boxes=-1", "random_boxes=-1: has to be a whole number of at least 0"),
+    ],
+)
+@pytest.mark.parametrize("schema", [TrackingConfig, ExperimentConfig])
+def test_a_tracker_that_cannot_be_is_refused_before_training(
+    protocol: Path, entry: str, message: str, schema: type[TrackingConfig]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(protocol, schema, [entry])
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(

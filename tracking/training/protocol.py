@@ -14,6 +14,7 @@ from core.errors import MissingData, UserError
 from core.seeding import seed_everything
 from core.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
+from tracking.dimp.settings import TrackerSettings
 from tracking.training.config import DataConfig, SourceConfig
 from tracking.training.frame_cache import open_frame_cache
 from tracking.training.frames import DecodedFrames
@@ -39,6 +40,9 @@ class TrackingConfig:
         train: the recipe. Groups of the optimiser are `feature_extractor` (the trunk), `classifier` with its
             `feature_extractor`, `filter_initializer` and `filter_optimizer`, and `bb_regressor`.
         tracker: settings with which the trained network tracks, beside those that follow from `data.views`.
+
+    Raises:
+        UserError: `tracker` holds what is no setting of a tracker, or a value that makes none.
     """
 
     name: str = "dimp"
@@ -50,6 +54,9 @@ class TrackingConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracker: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        TrackerSettings().replaced(self.tracker)  # else it would be found out after the training
 
 
 def build_network(config: TrackingConfig) -> DiMPNet:
