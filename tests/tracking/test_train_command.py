@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from training_trees import sequence_folder, small_config
 
 from core.architecture import Architecture, describe_inputs
@@ -135,6 +138,26 @@ def test_a_backbone_of_found_widths_and_its_weights(protocol: Path, tmp_path: Pa
     for (name, value), other in zip(network.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(value, other), name
     assert run(protocol, tmp_path / "misfit", "--init", str(tmp_path / "run/tracker.safetensors")) == 2
+
+
+def test_a_stem_for_small_images_is_named_as_fresh(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    classifier = RESNETS["resnet18-small"]()
+    for name, warned in (("7x7", False), ("3x3", True)):
+        if warned:
+            classifier.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        save_weights(classifier, tmp_path / f"{name}.safetensors")
+        backbone = replace(config.backbone, weights=tmp_path / f"{name}.safetensors")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network = build_network(replace(config, backbone=backbone))
+        wanted = [
+            f"'{tmp_path / name}.safetensors' is of a network with another stem: conv1.weight starts at random"
+        ]
+        assert [str(warning.message) for warning in caught] == (wanted if warned else [])
+        assert torch.equal(
+            network.feature_extractor.layer3[1].conv2.weight, classifier.layer3[1].conv2.weight
+        )
 
 
 @pytest.mark.parametrize("name", ["dimp50.py", "dimp18_small.py"])
