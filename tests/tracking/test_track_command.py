@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -49,6 +50,46 @@ def test_jpeg4py_decodes_where_its_library_is(no_turbo: None, monkeypatch: pytes
     assert decoded is not None
     assert np.abs(decoded.astype(int) - opencv).max() <= 4
     assert images._decode_jpeg(b"\xff\xd8\xff no image") is None
+
+
+def test_jpegs_alone_go_to_jpeg4py_where_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = np.full((2, 3, 3), 7, np.uint8)
+    seen: list[bytes] = []
+
+    def decode(content: bytes) -> np.ndarray:
+        seen.append(content)
+        return marked
+
+    monkeypatch.setattr(images, "_decode_jpeg", decode)
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
+    assert read_image(PHOTOS / "rocket.jpg") is marked
+    assert read_image(PHOTOS / "coffee.png").shape == (400, 600, 3)
+    assert seen == [(PHOTOS / "rocket.jpg").read_bytes()]
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: False)
+    assert read_image(PHOTOS / "rocket.jpg") is not marked
+    assert len(seen) == 1
+
+
+def test_opencv_takes_over_what_jpeg4py_cannot_decode(
+    no_turbo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class JPEG:
+        def __init__(self, content: np.ndarray) -> None:
+            assert content.dtype == np.uint8
+
+        def decode(self) -> np.ndarray:
+            raise Refused
+
+    class Refused(Exception):
+        pass
+
+    wanted = read_image(PHOTOS / "rocket.jpg")
+    monkeypatch.setitem(sys.modules, "jpeg4py", SimpleNamespace(JPEG=JPEG, JPEGRuntimeError=Refused))
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
+    assert np.array_equal(read_image(PHOTOS / "rocket.jpg"), wanted)
+    monkeypatch.setattr(images, "_decode", lambda content: None)
+    with pytest.raises(UserError, match=r"rocket\.jpg: not a readable image: no decoder knows it"):
+        read_image(PHOTOS / "rocket.jpg")
 
 
 def test_all_kinds_of_files_become_rgb(tmp_path: Path) -> None:
