@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from core.errors import MissingData, UserError
 from tracking import eval as command
+from tracking import track
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import resnet_trunk
@@ -24,6 +26,7 @@ from tracking.dimp.localisation import Finding
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
 from tracking.trackers import TrackerSpec, make_tracker
+from tracking.video import open_video
 
 CONFIG = DiMPConfig(classification_channels=32, iou_channels=16)
 # Whatever a network without training sees counts as found, so that every stage runs in every frame.
@@ -353,6 +356,30 @@ def test_evaluates_a_checkpoint(
     )
     assert command.main([*start, "--checkpoint", str(other), "--seed", "3"]) == 2
     assert "with another checkpoint" in capsys.readouterr().err
+
+
+def test_tracks_a_folder_with_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(video(3)):
+        assert cv2.imwrite(str(tmp_path / f"frames/{number}.png"), frame[..., ::-1])
+
+    def boxes(name: str, seed: int) -> np.ndarray:
+        out, save = tmp_path / f"{name}.mp4", tmp_path / f"{name}.txt"
+        arguments = [str(tmp_path / "frames"), "--box", "30,40,24,24", "--checkpoint", str(checkpoint)]
+        arguments += ["--device", "cpu", "--seed", str(seed), "--out", str(out), "--save", str(save)]
+        assert track.main(arguments) == 0
+        assert "3 frames" in capsys.readouterr().out
+        assert len(list(open_video(out).frames())) == 3
+        return np.loadtxt(save, delimiter=",")
+
+    first = boxes("first", 3)
+    assert first.shape == (3, 4)
+    assert first[0].tolist() == [30, 40, 24, 24]
+    assert (first[1:] != first[0]).any()
+    assert np.array_equal(boxes("again", 3), first)
+    assert not np.array_equal(boxes("other", 4), first)
 
 
 def test_boxes_reach_trackers_in_their_own_numbering() -> None:
