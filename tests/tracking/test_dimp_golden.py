@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +19,11 @@ from tracking.dimp.filters import apply_adjoint
 from tracking.dimp.roi import pool_boxes
 
 ENERGY = 0.011048543456039806  # root mean square of classification features: sqrt(1 / 8192)
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    found = Path(os.environ.get("LWDNA_GOLDEN") or PROJECT.parent / "shared/golden") / "dimp"
+def folder(golden_folder: Path) -> Path:
+    found = golden_folder / "dimp"
     if not (found / "golden.npz").is_file():
         pytest.skip(f"needs the original modules' outputs at {found}")
     return found
