@@ -268,14 +268,19 @@ def test_an_interrupted_run_keeps_its_frames(
 
 
 def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> None:
-    """SIGKILL cannot be caught: every line that was written is whole."""
+    """SIGKILL cannot be caught: every line that was written is whole, and a video of before is as it was."""
     (tmp_path / "slow.py").write_text(
         "import time\n"
         "class Slow:\n"
-        "    def init(self, frame, box):\n        self.box = box\n"
-        "    def update(self, frame):\n        time.sleep(0.2)\n        return self.box\n"
+        "    def init(self, frame, box):\n        self.box, self.frames = box, 1\n"
+        "    def update(self, frame):\n"
+        "        self.frames += 1\n"
+        "        time.sleep(0 if self.frames < 4 else 600)\n"
+        "        return self.box\n"
     )
-    save = tmp_path / "boxes.txt"
+    save, out = tmp_path / "boxes.txt", tmp_path / "videos/out.mp4"
+    out.parent.mkdir()
+    out.write_bytes(b"an earlier run's")
     program = [
         sys.executable,
         "-m",
@@ -285,6 +290,8 @@ def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> N
         "20,30,50,40",
         "--save",
         str(save),
+        "--out",
+        str(out),
     ]
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([*program, "--tracker", "slow:Slow"], env=environment, cwd=PROJECT)
@@ -294,7 +301,11 @@ def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> N
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert save.read_text().endswith("\n")
-    assert 3 <= len(read(save)) <= 12
+    assert len(read(save)) == 3
+    assert out.read_bytes() == b"an earlier run's"
+    (part,) = set(out.parent.iterdir()) - {out}  # what was written of the new one is hidden, and ends alike
+    assert part.name.startswith(".")
+    assert part.suffix == ".mp4"
 
 
 def test_a_camera_has_no_end_and_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
