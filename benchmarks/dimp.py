@@ -2,13 +2,12 @@
 
 Random weights, crops of 288 pixels, frames of the data set `demo`, a full memory of 50 samples. Thresholds are set so
 that the target counts as found in every frame: all stages run. `--endurance N` tracks N frames with a small network
-instead and reports the memory in use.
+instead and reports the memory in use; `--output STEM` writes either result.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.dimp_endurance import FOUND, endurance, endurance_report, frames_of
 from benchmarks.measure import (
     Outcome,
     Timing,
@@ -29,8 +29,9 @@ from benchmarks.measure import (
     time_in_turns,
     write_results,
 )
-from tracking.datasets import load
-from tracking.dimp import DiMPConfig, DiMPNet
+from core.errors import UserError
+from core.exits import run_command
+from tracking.dimp import DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.inference import InferenceNetwork
@@ -38,22 +39,10 @@ from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
-from tracking.images import read_image
 
-FOUND = {"target_not_found": -1e9, "distractor": 1e9, "hard_negative": 1e9}
 TARGET, FIRST_FRAME_TARGET = 1.15, 10.0
 TRACKER, BARE, PREPARED, FIRST = "tracker", "bare convolutions", "bare convolutions, prepared", "first frame"
 POINTS = 4  # grid_sample's, along each side of a bin
-
-
-def frames_of(count: int) -> tuple[list[Any], list[float]]:
-    """Frames of `demo`, forward and backward again until there are enough, and the target in the first."""
-    (sequence,) = load("demo", frames=True, patterns=["face"]).sequences
-    assert sequence.frames is not None
-    images = [read_image(path) for path in sequence.frames.paths()]
-    there_and_back = images + images[-2:0:-1]
-    box = sequence.boxes[0] - [sequence.first_pixel, sequence.first_pixel, 0, 0]
-    return [there_and_back[number % len(there_and_back)] for number in range(count)], box.tolist()
 
 
 class Stages:
@@ -319,31 +308,8 @@ def part_report(parts: Mapping[str, Mapping[str, Outcome[Tensor]]]) -> tuple[str
     return markdown_table(header, rows), values
 
 
-def endurance(frames: int) -> dict[str, Any]:
-    """Track so many frames with a small network; resident memory at ten moments, in MiB."""
-    torch.manual_seed(0)
-    config = DiMPConfig(classification_channels=64, iou_channels=32)
-    net = DiMPNet(resnet_trunk("resnet18-small"), config).eval()
-    tracker = DiMPTracker(net, TrackerSettings(crop_size=96).replaced(FOUND))
-    images, box = frames_of(158)
-    tracker.init(images[0], box)
-    held = {}
-    for number in range(1, frames + 1):
-        tracker.update(images[number % len(images)])
-        if number % max(frames // 10, 1) == 0:
-            held[number] = resident_mib()
-            print(f"{number} frames: {held[number]:.1f} MiB", file=sys.stderr)
-    return {"frames": frames, "resident_mib": held}
-
-
-def resident_mib() -> float:
-    """Memory of this process that is in RAM (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and, where wanted, write the result; returns the exit status."""
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dimp", description=__doc__)
     parser.add_argument("--turns", type=int, default=5, help="counted runs of each way (default: 5)")
     parser.add_argument(
@@ -354,32 +320,53 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--endurance", type=int, metavar="N", help="track N frames and report the memory instead"
     )
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    if arguments.endurance:
-        print(endurance(arguments.endurance))
-        return 0
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(argv)
+    return run_command(lambda: run(options), options.debug, "start it again")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print and, where wanted, write the result.
+
+    Raises:
+        UserError: numbers that make no measurement.
+    """
     settings = TrackerSettings().replaced(FOUND)
-    if arguments.frames < 1 or arguments.frames % settings.train_skipping:
-        parser.error(f"--frames {arguments.frames}: expected a multiple of {settings.train_skipping}")
+    for name in ("turns", "threads", "endurance"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: expected 1 or more")
+    if options.frames < 1 or options.frames % settings.train_skipping:
+        raise UserError(f"--frames {options.frames}: expected a multiple of {settings.train_skipping}")
+    torch.set_num_threads(options.threads)
+    facts = machine("opencv-python")
+    if options.endurance is not None:
+        command = f"python -m benchmarks.dimp --endurance {options.endurance} --threads {options.threads}"
+        text, value = endurance_report(endurance(options.endurance), command, facts)
+    else:
+        text, value = speed(settings, options.turns, options.frames, facts)
+    print(text)
+    if options.output is not None:
+        write_results(options.output, value, text)
+    return 0
+
+
+def speed(
+    settings: TrackerSettings, turns: int, frames: int, facts: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Time everything; returns the page and its JSON."""
     torch.manual_seed(0)
     net = DiMPNet(resnet_trunk("resnet50")).eval().requires_grad_(False)
-    facts = machine("opencv-python")
-    parts = time_parts(net, 3 * arguments.turns)
-    ways, stages = whole_ways(net, settings, arguments.frames)
-    outcomes = time_in_turns(ways, turns=arguments.turns)
-    text, value = whole_report(outcomes, stages, arguments.frames)
+    parts = time_parts(net, 3 * turns)
+    ways, stages = whole_ways(net, settings, frames)
+    outcomes = time_in_turns(ways, turns=turns)
+    text, value = whole_report(outcomes, stages, frames)
     part_text, part_value = part_report(parts)
     text = (
-        f"{text}\n{part_text}\n{arguments.turns} runs of {arguments.frames} frames. {machine_text(facts)}\n"
+        "# Speed of DiMP-50 on a CPU\n\nRandom weights, crops of 288 pixels, a memory of 50 samples.\n\n"
+        f"{text}\n{part_text}\n{turns} runs of {frames} frames. {machine_text(facts)}\n"
     )
-    print(text)
-    if arguments.output:
-        title = (
-            "# Speed of DiMP-50 on a CPU\n\nRandom weights, crops of 288 pixels, a memory of 50 samples.\n\n"
-        )
-        write_results(arguments.output, {"machine": facts, **value, "parts": part_value}, title + text)
-    return 0
+    return text, {"machine": dict(facts), **value, "parts": part_value}
 
 
 if __name__ == "__main__":

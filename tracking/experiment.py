@@ -59,7 +59,8 @@ class ExperimentConfig(TrackingConfig):
         evaluation: what trained trackers are tried on.
 
     Raises:
-        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with.
+        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with; or
+            see `TrackingConfig`.
     """
 
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
@@ -68,6 +69,7 @@ class ExperimentConfig(TrackingConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backbone.widths is not None or self.init is not None:
             raise UserError(
                 "the comparison starts from regular widths and fresh heads: name widths with found_widths, and "

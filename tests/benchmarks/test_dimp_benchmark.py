@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 
 from benchmarks import dimp
 from benchmarks.measure import Outcome, Timing
+from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.tracker import STAGES
@@ -72,18 +76,47 @@ def test_parts_report() -> None:
     assert value["pooling"]["ratio"] == pytest.approx(2.5)
 
 
-def test_frames_go_there_and_back(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import dataclasses
-
-    from tracking.datasets.demo_rendering import SCENES
-
+@pytest.fixture
+def short_video(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video has three frames."""
     monkeypatch.setenv("LWDNA_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setitem(SCENES, "test", tuple(dataclasses.replace(s, frames=3) for s in SCENES["test"][:1]))
+
+
+def test_frames_go_there_and_back(short_video: None) -> None:
     frames, box = dimp.frames_of(6)
     assert (frames[3] == frames[1]).all()
     assert (frames[4] == frames[0]).all()
     assert (frames[5] == frames[1]).all()
     assert box[2] == pytest.approx(44, abs=1)
-    assert dimp.endurance(3)["frames"] == 3
+
+
+@pytest.mark.parametrize("option", ["--turns", "--threads", "--endurance"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_numbers_that_measure_nothing(option: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dimp.main([option, number]) == 2
+    assert capsys.readouterr().err == f"error: {option} {number}: expected 1 or more\n"
+
+
+def test_frames_without_an_improvement_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dimp.main(["--frames", "30"]) == 2
+    assert "--frames 30: expected a multiple of 20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("frames", [3, 23])
+def test_endurance_writes_its_moments(
+    short_video: None, frames: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    command = ["--endurance", str(frames), "--threads", str(threads)]
+    assert dimp.main([*command, "--output", str(tmp_path / "memory")]) == 0
+    value = json.loads((tmp_path / "memory.json").read_text())
+    assert value["command"] == f"python -m benchmarks.dimp {' '.join(command)}"
+    moments = [int(moment) for moment in value["resident_mib"]]
+    assert len(moments) == min(frames, 10)
+    assert moments[-1] == frames
+    assert min(value["resident_mib"].values()) > 50
+    text = (tmp_path / "memory.md").read_text()
+    assert value["command"] in text
+    assert f"| {frames} | {value['resident_mib'][str(frames)]:.1f} |" in text
+    assert text.strip() in capsys.readouterr().out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +18,17 @@ PROJECT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LWDNA_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _gradients_stay_on() -> Iterator[None]:
+    """Names the test that switches gradients off for good, not the one that trains after it."""
+    for when in ("before this test", "by this test"):
+        off = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+        torch.set_grad_enabled(True)
+        assert not off, f"gradients were left switched off {when}"
+        if when == "before this test":
+            yield
 
 
 @pytest.fixture(scope="session")
@@ -64,16 +77,20 @@ def otb_frames(data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    folder = Path(os.environ.get("LWDNA_GOLDEN") or PROJECT.parent / "shared/golden")
-    if not (folder / "lasot_official_toolkit.json").is_file():
-        pytest.skip(f"needs the reference scores at {folder} (or $LWDNA_GOLDEN)")
-    return folder
+    """The folder of reference results named by $LWDNA_GOLDEN."""
+    root = os.environ.get("LWDNA_GOLDEN")
+    if not root:
+        pytest.skip("needs reference results: set LWDNA_GOLDEN to their folder")
+    return Path(root)
 
 
 @pytest.fixture(scope="session")
 def golden(golden_folder: Path) -> dict[str, Any]:
     """What the LaSOT authors' own MATLAB functions give: tracker to summary and per-sequence rows."""
-    return json.loads((golden_folder / "lasot_official_toolkit.json").read_text())["trackers"]
+    path = golden_folder / "lasot_official_toolkit.json"
+    if not path.is_file():
+        pytest.skip(f"needs the reference scores at {path}")
+    return json.loads(path.read_text())["trackers"]
 
 
 def write_boxes(path: Path, boxes: Any, separator: str = ",") -> Path:

@@ -222,6 +222,16 @@ def test_a_trunk_has_widths_of_its_own(found: core.Architecture) -> None:
         trunk_architecture("resnet50", alone, 144)
 
 
+def test_widths_of_a_wider_network_of_the_same_form_are_refused() -> None:
+    """All groups have the same names, and as absolute numbers the widths could be built."""
+    inputs = torch.zeros(1, 3, 64, 64)
+    widths = core.trace_channels(RESNETS["resnet18"](), inputs).widths
+    wide = core.Architecture("resnet18", widths, describe_inputs(inputs), baseline={"widths": widths})
+    with pytest.raises(ArchitectureError, match="'conv1' has 64 channels, but resnet18-small has 16"):
+        trunk_architecture("resnet18-small", wide, 64)
+    assert trunk_architecture("resnet18", wide, 64).widths["conv1"] == 64
+
+
 def test_backbones_are_checked() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         resnet_trunk("resnet5")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +19,11 @@ from tracking.dimp.filters import apply_adjoint
 from tracking.dimp.roi import pool_boxes
 
 ENERGY = 0.011048543456039806  # root mean square of classification features: sqrt(1 / 8192)
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    found = Path(os.environ.get("LWDNA_GOLDEN") or PROJECT.parent / "shared/golden") / "dimp"
+def folder(golden_folder: Path) -> Path:
+    found = golden_folder / "dimp"
     if not (found / "golden.npz").is_file():
         pytest.skip(f"needs the original modules' outputs at {found}")
     return found
@@ -77,6 +75,11 @@ def stats(found: Tensor) -> Tensor:
     return torch.stack([found.mean(), found.std(correction=0), found.norm()]).float()
 
 
+def channel_mean(found: Tensor) -> Tensor:
+    """Mean over images and places, (C,)."""
+    return found.mean(dim=(0, 2, 3))
+
+
 def agrees_stats(found: Tensor, wanted: np.ndarray) -> None:
     assert torch.allclose(stats(found)[1:], torch.from_numpy(wanted)[1:], rtol=2e-5)
     assert abs(stats(found)[0] - wanted[0]) < 2e-5 * wanted[1]
@@ -102,7 +105,7 @@ def test_backbone(net: DiMPNet, fill: ModuleType, golden: dict[str, np.ndarray])
     agrees(stages["layer3"][:, ::8, ::2, ::2], golden["a.layer3.sub"])
     for name, stage in stages.items():
         agrees_stats(stage, golden[f"a.{name}.stats"])
-        agrees(stage.mean(dim=(0, 2, 3)), golden[f"a.{name}.channel_mean"])
+        agrees(channel_mean(stage), golden[f"a.{name}.channel_mean"])
 
 
 @torch.no_grad()
@@ -112,8 +115,11 @@ def test_classification_features(
     found = net.classifier.features({"layer3": make("b.layer3", (2, 1024, 18, 18), 1, kind="abs")})
     agrees(found[:, ::8, ::2, ::2], golden["b.clf.sub"])
     agrees_stats(found, golden["b.clf.stats"])
+    agrees(channel_mean(found), golden["b.clf.channel_mean"])
     small = net.classifier.feature_extractor[-1](make("b.small", (1, 512, 18, 18), 1e-5))
     agrees(small[:, ::16, ::3, ::3], golden["b.norm_small.sub"])
+    agrees_stats(small, golden["b.norm_small.stats"])
+    agrees(channel_mean(small), golden["b.norm_small.channel_mean"])
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,7 @@ def test_initial_filter(
     agrees_stats(initial, golden["c.filter.stats"])
     one = net.classifier.filter_initializer(features[:, :1], swap(golden["in.c.boxes"])[:, :1])
     agrees(one[:, ::8], golden["c.filter_one_image.sub"])
+    agrees_stats(one, golden["c.filter_one_image.stats"])
 
 
 @torch.no_grad()
@@ -143,7 +150,9 @@ def test_residual_maps(net: DiMPNet, features: Tensor, golden: dict[str, np.ndar
     agrees(maps.label, swap(golden["d.map_label"]))
     agrees(maps.mask, swap(golden["d.map_mask"]))
     agrees(maps.weight, swap(golden["d.map_weight"]))
-    agrees(apply_adjoint(maps.label - 0.3, features, 4)[:, ::8], golden["d.adjoint.sub"])
+    adjoint = apply_adjoint(maps.label - 0.3, features, 4)
+    agrees(adjoint[:, ::8], golden["d.adjoint.sub"])
+    agrees_stats(adjoint, golden["d.adjoint.stats"])
 
 
 def test_steepest_descent_and_its_gradients(
@@ -158,6 +167,8 @@ def test_steepest_descent_and_its_gradients(
     iterates, losses = optimizer(start, inputs, swap(golden["in.c.boxes"]), iterations=5)
     found = torch.stack(iterates)
     agrees(found[:, :, ::8].detach(), golden["d.iterates.sub"])
+    for iterate, wanted in zip(found.detach(), golden["d.iterates.stats"], strict=True):
+        agrees_stats(iterate, wanted)
     agrees(losses.detach(), golden["d.losses"])
     test = swap(make("e.feat", (3, 2, 512, 18, 18), ENERGY)).contiguous()
     scores = torch.stack([net.classifier.scores(weight, test) for weight in iterates])
@@ -172,6 +183,8 @@ def test_steepest_descent_and_its_gradients(
     gradients = torch.autograd.grad(loss, [start, inputs, *parameters.values()])
     agrees(gradients[0][:, ::8], golden["d.grad_filter0.sub"])
     agrees(gradients[1].transpose(0, 1)[:, :, ::16, ::3, ::3], golden["d.grad_feat.sub"])
+    agrees_stats(gradients[0], golden["d.grad_filter0.stats"])
+    agrees_stats(gradients[1], golden["d.grad_feat.stats"])
     for name, gradient in zip(parameters, gradients[2:], strict=True):
         agrees(gradient, golden[f"d.grad.{name}"], 2e-4)
 
@@ -212,6 +225,9 @@ def test_box_regressor(net: DiMPNet, make: Callable[..., Tensor], golden: dict[s
     agrees(modulation[1], golden["f.mod4"])
     agrees(maps[0][:, ::8, ::3, ::3], golden["f.feat3.sub"])
     agrees(maps[1][:, ::8, ::2, ::2], golden["f.feat4.sub"])
+    for name, map_ in zip(("f.feat3", "f.feat4"), maps, strict=True):
+        agrees_stats(map_, golden[f"{name}.stats"])
+        agrees(channel_mean(map_), golden[f"{name}.channel_mean"])
 
     boxes = torch.from_numpy(golden["in.f.boxes"])
     predictions = []

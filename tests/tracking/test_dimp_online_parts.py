@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,27 @@ def test_settings_from_a_file_and_wrong_ones() -> None:
         DIMP50.replaced({"learning_rate": 1})
     with pytest.raises(UserError, match="no tracker settings 'dimp5'"):
         preset("dimp5")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("random_boxes", -1, "a whole number of at least 0"),
+        ("first_iterations", -1, "a whole number of at least 0"),
+        ("update_iterations", 1.5, "a whole number of at least 0"),
+        ("train_skipping", 0, "a whole number of at least 1"),
+        ("memory_size", "50", "a whole number of at least 1"),
+        ("crop_size", True, "a whole number of at least 1"),
+        ("search_area", 0.5, "a number of at least 1"),
+        ("jitter_size", -0.1, "a number of at least 0"),
+        ("refinement_step", float("nan"), "a number of at least 0"),
+        ("displacement", float("inf"), "a number of at least 0"),
+        ("dropout", 1.0, "in [0, 1)"),
+    ],
+)
+def test_settings_out_of_range(name: str, value: object, wanted: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"{name}={value!r}: has to be {wanted}")):
+        DIMP50.replaced({name: value})
 
 
 # Memory

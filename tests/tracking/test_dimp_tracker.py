@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional
 
 from core.errors import MissingData, UserError
 from tracking import eval as command
+from tracking import track
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import resnet_trunk
@@ -23,6 +26,7 @@ from tracking.dimp.localisation import Finding
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
 from tracking.trackers import TrackerSpec, make_tracker
+from tracking.video import open_video
 
 CONFIG = DiMPConfig(classification_channels=32, iou_channels=16)
 # Whatever a network without training sees counts as found, so that every stage runs in every frame.
@@ -152,7 +156,24 @@ def test_not_found_changes_nothing(net: DiMPNet) -> None:
     assert tracker.seconds["refinement"] == tracker.seconds["learning"] == 0
 
 
-def test_findings_decide_what_is_learned(net: DiMPNet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def always_find(monkeypatch: pytest.MonkeyPatch) -> Callable[[Finding], None]:
+    """Lets score maps say the same thing from now on, whatever is in them."""
+    from tracking.dimp import tracker as module
+
+    real = module.localise
+
+    def always(finding: Finding) -> None:
+        monkeypatch.setattr(
+            module, "localise", lambda *given: dataclasses.replace(real(*given), finding=finding)
+        )
+
+    return always
+
+
+def test_findings_decide_what_is_learned(
+    net: DiMPNet, monkeypatch: pytest.MonkeyPatch, always_find: Callable[[Finding], None]
+) -> None:
     """Iterations: 2 every third frame, 1 for a hard negative at any time, none and no sample when uncertain."""
     tracker = DiMPTracker(net, EAGER)
     frames = video(9)
@@ -170,24 +191,30 @@ def test_findings_decide_what_is_learned(net: DiMPNet, monkeypatch: pytest.Monke
         tracker.update(frame)
     assert (steps, len(tracker._memory)) == ([2], 18)
 
-    def always(finding: Finding) -> None:
-        from tracking.dimp import tracker as module
-
-        real = module.localise
-        monkeypatch.setattr(
-            module, "localise", lambda *given: dataclasses.replace(real(*given), finding=finding)
-        )
-
     weights = tracker._memory.weights.copy()
-    always(Finding.UNCERTAIN)
+    always_find(Finding.UNCERTAIN)
     tracker.update(frames[4])
     assert steps == [2]
     assert np.array_equal(tracker._memory.weights, weights)
     assert tracker.seconds["refinement"] > 0
-    always(Finding.HARD_NEGATIVE)
+    always_find(Finding.HARD_NEGATIVE)
     tracker.update(frames[5])
     assert steps == [2, 1]
     assert not np.array_equal(tracker._memory.weights, weights)
+
+
+@pytest.mark.parametrize("refined", [True, False])
+def test_uncertain_boxes_are_refined_only_where_that_is_wanted(
+    net: DiMPNet, always_find: Callable[[Finding], None], refined: bool
+) -> None:
+    tracker = DiMPTracker(net, EAGER.replaced({"update_scale_when_uncertain": refined}))
+    frames = video(2)
+    tracker.init(frames[0], (30, 40, 24, 24))
+    always_find(Finding.UNCERTAIN)
+    box, _ = tracker.update(frames[1])
+    assert (box[2:] == (24, 24)) != refined
+    assert box[:2] != (30, 40)  # the place is taken over in any case
+    assert (tracker.seconds["refinement"] > 0) == refined
 
 
 @pytest.mark.parametrize(
@@ -329,6 +356,30 @@ def test_evaluates_a_checkpoint(
     )
     assert command.main([*start, "--checkpoint", str(other), "--seed", "3"]) == 2
     assert "with another checkpoint" in capsys.readouterr().err
+
+
+def test_tracks_a_folder_with_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(video(3)):
+        assert cv2.imwrite(str(tmp_path / f"frames/{number}.png"), frame[..., ::-1])
+
+    def boxes(name: str, seed: int) -> np.ndarray:
+        out, save = tmp_path / f"{name}.mp4", tmp_path / f"{name}.txt"
+        arguments = [str(tmp_path / "frames"), "--box", "30,40,24,24", "--checkpoint", str(checkpoint)]
+        arguments += ["--device", "cpu", "--seed", str(seed), "--out", str(out), "--save", str(save)]
+        assert track.main(arguments) == 0
+        assert "3 frames" in capsys.readouterr().out
+        assert len(list(open_video(out).frames())) == 3
+        return np.loadtxt(save, delimiter=",")
+
+    first = boxes("first", 3)
+    assert first.shape == (3, 4)
+    assert first[0].tolist() == [30, 40, 24, 24]
+    assert (first[1:] != first[0]).any()
+    assert np.array_equal(boxes("again", 3), first)
+    assert not np.array_equal(boxes("other", 4), first)
 
 
 def test_boxes_reach_trackers_in_their_own_numbering() -> None:

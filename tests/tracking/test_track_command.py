@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -49,6 +50,46 @@ def test_jpeg4py_decodes_where_its_library_is(no_turbo: None, monkeypatch: pytes
     assert decoded is not None
     assert np.abs(decoded.astype(int) - opencv).max() <= 4
     assert images._decode_jpeg(b"\xff\xd8\xff no image") is None
+
+
+def test_jpegs_alone_go_to_jpeg4py_where_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = np.full((2, 3, 3), 7, np.uint8)
+    seen: list[bytes] = []
+
+    def decode(content: bytes) -> np.ndarray:
+        seen.append(content)
+        return marked
+
+    monkeypatch.setattr(images, "_decode_jpeg", decode)
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
+    assert read_image(PHOTOS / "rocket.jpg") is marked
+    assert read_image(PHOTOS / "coffee.png").shape == (400, 600, 3)
+    assert seen == [(PHOTOS / "rocket.jpg").read_bytes()]
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: False)
+    assert read_image(PHOTOS / "rocket.jpg") is not marked
+    assert len(seen) == 1
+
+
+def test_opencv_takes_over_what_jpeg4py_cannot_decode(
+    no_turbo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class JPEG:
+        def __init__(self, content: np.ndarray) -> None:
+            assert content.dtype == np.uint8
+
+        def decode(self) -> np.ndarray:
+            raise Refused
+
+    class Refused(Exception):
+        pass
+
+    wanted = read_image(PHOTOS / "rocket.jpg")
+    monkeypatch.setitem(sys.modules, "jpeg4py", SimpleNamespace(JPEG=JPEG, JPEGRuntimeError=Refused))
+    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
+    assert np.array_equal(read_image(PHOTOS / "rocket.jpg"), wanted)
+    monkeypatch.setattr(images, "_decode", lambda content: None)
+    with pytest.raises(UserError, match=r"rocket\.jpg: not a readable image: no decoder knows it"):
+        read_image(PHOTOS / "rocket.jpg")
 
 
 def test_all_kinds_of_files_become_rgb(tmp_path: Path) -> None:
@@ -227,14 +268,19 @@ def test_an_interrupted_run_keeps_its_frames(
 
 
 def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> None:
-    """SIGKILL cannot be caught: every line that was written is whole."""
+    """SIGKILL cannot be caught: every line that was written is whole, and a video of before is as it was."""
     (tmp_path / "slow.py").write_text(
         "import time\n"
         "class Slow:\n"
-        "    def init(self, frame, box):\n        self.box = box\n"
-        "    def update(self, frame):\n        time.sleep(0.2)\n        return self.box\n"
+        "    def init(self, frame, box):\n        self.box, self.frames = box, 1\n"
+        "    def update(self, frame):\n"
+        "        self.frames += 1\n"
+        "        time.sleep(0 if self.frames < 4 else 600)\n"
+        "        return self.box\n"
     )
-    save = tmp_path / "boxes.txt"
+    save, out = tmp_path / "boxes.txt", tmp_path / "videos/out.mp4"
+    out.parent.mkdir()
+    out.write_bytes(b"an earlier run's")
     program = [
         sys.executable,
         "-m",
@@ -244,6 +290,8 @@ def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> N
         "20,30,50,40",
         "--save",
         str(save),
+        "--out",
+        str(out),
     ]
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([*program, "--tracker", "slow:Slow"], env=environment, cwd=PROJECT)
@@ -253,7 +301,11 @@ def test_a_killed_run_leaves_the_boxes_so_far(tmp_path: Path, folder: Path) -> N
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert save.read_text().endswith("\n")
-    assert 3 <= len(read(save)) <= 12
+    assert len(read(save)) == 3
+    assert out.read_bytes() == b"an earlier run's"
+    (part,) = set(out.parent.iterdir()) - {out}  # what was written of the new one is hidden, and ends alike
+    assert part.name.startswith(".")
+    assert part.suffix == ".mp4"
 
 
 def test_a_camera_has_no_end_and_no_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import core
+from classification.models import build
+from core.architecture import describe_inputs
 from core.checkpoint import save_weights
 from core.config import load_config
 from core.errors import UserError
@@ -105,6 +107,17 @@ def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Archi
     )
     given = given_architecture(config)
     assert with_given_budget(config).shrink.budget.flops == given.cost["flops"]["paper"]
+
+
+def test_widths_of_classifications_resnet50_fit_the_published_protocol(tmp_path: Path) -> None:
+    resnet, images = build("resnet50", dataset="imagenet"), torch.zeros(1, 3, 224, 224)
+    widths = core.trace_channels(resnet, images).widths
+    core.Architecture("resnet50", widths, describe_inputs(images)).save(tmp_path / "widths.json")
+    given = [f"found_widths={tmp_path / 'widths.json'}"]
+    found = given_architecture(load_config(CONFIGS / "dimp50.py", ExperimentConfig, given))
+    assert found.widths["layer3.0.conv3"] == 1024
+    with pytest.raises(UserError, match="is not a channel group of ResNet"):
+        given_architecture(load_config(CONFIGS / DEFAULT_CONFIG, ExperimentConfig, given))
 
 
 def test_what_cannot_be_compared_is_refused(

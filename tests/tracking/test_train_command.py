@@ -7,20 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from training_trees import sequence_folder, small_config
 
 from core.architecture import Architecture, describe_inputs
 from core.channels import trace_channels
 from core.checkpoint import read_weights, save_weights
 from core.config import dump_config, load_config
+from core.errors import UserError
 from core.optim import build_optimizer
 from tracking import train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network
+from tracking.experiment import ExperimentConfig
 from tracking.training import TrackingConfig, build_network
 from tracking.training.loader import SequenceLoader
 
@@ -59,6 +64,21 @@ def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
     assert [record["images"] for record in records] == [8, 8]  # sequences
     assert {"scores", "initial_scores", "iou", "found"} <= records[0]["train_metrics"].keys()
     assert load_config(tmp_path / "run/config.py", TrackingConfig).tracker == {"memory_size": 30}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("tracker.memory_sise=30", "no tracker setting 'memory_sise': did you mean 'memory_size'"),
+        ("tracker.random_boxes=-1", "random_boxes=-1: has to be a whole number of at least 0"),
+    ],
+)
+@pytest.mark.parametrize("schema", [TrackingConfig, ExperimentConfig])
+def test_a_tracker_that_cannot_be_is_refused_before_training(
+    protocol: Path, entry: str, message: str, schema: type[TrackingConfig]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(protocol, schema, [entry])
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
@@ -118,6 +138,26 @@ def test_a_backbone_of_found_widths_and_its_weights(protocol: Path, tmp_path: Pa
     for (name, value), other in zip(network.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(value, other), name
     assert run(protocol, tmp_path / "misfit", "--init", str(tmp_path / "run/tracker.safetensors")) == 2
+
+
+def test_a_stem_for_small_images_is_named_as_fresh(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    classifier = RESNETS["resnet18-small"]()
+    for name, warned in (("7x7", False), ("3x3", True)):
+        if warned:
+            classifier.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        save_weights(classifier, tmp_path / f"{name}.safetensors")
+        backbone = replace(config.backbone, weights=tmp_path / f"{name}.safetensors")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network = build_network(replace(config, backbone=backbone))
+        wanted = [
+            f"'{tmp_path / name}.safetensors' is of a network with another stem: conv1.weight starts at random"
+        ]
+        assert [str(warning.message) for warning in caught] == (wanted if warned else [])
+        assert torch.equal(
+            network.feature_extractor.layer3[1].conv2.weight, classifier.layer3[1].conv2.weight
+        )
 
 
 @pytest.mark.parametrize("name", ["dimp50.py", "dimp18_small.py"])

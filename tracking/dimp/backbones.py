@@ -110,7 +110,7 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         side: of a crop, in pixels.
 
     Raises:
-        ArchitectureError: widths of another network.
+        ArchitectureError: widths of another network, one of the same form but of another regular width included.
     """
     if _is_whole(found):
         found.graph(RESNETS[name]())  # the file's own check, against the whole network
@@ -121,6 +121,13 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         raise ArchitectureError(
             f"group '{missing}' of {name} is missing in the widths file of '{found.model}'"
         )
+    regular = found.baseline.get("widths", {})  # a file written by hand says nothing about it
+    for group, width in graph.widths.items():
+        if regular.get(group, width) != width:
+            raise ArchitectureError(
+                f"the widths file of '{found.model}' was made for a network whose group '{group}' has {regular[group]} "
+                f"channels, but {name} has {width}: name the backbone for which the widths were found"
+            )
     widths = {group: found.widths[group] for group in graph.widths}
     return Architecture(
         name,

@@ -6,6 +6,7 @@ ones belong to the VOT 2018 and 2019 challenges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,6 +14,16 @@ from typing import Any
 from core.errors import UserError, did_you_mean
 
 STRIDE = 16  # of the classification features
+# Settings, their type, the least that they may be, and what they have to be less than.
+_RANGES: tuple[tuple[str, type, float, float], ...] = (
+    ("crop_size memory_size train_skipping refinement_average", int, 1, math.inf),
+    ("first_iterations update_iterations hard_negative_iterations", int, 0, math.inf),
+    ("dropout_samples random_boxes refinement_iterations", int, 0, math.inf),
+    ("search_area augmentation_expansion maximal_aspect_ratio", float, 1, math.inf),
+    ("random_shift target_neighbourhood displacement target_inside", float, 0, math.inf),
+    ("jitter_position jitter_size refinement_step refinement_decay", float, 0, math.inf),
+    ("learning_rate hard_negative_learning_rate initial_minimum_weight dropout", float, 0, 1),
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,9 @@ class TrackerSettings:
     legacy_coordinates: bool = False
 
     def __post_init__(self) -> None:
+        for names, kind, low, high in _RANGES:
+            for name in names.split():
+                self._check(name, kind, low, high)
         if self.crop_size < 2 * STRIDE or self.crop_size % STRIDE:
             raise UserError(
                 f"crop_size={self.crop_size}: has to be a multiple of {STRIDE}, at least {2 * STRIDE}"
@@ -107,15 +121,15 @@ class TrackerSettings:
                 f"memory_size={self.memory_size}: has to be more than the {self.initial_samples} samples of the "
                 "first frame"
             )
-        for name in ("search_area", "maximal_aspect_ratio", "augmentation_expansion"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: has to be at least 1")
-        for name in ("train_skipping", "refinement_average"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: has to be at least 1")
-        for name in ("learning_rate", "hard_negative_learning_rate", "initial_minimum_weight", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: has to be in [0, 1)")
+
+    def _check(self, name: str, kind: type, low: float, high: float) -> None:
+        """Refuse a setting that is no number of its kind in [low, high), NaN among them."""
+        value = getattr(self, name)
+        number = isinstance(value, (kind, int)) and not isinstance(value, bool)
+        if not (number and low <= value < high):
+            wanted = "a whole number of" if kind is int else "a number of"
+            limits = f"in [{low}, {high})" if high < math.inf else f"{wanted} at least {low}"
+            raise UserError(f"{name}={value!r}: has to be {limits}")
 
     @property
     def initial_samples(self) -> int:

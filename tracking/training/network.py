@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +66,21 @@ def make_network(
         found: widths of the trunk in place of the section's own.
         matched_filter: see `start_matched`; None for the published random start.
 
+    Warns:
+        UserWarning: a part of the trunk is not in the classifier's weights and stays fresh.
+
     Raises:
         MissingData: a file is not there.
         UserError: widths or weights do not fit.
     """
     trunk = resnet_trunk(backbone.name, found or backbone.architecture())
     if backbone.weights is not None:
-        load_backbone_weights(trunk, backbone.weights)
+        fresh = load_backbone_weights(trunk, backbone.weights)
+        if fresh:
+            warnings.warn(
+                f"'{backbone.weights}' is of a network with another stem: {', '.join(fresh)} starts at random",
+                stacklevel=2,
+            )
     network = TrainedDiMP(trunk, config)
     if matched_filter is not None:
         start_matched(network.classifier.filter_initializer.filter_conv, matched_filter)

@@ -10,17 +10,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.seeding import seed_everything
 from core.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
+from tracking.dimp.settings import TrackerSettings
 from tracking.training.config import DataConfig, SourceConfig
 from tracking.training.frame_cache import open_frame_cache
 from tracking.training.frames import DecodedFrames
 from tracking.training.loader import SequenceLoader, Source
 from tracking.training.losses import LossConfig, dimp_loss
 from tracking.training.network import BackboneConfig, make_network
-from tracking.training.sources import open_source
+from tracking.training.sources import NothingThere, open_source
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class TrackingConfig:
         train: the recipe. Groups of the optimiser are `feature_extractor` (the trunk), `classifier` with its
             `feature_extractor`, `filter_initializer` and `filter_optimizer`, and `bb_regressor`.
         tracker: settings with which the trained network tracks, beside those that follow from `data.views`.
+
+    Raises:
+        UserError: `tracker` holds what is no setting of a tracker, or a value that makes none.
     """
 
     name: str = "dimp"
@@ -50,6 +54,9 @@ class TrackingConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracker: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        TrackerSettings().replaced(self.tracker)  # else it would be found out after the training
 
 
 def build_network(config: TrackingConfig) -> DiMPNet:
@@ -125,7 +132,7 @@ def _loader(
 ) -> SequenceLoader:
     data = config.data
     return SequenceLoader(
-        sources=[_open(source, root, data) for source in sources if source.weight > 0],
+        sources=_open_all([source for source in sources if source.weight > 0], root, data),
         sampling=data.sampling,
         views=data.views,
         filter_size=config.network.filter_size,
@@ -135,6 +142,25 @@ def _loader(
         bad_frames=data.bad_frames,
         workers=data.workers,
     )
+
+
+def _open_all(sources: Sequence[SourceConfig], root: Path, data: DataConfig) -> list[Source]:
+    """The sources that are there. Those that may be incomplete are left out, with a warning, where nothing is.
+
+    The weights of the others keep their ratios: they count in relation to each other.
+    """
+    opened: list[Source] = []
+    absent: list[NothingThere] = []
+    for source in sources:
+        try:
+            opened.append(_open(source, root, data))
+        except NothingThere as error:
+            absent.append(error)
+    if absent and not opened:
+        raise MissingData(f"no source of sequences is there: {absent[0]}")
+    for error in absent:
+        warnings.warn(f"a source of sequences is left out: {error}", stacklevel=4)
+    return opened
 
 
 def _open(source: SourceConfig, root: Path, data: DataConfig) -> Source:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,10 @@ FIRST_PIXEL = {"lasot": 1, "otb": 1, "uav123": 1, "demo": 1}
 IMAGE_FOLDERS = ("img", "images", ".")
 
 
+class NothingThere(MissingData):
+    """Of a source with `partial`, which may be incomplete, nothing is there at all."""
+
+
 def open_source(source: SourceConfig, root: Path) -> TrainingSet:
     """Read the annotations of a source.
 
@@ -41,7 +46,8 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
         root: the data root.
 
     Raises:
-        MissingData: it is not there.
+        NothingThere: no sequence of it is there, and the source has `partial`.
+        MissingData: it, or the list of its names, is not there.
         UserError: no such source, or malformed annotations.
     """
     allowed = [*DATASETS, "coco", "folder"]
@@ -52,21 +58,25 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
     if source.dataset == "coco":
         if source.sequences or source.names is not None:
             raise UserError("COCO's objects have no names: leave out sequences and names")
-        return read_coco(root, source.split)
+        with _may_be_absent(source):
+            return read_coco(root, source.split)
     if source.dataset == "folder":
         assert source.folder is not None  # SourceConfig has made sure
         folder = root / source.folder.expanduser()
-        return _training_set(folder.name, folder, _chosen(read_folder(folder), source), first_pixel=0)
+        with _may_be_absent(source):
+            found = read_folder(folder)
+        return _training_set(folder.name, folder, _chosen(found, source), first_pixel=0)
     split = source.split or TRAINING_SPLITS.get(source.dataset)
-    dataset = load(
-        source.dataset,
-        root,
-        split,
-        patterns=source.sequences,
-        partial=source.partial,
-        frames=True,
-        attributes=False,
-    )
+    with _may_be_absent(source):
+        dataset = load(
+            source.dataset,
+            root,
+            split,
+            patterns=source.sequences,
+            partial=source.partial,
+            frames=True,
+            attributes=False,
+        )
     sequences = _chosen(dataset.sequences, source)
     if source.dataset == "got10k":
         sequences = [_without_absence(sequence) for sequence in sequences]
@@ -77,6 +87,17 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
         sequences,
         FIRST_PIXEL.get(source.dataset, 0),
     )
+
+
+@contextmanager
+def _may_be_absent(source: SourceConfig) -> Iterator[None]:
+    """Around what reads the sequences, and only that: a list of names that is not there is a mistake."""
+    try:
+        yield
+    except MissingData as error:
+        if source.partial:
+            raise NothingThere(str(error)) from error
+        raise
 
 
 def read_folder(folder: Path) -> list[TrackingSequence]:
