@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import shared_configs
 from core import Architecture, BudgetError, shrink
 from core.config import load_config
-from super_resolution.data import TRAINING_SETS, open_benchmarks
+from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
+from super_resolution.images import write_image
 from super_resolution.models import build
 from super_resolution.run import RunConfig, with_ties
 
@@ -37,9 +39,19 @@ def test_there_is_a_config_for_each_published_network_and_a_reduced_one() -> Non
 def test_every_section_is_valid(name: str) -> None:
     config = load(name)
     assert config.dataset in TRAINING_SETS
-    assert all(config.data.patch % scale == 0 for scale in (2, 4))
     sets, missing = open_benchmarks(config.data.benchmarks, Path("nowhere"), 4)
     assert len(sets) + len(missing) == len(config.data.benchmarks)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_its_crops_suit_every_scale(name: str, scale: int, photo: np.ndarray, tmp_path: Path) -> None:
+    data = replace(load(name).data, crops_per_epoch=2, cache=str(tmp_path / "cache"))
+    write_image(tmp_path / "photos/a.png", photo[:208, :200])
+    loader = open_training_loader(str(tmp_path / "photos"), tmp_path, scale, data, batch_size=2, seed=0)
+    ((lr, hr),) = loader.epoch(0)
+    assert data.patch - scale < hr.shape[2] == scale * lr.shape[2] <= data.patch
+    assert scale == 3 or hr.shape[2] == data.patch  # the published protocols' crops
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from core.architecture import Architecture
 from core.channels import trace_channels
 from core.scores import score_channels
+from super_resolution.images import write_image
 from super_resolution.models import build
 from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, with_own_options
 from super_resolution.upscale import main as upscale
@@ -52,6 +53,20 @@ def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
     assert {"scikit-image_psnr", "scikit-image_ssim"} == result["methods"]["lwdna"]["metrics"].keys()
     assert result["references"]["Bicubic"]["scikit-image_psnr"] > 20
     assert 0.5 < result["methods"]["lwdna"]["flops_ratio"] <= 0.6134
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_run_at_another_scale(scale: int, photo: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    write_image(tmp_path / "photos/a.png", photo[:100, :120])
+    options = [f"data.benchmarks=({str(tmp_path / 'photos')!r},)"]
+    options += ["data.patch=64"]  # the default protocol's, no multiple of 3
+    assert main([*FAST, *options, "--scale", str(scale), "--work-dir", str(folder)]) == 0
+    image = np.zeros((5, 6, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "low.png"), image)
+    files = [str(tmp_path / "low.png"), str(tmp_path / "high.png")]
+    assert upscale([*files, "--checkpoint", str(folder / "lwdna.safetensors")]) == 0
+    assert cv2.imread(files[1]).shape == (5 * scale, 6 * scale, 3)
 
 
 def test_its_checkpoints_upscale_an_image(experiment: Path, tmp_path: Path) -> None:
