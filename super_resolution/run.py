@@ -68,7 +68,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--model", help=f"one of {', '.join(MODELS)}")
     parser.add_argument(
         "--dataset",
-        help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: the protocol's, skimage for edsr)",
+        help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: skimage, or that of --config)",
     )
     parser.add_argument("--tile", type=int, help="score images in tiles of that many LR pixels a side")
     parser.add_argument(
@@ -81,7 +81,7 @@ def build_parser() -> ArgumentParser:
 
 
 def find_config(model: str | None, dataset: str | None) -> Path:
-    """The protocol for a model and a data set; reduced EDSR for small data, the paper's elsewhere."""
+    """The protocol for a model and a data set; reduced ones for small data, the paper's elsewhere."""
     stem = {"bsds500": "bsds500", None: "skimage", "skimage": "skimage"}.get(dataset, "div2k")
     for name in (f"{model}_{stem}.py", f"{model}_reduced_{stem}.py", f"{model}_div2k.py"):
         if model is not None and (CONFIGS / name).exists():

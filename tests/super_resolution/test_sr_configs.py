@@ -16,7 +16,7 @@ from core.config import load_config
 from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, with_ties
+from super_resolution.run import RunConfig, find_config, with_ties
 
 FOLDER = Path(shared_configs.__file__).parent / "super_resolution"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -32,7 +32,34 @@ def test_there_is_a_config_for_each_published_network_and_a_reduced_one() -> Non
         "srresnet_div2k.py",
         "edsr_reduced_bsds500.py",
         "edsr_reduced_skimage.py",
+        "srresnet_reduced_bsds500.py",
+        "srresnet_reduced_skimage.py",
     } <= set(CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "name"),
+    [
+        (None, None, "edsr_reduced_skimage.py"),
+        (None, "div2k", "edsr_div2k.py"),
+        ("edsr", "bsds500", "edsr_reduced_bsds500.py"),
+        ("edsr_baseline", None, "edsr_reduced_skimage.py"),
+        ("srresnet", None, "srresnet_reduced_skimage.py"),
+        ("srresnet", "skimage", "srresnet_reduced_skimage.py"),
+        ("srresnet", "bsds500", "srresnet_reduced_bsds500.py"),
+        ("srresnet", "df2k", "srresnet_div2k.py"),
+    ],
+)
+def test_the_protocol_suits_network_and_data(model: str | None, dataset: str | None, name: str) -> None:
+    path = find_config(model, dataset)
+    assert path == FOLDER / name
+    config = load(name)
+    assert name.startswith(f"{config.model}_")
+    assert (config.dataset, "skimage" in config.data.benchmarks) == {
+        "skimage": ("skimage", True),
+        "bsds500": ("bsds500", False),
+        "div2k": ("div2k", False),
+    }[path.stem.split("_")[-1]]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -69,6 +69,15 @@ def test_a_run_at_another_scale(scale: int, photo: np.ndarray, tmp_path: Path) -
     assert cv2.imread(files[1]).shape == (5 * scale, 6 * scale, 3)
 
 
+def test_srresnet_runs_on_the_default_photographs(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    assert main([*FAST, "--model", "srresnet", "--work-dir", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["methods"]["lwdna"]["metrics"].keys() == {"scikit-image_psnr", "scikit-image_ssim"}
+    assert 0.8 < result["methods"]["lwdna"]["flops_ratio"] <= 0.8775
+    assert "srresnet" in (folder / "config.py").read_text()
+
+
 def test_its_checkpoints_upscale_an_image(experiment: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "low.png"), image)
