@@ -26,7 +26,7 @@ from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.data import DataConfig, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
 from super_resolution.figures import save_comparison
-from super_resolution.models import MODELS, build
+from super_resolution.models import MODELS, UPSCALERS, build
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "super_resolution"
 DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that scikit-image carries
@@ -65,7 +65,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--scale", type=int, choices=(2, 3, 4), help="up-sampling factor (default: the protocol's, 4)"
     )
-    parser.add_argument("--model", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--model", choices=UPSCALERS, help="the network (default: the protocol's, edsr)")
     parser.add_argument(
         "--dataset",
         help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: skimage, or that of --config)",
@@ -148,13 +148,22 @@ def with_own_options(config: RunConfig, arguments: Namespace) -> RunConfig:
 
 
 def with_ties(config: RunConfig) -> RunConfig:
-    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3)."""
-    if not config.tie_upsampler or config.shrink.ties:
+    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3).
+
+    Raises:
+        UserError: `shrink.ties` has other ties already.
+    """
+    if not config.tie_upsampler:
         return config
     model = build(config.model, config.scale, **config.options)
     trunk = trace_channels(model, torch.zeros(1, 3, 16, 16)).groups[0].name
     shuffles = [name for name, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
     ties = tuple((trunk, name) for name in shuffles)
+    if config.shrink.ties not in ((), ties):  # a stored protocol already has those that follow from it
+        raise UserError(
+            f"shrink.ties={config.shrink.ties} and --tie-upsampler exclude each other: give --no-tie-upsampler, "
+            f"or leave shrink.ties out, which then becomes {ties}"
+        )
     return replace(config, shrink=replace(config.shrink, ties=ties))
 
 

@@ -107,6 +107,22 @@ def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
     assert network.upsample[0].out_channels == network.upsample[2].out_channels == 4 * trunk
 
 
+def test_ties_of_ones_own_exclude_tied_upsamplers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "work"
+    other = [*FAST, "shrink.ties=(('conv_first','body.0.conv1'),)", "--work-dir", str(folder)]
+    assert main([*other, "--tie-upsampler"]) == 2
+    assert "--tie-upsampler exclude each other" in capsys.readouterr().err
+    assert not folder.exists()
+    assert main([*other, "--stages", "shrink"]) == 0
+    assert set(Architecture.load(folder / "widths.json").widths) == {"conv_first", "upsample.0", "upsample.2"}
+
+
+def test_a_run_with_tied_upsamplers_can_be_resumed(tmp_path: Path) -> None:
+    line = [*FAST, "--work-dir", str(tmp_path / "work"), "--tie-upsampler", "--stages", "shrink"]
+    assert main(line) == 0
+    assert main([*line, "--resume"]) == 0  # the stored protocol has the ties by name
+
+
 def test_upsamplers_can_be_untied_where_the_protocol_ties_them() -> None:
     parse = build_parser().parse_args
     assert [parse(line).tie_upsampler for line in ([], ["--tie-upsampler"], ["--no-tie-upsampler"])] == [
@@ -144,7 +160,8 @@ def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "espcn"], "unknown network 'espcn'"),
+        (["--cfg-options", "model='espcn'"], "unknown network 'espcn'"),
+        (["--cfg-options", "model='dncnn'"], "keeps the size of images"),
         (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
         (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
         (["--tile", "0"], "data.tile is 0"),
@@ -159,10 +176,21 @@ def test_user_errors_exit_with_2(
     assert output.out == ""  # found out before anything is trained
 
 
-def test_an_impossible_scale_is_wrong_usage() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--scale", "5"], "2, 3, 4"),
+        (["--model", "dncnn"], "'srresnet', 'msrresnet')"),  # denoisers have no scale
+        (["--model", "unet"], "'srresnet', 'msrresnet')"),
+    ],
+)
+def test_an_impossible_scale_or_network_is_wrong_usage(
+    arguments: list[str], allowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args(["--scale", "5"])
+        build_parser().parse_args(arguments)
     assert stopped.value.code == 2
+    assert allowed in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("latents", ["gate", "hypernetwork"])
