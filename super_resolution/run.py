@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.experiment import Metric, Run, Settings, ShrinkConfig, Task
 from core.train import TrainConfig
 from super_resolution.checkpoint import Description, build_network, save_network
-from super_resolution.data import DataConfig, ImageSet, open_benchmarks, open_training_loader
+from super_resolution.data import PAPER_SETS, DataConfig, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
 from super_resolution.figures import save_comparison
 from super_resolution.models import MODELS, UPSCALERS, build
@@ -130,9 +130,23 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         metrics=tuple(tables),
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
         references={"Bicubic": reference},
-        notes=tuple(f"Not scored: {line}" for line in missing.values()),
+        notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
     )
+
+
+def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
+    """Lines for the report: sets that are not there, and the paper's that the protocol leaves out.
+
+    Args:
+        asked: the protocol's `data.benchmarks`.
+        missing: from `super_resolution.data.open_benchmarks`.
+    """
+    left_out = [name for name in PAPER_SETS if name not in asked]
+    lines = [*missing.values()]
+    if left_out:
+        lines.append(f"{', '.join(left_out)} of the paper's sets, which data.benchmarks does not ask for.")
+    return tuple(f"Not scored: {line}" for line in lines)
 
 
 def with_own_options(config: RunConfig, arguments: Namespace) -> RunConfig:

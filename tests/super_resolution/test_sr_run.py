@@ -13,9 +13,10 @@ import torch
 from core.architecture import Architecture
 from core.channels import trace_channels
 from core.scores import score_channels
+from super_resolution.data import PAPER_SETS
 from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, with_own_options
+from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, not_scored, with_own_options
 from super_resolution.upscale import main as upscale
 
 SMALL = [
@@ -154,7 +155,16 @@ def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
     options = [*SMALL, "data.benchmarks=('skimage','Urban100')"]
     arguments = ["--epochs", "1", "--no-progress", "--work-dir", str(folder), "--data-root", str(tmp_path)]
     assert main([*arguments, "--cfg-options", *options]) == 0
-    assert "Urban100" in (folder / "report.md").read_text()
+    report = (folder / "report.md").read_text()
+    assert "Not scored: the benchmark Urban100 not found" in report
+    assert (
+        "Not scored: Set5, Set14, B100, DIV2K of the paper's sets, which data.benchmarks does not ask for."
+        in report
+    )
+
+
+def test_nothing_is_said_of_sets_that_are_scored() -> None:
+    assert not_scored(("skimage", *PAPER_SETS), {}) == ()
 
 
 @pytest.mark.parametrize(
