@@ -1,4 +1,4 @@
-"""Super-resolution of images of any size in bounded memory, by overlapping tiles.
+"""Super-resolution of images of any size by overlapping tiles: the network's memory is bounded by the tile.
 
 A convolutional network's output depends on the input only within its receptive field. Where every tile is
 read with that much context on each side and only its middle is kept, the tiles put together equal the whole
