@@ -1,7 +1,9 @@
 """MSRResNet: BasicSR's modified SRResNet, with its names (Wang et al., ESRGAN, ECCVW 2018).
 
 Another network than SRResNet: no batch norm, leaky ReLUs outside the blocks, one more convolution before the
-tail, and it predicts the difference from a bilinearly enlarged image.
+tail, and it predicts the difference from a bilinearly enlarged image. BasicSR's own class is not used because its
+package is an optional extra that must be repaired to be imported beside a recent torchvision, and because a network
+here gives itself new weights at whatever widths it has.
 """
 
 from __future__ import annotations
