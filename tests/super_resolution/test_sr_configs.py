@@ -12,6 +12,7 @@ import torch
 
 import shared_configs
 from core import Architecture, BudgetError, shrink
+from core.channels import trace_channels
 from core.config import load_config
 from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
@@ -136,6 +137,16 @@ def test_the_upsamplers_have_the_trunks_width_as_in_the_paper(name: str) -> None
     for layer in network.upsample:
         if isinstance(layer, torch.nn.Conv2d):
             assert layer.out_channels == 4 * found.widths["conv_first"]
+
+
+@pytest.mark.parametrize("model", ["edsr", "srresnet", "msrresnet"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_every_upsampler_is_tied(model: str, scale: int) -> None:
+    options = {"n_blocks": 2, "n_feats": 8}
+    tied = with_ties(RunConfig(model=model, scale=scale, options=options, tie_upsampler=True)).shrink.ties
+    groups = trace_channels(build(model, scale, **options), torch.zeros(1, 3, 8, 8), ties=tied).groups
+    outer = {"conv_hr"} if model == "msrresnet" else set()
+    assert {group.name for group in groups} == {"conv_first", "body.0.conv1", "body.1.conv1"} | outer
 
 
 def test_the_floor_of_classification_would_not_leave_room_for_edsr() -> None:
