@@ -106,7 +106,33 @@ def verdict(networks: Sequence[Contender], inference: Inference) -> str:
             over = "; ".join(name for name in kept if not kept[name]) or "none"
             fine = "; ".join(name for name in kept if kept[name]) or "none"
             lines.append(f"- {what} time, {_threads(threads)}: over the limit: {over}. Within it: {fine}.")
+    for clock, what in CLOCKS.items():
+        for threads, timings in inference.items():
+            compared = [
+                f"{how} {ratio_text(ratio)}, {'slower' if ratio['median'] > 1 else 'not slower'}"
+                for how, ours, rival in rivals(networks)
+                for ratio in (ratios(timings, ours, rival)[clock],)
+            ]
+            if compared:
+                lines.append(
+                    f"- {what} time, {_threads(threads)}, ours over BasicSR's with the same weights: "
+                    f"{'; '.join(compared)}."
+                )
     return "\n".join(lines) + "\n"
+
+
+def rivals(networks: Sequence[Contender]) -> list[tuple[str, str, str]]:
+    """Which networks of ours stand against which of another package's: (in what way, ours, theirs).
+
+    Theirs are those that were not found and have another network as their measure. In the same layout both lie in
+    memory alike; as shipped, ours lies as our commands lay it out and theirs as torch's default has it.
+    """
+    others = [one for one in networks if one.architecture is None and one.against != one.name]
+    names = {True: "both channels last", False: "both in the default layout"}
+    pairs = [(names[one.laid_out], one.against, one.name) for one in others]
+    shipped = [one.name for one in others if not one.laid_out]
+    ours = [one.against for one in others if one.laid_out]
+    return pairs + [("each as shipped", first, second) for first, second in zip(ours, shipped)]
 
 
 def inference_text(frame: str, networks: Sequence[Contender], inference: Inference) -> list[str]:

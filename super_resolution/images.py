@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ _MODES = {
     "La": "LA",
     "RGBa": "RGBA",
 }
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, cv2.error)
 
 
 def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
@@ -61,7 +64,8 @@ def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as it is: grey stays grey, alpha stays, 16-bit stays 16-bit.
 
-    Palettes become RGB, CMYK becomes RGB, and a camera's orientation tag is applied.
+    Palettes become RGB, CMYK becomes RGB, and a camera's orientation tag is applied. Pillow's limit of 179 million
+    pixels does not hold here; OpenCV's of 2^30 pixels and a million a side do for PNGs of 16 bits.
 
     Raises:
         MissingData: there is no such file.
@@ -72,10 +76,10 @@ def read_image(path: str | Path) -> np.ndarray:
         raise MissingData(f"image '{path}' not found; check the name.")
     content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with _of_any_size(), Image.open(io.BytesIO(content)) as file:
             file.load()  # also checks what OpenCV forgives: checksums, and pixels that are not there
             pixels = _decode_deep(content) if _is_deep_png(content) else _decode(file)
-    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
+    except _DECODER_ERRORS as error:
         raise UserError(
             f"'{path}' cannot be read as an image ({_one_line(error)}); replace it or leave it out."
         ) from error
@@ -158,6 +162,33 @@ def to_pixels(output: torch.Tensor, like: np.ndarray) -> np.ndarray:
         values = values.repeat(3, axis=2)
     limit = np.iinfo(like.dtype).max
     return np.rint(values.clip(0, 1) * limit).astype(like.dtype)
+
+
+class _PillowLimit:
+    """Pillow's limit on pixels, which is one number for the whole process, and who has lifted it."""
+
+    lock = threading.Lock()
+    readers = 0
+    own: int | None = None
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Read images that Pillow would refuse as too large: their names come from the user, not from a stranger.
+
+    The limit is back as soon as no thread reads here any more.
+    """
+    with _PillowLimit.lock:
+        if _PillowLimit.readers == 0:
+            _PillowLimit.own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _PillowLimit.readers += 1
+    try:
+        yield
+    finally:
+        with _PillowLimit.lock:
+            _PillowLimit.readers -= 1
+            if _PillowLimit.readers == 0:
+                Image.MAX_IMAGE_PIXELS = _PillowLimit.own
 
 
 def _decode(file: Image.Image) -> np.ndarray:

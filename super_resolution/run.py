@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
@@ -23,10 +23,10 @@ from core.errors import UserError
 from core.experiment import Metric, Run, Settings, ShrinkConfig, Task
 from core.train import TrainConfig
 from super_resolution.checkpoint import Description, build_network, save_network
-from super_resolution.data import DataConfig, ImageSet, open_benchmarks, open_training_loader
+from super_resolution.data import PAPER_SETS, DataConfig, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
 from super_resolution.figures import save_comparison
-from super_resolution.models import MODELS, build
+from super_resolution.models import MODELS, UPSCALERS, build
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "super_resolution"
 DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that scikit-image carries
@@ -65,10 +65,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--scale", type=int, choices=(2, 3, 4), help="up-sampling factor (default: the protocol's, 4)"
     )
-    parser.add_argument("--model", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--model", choices=UPSCALERS, help="the network (default: the protocol's, edsr)")
     parser.add_argument(
         "--dataset",
-        help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: the protocol's, skimage for edsr)",
+        help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: skimage, or that of --config)",
     )
     parser.add_argument("--tile", type=int, help="score images in tiles of that many LR pixels a side")
     parser.add_argument(
@@ -81,7 +81,7 @@ def build_parser() -> ArgumentParser:
 
 
 def find_config(model: str | None, dataset: str | None) -> Path:
-    """The protocol for a model and a data set; reduced EDSR for small data, the paper's elsewhere."""
+    """The protocol for a model and a data set; reduced ones for small data, the paper's elsewhere."""
     stem = {"bsds500": "bsds500", None: "skimage", "skimage": "skimage"}.get(dataset, "div2k")
     for name in (f"{model}_{stem}.py", f"{model}_reduced_{stem}.py", f"{model}_div2k.py"):
         if model is not None and (CONFIGS / name).exists():
@@ -130,9 +130,23 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         metrics=tuple(tables),
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
         references={"Bicubic": reference},
-        notes=tuple(f"Not scored: {line}" for line in missing.values()),
+        notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
     )
+
+
+def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
+    """Lines for the report: sets that are not there, and the paper's that the protocol leaves out.
+
+    Args:
+        asked: the protocol's `data.benchmarks`.
+        missing: from `super_resolution.data.open_benchmarks`.
+    """
+    left_out = [name for name in PAPER_SETS if name not in asked]
+    lines = [*missing.values()]
+    if left_out:
+        lines.append(f"{', '.join(left_out)} of the paper's sets, which data.benchmarks does not ask for.")
+    return tuple(f"Not scored: {line}" for line in lines)
 
 
 def with_own_options(config: RunConfig, arguments: Namespace) -> RunConfig:
@@ -148,13 +162,22 @@ def with_own_options(config: RunConfig, arguments: Namespace) -> RunConfig:
 
 
 def with_ties(config: RunConfig) -> RunConfig:
-    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3)."""
-    if not config.tie_upsampler or config.shrink.ties:
+    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3).
+
+    Raises:
+        UserError: `shrink.ties` has other ties already.
+    """
+    if not config.tie_upsampler:
         return config
     model = build(config.model, config.scale, **config.options)
     trunk = trace_channels(model, torch.zeros(1, 3, 16, 16)).groups[0].name
     shuffles = [name for name, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
     ties = tuple((trunk, name) for name in shuffles)
+    if config.shrink.ties not in ((), ties):  # a stored protocol already has those that follow from it
+        raise UserError(
+            f"shrink.ties={config.shrink.ties} and --tie-upsampler exclude each other: give --no-tie-upsampler, "
+            f"or leave shrink.ties out, which then becomes {ties}"
+        )
     return replace(config, shrink=replace(config.shrink, ties=ties))
 
 

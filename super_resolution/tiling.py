@@ -1,4 +1,4 @@
-"""Super-resolution of images of any size in bounded memory, by overlapping tiles.
+"""Super-resolution of images of any size by overlapping tiles: the network's memory is bounded by the tile.
 
 A convolutional network's output depends on the input only within its receptive field. Where every tile is
 read with that much context on each side and only its middle is kept, the tiles put together equal the whole
@@ -105,8 +105,8 @@ def super_resolve(
             on.
         image: H x W (grey) or H x W x 3 (RGB), uint8 or uint16.
         scale: the network's up-sampling factor.
-        tile: the largest side of a tile in low-resolution pixels; None takes the image as a whole. Memory
-            grows with (tile + 2 * overlap)² and not with the image.
+        tile: the largest side of a tile in low-resolution pixels; None takes the image as a whole. The
+            network's memory grows with (tile + 2 * overlap)² and not with the image.
         overlap: context on each side of a tile; None measures the network's receptive field.
         on_tile: called after each tile with (tiles done, tiles in all).
 

@@ -1,7 +1,7 @@
 """`python -m super_resolution.upscale IN OUT --checkpoint C`: enlarge an image, a folder, or a video.
 
-Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits. Images are taken in tiles, so
-memory is bounded whatever their size.
+Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits. The network takes images in
+tiles, so that its memory is bounded whatever their size; input and output are held whole.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ _base_ = "./edsr_div2k.py"
 options = dict(n_blocks=4, n_feats=32)
 dataset = "bsds500"
 data = dict(
+    # Multiples of the scale: 63 at x3.
     patch=64,
     crops_per_epoch=4000,
     # The paper's sets without DIV2K, whose large images take a CPU longer than the training.

@@ -41,7 +41,8 @@ class DataConfig:
     """The section `data` of a super-resolution config.
 
     Attributes:
-        patch: side of an HR training crop in pixels (192 for EDSR, 96 for SRResNet).
+        patch: side of an HR training crop in pixels (192 for EDSR, 96 for SRResNet); rounded down to a
+            multiple of the scale, so that 64 is 63 at x3.
         crops_per_epoch: training crops of one epoch; None is one per image.
         augment: random flips and rotations of the training crops.
         sub_images: train on the pre-cut sub-images of DIV2K or Flickr2K.
@@ -77,7 +78,7 @@ def open_training_loader(
         dataset: a name of `TRAINING_SETS` or the path of a folder of images.
         root: the data root (`core.data.data_root`).
         scale: the up-sampling factor.
-        data: the section `data` of the config.
+        data: the section `data` of the config; crops are of `data.patch`, rounded down to a multiple of `scale`.
         batch_size: crops per batch, over all processes.
         seed: the run's seed.
 
@@ -87,4 +88,6 @@ def open_training_loader(
     images = open_training_set(dataset, root, scale, sub_images=data.sub_images)
     cached = open_cache(images, Path(data.cache).expanduser() if data.cache else None)
     crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
-    return CropLoader(cached, batch_size, data.patch, crops, seed, data.augment)
+    # One protocol serves every scale. A patch below the scale stays as it is: the loader says what is wrong with it.
+    patch = data.patch - data.patch % scale or data.patch
+    return CropLoader(cached, batch_size, patch, crops, seed, data.augment)

@@ -29,6 +29,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "unet": unet,
 }
 
+UPSCALERS = tuple(name for name, make in MODELS.items() if "scale" in inspect.signature(make).parameters)
+"""Those that enlarge images; the others keep their size."""
+
 
 def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     """A freshly initialised network.

@@ -1,7 +1,9 @@
 """MSRResNet: BasicSR's modified SRResNet, with its names (Wang et al., ESRGAN, ECCVW 2018).
 
 Another network than SRResNet: no batch norm, leaky ReLUs outside the blocks, one more convolution before the
-tail, and it predicts the difference from a bilinearly enlarged image.
+tail, and it predicts the difference from a bilinearly enlarged image. BasicSR's own class is not used because its
+package is an optional extra that must be repaired to be imported beside a recent torchvision, and because a network
+here gives itself new weights at whatever widths it has.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class MSRResNet(nn.Module):
         self.upconv1 = nn.Conv2d(n_feats, n_feats * first**2, 3, 1, 1)
         self.upconv2 = nn.Conv2d(n_feats, n_feats * rest[0] ** 2, 3, 1, 1) if rest else None
         self.pixel_shuffle = nn.PixelShuffle(first)
+        # Not one for both, as in BasicSR: each step's channels are tied to the trunk's by its name.
+        self.pixel_shuffle2 = nn.PixelShuffle(rest[0]) if rest else None
         self.conv_hr = nn.Conv2d(n_feats, n_feats, 3, 1, 1)
         self.conv_last = nn.Conv2d(n_feats, 3, 3, 1, 1)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
@@ -52,8 +56,8 @@ class MSRResNet(nn.Module):
         """Images (N, 3, H, W) in [0, 1] to (N, 3, scale H, scale W), not clipped."""
         out = self.body(self.lrelu(self.conv_first(x)))
         out = self.lrelu(self.pixel_shuffle(self.upconv1(out)))
-        if self.upconv2 is not None:
-            out = self.lrelu(self.pixel_shuffle(self.upconv2(out)))
+        if self.upconv2 is not None and self.pixel_shuffle2 is not None:
+            out = self.lrelu(self.pixel_shuffle2(self.upconv2(out)))
         out = self.conv_last(self.lrelu(self.conv_hr(out)))
         return out + F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
 

@@ -60,6 +60,25 @@ def test_misses_are_named_by_clock_and_threads() -> None:
     ]
 
 
+def test_the_other_packages_network_is_compared_in_both_layouts_and_as_shipped() -> None:
+    times = {"EDSR": 1.0, "EDSR, default": 1.5, "BasicSR's": 0.8, "BasicSR's, default": 2.0}
+    measure = {"BasicSR's": "EDSR", "BasicSR's, default": "EDSR, default"}
+    networks = [
+        Contender(name, nn.Identity(), measure.get(name, name), "default" not in name) for name in times
+    ]
+    timings = {name: Timing((time,), (2 * time,)) for name, time in times.items()}
+    lines = [line for line in report.verdict(networks, {1: timings}).splitlines() if "BasicSR's" in line]
+    compared = (
+        "both channels last 1.250 (1.250–1.250), slower; "
+        "both in the default layout 0.750 (0.750–0.750), not slower; "
+        "each as shipped 0.500 (0.500–0.500), not slower."
+    )
+    assert lines == [
+        f"- {clock} time, 1 thread, ours over BasicSR's with the same weights: {compared}"
+        for clock in ("elapsed", "CPU")
+    ]
+
+
 @pytest.mark.parametrize(("rival", "verdict"), [(4.9, "not kept"), (5.1, "is kept")])
 def test_loading_is_held_against_five_times(rival: float, verdict: str) -> None:
     timings = {"pixel cache": Timing((1.0,), (1.0,)), "BasicSR": Timing((rival,), (1.0,))}

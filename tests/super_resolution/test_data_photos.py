@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import skimage
@@ -104,6 +106,43 @@ def test_the_orientation_tag_is_applied(photo: np.ndarray, tmp_path: Path) -> No
     exif[0x0112] = 6  # the camera was turned: the picture is to be rotated by 90 degrees clockwise
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+def test_pillows_limit_on_pixels_does_not_hold(
+    photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"large{suffix}"
+    write_image(path, photo)
+    broken = tmp_path / "broken.png"
+    broken.write_text("not an image")
+    limit = photo[..., 0].size // 3
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path).load()
+    with ThreadPoolExecutor(4) as pool:  # the limit is the whole process's, and readers overlap
+        assert {found.shape for found in pool.map(read_image, [path] * 8)} == {photo.shape}
+    with pytest.raises(UserError):
+        read_image(broken)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_deep_png_beyond_opencvs_limits_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.zeros((1, 10**6 + 1), np.uint16)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match=r"wide\.png") as caught:
+        read_image(tmp_path / "wide.png")
+    assert "\n" not in str(caught.value)
+
+    def refuse(*arguments: object) -> None:
+        raise cv2.error("OpenCV: pixels <= CV_IO_MAX_IMAGE_PIXELS\n")  # 2 GiB of pixels would be needed
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    write_image(tmp_path / "large.png", np.zeros((2, 2), np.uint16))
+    with pytest.raises(UserError, match=r"large\.png.*CV_IO_MAX_IMAGE_PIXELS") as caught:
+        read_image(tmp_path / "large.png")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "rocket.jpg"])

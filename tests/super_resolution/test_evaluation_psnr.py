@@ -113,6 +113,23 @@ def test_div2k_is_scored_in_rgb_with_a_wider_border() -> None:
     assert protocol("Set5", 3) == (3, "y")
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_div2k_images_are_scored_so(photo: np.ndarray, tmp_path: Path, scale: int) -> None:
+    hr = np.ascontiguousarray(photo[:96, :128])
+    write_image(tmp_path / "0801.png", hr)
+    pairs = (ImagePair("0801", tmp_path / "0801.png"),)
+    sr = matlab_bicubic(downscale(hr, scale), scale)
+    found = evaluate(bicubic(scale), ImageSet("DIV2K", scale, pairs)).images["0801"]
+    assert found.psnr == psnr(sr, hr, scale + 6, "rgb")
+    assert found.ssim == ssim(sr, hr, scale + 6, "rgb")
+    border = scale + 6
+    inner = np.s_[border:-border, border:-border]
+    error = (hr[inner].astype(float) - sr[inner]).ravel()
+    assert found.psnr == pytest.approx(10 * math.log10(255**2 / (error @ error / error.size)), abs=1e-9)
+    other = evaluate(bicubic(scale), ImageSet("Set5", scale, pairs)).images["0801"]
+    assert abs(other.psnr - found.psnr) > 0.1
+
+
 class Nearest(nn.Module):
     """Repeats pixels: a network whose result is known."""
 

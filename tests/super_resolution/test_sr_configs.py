@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import shared_configs
 from core import Architecture, BudgetError, shrink
+from core.channels import trace_channels
 from core.config import load_config
-from super_resolution.data import TRAINING_SETS, open_benchmarks
+from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
+from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, with_ties
+from super_resolution.run import RunConfig, find_config, with_ties
 
 FOLDER = Path(shared_configs.__file__).parent / "super_resolution"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -30,16 +33,53 @@ def test_there_is_a_config_for_each_published_network_and_a_reduced_one() -> Non
         "srresnet_div2k.py",
         "edsr_reduced_bsds500.py",
         "edsr_reduced_skimage.py",
+        "srresnet_reduced_bsds500.py",
+        "srresnet_reduced_skimage.py",
     } <= set(CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "name"),
+    [
+        (None, None, "edsr_reduced_skimage.py"),
+        (None, "div2k", "edsr_div2k.py"),
+        ("edsr", "bsds500", "edsr_reduced_bsds500.py"),
+        ("edsr_baseline", None, "edsr_reduced_skimage.py"),
+        ("srresnet", None, "srresnet_reduced_skimage.py"),
+        ("srresnet", "skimage", "srresnet_reduced_skimage.py"),
+        ("srresnet", "bsds500", "srresnet_reduced_bsds500.py"),
+        ("srresnet", "df2k", "srresnet_div2k.py"),
+    ],
+)
+def test_the_protocol_suits_network_and_data(model: str | None, dataset: str | None, name: str) -> None:
+    path = find_config(model, dataset)
+    assert path == FOLDER / name
+    config = load(name)
+    assert name.startswith(f"{config.model}_")
+    assert (config.dataset, "skimage" in config.data.benchmarks) == {
+        "skimage": ("skimage", True),
+        "bsds500": ("bsds500", False),
+        "div2k": ("div2k", False),
+    }[path.stem.split("_")[-1]]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_section_is_valid(name: str) -> None:
     config = load(name)
     assert config.dataset in TRAINING_SETS
-    assert all(config.data.patch % scale == 0 for scale in (2, 4))
     sets, missing = open_benchmarks(config.data.benchmarks, Path("nowhere"), 4)
     assert len(sets) + len(missing) == len(config.data.benchmarks)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_its_crops_suit_every_scale(name: str, scale: int, photo: np.ndarray, tmp_path: Path) -> None:
+    data = replace(load(name).data, crops_per_epoch=2, cache=str(tmp_path / "cache"))
+    write_image(tmp_path / "photos/a.png", photo[:208, :200])
+    loader = open_training_loader(str(tmp_path / "photos"), tmp_path, scale, data, batch_size=2, seed=0)
+    ((lr, hr),) = loader.epoch(0)
+    assert data.patch - scale < hr.shape[2] == scale * lr.shape[2] <= data.patch
+    assert scale == 3 or hr.shape[2] == data.patch  # the published protocols' crops
 
 
 @pytest.mark.parametrize(
@@ -97,6 +137,16 @@ def test_the_upsamplers_have_the_trunks_width_as_in_the_paper(name: str) -> None
     for layer in network.upsample:
         if isinstance(layer, torch.nn.Conv2d):
             assert layer.out_channels == 4 * found.widths["conv_first"]
+
+
+@pytest.mark.parametrize("model", ["edsr", "srresnet", "msrresnet"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_every_upsampler_is_tied(model: str, scale: int) -> None:
+    options = {"n_blocks": 2, "n_feats": 8}
+    tied = with_ties(RunConfig(model=model, scale=scale, options=options, tie_upsampler=True)).shrink.ties
+    groups = trace_channels(build(model, scale, **options), torch.zeros(1, 3, 8, 8), ties=tied).groups
+    outer = {"conv_hr"} if model == "msrresnet" else set()
+    assert {group.name for group in groups} == {"conv_first", "body.0.conv1", "body.1.conv1"} | outer
 
 
 def test_the_floor_of_classification_would_not_leave_room_for_edsr() -> None:

@@ -13,8 +13,10 @@ import torch
 from core.architecture import Architecture
 from core.channels import trace_channels
 from core.scores import score_channels
+from super_resolution.data import PAPER_SETS
+from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, with_own_options
+from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, not_scored, with_own_options
 from super_resolution.upscale import main as upscale
 
 SMALL = [
@@ -54,6 +56,29 @@ def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
     assert 0.5 < result["methods"]["lwdna"]["flops_ratio"] <= 0.6134
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_run_at_another_scale(scale: int, photo: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    write_image(tmp_path / "photos/a.png", photo[:100, :120])
+    options = [f"data.benchmarks=({str(tmp_path / 'photos')!r},)"]
+    options += ["data.patch=64"]  # the default protocol's, no multiple of 3
+    assert main([*FAST, *options, "--scale", str(scale), "--work-dir", str(folder)]) == 0
+    image = np.zeros((5, 6, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "low.png"), image)
+    files = [str(tmp_path / "low.png"), str(tmp_path / "high.png")]
+    assert upscale([*files, "--checkpoint", str(folder / "lwdna.safetensors")]) == 0
+    assert cv2.imread(files[1]).shape == (5 * scale, 6 * scale, 3)
+
+
+def test_srresnet_runs_on_the_default_photographs(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    assert main([*FAST, "--model", "srresnet", "--work-dir", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["methods"]["lwdna"]["metrics"].keys() == {"scikit-image_psnr", "scikit-image_ssim"}
+    assert 0.8 < result["methods"]["lwdna"]["flops_ratio"] <= 0.8775
+    assert "srresnet" in (folder / "config.py").read_text()
+
+
 def test_its_checkpoints_upscale_an_image(experiment: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "low.png"), image)
@@ -81,6 +106,22 @@ def test_tied_upsamplers_have_the_trunks_width(tmp_path: Path) -> None:
     network = architecture.build(build("edsr", 4, n_blocks=1, n_feats=8))
     trunk = architecture.widths["conv_first"]
     assert network.upsample[0].out_channels == network.upsample[2].out_channels == 4 * trunk
+
+
+def test_ties_of_ones_own_exclude_tied_upsamplers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "work"
+    other = [*FAST, "shrink.ties=(('conv_first','body.0.conv1'),)", "--work-dir", str(folder)]
+    assert main([*other, "--tie-upsampler"]) == 2
+    assert "--tie-upsampler exclude each other" in capsys.readouterr().err
+    assert not folder.exists()
+    assert main([*other, "--stages", "shrink"]) == 0
+    assert set(Architecture.load(folder / "widths.json").widths) == {"conv_first", "upsample.0", "upsample.2"}
+
+
+def test_a_run_with_tied_upsamplers_can_be_resumed(tmp_path: Path) -> None:
+    line = [*FAST, "--work-dir", str(tmp_path / "work"), "--tie-upsampler", "--stages", "shrink"]
+    assert main(line) == 0
+    assert main([*line, "--resume"]) == 0  # the stored protocol has the ties by name
 
 
 def test_upsamplers_can_be_untied_where_the_protocol_ties_them() -> None:
@@ -114,13 +155,23 @@ def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
     options = [*SMALL, "data.benchmarks=('skimage','Urban100')"]
     arguments = ["--epochs", "1", "--no-progress", "--work-dir", str(folder), "--data-root", str(tmp_path)]
     assert main([*arguments, "--cfg-options", *options]) == 0
-    assert "Urban100" in (folder / "report.md").read_text()
+    report = (folder / "report.md").read_text()
+    assert "Not scored: the benchmark Urban100 not found" in report
+    assert (
+        "Not scored: Set5, Set14, B100, DIV2K of the paper's sets, which data.benchmarks does not ask for."
+        in report
+    )
+
+
+def test_nothing_is_said_of_sets_that_are_scored() -> None:
+    assert not_scored(("skimage", *PAPER_SETS), {}) == ()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "espcn"], "unknown network 'espcn'"),
+        (["--cfg-options", "model='espcn'"], "unknown network 'espcn'"),
+        (["--cfg-options", "model='dncnn'"], "keeps the size of images"),
         (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
         (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
         (["--tile", "0"], "data.tile is 0"),
@@ -135,10 +186,21 @@ def test_user_errors_exit_with_2(
     assert output.out == ""  # found out before anything is trained
 
 
-def test_an_impossible_scale_is_wrong_usage() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--scale", "5"], "2, 3, 4"),
+        (["--model", "dncnn"], "'srresnet', 'msrresnet')"),  # denoisers have no scale
+        (["--model", "unet"], "'srresnet', 'msrresnet')"),
+    ],
+)
+def test_an_impossible_scale_or_network_is_wrong_usage(
+    arguments: list[str], allowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args(["--scale", "5"])
+        build_parser().parse_args(arguments)
     assert stopped.value.code == 2
+    assert allowed in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("latents", ["gate", "hypernetwork"])

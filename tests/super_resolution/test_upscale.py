@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from rich.console import Console
 
 from core import Budget, shrink
 from core.errors import UserError
@@ -116,6 +119,28 @@ def test_a_folder_of_images(
     assert "1 of 3 images failed" in message
     assert "b.png" in message
     assert message.count("\n") == 1
+
+
+def test_a_terminal_shows_progress(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(source: str, target: str, *arguments: object) -> str:
+        stream = io.StringIO()
+
+        def console(stderr: bool) -> Console:
+            assert stderr  # standard output is for results
+            return Console(file=stream, force_terminal=True, width=100)
+
+        monkeypatch.setattr("super_resolution.upscale.Console", console)
+        assert upscale(tmp_path / source, tmp_path / target, "--checkpoint", checkpoint, *arguments) == 0
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"in/{name}.png", photo[:20, :30])
+    by_image = shown("in", "out")
+    assert re.search(r"in x2 .*3/3", by_image)
+    by_tile = shown("in/a.png", "a.png", "--tile", 16)  # 2 x 2 tiles
+    assert re.search(r"a\.png x2 .*4/4", by_tile)
 
 
 @pytest.fixture(scope="module")
