@@ -92,7 +92,7 @@ def time_in_turns(
 ) -> dict[str, Outcome[T]]:
     """Time several ways of doing one job, one run of each after the other, so that all see the same machine.
 
-    Garbage is collected before every run, outside of the time.
+    Every second turn goes backwards, so that none always comes after the same other one, or first. Garbage is collected before every run, outside of the time.
 
     Args:
         ways: name -> a function that prepares (not timed) and returns the work (timed); called anew for every run.
@@ -116,7 +116,7 @@ def time_in_turns(
     results: dict[str, T] = {}
     failed: dict[str, str] = {}
     for turn in range(warmup + turns):
-        for name, prepare in ways.items():
+        for name, prepare in list(ways.items())[:: -1 if turn % 2 else 1]:
             if name in failed or sum(wall[name]) > patience:
                 continue
             work = prepare()

@@ -66,7 +66,8 @@ def test_ways_run_in_turns_and_only_counted_runs_are_kept() -> None:
         return prepare
 
     outcomes = time_in_turns({"a": way("a"), "b": way("b")}, turns=2, warmup=1)
-    assert calls == ["prepare a", "a", "prepare b", "b"] * 3
+    a, b = ["prepare a", "a"], ["prepare b", "b"]
+    assert calls == [*a, *b, *b, *a, *a, *b]
     assert [len(outcome.timing.wall) for outcome in outcomes.values()] == [2, 2]
     assert outcomes["b"].result == 12
 
