@@ -23,7 +23,7 @@ from benchmarks.measure import machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, grid, our_methods, run_trials
 from classification.data import DATASETS, open_dataset
-from classification.run import RunConfig, find_config, make_task
+from classification.run import RunConfig, find_config, make_task, with_distillation
 from core.budget import Budget
 from core.candidates import ProxyConfig
 from core.config import load_config
@@ -115,7 +115,7 @@ def open_bench(arguments: Namespace) -> Bench:
     if arguments.fast:
         options += ["train.precision='bf16-mixed'", "train.channels_last=True", "train.compile=True"]
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
-    config: Any = load_config(path, RunConfig, options)
+    config: Any = with_distillation(load_config(path, RunConfig, options), arguments.distillation)
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
