@@ -51,7 +51,9 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
     what = parser.add_argument_group("what is trained")
     what.add_argument(
-        "--dataset", choices=DATASETS, default="digits", help="digits: the reduced form (default)"
+        "--dataset",
+        choices=DATASETS,
+        help="digits: the reduced form (default: the protocol's with --config, else digits)",
     )
     what.add_argument("--model", help="default: the data set's usual network")
     what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
@@ -99,7 +101,6 @@ def open_bench(arguments: Namespace) -> Bench:
     """
     if arguments.seeds < 1 or arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
-    reduced = arguments.dataset == "digits"
     given = {
         "dataset": arguments.dataset,
         "model": arguments.model,
@@ -110,11 +111,15 @@ def open_bench(arguments: Namespace) -> Bench:
         "shrink.batches": arguments.batches,
         "threads": arguments.threads,
     }
-    options = [*(REDUCED if reduced else ()), *arguments.cfg_options]
-    options += [f"{key}={value!r}" for key, value in given.items() if value is not None]
+    options = [
+        *arguments.cfg_options,
+        *(f"{key}={value!r}" for key, value in given.items() if value is not None),
+    ]
     if arguments.fast:
         options += ["train.precision='bf16-mixed'", "train.channels_last=True", "train.compile=True"]
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
+    reduced = load_config(path, RunConfig, options).dataset == "digits"
+    options = [*(REDUCED if reduced else ()), *options]  # what the command line says comes last and counts
     config: Any = with_distillation(load_config(path, RunConfig, options), arguments.distillation)
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))

@@ -18,9 +18,12 @@ from scipy import stats
 from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
 from benchmarks.trial_report import Series, collect, controls_table, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
+from classification.run import RunConfig
 from core.architecture import Architecture
 from core.budget import Budget
 from core.complexity import count, count_params
+from core.config import load_config
+from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.report import holm, paired_p
 from core.task import Metric
@@ -142,6 +145,40 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     assert bench.record_key(base) == bench.record_key(replace(base, shrink=replace(shrink, floor=0.1)))
     dhp = replace(trial, method="dhp")
     assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
+
+
+def test_the_protocol_decides_the_data_set_unless_the_command_line_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[RunConfig] = []
+
+    def stop(config: RunConfig, *rest: Any) -> None:
+        opened.append(config)
+        raise UserError("far enough")
+
+    def config_of(*arguments: str) -> RunConfig:
+        # The data set is not here, and where the protocol is known by then is the last place before it is needed.
+        monkeypatch.setattr("benchmarks.hypothesis.open_dataset", lambda name, root, data: None)
+        monkeypatch.setattr("benchmarks.hypothesis.make_task", stop)
+        with pytest.raises(UserError, match="far enough"):
+            open_bench(build_parser().parse_args(["--work-dir", str(tmp_path), *arguments]))
+        return opened[-1]
+
+    folder = "shared_configs/classification"
+    cifar = config_of("--config", f"{folder}/resnet20_cifar10.py")
+    assert (cifar.dataset, cifar.data.train_limit) == ("cifar10", None)
+    assert cifar.train.epochs == load_config(f"{folder}/resnet20_cifar10.py", RunConfig).train.epochs
+    assert (
+        config_of("--config", f"{folder}/resnet20_cifar10.py", "--dataset", "cifar100").dataset == "cifar100"
+    )
+    for digits in (config_of(), config_of("--config", f"{folder}/resnet20_digits.py")):
+        assert (digits.dataset, digits.data.train_limit, digits.train.epochs) == ("digits", 300, 10)
+    assert config_of("--epochs", "3", "--cfg-options", "data.train_limit=50").data.train_limit == 50
+
+
+def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
+    assert bench_in(tmp_path).config.distillation is None
+    assert bench_in(tmp_path, "--distillation").config.distillation == DistillationConfig()
 
 
 def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
