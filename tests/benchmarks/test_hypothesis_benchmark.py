@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -239,6 +240,25 @@ def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
         )
         > 3
     )
+
+
+def test_a_peer_that_is_not_installed_is_missed_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "core.methods.find_spec", lambda name: None if name == "torch_pruning" else real(name)
+    )
+    common = [*FAST, "--seeds", "1", "--work-dir", str(tmp_path / "work")]
+    assert main([*common, "--methods", "baseline", "torch-pruning"]) == 2
+    assert (
+        "torch-pruning is not installed: install the extra, pip install -e '.[peers]'"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "work").exists()
+    # What is in the store already can be reported without it.
+    assert main([*common, "--report-only", "--methods", "torch-pruning"]) == 2
+    assert "holds no trial" in capsys.readouterr().err
 
 
 def made_up(values: dict[str, list[float]]) -> dict[str, Series]:
