@@ -76,16 +76,21 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     search.add_argument("--widen", type=float, help="growth of the space of widths")
     search.add_argument("--floor", type=float, help="least fraction of each widened group")
     search.add_argument("--batches", type=int, help="batches that channels are scored on")
-    search.add_argument("--dhp-strength", type=float, help="DHP's λ")
-    search.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
-    search.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
-    search.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
     out = parser.add_argument_group("results")
     out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
     out.add_argument("--no-progress", action="store_true", help="no progress bars")
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_method_arguments(parser: ArgumentParser) -> None:
+    """Add what single methods look at beyond the space, the budget and the batches."""
+    method = parser.add_argument_group("options of single methods")
+    method.add_argument("--dhp-strength", type=float, help="DHP's λ")
+    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
+    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
 
 
 def seeds_of(arguments: Namespace) -> range:
@@ -95,6 +100,9 @@ def seeds_of(arguments: Namespace) -> range:
 
 def open_bench(arguments: Namespace) -> Bench:
     """Protocol, data and options of a command line.
+
+    Args:
+        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
 
     Raises:
         UserError: an option is out of range; MissingData: the data set is not there.
@@ -143,17 +151,20 @@ def open_bench(arguments: Namespace) -> Bench:
 
 
 def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
+    def given(name: str) -> Any:
+        return getattr(arguments, name, None)  # not every command has the options of single methods
+
     dhp = REDUCED_DHP if reduced else DhpConfig()
-    if arguments.dhp_strength is not None:
-        dhp = replace(dhp, strength=arguments.dhp_strength)
-    if arguments.dhp_epochs is not None:
-        dhp = replace(dhp, max_epochs=arguments.dhp_epochs)
+    if given("dhp_strength") is not None:
+        dhp = replace(dhp, strength=given("dhp_strength"))
+    if given("dhp_epochs") is not None:
+        dhp = replace(dhp, max_epochs=given("dhp_epochs"))
     search = SearchConfig(dhp=dhp)
-    candidates = REDUCED_CANDIDATES if reduced and arguments.candidates is None else arguments.candidates
+    candidates = REDUCED_CANDIDATES if reduced and given("candidates") is None else given("candidates")
     if candidates is not None:
         search = replace(search, proxy=ProxyConfig(candidates=candidates))
-    if arguments.accumulate_epochs is not None:
-        search = replace(search, accumulate_epochs=arguments.accumulate_epochs)
+    if given("accumulate_epochs") is not None:
+        search = replace(search, accumulate_epochs=given("accumulate_epochs"))
     return search
 
 
@@ -231,6 +242,7 @@ def build_parser() -> ArgumentParser:
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
     )
     add_trial_arguments(parser)
+    add_method_arguments(parser)
     return parser
 
 
