@@ -23,7 +23,7 @@ from core.errors import MissingData, UserError
 from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
-from core.shrinkage import search
+from core.selection import search
 from core.space import Space, open_space
 from core.task import ShrinkConfig, Task
 from core.tilts import tilted_widths

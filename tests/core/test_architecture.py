@@ -131,7 +131,7 @@ from core.architecture import Architecture
 net = Architecture.load({str(tmp_path / "w.json")!r}).build(build("resnet20", 10, dataset="digits"), seed=0)
 net(torch.zeros(2, 1, 8, 8))
 torch.save(net.state_dict(), {str(tmp_path / "net.pt")!r})
-search = ["core.gates", "core.hypernetwork", "core.scores", "core.shrinkage", "core.train"]
+search = ["core.gates", "core.hypernetwork", "core.scores", "core.selection", "core.shrinkage", "core.train"]
 print([name for name in search if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
