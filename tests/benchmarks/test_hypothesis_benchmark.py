@@ -26,6 +26,7 @@ from core.complexity import count, count_params
 from core.config import load_config
 from core.distillation import DistillationConfig
 from core.errors import UserError
+from core.methods import find
 from core.report import holm, paired_p
 from core.task import Metric
 
@@ -240,6 +241,23 @@ def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
         )
         > 3
     )
+
+
+def test_the_peer_copes_with_depthwise_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths alone: the library has to couple a depthwise convolution with what comes before it, as our groups do."""
+    pytest.importorskip("torch_pruning", reason="the extra 'peers' is not installed")
+    monkeypatch.setattr("benchmarks.pruning_peer.TRIALS", 7)  # as exact as the range below
+    bench = bench_in(tmp_path, "--model", "mobilenetv2")
+    shrink = replace(bench.config.shrink, batches=1, batch_size=8)
+    architecture = find(
+        "torch-pruning-norm",
+        bench.request(Trial("torch-pruning-norm", shrink, 0), tmp_path),
+        dict(bench.methods),
+    ).architecture
+    network = architecture.build(bench.task.build())
+    assert count(network, bench.task.example_inputs, "paper") == architecture.cost["flops"]["paper"]
+    assert 0.85 < architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"] <= 0.9
+    assert len({architecture.widths[g] / w for g, w in architecture.baseline["widths"].items()}) > 3
 
 
 def test_a_peer_that_is_not_installed_is_missed_before_anything_trains(
