@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from classification.evaluation import evaluate
 from classification.models import MODELS, build
 from core.commands import add_experiment_arguments, execute, run_command
 from core.data import data_root
+from core.devices import gathered, is_first_process
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
@@ -134,6 +135,8 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         evaluate=lambda model: evaluate(model, test_loader, device),
         metrics=METRICS,
         curves=("top1_error", "top1_error", "top-1 error %"),
+        # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
+        finish=lambda settings, runs: left_out(data.skipped),
     )
 
 
@@ -197,10 +200,16 @@ def run(arguments: Namespace) -> int:
         open_task,
         lambda config: with_distillation(config, arguments.distillation),
     )
-    for part, count in opened[0].skipped.items():
-        if count:
-            print(f"{count} unreadable {part} images were left out")
+    lines = left_out(opened[0].skipped_everywhere(gathered))
+    if is_first_process():
+        for line in lines:
+            print(line)
     return status
+
+
+def left_out(skipped: Mapping[str, int]) -> list[str]:
+    """One sentence for every part with unreadable images."""
+    return [f"{count} unreadable {part} images were left out." for part, count in skipped.items() if count]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from classification.data import ClassificationData, open_dataset
 from classification.run import RunConfig, main, with_distillation
 from core.architecture import Architecture
 from core.config import load_config
@@ -160,6 +163,25 @@ def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
     options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
     assert main([*FAST[:4], "--no-progress", "--work-dir", str(folder), *options]) == 0
     assert (folder / "runs" / "teacher-seed0" / "model.safetensors").exists()
+
+
+def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(*arguments: Any) -> ClassificationData:
+        data = open_dataset(*arguments)
+        return replace(data, train=replace(data.train, skipped=3))
+
+    monkeypatch.setattr("classification.run.open_dataset", damaged)
+    quick = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--cfg-options", "train.batch_size=30"]
+    options = ["shrink.batch_size=20", "shrink.batches=1"]
+    assert main([*quick, *options, "--work-dir", str(tmp_path / "work")]) == 0
+    line = "3 unreadable train images were left out."
+    assert capsys.readouterr().out.count(line) == 1
+    assert line in (tmp_path / "work" / "report.md").read_text()
+    monkeypatch.setattr("classification.run.is_first_process", lambda: False)
+    assert main(["--resume", "--work-dir", str(tmp_path / "work"), "--no-progress"]) == 0
+    assert line not in capsys.readouterr().out
 
 
 def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
