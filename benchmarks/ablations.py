@@ -8,6 +8,9 @@ widen    the space of widths is 1, 1.5, 2 or 3 times the baseline; floors stay a
 floors   least fraction of each widened group, 0 to 0.6; those that leave no room for the budget are named
 batches  channels are scored on 1 to 64 batches
 
+`--floor` is the floor of the sweep over batches alone: budgets and widen set floors that keep the comparison fair, and
+floors varies it. `--widen` and `--batches` hold where they are not what varies; so does `--budget`, one value.
+
 Trials go into the same store as those of `benchmarks.hypothesis`, so nothing is trained twice.
 """
 

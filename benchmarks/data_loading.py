@@ -7,8 +7,9 @@ Files and cache are in the page cache after the warm-up.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +17,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import machine, machine_text, markdown_table, time_in_turns, write_results
+from benchmarks.measure import (
+    NOTHING_KEPT,
+    Outcome,
+    Timing,
+    machine,
+    machine_text,
+    markdown_table,
+    time_in_turns,
+    write_results,
+)
 from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
 from classification.data.images import read_image
 from core.data import data_root
+from core.errors import UserError
+from core.exits import run_command
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 64
+OURS = "cache, our loader"
 
 
 @dataclass(frozen=True)
@@ -104,19 +117,37 @@ def image_files(root: Path, split: ArraySplit) -> Files:
     return Files(tuple(files[row] for row in rows), tuple(split.labels[split.rows].tolist()))
 
 
-def main() -> None:
-    """Measure, print and, where wanted, write the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
     parser.add_argument("--data-root", help="folder of tiny-imagenet-200 (default: $LWDNA_DATA, else data/)")
     parser.add_argument("--images", type=int, default=12_800, help="in an epoch (default: 12800)")
     parser.add_argument("--turns", type=int, default=5, help="timed epochs of each way (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    parser.add_argument("--output", type=Path, help="also write OUTPUT.json and OUTPUT.md")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--output", type=Path, help="write OUTPUT.json and OUTPUT.md (docs/results/data_loading)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(options: Namespace, command: str) -> int:
+    """Measure, print and, where wanted, write the result; returns the exit status.
+
+    Args:
+        options: parsed arguments.
+        command: for the page: what it was made by.
+
+    Raises:
+        UserError: fewer images than a batch; MissingData: Tiny-ImageNet is not there.
+        RuntimeError: two ways did not read the same images.
+    """
     torch.set_num_threads(options.threads)
     root = data_root(options.data_root)
     limit = options.images - options.images % BATCH_SIZE  # whole batches: every way sees every image
+    if limit < 1:
+        raise UserError(f"--images {options.images}: use at least {BATCH_SIZE}, one batch")
     plain = open_dataset("tiny-imagenet", root, DataConfig(train_limit=limit))
     augmented = open_dataset("tiny-imagenet", root, DataConfig(train_limit=limit, crop_padding=4, flip=True))
     split = plain.train
@@ -124,37 +155,67 @@ def main() -> None:
     files = image_files(root, split)
     workers = options.workers
     ways = {
-        "cache, our loader": lambda: our_loader(plain),
+        OURS: lambda: our_loader(plain),
         "cache, our loader, crops and mirror images": lambda: our_loader(augmented),
         "cache, torch DataLoader": lambda: torch_loader(Rows(split), split, 0),
         "decoding, torch DataLoader": lambda: torch_loader(files, split, 0),
         f"decoding, torch DataLoader, {workers} workers": lambda: torch_loader(files, split, workers),
     }
     facts = machine("opencv-python", "mmcv-lite")
-    outcomes = time_in_turns(ways, turns=options.turns, warmup=1)
-    reference = outcomes["cache, our loader"].result
-    timings = {}
+    timings = checked(time_in_turns(ways, turns=options.turns, warmup=1), limit)
     rows = []
+    for name, timing in timings.items():
+        speeds = [limit / seconds for seconds in timing.wall]
+        speed = f"{limit / timing.median:,.0f} ({min(speeds):,.0f}–{max(speeds):,.0f})"
+        rows.append((name, str(timing), speed, f"{1e6 * timing.cpu_median / limit:.1f}"))
+    table = markdown_table(("way", "epoch", "images a second", "own processor µs per image"), rows)
+    text = f"{table}\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
+    text += "this process's, without workers'.\n"
+    print(text)
+    if options.output is not None:
+        page = (
+            f"# Loading Tiny-ImageNet\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n"
+            f"{machine_text(facts)}\n\n{text}"
+        )
+        result = {name: timing.to_json() for name, timing in timings.items()}
+        value = {
+            "benchmark": "data_loading",
+            "machine": facts,
+            "command": command,
+            "images": limit,
+            "ways": result,
+        }
+        for path in write_results(options.output, value, page):
+            print(f"written: {path}")
+    return 0
+
+
+def checked(outcomes: Mapping[str, Outcome[Sums]], images: int) -> dict[str, Timing]:
+    """The times of all ways.
+
+    Raises:
+        RuntimeError: a way did not read the images of `OURS`, or made other inputs of them.
+    """
+    reference = outcomes[OURS].result
+    timings = {}
     for name, outcome in outcomes.items():
         assert outcome.timing is not None
         assert outcome.result is not None
         assert reference is not None
         if (outcome.result.images, outcome.result.labels) != (reference.images, reference.labels):
-            raise SystemExit(f"{name} read {outcome.result}, not the images of {reference}")
-        if "crops" not in name and abs(outcome.result.inputs - reference.inputs) > 1e-4 * limit:
-            raise SystemExit(f"{name} made other inputs: {outcome.result}, not {reference}")
+            raise RuntimeError(f"{name} read {outcome.result}, not the images of {reference}")
+        if "crops" not in name and abs(outcome.result.inputs - reference.inputs) > 1e-4 * images:
+            raise RuntimeError(f"{name} made other inputs: {outcome.result}, not {reference}")
         timings[name] = outcome.timing
-        speeds = [limit / seconds for seconds in outcome.timing.wall]
-        speed = f"{limit / outcome.timing.median:,.0f} ({min(speeds):,.0f}–{max(speeds):,.0f})"
-        rows.append((name, str(outcome.timing), speed, f"{1e6 * outcome.timing.cpu_median / limit:.1f}"))
-    table = markdown_table(("way", "epoch", "images a second", "own processor µs per image"), rows)
-    text = f"{table}\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
-    text += f"this process's, without workers'.\n\n{machine_text(facts)}\n"
-    print(text)
-    if options.output is not None:
-        result = {name: timing.to_json() for name, timing in timings.items()}
-        write_results(options.output, {"images": limit, "ways": result, "machine": facts}, text)
+    return timings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit statuses are those of `core.exits`."""
+    options = build_parser().parse_args(argv)
+    command = " ".join(["python -m benchmarks.data_loading", *(sys.argv[1:] if argv is None else argv)])
+    return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

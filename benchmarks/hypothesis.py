@@ -23,7 +23,7 @@ from benchmarks.measure import machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, grid, our_methods, run_trials
 from classification.data import DATASETS, open_dataset
-from classification.run import RunConfig, find_config, make_task
+from classification.run import RunConfig, find_config, make_task, with_distillation
 from core.budget import Budget
 from core.candidates import ProxyConfig
 from core.config import load_config
@@ -51,7 +51,9 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
     what = parser.add_argument_group("what is trained")
     what.add_argument(
-        "--dataset", choices=DATASETS, default="digits", help="digits: the reduced form (default)"
+        "--dataset",
+        choices=DATASETS,
+        help="digits: the reduced form (default: the protocol's with --config, else digits)",
     )
     what.add_argument("--model", help="default: the data set's usual network")
     what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
@@ -74,16 +76,21 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     search.add_argument("--widen", type=float, help="growth of the space of widths")
     search.add_argument("--floor", type=float, help="least fraction of each widened group")
     search.add_argument("--batches", type=int, help="batches that channels are scored on")
-    search.add_argument("--dhp-strength", type=float, help="DHP's λ")
-    search.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
-    search.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
-    search.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
     out = parser.add_argument_group("results")
     out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
     out.add_argument("--no-progress", action="store_true", help="no progress bars")
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_method_arguments(parser: ArgumentParser) -> None:
+    """Add what single methods look at beyond the space, the budget and the batches."""
+    method = parser.add_argument_group("options of single methods")
+    method.add_argument("--dhp-strength", type=float, help="DHP's λ")
+    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
+    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
 
 
 def seeds_of(arguments: Namespace) -> range:
@@ -94,12 +101,14 @@ def seeds_of(arguments: Namespace) -> range:
 def open_bench(arguments: Namespace) -> Bench:
     """Protocol, data and options of a command line.
 
+    Args:
+        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
+
     Raises:
         UserError: an option is out of range; MissingData: the data set is not there.
     """
     if arguments.seeds < 1 or arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
-    reduced = arguments.dataset == "digits"
     given = {
         "dataset": arguments.dataset,
         "model": arguments.model,
@@ -110,12 +119,16 @@ def open_bench(arguments: Namespace) -> Bench:
         "shrink.batches": arguments.batches,
         "threads": arguments.threads,
     }
-    options = [*(REDUCED if reduced else ()), *arguments.cfg_options]
-    options += [f"{key}={value!r}" for key, value in given.items() if value is not None]
+    options = [
+        *arguments.cfg_options,
+        *(f"{key}={value!r}" for key, value in given.items() if value is not None),
+    ]
     if arguments.fast:
         options += ["train.precision='bf16-mixed'", "train.channels_last=True", "train.compile=True"]
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
-    config: Any = load_config(path, RunConfig, options)
+    reduced = load_config(path, RunConfig, options).dataset == "digits"
+    options = [*(REDUCED if reduced else ()), *options]  # what the command line says comes last and counts
+    config: Any = with_distillation(load_config(path, RunConfig, options), arguments.distillation)
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
@@ -138,17 +151,20 @@ def open_bench(arguments: Namespace) -> Bench:
 
 
 def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
+    def given(name: str) -> Any:
+        return getattr(arguments, name, None)  # not every command has the options of single methods
+
     dhp = REDUCED_DHP if reduced else DhpConfig()
-    if arguments.dhp_strength is not None:
-        dhp = replace(dhp, strength=arguments.dhp_strength)
-    if arguments.dhp_epochs is not None:
-        dhp = replace(dhp, max_epochs=arguments.dhp_epochs)
+    if given("dhp_strength") is not None:
+        dhp = replace(dhp, strength=given("dhp_strength"))
+    if given("dhp_epochs") is not None:
+        dhp = replace(dhp, max_epochs=given("dhp_epochs"))
     search = SearchConfig(dhp=dhp)
-    candidates = REDUCED_CANDIDATES if reduced and arguments.candidates is None else arguments.candidates
+    candidates = REDUCED_CANDIDATES if reduced and given("candidates") is None else given("candidates")
     if candidates is not None:
         search = replace(search, proxy=ProxyConfig(candidates=candidates))
-    if arguments.accumulate_epochs is not None:
-        search = replace(search, accumulate_epochs=arguments.accumulate_epochs)
+    if given("accumulate_epochs") is not None:
+        search = replace(search, accumulate_epochs=given("accumulate_epochs"))
     return search
 
 
@@ -226,6 +242,7 @@ def build_parser() -> ArgumentParser:
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
     )
     add_trial_arguments(parser)
+    add_method_arguments(parser)
     return parser
 
 

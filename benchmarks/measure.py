@@ -21,6 +21,7 @@ from core.files import atomic_write, write_json
 
 T = TypeVar("T")
 Work = Callable[[], T]
+NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
 
 
 @dataclass(frozen=True)

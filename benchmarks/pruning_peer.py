@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from core.errors import MissingData, UserError
+from core.errors import UserError
 from core.methods import Found, Method, Request, limits_in, open_request
 from core.modules import call, map_tensors
 from core.space import Space
@@ -31,15 +31,10 @@ def prune(request: Request, *, importance: str) -> Found:
             (GroupMagnitudeImportance, p=2).
 
     Raises:
-        MissingData: the library is not installed.
         UserError: no ratio meets the budget within the floors.
     """
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise MissingData(
-            "torch-pruning is not installed: install the extra, pip install -e '.[peers]', or leave the method out"
-        ) from error
+    import torch_pruning
+
     config = request.shrink
     space = open_request(request)
     limits = limits_in(space, config)
@@ -123,7 +118,12 @@ def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
     return widths
 
 
+PACKAGE = ("torch_pruning", "peers")
 PEERS: dict[str, Method] = {
-    "torch-pruning": Method("Torch-Pruning: group Taylor, global", partial(prune, importance="taylor")),
-    "torch-pruning-norm": Method("Torch-Pruning: group L2 norm, global", partial(prune, importance="norm")),
+    "torch-pruning": Method(
+        "Torch-Pruning: group Taylor, global", partial(prune, importance="taylor"), package=PACKAGE
+    ),
+    "torch-pruning-norm": Method(
+        "Torch-Pruning: group L2 norm, global", partial(prune, importance="norm"), package=PACKAGE
+    ),
 }

@@ -12,10 +12,11 @@ training reaches: both limits, a large matrix product and a large copy, are meas
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import machine, machine_text, markdown_table, time_in_turns, write_results
+from benchmarks.measure import (
+    NOTHING_KEPT,
+    Timing,
+    machine,
+    machine_text,
+    markdown_table,
+    time_in_turns,
+    write_results,
+)
 from classification.data import DataConfig, open_dataset
 from classification.models import build
 from core.complexity import count
 from core.data import data_root
+from core.exits import run_command
 from core.modules import RELU_MODULES
 from core.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
@@ -85,7 +95,7 @@ def digits(batch_size: int, count: int) -> tuple[Batch, ...]:
     return tuple(zip(pixels.split(batch_size), torch.tensor(labels)[chosen].split(batch_size)))
 
 
-def prepare(options: argparse.Namespace) -> Subject:
+def prepare(options: Namespace) -> Subject:
     """Network, batches and recipe of a command line.
 
     Raises:
@@ -222,9 +232,9 @@ def reached(subject: Subject, images_per_second: float) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print and, where wanted, write the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_loop", description=__doc__)
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m benchmarks.training_loop", description=__doc__)
     parser.add_argument("--turns", type=int, default=5, help="timed epochs of each loop (default: 5)")
     parser.add_argument(
         "--warmup", type=int, default=1, help="epochs of each that are not counted (default: 1)"
@@ -241,50 +251,92 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
-    parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.md")
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "--output", type=Path, help="write OUTPUT.json and OUTPUT.md (docs/results/training_loop)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(options: Namespace, command: str) -> int:
+    """Measure, print and, where wanted, write the result; returns the exit status.
+
+    Args:
+        options: parsed arguments.
+        command: for the page: what it was made by.
+
+    Raises:
+        UserError: an unknown network; MissingData: the data set is not there.
+    """
     torch.set_num_threads(options.threads)
+    facts = machine("lightning-fabric")
     subject = prepare(options)
     outcomes = time_in_turns(
         {"bare loop": lambda: bare_loop(subject), "fit": lambda: fit_loop(subject)},
         turns=options.turns,
         warmup=options.warmup,
     )
-    batches = subject.batches
     timings = {name: outcome.timing for name, outcome in outcomes.items() if outcome.timing is not None}
     bare, ours = timings["bare loop"], timings["fit"]
     ratios = {
         "wall time": [a / b for a, b in zip(bare.wall, ours.wall)],
         "processor time": [a / b for a, b in zip(bare.cpu, ours.cpu)],
     }
+    text = _text(subject, options, timings, ratios)
+    print(text)
+    if options.output is not None:
+        page = (
+            f"# What the training loop costs: {options.model} on {options.dataset}\n\nMade by `{command}`; how it is "
+            f"measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n{text}"
+        )
+        result = {name: timing.to_json() for name, timing in timings.items()}
+        value = {
+            "benchmark": "training_loop",
+            "machine": facts,
+            "command": command,
+            "loops": result,
+            "ratios": ratios,
+        }
+        for path in write_results(options.output, value, page):
+            print(f"written: {path}")
+    return 0
+
+
+def _text(
+    subject: Subject, options: Namespace, timings: dict[str, Timing], ratios: dict[str, list[float]]
+) -> str:
+    """Table and figures in Markdown."""
+    steps = len(subject.batches)
     rows = [
         (
             name,
             str(timing),
-            f"{1e3 * timing.median / len(batches):.2f}",
-            f"{1e3 * timing.cpu_median / len(batches):.2f}",
+            f"{1e3 * timing.median / steps:.2f}",
+            f"{1e3 * timing.cpu_median / steps:.2f}",
         )
         for name, timing in timings.items()
     ]
     table = markdown_table(("loop", "epoch", "ms per step", "processor ms per step"), rows)
-    facts = machine("lightning-fabric")
     speeds = "; ".join(
         f"by {name} median {statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
         for name, values in ratios.items()
     )
-    text = f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
-    rate = len(batches) * options.batch_size / ours.median
-    text += (
-        f"{options.model} on {options.dataset}, {options.precision}: {rate:,.1f} images/s of training.\n\n"
+    rate = steps * options.batch_size / timings["fit"].median
+    text = (
+        f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
+        f"{options.model} on {options.dataset}, {options.precision}: {rate:,.1f} images/s of training.\n"
     )
     if subject.device.type == "cuda":
-        text += "\n".join(f"- {line}" for line in reached(subject, rate)) + "\n\n"
-    text += f"{machine_text(facts)}\n"
-    print(text)
-    if options.out is not None:
-        result = {name: timing.to_json() for name, timing in timings.items()}
-        write_results(options.out, {"loops": result, "ratios": ratios, "machine": facts}, text)
+        text += "\n" + "\n".join(f"- {line}" for line in reached(subject, rate)) + "\n"
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit statuses are those of `core.exits`."""
+    options = build_parser().parse_args(argv)
+    command = " ".join(["python -m benchmarks.training_loop", *(sys.argv[1:] if argv is None else argv)])
+    return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

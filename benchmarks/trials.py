@@ -128,12 +128,15 @@ def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = Fals
 
     Raises:
         UserError: an unknown method, or whatever a search or a training raises.
+        MissingData: a method that has still to be run needs a package that is not installed.
     """
     trials = list(trials)
     known = [BASELINE, *bench.methods]
     for trial in trials:
         if trial.method not in known:
             raise UserError(f"unknown method '{trial.method}'; use some of {', '.join(known)}")
+        if trial.method != BASELINE and not only_known and not bench.record_file(trial).exists():
+            bench.methods[trial.method].check_installed()
     records = []
     for number, trial in enumerate(trials, start=1):
         record = load(bench, trial)
@@ -253,7 +256,7 @@ def grid(methods: Sequence[str], settings: Sequence[ShrinkConfig], seeds: Sequen
 
 
 def our_methods() -> dict[str, Method]:
-    """All methods of `core`, and Torch-Pruning's where it is installed."""
+    """All methods of `core`, and Torch-Pruning's, which need its package once they run."""
     from benchmarks.pruning_peer import PEERS
 
     return {**METHODS, **PEERS}

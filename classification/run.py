@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,10 +18,12 @@ from classification.evaluation import evaluate
 from classification.models import MODELS, build
 from core.commands import add_experiment_arguments, execute, run_command
 from core.data import data_root
+from core.devices import gathered, is_first_process
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
 from core.factories import call_factory
+from core.initialise import seeded
 from core.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
@@ -83,23 +85,39 @@ def build_parser() -> ArgumentParser:
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:
     """The protocol for a model and a data set: the pair's own file, else that of the data set's usual network.
 
+    Where no protocol of the data set has a distillation section, `distillation` finds one without:
+    `with_distillation` adds it.
+
     Raises:
         UserError: there is no protocol for the data set.
     """
     dataset = dataset or "digits"
     stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
-    ending = "_distillation.py" if distillation else ".py"
-    for name in (model, USUAL_MODEL[dataset]):
-        path = CONFIGS / f"{name}_{stem}{ending}"
-        if path.exists():
-            return path
+    for ending in ("_distillation.py", ".py") if distillation else (".py",):
+        for name in (model, USUAL_MODEL[dataset]):
+            path = CONFIGS / f"{name}_{stem}{ending}"
+            if path.exists():
+                return path
     raise UserError(f"no protocol '{path.name}' under '{CONFIGS}': name one with --config")
 
 
+def with_distillation(config: RunConfig, wanted: bool) -> RunConfig:
+    """The protocol, with distillation's default weights if `--distillation` was given and it has none of its own."""
+    if wanted and config.distillation is None:
+        return replace(config, distillation=DistillationConfig())
+    return config
+
+
 def make_task(config: RunConfig, data: ClassificationData, device: torch.device) -> Task:
-    """Classification as `core.experiment` sees it."""
+    """Classification as `core.experiment` sees it.
+
+    Raises:
+        UserError: a network of the user's own does not fit the data set; see `check_own_model`.
+    """
     test_loader = data.test_loader(max(config.train.batch_size, 256), device)
     own_model = ":" in config.model
+    if own_model:
+        check_own_model(config, data)
 
     def build_model() -> nn.Module:
         if own_model:
@@ -117,7 +135,35 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         evaluate=lambda model: evaluate(model, test_loader, device),
         metrics=METRICS,
         curves=("top1_error", "top1_error", "top-1 error %"),
+        # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
+        finish=lambda settings, runs: left_out(data.skipped),
     )
+
+
+def check_own_model(config: RunConfig, data: ClassificationData) -> None:
+    """Show a network of the user's own one image: most are written for another data set than the default.
+
+    Raises:
+        UserError: it cannot be built, cannot take the data set's images, or has fewer outputs than there are classes.
+    """
+    with seeded(0), torch.no_grad():
+        model = call_factory(config.model).eval()
+        try:
+            logits = model(torch.zeros(1, *data.input_shape))
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"model '{config.model}' fails on an image of '{config.dataset}', input shape "
+                f"{(1, *data.input_shape)}: {reason}; name the data set that it is for with --dataset"
+            ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"model '{config.model}' returns {what}, not logits of shape (images, classes)")
+    if logits.shape[1] < data.num_classes:
+        raise UserError(
+            f"model '{config.model}' has {logits.shape[1]} outputs, but '{config.dataset}' has {data.num_classes} "
+            f"classes: give it as many, or name another data set with --dataset"
+        )
 
 
 def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -152,11 +198,18 @@ def run(arguments: Namespace) -> int:
         {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},
         lambda config: f"classification-{config.model.rpartition(':')[2]}-{config.dataset}",
         open_task,
+        lambda config: with_distillation(config, arguments.distillation),
     )
-    for part, count in opened[0].skipped.items():
-        if count:
-            print(f"{count} unreadable {part} images were left out")
+    lines = left_out(opened[0].skipped_everywhere(gathered))
+    if is_first_process():
+        for line in lines:
+            print(line)
     return status
+
+
+def left_out(skipped: Mapping[str, int]) -> list[str]:
+    """One sentence for every part with unreadable images."""
+    return [f"{count} unreadable {part} images were left out." for part, count in skipped.items() if count]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

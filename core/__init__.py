@@ -1,4 +1,7 @@
-"""The method: trace, widen, score, search, rebuild. Knows no task, no data set and no command line."""
+"""The method: trace, widen, score, search, rebuild; and what all tasks share: training, experiments, command lines.
+
+Knows no task and no data set.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from core.labels import FrozenChannelsWarning, TraceError
     from core.resize import keep_channels, widen
     from core.scores import score_channels
-    from core.shrinkage import Budget, BudgetError, search, shrink
+    from core.selection import search
+    from core.shrinkage import Budget, BudgetError, shrink
 
 # Loaded at first use: `import core` costs no torch import, and `python -m core.channels` runs its module once.
 # `core.resize` is the module; a function of that name could not be told from it.
@@ -33,7 +37,7 @@ _HOMES = {
     "detach": "gates",
     "keep_channels": "resize",
     "score_channels": "scores",
-    "search": "shrinkage",
+    "search": "selection",
     "shrink": "shrinkage",
     "trace_channels": "channels",
     "widen": "resize",

@@ -37,7 +37,8 @@ class Budget:
     Attributes:
         flops: per sample, in `convention`.
         params: parameters.
-        latency: seconds of one forward pass of the example inputs, measured (`core.complexity.latency`).
+        latency: seconds of one forward pass of the example inputs, measured (`core.complexity.latency`) on the device
+            that the model's parameters are on.
         convention: of the FLOPs, "macs" or "paper"; the fractions of published tables use "paper".
 
     Raises:

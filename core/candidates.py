@@ -66,7 +66,7 @@ class Limits:
 
 
 def limits_of(space: Space, kind: str, cost: int, floor: float, ceiling: float) -> Limits:
-    """Limits of a space; floor and ceiling are fractions of the widened widths, as for `core.shrinkage.search`.
+    """Limits of a space; floor and ceiling are fractions of the widened widths, as for `core.selection.search`.
 
     Raises:
         BudgetError: the floors alone cost more, or the ceilings do not reach the budget.

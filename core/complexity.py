@@ -131,7 +131,14 @@ def latency(
 ) -> list[float]:
     """Seconds of one forward pass in eval mode: the median of `repeats`, several models measured in turns.
 
-    Turns make ratios fair on a machine whose speed drifts; the first `warmup` rounds are not counted.
+    Turns make ratios fair on a machine whose speed drifts.
+
+    Args:
+        models: one or several; copies of them are measured.
+        example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; moved to the device.
+        repeats: rounds that are counted.
+        warmup: rounds before them that are not.
+        device: where it is measured, whatever device the models are on.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
     device = torch.device(device)

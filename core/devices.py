@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -61,3 +61,21 @@ def make_fabric(
     if world > 1:
         fabric.launch()
     return fabric
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process has for `value`, by rank; every process has to call it. [value] where there is only one."""
+    if not _several():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks and writes for all."""
+    return not _several() or torch.distributed.get_rank() == 0
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

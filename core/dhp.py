@@ -30,7 +30,7 @@ from core.errors import UserError
 from core.gates import LATENTS, Latents
 from core.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
 from core.recipe import ScheduleConfig, require_range
-from core.shrinkage import search
+from core.selection import search
 from core.space import Space
 from core.train import Loader, TrainConfig, fit
 
@@ -114,8 +114,8 @@ def dhp_search(
         config: the search itself.
         budget: a limit on FLOPs.
         floor: least fraction of each widened group; the authors keep 4 channels where they give no fraction.
-        ceiling: see `core.shrinkage.search`.
-        round_to: see `core.shrinkage.search`.
+        ceiling: see `core.selection.search`.
+        round_to: see `core.selection.search`.
         seed: of latents, hypernetworks and training.
         work_dir: for the checkpoints of the search.
         fabric: device and processes.

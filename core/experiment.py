@@ -23,14 +23,16 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from core.architecture import Architecture
-from core.channels import trace_channels
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.files import atomic_write, write_json
+from core.initialise import seeded
 from core.plots import plot_channels, plot_curves
 from core.report import markdown_report, results_table
 from core.run_files import EpochRecord, read_history
-from core.scores import NAMES
+from core.scores import GATES_ONLY, NAMES
+from core.selection import search
+from core.space import open_space
 from core.task import Metric, ShrinkConfig, Task, TeacherConfig
 from core.train import TrainConfig
 from core.trial import find_architecture, network, teacher_network, train_network
@@ -77,6 +79,11 @@ class Settings:
                 raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
             if control == self.shrink.score:
                 raise UserError(f"control '{control}' is the score of the found network itself; name another")
+            if control in GATES_ONLY and self.shrink.latents != "gate":
+                raise UserError(
+                    f"control '{control}' is defined for plain gates, but shrink.latents='{self.shrink.latents}'; name "
+                    f"another"
+                )
         for stage in self.stages:
             if stage not in STAGES:
                 raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
@@ -146,8 +153,8 @@ def check(task: Task, config: ShrinkConfig) -> None:
     """Find out in a second what would otherwise fail after the baseline's training.
 
     Raises:
-        UserError: the model cannot be built or traced, there is no batch to score channels on, or the budget cannot
-            be reached.
+        UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
+            round_to are out of range, or the budget cannot be reached (a latency is not looked at).
     """
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
@@ -155,9 +162,24 @@ def check(task: Task, config: ShrinkConfig) -> None:
         )
     if config.budget.latency is None:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
-    else:
+        return
+    with seeded(0):
         model, inputs, outputs = task.searched()
-        trace_channels(model, inputs, freeze=config.freeze, ties=config.ties, outputs=outputs)
+    space = open_space(
+        model, inputs, config.widen, seed=0, freeze=config.freeze, ties=config.ties, outputs=outputs
+    )
+    # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
+    # the search says what is wrong with all the rest.
+    search(
+        space.graph,
+        {group.name: torch.zeros(group.size) for group in space.graph.groups},
+        config.budget,
+        space.baseline(config.budget.convention) | {"latency": 1.0},
+        floor=config.floor,
+        ceiling=config.ceiling,
+        round_to=config.round_to,
+        measure=lambda widths: 0.0,
+    )
 
 
 def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: int) -> Run:

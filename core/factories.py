@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +24,8 @@ def load_factory(spec: str) -> Callable[..., nn.Module]:
         spec: `package.module:factory` or `path/to/file.py:factory`.
 
     Raises:
-        UserError: the form is wrong, or the file, the module or the name in it does not exist.
+        UserError: the form is wrong, the file, the module or the name in it does not exist, or the file is no valid
+            Python or imports what is not there. Whatever else its code raises passes through.
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
@@ -38,12 +41,31 @@ def call_factory(spec: str, **options: object) -> nn.Module:
     """Build the model that `spec` names.
 
     Raises:
-        UserError: see `load_factory`; also if the factory does not return an `nn.Module`.
+        UserError: see `load_factory`; also if the factory needs other arguments than `options`, or does not return an
+            `nn.Module`.
     """
-    model = load_factory(spec)(**options)
+    factory = load_factory(spec)
+    _check_arguments(spec, factory, options)
+    model = factory(**options)
     if not isinstance(model, nn.Module):
         raise UserError(f"model '{spec}' returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _check_arguments(spec: str, factory: Callable[..., nn.Module], options: Mapping[str, object]) -> None:
+    """Before the call, because a TypeError out of it could as well be a mistake in the factory's own code."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # written in C: it has none to look at
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        given = f"with {', '.join(options)}" if options else "without arguments"
+        raise UserError(
+            f"model '{spec}' cannot be called {given}: {error}; give its arguments defaults, or name a function that "
+            f"passes them"
+        ) from error
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -74,7 +96,8 @@ def _from_file(path: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            with _told(f"model file '{path}'"):
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
@@ -92,8 +115,22 @@ def _module_name(path: Path) -> str:
 
 def _from_package(name: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and name.partition(".")[0] == error.name.partition(".")[0]:
+        with _told(f"model package '{name}'"):
+            return importlib.import_module(name)
+    except UserError as error:
+        missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+        if missing is not None and name.partition(".")[0] == missing.partition(".")[0]:
             raise UserError(f"model package '{name}' is not installed") from None
         raise
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors that keep a file from being imported at all, in one line; `--debug` shows where they come from."""
+    try:
+        yield
+    except SyntaxError as error:
+        where = f"'{error.filename}', line {error.lineno}"
+        raise UserError(f"{what} cannot be imported: {error.msg} in {where}") from error
+    except ImportError as error:
+        raise UserError(f"{what} cannot be imported: {error}") from error

@@ -1,10 +1,18 @@
 """A fresh start by the baseline's own rules, at whatever widths the layers have now.
 
-Where the model has `init_weights()` (ours, mmcv's and many others' networks do), that is the rule. Otherwise the rule
-of each parameter is read off the model that it came from: constants stay constants, and random weights are matched
-against the initialisations in use by their spread, because a rule such as He's depends on the widths and a copied
-spread would be wrong at new ones. What no rule explains is drawn anew with the mean and spread that it had, and
-what does not learn beside what does (`requires_grad` false: a mean shift, a Sobel filter) keeps its values.
+Every layer with a `reset_parameters()` draws its parameters by it first: torch's defaults. On top of that, where the
+model has `init_weights()` (ours, mmcv's and many others' networks do), that is the rule. Otherwise the rule of each
+parameter is read off the model that it came from:
+
+- What does not learn beside what does (`requires_grad` false: a mean shift, a Sobel filter) keeps its values.
+- Constants stay constants.
+- Other weights of two and more dimensions are matched against the initialisations in use by their spread, because a
+  rule such as He's depends on the widths and a copied spread would be wrong at new ones.
+- What no rule explains, weights of fewer than 64 values, whose spread says too little, and vectors that are not
+  constant stay as `reset_parameters()` drew them.
+
+A parameter that none of all this has filled, one of the model's own class that belongs to no layer, is drawn anew with
+the mean, spread and kind of distribution that it had.
 """
 
 from __future__ import annotations
@@ -82,7 +90,7 @@ def initialise_(module: nn.Module, *, like: nn.Module, seed: int | None = None) 
 
     Args:
         module: the network to initialise, of the same class as `like` but at other widths.
-        like: the network whose rules are used; its values are only looked at, not copied.
+        like: the network whose rules are used; its values are looked at, and copied only where they do not learn.
         seed: for the draw; None uses torch's global generator.
     """
     with seeded(seed), torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from core.accumulated import accumulate_scores, stretch
 from core.architecture import Architecture
 from core.candidates import Limits, ProxyConfig, best_by_proxy, limits_of
 from core.dhp import DhpConfig, dhp_search
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
-from core.shrinkage import search
+from core.selection import search
 from core.space import Space, open_space
 from core.task import ShrinkConfig, Task
 from core.tilts import tilted_widths
@@ -102,6 +103,7 @@ class Method:
         change: entries of `ShrinkConfig` that make the method what it is.
         uses: entries of `SearchConfig` that its result depends on.
         trains: whether its result depends on the training recipe.
+        package: an optional package that it needs, as it is imported, and the extra that brings it.
     """
 
     summary: str
@@ -109,6 +111,19 @@ class Method:
     change: dict[str, Any] = field(default_factory=dict)
     uses: tuple[str, ...] = ()
     trains: bool = False
+    package: tuple[str, str] | None = None
+
+    def check_installed(self) -> None:
+        """Find out beforehand what would stop the search after hours of other methods' trainings.
+
+        Raises:
+            MissingData: the package is not there.
+        """
+        if self.package is not None and find_spec(self.package[0]) is None:
+            name, extra = self.package[0].replace("_", "-"), self.package[1]
+            raise MissingData(
+                f"{name} is not installed: install the extra, pip install -e '.[{extra}]', or leave the method out"
+            )
 
     def request(self, request: Request) -> Request:
         """The request with the method's own entries in it."""
@@ -133,11 +148,13 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
 
     Raises:
         UserError: there is no such method, or its search cannot be done; the message says what to change.
+        MissingData: see `Method.check_installed`.
     """
     methods = METHODS if methods is None else methods
     if name not in methods:
         raise UserError(f"unknown method '{name}'; use some of {', '.join([BASELINE, *methods])}")
     method = methods[name]
+    method.check_installed()
     return method.find(method.request(request))
 
 

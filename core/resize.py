@@ -28,8 +28,10 @@ _IN = ("in_channels", "in_features")
 
 
 def widen(model: nn.Module, graph: ChannelGraph, factor: float, *, seed: int | None = None) -> nn.Module:
-    """A fresh network whose free groups are `factor` times as wide: width -> int(factor · width).
+    """A fresh network whose free groups are `factor` times as wide: width -> int(factor · size) · step.
 
+    `size` is the number of a group's choices and `step` the channels of each: 1 for most groups, so that width is
+    int(factor · width), and more where channels come and go together (before a pixel shuffle, say).
     Grouped convolutions keep their group width and gain groups, as RegNet's do; depthwise ones follow their channels.
     Input, output and frozen dimensions keep their sizes.
 

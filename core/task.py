@@ -12,7 +12,7 @@ from core.allocation import ALLOCATIONS, Allocation
 from core.architecture import Architecture
 from core.budget import Budget
 from core.errors import UserError
-from core.scores import NAMES
+from core.scores import GATES_ONLY, NAMES
 from core.train import Loader
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class ShrinkConfig:
     def __post_init__(self) -> None:
         if self.score not in NAMES:
             raise UserError(f"shrink.score: unknown score '{self.score}'; use one of {', '.join(NAMES)}")
+        if self.latents != "gate" and self.score in GATES_ONLY:
+            raise UserError(
+                f"shrink.score: '{self.score}' is defined for plain gates: use shrink.latents='gate', or another score"
+            )
         if self.allocation not in ALLOCATIONS:
             raise UserError(
                 f"shrink.allocation: unknown rule '{self.allocation}'; use one of {', '.join(ALLOCATIONS)}"

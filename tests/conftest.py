@@ -56,6 +56,25 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 
+# Relatives of those above: their plans and counts are held, while properties that take seconds to try are tried on one
+# network of each family.
+RELATIVES: dict[str, Subject] = {
+    "resnet18": _classifier((3, 32, 32), 12),
+    "resnet34": _classifier((3, 32, 32), 20),
+    "resnet101": _classifier((3, 32, 32), 71),
+    "resnet110": _classifier((3, 32, 32), 57),
+    "resnet164": _classifier((3, 32, 32), 112),
+    "regnetx_200mf": _classifier((3, 32, 32), 18),
+    "regnetx_400mf": _classifier((3, 32, 32), 27),
+    "regnetx_600mf": _classifier((3, 32, 32), 21),
+    "regnetx_800mf": _classifier((3, 32, 32), 21),
+    "regnetx_8gf": _classifier((3, 32, 32), 30),
+    "regnety_400mf": _classifier((3, 64, 64), 37),
+    "regnety_600mf": _classifier((3, 64, 64), 35),
+    "regnety_800mf": _classifier((3, 64, 64), 33),
+}
+
+
 @dataclass(frozen=True)
 class Traced:
     """A network, an input for it and its channel groups. Shared between tests: not to be changed."""

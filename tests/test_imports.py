@@ -71,6 +71,35 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
         assert not imported(path, module_level=True) & OPTIONAL, path
 
 
+# Files that take arguments apart: commands, and what several commands share.
+COMMANDS = {
+    "core/channels.py",  # python -m core.channels
+    "core/commands.py",
+    "core/config.py",  # mmengine parses the words of --cfg-options as a command line
+    "classification/run.py",
+    "super_resolution/convert.py",
+    "super_resolution/run.py",
+    "super_resolution/upscale.py",
+    "tracking/check_dataset.py",
+    "tracking/command_line.py",
+    "tracking/convert_checkpoint.py",
+    "tracking/eval.py",
+    "tracking/run.py",
+    "tracking/track.py",
+    "tracking/train.py",
+}
+
+
+def test_only_commands_parse_arguments() -> None:
+    parsing = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("core", *TASKS)
+        for path in files(package)
+        if "argparse" in imported(path)
+    }
+    assert parsing == COMMANDS, "a new command belongs into COMMANDS; other files take values, not arguments"
+
+
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh process has loaded after `code`."""
     program = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"

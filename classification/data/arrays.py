@@ -74,8 +74,8 @@ class ArrayLoader:
     """Batches of an `ArraySplit`; fulfils `core.train.Loader`.
 
     A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It
-    is made when it is asked for: that takes about a hundredth of a training step on the same cores, so a
-    thread that works ahead would have nothing to gain.
+    is made when it is asked for: a crop and a normalisation are so little beside a training step that a thread
+    that works ahead would have nothing to gain.
 
     Attributes:
         split: where the images come from.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -43,6 +45,21 @@ class ClassificationData:
         Data sets that are decoded during training (ImageNet) count what has been met so far.
         """
         return {"train": self.train.skipped, "test": self.test.skipped}
+
+    def skipped_everywhere(self, gather: Callable[[Any], list[Any]]) -> dict[str, int]:
+        """`skipped` over all processes, each of which has decoded its own part; a file that several met counts once.
+
+        Args:
+            gather: what the own process has -> what every process has; all of them have to call it.
+        """
+        parts = {"train": self.train, "test": self.test}
+        counts = {}
+        for part, split in parts.items():
+            if isinstance(split, FolderSplit):
+                counts[part] = len(set().union(*gather(split.unreadable)))
+            else:
+                counts[part] = split.skipped  # found when it was opened, by every process alike
+        return counts
 
     def train_loader(
         self, batch_size: int, seed: int, device: torch.device | str = "cpu"

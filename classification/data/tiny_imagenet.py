@@ -26,7 +26,7 @@ _SIZE = (64, 64)
 
 
 def open_tiny_imagenet(root: Path, config: DataConfig) -> ClassificationData:
-    """Tiny-ImageNet; the first call decodes it (well under a minute) into a cache of 1.35 GB.
+    """Tiny-ImageNet; the first call decodes it into a cache of 1.35 GB.
 
     Labels count the WordNet ids in sorted order. Test images are the 10,000 validation images, whose labels
     are in `val/val_annotations.txt`; the labels of the official test images are not public.

@@ -61,3 +61,13 @@ def test_two_sweeps_give_tables_figures_and_what_cannot_be_reached(
 def test_an_unknown_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["colours", *FAST, "--work-dir", str(tmp_path)]) == 2
     assert "unknown sweep 'colours'; use some of budgets, widen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--dhp-strength", "--dhp-epochs", "--candidates", "--accumulate-epochs"])
+def test_options_that_no_sweep_looks_at_are_not_taken(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["batches", option, "3"])
+    assert stopped.value.code == 2
+    assert f"unrecognized arguments: {option} 3" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -18,10 +19,14 @@ from scipy import stats
 from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
 from benchmarks.trial_report import Series, collect, controls_table, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
+from classification.run import RunConfig
 from core.architecture import Architecture
 from core.budget import Budget
 from core.complexity import count, count_params
+from core.config import load_config
+from core.distillation import DistillationConfig
 from core.errors import UserError
+from core.methods import find
 from core.report import holm, paired_p
 from core.task import Metric
 
@@ -144,6 +149,40 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
 
 
+def test_the_protocol_decides_the_data_set_unless_the_command_line_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[RunConfig] = []
+
+    def stop(config: RunConfig, *rest: Any) -> None:
+        opened.append(config)
+        raise UserError("far enough")
+
+    def config_of(*arguments: str) -> RunConfig:
+        # The data set is not here, and where the protocol is known by then is the last place before it is needed.
+        monkeypatch.setattr("benchmarks.hypothesis.open_dataset", lambda name, root, data: None)
+        monkeypatch.setattr("benchmarks.hypothesis.make_task", stop)
+        with pytest.raises(UserError, match="far enough"):
+            open_bench(build_parser().parse_args(["--work-dir", str(tmp_path), *arguments]))
+        return opened[-1]
+
+    folder = "shared_configs/classification"
+    cifar = config_of("--config", f"{folder}/resnet20_cifar10.py")
+    assert (cifar.dataset, cifar.data.train_limit) == ("cifar10", None)
+    assert cifar.train.epochs == load_config(f"{folder}/resnet20_cifar10.py", RunConfig).train.epochs
+    assert (
+        config_of("--config", f"{folder}/resnet20_cifar10.py", "--dataset", "cifar100").dataset == "cifar100"
+    )
+    for digits in (config_of(), config_of("--config", f"{folder}/resnet20_digits.py")):
+        assert (digits.dataset, digits.data.train_limit, digits.train.epochs) == ("digits", 300, 10)
+    assert config_of("--epochs", "3", "--cfg-options", "data.train_limit=50").data.train_limit == 50
+
+
+def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
+    assert bench_in(tmp_path).config.distillation is None
+    assert bench_in(tmp_path, "--distillation").config.distillation == DistillationConfig()
+
+
 def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     keys = []
@@ -202,6 +241,42 @@ def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
         )
         > 3
     )
+
+
+def test_the_peer_copes_with_depthwise_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths alone: the library has to couple a depthwise convolution with what comes before it, as our groups do."""
+    pytest.importorskip("torch_pruning", reason="the extra 'peers' is not installed")
+    monkeypatch.setattr("benchmarks.pruning_peer.TRIALS", 7)  # as exact as the range below
+    bench = bench_in(tmp_path, "--model", "mobilenetv2")
+    shrink = replace(bench.config.shrink, batches=1, batch_size=8)
+    architecture = find(
+        "torch-pruning-norm",
+        bench.request(Trial("torch-pruning-norm", shrink, 0), tmp_path),
+        dict(bench.methods),
+    ).architecture
+    network = architecture.build(bench.task.build())
+    assert count(network, bench.task.example_inputs, "paper") == architecture.cost["flops"]["paper"]
+    assert 0.85 < architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"] <= 0.9
+    assert len({architecture.widths[g] / w for g, w in architecture.baseline["widths"].items()}) > 3
+
+
+def test_a_peer_that_is_not_installed_is_missed_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "core.methods.find_spec", lambda name: None if name == "torch_pruning" else real(name)
+    )
+    common = [*FAST, "--seeds", "1", "--work-dir", str(tmp_path / "work")]
+    assert main([*common, "--methods", "baseline", "torch-pruning"]) == 2
+    assert (
+        "torch-pruning is not installed: install the extra, pip install -e '.[peers]'"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "work").exists()
+    # What is in the store already can be reported without it.
+    assert main([*common, "--report-only", "--methods", "torch-pruning"]) == 2
+    assert "holds no trial" in capsys.readouterr().err
 
 
 def made_up(values: dict[str, list[float]]) -> dict[str, Series]:

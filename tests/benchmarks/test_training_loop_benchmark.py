@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import data_loading
+from benchmarks.measure import Outcome, Timing
 from benchmarks.training_loop import bare_loop, digits, fit_loop, main, prepare, step_traffic
 
 OPTIONS = Namespace(device="cpu", batch_size=32, batches=2, precision="32-true", channels_last=False, compile=False,
@@ -49,21 +52,48 @@ def test_digits_begin_anew_where_they_end() -> None:
 def test_the_command_prints_the_ratio_and_writes_the_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(
-        [
-            "--turns",
-            "1",
-            "--warmup",
-            "0",
-            "--batches",
-            "2",
-            "--batch-size",
-            "16",
-            "--out",
-            str(tmp_path / "loop"),
-        ]
-    )
+    quick = ["--turns", "1", "--warmup", "0", "--batches", "2", "--batch-size", "16"]
+    assert main([*quick, "--output", str(tmp_path / "loop")]) == 0
     assert "Speed of fit relative to the bare loop" in capsys.readouterr().out
     stored = json.loads((tmp_path / "loop.json").read_text())
     assert set(stored["loops"]) == {"bare loop", "fit"}
     assert 0 < stored["ratios"]["processor time"][0] < 2
+    page = (tmp_path / "loop.md").read_text()
+    assert page.startswith("# What the training loop costs: resnet20 on digits\n")
+    assert "Made by `python -m benchmarks.training_loop --turns 1 --warmup 0" in page
+    assert "| bare loop |" in page
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (main, ["--model", "resnet21"], "error: unknown network 'resnet21'"),
+        (main, ["--dataset", "tiny-imagenet", "--data-root", "/nowhere"], "error: Tiny-ImageNet"),
+        (data_loading.main, ["--data-root", "/nowhere"], "error: Tiny-ImageNet"),
+        (data_loading.main, ["--images", "63"], "error: --images 63: use at least 64"),
+    ],
+)
+def test_mistakes_are_one_line(
+    command: Callable[[list[str]], int],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_ways_that_read_other_images_are_no_result() -> None:
+    timing = Timing((1.0,), (1.0,))
+    ours = Outcome(timing, data_loading.Sums(64, 100, 3.0))
+    assert data_loading.checked({data_loading.OURS: ours, "other": ours}, 64) == {
+        data_loading.OURS: timing,
+        "other": timing,
+    }
+    for sums, message in (((63, 100, 3.0), "not the images of"), ((64, 100, 4.0), "made other inputs")):
+        with pytest.raises(RuntimeError, match=message):
+            data_loading.checked(
+                {data_loading.OURS: ours, "other": Outcome(timing, data_loading.Sums(*sums))}, 64
+            )

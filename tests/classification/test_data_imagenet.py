@@ -117,6 +117,16 @@ def test_skipped_images_are_counted_once_and_named(root):
     assert data.skipped == {"train": 0, "test": 1}
 
 
+def test_what_several_processes_skipped_is_counted_once(root):
+    """Which process decodes a training image changes from epoch to epoch, so that several meet the same damage."""
+    data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
+    data.train.unreadable.update({"a", "b"})
+    others = {"train": {"b", "c"}, "test": {"d"}}
+    asked = iter(others.values())
+    assert data.skipped_everywhere(lambda own: [own, next(asked)]) == {"train": 3, "test": 1}
+    assert data.skipped_everywhere(lambda own: [own]) == {"train": 2, "test": 0}
+
+
 def test_a_batch_without_any_readable_image_stops(root):
     for path in (root / "imagenet/val").rglob("*.JPEG"):
         path.write_bytes(b"")

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 
+import mmcv
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from classification.data.images import BadImage, find_truncation, read_image
+from classification.data.images import BadImage, find_truncation, read_image, turbojpeg_is_usable
 from classification.data.views import central_view, draw_resized_crop, train_view
 
 
@@ -38,6 +39,20 @@ def test_colour_image_is_rgb(photograph, tmp_path):
     assert image.shape == photograph.shape
     assert image.dtype == np.uint8
     assert np.abs(image.astype(int) - photograph).mean() < 3  # red and blue exchanged: more than 10
+
+
+@pytest.mark.parametrize(
+    "options", [{"quality": 95}, {"quality": 75}, {"quality": 90, "subsampling": 0}, {"progressive": True}]
+)
+def test_turbojpeg_decodes_as_opencv_does(photograph, options):
+    """Both are libjpeg-turbo underneath, of different releases: a grey level or two may lie between them."""
+    if not turbojpeg_is_usable():
+        pytest.skip("the extra 'turbojpeg' (PyTurboJPEG and the system's libturbojpeg) is not installed")
+    content = encode(photograph, **options)
+    fast = mmcv.imfrombytes(content, flag="color", channel_order="rgb", backend="turbojpeg")
+    plain = mmcv.imfrombytes(content, flag="color", channel_order="rgb", backend="cv2")
+    assert fast.shape == photograph.shape
+    assert np.abs(fast.astype(int) - plain).max() <= 2
 
 
 def test_grey_image_has_three_equal_channels(photograph, tmp_path):

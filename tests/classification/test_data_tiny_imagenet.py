@@ -135,6 +135,8 @@ def test_bad_images_are_left_out_counted_and_named(root):
     text = " ".join(str(warning.message) for warning in warned)
     assert all(str(path) in text for path in [*paths, "val_1.JPEG", "32x32 pixels; 64x64"])
     assert data.skipped == {"train": 4, "test": 1}
+    # Every process opens the whole data set: what two of them have found is the same.
+    assert data.skipped_everywhere(lambda own: [own, own]) == data.skipped
     assert data.train.rows.tolist() == [row for row in range(18) if row not in (2, 5, 10, 12)]
     assert torch.cat([targets for _, targets in data.test_loader(3).epoch(0)]).tolist() == [1, 2, 1, 0]
     with pytest.raises(UserError, match=r"4 such images"):  # the cache is shared, the decision is not

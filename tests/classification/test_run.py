@@ -7,13 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from classification.run import main
+from classification.data import ClassificationData, open_dataset
+from classification.run import RunConfig, main, with_distillation
 from core.architecture import Architecture
+from core.config import load_config
+from core.distillation import DistillationConfig
 
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
 
@@ -158,6 +163,73 @@ def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
     options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
     assert main([*FAST[:4], "--no-progress", "--work-dir", str(folder), *options]) == 0
     assert (folder / "runs" / "teacher-seed0" / "model.safetensors").exists()
+
+
+def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(*arguments: Any) -> ClassificationData:
+        data = open_dataset(*arguments)
+        return replace(data, train=replace(data.train, skipped=3))
+
+    monkeypatch.setattr("classification.run.open_dataset", damaged)
+    quick = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--cfg-options", "train.batch_size=30"]
+    options = ["shrink.batch_size=20", "shrink.batches=1"]
+    assert main([*quick, *options, "--work-dir", str(tmp_path / "work")]) == 0
+    line = "3 unreadable train images were left out."
+    assert capsys.readouterr().out.count(line) == 1
+    assert line in (tmp_path / "work" / "report.md").read_text()
+    monkeypatch.setattr("classification.run.is_first_process", lambda: False)
+    assert main(["--resume", "--work-dir", str(tmp_path / "work"), "--no-progress"]) == 0
+    assert line not in capsys.readouterr().out
+
+
+def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
+    """The protocol of the digits, and one that --config names, have no such section."""
+    own = "shared_configs/classification/resnet20_digits.py"
+    for number, more in enumerate(([], ["--config", own])):
+        folder = tmp_path / str(number)
+        quick = ["--stages", "shrink", "--no-progress", "--work-dir", str(folder)]
+        assert main([*quick, "--distillation", *more]) == 0
+        assert load_config(folder / "config.py", RunConfig).distillation == DistillationConfig()
+
+
+def test_a_run_without_distillation_is_not_resumed_with_it(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for how in (["--resume"], ["--stages", "train"]):
+        assert main([*how, "--work-dir", str(experiment), "--distillation", "--no-progress"]) == 2
+        assert "another protocol (distillation differ" in capsys.readouterr().err
+
+
+def test_a_protocols_own_distillation_stays_as_it_is() -> None:
+    own = RunConfig(distillation=DistillationConfig(temperature=2.0))
+    assert with_distillation(own, True) == own
+    assert with_distillation(RunConfig(), False).distillation is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "message"),
+    [
+        (3, 10, "fails on an image of 'digits', input shape (1, 1, 8, 8): Given groups=1"),
+        (1, 9, "has 9 outputs, but 'digits' has 10 classes"),
+    ],
+)
+def test_an_own_model_that_does_not_fit_the_data_set_is_told_so(
+    channels: int, outputs: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "misfit.py"
+    file.write_text(
+        "from torch import nn\n"
+        f"def net():\n    return nn.Sequential(nn.Conv2d({channels}, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        f"                         nn.Flatten(), nn.Linear(8, {outputs}))\n"
+    )
+    assert main(["--model", f"{file}:net", "--work-dir", str(tmp_path / "work"), *FAST]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--dataset" in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python tests/core/test_all_networks.py`
 
-from conftest import SUBJECTS, Traced, _traced
+from conftest import RELATIVES, SUBJECTS, Traced, _traced
 
+import classification.models
 from core.channels import ChannelGraph, trace_channels
 from core.complexity import count, count_params
 from core.gates import LATENTS, attach_gates, detach
@@ -61,7 +63,31 @@ def test_the_plan_is_the_golden_one(name: str, traced: Tracer) -> None:
 
 
 def test_no_golden_plan_is_left_over() -> None:
-    assert {path.stem for path in PLANS.glob("*.json")} == set(SUBJECTS)
+    assert {path.stem for path in PLANS.glob("*.json")} == {*SUBJECTS, *RELATIVES}
+
+
+def test_every_network_for_classification_has_a_golden_plan() -> None:
+    assert set(classification.models.MODELS) <= {*SUBJECTS, *RELATIVES}
+
+
+def relative(name: str) -> tuple[nn.Module, Tensor, ChannelGraph]:
+    """A network of `RELATIVES` without values, an input for it and its groups."""
+    subject = RELATIVES[name]
+    with torch.device("meta"):
+        model = subject.package.build(name, **subject.options).eval()
+        inputs = torch.empty(2, *subject.shape)
+    return model, inputs, trace_channels(model, inputs)
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_plan_and_counts_of_a_relative(name: str) -> None:
+    model, inputs, graph = relative(name)
+    assert len(graph.groups) == RELATIVES[name].groups
+    assert not graph.notes
+    assert plan_text(graph) == (PLANS / f"{name}.json").read_text(encoding="utf-8")
+    for convention in ("macs", "paper"):
+        assert graph.flops(convention=convention) == count(model, inputs, convention)
+    assert graph.params() == count_params(model)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -210,6 +236,8 @@ def _write_plans() -> None:
     PLANS.mkdir(parents=True, exist_ok=True)
     for name in SUBJECTS:
         (PLANS / f"{name}.json").write_text(plan_text(_traced(name).graph), encoding="utf-8")
+    for name in RELATIVES:
+        (PLANS / f"{name}.json").write_text(plan_text(relative(name)[2]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ from core.architecture import Architecture
 net = Architecture.load({str(tmp_path / "w.json")!r}).build(build("resnet20", 10, dataset="digits"), seed=0)
 net(torch.zeros(2, 1, 8, 8))
 torch.save(net.state_dict(), {str(tmp_path / "net.pt")!r})
-search = ["core.gates", "core.hypernetwork", "core.scores", "core.shrinkage", "core.train"]
+search = ["core.gates", "core.hypernetwork", "core.scores", "core.selection", "core.shrinkage", "core.train"]
 print([name for name in search if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -287,12 +287,16 @@ def test_description_and_difference() -> None:
         assert str(width) in text
     assert f"{low.cost['params']:,}" in text
     assert low.diff(low) == "no difference in widths"
-    difference = low.diff(high)
-    for name in low.widths:
-        changed = low.widths[name] != high.widths[name]
-        assert (
-            f"{low.widths[name]}" in difference and f"{high.widths[name]}" in difference
-        ) == changed or changed
+    first = next(iter(low.widths))
+    one_off = Architecture(low.model, low.widths | {first: low.widths[first] + 1}, low.conv_groups)
+    for there in (high, one_off):
+        difference = low.diff(there)
+        for name in low.widths:
+            changed = low.widths[name] != there.widths[name]
+            rows = [line.split() for line in difference.splitlines() if line.split()[:1] == [name]]
+            assert len(rows) == changed, difference
+            for row in rows:
+                assert {str(low.widths[name]), str(there.widths[name])} <= set(row)
     other = Architecture("m", {"x": 3}, {})
     assert "x" in low.diff(other)
 

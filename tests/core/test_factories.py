@@ -26,6 +26,9 @@ class Tiny(nn.Module):
 def tiny(width=4):
     return Tiny(width)
 
+def needs(depth):
+    return Tiny(depth)
+
 def wrong():
     return "a string"
 
@@ -88,6 +91,7 @@ def test_a_file_does_not_replace_an_installed_module(tmp_path: Path) -> None:
         ("nothing.py:net", "'nothing.py' does not exist"),
         ("{file}:number", "no function or class called 'number'"),
         ("{file}:wrong", "returned str, not a torch.nn.Module"),
+        ("{file}:needs", "cannot be called without arguments: missing a required argument: 'depth'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(file: Path, spec: str, message: str) -> None:
@@ -96,12 +100,44 @@ def test_mistakes_are_told_in_one_line(file: Path, spec: str, message: str) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "cause"),
+    [
+        ("import a_package_that_does_not_exist\n", "'a_package_that_does_not_exist'", ModuleNotFoundError),
+        ("from torch import no_such_name\n", "cannot import name 'no_such_name' from 'torch'", ImportError),
+        ("x = 1\ndef net(:\n    pass\n", r"invalid syntax in '.*broken_net.py', line 2", SyntaxError),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told_in_one_line(
+    text: str, message: str, cause: type[Exception], tmp_path: Path
+) -> None:
+    (tmp_path / "broken_net.py").write_text(text)
+    for _ in range(2):  # half a module is not kept
+        with pytest.raises(UserError, match=f"broken_net.py' cannot be imported: .*{message}") as error:
+            load_factory(f"{tmp_path / 'broken_net.py'}:net")
+        assert isinstance(error.value.__cause__, cause)
+        assert "\n" not in str(error.value)
+
+
+def test_a_package_that_lacks_another_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy_nets.py").write_text("import a_package_that_does_not_exist\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match=r"'needy_nets' cannot be imported: No module named 'a_package_that_does"
+    ):
+        load_factory("needy_nets:net")
+
+
 def test_a_users_own_failure_is_not_hidden(tmp_path: Path) -> None:
-    (tmp_path / "broken_net.py").write_text("import a_package_that_does_not_exist\n")
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_does_not_exist"):
-        load_factory(f"{tmp_path / 'broken_net.py'}:net")
-    with pytest.raises(ModuleNotFoundError):  # half a module is not kept
-        load_factory(f"{tmp_path / 'broken_net.py'}:net")
+    (tmp_path / "failing_net.py").write_text(
+        "def net():\n    return len(3)\ndef other():\n    import a_package_that_does_not_exist\n"
+    )
+    with pytest.raises(TypeError, match="'int' has no len"):
+        call_factory(f"{tmp_path / 'failing_net.py'}:net")
+    with pytest.raises(ModuleNotFoundError):
+        call_factory(f"{tmp_path / 'failing_net.py'}:other")
 
 
 def test_shapes() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import TOYS, Net, channels, conv
 
+from classification.models import build
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.resize import grouped_convolutions, keep_channels, resize, widen, widened_widths
@@ -181,6 +182,28 @@ def test_resizing_draws_nothing_from_the_model_and_is_a_function_of_the_seed() -
     assert not torch.equal(first.a.weight, other.a.weight)
     assert not torch.equal(first.up.bias, net.up.bias)
     assert first.training
+
+
+@pytest.mark.parametrize("name", ["mobilenetv1", "mobilenetv2"])
+def test_relu6_stays_relu6_in_the_widened_network(name: str) -> None:
+    with torch.device("meta"):
+        net = build(name, 10, dataset="digits")
+    graph = trace_channels(net, torch.empty(1, 1, 8, 8, device="meta"))
+    for changed in (
+        widen(net, graph, 2.0),
+        resize(net, graph, {group.name: group.step for group in graph.groups}),
+    ):
+        for key, module in net.named_modules():
+            assert type(changed.get_submodule(key)) is type(module), key
+        assert sum(type(module) is nn.ReLU6 for module in changed.modules()) > 20
+
+
+def test_a_widened_relu6_still_ends_at_six() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 2, 1))
+    wide = widen(net, trace_channels(net, IMAGE), 2.0)
+    with torch.no_grad():
+        wide[0].bias.fill_(100.0)
+        assert wide[:2](IMAGE).eq(6).all()
 
 
 def test_frozen_requires_grad_is_kept() -> None:

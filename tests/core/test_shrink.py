@@ -126,6 +126,33 @@ def test_a_measured_latency_budget() -> None:
     assert sum(arch.widths.values()) < 96
 
 
+def test_latency_is_measured_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def fake(models: Any, inputs: Any, *, device: Any = "cpu") -> list[float]:
+        devices.append(torch.device(device).type)
+        return [1.0 for _ in (models if isinstance(models, list) else [models])]
+
+    monkeypatch.setattr("core.shrinkage.latency", fake)
+    for place in (
+        "meta",
+        "cpu",
+    ):  # "meta" holds no values: a rule that looks at none stands in for the model's
+        devices.clear()
+        net, inputs, _ = task("residual")
+        net.init_weights = lambda: None
+        shrink(net.to(place), inputs, [], F.mse_loss, score="random", budget=Budget(latency=1.0))
+        assert len(devices) > 1
+        assert set(devices) == {place}
+
+
+def test_the_embedding_is_noted_where_it_was_used() -> None:
+    net, inputs, batches = task("residual")
+    found = shrink(net, inputs, batches, F.mse_loss, latents="hypernetwork", embedding=3)
+    assert found.found_by["embedding"] == 3
+    assert "embedding" not in shrink(net, inputs, batches, F.mse_loss, embedding=3).found_by
+
+
 def test_what_cannot_be_shrunk_is_refused() -> None:
     with pytest.raises(UserError, match="no free channel group"):
         shrink(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8), [], F.mse_loss)

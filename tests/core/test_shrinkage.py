@@ -267,10 +267,41 @@ def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None
     dropped = torch.cat([scores[name][~mask] for name, mask in found.keep.items()])
     best = {float(value.max()) for value in scores.values()}
     assert sum(float(value) < float(dropped.max()) for value in kept if float(value) not in best) == 0
-    with pytest.raises(BudgetError, match=r"latency of 1\.00 ms cannot be reached"):
-        search(graph, scores, Budget(latency="1ms"), {"latency": 0.02}, measure=measure)
     both = search(
         graph, scores, Budget(latency="15ms", params=0.5), {"latency": 0.02, **costs(graph)}, measure=measure
     )
     assert both.cost["params"] <= 0.5 * graph.params()
     assert both.cost["latency"] <= 0.015
+
+
+def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
+    graph = GRAPHS["residual"]  # a: 8 channels, b: 6
+
+    def measure(widths: dict[str, int]) -> float:
+        return sum(widths.values()) * 1e-3
+
+    with pytest.raises(BudgetError) as caught:
+        search(graph, random_scores(graph, 4), Budget(latency="5ms"), {"latency": 0.02}, floor=0.5,
+               ceiling={"a": 0.75}, measure=measure)  # fmt: skip
+    message = str(caught.value)
+    assert "a latency of 5.00 ms (0.250 of the baseline) cannot be reached" in message
+    assert "between 7.00 ms (0.350) and 12.00 ms (0.600)" in message
+    assert "\n" not in message
+
+
+def test_a_latency_that_does_not_bind_leaves_the_other_limits_filled() -> None:
+    graph = GRAPHS["dense_block"]
+    scores, baseline = random_scores(graph, 1), {"latency": 1.0, **costs(graph)}
+    without = search(graph, scores, Budget(flops=0.6), baseline)
+    cut = search(graph, scores, Budget(flops=0.6, latency=1.0), baseline, measure=lambda widths: 0.5)
+    assert cut.widths == without.widths
+    assert cut.cost == {**without.cost, "latency": 0.5}
+
+    # A clock by which just the filled-up network is too slow: what was measured to be fast enough stays.
+    def slow_when_full(widths: dict[str, int]) -> float:
+        return 2.0 if widths == without.widths else 0.5
+
+    held = search(graph, scores, Budget(flops=0.6, latency=1.0), baseline, measure=slow_when_full)
+    assert held.widths != without.widths
+    assert all(held.widths[name] <= width for name, width in without.widths.items())
+    assert held.cost["latency"] == 0.5

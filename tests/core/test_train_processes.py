@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from test_train_resume import assert_same_bits
 from training_runs import DigitsLoader, network, run
 
 from core.checkpoint import load_state, load_weights
+from core.devices import gathered, is_first_process
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,15 @@ def test_two_interrupted_processes_resume_exactly(two_processes):
     generators = states[0]["random"]["torch"]
     assert generators.shape[0] == 2
     assert not torch.equal(generators[0], generators[1])
+
+
+def test_every_process_learns_what_all_have(two_processes):
+    folder = two_processes[0]
+    for rank in (0, 1):
+        told = json.loads((folder / f"gathered{rank}.json").read_text())
+        assert told == {"first": rank == 0, "values": [["both", "file 0"], ["both", "file 1"]]}
+
+
+def test_a_single_process_has_its_own():
+    assert gathered("x") == ["x"]
+    assert is_first_process()

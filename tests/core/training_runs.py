@@ -6,6 +6,7 @@ As a script it runs in processes of its own: `python training_runs.py killed FOL
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.devices import gathered, is_first_process
 from core.train import FitResult, OptimizerConfig, ScheduleConfig, TrainConfig, fit, make_fabric
 
 # Three epochs with all that has a state: momentum, a running average, batch norm (below), dropout (below).
@@ -113,6 +115,9 @@ def send_signal(at_epoch: int, at_batch: int, name: str) -> Callable[[int, int],
 def in_two_processes(folder: Path) -> None:
     """Runs for test_train_processes: one comparable with a single process, one whole and one interrupted."""
     fabric = make_fabric("cpu", devices=2)
+    values = [sorted(value) for value in gathered({f"file {fabric.global_rank}", "both"})]
+    told = {"first": is_first_process(), "values": values}
+    (folder / f"gathered{fabric.global_rank}.json").write_text(json.dumps(told))
     even = network(0.0, normalise=False)
     run(folder / "plain", model=even, loader=DigitsLoader(count=309), fabric=fabric)
     run(folder / "whole", fabric=fabric)

@@ -1,0 +1,95 @@
+"""What an experiment refuses in the first second instead of after the baseline's training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.budget import Budget, BudgetError
+from core.errors import UserError
+from core.experiment import Settings, check
+from core.scores import GATES_ONLY
+from core.task import Metric, ShrinkConfig, Task
+from core.train import TrainConfig
+
+
+class Batches:
+    """One batch of noise."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        yield torch.rand(4, 1, 8, 8), torch.arange(4) % 3
+
+    def shard(self, rank: int, world: int) -> Batches:
+        raise AssertionError("one process")
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task(
+        name="toy",
+        dataset="noise",
+        model_name="net",
+        build=lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(),
+                                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)),
+        example_inputs=torch.zeros(1, 1, 8, 8),
+        train_loader=lambda batch_size, seed: Batches(),
+        loss_fn=nn.functional.cross_entropy,
+        evaluate=lambda model: {"error": 1.0},
+        metrics=(Metric("error", "error", higher_is_better=False),),
+        curves=("loss", "error", "error"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("latency", [None, "1us"])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"flops": 0.1}, BudgetError, "flops .* cannot be reached"),
+        ({"params": 0.01}, BudgetError, "params .* cannot be reached"),
+        ({"flops": 0.9, "floor": 1.2}, UserError, "floor of group '0' is 1.2"),
+        ({"flops": 0.9, "ceiling": -0.5}, UserError, "ceiling of group '0' is -0.5"),
+        ({"flops": 0.9, "round_to": 0}, UserError, "round_to=0"),
+        ({"flops": 0.9, "widen": 0.5}, UserError, "0.5"),
+    ],
+)
+def test_a_latency_in_the_budget_hides_no_other_mistake(
+    changes: dict[str, Any], error: type[Exception], message: str, latency: str | None, task: Task
+) -> None:
+    limits = {kind: changes[kind] for kind in ("flops", "params") if kind in changes}
+    others = {key: value for key, value in changes.items() if key not in limits}
+    check(task, ShrinkConfig(budget=Budget(flops=0.9, latency=latency), floor=0.2))
+    with pytest.raises(error, match=message):
+        check(task, ShrinkConfig(**{"budget": Budget(**limits, latency=latency), "floor": 0.2, **others}))
+
+
+def test_a_latency_alone_is_checked_without_being_measured(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("core.shrinkage.latency", never)
+    check(task, ShrinkConfig(budget=Budget(latency=0.5)))
+    with pytest.raises(UserError, match="round_to"):
+        check(task, ShrinkConfig(budget=Budget(latency=0.5), round_to=-1))
+
+
+@pytest.mark.parametrize("score", GATES_ONLY)
+def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"'{score}' is defined for plain gates"):
+        ShrinkConfig(score=score, latents="hypernetwork")
+    for latents, refused in (("hypernetwork", True), ("gate", False)):
+        options = {"train": TrainConfig(), "shrink": ShrinkConfig(latents=latents), "work_dir": tmp_path}
+        if refused:
+            with pytest.raises(UserError, match=f"control '{score}' is defined for plain gates"):
+                Settings(**options, controls=("random", score))
+        else:
+            assert score in Settings(**options, controls=("random", score)).scores
