@@ -93,7 +93,8 @@ def time_in_turns(
 ) -> dict[str, Outcome[T]]:
     """Time several ways of doing one job, one run of each after the other, so that all see the same machine.
 
-    Every second turn goes backwards, so that none always comes after the same other one, or first. Garbage is collected before every run, outside of the time.
+    Every second turn goes backwards, so that none always comes first, or always after the same other one. Garbage is
+    collected before every run, outside of the time.
 
     Args:
         ways: name -> a function that prepares (not timed) and returns the work (timed); called anew for every run.
