@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hypothesis import GOES_ON, add_trial_arguments, open_bench, seeds_of, short
-from benchmarks.measure import machine, machine_text
+from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, Series, collect, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, run_trials
 from core.budget import Budget, BudgetError
@@ -165,8 +165,8 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
     save_figure(figure, path)
 
 
-def run(arguments: Namespace) -> int:
-    """Run the sweeps, print and write; returns the exit status."""
+def run(arguments: Namespace, command: str) -> int:
+    """Run the sweeps, print and write, with the command on the page; returns the exit status."""
     for name in arguments.sweeps:
         if name not in SWEEPS:
             raise UserError(f"unknown sweep '{name}'; use some of {', '.join(SWEEPS)}")
@@ -182,7 +182,10 @@ def run(arguments: Namespace) -> int:
     stem = arguments.output or bench.store / "ablations"
     limit, epochs = bench.config.data.train_limit, bench.config.train.epochs
     title = f"{bench.task.model_name} on {bench.task.dataset}, {epochs} epochs of {limit or 'all'} images"
-    parts = [f"# Ablations: {title}"]
+    parts = [
+        f"# Ablations: {title}",
+        f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
+    ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
     parts += [f"![Error against each setting]({stem.with_suffix('.png').name})", machine_text(machine())]
@@ -220,7 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_trial_arguments(parser)
     arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug, GOES_ON)
+    return run_command(
+        lambda: run(arguments, command_text("benchmarks.ablations", argv)), arguments.debug, GOES_ON
+    )
 
 
 if __name__ == "__main__":

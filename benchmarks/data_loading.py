@@ -21,6 +21,7 @@ from benchmarks.measure import (
     NOTHING_KEPT,
     Outcome,
     Timing,
+    command_text,
     machine,
     machine_text,
     markdown_table,
@@ -213,7 +214,7 @@ def checked(outcomes: Mapping[str, Outcome[Sums]], images: int) -> dict[str, Tim
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses are those of `core.exits`."""
     options = build_parser().parse_args(argv)
-    command = " ".join(["python -m benchmarks.data_loading", *(sys.argv[1:] if argv is None else argv)])
+    command = command_text("benchmarks.data_loading", argv)
     return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import machine, machine_text
+from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, grid, our_methods, run_trials
 from classification.data import DATASETS, open_dataset
@@ -168,8 +168,8 @@ def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
     return search
 
 
-def run(arguments: Namespace) -> int:
-    """Run, print and write; returns the exit status."""
+def run(arguments: Namespace, command: str) -> int:
+    """Run, print and write, with the command on the page; returns the exit status."""
     bench = open_bench(arguments)
     shrink = bench.config.shrink
     settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
@@ -179,7 +179,7 @@ def run(arguments: Namespace) -> int:
         raise UserError(
             f"the store '{bench.store}' holds no trial of these settings: leave --report-only out"
         )
-    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1)
+    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1, command)
     return 0
 
 
@@ -190,7 +190,7 @@ def label_of(record: Record, several: bool) -> str:
     return f"{record['method']} at {record['shrink']['budget']['flops']}"
 
 
-def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: bool) -> None:
+def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: bool, command: str) -> None:
     """Print the table; write STEM.md, STEM.json and STEM.png."""
     metric = bench.task.metrics[0]
     series = collect(records, lambda record: label_of(record, several))
@@ -205,6 +205,7 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [
         f"# {title}",
+        f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
         f"Trained on {limit or 'all'} images; seeds {', '.join(map(str, seeds))}; "
         f"{'with' if bench.config.distillation else 'without'} distillation. Mean ± 95 % confidence interval over n "
         f"seeds; differences and p-values are paired over the seeds (t-test), p as it is and adjusted for all rows "
@@ -249,7 +250,9 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug, GOES_ON)
+    return run_command(
+        lambda: run(arguments, command_text("benchmarks.hypothesis", argv)), arguments.debug, GOES_ON
+    )
 
 
 if __name__ == "__main__":

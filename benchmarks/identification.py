@@ -23,7 +23,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, machine_text, markdown_table, seconds_text, write_results
+from benchmarks.measure import (
+    command_text,
+    machine,
+    machine_text,
+    markdown_table,
+    seconds_text,
+    write_results,
+)
 from classification.models import MODELS, build
 from core.errors import UserError
 from core.report import text_table
@@ -244,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = tables(sizes, identification, step)
     print(text_table(*table))
     if output:
-        command = " ".join(["python -m benchmarks.identification", *(sys.argv[1:] if argv is None else argv)])
+        command = command_text("benchmarks.identification", argv)
         value = {
             "benchmark": "identification",
             "machine": facts,

@@ -6,7 +6,9 @@ import contextlib
 import gc
 import os
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,6 +207,16 @@ def machine_text(facts: Mapping[str, Any]) -> str:
     parts += [threads]
     parts += [f"load average {facts['load_average']}"] if facts["load_average"] is not None else []
     return f"{facts['date']}: {', '.join(parts)}; {facts['system']}, Python {facts['python']}, {versions}."
+
+
+def command_text(program: str, argv: Sequence[str] | None) -> str:
+    """'python -m benchmarks.dimp --turns 3': what a page says it was made by.
+
+    Args:
+        program: "benchmarks.dimp".
+        argv: the arguments; None for the process's own.
+    """
+    return shlex.join(["python", "-m", program, *(sys.argv[1:] if argv is None else argv)])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

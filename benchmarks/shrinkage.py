@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.first_call import OURS, first_call
-from benchmarks.measure import machine, time_in_turns, write_results
+from benchmarks.measure import command_text, machine, time_in_turns, write_results
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinkage_report import (
     CUT,
@@ -195,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = [our_table(rows), comparison_table(rows, options.target), peer_table(rows)]
     print("\n\n".join(text_table(*table) for table in tables))
     if options.output:
-        command = " ".join(["python -m benchmarks.shrinkage", *(sys.argv[1:] if argv is None else argv)])
+        command = command_text("benchmarks.shrinkage", argv)
         page = to_markdown(rows, options.target, facts, command)
         for path in write_results(options.output, to_json(rows, options.target, facts), page):
             console.print(f"written: {path}", highlight=False)

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from benchmarks.measure import (
     NOTHING_KEPT,
     Timing,
+    command_text,
     machine,
     machine_text,
     markdown_table,
@@ -334,7 +335,7 @@ def _text(
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses are those of `core.exits`."""
     options = build_parser().parse_args(argv)
-    command = " ".join(["python -m benchmarks.training_loop", *(sys.argv[1:] if argv is None else argv)])
+    command = command_text("benchmarks.training_loop", argv)
     return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
 
 
