@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,17 @@ import super_resolution.models
 from core.channels import ChannelGraph, trace_channels
 
 torch.set_num_threads(1)  # small networks run no faster on more, and the results stay the same everywhere
+
+
+@pytest.fixture(autouse=True)
+def _gradients_stay_on() -> Iterator[None]:
+    """Names the test that switches gradients off for good, not the one that trains after it."""
+    for when in ("before this test", "by this test"):
+        off = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+        torch.set_grad_enabled(True)
+        assert not off, f"gradients were left switched off {when}"
+        if when == "before this test":
+            yield
 
 
 @dataclass(frozen=True)

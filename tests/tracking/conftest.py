@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -18,17 +16,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LWDNA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(autouse=True)
-def _gradients_stay_on() -> Iterator[None]:
-    """Names the test that switches gradients off for good, not the one that trains after it."""
-    for when in ("before this test", "by this test"):
-        off = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
-        torch.set_grad_enabled(True)
-        assert not off, f"gradients were left switched off {when}"
-        if when == "before this test":
-            yield
 
 
 @pytest.fixture(scope="session")
