@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def plot_widths(
     step = max(1, -(-len(layers) // 60))
     bottom.set_xticks(positions[::step], [layers[at] for at in positions[::step]], rotation=90, fontsize=7)
     top.set_xlim(-0.7, len(layers) - 0.3)
-    top.set_title(title, loc="left")
+    _set_title(top, title)
     top.legend(frameon=False, ncols=2)
     if len(found) > 1:
         # Above the axes: bars and markers may be anywhere within them.
@@ -99,6 +100,11 @@ def plot_widths(
             borderaxespad=0,
         )
     save_figure(figure, path)
+
+
+def _set_title(axis: Any, title: str) -> None:
+    """At the left, in as many lines as a figure of seven inches needs."""
+    axis.set_title(textwrap.fill(title, 72), loc="left", fontsize=11)
 
 
 def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
@@ -147,7 +153,7 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
         axis.set_xlim(0, 2)
     axis.set_xlabel("epoch")
     axis.set_ylabel(label)
-    axis.set_title(f"{task.model_name} on {task.dataset}", loc="left")
+    _set_title(axis, f"{task.model_name} on {task.dataset}")
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 

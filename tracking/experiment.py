@@ -122,16 +122,26 @@ def make_task(
         build=lambda: make_network(config.backbone, config.network, matched_filter=config.matched_filter),
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
-        loss_fn=make_loss(config),
+        loss_fn=_found_in_percent(make_loss(config)),
         evaluate=lambda network: percentages(trials.network(network)),
         metrics=METRICS,
-        curves=("found", "success_auc", "peak within a cell (training), AUC % (test)"),
+        curves=("found", "success_auc", "%: peaks within a cell (training), AUC (test)"),
         references={name: percentages(trials.built_in(name)) for name in REFERENCES},
         notes=(missing,) if dataset.missing else (),
         finish=lambda settings, runs: finish(config, trials, settings, runs),
         part=backbone_part(config, device),
         given=given_architecture(config),
     )
+
+
+def _found_in_percent(loss_fn: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Callable[..., Any]:
+    """The same loss; `found` is drawn beside the AUC, which is in percent."""
+
+    def loss(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        value, parts = loss_fn(outputs, targets)
+        return value, {**parts, "found": 100 * parts["found"]}
+
+    return loss
 
 
 def tracker_changes(config: ExperimentConfig) -> dict[str, Any]:
