@@ -133,6 +133,27 @@ def tensor_bytes() -> int:
     )
 
 
+@pytest.mark.parametrize("factor", [1.5, 1 / 1.5])
+def test_a_box_neither_grows_nor_shrinks_for_ever(
+    net: DiMPNet, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    def inflated(judge: object, boxes: Tensor, settings: TrackerSettings) -> tuple[Tensor, Tensor]:
+        middle, size = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:] * factor
+        return torch.cat([middle - size / 2, size], dim=1), torch.zeros(len(boxes))
+
+    monkeypatch.setattr("tracking.dimp.tracker.refine", inflated)
+    tracker = DiMPTracker(net, EAGER)
+    frames = video(1)
+    tracker.init(frames[0], (30, 40, 24, 24))
+    for _ in range(120):  # 1.5^120 is 1e21
+        box, _ = tracker.update(frames[0])
+    if factor > 1:
+        assert box[2:] == (2 * 160, 2 * 120)
+    else:
+        assert min(box[2:]) >= 1
+        assert max(box[2:]) < 3
+
+
 def test_a_long_run_needs_no_more_memory(net: DiMPNet) -> None:
     settings = EAGER.replaced({"crop_size": 64, "refinement_iterations": 1})
     tracker = DiMPTracker(net, settings)
@@ -304,7 +325,7 @@ def test_an_identity_refinement_drifts_only_in_legacy_coordinates(net: DiMPNet) 
 
         crop, place = cut(frame, *tracker._centre, tracker._scale * 96, 96)
         before = tracker._box()
-        tracker._refine(tracker._net.stages(crop[None]), place)
+        tracker._refine(tracker._net.stages(crop[None]), place, (160, 120))
         moved = (tracker._box() - before).numpy()
         assert moved == pytest.approx([0.5 * place.scale * legacy] * 2 + [0, 0], abs=1e-4)
 

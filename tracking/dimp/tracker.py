@@ -24,6 +24,8 @@ from tracking.images import as_rgb
 
 STAGES = ("crop", "backbone", "classification", "localisation", "iou features", "refinement", "learning")
 LEGACY_SHIFT = 0.5
+SMALLEST_SIDE = 1.0  # of a refined box, in image pixels
+LARGEST_SIDE = 2.0  # of a refined box, in sides of the image; or the first box's, where that is larger
 
 
 class DiMPTracker:
@@ -84,6 +86,7 @@ class DiMPTracker:
         self._generator.manual_seed(self._seed)
         self._frame_number = 1
         self._keep(to_centres(values))
+        self._first_size = self._size
         samples, boxes, reference = self._first_samples(self._load(frame))
         classifier = self._net.net.classifier
         with self._stage("learning"):
@@ -151,7 +154,7 @@ class DiMPTracker:
         if found.finding is not Finding.NOT_FOUND:
             self._move_to(found, place, (image.shape[2], image.shape[1]))
             if self.settings.update_scale_when_uncertain or found.finding is not Finding.UNCERTAIN:
-                self._refine(stages, place)
+                self._refine(stages, place, (image.shape[2], image.shape[1]))
             if found.finding is not Finding.UNCERTAIN:
                 with self._stage("learning"):
                     self._learn(features, place)
@@ -177,7 +180,7 @@ class DiMPTracker:
             centre.append(min(max(value, -outside), limit + outside))
         self._centre = (centre[0], centre[1])
 
-    def _refine(self, stages: Stages, place: CropFrame) -> None:
+    def _refine(self, stages: Stages, place: CropFrame, image_size: tuple[int, int]) -> None:
         with self._stage("iou features"):
             maps = self._net.iou_features(stages)
         with self._stage("refinement"):
@@ -187,7 +190,15 @@ class DiMPTracker:
             best = best_box(boxes.cpu(), overlaps.cpu(), self.settings)
             if best is not None:
                 # Without the half pixel's way back: this is how the published trackers move.
-                self._keep(place.boxes_to_image(best.to(torch.float64)))
+                self._keep(self._bounded(place.boxes_to_image(best.to(torch.float64)), image_size))
+
+    def _bounded(self, box: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The box with sides within limits, about the same middle: a network that errs in every frame would otherwise
+        let it grow or shrink for ever.
+        """
+        largest = torch.maximum(LARGEST_SIDE * box.new_tensor(image_size), self._first_size)
+        size = torch.minimum(box[2:].clamp_min(SMALLEST_SIDE), largest)
+        return torch.cat([box[:2] + (box[2:] - size) / 2, size])
 
     def _learn(self, features: Tensor, place: CropFrame) -> None:
         settings = self.settings
