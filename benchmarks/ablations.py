@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.hypothesis import GOES_ON, add_trial_arguments, open_bench, seeds_of, short
 from benchmarks.measure import command_text, machine, machine_text
-from benchmarks.trial_report import Record, Series, collect, plot_tradeoff, results_table
+from benchmarks.trial_report import Record, Series, collect, drawn_interval, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, run_trials
 from core.budget import Budget, BudgetError
 from core.errors import UserError
@@ -34,7 +34,6 @@ from core.exits import run_command
 from core.files import atomic_write, write_json
 from core.methods import BASELINE
 from core.plots import new_figure, save_figure
-from core.report import half_interval
 from core.task import ShrinkConfig
 
 BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -133,7 +132,10 @@ def sweep_table(bench: Bench, result: Result, baseline: Sequence[Record]) -> str
 
 
 def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: Sequence[Record]) -> None:
-    """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band."""
+    """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band.
+
+    Fewer than three seeds are dots instead.
+    """
     metric = bench.task.metrics[0]
     figure, axes = new_figure(7.2, 3.1 * len(results), len(results), squeeze=False)
     own = [float(record["metrics"][metric.key]) for record in baseline]
@@ -143,8 +145,8 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
             points = [(value, records) for (name, value), records in result.records.items() if name == method]
             points.sort(key=lambda point: point[0])
             values = [[float(r["metrics"][metric.key]) for r in records] for _, records in points]
-            means, spread = [sum(v) / len(v) for v in values], [half_interval(v) or 0.0 for v in values]
-            axis.errorbar(
+            means, spread = [sum(v) / len(v) for v in values], [drawn_interval(v) for v in values]
+            line = axis.errorbar(
                 [value for value, _ in points],
                 means,
                 spread,
@@ -153,8 +155,13 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
                 capsize=2,
                 label=method,
             )
+            if not any(spread):
+                for (value, _), seeds in zip(points, values, strict=True):
+                    axis.plot(
+                        [value] * len(seeds), seeds, ".", color=line[0].get_color(), markersize=3, alpha=0.6
+                    )
         if own:
-            mean, half = sum(own) / len(own), half_interval(own) or 0.0
+            mean, half = sum(own) / len(own), drawn_interval(own)
             axis.axhline(mean, color="0.4", linewidth=1, label=BASELINE)
             axis.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
         if result.sweep.name == "batches":

@@ -80,7 +80,7 @@ def page(
     convolutions: Convolutions,
     loading: Mapping[str, Timing],
 ) -> str:
-    """The whole page; what was not kept comes first."""
+    """The whole page; what was not kept comes first. Sections of which nothing was measured are left out."""
     return "\n".join(
         [
             "# Super-resolution: speed\n",
@@ -88,8 +88,8 @@ def page(
             f"A found network should take no larger part of the baseline's time than its ratio of FLOPs + {MARGIN}:\n",
             verdict(networks, inference),
             *inference_text(frame, networks, inference),
-            *convolution_text(convolutions),
-            *loading_text(batches, loading),
+            *(convolution_text(convolutions) if convolutions else []),
+            *(loading_text(batches, loading) if loading else []),
         ]
     )
 

@@ -140,7 +140,7 @@ def plot_tradeoff(
         points = sorted(curves[label], key=lambda item: item.ratio("flops"))
         x = np.array([100 * item.ratio("flops") for item in points]) + shifts.get(label, 0.0)
         y = np.array([np.mean(item.values(metric)) for item in points])
-        spread = np.array([half_interval(item.values(metric)) or 0.0 for item in points])
+        spread = np.array([drawn_interval(item.values(metric)) for item in points])
         style = {
             "color": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
@@ -149,9 +149,13 @@ def plot_tradeoff(
         top.errorbar(
             x, y, spread, linestyle="-" if len(points) > 1 else "none", capsize=2, label=label, **style
         )
+        if not spread.any():
+            for place, item in zip(x, points, strict=True):
+                values = item.values(metric)
+                top.plot([place] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.6)
     if baseline is not None:
         mean = float(np.mean(baseline.values(metric)))
-        half = half_interval(baseline.values(metric)) or 0.0
+        half = drawn_interval(baseline.values(metric))
         top.axhline(mean, color="0.4", linewidth=1)
         top.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
     top.set_xlabel("FLOPs, % of the baseline's")
@@ -164,6 +168,11 @@ def plot_tradeoff(
     if bottom is not None and baseline is not None:
         _forest(bottom, {label: points[0] for label, points in curves.items()}, baseline, metric)
     save_figure(figure, path)
+
+
+def drawn_interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval for a figure; 0 of fewer than three values, whose interval would hide all else."""
+    return (half_interval(values) or 0.0) if len(values) > 2 else 0.0
 
 
 def _side_by_side(

@@ -133,3 +133,8 @@ def test_a_whole_run(
     assert all(width % 4 == 0 for width in networks["LW-DNA of EDSR"]["widths"].values())
     assert set(result["convolutions"]) == {"channels last", "default"}
     assert torch.get_num_threads() == 1
+
+    assert benchmark.main(["--turns", "1", "--found-only", "--output", str(stem)]) == 0
+    result = json.loads(stem.with_suffix(".json").read_text())
+    assert list(result["inference"]["1"]) == ["EDSR", "LW-DNA of EDSR"]
+    assert "## " not in stem.with_suffix(".md").read_text().replace("## Inference", "")
