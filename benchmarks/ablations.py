@@ -195,7 +195,11 @@ def run(arguments: Namespace, command: str) -> int:
     ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
-    parts += [f"![Error against each setting]({stem.with_suffix('.png').name})", machine_text(machine())]
+    parts.append(f"![Error against each setting]({stem.with_suffix('.png').name})")
+    flops = stem.with_name(f"{stem.name}-flops.png")
+    if "budgets" in arguments.sweeps:
+        parts.append(f"![Error against FLOPs]({flops.name})")
+    parts.append(machine_text(machine()))
     text = "\n\n".join(parts) + "\n"
     with atomic_write(stem.with_suffix(".md")) as file:
         file.write(text)
@@ -207,7 +211,7 @@ def run(arguments: Namespace, command: str) -> int:
     plot_sweeps(stem.with_suffix(".png"), bench, results, baseline)
     if "budgets" in arguments.sweeps:
         curves = _curves(next(result for result in results if result.sweep.name == "budgets"))
-        plot_tradeoff(stem.with_name(f"{stem.name}-flops.png"), curves, bench.task.metrics[0], title,
+        plot_tradeoff(flops, curves, bench.task.metrics[0], title,
                       baseline=collect(baseline, lambda record: BASELINE).get(BASELINE))  # fmt: skip
     bench.say(text)
     return 0
