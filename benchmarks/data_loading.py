@@ -23,10 +23,9 @@ from benchmarks.measure import (
     Timing,
     command_text,
     machine,
-    machine_text,
     markdown_table,
+    publish,
     time_in_turns,
-    write_results,
 )
 from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
@@ -174,20 +173,9 @@ def run(options: Namespace, command: str) -> int:
     text += "this process's, without workers'.\n"
     print(text)
     if options.output is not None:
-        page = (
-            f"# Loading Tiny-ImageNet\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n"
-            f"{machine_text(facts)}\n\n{text}"
-        )
         result = {name: timing.to_json() for name, timing in timings.items()}
-        value = {
-            "benchmark": "data_loading",
-            "machine": facts,
-            "command": command,
-            "images": limit,
-            "ways": result,
-        }
-        for path in write_results(options.output, value, page):
-            print(f"written: {path}")
+        value = {"benchmark": "data_loading", "images": limit, "ways": result}
+        publish(options.output, "Loading Tiny-ImageNet", command, facts, text, value)
     return 0
 
 

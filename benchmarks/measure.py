@@ -236,3 +236,21 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     with atomic_write(paths[1]) as file:
         file.write(markdown)
     return paths
+
+
+def publish(
+    stem: str | Path, title: str, command: str, facts: Mapping[str, Any], text: str, value: Mapping[str, Any]
+) -> None:
+    """Write a page and its figures, and say where they are.
+
+    Args:
+        stem: see `write_results`.
+        title: of the page.
+        command: that made it.
+        facts: of `machine`.
+        text: what stands below.
+        value: the figures; `machine` and `command` are added.
+    """
+    head = f"# {title}\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n"
+    for path in write_results(stem, {**value, "machine": facts, "command": command}, head + text):
+        print(f"written: {path}")

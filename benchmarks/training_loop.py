@@ -32,10 +32,9 @@ from benchmarks.measure import (
     Timing,
     command_text,
     machine,
-    machine_text,
     markdown_table,
+    publish,
     time_in_turns,
-    write_results,
 )
 from classification.data import DataConfig, open_dataset
 from classification.models import build
@@ -286,20 +285,10 @@ def run(options: Namespace, command: str) -> int:
     text = _text(subject, options, timings, ratios)
     print(text)
     if options.output is not None:
-        page = (
-            f"# What the training loop costs: {options.model} on {options.dataset}\n\nMade by `{command}`; how it is "
-            f"measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n{text}"
-        )
+        title = f"What the training loop costs: {options.model} on {options.dataset}"
         result = {name: timing.to_json() for name, timing in timings.items()}
-        value = {
-            "benchmark": "training_loop",
-            "machine": facts,
-            "command": command,
-            "loops": result,
-            "ratios": ratios,
-        }
-        for path in write_results(options.output, value, page):
-            print(f"written: {path}")
+        value = {"benchmark": "training_loop", "loops": result, "ratios": ratios}
+        publish(options.output, title, command, facts, text, value)
     return 0
 
 
