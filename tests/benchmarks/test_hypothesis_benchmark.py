@@ -91,10 +91,11 @@ def test_a_second_command_trains_nothing_and_adds_methods(
     said = capsys.readouterr().out
     assert "baseline, seed 0" not in said
     assert "3/3 late-wide, seed 0: budget 0.9" in said
+    assert "| late-wide |" in (experiment / "more.md").read_text()
     assert all(path.stat().st_mtime_ns == was for path, was in weights.items())
     assert main([*common, "--report-only", "--methods", "baseline", "early-wide", "--output",
                  str(experiment / "known")]) == 0  # fmt: skip
-    assert "early-wide" not in (experiment / "known.md").read_text()
+    assert "| early-wide |" not in (experiment / "known.md").read_text()
 
 
 def test_a_command_that_was_killed_goes_on_to_the_same_results(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from core.architecture import describe_inputs
 from core.checkpoint import save_weights
 from core.config import load_config
 from core.errors import UserError
+from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
 from tracking.experiment import ExperimentConfig, given_architecture, with_given_budget
@@ -34,7 +35,9 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def one_video(shared_cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Options that try trackers on one sequence alone."""
+    """Options that try trackers on one sequence alone; of `demo` only a few scenes are there."""
+    for split, count in (("test", 1), ("train", 3), ("random", 3)):
+        monkeypatch.setitem(SCENES, split, SCENES[split][:count])
     monkeypatch.setenv("LWDNA_CACHE", shared_cache)
     monkeypatch.chdir(tmp_path)
     from tracking.datasets import list_entries
