@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measure import Timing, machine, time_in_turns, write_results
+from benchmarks.measure import Timing, command_text, machine, time_in_turns, write_results
 from benchmarks.super_resolution_report import Contender, page, to_json
 from core import Architecture, MissingData, UserError
 from core.config import load_config
@@ -203,10 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="also write OUTPUT.json and OUTPUT.md")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    return run_command(lambda: run(options), options.debug, "start it again")
+    command = command_text("benchmarks.super_resolution", arguments)
+    return run_command(lambda: run(options, command), options.debug, "start it again")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, command: str) -> int:
     """Measure, print and, where wanted, write the result."""
     if min(options.turns, *options.threads) < 1:
         raise UserError("--turns and --threads are at least 1")
@@ -225,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
         loading = {} if options.found_only else compare_loading(images, folder, options.turns)
     frame = f"one frame of {FRAME[3]} x {FRAME[2]}, x{SCALE}"
     batches = f"{BATCHES} batches of {BATCH} crops of {PATCH} x {PATCH} from {images.name}, x{SCALE}"
-    text = page(facts, options.turns, frame, batches, networks, inference, convolutions, loading)
+    text = page(facts, command, options.turns, frame, batches, networks, inference, convolutions, loading)
     print(text)
     if options.output is not None:
         result = to_json(facts, options.turns, networks, inference, convolutions, loading)

@@ -72,6 +72,7 @@ def within(ratio: Mapping[str, Mapping[str, float]], promised: float) -> dict[st
 
 def page(
     facts: Mapping[str, Any],
+    command: str,
     turns: int,
     frame: str,
     batches: str,
@@ -84,6 +85,7 @@ def page(
     return "\n".join(
         [
             "# Super-resolution: speed\n",
+            f"Made by `{command}`; how it is measured: `benchmarks/README.md`.\n",
             f"{machine_text(facts)} {turns} turns after a warm-up on a tiny image.\n",
             f"A found network should take no larger part of the baseline's time than its ratio of FLOPs + {MARGIN}:\n",
             verdict(networks, inference),
