@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,7 +196,8 @@ def test_two_processes(protocol: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith(("enough:", "too-few:"))) == [
+    # Not line by line: two processes that print at once share lines.
+    assert sorted(re.findall(r"(?:enough|too-few): \d", done.stdout)) == [
         "enough: 0",
         "enough: 0",
         "too-few: 2",
