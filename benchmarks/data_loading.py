@@ -21,6 +21,7 @@ from benchmarks.measure import (
     NOTHING_KEPT,
     Outcome,
     Timing,
+    add_output_arguments,
     command_text,
     machine,
     markdown_table,
@@ -125,10 +126,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--turns", type=int, default=5, help="timed epochs of each way (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    parser.add_argument(
-        "--output", type=Path, help="write OUTPUT.json and OUTPUT.md (docs/results/data_loading)"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_output_arguments(parser, "data_loading")
     return parser
 
 

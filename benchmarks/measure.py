@@ -10,6 +10,7 @@ import shlex
 import statistics
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -236,6 +237,12 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     with atomic_write(paths[1]) as file:
         file.write(markdown)
     return paths
+
+
+def add_output_arguments(parser: ArgumentParser, name: str) -> None:
+    """Add --output, for `publish`, and --debug; `name` is the page's under docs/results."""
+    parser.add_argument("--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def publish(

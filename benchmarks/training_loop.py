@@ -19,7 +19,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from benchmarks.measure import (
     NOTHING_KEPT,
     Timing,
+    add_output_arguments,
     command_text,
     machine,
     markdown_table,
@@ -251,10 +251,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
-    parser.add_argument(
-        "--output", type=Path, help="write OUTPUT.json and OUTPUT.md (docs/results/training_loop)"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_output_arguments(parser, "training_loop")
     return parser
 
 

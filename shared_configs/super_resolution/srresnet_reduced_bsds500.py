@@ -1,5 +1,5 @@
-# A reduced SRResNet, 4 blocks of 32 channels, that one CPU core trains in half an hour on BSDS500: no published
-# network, no published protocol. The recipe is that of the reduced EDSR.
+# A reduced SRResNet, 4 blocks of 32 channels, that a CPU trains on BSDS500: no published network, no published
+# protocol. The recipe is that of the reduced EDSR.
 _base_ = "./edsr_reduced_bsds500.py"
 model = "srresnet"
 # As in srresnet_div2k.py.
