@@ -77,6 +77,12 @@ class Bench:
         """Network and data, as far as they decide a result."""
         data = asdict(self.config.data)
         del data["workers"], data["bad_images"]
+        for name, whole in (
+            ("classes", None),
+            ("downsample", 1),
+        ):  # younger than the first stores, whose keys hold
+            if data[name] == whole:
+                del data[name]
         subject = {"schema": SCHEMA, "model": self.config.model, "dataset": self.config.dataset, "data": data}
         own_file = Path(self.config.model.rpartition(":")[0])
         if own_file.is_file():  # somebody's own network: its text decides, not its name
@@ -157,7 +163,13 @@ def _run(bench: Bench, trial: Trial) -> dict[str, Any]:
     architecture = None if found is None else found.architecture
     model = network(bench.task, architecture, trial.seed)
     base = network_cost(trace_channels(model, bench.task.example_inputs)) if found is None else None
-    widths = None if architecture is None else [architecture.widths, architecture.conv_groups]
+    widths = None
+    if architecture is not None:
+        widths = [
+            architecture.widths,
+            architecture.conv_groups,
+            *([architecture.removed] if architecture.removed else []),
+        ]
     training = key_of([bench.subject(), widths, bench.recipe(trial.seed)])
     config = replace(bench.config.train, seed=trial.seed)
     distillation = bench.config.distillation

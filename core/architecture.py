@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.channels import ChannelGraph, TraceOptions, trace_channels
 from core.complexity import WEIGHT
+from core.depth import shorten
 from core.errors import UserError
 from core.files import write_json
 from core.resize import resize
@@ -42,6 +43,7 @@ class Architecture:
         cost: {"flops": {"macs", "paper"}, "params"} of the found network.
         baseline: the same of the baseline, and its "widths".
         found_by: score, seed, budget, batches, widening, floors ...; empty for a file written by hand.
+        removed: blocks of the baseline that the network lacks (`core.depth`); their groups are not in `widths`.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Architecture:
     cost: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     found_by: dict[str, Any] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the file, atomically."""
@@ -116,20 +119,25 @@ class Architecture:
         for key in ("at_floor", "at_ceiling"):
             if not isinstance(content.get("found_by", {}).get(key, []), list):
                 raise ArchitectureError(f"{source}: '{key}' in 'found_by' has to be a list of groups")
+        removed = content.get("removed", [])
+        if not isinstance(removed, list) or not all(isinstance(name, str) and name for name in removed):
+            raise ArchitectureError(f"{source}: 'removed' has to be a list of module names")
         trace_options = _trace_options(content.get("options", {}), source)
         try:
             example_inputs(content["inputs"])
         except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
-        values = {key: value for key, value in content.items() if key not in ("schema_version", "options")}
-        return cls(**values, options=trace_options)
+        own = ("schema_version", "options", "removed")
+        values = {key: value for key, value in content.items() if key not in own}
+        return cls(**values, options=trace_options, removed=tuple(removed))
 
     def graph(self, model: nn.Module) -> ChannelGraph:
-        """The baseline's channel groups, found again as they were when the file was made.
+        """The channel groups of the baseline (without the removed blocks), as they were when the file was made.
 
         Raises:
             ArchitectureError: the groups of `model` are not the file's.
         """
+        model = self._shortened(model)
         try:
             graph = trace_channels(model, example_inputs(self.inputs), **asdict(self.options))
         except UserError as error:
@@ -167,11 +175,18 @@ class Architecture:
             ArchitectureError: the file does not fit the model; the message names the group.
         """
         try:
-            return resize(model, self.graph(model), self.widths, conv_groups=self.conv_groups, seed=seed)
+            short = self._shortened(model)
+            return resize(short, self.graph(model), self.widths, conv_groups=self.conv_groups, seed=seed)
         except ArchitectureError:
             raise
         except UserError as error:
             raise ArchitectureError(f"the widths do not fit {type(model).__name__}: {error}") from error
+
+    def _shortened(self, model: nn.Module) -> nn.Module:
+        try:
+            return shorten(model, self.removed)
+        except UserError as error:
+            raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
 
     def diff(self, other: Architecture) -> str:
         """Widths of two architectures side by side, where they differ."""
@@ -200,6 +215,8 @@ class Architecture:
             was = base.get(name)
             rows.append([name, str(was or "-"), str(width), f"{width / was:.2f}" if was else "", note])
         lines = [text_table(["group", "baseline", "found", "ratio", ""], rows)]
+        if self.removed:
+            lines.append(f"left out: {', '.join(self.removed)}")
         if self.cost:
             lines.append(f"FLOPs (paper) {self.cost['flops']['paper']:,} · MACs {self.cost['flops']['macs']:,} · "
                          f"parameters {self.cost['params']:,}")  # fmt: skip

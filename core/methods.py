@@ -24,13 +24,14 @@ from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
 from core.selection import search
-from core.space import Space, open_space
+from core.space import Space, network_cost, open_space
 from core.task import ShrinkConfig, Task
 from core.tilts import tilted_widths
 from core.train import TrainConfig
 from core.trial import find_architecture, first_batches, fresh_baseline, only_loss
 
 BASELINE = "baseline"
+FLOOR = 0.4  # of the widened channels: 0.8 of the baseline's width, as in the paper
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,11 @@ class Method:
         parts = asdict(own.search)
         recipe = asdict(own.train)
         del recipe["checkpoint_every_steps"], recipe["seed"]
+        shrink = asdict(own.shrink)
+        if not shrink["vanish"]:
+            del shrink["vanish"]  # younger than the first stores, whose keys hold
         return {
-            "shrink": asdict(own.shrink),
+            "shrink": shrink,
             "search": {name: parts[name] for name in self.uses},
             "train": recipe if self.trains else None,
             "seed": own.seed,
@@ -210,7 +214,13 @@ def _by_score(request: Request) -> Found:
     if request.shrink.score in ("random", "uniform") or not architecture.found_by["batches"]:
         return Found(architecture)
     epochs = _images(request, architecture.found_by["batches"])
-    return Found(architecture, epochs, epochs * request.shrink.widen**2)
+    growth = [request.shrink.widen**2]
+    if architecture.removed:  # scored once more without these blocks
+        with seeded(request.seed):
+            baseline = request.task.searched().model
+        short = network_cost(architecture.graph(baseline))["flops"]["paper"]
+        growth.append(growth[0] * short / architecture.baseline["flops"]["paper"])
+    return Found(architecture, epochs * len(growth), epochs * sum(growth))
 
 
 def _by_dhp(request: Request) -> Found:
@@ -316,6 +326,11 @@ METHODS: dict[str, Method] = dict(
         *(_score(f"{score}-{rule}", f"{score}, {rule}", score=score, allocation=rule)
           for score in ("gradient", "fisher") for rule in ("per-flop", "equalised")),
         _score("gradient-rounded", "gradient, widths in multiples of 8", score="gradient", round_to=8),
+        *((f"{score}-depth{ending}", Method(f"{score}, {rule}; blocks that would fall under the floor are left out",
+                                            _by_score, {"score": score, "allocation": rule, "vanish": FLOOR}))
+          for score in ("gradient", "fisher") for rule, ending in (("threshold", ""), ("per-flop", "-per-flop"))),
+        ("shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
+                                   {"score": "uniform", "vanish": 1.0})),
         ("accumulated", Method("|W · dL/dW| over the baseline's first epochs", _by_accumulation,
                                {"allocation": "threshold"}, ("accumulate_epochs",), True)),
         ("accumulated-per-flop", Method("the same, per FLOP", _by_accumulation,

@@ -42,10 +42,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def layer_widths(model: nn.Module, order: Sequence[str]) -> list[int]:
-    """Output channels of the named convolutions and linear layers."""
+    """Output channels of the named convolutions and linear layers; 0 for those of a block that was left out."""
+    modules = dict(model.named_modules())
     widths = []
     for name in order:
-        module: Any = model.get_submodule(name)
+        module: Any = modules.get(name)
         widths.append(int(getattr(module, "out_channels", getattr(module, "out_features", 0))))
     return widths
 

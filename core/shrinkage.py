@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from core.allocation import Allocation
 from core.architecture import Architecture
 from core.budget import Budget, BudgetError
 from core.complexity import latency
+from core.depth import free_blocks, inner_groups, lifted, vanished
+from core.errors import UserError
 from core.resize import resize
 from core.scores import ScoreFunction, score_channels
 from core.selection import Fractions, SearchResult, search
-from core.space import open_space
+from core.space import Space, open_space
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
 
@@ -40,6 +43,7 @@ def shrink(
     taps: Sequence[str] = (),
     ties: Sequence[tuple[str, str]] = (),
     outputs: Literal["single", "freeze", "free"] = "single",
+    vanish: float = 0.0,
 ) -> Architecture:
     """Find layer-wise widths for a CNN: the whole method in one call.
 
@@ -64,6 +68,9 @@ def shrink(
         taps: see `trace_channels`.
         ties: see `trace_channels`.
         outputs: see `trace_channels`.
+        vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
+            less than this fraction of their widened channels are removed, and widths are searched in what is left.
+            0 removes none; the floor itself removes what would have to be held up by it. See `core.depth`.
 
     Returns:
         The architecture: widths, how they were found, what they cost.
@@ -72,43 +79,49 @@ def shrink(
         BudgetError: the budget cannot be met; the message gives the reachable range.
         UserError, TraceError: see the functions above.
     """
-    space = open_space(
-        model, example_inputs, widen, seed=seed, freeze=freeze, taps=taps, ties=ties, outputs=outputs
-    )
-    wide, graph = space.wide, space.graph
+    if not 0 <= vanish <= 1:
+        raise UserError(f"vanish={vanish}: use a fraction between 0 and 1")
     counted = 0
 
     def counting() -> Iterable[tuple[Any, Any]]:
         nonlocal counted
+        counted = 0
         for batch in batches:
             counted += 1
             yield batch
 
-    scores = score_channels(
-        wide, graph, counting(), loss_fn, score=score, latents=latents, embedding=embedding, seed=seed
-    )
+    def opened(removed: Sequence[str] = ()) -> Space:
+        return open_space(model, example_inputs, widen, seed=seed, freeze=freeze, taps=taps, ties=ties, outputs=outputs,
+                          removed=removed)  # fmt: skip
+
+    def scored(space: Space) -> dict[str, Tensor]:
+        return score_channels(space.wide, space.graph, counting(), loss_fn, score=score, latents=latents,
+                              embedding=embedding, seed=seed)  # fmt: skip
+
+    def searched(space: Space, scores: Mapping[str, Tensor], floor: Fractions) -> SearchResult:
+        def measure(widths: dict[str, int]) -> float:
+            # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
+            candidate = resize(space.wide, space.graph, widths, seed=seed)
+            seconds = latency([model, candidate], example_inputs, device=device)
+            return seconds[1] / seconds[0] * baseline["latency"]
+
+        return search(space.graph, scores, budget, baseline, floor=floor, ceiling=ceiling, round_to=round_to,
+                      allocation=allocation, measure=measure if budget.latency is not None else None)  # fmt: skip
+
+    space = opened()
     baseline = space.baseline(budget.convention)
     device = next(model.parameters()).device
-
-    def measure(widths: dict[str, int]) -> float:
-        # Timed in turns with the baseline, in units of it, so that a machine that slows down does not move the limit.
-        candidate = resize(wide, graph, widths, seed=seed)
-        seconds = latency([model, candidate], example_inputs, device=device)
-        return seconds[1] / seconds[0] * baseline["latency"]
-
     if budget.latency is not None:
         baseline["latency"] = latency(model, example_inputs, device=device)[0]
-    found = search(
-        graph,
-        scores,
-        budget,
-        baseline,
-        floor=floor,
-        ceiling=ceiling,
-        round_to=round_to,
-        allocation=allocation,
-        measure=measure if budget.latency is not None else None,
-    )
+    if vanish:
+        batches = list(batches)  # looked at once more when blocks are gone
+    scores = scored(space)
+    if vanish:
+        inner = inner_groups(space.graph, free_blocks(model, example_inputs, space.base_graph.options))
+        kept = searched(space, scores, lifted(floor, inner)).keep
+        space = _shortened(opened, searched, vanished(inner, kept, vanish), floor)
+        scores = scored(space) if space.removed else scores
+    found = searched(space, scores, floor)
     return space.architecture(
         found.widths,
         name,
@@ -122,6 +135,7 @@ def shrink(
             "floor": floor if isinstance(floor, (int, float)) else dict(floor),
             "ceiling": ceiling if isinstance(ceiling, (int, float)) else dict(ceiling),
             "round_to": round_to,
+            **({"vanish": vanish} if vanish else {}),
             "latents": latents,
             **({"embedding": embedding} if latents == "hypernetwork" else {}),
             "at_floor": found.at_floor,
@@ -129,3 +143,21 @@ def shrink(
             **({"latency_seconds": found.cost["latency"]} if "latency" in found.cost else {}),
         },
     )
+
+
+def _shortened(
+    opened: Callable[[Sequence[str]], Space],
+    searched: Callable[[Space, Mapping[str, Tensor], Fractions], SearchResult],
+    removed: Sequence[str],
+    floor: Fractions,
+) -> Space:
+    """The space without the blocks; with as many of them, from the end, as it takes to be able to fill the budget."""
+    while removed:
+        space = opened(removed)
+        try:
+            searched(space, {group.name: torch.zeros(group.size) for group in space.graph.groups}, floor)
+        except BudgetError:
+            removed = removed[:-1]
+        else:
+            return space
+    return opened([])

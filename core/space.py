@@ -11,6 +11,7 @@ from torch import nn
 from core.architecture import Architecture, describe_inputs
 from core.channels import ChannelGraph, trace_channels
 from core.complexity import Convention
+from core.depth import shorten
 from core.errors import UserError
 from core.resize import widen as widen_model
 
@@ -25,6 +26,7 @@ class Space:
         base_graph: its channel groups.
         wide: the widened network, freshly initialised.
         graph: its channel groups, with the names of the baseline's.
+        removed: blocks of the baseline that the widened network lacks.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Space:
     base_graph: ChannelGraph
     wide: nn.Module
     graph: ChannelGraph
+    removed: tuple[str, ...] = ()
 
     def baseline(self, convention: Convention) -> dict[str, float]:
         """What the fractions of a budget refer to: FLOPs per sample and parameters of the baseline."""
@@ -43,7 +46,7 @@ class Space:
         """Widths of this space as the hand-over to training.
 
         Args:
-            widths: group -> channels, for every group.
+            widths: group -> channels, for every group of the widened network.
             name: the model's name in the file; its class name by default.
             found_by: how the widths were found, as plain JSON.
         """
@@ -56,6 +59,7 @@ class Space:
             cost=network_cost(self.graph, widths),
             baseline=network_cost(self.base_graph) | {"widths": self.base_graph.widths},
             found_by=dict(found_by),
+            removed=self.removed,
         )
 
 
@@ -76,6 +80,7 @@ def open_space(
     taps: Sequence[str] = (),
     ties: Sequence[tuple[str, str]] = (),
     outputs: Literal["single", "freeze", "free"] = "single",
+    removed: Sequence[str] = (),
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
@@ -88,6 +93,7 @@ def open_space(
         taps: see `trace_channels`.
         ties: see `trace_channels`.
         outputs: see `trace_channels`.
+        removed: blocks that are left out before widening; see `core.depth`.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
@@ -95,6 +101,11 @@ def open_space(
     base_graph = trace_channels(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
     if not base_graph.groups:
         raise UserError("the model has no free channel group: nothing to widen or shrink")
-    wide = widen_model(model, base_graph, widen, seed=seed)
-    graph = trace_channels(wide, example_inputs, **asdict(base_graph.options))
-    return Space(model, example_inputs, base_graph, wide, graph)
+    options = asdict(base_graph.options)
+    start, start_graph = model, base_graph
+    if removed:
+        start = shorten(model, removed)
+        start_graph = trace_channels(start, example_inputs, **options)
+    wide = widen_model(start, start_graph, widen, seed=seed)
+    graph = trace_channels(wide, example_inputs, **options)
+    return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))

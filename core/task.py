@@ -26,6 +26,7 @@ class ShrinkConfig:
     Args:
         batches: batches that channels are scored on.
         batch_size: images in each of them.
+        vanish: see `core.shrinkage.shrink`; for methods that score channels.
     """
 
     widen: float = 2.0
@@ -41,8 +42,11 @@ class ShrinkConfig:
     embedding: int = 8
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
+    vanish: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.vanish <= 1:
+            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1")
         if self.score not in NAMES:
             raise UserError(f"shrink.score: unknown score '{self.score}'; use one of {', '.join(NAMES)}")
         if self.latents != "gate" and self.score in GATES_ONLY:

@@ -128,6 +128,7 @@ def find_architecture(
         freeze=config.freeze,
         ties=config.ties,
         outputs=outputs,
+        vanish=config.vanish,
     )
 
 

@@ -9,6 +9,7 @@ from classification.data.config import DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.digits import open_digits
 from classification.data.imagenet import open_imagenet
+from classification.data.reduction import reduce_data
 from classification.data.tiny_imagenet import open_tiny_imagenet
 from core.errors import UserError, did_you_mean
 
@@ -29,10 +30,13 @@ def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) 
 
     Raises:
         MissingData: the data set is not there; the message says where it belongs and where to get it.
-        UserError: there is no such data set, or its files are damaged.
+        UserError: there is no such data set, its files are damaged, or `config` asks for more than it has.
     """
-    root = Path(root)
     config = config or DataConfig()
+    return reduce_data(_open_whole(name, Path(root), config), config)
+
+
+def _open_whole(name: str, root: Path, config: DataConfig) -> ClassificationData:
     match name:
         case "digits":
             return open_digits(config)

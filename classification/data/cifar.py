@@ -17,7 +17,6 @@ import numpy as np
 from classification.data.arrays import array_split
 from classification.data.config import CIFAR_MEAN, CIFAR_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from classification.data.sampling import balanced_subset
 from core.data import require
 from core.errors import UserError
 
@@ -106,12 +105,11 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
     parts = [read(file) for file in train_files]
     images = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    rows = balanced_subset(labels, config.train_limit)
     return ClassificationData(
         name=name,
         class_names=tuple(class_names),
         input_shape=_SHAPE,
-        train=array_split(images, labels, mean=CIFAR_MEAN, std=CIFAR_STD, rows=rows),
+        train=array_split(images, labels, mean=CIFAR_MEAN, std=CIFAR_STD),
         test=array_split(*read(test_file), mean=CIFAR_MEAN, std=CIFAR_STD),
         config=config,
     )

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from classification.data.arrays import array_split
 from classification.data.config import DataConfig
 from classification.data.dataset import ClassificationData
-from classification.data.sampling import balanced_subset, occurrence
+from classification.data.sampling import occurrence
 
 _TEST_EVERY = 5
 
@@ -28,12 +28,11 @@ def open_digits(config: DataConfig) -> ClassificationData:
     held_out = occurrence(labels) % _TEST_EVERY == _TEST_EVERY - 1
     mean, std = [float(images[~held_out].mean())], [float(images[~held_out].std())]
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    used = train[balanced_subset(labels[train], config.train_limit)]
     return ClassificationData(
         name="digits",
         class_names=tuple(str(name) for name in digits.target_names),
         input_shape=(1, 8, 8),
-        train=array_split(images, labels, mean=mean, std=std, rows=used),
+        train=array_split(images, labels, mean=mean, std=std, rows=train),
         test=array_split(images, labels, mean=mean, std=std, rows=test),
         config=config,
     )

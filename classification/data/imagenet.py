@@ -13,7 +13,6 @@ import numpy as np
 from classification.data.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.folders import FolderSplit
-from classification.data.sampling import balanced_subset
 from classification.data.views import CROP
 from core.data import require
 from core.errors import UserError
@@ -45,8 +44,8 @@ def open_imagenet(root: Path, config: DataConfig) -> ClassificationData:
         name="imagenet",
         class_names=tuple(classes),
         input_shape=(3, CROP, CROP),
-        train=_split(train_folder, classes, config.train_limit),
-        test=_split(test_folder, classes, None),
+        train=_split(train_folder, classes),
+        test=_split(test_folder, classes),
         config=config,
     )
 
@@ -56,7 +55,7 @@ def _class_folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def _split(folder: Path, classes: list[str], limit: int | None) -> FolderSplit:
+def _split(folder: Path, classes: list[str]) -> FolderSplit:
     paths: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -65,10 +64,9 @@ def _split(folder: Path, classes: list[str], limit: int | None) -> FolderSplit:
         labels += [label] * len(files)
     if not paths:
         raise UserError(f"'{folder}' holds no .JPEG files in class folders; get them from {_ADDRESS}")
-    rows = balanced_subset(np.array(labels), limit)
     return FolderSplit(
-        paths=np.array(paths)[rows],
-        labels=np.array(labels, dtype=np.int64)[rows],
+        paths=np.array(paths),
+        labels=np.array(labels, dtype=np.int64),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from classification.data.arrays import ArraySplit, array_split
 from classification.data.cache import DecodedImages, decoded_images, why_unreadable
 from classification.data.config import TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from classification.data.sampling import balanced_subset
 from core.data import require
 from core.errors import UserError
 
@@ -40,7 +38,7 @@ def open_tiny_imagenet(root: Path, config: DataConfig) -> ClassificationData:
     train_files, train_labels = _train_files(folder, identifiers)
     test_files, test_labels = _validation_files(folder, identifiers)
     train = _split(folder, "train", train_files, train_labels, config)
-    test = _split(folder, "val", test_files, test_labels, replace(config, train_limit=None))
+    test = _split(folder, "val", test_files, test_labels, config)
     return ClassificationData(
         name="tiny-imagenet",
         class_names=_class_names(folder, identifiers),
@@ -97,14 +95,12 @@ def _split(folder: Path, part: str, files: list[str], labels: np.ndarray, config
     damaged = np.flatnonzero(~decoded.readable)
     if damaged.size:
         _report_damaged(folder, files, damaged, decoded, config)
-    readable = np.flatnonzero(decoded.readable)
-    rows = readable[balanced_subset(labels[readable], config.train_limit)]
     return array_split(
         decoded.images,
         labels,
         mean=TINY_IMAGENET_MEAN,
         std=TINY_IMAGENET_STD,
-        rows=rows,
+        rows=np.flatnonzero(decoded.readable),
         skipped=int(damaged.size),
     )
 

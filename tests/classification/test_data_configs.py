@@ -34,6 +34,7 @@ def test_the_promised_protocols_are_there():
         "resnet56_cifar10",
         "densenet40_cifar10",
         "resnet20_digits",
+        "resnet20_tiny_imagenet_reduced",
     }
     assert promised <= {path.stem for path in FILES}
 
@@ -41,7 +42,8 @@ def test_the_promised_protocols_are_there():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_protocol_is_whole_and_its_names_exist(path):
     config = load_config(path, RunConfig)
-    assert path.stem.removesuffix("_distillation") == f"{config.model}_{config.dataset.replace('-', '_')}"
+    stem = path.stem.removesuffix("_distillation").removesuffix("_reduced")
+    assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
     assert path.stem.endswith("_distillation") == (config.distillation is not None)
     assert config.dataset in DATASETS
     # Written down, not left to defaults that may change.

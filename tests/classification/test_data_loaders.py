@@ -206,7 +206,14 @@ def test_train_limit_is_balanced_and_leaves_the_test_part_alone():
 
 @pytest.mark.parametrize(
     "options",
-    [{"train_limit": 0}, {"crop_padding": -1}, {"workers": -1}, {"bad_images": "ignore"}],
+    [
+        {"train_limit": 0},
+        {"classes": 0},
+        {"downsample": 0},
+        {"crop_padding": -1},
+        {"workers": -1},
+        {"bad_images": "ignore"},
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_options_out_of_range_are_refused_by_name(options):

@@ -15,6 +15,7 @@ from core.config import load_config
 from core.dhp import DhpConfig
 from core.errors import UserError
 from core.methods import METHODS, Request, SearchConfig, find
+from core.space import network_cost
 from core.task import Part
 from core.train import make_fabric
 
@@ -49,14 +50,21 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
         assert width >= int(0.8 * architecture.baseline["widths"][group] / step) * step
     network = architecture.build(request.task.build())
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.cost["params"]
-    free = name in ("random", "uniform", "magnitude", "hypernetwork-magnitude") or name.endswith("-wide")
-    assert (found.epochs == 0) == (free or name == "synflow-search")
+    free = ("random", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude", "synflow-search")
+    assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
+    assert bool(architecture.removed) == ("depth" in name or "shallow" in name)
 
 
 def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:
     # Two batches of 25 of 100 images on the widened network, whose FLOPs are four times the baseline's.
     found = find("gradient", request_for_digits)
     assert (found.epochs, found.baseline_epochs) == (0.5, 2.0)
+    # Twice, where blocks vanish; the second time without them.
+    deep = find("gradient-depth", request_for_digits)
+    short = network_cost(deep.architecture.graph(request_for_digits.task.build()))["flops"]["paper"]
+    share = short / deep.architecture.baseline["flops"]["paper"]
+    assert 0.2 < share < 0.9
+    assert (deep.epochs, deep.baseline_epochs) == (1.0, 2.0 + 2.0 * share)
     accumulated = find(
         "accumulated", replace(request_for_digits, work_dir=request_for_digits.work_dir / "cost")
     )

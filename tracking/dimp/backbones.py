@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.architecture import Architecture, ArchitectureError, describe_inputs
 from core.channels import trace_channels
 from core.checkpoint import fit_weights, read_weights
+from core.depth import shorten
 from core.errors import UserError, did_you_mean
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.space import network_cost
@@ -115,7 +116,10 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
     if _is_whole(found):
         found.graph(RESNETS[name]())  # the file's own check, against the whole network
     inputs = torch.zeros(1, 3, side, side)
-    graph = trace_channels(resnet_trunk(name), inputs, outputs="free")
+    trunk = resnet_trunk(name)
+    regular_graph = trace_channels(trunk, inputs, outputs="free")
+    removed = tuple(block for block in found.removed if not block.startswith(UNUSED))
+    graph = trace_channels(shorten(trunk, removed), inputs, outputs="free") if removed else regular_graph
     missing = next((group for group in graph.widths if group not in found.widths), None)
     if missing is not None:
         raise ArchitectureError(
@@ -135,8 +139,9 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         describe_inputs(inputs),
         options=graph.options,
         cost=network_cost(graph, widths),
-        baseline=network_cost(graph) | {"widths": graph.widths},
+        baseline=network_cost(regular_graph) | {"widths": regular_graph.widths},
         found_by=found.found_by,
+        removed=removed,
     )
 
 

@@ -1,0 +1,96 @@
+"""Smaller forms of a data set: fewer classes, fewer training images, smaller images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_image
+
+from classification.data import DataConfig, open_dataset
+from classification.data.reduction import reduce_data
+from core.data import ENVIRONMENT_VARIABLE
+from core.errors import UserError
+
+WHOLE = open_dataset("digits", ".")
+
+
+@given(classes=st.integers(1, 10), limit=st.none() | st.integers(1, 2000))
+def test_classes_are_left_out_of_both_parts_and_the_limit_is_balanced_over_the_rest(classes, limit):
+    whole = WHOLE
+    data = reduce_data(whole, DataConfig(classes=classes, train_limit=limit))
+    assert data.num_classes == classes
+    used = data.train.labels[data.train.rows]
+    counts = np.bincount(used, minlength=classes)
+    own = np.bincount(whole.train.labels[whole.train.rows])[:classes]
+    assert len(counts) == classes
+    assert counts.sum() == min(own.sum(), own.sum() if limit is None else limit)
+    assert counts.max() - counts.min() <= max(1, own.max() - own.min())
+    tested = whole.test.labels[whole.test.rows]
+    assert torch.equal(data.test.labels[data.test.rows], tested[tested < classes])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_images_are_averaged_over_squares(size):
+    images = load_digits().images
+    data = open_dataset("digits", ".", DataConfig(downsample=size, train_limit=30))
+    side = 8 // size
+    assert data.input_shape == (1, side, side)
+    inputs, _ = next(iter(data.test_loader(5).epoch(0)))
+    assert inputs.shape == (5, 1, side, side)
+    rows = open_dataset("digits", ".").test.rows[:5].numpy()
+    pixels = inputs * data.test.std[0] + data.test.mean[0]
+    for image, row in zip(pixels[:, 0].numpy(), rows, strict=True):
+        for y in range(side):
+            for x in range(side):
+                square = images[row, y * size : (y + 1) * size, x * size : (x + 1) * size]
+                assert abs(image[y, x] - square.mean()) <= 0.5 + 1e-4  # pixels stay whole numbers
+
+
+def test_what_a_data_set_does_not_have_is_refused():
+    with pytest.raises(UserError, match=r"data\.classes is 11, but digits has 10 classes"):
+        open_dataset("digits", ".", DataConfig(classes=11))
+    with pytest.raises(UserError, match=r"data\.downsample is 3, but images of digits have 8x8 pixels"):
+        open_dataset("digits", ".", DataConfig(downsample=3))
+
+
+def test_folders_of_images_have_fewer_classes_but_no_smaller_images(tmp_path: Path):
+    photograph = Image.fromarray(load_sample_image("china.jpg")[:100, :100])
+    for part in ("train", "val"):
+        for name in ("n01", "n02", "n03"):
+            folder = tmp_path / "imagenet" / part / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                photograph.save(folder / f"{number}.JPEG")
+    data = open_dataset("imagenet", tmp_path, DataConfig(classes=2, train_limit=3, workers=0))
+    assert data.class_names == ("n01", "n02")
+    assert data.train.labels.tolist() == [0, 0, 1]
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert [Path(os.fsdecode(path)).parent.name for path in data.train.paths] == ["n01", "n01", "n02"]
+    with pytest.raises(UserError, match=r"data\.downsample is 2, but imagenet is decoded during training"):
+        open_dataset("imagenet", tmp_path, DataConfig(downsample=2))
+
+
+def _real_root() -> str:
+    root = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    return root if root and (Path(root) / "tiny-imagenet-200" / "train").is_dir() else ""
+
+
+@pytest.mark.skipif(not _real_root(), reason=f"no tiny-imagenet-200 under ${ENVIRONMENT_VARIABLE}")
+def test_the_reduced_tiny_imagenet_is_the_first_classes_averaged():
+    whole = open_dataset("tiny-imagenet", _real_root())
+    data = open_dataset("tiny-imagenet", _real_root(), DataConfig(classes=20, downsample=4))
+    assert (len(data.train), len(data.test), data.input_shape) == (10_000, 1_000, (3, 16, 16))
+    assert data.class_names == whole.class_names[:20]
+    assert data.train.images.shape == (10_000, 3, 16, 16)  # nothing that is not used is kept
+    row = int(whole.test.rows[whole.test.labels[whole.test.rows] < 20][7])
+    expected = torch.nn.functional.avg_pool2d(whole.test.images[row].double(), 4).round()
+    assert (data.test.images[7].double() - expected).abs().max() <= 1  # halves may be rounded either way
+    assert ((data.test.images[7].double() - expected) == 0).double().mean() > 0.9
+    assert int(data.test.labels[7]) == int(whole.test.labels[row])
