@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hypothesis import GOES_ON, add_trial_arguments, open_bench, seeds_of, short
+from benchmarks.hypothesis import add_trial_arguments, open_bench, seeds_of, short
+from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, Series, collect, drawn_interval, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, run_trials
@@ -172,26 +173,31 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
     save_figure(figure, path)
 
 
-def run(arguments: Namespace, command: str) -> int:
-    """Run the sweeps, print and write, with the command on the page; returns the exit status."""
+def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+    """Run the sweeps, print and write, with the command `argv` on the page; returns the exit status."""
+    check_jobs(arguments)
     for name in arguments.sweeps:
         if name not in SWEEPS:
             raise UserError(f"unknown sweep '{name}'; use some of {', '.join(SWEEPS)}")
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
+    if arguments.jobs > 1 and not arguments.report_only:
+        run_seeds("benchmarks.ablations", argv, seeds_of(arguments), arguments.jobs)
     train = [Trial(BASELINE, bench.config.shrink, seed) for seed in seeds_of(arguments)]
     baseline = run_trials(bench, train, only_known=arguments.report_only)
     results = [
         run_sweep(bench, SWEEPS[name], seeds_of(arguments), only_known=arguments.report_only)
         for name in arguments.sweeps
     ]
+    if arguments.no_report:
+        return 0
     stem = arguments.output or bench.store / "ablations"
     limit, epochs = bench.config.data.train_limit, bench.config.train.epochs
     title = f"{bench.task.model_name} on {bench.task.dataset}, {epochs} epochs of {limit or 'all'} images"
     parts = [
         f"# Ablations: {title}",
-        f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
+        f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",
     ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
@@ -234,9 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_trial_arguments(parser)
     arguments = parser.parse_args(argv)
-    return run_command(
-        lambda: run(arguments, command_text("benchmarks.ablations", argv)), arguments.debug, GOES_ON
-    )
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
 
 
 if __name__ == "__main__":

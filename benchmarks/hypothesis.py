@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, grid, our_methods, run_trials
@@ -37,7 +38,6 @@ from core.recipe import ScheduleConfig
 from core.train import make_fabric
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
-GOES_ON = "the same command goes on where it stopped"
 CONTROLS = ("random", "uniform")
 # The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
 # raised with it: its steps are counted in thousands otherwise.
@@ -80,6 +80,10 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
+    out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
+    out.add_argument(
+        "--jobs", type=int, default=1, help="seeds at a time, each in a process of its own (default: 1)"
+    )
     out.add_argument("--no-progress", action="store_true", help="no progress bars")
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -168,18 +172,24 @@ def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
     return search
 
 
-def run(arguments: Namespace, command: str) -> int:
-    """Run, print and write, with the command on the page; returns the exit status."""
+def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+    """Run, print and write, with the command `argv` on the page; returns the exit status."""
+    check_jobs(arguments)
     bench = open_bench(arguments)
     shrink = bench.config.shrink
     settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
+    if arguments.jobs > 1 and not arguments.report_only:
+        run_seeds("benchmarks.hypothesis", argv, seeds_of(arguments), arguments.jobs)
     records = run_trials(bench, trials, only_known=arguments.report_only)
+    if arguments.no_report:
+        return 0
     if not records:
         raise UserError(
             f"the store '{bench.store}' holds no trial of these settings: leave --report-only out"
         )
-    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1, command)
+    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1,
+                 command_text("benchmarks.hypothesis", argv))  # fmt: skip
     return 0
 
 
@@ -250,9 +260,7 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    return run_command(
-        lambda: run(arguments, command_text("benchmarks.hypothesis", argv)), arguments.debug, GOES_ON
-    )
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     STORE/records/KEY.json   one finished trial: what it was, its widths' costs, its metrics
     STORE/widths/KEY.json    found widths, by all that decides them
     STORE/runs/KEY/          one training, by its widths and recipe; methods that find equal widths share it
+    STORE/locks/seedS        held by the process that works on a seed
 
 Every file is written whole or not at all, and trainings go on from their own checkpoints, so a run may be killed at
 any moment and started again; a second command with other methods or settings adds to what is there.
@@ -25,7 +26,7 @@ from classification.run import RunConfig
 from core.architecture import Architecture
 from core.channels import trace_channels
 from core.errors import UserError
-from core.files import write_json
+from core.files import exclusive, write_json
 from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find
 from core.space import network_cost
 from core.task import ShrinkConfig, Task
@@ -149,13 +150,25 @@ def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = Fals
         if record is None and only_known:
             continue
         if record is None:
-            place = f"{number}/{len(trials)} {trial.method}, seed {trial.seed}"
+            record = _run_alone(bench, trial, f"{number}/{len(trials)} {trial.method}, seed {trial.seed}")
+        records.append(record)
+    return records
+
+
+def _run_alone(bench: Bench, trial: Trial, place: str) -> dict[str, Any]:
+    """Run a trial while no other process works on its seed: methods of one seed may share a training."""
+    locks = bench.store / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with exclusive(
+        locks / f"seed{trial.seed}", lambda: bench.say(f"{place}: waiting for another command at this seed")
+    ):
+        record = load(bench, trial)
+        if record is None:  # nobody has run it while we waited
             bench.say(f"{place}: {_setting_text(trial)}")
             record = _plain(_run(bench, trial))
             write_json(bench.record_file(trial), record)
             bench.say(f"{place}: {_metrics_text(bench.task, record)}")
-        records.append(record)
-    return records
+    return record
 
 
 def _run(bench: Bench, trial: Trial) -> dict[str, Any]:

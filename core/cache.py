@@ -13,7 +13,6 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,11 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from core.files import exclusive
 
 FOLDER = ".lwdna_cache"
 _DIGITS = 16
@@ -102,7 +97,7 @@ def open_or_build(
         if found is not None:
             return found
     folder = _first_writable(folders, setting)
-    with _lock(folder / f"{stem}.lock") as alone:
+    with exclusive(folder / f"{stem}.lock") as alone:
         found = open_file(folder / name)  # made by another process while this one waited
         if found is None:
             if alone:
@@ -158,22 +153,6 @@ def _first_writable(folders: Sequence[Path], setting: str) -> Path:
     raise UserError(
         f"decoded images cannot be written to {places}; name a folder that can be written in {setting}"
     )
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with the process, however that ends; False where there is no such lock.
-
-    Without one (Windows, some network file systems) builders at the same time each do the work, and the last one's
-    file stays.
-    """
-    with path.open("w") as file:
-        locked = False
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-        yield locked
 
 
 def _remove_outdated(folder: Path, stem: str, suffix: str) -> None:

@@ -1,4 +1,4 @@
-"""Atomic file writes: a killed or failed run leaves the old file or the new one, never half a file."""
+"""Atomic file writes, which leave the old file or the new one, never half a file; and locks between processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -58,3 +63,28 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
         file.write(text)
+
+
+@contextmanager
+def exclusive(path: str | Path, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
+    """Hold a lock that ends with the process, however that ends; False where there is no such lock.
+
+    Without one (Windows, some network file systems) processes at the same time each do the work, and the last one's
+    file stays.
+
+    Args:
+        path: the lock file, which stays; its folder exists.
+        waiting: called once if another process holds the lock, before waiting for it.
+    """
+    with Path(path).open("w") as file:
+        locked = False
+        if fcntl is not None:
+            with suppress(OSError):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if waiting is not None:
+                        waiting()
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+        yield locked

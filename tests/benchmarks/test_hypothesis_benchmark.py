@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from core.complexity import count, count_params
 from core.config import load_config
 from core.distillation import DistillationConfig
 from core.errors import UserError
+from core.files import exclusive, write_json
 from core.methods import find
 from core.report import holm, paired_p
 from core.task import Metric
@@ -148,6 +150,67 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     assert bench.record_key(base) == bench.record_key(replace(base, shrink=replace(shrink, floor=0.1)))
     dhp = replace(trial, method="dhp")
     assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
+
+
+def test_stores_of_earlier_days_are_still_known(tmp_path: Path) -> None:
+    """The published page names the keys of its records: its command gives them today."""
+    published = json.loads(Path("docs/results/hypothesis.json").read_text())["records"]
+    bench = open_bench(build_parser().parse_args(["--threads", "1", "--work-dir", str(tmp_path)]))
+    for method in ("baseline", "gradient", "fisher-per-flop", "accumulated", "synflow-search", "dhp"):
+        (record,) = [r for r in published if (r["method"], r["seed"]) == (method, 3)]
+        assert record["key"] == bench.record_key(Trial(method, bench.config.shrink, 3))
+
+
+def test_several_seeds_at_a_time_give_the_same_results(
+    experiment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["baseline", "uniform"]
+    command = [*FAST, "--seeds", "2", "--jobs", "2", "--methods", *methods, "--work-dir", str(tmp_path)]
+    assert main(command) == 0
+    said = capfd.readouterr().out
+    assert said.count("1/2 baseline, seed") == 4  # two lines of each process, none of this one
+    assert said.count("report:") == 1
+    serial = {r["key"]: r["metrics"] for r in records(experiment)}
+    assert {r["key"]: r["metrics"] for r in records(tmp_path)}.items() <= serial.items()
+    assert len(records(tmp_path)) == 4
+
+
+def test_a_job_that_fails_stops_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    long = [*FAST, "--epochs", "10000", "--methods", "baseline", "--seeds", "2", "--jobs", "2"]
+    lock = tmp_path / "locks" / "seed1"
+    lock.mkdir(parents=True)  # a folder where seed 1 wants its lock: it fails, while seed 0 trains
+    start = time.monotonic()
+    assert main([*long, "--work-dir", str(tmp_path)]) == 2
+    assert time.monotonic() - start < 120
+    said = capfd.readouterr().err
+    assert "IsADirectoryError" in said
+    assert "seed 1 ended with status 1; the same command goes on where it stopped" in said
+    with exclusive(tmp_path / "locks" / "seed0", lambda: pytest.fail("seed 0 is still being trained")):
+        assert not list(tmp_path.glob("records/*"))
+
+
+def test_a_seed_belongs_to_one_command_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = bench_in(tmp_path)
+    trial = Trial("baseline", bench.config.shrink, 0)
+    (tmp_path / "locks").mkdir()
+    found: list[Any] = []
+    with exclusive(tmp_path / "locks" / "seed0"):
+        other = threading.Thread(target=lambda: found.extend(run_trials(bench, [trial])))
+        other.start()
+        while "waiting for another command at this seed" not in (said := capsys.readouterr().out):
+            assert other.is_alive(), said
+            time.sleep(0.01)
+        write_json(bench.record_file(trial), {"made by": "the other command"})
+    other.join()
+    assert found == [{"made by": "the other command"}]
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--no-report", "--report-only"]], ids=str)
+def test_jobs_that_make_no_sense_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FAST, *arguments, "--work-dir", str(tmp_path)]) == 2
+    assert arguments[0] in capsys.readouterr().err
 
 
 def test_the_protocol_decides_the_data_set_unless_the_command_line_does(

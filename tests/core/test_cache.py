@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import core.cache
+import core.files
 from core.cache import FOLDER, cache_folders, decode_in_order, fingerprint, open_or_build
 from core.errors import UserError
 from core.files import atomic_write
@@ -137,7 +137,7 @@ def test_without_file_locks_nobody_elses_files_are_touched(
 ) -> None:
     theirs = tmp_path / f".set-{OTHER}.txt.x1y2.tmp"
     theirs.write_text("another builder is at it")
-    monkeypatch.setattr(core.cache, "fcntl", None)
+    monkeypatch.setattr(core.files, "fcntl", None)
     assert make(tmp_path) == "made"
     assert theirs.exists()
 
