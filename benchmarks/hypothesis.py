@@ -241,8 +241,11 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
 def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
-    widths = record["architecture"] and list(record["architecture"]["widths"].values())
-    return {**{key: value for key, value in record.items() if key not in left_out}, "widths": widths}
+    found = record["architecture"]
+    own = {"widths": found and list(found["widths"].values())}
+    if found and found.get("removed"):
+        own["removed"] = found["removed"]
+    return {**{key: value for key, value in record.items() if key not in left_out}, **own}
 
 
 def build_parser() -> ArgumentParser:

@@ -179,11 +179,17 @@ def markdown_report(
     return "\n\n".join(parts) + "\n"
 
 
+GONE = "–"  # in the place of a width
+
+
 def _widths_table(result: Mapping[str, Any]) -> str:
     methods = result["methods"]
     header = ["group", *(NAMES.get(method, method) for method in methods)]
     rows = [
-        [f"`{group}`", *(str(entry["widths"][group]) for entry in methods.values())]
+        [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
         for group in methods["baseline"]["widths"]
     ]
-    return f"Channels per group, seed {result['seeds'][0]}:\n\n{markdown_table(header, rows)}"
+    lines = [f"Channels per group, seed {result['seeds'][0]}:", markdown_table(header, rows)]
+    if any(GONE in row for row in rows):
+        lines.append(f"{GONE}: the block was left out.")
+    return "\n\n".join(lines)

@@ -59,6 +59,17 @@ def test_result_json_has_the_promised_form(experiment: Path) -> None:
             assert 0.89 < entry["flops_ratio"] <= 0.9
 
 
+def test_blocks_that_were_left_out_show_in_the_report(tmp_path: Path) -> None:
+    assert main([*FAST, "shrink.vanish=0.4", "--work-dir", str(tmp_path), "--epochs", "1"]) == 0
+    removed = Architecture.load(tmp_path / "widths.json").removed
+    assert removed
+    report = (tmp_path / "report.md").read_text()
+    assert f"| `{removed[0]}.conv1` | " in report
+    assert report.count("| – |") == len(removed)
+    assert "–: the block was left out." in report
+    assert (tmp_path / "channels.png").exists()
+
+
 def test_the_report_shows_each_method_and_the_paired_difference(experiment: Path) -> None:
     report = (experiment / "report.md").read_text()
     for name in (

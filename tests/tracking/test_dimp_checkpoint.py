@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import core
 from core.architecture import ArchitectureError, describe_inputs
@@ -220,6 +221,22 @@ def test_a_trunk_has_widths_of_its_own(found: core.Architecture) -> None:
     assert trunk_architecture("resnet18-small", alone, 144) == alone
     with pytest.raises(ArchitectureError):
         trunk_architecture("resnet50", alone, 144)
+
+
+def test_a_trunk_lacks_the_blocks_that_the_classifier_lacks() -> None:
+    batches = [(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]))]
+    found = core.shrink(RESNETS["resnet18-small"](), torch.zeros(1, 3, 64, 64), batches, F.cross_entropy,
+                        score="uniform", budget=core.Budget(flops=0.8), vanish=1.0)  # fmt: skip
+    assert "layer4.1" in found.removed
+    alone = trunk_architecture("resnet18-small", found, 144)
+    assert set(alone.removed) == set(found.removed) - {"layer4.1"}
+    assert alone.removed
+    whole, trunk = resnet_trunk("resnet18-small", found), resnet_trunk("resnet18-small", alone)
+    shapes = {name: value.shape for name, value in trunk.state_dict().items()}
+    assert {name: value.shape for name, value in whole.state_dict().items()} == shapes
+    assert not any(name.startswith(tuple(f"{block}." for block in alone.removed)) for name in shapes)
+    assert alone.cost["params"] == sum(parameter.numel() for parameter in trunk.parameters())
+    assert trunk_architecture("resnet18-small", alone, 144) == alone
 
 
 def test_widths_of_a_wider_network_of_the_same_form_are_refused() -> None:
