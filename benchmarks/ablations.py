@@ -1,14 +1,15 @@
-"""Which settings matter: budgets, widening, floors and the number of scoring batches, one sweep each.
+"""Which settings matter: budgets, widening, floors, scoring batches and vanishing blocks, one sweep each.
 
-    python -m benchmarks.ablations budgets widen floors batches --dataset digits --seeds 2
+    python -m benchmarks.ablations budgets widen floors batches vanish --dataset digits --seeds 2
 
 budgets  found, scaled and random widths at 0.25 to 1.0 of the baseline's FLOPs: the poster's comparison of pruned and
          original networks across complexities (the original is scaled evenly)
 widen    the space of widths is 1, 1.5, 2 or 3 times the baseline; floors stay at 0.8 of the baseline's width
 floors   least fraction of each widened group, 0 to 0.6; those that leave no room for the budget are named
 batches  channels are scored on 1 to 64 batches
+vanish   blocks that keep less than 0 to 1 of their widened channels without floors are left out (`core.depth`)
 
-`--floor` is the floor of the sweep over batches alone: budgets and widen set floors that keep the comparison fair, and
+`--floor` is the floor of the sweeps over batches and vanishing blocks alone: budgets and widen set floors that keep the comparison fair, and
 floors varies it. `--widen` and `--batches` hold where they are not what varies; so does `--budget`, one value.
 
 Trials go into the same store as those of `benchmarks.hypothesis`, so nothing is trained twice.
@@ -41,6 +42,7 @@ BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 WIDENINGS = (1.0, 1.5, 2.0, 3.0)
 FLOORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.6)
 BATCHES = (1, 2, 4, 16, 64)
+VANISH = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
 LEAST = 0.8  # of the evenly scaled width: what a floor of 0.4 is at twice the width and the baseline's FLOPs
 
 
@@ -83,6 +85,8 @@ SWEEPS = {
               lambda config, value: replace(config, floor=value)),
         Sweep("batches", "batches that channels are scored on", ("gradient", "fisher"), BATCHES,
               lambda config, value: replace(config, batches=int(value))),
+        Sweep("vanish", "blocks vanish below (fraction of the widened channels)", ("gradient", "fisher-per-flop"),
+              VANISH, lambda config, value: replace(config, vanish=value)),
     )
 }  # fmt: skip
 
