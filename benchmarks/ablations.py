@@ -10,8 +10,8 @@ batches  channels are scored on 1 to 64 batches
 vanish   blocks that keep less than 0 to 1 of their widened channels without floors are left out (`core.depth`)
 
 `--floor` is the floor of the sweeps over batches and vanishing blocks alone: budgets and widen set floors that keep the
-comparison fair, and floors varies it. `--widen` and `--batches` hold where they are not what varies; so does `--budget`,
-one value.
+comparison fair, and floors varies it. `--widen` and `--batches` hold where they are not what varies; so does
+`--budget`, one value.
 
 Trials go into the same store as those of `benchmarks.hypothesis`, so nothing is trained twice.
 """
