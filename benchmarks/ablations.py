@@ -188,7 +188,8 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
     if arguments.jobs > 1 and not arguments.report_only:
-        run_seeds("benchmarks.ablations", argv, seeds_of(arguments), arguments.jobs)
+        shared = bench.config.threads is None
+        run_seeds("benchmarks.ablations", argv, seeds_of(arguments), arguments.jobs, share_cores=shared)
     train = [Trial(BASELINE, bench.config.shrink, seed) for seed in seeds_of(arguments)]
     baseline = run_trials(bench, train, only_known=arguments.report_only)
     results = [
@@ -198,11 +199,11 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     if arguments.no_report:
         return 0
     stem = arguments.output or bench.store / "ablations"
-    limit, epochs = bench.config.data.train_limit, bench.config.train.epochs
-    title = f"{bench.task.model_name} on {bench.task.dataset}, {epochs} epochs of {limit or 'all'} images"
+    title = f"{bench.task.model_name} on {bench.task.dataset}, {bench.config.train.epochs} epochs"
     parts = [
         f"# Ablations: {title}",
         f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",
+        bench.config.data.smaller_than_whole(),
     ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
@@ -211,7 +212,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     if "budgets" in arguments.sweeps:
         parts.append(f"![Error against FLOPs]({flops.name})")
     parts.append(machine_text(machine()))
-    text = "\n\n".join(parts) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
     with atomic_write(stem.with_suffix(".md")) as file:
         file.write(text)
     every = {

@@ -22,7 +22,7 @@ import torch
 from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
-from benchmarks.trials import Bench, grid, our_methods, run_trials
+from benchmarks.trials import Bench, check_trials, grid, our_methods, run_trials
 from classification.data import DATASETS, open_dataset
 from classification.run import RunConfig, find_config, make_task, with_distillation
 from core.budget import Budget
@@ -180,7 +180,10 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.jobs > 1 and not arguments.report_only:
-        run_seeds("benchmarks.hypothesis", argv, seeds_of(arguments), arguments.jobs)
+        seeds = sorted({trial.seed for trial in check_trials(bench, trials)})
+        run_seeds(
+            "benchmarks.hypothesis", argv, seeds, arguments.jobs, share_cores=bench.config.threads is None
+        )
     records = run_trials(bench, trials, only_known=arguments.report_only)
     if arguments.no_report:
         return 0
@@ -211,12 +214,11 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
     train = bench.config.train
     title = f"{bench.task.model_name} on {bench.task.dataset}, {train.epochs} epochs"
     plot_tradeoff(stem.with_suffix(".png"), by_method, metric, title, baseline=series.get(BASELINE))
-    limit = bench.config.data.train_limit
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [
         f"# {title}",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
-        f"Trained on {limit or 'all'} images; seeds {', '.join(map(str, seeds))}; "
+        f"{bench.config.data.smaller_than_whole() or 'The whole data set.'} Seeds {', '.join(map(str, seeds))}; "
         f"{'with' if bench.config.distillation else 'without'} distillation. Mean ± 95 % confidence interval over n "
         f"seeds; differences and p-values are paired over the seeds (t-test), p as it is and adjusted for all rows "
         f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "

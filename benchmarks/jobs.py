@@ -7,7 +7,7 @@ another.
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from core.errors import UserError
+from core.interruption import watch_for_interruption
 
 GOES_ON = "the same command goes on where it stopped"
 PATIENCE = 30  # seconds that a process has to save its state
@@ -32,7 +33,9 @@ def check_jobs(arguments: Namespace) -> None:
         raise UserError("--no-report and --report-only leave nothing to do: use one of them")
 
 
-def run_seeds(program: str, argv: Sequence[str] | None, seeds: Sequence[int], jobs: int) -> None:
+def run_seeds(
+    program: str, argv: Sequence[str] | None, seeds: Sequence[int], jobs: int, *, share_cores: bool
+) -> None:
     """Run a command's trials, `jobs` seeds at a time, and wait for all.
 
     Args:
@@ -40,42 +43,53 @@ def run_seeds(program: str, argv: Sequence[str] | None, seeds: Sequence[int], jo
         argv: its arguments; None for this process's own.
         seeds: one process each.
         jobs: how many at a time.
+        share_cores: give each process its part of the cores; False where the protocol says how many it takes.
 
     Raises:
-        UserError: one of them failed; it has said why itself, and the others have been stopped. What they finished is
-            in the store.
+        RuntimeError: one of them failed; it has said why itself, and the others have been stopped. What they finished
+            is in the store.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all of them have been stopped.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    waiting, running = list(seeds), dict[int, subprocess.Popen[bytes]]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                seed = waiting.pop(0)
-                # What comes last counts, so these stand behind the options that they replace.
-                own = ["--seed", str(seed), "--seeds", "1", "--jobs", "1", "--no-report", "--no-progress"]
-                running[seed] = subprocess.Popen(
-                    [sys.executable, "-m", program, *given, *own],
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order
-                )
-            for seed, process in list(running.items()):
-                status = process.poll()
-                if status is not None:
-                    del running[seed]
-                if status:
-                    raise UserError(f"seed {seed} ended with status {status}; {GOES_ON}")
-            time.sleep(0.1)
-    finally:
-        _stop(list(running.values()))
+    end = given.index("--") if "--" in given else len(given)
+    waiting = list(seeds)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    with watch_for_interruption():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    seed = waiting.pop(0)
+                    own = ["--seed", str(seed), "--seeds", "1", "--jobs", "1", "--no-report", "--no-progress"]
+                    if share_cores:
+                        own += ["--threads", str(max(1, (os.cpu_count() or 1) // jobs))]
+                    running[seed] = subprocess.Popen(
+                        # What comes last counts, so these stand behind the options that they replace.
+                        [sys.executable, "-m", program, *given[:end], *own, *given[end:]],
+                        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order
+                    )
+                for seed, process in list(running.items()):
+                    status = process.poll()
+                    if status is not None:
+                        del running[seed]
+                    if status:
+                        raise RuntimeError(f"seed {seed} ended with status {status}; {GOES_ON}")
+                time.sleep(0.1)
+        finally:
+            _stop(list(running.values()))
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask processes to end, as Ctrl-C would: a training writes a checkpoint first."""
+    """Ask processes to end: a training writes a checkpoint first. Kill them where that takes long or is not awaited."""
+    if not processes:
+        return
+    print("stopping the other processes ...", file=sys.stderr)
     for process in processes:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
     deadline = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
+    try:
+        for process in processes:
             process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes:
             process.kill()
             process.wait()

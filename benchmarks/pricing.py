@@ -87,10 +87,11 @@ def measure(network: Network, arguments: Namespace) -> dict[str, Any]:
         ways[PEER] = lambda: counting(peer_counter, beforehand)
     outcomes: dict[str, Outcome[Any]] = time_in_turns(ways, turns=arguments.turns, warmup=1)
     expected = space.graph.cost("macs", few).tolist()
-    if outcomes[COUNTED].result != expected:
-        raise UserError(
-            f"{network.title}: the closed form prices {expected}, counted are {outcomes[COUNTED].result}"
-        )
+    for way in (BUILT, COUNTED):
+        if outcomes[way].result != expected:
+            raise UserError(
+                f"{network.title}: the closed form prices {expected}, {way} are {outcomes[way].result}"
+            )
     under = space.graph.cost("macs", outcomes[DRAWN].result)
     numbers = {CLOSED: arguments.candidates, DRAWN: arguments.candidates}
     rates = {}

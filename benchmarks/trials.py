@@ -27,7 +27,7 @@ from core.architecture import Architecture
 from core.channels import trace_channels
 from core.errors import UserError
 from core.files import exclusive, write_json
-from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find
+from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
 from core.space import network_cost
 from core.task import ShrinkConfig, Task
 from core.trial import network, teacher_network, train_network
@@ -78,12 +78,7 @@ class Bench:
         """Network and data, as far as they decide a result."""
         data = asdict(self.config.data)
         del data["workers"], data["bad_images"]
-        for name, whole in (
-            ("classes", None),
-            ("downsample", 1),
-        ):  # younger than the first stores, whose keys hold
-            if data[name] == whole:
-                del data[name]
+        data = without_young(data, {"classes": None, "downsample": 1})
         subject = {"schema": SCHEMA, "model": self.config.model, "dataset": self.config.dataset, "data": data}
         own_file = Path(self.config.model.rpartition(":")[0])
         if own_file.is_file():  # somebody's own network: its text decides, not its name
@@ -130,6 +125,24 @@ def load(bench: Bench, trial: Trial) -> dict[str, Any] | None:
     return record
 
 
+def check_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = False) -> list[Trial]:
+    """Find out what would stop trials once others have run for hours; returns those that the store does not hold.
+
+    Raises:
+        UserError, MissingData: see `run_trials`.
+    """
+    known = [BASELINE, *bench.methods]
+    missing = []
+    for trial in trials:
+        if trial.method not in known:
+            raise UserError(f"unknown method '{trial.method}'; use some of {', '.join(known)}")
+        if not bench.record_file(trial).exists():
+            missing.append(trial)
+            if trial.method != BASELINE and not only_known:
+                bench.methods[trial.method].check_installed()
+    return missing
+
+
 def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = False) -> list[dict[str, Any]]:
     """Run what the store does not hold yet (with `only_known`: leave it out); returns the records, in order.
 
@@ -138,12 +151,7 @@ def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = Fals
         MissingData: a method that has still to be run needs a package that is not installed.
     """
     trials = list(trials)
-    known = [BASELINE, *bench.methods]
-    for trial in trials:
-        if trial.method not in known:
-            raise UserError(f"unknown method '{trial.method}'; use some of {', '.join(known)}")
-        if trial.method != BASELINE and not only_known and not bench.record_file(trial).exists():
-            bench.methods[trial.method].check_installed()
+    check_trials(bench, trials, only_known=only_known)
     records = []
     for number, trial in enumerate(trials, start=1):
         record = load(bench, trial)
@@ -161,7 +169,9 @@ def _run_alone(bench: Bench, trial: Trial, place: str) -> dict[str, Any]:
     locks.mkdir(parents=True, exist_ok=True)
     with exclusive(
         locks / f"seed{trial.seed}", lambda: bench.say(f"{place}: waiting for another command at this seed")
-    ):
+    ) as alone:
+        if not alone:
+            bench.say(f"{place}: files cannot be locked here; no second command should work on this store")
         record = load(bench, trial)
         if record is None:  # nobody has run it while we waited
             bench.say(f"{place}: {_setting_text(trial)}")
@@ -256,9 +266,10 @@ def _setting_text(trial: Trial) -> str:
     if trial.method == BASELINE:
         return "training"
     config = trial.shrink
-    return (
+    text = (
         f"budget {config.budget.flops}, widen {config.widen}, floor {config.floor}, {config.batches} batches"
     )
+    return f"{text}, vanish {config.vanish}" if config.vanish else text
 
 
 def _metrics_text(task: Task, record: Mapping[str, Any]) -> str:

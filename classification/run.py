@@ -134,6 +134,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         loss_fn=loss_and_error,
         evaluate=lambda model: evaluate(model, test_loader, device),
         metrics=METRICS,
+        notes=tuple(note for note in [config.data.smaller_than_whole()] if note),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: left_out(data.skipped),

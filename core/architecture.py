@@ -20,6 +20,7 @@ from core.complexity import WEIGHT
 from core.depth import shorten
 from core.errors import UserError
 from core.files import write_json
+from core.modules import FORWARD_FAILURES
 from core.resize import resize
 
 SCHEMA_VERSION = 1
@@ -142,7 +143,7 @@ class Architecture:
             graph = trace_channels(model, example_inputs(self.inputs), **asdict(self.options))
         except UserError as error:
             raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what a forward pass may raise
+        except FORWARD_FAILURES as error:
             reason = str(error).splitlines()[0]
             raise ArchitectureError(
                 f"{type(model).__name__} does not run on the inputs of the widths file of '{self.model}': {reason}"

@@ -7,7 +7,7 @@ are zero, such as a residual block without a projection on its shortcut. Nothing
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,38 +17,53 @@ from torch import Tensor, nn
 from core.channels import ChannelGraph, TraceOptions
 from core.errors import UserError
 from core.initialise import seeded
-from core.modules import call, map_tensors, walk
+from core.modules import FORWARD_FAILURES, call, copy_structure, map_tensors, named_tensors, walk
 
 
 def removable_blocks(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
     """Names of the smallest modules that can be left out, in the order of execution.
 
-    Such a module is called once, with one tensor, has trainable weights, and returns that tensor if all
-    its parameters are zero. One that holds another such module (a whole stage) is not listed.
+    Such a module is called once, with one tensor and nothing else, has trainable weights, and returns that tensor if
+    all its parameters are zero, whatever the weights of the others are. The network has to run without it, too: one
+    whose attributes others read stays. A module that holds such a module (a whole stage) is not listed.
 
     Args:
-        model: any CNN; it is not changed.
+        model: any CNN; it is not changed, and its weights do not matter.
         example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; only shapes matter.
     """
     probe = copy.deepcopy(model).cpu().float().eval()
-    passing: dict[
-        str, bool
-    ] = {}  # name -> whether it hands its input on; False for good once it is called twice
+    inspection = _Inspection()
     handles = []
-    for name, module in walk(probe):
-        if name and any(_is_weight(parameter) for parameter in module.parameters()):
-            handles.append(module.register_forward_hook(_probing(name, module, passing)))
-
-    def drawn(tensor: Tensor) -> Tensor:
-        floating = tensor.is_floating_point()
-        return torch.randn(tensor.shape) if floating else torch.zeros(tensor.shape, dtype=tensor.dtype)
-
     with seeded(0), torch.no_grad():
-        call(probe, map_tensors(example_inputs, drawn))
-    for handle in handles:
-        handle.remove()
-    found = [name for name, passes in passing.items() if passes]
-    return tuple(name for name in found if not any(other.startswith(f"{name}.") for other in found))
+        _randomise(probe)
+        for name, module in walk(probe):
+            if name and any(_is_weight(parameter) for parameter in module.parameters()):
+                handles += inspection.watch(name, module)
+        inputs = map_tensors(example_inputs, _drawn)
+        call(probe, inputs)
+        for handle in handles:
+            handle.remove()
+        found = [name for name, passes in inspection.passing.items() if passes]
+        blocks = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+        if not _runs_without(probe, blocks, inputs):
+            blocks = [name for name in blocks if _runs_without(probe, [name], inputs)]
+    return tuple(blocks)
+
+
+def _drawn(tensor: Tensor) -> Tensor:
+    floating = tensor.is_floating_point()
+    return torch.randn(tensor.shape) if floating else torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+def _randomise(model: nn.Module) -> None:
+    """Weights under which nothing is zero by chance or by design, as a norm's at the end of a block often is."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dim() == 1:
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.dim() > 1 and isinstance(tensor, nn.Parameter):
+            tensor.normal_(0, (2 * len(tensor) / max(1, tensor.numel())) ** 0.5)
 
 
 def _is_weight(parameter: Tensor) -> bool:
@@ -56,21 +71,57 @@ def _is_weight(parameter: Tensor) -> bool:
     return parameter.requires_grad and parameter.dim() > 1
 
 
-def _probing(name: str, module: nn.Module, passing: dict[str, bool]) -> Callable[..., None]:
-    # A copy is made now, while it has no hooks of its own and of its children that would be called again.
-    silent = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in silent.parameters():
-            parameter.zero_()
+def _runs_without(model: nn.Module, blocks: Sequence[str], inputs: Any) -> bool:
+    try:
+        call(shorten(model, blocks), inputs)
+    except FORWARD_FAILURES:
+        return False
+    return True
 
-    def hook(called: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        single = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-        if name in passing or not single or output.shape != inputs[0].shape:
-            passing[name] = False
-            return
-        passing[name] = torch.equal(silent(inputs[0].clone()), inputs[0])
 
-    return hook
+class _Inspection:
+    """Hooks that call every watched module a second time, with its parameters at zero."""
+
+    def __init__(self) -> None:
+        self.passing: dict[str, bool] = {}  # False for good once a module is called twice
+        self._given: dict[str, Tensor] = {}
+        self._again = False  # within a second call, which nobody watches
+
+    def watch(self, name: str, module: nn.Module) -> list[Any]:
+        """Handles of the hooks."""
+
+        def before(called: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if self._again:
+                return
+            if name in self.passing or named or len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+                self.passing[name] = False
+            else:
+                self._given[name] = inputs[0].clone()  # the module may write into it
+
+        def after(called: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if self._again or name not in self._given:
+                return
+            given = self._given.pop(name)
+            same = isinstance(output, Tensor) and output.shape == given.shape
+            self.passing[name] = same and torch.equal(self._silent(called, given.clone()), given)
+
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+
+    def _silent(self, module: nn.Module, given: Tensor) -> Tensor:
+        kept = [(parameter, parameter.clone()) for parameter in module.parameters()]
+        self._again = True
+        try:
+            for parameter, _ in kept:
+                parameter.zero_()
+            output = module(given)
+        finally:
+            self._again = False
+            for parameter, value in kept:
+                parameter.copy_(value)
+        return output
 
 
 def free_blocks(model: nn.Module, example_inputs: Any, options: TraceOptions) -> tuple[str, ...]:
@@ -92,16 +143,17 @@ def shorten(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
     """
     if not blocks:
         return model
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    result = copy.deepcopy(model, memo)
+    result = copy_structure(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
     for name in blocks:
         owner, _, leaf = name.rpartition(".")
         try:
-            parent = result.get_submodule(owner)
-            parent.get_submodule(leaf)
-        except AttributeError:
+            block = result.get_submodule(owner)._modules[leaf]
+        except (AttributeError, KeyError):
             raise UserError(f"block '{name}' cannot be left out: the model has no such module") from None
-        setattr(parent, leaf, nn.Identity())
+        for module in list(result.modules()):  # it may be known by several names
+            for child, known in list(module._modules.items()):
+                if known is block:
+                    module._modules[child] = nn.Identity()
     return result
 
 
@@ -122,7 +174,8 @@ def inner_groups(graph: ChannelGraph, blocks: Iterable[str]) -> dict[str, list[s
 def lifted(floor: float | Mapping[str, float], inner: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Floors as patterns (see `core.selection.search`), none of them within the blocks."""
     free = {name: 0.0 for names in inner.values() for name in names}
-    return {**(floor if isinstance(floor, Mapping) else {"*": floor}), **free}
+    given = floor if isinstance(floor, Mapping) else {"*": floor}
+    return {**{pattern: value for pattern, value in given.items() if pattern not in free}, **free}
 
 
 def vanished(inner: Mapping[str, Sequence[str]], kept: Mapping[str, Tensor], least: float) -> list[str]:
@@ -131,10 +184,12 @@ def vanished(inner: Mapping[str, Sequence[str]], kept: Mapping[str, Tensor], lea
     Args:
         inner: block -> its groups.
         kept: group -> boolean mask over its choices.
-        least: the fraction.
+        least: the fraction; in each group it is rounded down to whole choices, at least one, as floors are.
     """
-    shares = {
-        block: float(torch.cat([kept[name] for name in names]).double().mean())
-        for block, names in inner.items()
-    }
-    return sorted((block for block, share in shares.items() if share < least), key=shares.__getitem__)
+    shares = {}
+    for block, names in inner.items():
+        masks = [kept[name] for name in names]
+        number = sum(int(mask.sum()) for mask in masks)
+        if number < sum(max(1, int(least * len(mask) + 1e-9)) for mask in masks):
+            shares[block] = number / sum(len(mask) for mask in masks)
+    return sorted(shares, key=shares.__getitem__)

@@ -23,6 +23,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from core.architecture import Architecture
+from core.depth import free_blocks, inner_groups, lifted
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.files import atomic_write, write_json
@@ -160,7 +161,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
         raise UserError(
             f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"
         )
-    if config.budget.latency is None:
+    if config.budget.latency is None and not config.vanish:
         find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
         return
     with seeded(0):
@@ -169,13 +170,19 @@ def check(task: Task, config: ShrinkConfig) -> None:
         model, inputs, config.widen, seed=0, freeze=config.freeze, ties=config.ties, outputs=outputs
     )
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
-    # the search says what is wrong with all the rest.
+    # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
+    # can change is whether the budget can be met without their floors.
+    inner = (
+        inner_groups(space.graph, free_blocks(model, inputs, space.base_graph.options))
+        if config.vanish
+        else {}
+    )
     search(
         space.graph,
         {group.name: torch.zeros(group.size) for group in space.graph.groups},
         config.budget,
         space.baseline(config.budget.convention) | {"latency": 1.0},
-        floor=config.floor,
+        floor=lifted(config.floor, inner),
         ceiling=config.ceiling,
         round_to=config.round_to,
         measure=lambda widths: 0.0,

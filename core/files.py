@@ -79,12 +79,15 @@ def exclusive(path: str | Path, waiting: Callable[[], object] | None = None) -> 
     with Path(path).open("w") as file:
         locked = False
         if fcntl is not None:
-            with suppress(OSError):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if waiting is not None:
-                        waiting()
-                    fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 locked = True
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    locked = True
+            except OSError:
+                pass  # a file system without locks
         yield locked

@@ -6,7 +6,7 @@ same for all (`core.trial.train_network`). `METHODS` is what `python -m benchmar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +31,6 @@ from core.train import TrainConfig
 from core.trial import find_architecture, first_batches, fresh_baseline, only_loss
 
 BASELINE = "baseline"
-FLOOR = 0.4  # of the widened channels: 0.8 of the baseline's width, as in the paper
 
 
 @dataclass(frozen=True)
@@ -136,15 +135,24 @@ class Method:
         parts = asdict(own.search)
         recipe = asdict(own.train)
         del recipe["checkpoint_every_steps"], recipe["seed"]
-        shrink = asdict(own.shrink)
-        if not shrink["vanish"]:
-            del shrink["vanish"]  # younger than the first stores, whose keys hold
         return {
-            "shrink": shrink,
+            "shrink": without_young(asdict(own.shrink), {"vanish": 0.0}),
             "search": {name: parts[name] for name in self.uses},
             "train": recipe if self.trains else None,
             "seed": own.seed,
         }
+
+
+def without_young(parts: dict[str, Any], young: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data without the entries that stand at their defaults and are younger than the first stores.
+
+    Keys of stored results are made of such data, so results from before an entry existed are found after it.
+
+    Args:
+        parts: the data.
+        young: entry -> its default.
+    """
+    return {key: value for key, value in parts.items() if key not in young or value != young[key]}
 
 
 def find(name: str, request: Request, methods: dict[str, Method] | None = None) -> Found:
@@ -159,7 +167,10 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
         raise UserError(f"unknown method '{name}'; use some of {', '.join([BASELINE, *methods])}")
     method = methods[name]
     method.check_installed()
-    return method.find(method.request(request))
+    own = method.request(request)
+    if own.shrink.vanish and method.find not in (_by_score, _by_depth):
+        raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
+    return method.find(own)
 
 
 def open_request(request: Request, *, whole: bool = True) -> Space:
@@ -221,6 +232,12 @@ def _by_score(request: Request) -> Found:
         short = network_cost(architecture.graph(baseline))["flops"]["paper"]
         growth.append(growth[0] * short / architecture.baseline["flops"]["paper"])
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
+
+
+def _by_depth(request: Request) -> Found:
+    """By scores; blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
+    config = request.shrink
+    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or config.floor)))
 
 
 def _by_dhp(request: Request) -> Found:
@@ -327,7 +344,7 @@ METHODS: dict[str, Method] = dict(
           for score in ("gradient", "fisher") for rule in ("per-flop", "equalised")),
         _score("gradient-rounded", "gradient, widths in multiples of 8", score="gradient", round_to=8),
         *((f"{score}-depth{ending}", Method(f"{score}, {rule}; blocks that would fall under the floor are left out",
-                                            _by_score, {"score": score, "allocation": rule, "vanish": FLOOR}))
+                                            _by_depth, {"score": score, "allocation": rule}))
           for score in ("gradient", "fisher") for rule, ending in (("threshold", ""), ("per-flop", "-per-flop"))),
         ("shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
                                    {"score": "uniform", "vanish": 1.0})),

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# What the forward pass of a network that does not fit its inputs or its parts may raise.
+FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
 _ATOMIC = frozenset((int, float, str, bool, type(None), torch.dtype))
 _CONTAINERS = frozenset((dict, OrderedDict, set))

@@ -125,7 +125,7 @@ def search(
         raise UserError("a latency budget needs a way to measure: pass measure= (shrink() does)")
     everything = len(blocks.group)
     _check_reachable(blocks, costs, exact, baseline, binding="latency" not in limits)
-    taken = _bisect(lambda number: fits(blocks.counts(number)), 0, everything)
+    taken = largest(lambda number: fits(blocks.counts(number)), 0, everything)
     measured: float | None = None
     if measure is None or "latency" not in limits:
         counts = _fill(blocks, fits, taken)
@@ -234,7 +234,7 @@ def _check_reachable(
         )
 
 
-def _bisect(fits: Callable[[int], bool], low: int, high: int) -> int:
+def largest(fits: Callable[[int], bool], low: int, high: int) -> int:
     """The largest number in [low, high] that fits, for a monotone `fits` that holds at `low`."""
     if fits(high):
         return high
@@ -254,7 +254,7 @@ def _fill(blocks: _Blocks, fits: Callable[[IntArray], bool], taken: int) -> IntA
             extra = np.bincount(rest[:number], minlength=len(counts))  # noqa: B023
             return fits(counts + blocks.size * extra)  # noqa: B023
 
-        number = _bisect(fits_with, 0, len(rest))
+        number = largest(fits_with, 0, len(rest))
         counts = counts + blocks.size * np.bincount(rest[:number], minlength=len(counts))
         if number == len(rest):
             break
@@ -286,7 +286,7 @@ def _bisect_latency(
             f"floors and ceilings networks take between {low * 1e3:.2f} ms ({low / baseline:.3f}) and "
             f"{high * 1e3:.2f} ms ({high / baseline:.3f}); change the budget, floor or round_to"
         )
-    best = _bisect(lambda number: seconds(number) <= limit, 0, taken)
+    best = largest(lambda number: seconds(number) <= limit, 0, taken)
     return best, seconds(best)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +18,7 @@ from core.depth import free_blocks, inner_groups, lifted, vanished
 from core.errors import UserError
 from core.resize import resize
 from core.scores import ScoreFunction, score_channels
-from core.selection import Fractions, SearchResult, search
+from core.selection import Fractions, SearchResult, largest, search
 from core.space import Space, open_space
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
@@ -69,8 +71,9 @@ def shrink(
         ties: see `trace_channels`.
         outputs: see `trace_channels`.
         vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
-            less than this fraction of their widened channels are removed, and widths are searched in what is left.
-            0 removes none; the floor itself removes what would have to be held up by it. See `core.depth`.
+            less than this fraction of their widened channels are removed, the emptiest first and no more than leave
+            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none; the
+            floor itself removes what would have to be held up by it. See `core.depth`.
 
     Returns:
         The architecture: widths, how they were found, what they cost.
@@ -81,24 +84,28 @@ def shrink(
     """
     if not 0 <= vanish <= 1:
         raise UserError(f"vanish={vanish}: use a fraction between 0 and 1")
+    seen: list[tuple[Any, Any]] = []  # kept where they are needed again
     counted = 0
 
-    def counting() -> Iterable[tuple[Any, Any]]:
+    def first_look() -> Iterable[tuple[Any, Any]]:
         nonlocal counted
-        counted = 0
         for batch in batches:
             counted += 1
+            if vanish:
+                seen.append(batch)
             yield batch
 
-    def opened(removed: Sequence[str] = ()) -> Space:
+    def opened(removed: Sequence[str]) -> Space:
         return open_space(model, example_inputs, widen, seed=seed, freeze=freeze, taps=taps, ties=ties, outputs=outputs,
                           removed=removed)  # fmt: skip
 
-    def scored(space: Space) -> dict[str, Tensor]:
-        return score_channels(space.wide, space.graph, counting(), loss_fn, score=score, latents=latents,
+    def scored(space: Space, batches: Iterable[tuple[Any, Any]]) -> dict[str, Tensor]:
+        return score_channels(space.wide, space.graph, batches, loss_fn, score=score, latents=latents,
                               embedding=embedding, seed=seed)  # fmt: skip
 
-    def searched(space: Space, scores: Mapping[str, Tensor], floor: Fractions) -> SearchResult:
+    def searched(
+        space: Space, scores: Mapping[str, Tensor], budget: Budget, floor: Fractions
+    ) -> SearchResult:
         def measure(widths: dict[str, int]) -> float:
             # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
             candidate = resize(space.wide, space.graph, widths, seed=seed)
@@ -108,20 +115,25 @@ def shrink(
         return search(space.graph, scores, budget, baseline, floor=floor, ceiling=ceiling, round_to=round_to,
                       allocation=allocation, measure=measure if budget.latency is not None else None)  # fmt: skip
 
-    space = opened()
+    space = opened([])
     baseline = space.baseline(budget.convention)
     device = next(model.parameters()).device
     if budget.latency is not None:
         baseline["latency"] = latency(model, example_inputs, device=device)[0]
-    if vanish:
-        batches = list(batches)  # looked at once more when blocks are gone
-    scores = scored(space)
+    scores = scored(space, first_look())
     if vanish:
         inner = inner_groups(space.graph, free_blocks(model, example_inputs, space.base_graph.options))
-        kept = searched(space, scores, lifted(floor, inner)).keep
-        space = _shortened(opened, searched, vanished(inner, kept, vanish), floor)
-        scores = scored(space) if space.removed else scores
-    found = searched(space, scores, floor)
+        try:
+            kept = searched(space, scores, budget, lifted(floor, inner)).keep
+        except BudgetError:
+            searched(space, scores, budget, floor)  # fails likewise, and says what the floors leave
+            raise
+        empty = vanished(inner, kept, vanish)
+        gone = _as_many_as_leave_enough(empty, opened, partial(searched, floor=floor), budget)
+        if gone:
+            space = opened([block for block in inner if block in gone])
+            scores = scored(space, seen)
+    found = searched(space, scores, budget, floor)
     return space.architecture(
         found.widths,
         name,
@@ -145,19 +157,26 @@ def shrink(
     )
 
 
-def _shortened(
+def _as_many_as_leave_enough(
+    emptiest_first: Sequence[str],
     opened: Callable[[Sequence[str]], Space],
-    searched: Callable[[Space, Mapping[str, Tensor], Fractions], SearchResult],
-    removed: Sequence[str],
-    floor: Fractions,
-) -> Space:
-    """The space without the blocks; with as many of them, from the end, as it takes to be able to fill the budget."""
-    while removed:
-        space = opened(removed)
+    searched: Callable[[Space, Mapping[str, Tensor], Budget], SearchResult],
+    budget: Budget,
+) -> Sequence[str]:
+    """The blocks, or the first of them, without which the budget can still be filled.
+
+    A limit on latency is left out of it: every answer would take a measurement.
+    """
+    if not emptiest_first or (budget.flops is None and budget.params is None):
+        return emptiest_first
+    counted = replace(budget, latency=None)
+
+    def can_be_filled(number: int) -> bool:
+        space = opened(emptiest_first[:number])
+        zeros = {group.name: torch.zeros(group.size) for group in space.graph.groups}
         try:
-            searched(space, {group.name: torch.zeros(group.size) for group in space.graph.groups}, floor)
+            return bool(zeros) and bool(searched(space, zeros, counted).keep)
         except BudgetError:
-            removed = removed[:-1]
-        else:
-            return space
-    return opened([])
+            return False
+
+    return emptiest_first[: largest(can_be_filled, 0, len(emptiest_first))]

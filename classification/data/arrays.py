@@ -31,8 +31,8 @@ class ArraySplit:
     Attributes:
         images: `(N, C, H, W)`, uint8, on the CPU; may be a memory-mapped file.
         labels: `(N,)`, int64.
-        rows: `(M,)`, int64: the rows of `images` and `labels` that are used (readable, within the training
-            limit).
+        rows: `(M,)`, int64: the rows of `images` and `labels` that are used (readable, of the classes and within
+            the training limit).
         mean: per channel, in pixel values.
         std: per channel, in pixel values.
         skipped: how many images were left out because they cannot be read.

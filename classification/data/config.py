@@ -61,3 +61,14 @@ class DataConfig:
             raise UserError(f"data.workers is {self.workers}; allowed are integers from 0")
         if self.bad_images not in get_args(BadImages):
             raise UserError(f"data.bad_images is {self.bad_images!r}; allowed are 'error' and 'skip'")
+
+    def smaller_than_whole(self) -> str:
+        """What a result on this part of a data set has to say about it: "" for the whole, or a sentence."""
+        size = self.downsample
+        parts = [
+            f"{self.train_limit:,} training images" if self.train_limit is not None else "",
+            f"the first {self.classes} classes" if self.classes is not None else "",
+            f"images averaged over {size}x{size} pixels" if size > 1 else "",
+        ]
+        named = ", ".join(part for part in parts if part)
+        return f"A part of the data set: {named}." if named else ""

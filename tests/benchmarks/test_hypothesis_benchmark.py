@@ -18,6 +18,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
+from benchmarks.jobs import run_seeds
 from benchmarks.trial_report import Series, collect, controls_table, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
 from classification.run import RunConfig
@@ -180,7 +181,7 @@ def test_a_job_that_fails_stops_the_others(tmp_path: Path, capfd: pytest.Capture
     lock = tmp_path / "locks" / "seed1"
     lock.mkdir(parents=True)  # a folder where seed 1 wants its lock: it fails, while seed 0 trains
     start = time.monotonic()
-    assert main([*long, "--work-dir", str(tmp_path)]) == 2
+    assert main([*long, "--work-dir", str(tmp_path)]) == 1
     assert time.monotonic() - start < 120
     said = capfd.readouterr().err
     assert "IsADirectoryError" in said
@@ -189,7 +190,49 @@ def test_a_job_that_fails_stops_the_others(tmp_path: Path, capfd: pytest.Capture
         assert not list(tmp_path.glob("records/*"))
 
 
+def test_a_command_that_is_terminated_takes_its_jobs_with_it(tmp_path: Path) -> None:
+    long = [*FAST, "--epochs", "10000", "--methods", "baseline", "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "benchmarks.hypothesis", *long, "--work-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while len(list(tmp_path.glob("runs/*/last.safetensors"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert process.wait() == 1
+    assert "stopping the other processes" in said
+    assert said.count("interrupted; the same command goes on where it stopped") == 3
+    for seed in (0, 1):
+        with exclusive(tmp_path / "locks" / f"seed{seed}", lambda: pytest.fail("a job is still there")):
+            pass
+
+
+def test_options_of_jobs_stand_before_positional_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    class Done:
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(command)
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr("benchmarks.jobs.subprocess.Popen", Done)
+    run_seeds("benchmarks.ablations", ["--jobs", "2", "--", "budgets"], [5], 2, share_cores=True)
+    (command,) = started
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    assert command[2:] == ["benchmarks.ablations", "--jobs", "2", "--seed", "5", "--seeds", "1", "--jobs", "1",
+                           "--no-report", "--no-progress", "--threads", threads, "--", "budgets"]  # fmt: skip
+
+
 def test_a_seed_belongs_to_one_command_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fcntl", reason="no file locks on this system")
     bench = bench_in(tmp_path)
     trial = Trial("baseline", bench.config.shrink, 0)
     (tmp_path / "locks").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from toys import TOYS
 
 from classification.models import build
 from core.architecture import Architecture, ArchitectureError
-from core.budget import Budget
+from core.budget import Budget, BudgetError
 from core.channels import TraceOptions, trace_channels
 from core.complexity import count, count_params
 from core.depth import free_blocks, inner_groups, lifted, removable_blocks, shorten, vanished
@@ -98,27 +99,51 @@ def test_toys_without_a_residual_block_of_their_own_have_nothing_to_leave_out(na
 class Block(nn.Module):
     """x + conv(x), or what `change` makes of it."""
 
+    stride = 1
+
     def __init__(self, change: str = "") -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 6, 1)
+        self.norm = nn.BatchNorm2d(4)
         self.change = change
+        if change == "starts at zero":
+            nn.init.zeros_(self.norm.weight)
+            nn.init.zeros_(self.norm.bias)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        out = x + self.second(self.first(x))
-        return {"scaled": 2 * out, "cut": out[..., 1:], "": out}[self.change]
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        if self.change == "writes":
+            x = F.relu_(x)
+        out = x + scale * self.second(self.norm(self.first(x)))
+        return {"doubled": 2 * out, "cut": out[..., 1:]}.get(self.change, out)
 
 
 class Chain(nn.Module):
-    """A stem, the blocks, a head; `repeat` calls the first block twice."""
+    """A stem, the blocks, a head; `way` says how the blocks are called."""
 
-    def __init__(self, *blocks: nn.Module, repeat: bool = False) -> None:
+    def __init__(self, *blocks: nn.Module, way: str = "") -> None:
         super().__init__()
         self.stem, self.blocks, self.head = nn.Conv2d(3, 6, 1), nn.Sequential(*blocks), nn.Conv2d(6, 2, 1)
-        self.repeat = repeat
+        self.way = way
+        if way == "zero stem":
+            nn.init.zeros_(self.stem.weight)
+            nn.init.zeros_(self.stem.bias)
+        if way == "two names":
+            self.same = nn.ModuleList([blocks[0]])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem(x))
-        return self.head(self.blocks[0](x) if self.repeat else x)
+        x = self.stem(x)
+        first, *rest = self.blocks
+        if self.way == "scaled":
+            x = first(x, scale=0.5)
+        elif self.way == "two names":
+            x = self.same[0](x)
+        elif self.way == "read" and first.stride != 1:
+            raise AssertionError
+        else:
+            x = first(x)
+        for block in rest:
+            x = block(x)
+        return self.head(first(x) if self.way == "twice" else x)
 
 
 @pytest.mark.parametrize(
@@ -126,19 +151,34 @@ class Chain(nn.Module):
     [
         (Chain(Block(), Block()), ("blocks.0", "blocks.1")),
         (Chain(Block(), nn.Conv2d(6, 6, 1)), ("blocks.0",)),  # of equal shape, but nothing goes past it
-        (Chain(Block("scaled"), Block()), ("blocks.1",)),
+        (Chain(Block("doubled"), Block()), ("blocks.1",)),
         (Chain(Block("cut"), Block()), ("blocks.1",)),
-        (Chain(Block(), Block(), repeat=True), ("blocks.1",)),  # one module in two places
+        (Chain(Block("writes"), Block()), ("blocks.1",)),  # changes its input in place
+        (Chain(Block("starts at zero"), Block()), ("blocks.0", "blocks.1")),  # and not its last convolution
+        (Chain(Block(), nn.Conv2d(6, 6, 1), way="zero stem"), ("blocks.0",)),
+        (Chain(Block(), Block(), way="twice"), ("blocks.1",)),  # one module in two places
+        (Chain(Block(), Block(), way="scaled"), ("blocks.1",)),  # an argument that an identity does not take
+        (Chain(Block(), Block(), way="read"), ("blocks.1",)),  # an attribute that it does not have
+        (Chain(Block(), Block(), way="two names"), ("blocks.0", "blocks.1")),
         (Chain(nn.Sequential(Block(), nn.ReLU())), ("blocks.0.0",)),  # the smallest one
         (Chain(nn.Dropout(), nn.Identity()), ()),  # hand on their input, but hold nothing
     ],
-    ids=["residual", "plain", "scaled", "cut", "twice", "nested", "weightless"],
-)
+    ids=["residual", "plain", "doubled", "cut", "writes", "starts at zero", "zero stem", "twice", "scaled", "read",
+         "two names", "nested", "weightless"],
+)  # fmt: skip
 def test_what_can_be_left_out(chain: nn.Module, expected: tuple[str, ...]) -> None:
     before = {name: tensor.clone() for name, tensor in chain.state_dict().items()}
-    assert removable_blocks(chain, torch.zeros(1, 3, 5, 5)) == expected
+    image = torch.rand(1, 3, 5, 5)
+    assert removable_blocks(chain, image) == expected
     assert all(torch.equal(tensor, before[name]) for name, tensor in chain.state_dict().items())
-    assert not any(module._forward_hooks for module in chain.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in chain.modules())
+    chain.eval()
+    short = shorten(chain, expected)(image)
+    with torch.no_grad():
+        for name in expected:
+            for parameter in chain.get_submodule(name).parameters():
+                parameter.zero_()
+    assert torch.equal(chain(image), short)
 
 
 def test_a_block_that_is_frozen_tapped_or_tied_stays() -> None:
@@ -162,14 +202,19 @@ def test_blocks_vanish_by_the_share_that_they_keep() -> None:
     inner = {"a": ["a.1", "a.2"], "b": ["b.1"], "c": ["c.1"]}
     kept = {
         "a.1": torch.tensor([True, False]),
-        "a.2": torch.zeros(8, dtype=torch.bool),  # 1 of 10 of block a
+        "a.2": torch.arange(8) < 1,  # 2 of 10 of block a
         "b.1": torch.tensor([True, True, False, False]),
         "c.1": torch.tensor([False] * 99 + [True]),
     }
     assert vanished(inner, kept, 0.5) == ["c", "a"]  # the emptiest first; a half is not less than a half
     assert vanished(inner, kept, 0.1) == ["c"]
     assert lifted(0.4, inner) == {"*": 0.4, "a.1": 0.0, "a.2": 0.0, "b.1": 0.0, "c.1": 0.0}
-    assert lifted({"x*": 0.2}, {"b": ["b.1"]}) == {"x*": 0.2, "b.1": 0.0}
+    # The last pattern that matches counts: a floor that names a group of a block goes, wherever it stands.
+    assert list(lifted({"b.1": 0.4, "*": 0.2}, {"b": ["b.1"]}).items()) == [("*", 0.2), ("b.1", 0.0)]
+    # A floor of 0.4 guarantees 3 of 9 choices: a block that keeps these does not fall under it.
+    inner = {"d": ["d.1"]}
+    assert vanished(inner, {"d.1": torch.arange(9) < 3}, 0.4) == []
+    assert vanished(inner, {"d.1": torch.arange(9) < 2}, 0.4) == ["d"]
 
 
 def found_for(name: str = "resnet20", **options: Any) -> tuple[nn.Module, Tensor, Architecture]:
@@ -227,6 +272,46 @@ def test_no_more_blocks_vanish_than_the_budget_can_spare() -> None:
     assert 0 < len(arch.removed) < 6
     assert 0.89 < arch.cost["flops"]["paper"] / arch.baseline["flops"]["paper"] <= 0.9
     assert found_for(widen=1.0, floor=0.0, budget=Budget(flops=1.0))[2].removed == ()
+
+
+def test_a_latency_does_not_keep_the_other_limits_from_being_filled() -> None:
+    _, _, arch = found_for(score="uniform", vanish=1.0, budget=Budget(flops=0.9, latency=100.0))
+    assert len(arch.removed) == 6
+    assert 0.89 < arch.cost["flops"]["paper"] / arch.baseline["flops"]["paper"] <= 0.9
+
+
+def test_blocks_that_hold_every_free_channel_do_not_all_vanish() -> None:
+    chain, image = Chain(Block(), Block()), torch.zeros(1, 3, 5, 5)
+    arch = shrink(chain, image, [], F.cross_entropy, score="uniform", freeze=("stem",), floor=0.0, vanish=1.0,
+                  widen=4.0, budget=Budget(flops=0.9))  # fmt: skip
+    assert len(arch.removed) == 1
+    assert len(arch.widths) == 1
+
+
+def test_scores_without_data_look_at_no_batch() -> None:
+    def endless() -> Iterator[Any]:
+        raise AssertionError("a batch was asked for")
+        yield
+
+    model, image = network("resnet20")
+    for score in ("uniform", "random"):
+        shrink(model, image, endless(), F.cross_entropy, score=score, vanish=1.0)
+
+
+def test_a_budget_out_of_reach_is_told_with_the_floors() -> None:
+    for budget in (0.1, 5.0):
+        with pytest.raises(BudgetError) as plain:
+            found_for(vanish=0.0, budget=Budget(flops=budget))
+        with pytest.raises(BudgetError) as deep:
+            found_for(budget=Budget(flops=budget))
+        if budget > 1:
+            assert str(deep.value) == str(plain.value)
+
+
+def test_removed_blocks_are_listed_in_the_order_of_execution() -> None:
+    model, image, arch = found_for()
+    order = removable_blocks(model, image)
+    assert list(arch.removed) == [block for block in order if block in arch.removed]
 
 
 def test_the_widths_file_knows_what_was_left_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from classification.models import build
 from core.budget import Budget, BudgetError
 from core.errors import UserError
 from core.experiment import Settings, check
@@ -93,3 +95,16 @@ def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, tmp_pa
                 Settings(**options, controls=("random", score))
         else:
             assert score in Settings(**options, controls=("random", score)).scores
+
+
+def test_where_blocks_may_vanish_their_floors_do_not_count(task: Task) -> None:
+    """Floors alone leave ResNet20 77.7 % of its FLOPs at least; which blocks go is up to the scores."""
+    deep = replace(task, build=lambda: build("resnet20", 3, dataset="digits"))
+    config = ShrinkConfig(budget=Budget(flops=0.75), floor=0.45, batches=1, batch_size=4)
+    with pytest.raises(BudgetError, match=r"between [\d,]+ \(0\.7"):
+        check(deep, config)
+    for latency in (None, "1us"):
+        vanishing = replace(config, vanish=0.45, budget=Budget(flops=0.75, latency=latency))
+        check(deep, vanishing)
+        with pytest.raises(BudgetError):
+            check(deep, replace(vanishing, budget=Budget(flops=0.05, latency=latency)))

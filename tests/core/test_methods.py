@@ -71,6 +71,18 @@ def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:
     assert (accumulated.epochs, accumulated.baseline_epochs) == (1, 1)
 
 
+def test_methods_that_cannot_leave_blocks_out_say_so(request_for_digits: Request) -> None:
+    deep = replace(request_for_digits, shrink=replace(request_for_digits.shrink, vanish=0.4))
+    for name in ("dhp", "accumulated", "synflow-search", "late-wide"):
+        with pytest.raises(
+            UserError, match=f"method '{name}' cannot leave blocks out: set shrink.vanish to 0"
+        ):
+            find(name, deep)
+    assert find("gradient", deep).architecture == find("gradient-depth", request_for_digits).architecture
+    lower = replace(request_for_digits, shrink=replace(request_for_digits.shrink, floor=0.2))
+    assert find("gradient-depth", lower).architecture.found_by["vanish"] == 0.2  # blocks under *their* floor
+
+
 def test_what_decides_a_result_is_told_apart(request_for_digits: Request) -> None:
     request = request_for_digits
 
