@@ -81,6 +81,12 @@ def test_settings_from_a_file_and_wrong_ones() -> None:
         ("refinement_step", float("nan"), "a number of at least 0"),
         ("displacement", float("inf"), "a number of at least 0"),
         ("dropout", 1.0, "in [0, 1)"),
+        ("blurs", ((2.0, 0.0),), "a list of pairs of numbers above 0"),
+        ("blurs", (2.0,), "a list of pairs of numbers above 0"),
+        ("translations", ((0.5, float("nan")),), "a list of pairs of numbers"),
+        ("translations", ((0.5, 0.5, 0.5),), "a list of pairs of numbers"),
+        ("rotations", ("ten",), "a list of numbers"),
+        ("rotations", 10.0, "a list of numbers"),
     ],
 )
 def test_settings_out_of_range(name: str, value: object, wanted: str) -> None:

@@ -112,6 +112,9 @@ class TrackerSettings:
         for names, kind, low, high in _RANGES:
             for name in names.split():
                 self._check(name, kind, low, high)
+        self._check_list("translations", 2, -math.inf, "pairs of numbers")
+        self._check_list("blurs", 2, 0, "pairs of numbers above 0")
+        self._check_list("rotations", 1, -math.inf, "numbers")
         if self.crop_size < 2 * STRIDE or self.crop_size % STRIDE:
             raise UserError(
                 f"crop_size={self.crop_size}: has to be a multiple of {STRIDE}, at least {2 * STRIDE}"
@@ -130,6 +133,19 @@ class TrackerSettings:
             wanted = "a whole number of" if kind is int else "a number of"
             limits = f"in [{low}, {high})" if high < math.inf else f"{wanted} at least {low}"
             raise UserError(f"{name}={value!r}: has to be {limits}")
+
+    def _check_list(self, name: str, length: int, above: float, wanted: str) -> None:
+        """Refuse a list whose entries are not `length` finite numbers each, all above a limit."""
+        value = getattr(self, name)
+        entries = value if isinstance(value, tuple) else (None,)
+        for entry in entries:
+            numbers = entry if isinstance(entry, tuple) else (entry,)
+            finite = [
+                isinstance(number, (int, float)) and math.isfinite(number) and number > above
+                for number in numbers
+            ]
+            if len(numbers) != length or not all(finite):
+                raise UserError(f"{name}={value!r}: has to be a list of {wanted}")
 
     @property
     def initial_samples(self) -> int:
