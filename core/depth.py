@@ -184,12 +184,10 @@ def vanished(inner: Mapping[str, Sequence[str]], kept: Mapping[str, Tensor], lea
     Args:
         inner: block -> its groups.
         kept: group -> boolean mask over its choices.
-        least: the fraction; in each group it is rounded down to whole choices, at least one, as floors are.
+        least: the fraction; other than floors it is not rounded to whole choices.
     """
-    shares = {}
-    for block, names in inner.items():
-        masks = [kept[name] for name in names]
-        number = sum(int(mask.sum()) for mask in masks)
-        if number < sum(max(1, int(least * len(mask) + 1e-9)) for mask in masks):
-            shares[block] = number / sum(len(mask) for mask in masks)
-    return sorted(shares, key=shares.__getitem__)
+    shares = {
+        block: float(torch.cat([kept[name] for name in names]).double().mean())
+        for block, names in inner.items()
+    }
+    return sorted((block for block, share in shares.items() if share < least), key=shares.__getitem__)
