@@ -199,7 +199,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     if arguments.no_report:
         return 0
     stem = arguments.output or bench.store / "ablations"
-    title = f"{bench.task.model_name} on {bench.task.dataset}, {bench.config.train.epochs} epochs"
+    title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
     parts = [
         f"# Ablations: {title}",
         f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",

@@ -212,7 +212,7 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
     for item in series.values():
         by_method.setdefault(str(next(iter(item.records.values()))["method"]), []).append(item)
     train = bench.config.train
-    title = f"{bench.task.model_name} on {bench.task.dataset}, {train.epochs} epochs"
+    title = f"{bench.what_is_trained()}, {train.epochs} epochs"
     plot_tradeoff(stem.with_suffix(".png"), by_method, metric, title, baseline=series.get(BASELINE))
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [

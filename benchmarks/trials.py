@@ -74,6 +74,11 @@ class Bench:
     say: Callable[[str], None] = print
     progress: bool = False
 
+    def what_is_trained(self) -> str:
+        """'resnet20 on a part of tiny-imagenet', for titles."""
+        part = "a part of " if self.config.data.smaller_than_whole() else ""
+        return f"{self.task.model_name} on {part}{self.task.dataset}"
+
     def subject(self) -> dict[str, Any]:
         """Network and data, as far as they decide a result."""
         data = asdict(self.config.data)
