@@ -171,6 +171,17 @@ def inner_groups(graph: ChannelGraph, blocks: Iterable[str]) -> dict[str, list[s
     return found
 
 
+def blocks_to_lift(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> dict[str, list[str]]:
+    """`inner_groups` of a model's `free_blocks`: what a search that lets blocks vanish frees of floors.
+
+    Args:
+        model: the baseline.
+        example_inputs: of it.
+        graph: groups of the baseline or of its widened form, which have the same names and options.
+    """
+    return inner_groups(graph, free_blocks(model, example_inputs, graph.options))
+
+
 def lifted(floor: float | Mapping[str, float], inner: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Floors as patterns (see `core.selection.search`), none of them within the blocks."""
     free = {name: 0.0 for names in inner.values() for name in names}

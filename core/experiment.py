@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from core.architecture import Architecture
-from core.depth import free_blocks, inner_groups, lifted
+from core.depth import blocks_to_lift, lifted
 from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.files import atomic_write, write_json
@@ -172,11 +172,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
     # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
     # can change is whether the budget can be met without their floors.
-    inner = (
-        inner_groups(space.graph, free_blocks(model, inputs, space.base_graph.options))
-        if config.vanish
-        else {}
-    )
+    inner = blocks_to_lift(model, inputs, space.graph) if config.vanish else {}
     search(
         space.graph,
         {group.name: torch.zeros(group.size) for group in space.graph.groups},

@@ -77,17 +77,17 @@ def exclusive(path: str | Path, waiting: Callable[[], object] | None = None) -> 
         waiting: called once if another process holds the lock, before waiting for it.
     """
     with Path(path).open("w") as file:
-        locked = False
+        locked = busy = False
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 locked = True
-            except BlockingIOError:
-                if waiting is not None:
-                    waiting()
-                with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    locked = True
-            except OSError:
-                pass  # a file system without locks
+            except OSError as error:
+                busy = isinstance(error, BlockingIOError)  # any other: a file system without locks
+        if busy:
+            if waiting is not None:
+                waiting()
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
         yield locked

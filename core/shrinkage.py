@@ -14,7 +14,7 @@ from core.allocation import Allocation
 from core.architecture import Architecture
 from core.budget import Budget, BudgetError
 from core.complexity import latency
-from core.depth import free_blocks, inner_groups, lifted, vanished
+from core.depth import blocks_to_lift, lifted, vanished
 from core.errors import UserError
 from core.resize import resize
 from core.scores import ScoreFunction, score_channels
@@ -122,7 +122,7 @@ def shrink(
         baseline["latency"] = latency(model, example_inputs, device=device)[0]
     scores = scored(space, first_look())
     if vanish:
-        inner = inner_groups(space.graph, free_blocks(model, example_inputs, space.base_graph.options))
+        inner = blocks_to_lift(model, example_inputs, space.graph)
         try:
             kept = searched(space, scores, budget, lifted(floor, inner)).keep
         except BudgetError:
