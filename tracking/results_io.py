@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 
@@ -31,6 +32,7 @@ REPETITION = re.compile(r"(.+)_(\d{3})")
 MAX_DEPTH = 5
 SIDE_FOLDERS = ("times", "scores")  # of what is stored beside the boxes
 RUN_RECORD = "run.json"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def normal_name(name: str) -> str | None:
 class _Names:
     """Which sequence a file or folder is named after: by its exact name, else by its normalised one."""
 
-    def __init__(self, sequences: Iterable[TrackingSequence], others: Iterable[str]) -> None:
-        self.exact = {name: name for name in others}
+    def __init__(self, sequences: Iterable[TrackingSequence], others: Mapping[str, str]) -> None:
+        self.exact = dict(others)
         for sequence in sequences:
             self.exact |= dict.fromkeys((sequence.name, *sequence.aliases), sequence.name)
         self.known: dict[str, str | None] = dict(self.exact)
@@ -140,21 +142,21 @@ Key = tuple[
 
 
 def find_trackers(
-    place: str | Path, sequences: Iterable[TrackingSequence], others: Iterable[str] = ()
+    place: str | Path, sequences: Iterable[TrackingSequence], others: Mapping[str, str] = NONE
 ) -> list[StoredTracker]:
     """All trackers with at least one result of the given sequences, see `find_results`."""
     return list(find_results(place, sequences, others).trackers)
 
 
 def find_results(
-    place: str | Path, sequences: Iterable[TrackingSequence], others: Iterable[str] = ()
+    place: str | Path, sequences: Iterable[TrackingSequence], others: Mapping[str, str] = NONE
 ) -> StoredResults:
     """The trackers' results of the given sequences under a folder, or in a zip, and everything else that lies there.
 
     Args:
         place: the folder or zip.
         sequences: whose results are wanted; a file is one's by its exact name or an alias, else by `normal_name`.
-        others: names of the data set's other sequences; their results are only counted.
+        others: names and aliases, each to the name, of the data set's other sequences; their results are only counted.
 
     Raises:
         MissingData: no such folder or zip.

@@ -87,8 +87,9 @@ def score_curves(
         UserError: a result that the protocol refuses, or ground truth that lacks what the protocol needs.
     """
     if not sequences:
-        widths = map(len, (protocol.overlap_thresholds, protocol.error_thresholds, protocol.norm_thresholds))
-        return Curves((), np.zeros(0), *(np.zeros((0, width)) for width in widths), np.zeros(0)), []
+        grids = (protocol.overlap_thresholds, protocol.error_thresholds, protocol.norm_thresholds)
+        success, precision, norm = (np.zeros((0, len(grid))) for grid in grids)
+        return Curves((), np.zeros(0), success, precision, norm, np.zeros(0)), []
     groups: list[list[int]] = [[]]
     frames = 0
     for index, sequence in enumerate(sequences):

@@ -366,8 +366,9 @@ def test_every_file_that_is_not_used_is_named(tmp_path: Path, lasot_tree: Path) 
     make_zip(
         results / "Z.zip", {"car-2.txt": "1,2,3,4\n" * 4, "rubicCube-6.txt": "1,2,3,4\n" * 5, "notes": "x"}
     )
-    names = ["bear-2", "car-1"]
-    stored = find_results(results, SEQUENCES, names)
+    stored = find_results(
+        results, SEQUENCES, {"car-1": "car-1", "bear-2": "bear-2", "lasot_bear-2": "bear-2"}
+    )
     tracker, zipped = stored.trackers
     assert sorted(tracker.unused) == sorted(f"T/{name}" for name in stray)
     assert (tracker.others, zipped.unused) == (1, ("Z.zip:notes",))
@@ -421,3 +422,15 @@ def test_only_what_all_trackers_have_is_ranked(tmp_path: Path, lasot_tree: Path)
         UserError, match=r"no sequence of which all trackers have a result \(T has 1, U has 1 of 2\)"
     ):
         evaluate(results, "lasot", lasot_tree, sequences=["car-2", "rubicCube-6"], partial=True)
+
+
+def test_results_of_sequences_that_were_not_asked_for(tmp_path: Path) -> None:
+    """They are neither unused nor ambiguous, whatever their toolkit calls them."""
+    for name in ("Crossing", "Human4", "Couple"):
+        write_boxes(tmp_path / f"otb/{name}/groundtruth_rect.txt", [[1, 2, 3, 4]] * 3)
+    for name in ("Crossing", "human4_2", "Skating2_1", "jogging.02", "otb_COUPLE"):
+        write_boxes(tmp_path / f"results/T/{name}.txt", [[1, 2, 3, 4]] * 3)
+    found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing"])["T"]
+    assert (found["files_of_other_sequences"], found["unused_files"], found["renamed_files"]) == (4, [], {})
+    found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing", "Human4"])["T"]
+    assert (list(found["sequences"]), found["files_of_other_sequences"]) == (["Crossing", "Human4"], 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +68,14 @@ class TrackingDataset:
         split: which part of it.
         sequences: those that are there.
         missing: names of those that are not; empty unless a part was asked for.
-        others: other names of the split's sequences that are not among `sequences`, and their aliases.
+        others: name and aliases, each to the name, of the split's sequences that are not among `sequences`.
     """
 
     name: str
     split: str
     sequences: tuple[TrackingSequence, ...]
     missing: tuple[str, ...]
-    others: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_entries(
@@ -158,13 +158,13 @@ def load(
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
     sequences = _read(name, present, attributes, absence, cache)
     read = {entry.name for entry in present}
-    others = [alias for entry in all_entries if entry.name not in read for alias in _aliases(name, entry)]
+    rest = [entry for entry in all_entries if entry.name not in read]
     return TrackingDataset(
         name,
         split or DATASETS[name][1][0],
         tuple(sequences),
         missing,
-        tuple(others),
+        {alias: entry.name for entry in rest for alias in _aliases(name, entry)},
     )
 
 
