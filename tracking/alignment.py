@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from core.errors import UserError
 from tracking import metrics
 from tracking.boxes import BoxTable
-from tracking.datasets.sequence import Sequence
+from tracking.datasets.sequence import Part, Sequence
 from tracking.protocols import Protocol
 
 
@@ -73,9 +74,12 @@ def stack_results(
     Raises:
         UserError: a result that the protocol refuses.
     """
-    tables = [table for repetitions in results for table in repetitions]
     owners = np.repeat(np.arange(len(sequences)), [len(repetitions) for repetitions in results])
     owned = [sequences[owner] for owner in owners.tolist()]
+    tables = [
+        table if sequence.part is None else _cut(table, sequence.part, problems)
+        for table, sequence in zip(chain.from_iterable(results), owned, strict=True)
+    ]
     aligned = [
         _align(table, sequence, protocol, problems) for table, sequence in zip(tables, owned, strict=True)
     ]
@@ -92,12 +96,22 @@ def stack_results(
     return Stack(tables, owners, starts, boxes, truth)
 
 
+def _cut(table: BoxTable, part: Part, problems: list[Problem]) -> BoxTable:
+    """The rows of the frames that the benchmark uses; says so where there are others."""
+    cut = part.cut(table)
+    if cut is not table:
+        what = f"{len(table.boxes)} rows for the {part.frames} frames that the benchmark uses"
+        problems.append(Problem(table.source, (), what, f"rows {part.first} to {part.last} are scored"))
+    return cut
+
+
 def _align(table: BoxTable, sequence: Sequence, protocol: Protocol, problems: list[Problem]) -> np.ndarray:
     """The rows of a result brought to the length of the ground truth (or shorter, under `"shorter"`)."""
     rows, frames = len(table.boxes), len(sequence.boxes)
     if rows == frames:
         return table.boxes
-    what = f"{rows} rows for {frames} frames"
+    blank = 0 if table.lines is None else table.lines[-1] - rows - (table.header is not None)
+    what = f"{rows} rows for {frames} frames" + (f", {blank} blank lines not counted" if blank > 0 else "")
     if protocol.length == "exact" or (rows < frames and protocol.length == "cut"):
         raise UserError(
             f"{table.source}: {what}; the protocol '{protocol.name}' accepts "

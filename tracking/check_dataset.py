@@ -48,7 +48,8 @@ def check(entries: Sequence[Entry], images: bool = True) -> Check:
     frames = 0
     for entry in entries:
         try:
-            rows = len(parse_boxes(entry.truth.read(), str(entry.truth)).boxes)
+            table = parse_boxes(entry.truth.read(), str(entry.truth))
+            rows = len((table if entry.part is None else entry.part.cut(table)).boxes)
         except UserError as error:
             problems.append(f"{entry.name}: {error}")
             rows = None

@@ -25,6 +25,7 @@ class Comparison:
         low: lower end of the bootstrap interval of the mean difference.
         high: upper end.
         confidence: of the interval.
+        left_out: number of sequences of which only one of the two, or not every other tracker, has a result.
     """
 
     first: str
@@ -37,6 +38,7 @@ class Comparison:
     low: float
     high: float
     confidence: float
+    left_out: int = 0
 
     @property
     def differences(self) -> np.ndarray:
@@ -104,4 +106,5 @@ def compare(
         low,
         high,
         confidence,
+        len({*one, *two, *first.left_out, *second.left_out}) - len(names),
     )

@@ -19,7 +19,15 @@ from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
 from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.protocols import PROTOCOLS, get_protocol
-from tracking.results_io import StoredTracker, find_trackers, read_results, read_times
+from tracking.results_io import (
+    StoredResults,
+    StoredTracker,
+    find_results,
+    first_names,
+    named_files,
+    read_results,
+    read_times,
+)
 
 PROTOCOL_OF = {
     "lasot": "lasot",
@@ -43,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
         "--protocol", metavar="NAME", help=f"default: the data set's own; {', '.join(PROTOCOLS)}"
     )
     made.add_argument("--list", action="store_true", help="list the sequences and stop")
-    made.add_argument("--partial", action="store_true", help="leave out sequences that are missing")
+    made.add_argument(
+        "--partial",
+        action="store_true",
+        help="leave out sequences that are missing (all trackers are scored on those that all have)",
+    )
 
     stored = made.add_argument_group("scoring stored results")
     stored.add_argument(
@@ -118,13 +130,12 @@ def command(arguments: argparse.Namespace) -> int:
         absence=protocol.absent != "ignore",
         cache=not arguments.no_cache,
     )
-    if running:
-        place = _run(arguments, dataset)
-        trackers = find_trackers(place, dataset.sequences)
-    else:
-        trackers = pick_trackers(find_trackers(arguments.results, dataset.sequences), arguments.trackers)
+    place = _run(arguments, dataset) if running else arguments.results
+    stored = find_results(place, dataset.sequences, dataset.others)
+    trackers = pick_trackers(stored, arguments.trackers)
+    _warn_of_files(stored, trackers)
     if arguments.export:
-        _export(arguments, dataset, trackers)
+        _export(arguments, dataset, [tracker for tracker in trackers if tracker.files])
         if all(len(sequence.boxes) == 1 for sequence in dataset.sequences):
             return 0  # the ground truth is on a server, there is nothing to score with
     evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial, not arguments.no_cache)
@@ -168,25 +179,50 @@ def _export(
         print(export(kind, path, tracker.name, dataset.sequences, results, times=times))
 
 
+def _warn_of_files(stored: StoredResults, trackers: Sequence[StoredTracker]) -> None:
+    """Say on the error stream which files were taken for a sequence's by a looser name, and which for none."""
+    for tracker in trackers:
+        if not tracker.files:
+            held = f"not used: {named_files(tracker.unused)}" if tracker.unused else "it is empty"
+            _say(f"{tracker.name}: no result in it, {held}")
+            continue
+        if tracker.renamed:
+            shown = [f"{file} as {sequence}" for file, sequence in tracker.renamed.items()]
+            _say(f"{tracker.name}: named like a sequence, not exactly: {named_files(shown)}")
+        if tracker.unused:
+            _say(f"{tracker.name}: not used: {named_files(tracker.unused)}")
+    if stored.unused:
+        _say(f"{stored.place}: of no tracker, not used: {named_files(stored.unused)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _say(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
 def _warn(dataset: TrackingDataset, evaluations: Sequence[Evaluation]) -> None:
     """Say on the error stream what was left out or mended: no score may hide it."""
     if dataset.missing:
         total = len(dataset.missing) + len(dataset.sequences)
-        print(
-            f"warning: {TITLES[dataset.name]}: {len(dataset.missing)} of {total} sequences missing",
-            file=sys.stderr,
-        )
+        shown = first_names(dataset.missing)
+        _say(f"{TITLES[dataset.name]}: {len(dataset.missing)} of {total} sequences missing: {shown}")
     for item in evaluations:
-        if item.missing:
-            print(
-                f"warning: {item.name}: no result for {len(item.missing)} sequences, left out",
-                file=sys.stderr,
+        if item.missing and item.curves.names:
+            shown = first_names(item.missing)
+            _say(f"{item.name}: no result for {_count(len(item.missing), 'sequence')}, left out: {shown}")
+        if item.left_out:
+            shown = first_names(item.left_out)
+            _say(
+                f"{item.name}: {_count(len(item.left_out), 'result')} left out that not all trackers have: {shown}"
             )
         for problem in item.problems[:PROBLEMS_SHOWN]:
-            print(f"warning: {problem}", file=sys.stderr)
+            _say(str(problem))
         if len(item.problems) > PROBLEMS_SHOWN:
             more = len(item.problems) - PROBLEMS_SHOWN
-            print(f"warning: {item.name}: {more} more problems, all are in --json FILE", file=sys.stderr)
+            _say(f"{item.name}: {more} more problems, all are in --json FILE")
 
 
 def _report(
@@ -204,7 +240,13 @@ def _report(
         )
     parts = [markdown_table(evaluations, dataset.split)]
     if arguments.attributes:
-        parts += [attribute_table(item) for item in evaluations]
+        parts += [attribute_table(item) for item in evaluations if item.curves.names]
+        bare = [sequence.name for sequence in dataset.sequences if not sequence.attributes]
+        if bare:
+            _say(
+                f"{TITLES[dataset.name]}: no challenge attribute stated for {len(bare)} of {len(dataset.sequences)} "
+                f"sequences: {first_names(bare)}"
+            )
     shown = list(parts)
     if arguments.compare:
         named = {item.name: item for item in evaluations}

@@ -14,8 +14,16 @@ from tracking import metrics
 from tracking.alignment import Problem
 from tracking.boxes import BoxTable
 from tracking.datasets import TITLES, TrackingDataset, load
+from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.protocols import Protocol, Score, get_protocol, score_labels
-from tracking.results_io import StoredTracker, find_trackers, frames_per_second, read_results
+from tracking.results_io import (
+    StoredResults,
+    StoredTracker,
+    find_results,
+    frames_per_second,
+    named_files,
+    read_results,
+)
 from tracking.scoring import Curves, score_curves
 
 
@@ -31,6 +39,9 @@ class Evaluation:
         attributes: challenge attribute to the sequences (flags, in the order of `curves.names`) that have it.
         missing: sequences that were left out for want of a result.
         speed: frames per second, where times were stored.
+        left_out: sequences of which it has a result, but not every other tracker.
+        total: number of sequences asked for, those without ground truth among them; None where it is not known.
+        stored: the result files.
     """
 
     name: str
@@ -40,6 +51,14 @@ class Evaluation:
     attributes: dict[str, np.ndarray]
     missing: tuple[str, ...] = ()
     speed: float | None = None
+    left_out: tuple[str, ...] = ()
+    total: int | None = None
+    stored: StoredTracker | None = None
+
+    @property
+    def available(self) -> int:
+        """Number of sequences of which there is a result."""
+        return len(self.curves.names) + len(self.left_out)
 
     def scores(self, wanted: np.ndarray | None = None) -> dict[str, float | None]:
         """The scores over all sequences, or over those for which `wanted` is true; see `evaluate` for the keys."""
@@ -62,7 +81,7 @@ def average_curve(curve: np.ndarray, frames: np.ndarray, protocol: Protocol) -> 
 
 
 def summarise(curves: Curves, protocol: Protocol) -> dict[str, float | None]:
-    """The scores of a set of sequences; None where the protocol does not define one."""
+    """The scores of a set of sequences; None where the protocol does not define one, or there are no sequences."""
     success, precision, norm = (
         average_curve(curve, curves.frames, protocol)[None]
         for curve in (curves.success, curves.precision, curves.norm_precision)
@@ -70,7 +89,27 @@ def summarise(curves: Curves, protocol: Protocol) -> dict[str, float | None]:
     weights = curves.frames if protocol.averaging == "frame" else np.ones(len(curves.names))
     mean_overlap = np.average(curves.mean_overlap, weights=weights)[None] if weights.any() else np.zeros(1)
     columns = _scores(success, precision, norm, mean_overlap, protocol)
-    return {key: None if column is None else float(column[0]) for key, column in columns.items()}
+    return {
+        key: None if column is None or not curves.names else float(column[0])
+        for key, column in columns.items()
+    }
+
+
+def comparable(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether all were scored on the same sequences (those without any result aside)."""
+    return len({item.curves.names for item in evaluations if item.curves.names}) <= 1
+
+
+def counted(evaluations: Sequence[Evaluation]) -> str:
+    """On how many sequences trackers were scored, in words: `"280 sequences"`, `"3 of 280 sequences"`."""
+    scored = [item for item in evaluations if item.curves.names] or list(evaluations)
+    counts = sorted({len(item.curves.names) for item in scored})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    total = scored[0].total
+    if total is not None and counts[0] < total:
+        number, counts = f"{number} of {total}", [total]
+    common = f" that all {len(scored)} trackers have" if any(item.left_out for item in scored) else ""
+    return f"{number} sequence{'' if counts[-1] == 1 else 's'}{common}"
 
 
 def _scores(
@@ -115,56 +154,89 @@ def evaluate_trackers(
 
     Args:
         dataset: the ground truth.
-        trackers: the result files.
+        trackers: the result files. One without any is not scored, its scores are None.
         protocol: the rules.
-        partial: leave out sequences without a result instead of raising.
+        partial: leave out sequences without a result instead of raising. All trackers are then scored on the
+            sequences that all have: means over different sequences say nothing about who is better.
         cache: keep the parsed text for the next time.
 
     Raises:
-        UserError: a result that the protocol refuses, or a missing one without `partial`.
+        UserError: a result that the protocol refuses, a missing one without `partial`, or, with it, no sequence that
+            all trackers have.
     """
     if all(len(sequence.boxes) == 1 for sequence in dataset.sequences):
         raise UserError(
             f"{TITLES[dataset.name]} {dataset.split}: only the first box of each sequence is public; write a "
             "submission with --export and score it on the benchmark's server"
         )
-    evaluations = [_evaluate(dataset, tracker, protocol, partial, cache) for tracker in trackers]
+    sequences = dataset.sequences
+    if partial:
+        some = [tracker for tracker in trackers if tracker.files]
+        sequences = tuple(item for item in sequences if all(item.name in tracker.files for tracker in some))
+        if not sequences:
+            counts = ", ".join(f"{tracker.name} has {len(tracker.files)}" for tracker in some)
+            raise UserError(
+                f"no sequence of which all trackers have a result ({counts} of {len(dataset.sequences)}): choose "
+                "some of them with --trackers"
+            )
+    evaluations = [
+        _evaluate(dataset, sequences if tracker.files else (), tracker, protocol, partial, cache)
+        for tracker in trackers
+    ]
     ranking = "ao" if protocol.averaging == "frame" else "success_auc"
-    return sorted(evaluations, key=lambda evaluation: -(evaluation.scores()[ranking] or 0.0))
+    return sorted(evaluations, key=lambda item: (not item.curves.names, -(item.scores()[ranking] or 0.0)))
 
 
 def _evaluate(
-    dataset: TrackingDataset, tracker: StoredTracker, protocol: Protocol, partial: bool, cache: bool
+    dataset: TrackingDataset,
+    sequences: Sequence[TrackingSequence],
+    tracker: StoredTracker,
+    protocol: Protocol,
+    partial: bool,
+    cache: bool,
 ) -> Evaluation:
-    results = read_results(tracker, [sequence.name for sequence in dataset.sequences], cache)
-    missing = tuple(sequence.name for sequence in dataset.sequences if sequence.name not in results)
-    sequences = list(dataset.sequences)
+    """One tracker on `sequences`: all of the data set, but with `partial` those of which it has a result."""
+    names = [sequence.name for sequence in sequences]
+    results = read_results(tracker, names, cache) if names else {}
+    missing = tuple(item.name for item in dataset.sequences if item.name not in tracker.files)
+    left_out = tuple(
+        item.name for item in dataset.sequences if item.name in tracker.files and item.name not in results
+    )
     problems = []
-    if missing and protocol.missing == "zeros" and not partial:
-        for sequence in dataset.sequences:
+    if missing and names and protocol.missing == "zeros" and not partial:
+        for sequence in sequences:
             if sequence.name in missing:
                 problems.append(
                     Problem(f"{tracker.name}/{sequence.name}.txt", (), "missing", "scored as empty boxes")
                 )
                 results[sequence.name] = (BoxTable(np.zeros_like(sequence.boxes), source=""),)
         missing = ()
-    elif missing and not partial:
+    elif missing and names and not partial:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise UserError(
             f"{tracker.name}: no result for {len(missing)} of {len(sequences)} sequences ({shown}): run the tracker "
             "on them, or score the others with --partial"
         )
-    else:
-        sequences = [sequence for sequence in sequences if sequence.name in results]
     for tables in results.values():
         for table in tables:
             if table.header is not None:
                 problems.append(Problem(table.source, (1,), f"a heading, '{table.header[:40]}'", "skipped"))
     curves, found = score_curves(sequences, [results[sequence.name] for sequence in sequences], protocol)
-    names = sorted({attribute for sequence in sequences for attribute in sequence.attributes})
-    attributes = {name: np.array([name in sequence.attributes for sequence in sequences]) for name in names}
+    stated = sorted({attribute for sequence in sequences for attribute in sequence.attributes})
+    attributes = {name: np.array([name in sequence.attributes for sequence in sequences]) for name in stated}
     speed = frames_per_second(tracker, curves.names, pooled=protocol.averaging == "frame")
-    return Evaluation(tracker.name, protocol, curves, (*problems, *found), attributes, missing, speed)
+    return Evaluation(
+        tracker.name,
+        protocol,
+        curves,
+        (*problems, *found),
+        attributes,
+        missing,
+        speed,
+        left_out,
+        len(dataset.sequences) + len(dataset.missing),
+        tracker,
+    )
 
 
 def as_dict(evaluation: Evaluation, attributes: bool = False) -> dict[str, Any]:
@@ -196,6 +268,7 @@ def as_dict(evaluation: Evaluation, attributes: bool = False) -> dict[str, Any]:
             for name, (grid, curve) in averages.items()
         },
         "missing": list(evaluation.missing),
+        "left_out": list(evaluation.left_out),
         "problems": [
             {
                 "file": item.source,
@@ -206,6 +279,10 @@ def as_dict(evaluation: Evaluation, attributes: bool = False) -> dict[str, Any]:
             for item in evaluation.problems
         ],
     }
+    if evaluation.stored is not None:
+        result["renamed_files"] = dict(evaluation.stored.renamed)
+        result["unused_files"] = list(evaluation.stored.unused)
+        result["files_of_other_sequences"] = evaluation.stored.others
     if attributes:
         result["attributes"] = {
             name: {**evaluation.scores(flags), "sequences": int(flags.sum())}
@@ -249,7 +326,10 @@ def evaluate(
         20 px, or area), `norm_precision` (the protocol's own: at 0.20, mean or area), `norm_precision_auc` (mean or
         area over 0..0.5), `norm_precision_at_0.2`, `ao` (average overlap), and `sequences`: the same for each
         sequence, with its number of `frames`. Beside them `curves`, `labels` (what each score is called in
-        tables), `missing`, `problems`, `frames`, `frames_per_second` and, on request, `attributes`.
+        tables), `missing` (sequences without a result), `left_out` (those that another tracker lacks, with
+        `partial`), `renamed_files`, `unused_files`, `files_of_other_sequences`, `problems`, `frames`,
+        `frames_per_second` and, on request, `attributes`. A folder that holds nothing like a result has None for
+        every score.
 
     Raises:
         UserError: unknown names, malformed or missing results.
@@ -267,21 +347,30 @@ def evaluate(
         absence=record.absent != "ignore",
         cache=cache,
     )
-    found = pick_trackers(find_trackers(results_dir, truth.sequences), trackers)
+    found = pick_trackers(find_results(results_dir, truth.sequences, truth.others), trackers)
     return {
         item.name: as_dict(item, attributes)
         for item in evaluate_trackers(truth, found, record, partial, cache)
     }
 
 
-def pick_trackers(found: Sequence[StoredTracker], names: Sequence[str]) -> list[StoredTracker]:
-    """The trackers called `names`, or all of them where no name is given.
+def pick_trackers(found: StoredResults, names: Sequence[str]) -> list[StoredTracker]:
+    """The trackers called `names`, or all of them where no name is given, folders without any result included.
 
     Raises:
-        UserError: a name that is not among them.
+        UserError: a name that is not among them; with no names, a folder of text files none of which is a result.
     """
-    there = {tracker.name: tracker for tracker in found}
+    there = {tracker.name: tracker for tracker in found.trackers}
     for name in names:
         if name not in there:
             raise UserError(f"no results of '{name}': there are {', '.join(there)}")
-    return [there[name] for name in names] if names else list(found)
+    if names:
+        return [there[name] for name in names]
+    for item in found.without:
+        texts = [file for file in item.unused if file.lower().endswith(".txt")]
+        if texts:
+            raise UserError(
+                f"{item.name} in '{found.place}': no text file is named after a sequence, of {named_files(texts)}: "
+                f"rename them, or choose others with --trackers {' '.join(there)}"
+            )
+    return [*found.trackers, *found.without]

@@ -148,5 +148,10 @@ def export(
         raise UserError(f"no export '{kind}': choose one of {', '.join(EXPORTERS)}")
     if kind in ("trackingnet", "got10k") and Path(path).suffix != ".zip":
         raise UserError(f"the {kind} export is a zip, '{path}' does not end in .zip: name a zip file")
+    parts = {sequence.name: sequence.part for sequence in sequences if sequence.part is not None}
+    results = {
+        name: [parts[name].cut(table) for table in tables] if name in parts else tables
+        for name, tables in results.items()
+    }
     _checked(results, sequences)
     return EXPORTERS[kind](Path(path), name, sequences, results, times or {})

@@ -16,7 +16,7 @@ from matplotlib.legend import Legend
 from core.errors import UserError
 from core.files import write_with
 from tracking.datasets import TITLES, split_title
-from tracking.evaluation import Evaluation, average_curve
+from tracking.evaluation import Evaluation, average_curve, comparable, counted
 from tracking.protocols import Protocol, score_labels
 
 Kind = Literal["success", "precision", "norm_precision"]
@@ -135,9 +135,7 @@ def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> F
         title = {"success": "Success", "precision": "Precision", "norm_precision": "Normalised precision"}[
             kind
         ]
-        axes.set_title(
-            f"{title} on {split_title(protocol.dataset, split)} ({len(evaluations[0].curves.names)} sequences)"
-        )
+        axes.set_title(f"{title} on {split_title(protocol.dataset, split)} ({counted(evaluations)})")
     return figure
 
 
@@ -188,7 +186,7 @@ def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
 def save_plots(
     folder: str | Path, evaluations: Sequence[Evaluation], split: str, formats: Sequence[str] = ("png", "pdf")
 ) -> list[Path]:
-    """Write every plot that the protocol and the data set allow.
+    """Write every plot that the protocol and the data set allow, of the trackers that have a result.
 
     Args:
         folder: where `success.png`, `precision.png`, `norm_precision.png` and `attributes.png` go.
@@ -198,7 +196,13 @@ def save_plots(
 
     Returns:
         The files written.
+
+    Raises:
+        UserError: the trackers were scored on different sequences.
     """
+    evaluations = [item for item in evaluations if item.curves.names]
+    if not comparable(evaluations):
+        raise UserError("the trackers were scored on different sequences, which no plot can rank")
     kinds: list[Kind] = ["success"]
     if evaluations[0].protocol.averaging == "sequence":
         kinds += ["precision", "norm_precision"]

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from tracking.datasets.sequence import Sequence as TrackingSequence
 LASOT_SUFFIX = "_tracking_result"
 REPETITION = re.compile(r"(.+)_(\d{3})")
 MAX_DEPTH = 5
+SIDE_FOLDERS = ("times", "scores")  # of what is stored beside the boxes
+RUN_RECORD = "run.json"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -39,99 +43,315 @@ class StoredTracker:
         name: the tracker, named by its folders below the one that was searched.
         files: sequence name to the files of its repetitions, in their order.
         times: sequence name to the file of seconds per frame.
+        renamed: file to the sequence that it was taken for, where its name is not exactly the sequence's.
+        unused: what else lies in its folder, named below the one that was searched.
+        others: number of its files that belong to sequences that were not asked for.
     """
 
     name: str
     files: Mapping[str, tuple[StoredFile, ...]]
     times: Mapping[str, StoredFile]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    others: int = 0
 
 
-def find_trackers(place: str | Path, sequences: Iterable[TrackingSequence]) -> list[StoredTracker]:
-    """All trackers with at least one result of the given sequences under a folder, or in a zip.
+@dataclass(frozen=True)
+class StoredResults:
+    """Everything under a folder, or in a zip.
+
+    Attributes:
+        place: what was searched.
+        trackers: those with a result.
+        without: folders and zips in which nothing is a result; what they hold is `unused`.
+        unused: files beside the trackers' folders.
+    """
+
+    place: Path
+    trackers: tuple[StoredTracker, ...]
+    without: tuple[StoredTracker, ...]
+    unused: tuple[str, ...]
+
+
+def normal_name(name: str) -> str | None:
+    """A sequence's name without what people write differently: case, `-_.` and spaces, zeros before a number.
+
+    Two numbers that follow each other stay apart: `bird1_1` is `bird-01.1`, and not `bird11`. None for a name with
+    other characters, such as the brackets of a second download.
+    """
+    name = name.casefold()
+    if re.fullmatch(r"[a-z0-9 ._-]+", name) is None:
+        return None
+    parts: list[str] = []
+    for word in re.findall(r"[a-z]+|[0-9]+", name):
+        if word.isdigit() and parts and parts[-1].isdigit():
+            parts.append("-")
+        parts.append(word.lstrip("0") or "0" if word.isdigit() else word)
+    return "".join(parts)
+
+
+class _Names:
+    """Which sequence a file or folder is named after: by its exact name, else by its normalised one."""
+
+    def __init__(self, sequences: Iterable[TrackingSequence], others: Mapping[str, str]) -> None:
+        self.exact = dict(others)
+        for sequence in sequences:
+            self.exact |= dict.fromkeys((sequence.name, *sequence.aliases), sequence.name)
+        self.known: dict[str, str | None] = dict(self.exact)
+        self.normal: dict[str | None, dict[str, str]] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The sequence, or None.
+
+        Raises:
+            UserError: it could be either of two sequences.
+        """
+        if name not in self.known:
+            self.known[name] = self._find_normal(name)
+        return self.known[name]
+
+    def _find_normal(self, name: str) -> str | None:
+        if self.normal is None:  # mostly all names are exact
+            self.normal = {}
+            for alias, sequence in self.exact.items():
+                self.normal.setdefault(normal_name(alias), {})[sequence] = alias
+        wanted = normal_name(name)
+        found = {} if wanted is None else self.normal.get(wanted, {})
+        if len(found) > 1:
+            one, other = list(found)[:2]
+            raise UserError(
+                f"'{name}' could be a result of '{one}' or of '{other}': name the file exactly as its sequence"
+            )
+        return next(iter(found), None)
+
+
+@dataclass
+class _Folder:
+    """What was found in a tracker's folder (or in a zip's)."""
+
+    name: str
+    place: str  # as messages show it
+    found: list[tuple[str, int, StoredFile]] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+
+Key = tuple[
+    str, tuple[str, ...]
+]  # the zip, "" for none, and the folders below it or below the place searched
+
+
+def find_trackers(
+    place: str | Path, sequences: Iterable[TrackingSequence], others: Mapping[str, str] = NONE
+) -> list[StoredTracker]:
+    """All trackers with at least one result of the given sequences, see `find_results`."""
+    return list(find_results(place, sequences, others).trackers)
+
+
+def find_results(
+    place: str | Path, sequences: Iterable[TrackingSequence], others: Mapping[str, str] = NONE
+) -> StoredResults:
+    """The trackers' results of the given sequences under a folder, or in a zip, and everything else that lies there.
+
+    Args:
+        place: the folder or zip.
+        sequences: whose results are wanted; a file is one's by its exact name or an alias, else by `normal_name`.
+        others: names and aliases, each to the name, of the data set's other sequences; their results are only counted.
 
     Raises:
         MissingData: no such folder or zip.
-        UserError: nothing in it is a result of these sequences, or two trackers have the same name.
+        UserError: nothing in it is a result of these sequences, two files are the same result, one file could be of
+            two sequences, or two trackers have the same name.
     """
     place = Path(place).expanduser()
     if not place.exists():
         raise MissingData(f"results not found: '{place}' does not exist: check --results")
-    names = {alias: sequence.name for sequence in sequences for alias in (sequence.name, *sequence.aliases)}
-    groups = _group_zip(place, names, place.stem) if place.is_file() else _group_folder(place, names)
-    if not groups:
-        example = next(iter(names.values()))
+    sequences = list(sequences)
+    names = _Names(sequences, others)
+    search = _Search(names, {sequence.name for sequence in sequences}, place.resolve().name)
+    if place.is_file():
+        search.zip(place, place.name, place.stem)
+    else:
+        search.folder(place)
+    results = search.results(place)
+    if not results.trackers:
+        example = sequences[0].name
+        there = [name for item in results.without for name in item.unused] + list(results.unused)
+        seen = f"; there: {named_files(there)}" if there else ""
         raise UserError(
             f"no results in '{place}': expected files such as '<tracker>/{example}.txt' "
-            f"(or '<tracker>/{example}/{example}_001.txt', or a zip of them): check --results and --dataset"
+            f"(or '<tracker>/{example}/{example}_001.txt', or a zip of them){seen}: check --results and --dataset"
         )
-    trackers = []
-    for name, found in sorted(groups.items()):
-        boxes: dict[str, dict[int, StoredFile]] = {}
-        times: dict[str, StoredFile] = {}
-        for sequence, repetition, file in found:
-            if repetition < 0:
-                times[sequence] = file
-            elif repetition in boxes.setdefault(sequence, {}):
-                first = boxes[sequence][repetition]
-                raise UserError(f"two results of '{sequence}': {first} and {file}: remove one of them")
-            else:
-                boxes[sequence][repetition] = file
-        if boxes:
-            files = {key: tuple(value[index] for index in sorted(value)) for key, value in boxes.items()}
-            trackers.append(StoredTracker(name, files, times))
-    return trackers
+    return results
 
 
-Found = dict[str, list[tuple[str, int, StoredFile]]]
+def first_names(names: Sequence[str], count: int = 3) -> str:
+    """The first of some names, and dots where there are more."""
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
-def _group_folder(place: Path, names: Mapping[str, str]) -> Found:
-    groups: Found = {}
-    own_name = place.resolve().name
-    for walked, subfolders, files in os.walk(place, followlinks=True):
-        folder = Path(walked)
-        parts = folder.relative_to(place).parts
-        subfolders.sort()
-        if len(parts) >= MAX_DEPTH:
-            subfolders.clear()
-        for file in files:
-            if file.endswith(".txt"):
-                _add(groups, parts, StoredFile(folder / file), names, own_name)
-            elif file.endswith(".zip"):
-                inner = _group_zip(folder / file, names, "/".join((*parts, file[:-4])))
-                for name, found in inner.items():
-                    groups.setdefault(name, []).extend(found)
-    return groups
+def named_files(names: Sequence[str]) -> str:
+    """Number and first names: `"2 files (a.txt, b.txt)"`."""
+    return f"{len(names)} file{'' if len(names) == 1 else 's'} ({first_names(names)})"
 
 
-def _group_zip(place: Path, names: Mapping[str, str], default: str) -> Found:
-    groups: Found = {}
-    for file in zip_members(place):
-        assert file.member is not None  # zip_members makes nothing else
-        if file.member.endswith(".txt"):
-            _add(groups, PurePosixPath(file.member).parts[:-1], file, names, default)
-    return groups
+class _Search:
+    """Sorts files into the trackers' folders."""
 
+    def __init__(self, names: _Names, wanted: set[str], own_name: str) -> None:
+        self.names, self.wanted, self.own_name = names, wanted, own_name
+        self.folders: dict[Key, _Folder] = {}
+        self.walked: list[Key] = []
+        self.left: list[tuple[Key, str]] = []  # unused files and where they lie
 
-def _add(
-    groups: Found, parts: tuple[str, ...], stored: StoredFile, names: Mapping[str, str], default: str
-) -> None:
-    """Sort one file into its tracker's group; files that belong to no sequence are other people's notes."""
-    stem = stored.name.removesuffix(".txt")
-    repetition = 1
-    if stem.endswith("_time") and stem[:-5] in names:
-        stem, repetition = stem[:-5], -1
-        if parts and parts[-1] == "times":
-            parts = parts[:-1]
-    elif stem not in names:
-        match = REPETITION.fullmatch(stem)
-        if match is None or match[1] not in names or not parts or parts[-1] != match[1]:
+    def folder(self, place: Path) -> None:
+        """Everything below a folder."""
+        for walked, subfolders, files in os.walk(place, followlinks=True):
+            folder = Path(walked)
+            parts = folder.relative_to(place).parts
+            here: Key = ("", parts)
+            if parts:
+                self.walked.append(here)
+            subfolders.sort()
+            for name in list(subfolders):
+                if name.startswith(".") or len(parts) >= MAX_DEPTH:
+                    self.left.append((here, "/".join((*parts, name, ""))))
+                    subfolders.remove(name)
+            for name in sorted(files):
+                path = "/".join((*parts, name))
+                if name.lower().endswith(".zip") and not name.startswith("."):
+                    self.zip(folder / name, path, path[:-4])
+                else:
+                    self._sort(here, StoredFile(folder / name), name, path, self.own_name)
+
+    def zip(self, place: Path, shown: str, default: str) -> None:
+        """Everything in a zip."""
+        folders: set[tuple[str, ...]] = {()}
+        for file in zip_members(place):
+            assert file.member is not None  # zip_members makes nothing else
+            parts = PurePosixPath(file.member).parts[:-1]
+            folders |= {parts[:depth] for depth in range(len(parts) + 1)}
+            self._sort((shown, parts), file, file.name, f"{shown}:{file.member}", default)
+        self.walked += [(shown, parts) for parts in sorted(folders)]
+
+    def _sort(self, here: Key, stored: StoredFile, name: str, shown: str, default: str) -> None:
+        container, parts = here
+        read = (
+            None
+            if name.startswith(".") or not name.lower().endswith(".txt")
+            else self._read(name[:-4], parts)
+        )
+        if read is None:
+            if name != RUN_RECORD:
+                self.left.append((here, shown))
             return
-        stem, repetition = match[1], int(match[2])
-    if parts and parts[-1] == stem:
-        parts = parts[:-1]
-    tracker = "/".join(parts) or default
-    groups.setdefault(tracker.removesuffix(LASOT_SUFFIX), []).append((names[stem], repetition, stored))
+        sequence, repetition, exact = read
+        if parts and parts[-1] in SIDE_FOLDERS and repetition < 1:
+            parts = parts[:-1]
+        if parts and self.names.find(parts[-1]) == sequence:
+            parts = parts[:-1]
+        key = (container, parts)
+        if key not in self.folders:
+            title = ("/".join(parts) or default).removesuffix(LASOT_SUFFIX)
+            where = f"{container}:{'/'.join(parts)}" if container else "/".join(parts) or "."
+            self.folders[key] = _Folder(title, where)
+        self.folders[key].found.append((sequence, repetition, stored))
+        if not exact and repetition > 0 and sequence in self.wanted:
+            self.folders[key].renamed[shown] = sequence
+
+    def _read(self, stem: str, parts: tuple[str, ...]) -> tuple[str, int, bool] | None:
+        """Sequence and repetition (0: scores, -1: times) of a file, and whether it is named exactly."""
+        exact = self.names.exact
+        for kind, suffix in ((-1, "_time"), (0, "_score")):
+            if stem.endswith(suffix) and (sequence := self.names.find(stem.removesuffix(suffix))):
+                return sequence, kind, stem.removesuffix(suffix) in exact
+        if stem in exact:
+            return exact[stem], 1, True
+        # In a sequence's own folder the last number is the repetition's: before a looser reading of the whole name.
+        match = REPETITION.fullmatch(stem)
+        if (
+            match
+            and parts
+            and (sequence := self.names.find(match[1]))
+            and self.names.find(parts[-1]) == sequence
+        ):
+            return sequence, int(match[2]), match[1] in exact
+        loose = self.names.find(stem)
+        return None if loose is None else (loose, 1, False)
+
+    def results(self, place: Path) -> StoredResults:
+        """The trackers, and what is none."""
+        used = {
+            key: folder
+            for key, folder in self.folders.items()
+            if any(name in self.wanted and number > 0 for name, number, _ in folder.found)
+        }
+        for key, folder in self.folders.items():
+            if key not in used:
+                self.left += [(key, str(file)) for _, _, file in folder.found]
+        without = self._without(used)
+        unused: list[str] = []
+        for (container, parts), shown in sorted(self.left, key=lambda item: item[1]):
+            owner = _owner(used, container, parts) or _owner(without, container, parts)
+            (owner.unused if owner else unused).append(shown)
+        titles: dict[str, _Folder] = {}
+        for folder in (*used.values(), *without.values()):
+            if folder.name in titles:
+                raise UserError(
+                    f"two trackers are called '{folder.name}': '{titles[folder.name].place}' and '{folder.place}' in "
+                    f"'{place}': rename one of them"
+                )
+            titles[folder.name] = folder
+        ordered = sorted(used.values(), key=lambda folder: folder.name)
+        trackers = [_tracker(folder, self.wanted) for folder in ordered]
+        rest = [StoredTracker(folder.name, {}, {}, {}, tuple(folder.unused)) for folder in without.values()]
+        return StoredResults(place, tuple(trackers), tuple(rest), tuple(unused))
+
+    def _without(self, used: Mapping[Key, _Folder]) -> dict[Key, _Folder]:
+        """The topmost folders, and the zips, with no result in them and of no tracker above them."""
+        inside = {(container, parts[:depth]) for container, parts in used for depth in range(len(parts) + 1)}
+        for container, _ in used:
+            above = PurePosixPath(container).parts[:-1]  # of a zip
+            inside |= {("", above[:depth]) for depth in range(len(above) + 1)}
+        without: dict[Key, _Folder] = {}
+        for key in self.walked:
+            container, parts = key
+            side = bool(parts) and (parts[-1] in SIDE_FOLDERS or self.names.find(parts[-1]) is not None)
+            owner = _owner(used, container, parts) or _owner(without, container, parts)
+            if key in inside or owner or (side and (container, parts[:-1]) in used):
+                continue
+            name = "/".join((*PurePosixPath(container[:-4]).parts, *parts))
+            without[key] = _Folder(name, name)
+        return without
+
+
+def _owner(folders: Mapping[Key, _Folder], container: str, parts: tuple[str, ...]) -> _Folder | None:
+    """The nearest of some folders in which something lies; the one searched only owns what lies directly in it."""
+    shortest = 0 if container or not parts else 1
+    for depth in range(len(parts), shortest - 1, -1):
+        if (container, parts[:depth]) in folders:
+            return folders[container, parts[:depth]]
+    above = PurePosixPath(container).parts[:-1]  # the folders in which a zip lies
+    return _owner(folders, "", above) if above else None
+
+
+def _tracker(folder: _Folder, wanted: set[str]) -> StoredTracker:
+    boxes: dict[str, dict[int, StoredFile]] = {}
+    times: dict[str, StoredFile] = {}
+    others = 0
+    for sequence, repetition, file in folder.found:
+        if sequence not in wanted:
+            others += repetition > 0
+        elif repetition != 0:
+            if repetition < 0:
+                first = times.setdefault(sequence, file)
+            else:
+                first = boxes.setdefault(sequence, {}).setdefault(repetition, file)
+            if first is not file:
+                what = "times" if repetition < 0 else "results"
+                raise UserError(f"two {what} of '{sequence}': {first} and {file}: remove one of them")
+    files = {key: tuple(value[index] for index in sorted(value)) for key, value in boxes.items()}
+    return StoredTracker(folder.name, files, times, folder.renamed, tuple(folder.unused), others)
 
 
 def read_results(

@@ -193,6 +193,10 @@ def run(
         sequence for sequence in sequences if not is_finished(folder, sequence.name, frames[sequence.name])
     ]
     waiting.sort(key=lambda sequence: -frames[sequence.name])
+    for sequence in sequences:
+        tail = len(sequence.frames.paths()) - frames[sequence.name] if sequence.frames is not None else 0
+        if tail > 0:
+            report(f"{sequence.name}: the last {tail} frames have no ground truth, they are not run")
     if len(waiting) < len(sequences):
         report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
     if not waiting:

@@ -76,7 +76,7 @@ def score_curves(
     """Score one tracker.
 
     Args:
-        sequences: the sequences, each with at least one frame.
+        sequences: the sequences, each with at least one frame; there may be none.
         results: for each sequence its repetitions (usually one).
         protocol: the rules.
 
@@ -86,6 +86,10 @@ def score_curves(
     Raises:
         UserError: a result that the protocol refuses, or ground truth that lacks what the protocol needs.
     """
+    if not sequences:
+        grids = (protocol.overlap_thresholds, protocol.error_thresholds, protocol.norm_thresholds)
+        success, precision, norm = (np.zeros((0, len(grid))) for grid in grids)
+        return Curves((), np.zeros(0), success, precision, norm, np.zeros(0)), []
     groups: list[list[int]] = [[]]
     frames = 0
     for index, sequence in enumerate(sequences):

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 
 from tracking.comparison import Comparison
 from tracking.datasets import split_title
-from tracking.evaluation import Evaluation
+from tracking.evaluation import Evaluation, comparable, counted
 from tracking.protocols import score_labels
 
 Row = tuple[str, dict[str, float | None]]
 
 
 def score_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | float | int | None]]:
-    """One row per tracker: its name, its scores as fractions under the names that tables print, sequences, speed."""
+    """One row per tracker: name, scores as fractions under the names that tables print, sequences, speed.
+
+    `sequences` is the number on which it was scored, `sequences_with_result` that of which it has a result.
+    """
     rows: list[dict[str, str | float | int | None]] = []
     for item in evaluations:
         scores = item.scores()
         row: dict[str, str | float | int | None] = {"tracker": item.name, "protocol": item.protocol.name}
         row |= {label: scores[key] for key, label in score_labels(item.protocol).items()}
-        row |= {"sequences": len(item.curves.names), "frames_per_second": item.speed}
+        row |= {"sequences": len(item.curves.names), "sequences_with_result": item.available}
+        row["frames_per_second"] = item.speed
         rows.append(row)
     return rows
 
@@ -27,15 +31,24 @@ def score_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | float 
 def caption(evaluations: Sequence[Evaluation], split: str) -> str:
     """What a table or plot of these evaluations shows."""
     first = evaluations[0]
-    counts = sorted({len(item.curves.names) for item in evaluations})
-    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    plural = "" if counts[-1] == 1 else "s"
     title = split_title(first.protocol.dataset, split)
-    return f"{title} ({number} sequence{plural}), protocol of the {first.protocol.title}"
+    return f"{title} ({counted(evaluations)}), protocol of the {first.protocol.title}"
+
+
+def _with_counts(
+    header: list[str], lines: list[list[str]], evaluations: Sequence[Evaluation]
+) -> tuple[list[str], list[list[str]]]:
+    """A column that says of how many sequences each tracker has a result, where this is not the same for all."""
+    if len({item.available for item in evaluations}) == 1 and not any(item.left_out for item in evaluations):
+        return header, lines
+    total = max(item.total or item.available for item in evaluations)
+    return [*header, "has results of"], [
+        [*cells, f"{item.available} of {total}"] for cells, item in zip(lines, evaluations, strict=True)
+    ]
 
 
 def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[str]]:
-    """Percentages with two decimals, the best of each column in bold."""
+    """Percentages with two decimals, the best of each column in `bold`."""
     best = {
         key: max((scores[key] for _, scores in rows if scores[key] is not None), default=None)  # type: ignore[type-var]
         for key in labels
@@ -63,10 +76,13 @@ def _rows_of(evaluations: Sequence[Evaluation]) -> tuple[list[Row], dict[str, st
 
 
 def markdown_table(evaluations: Sequence[Evaluation], split: str) -> str:
-    """The trackers' scores in percent as a Markdown table under a caption."""
+    """The trackers' scores in percent as a Markdown table under a caption.
+
+    The best of each column is bold where all were scored on the same sequences.
+    """
     rows, labels = _rows_of(evaluations)
-    lines = _cells(rows, labels, "**{}**")
-    header = ["tracker", *labels.values()]
+    lines = _cells(rows, labels, "**{}**" if comparable(evaluations) else "{}")
+    header, lines = _with_counts(["tracker", *labels.values()], lines, evaluations)
     if any(item.speed for item in evaluations):
         header.append("frames/s")
         lines = [
@@ -97,14 +113,15 @@ def latex_table(evaluations: Sequence[Evaluation], split: str) -> str:
     rows, labels = _rows_of(evaluations)
     lines = [
         [cells[0].translate(LATEX_SPECIAL), *(cell.replace("–", "--") for cell in cells[1:])]
-        for cells in _cells(rows, labels, "\\textbf{{{}}}")
+        for cells in _cells(rows, labels, "\\textbf{{{}}}" if comparable(evaluations) else "{}")
     ]
-    header = [label.translate(LATEX_SPECIAL) for label in ("Tracker", *labels.values())]
+    names = [label.translate(LATEX_SPECIAL) for label in ("Tracker", *labels.values())]
+    header, lines = _with_counts(names, lines, evaluations)
     body = "".join(f"    {' & '.join(cells)} \\\\\n" for cells in lines)
     return (
         "\\begin{table}\n  \\centering\n"
         f"  \\caption{{{caption(evaluations, split).translate(LATEX_SPECIAL)}, in percent.}}\n"
-        f"  \\begin{{tabular}}{{l{'r' * len(labels)}}}\n    \\toprule\n"
+        f"  \\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n    \\toprule\n"
         f"    {' & '.join(header)} \\\\\n    \\midrule\n{body}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
     )
 
@@ -131,9 +148,10 @@ def comparison_table(result: Comparison, rows: int | None = None) -> str:
     ]
     if len(shown) < len(order):
         lines.insert(rows or 0, ["…", "", "", ""])
+    left_out = f" ({result.left_out} left out that not all trackers have)" if result.left_out else ""
     head = (
         f"{result.first} − {result.second}, {result.measure} in points: mean {100 * result.mean:+.2f}, "
-        f"{100 * result.confidence:.0f} % paired bootstrap interval over {len(order)} sequences "
+        f"{100 * result.confidence:.0f} % paired bootstrap interval over {len(order)} sequences{left_out} "
         f"[{100 * result.low:+.2f}, {100 * result.high:+.2f}]; {result.first} is better on {wins}, worse on {losses}"
     )
     return f"{head}\n\n{_markdown(['sequence', result.first, result.second, 'difference'], lines)}"

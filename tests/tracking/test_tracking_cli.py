@@ -64,6 +64,40 @@ def test_runs_resumes_scores_and_reports(
     assert (tmp_path / "s.zip").is_file()
 
 
+def test_files_that_are_not_used_are_said(
+    lasot_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = {
+        name: [[10 + 2 * frame, 20, 30, 40] for frame in range(n)] for name, n in (("car-2", 4), ("cube", 5))
+    }
+    for path in ("A/car-2.txt", "B/Car_2.txt"):
+        write_boxes(tmp_path / "results" / path, truth["car-2"])
+    write_boxes(tmp_path / "results/A/rubicCube-6.txt", truth["cube"])
+    for path in ("A/notes.txt", "README.md", "figures/a.png"):
+        (tmp_path / "results" / path).parent.mkdir(exist_ok=True)
+        (tmp_path / "results" / path).touch()
+    start = ["--dataset", "lasot", "--data-root", str(lasot_tree), "--results", str(tmp_path / "results")]
+    start += ["--sequences", "car-2", "rubicCube-6", "--partial"]
+    assert command.main([*start, "--compare", "A", "B"]) == 0
+    shown = capsys.readouterr()
+    table = shown.out.splitlines()
+    assert table[0].startswith("LaSOT test (1 of 2 sequences that all 2 trackers have), ")
+    assert [line.split(" | ")[-1] for line in table[2:7]] == ["has results of |", "---: |"] + [
+        f"{number} of 2 |" for number in (2, 1, 0)
+    ]
+    assert table[6].startswith("| figures | – | ")
+    for line in (
+        "A: not used: 1 file (A/notes.txt)",
+        "B: named like a sequence, not exactly: 1 file (B/Car_2.txt as car-2)",
+        "figures: no result in it, not used: 1 file (figures/a.png)",
+        "of no tracker, not used: 1 file (README.md)",
+        "A: 1 result left out that not all trackers have: rubicCube-6",
+        "B: no result for 1 sequence, left out: rubicCube-6",
+    ):
+        assert line in shown.err
+    assert "1 left out that not all trackers have" in shown.out
+
+
 def test_tracks_real_lasot_frames(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not (data / "lasot/airplane/airplane-1/img").is_dir():
         pytest.skip(f"needs LaSOT's airplane-1 at {data}/lasot")

@@ -9,10 +9,14 @@ from conftest import write_boxes
 
 from core.errors import MissingData, UserError
 from tracking import check_dataset
+from tracking.boxes import BoxTable, parse_boxes
 from tracking.datasets import list_entries, load
 from tracking.datasets.lasot import test_names as lasot_names
 from tracking.datasets.otb import folder_names
 from tracking.datasets.uav123 import frame_ranges
+from tracking.evaluation import evaluate
+from tracking.exporters import export
+from tracking.runner import run
 
 
 def image(path: Path, size: tuple[int, int] = (32, 24)) -> None:
@@ -97,6 +101,91 @@ def test_otb(tmp_path: Path, otb_frames: Path) -> None:
     assert "Jogging.2" in found["Jogging-2"].aliases
     frames = found["David"].frames.paths()
     assert (len(frames), frames[0].name, frames[-1].name) == (471, "0300.jpg", "0770.jpg")
+
+
+def otb_part(root: Path, name: str, images: range, rows: int) -> None:
+    (root / f"otb/{name}/img").mkdir(parents=True)
+    for number in images:
+        (root / f"otb/{name}/img/{number:04d}.jpg").touch()
+    write_boxes(root / f"otb/{name}/groundtruth_rect.txt", [[row + 1, 5, 20, 30] for row in range(rows)])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "images"),
+    [
+        ("David", 300, 770, 770),
+        ("Diving", 1, 215, 231),
+        ("Football1", 1, 74, 81),
+        ("Freeman3", 1, 460, 474),
+        ("Freeman4", 1, 283, 297),
+        ("Tiger1", 6, 354, 354),
+    ],
+)
+def test_the_part_of_a_folder_that_otb_uses(
+    tmp_path: Path, name: str, first: int, last: int, images: int
+) -> None:
+    """Ground truth, frames and results of the part or of all images are the same frames."""
+    count = last - first + 1
+    otb_part(tmp_path / "all", name, range(1, images + 1), images)
+    (sequence,) = load("otb", tmp_path / "all", patterns=[name]).sequences
+    assert sequence.boxes[:, 0].tolist() == list(range(first, last + 1))
+    assert [int(path.stem) for path in sequence.frames.paths()] == list(range(first, last + 1))
+    otb_part(tmp_path / "part", name, range(1, images + 1), count)
+    (part,) = load("otb", tmp_path / "part", patterns=[name]).sequences
+    assert part.boxes[:, 0].tolist() == list(range(1, count + 1))
+    wrong = {images + 1, count - 1, images - 1} - {count}
+    for tracker, rows in (("part", range(first, last + 1)), ("all", range(1, images + 1))):
+        write_boxes(tmp_path / f"results/{tracker}/{name}.txt", [[row, 5, 20, 30] for row in rows])
+    found = evaluate(tmp_path / "results", "otb", tmp_path / "all", sequences=[name])
+    for tracker in ("part", "all"):
+        assert (found[tracker]["frames"], found[tracker]["precision"]) == (count, 1)
+        assert found[tracker]["success_auc"] == pytest.approx(20 / 21)
+    (problem,) = found["all"]["problems"]
+    assert problem["problem"] == f"{images} rows for the {count} frames that the benchmark uses"
+    for rows in sorted(wrong):
+        for protocol in ("otb", "got10k-otb"):  # which would cut the one or the other
+            write_boxes(tmp_path / f"bad/T/{name}.txt", [[row + 1, 5, 20, 30] for row in range(rows)])
+            with pytest.raises(
+                UserError, match=rf"{rows} rows; .* the {count} frames {first} to {last} of {images}"
+            ):
+                evaluate(tmp_path / "bad", protocol, tmp_path / "all", dataset="otb", sequences=[name])
+        otb_part(tmp_path / str(rows), name, range(0), rows)
+        with pytest.raises(UserError, match=rf"expected {count} rows or {images}"):
+            load("otb", tmp_path / str(rows), patterns=[name])
+
+
+def test_runs_and_exports_of_a_part(tmp_path: Path) -> None:
+    otb_part(tmp_path, "Tiger1", range(1, 355), 354)
+    images = tmp_path / "otb/Tiger1/img"
+    for path in images.iterdir():
+        image(path)
+    (sequence,) = load("otb", tmp_path, patterns=["Tiger1"], frames=True).sequences
+    run("still", [sequence], tmp_path / "still", workers=1, report=lambda line: None)
+    boxes = parse_boxes((tmp_path / "still/Tiger1.txt").read_bytes(), "f").boxes
+    assert (len(boxes), boxes[0].tolist()) == (349, [6, 5, 20, 30])
+    full = BoxTable(np.arange(354 * 4.0).reshape(354, 4), "full")
+    export("lasot", tmp_path, "T", [sequence], {"Tiger1": [full]})
+    written = parse_boxes((tmp_path / "T_tracking_result/Tiger1.txt").read_bytes(), "f").boxes
+    assert written.tolist() == full.boxes[5:].tolist()
+    assert (
+        check_dataset.main(["--dataset", "otb", "--data-root", str(tmp_path), "--sequences", "Tiger1"]) == 0
+    )
+    # A missing image does not shift the others: it is an error.
+    (images / "0100.jpg").unlink()
+    with pytest.raises(UserError, match="Tiger1: 348 frames for 349 ground-truth boxes"):
+        run("still", [sequence], tmp_path / "again", workers=1, report=lambda line: None)
+
+
+def test_a_sequence_without_ground_truth_is_missing(tmp_path: Path, lasot_tree: Path) -> None:
+    (lasot_tree / "lasot/car/car-3/img").mkdir(parents=True)
+    (lasot_tree / "lasot/car/car-4.zip").touch()
+    with pytest.raises(MissingData, match=r"1 of 1 sequences missing, the first is 'car-3'"):
+        load("lasot", lasot_tree, "train")
+    for name in ("a", "b"):
+        write_boxes(tmp_path / f"got10k/val/{name}/groundtruth.txt", [[1, 2, 3, 4]])
+    (tmp_path / "got10k/val/b/groundtruth.txt").unlink()
+    with pytest.raises(MissingData, match=r"1 of 2 sequences missing, the first is 'b'"):
+        load("got10k", tmp_path)
 
 
 def test_uav123(tmp_path: Path) -> None:

@@ -157,6 +157,22 @@ def test_tables(pair: list[Evaluation]) -> None:
     json.dumps(rows, allow_nan=False)
 
 
+def test_different_sequences_are_not_ranked(sequences: list[Sequence], tmp_path: Path) -> None:
+    """Not even where a caller scored the trackers one by one; `evaluate_trackers` scores them on the same ones."""
+    pair = [case("long", 1, 3.0, sequences), case("short", 2, 12.0, sequences[3:])]
+    markdown = markdown_table(pair, "otb100")
+    assert "9 to 12 sequences" in markdown
+    assert "**" not in markdown
+    assert markdown.splitlines()[2].endswith("| has results of |")
+    assert [line.split(" | ")[-1] for line in markdown.splitlines()[4:]] == ["12 of 12 |", "9 of 12 |"]
+    assert "textbf" not in latex_table(pair, "otb100")
+    with pytest.raises(UserError, match="scored on different sequences"):
+        save_plots(tmp_path, pair, "otb100")
+    result = compare(*pair)
+    assert (len(result.names), result.left_out) == (9, 3)
+    assert "over 9 sequences (3 left out that not all trackers have)" in comparison_table(result)
+
+
 def test_legends_are_sorted_and_hold_the_scores(pair: list[Evaluation]) -> None:
     figure = curve_figure(pair[::-1], "success", "otb100")
     axes = figure.axes[0]

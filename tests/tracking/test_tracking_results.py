@@ -13,9 +13,19 @@ from conftest import write_boxes
 from core.errors import MissingData, UserError
 from tracking import archives
 from tracking.archives import StoredFile, zip_members
+from tracking.datasets import PREFIXES
+from tracking.datasets.lasot import test_names as lasot_names
+from tracking.datasets.otb import TWO_TARGETS, folder_names
 from tracking.datasets.sequence import Sequence
+from tracking.datasets.uav123 import frame_ranges
 from tracking.evaluation import evaluate
-from tracking.results_io import find_trackers, frames_per_second, read_results
+from tracking.results_io import find_results, find_trackers, frames_per_second, normal_name, read_results
+
+OTB_NAMES = [
+    name
+    for folder in folder_names("otb100")
+    for name in ((f"{folder}-1", f"{folder}-2") if folder in TWO_TARGETS else (folder,))
+]
 
 SEQUENCES = [Sequence("car-2", np.ones((4, 4))), Sequence("rubicCube-6", np.ones((5, 4)))]
 TRUTH = {
@@ -245,3 +255,182 @@ def test_cache_sees_changed_files(tmp_path: Path, lasot_tree: Path) -> None:
     for path in Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"):
         path.write_bytes(b"damaged")
     assert score(results, lasot_tree) == after
+
+
+# --- names, and files that are nobody's ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Jogging-1", "jogging_1", True),
+        ("Jogging-1", "JOGGING.01", True),
+        ("airplane-1", "airplane 001", True),
+        ("FaceOcc1", "faceocc1", True),
+        ("car1_s", "Car01-S", True),
+        ("bird1_1", "bird11", False),
+        ("car1_s", "car1", False),
+        ("Human4", "Human4-2", False),
+        ("airplane-1", "airplane-10", False),
+    ],
+)
+def test_what_names_are_alike(one: str, other: str, same: bool) -> None:
+    assert (normal_name(one) == normal_name(other)) is same
+    assert normal_name("car-2 (1)") is None  # a second download is no other way of writing the name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names"),
+    [
+        ("lasot", lasot_names()),
+        ("otb", [*OTB_NAMES, "Human4-2"]),
+        ("uav123", list(frame_ranges("uav123"))),
+        ("uav123", list(frame_ranges("uav20l"))),
+    ],
+)
+def test_no_two_sequences_of_a_benchmark_are_alike(dataset: str, names: list[str]) -> None:
+    written = [*names, *(f"{prefix}_{name}" for prefix in PREFIXES[dataset] for name in names)]
+    assert len({normal_name(name) for name in written}) == len(written)
+
+
+@pytest.mark.parametrize(
+    ("file", "sequence"),
+    [
+        ("car_2", "car-2"),
+        ("CAR-002", "car-2"),
+        ("rubiccube.6", "rubicCube-6"),
+        ("Car_2/Car_2_001", "car-2"),
+        ("lasot_car-2", "car-2"),
+        ("LaSOT-Car-2", "car-2"),
+    ],
+)
+def test_names_written_otherwise(tmp_path: Path, lasot_tree: Path, file: str, sequence: str) -> None:
+    write_boxes(tmp_path / f"results/T/{file}.TXT", TRUTH[sequence])
+    found = evaluate(tmp_path / "results", "lasot", lasot_tree, sequences=[sequence])["T"]
+    assert (list(found["sequences"]), found["unused_files"]) == ([sequence], [])
+    assert found["renamed_files"] == ({} if file == "lasot_car-2" else {f"T/{file}.TXT": sequence})
+
+
+def test_prefixes_of_other_data_sets_are_no_prefixes(tmp_path: Path, lasot_tree: Path) -> None:
+    write_boxes(tmp_path / "results/T/otb_car-2.txt", TRUTH["car-2"])
+    with pytest.raises(UserError, match=r"no results in .*1 file \(T/otb_car-2\.txt\)"):
+        evaluate(tmp_path / "results", "lasot", lasot_tree, partial=True)
+
+
+def test_two_files_of_one_sequence_and_one_file_of_two(tmp_path: Path) -> None:
+    for name in ("car-2", "CAR_2"):
+        write_boxes(tmp_path / f"one/T/{name}.txt", TRUTH["car-2"])
+    with pytest.raises(
+        UserError, match=r"two results of 'car-2': .*(CAR_2|car-2)\.txt and .*(CAR_2|car-2)\.txt"
+    ):
+        find_trackers(tmp_path / "one", SEQUENCES)
+    videos = [
+        Sequence("aB-1_0", np.ones((4, 4))),
+        Sequence("Ab_1-0", np.ones((4, 4))),
+    ]  # as YouTube names them
+    for video in videos:
+        write_boxes(tmp_path / f"two/T/{video.name}.txt", TRUTH["car-2"])
+    (tracker,) = find_trackers(tmp_path / "two", videos)
+    assert {name: files[0].name for name, files in tracker.files.items()} == {
+        "aB-1_0": "aB-1_0.txt",
+        "Ab_1-0": "Ab_1-0.txt",
+    }
+    write_boxes(tmp_path / "two/T/ab-1-0.txt", TRUTH["car-2"])
+    with pytest.raises(UserError, match=r"'ab-1-0' could be a result of 'aB-1_0' or of 'Ab_1-0'"):
+        find_trackers(tmp_path / "two", videos)
+
+
+def test_every_file_that_is_not_used_is_named(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    stray = [
+        "car-3.txt",
+        "car-2.txt.bak",
+        "car-2 (1).txt",
+        ".hidden.txt",
+        "car-2.csv",
+        "logs/log.txt",
+        "a/b/c/d/e/",
+    ]
+    for name in stray:
+        path = results / "T" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        else:
+            path.write_text("x")
+    for name in ("T/scores/car-2_score.txt", "T/times/car-2_time.txt", "T/run.json", "T/car-1.txt"):
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).write_text("1\n")
+    (results / ".git").mkdir()
+    (results / "README.md").touch()
+    make_zip(
+        results / "Z.zip", {"car-2.txt": "1,2,3,4\n" * 4, "rubicCube-6.txt": "1,2,3,4\n" * 5, "notes": "x"}
+    )
+    stored = find_results(
+        results, SEQUENCES, {"car-1": "car-1", "bear-2": "bear-2", "lasot_bear-2": "bear-2"}
+    )
+    tracker, zipped = stored.trackers
+    assert sorted(tracker.unused) == sorted(f"T/{name}" for name in stray)
+    assert (tracker.others, zipped.unused) == (1, ("Z.zip:notes",))
+    assert (stored.without, stored.unused) == ((), (".git/", "README.md"))
+    found = score(results, lasot_tree)
+    assert len(found["unused_files"]) == len(stray) + 1  # LaSOT's test set has no car-1  # type: ignore[arg-type]
+
+
+def test_no_tracker_vanishes(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    write_boxes(results / "dimp/run_001/car-22.txt", TRUTH["car-2"])
+    for partial in (False, True):
+        with pytest.raises(
+            UserError, match=r"dimp in .*: no text file is named after .*1 file \(dimp/run_001/car-22"
+        ):
+            score(results, lasot_tree, partial=partial)
+    assert score(results, lasot_tree, trackers=["T"])["precision"] == pytest.approx(0.9)
+    (results / "dimp/run_001/car-22.txt").rename(results / "dimp/run_001/car.json")
+    (results / "empty").mkdir()
+    found = evaluate(results, "lasot", lasot_tree, sequences=["car-2", "rubicCube-6"])
+    assert list(found) == ["T", "dimp", "empty"]
+    for name in ("dimp", "empty"):
+        assert (found[name]["success_auc"], found[name]["missing"]) == (None, ["car-2", "rubicCube-6"])
+    assert found["dimp"]["unused_files"] == ["dimp/run_001/car.json"]
+    make_zip(results / "Z.zip", {"U/car-22.txt": "1,2,3,4\n"})
+    with pytest.raises(UserError, match=r"Z in .*Z\.zip:U/car-22\.txt"):
+        score(results, lasot_tree)
+
+
+def test_two_trackers_of_one_name(tmp_path: Path) -> None:
+    write_boxes(tmp_path / "results/T/car-2.txt", TRUTH["car-2"])
+    write_boxes(tmp_path / "results/T_tracking_result/rubicCube-6.txt", TRUTH["rubicCube-6"])
+    with pytest.raises(UserError, match="two trackers are called 'T': 'T' and 'T_tracking_result'"):
+        find_trackers(tmp_path / "results", SEQUENCES)
+
+
+def test_only_what_all_trackers_have_is_ranked(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)  # T: the truth
+    # U would lead with the one sequence that it has: every frame is right, while T misses the other's absent one.
+    write_boxes(results / "U/car-2.txt", TRUTH["car-2"])
+    found = evaluate(results, "lasot", lasot_tree, sequences=["car-2", "rubicCube-6"], partial=True)
+    assert found["T"]["success_auc"] == found["U"]["success_auc"] == pytest.approx(20 / 21)
+    assert (found["T"]["left_out"], found["T"]["missing"]) == (["rubicCube-6"], [])
+    assert (found["U"]["left_out"], found["U"]["missing"]) == ([], ["rubicCube-6"])
+    alone = evaluate(
+        results, "lasot", lasot_tree, sequences=["car-2", "rubicCube-6"], partial=True, trackers=["T"]
+    )
+    assert len(alone["T"]["sequences"]) == 2
+    (results / "T/car-2.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"no sequence of which all trackers have a result \(T has 1, U has 1 of 2\)"
+    ):
+        evaluate(results, "lasot", lasot_tree, sequences=["car-2", "rubicCube-6"], partial=True)
+
+
+def test_results_of_sequences_that_were_not_asked_for(tmp_path: Path) -> None:
+    """They are neither unused nor ambiguous, whatever their toolkit calls them."""
+    for name in ("Crossing", "Human4", "Couple"):
+        write_boxes(tmp_path / f"otb/{name}/groundtruth_rect.txt", [[1, 2, 3, 4]] * 3)
+    for name in ("Crossing", "human4_2", "Skating2_1", "jogging.02", "otb_COUPLE"):
+        write_boxes(tmp_path / f"results/T/{name}.txt", [[1, 2, 3, 4]] * 3)
+    found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing"])["T"]
+    assert (found["files_of_other_sequences"], found["unused_files"], found["renamed_files"]) == (4, [], {})
+    found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing", "Human4"])["T"]
+    assert (list(found["sequences"]), found["files_of_other_sequences"]) == (["Crossing", "Human4"], 3)

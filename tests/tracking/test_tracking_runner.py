@@ -177,3 +177,16 @@ def test_fewer_frames_than_boxes(otb_frames: Path, tmp_path: Path) -> None:
     (sequence,) = load("otb", tmp_path, patterns=["Crossing"], frames=True).sequences
     with pytest.raises(UserError, match="Crossing: 119 frames for 120 ground-truth boxes"):
         run("still", [sequence], tmp_path / "out", workers=1, report=quiet)
+
+
+def test_frames_without_ground_truth_are_said(otb_frames: Path, tmp_path: Path) -> None:
+    shutil.copytree(otb_frames / "otb/Crossing", tmp_path / "otb/Crossing")
+    images = tmp_path / "otb/Crossing/img"
+    images.chmod(0o755)
+    for number in (121, 122):
+        shutil.copy(images / "0120.jpg", images / f"{number:04d}.jpg")
+    (sequence,) = load("otb", tmp_path, patterns=["Crossing"], frames=True).sequences
+    said: list[str] = []
+    run("still", [sequence], tmp_path / "out", workers=1, report=said.append)
+    assert said[0] == "Crossing: the last 2 frames have no ground truth, they are not run"
+    assert len(parse_boxes((tmp_path / "out/Crossing.txt").read_bytes(), "f").boxes) == 120

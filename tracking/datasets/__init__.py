@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,15 @@ TITLES = {
     "uav123": "UAV123",
     "demo": "Demo",
 }
+# What toolkits that keep the results of several data sets in one folder put before a sequence's name.
+PREFIXES = {
+    "lasot": ("lasot",),
+    "trackingnet": ("trackingnet",),
+    "got10k": (),  # the names themselves begin with it
+    "otb": ("otb", "otb50", "otb100", "otb2013", "otb2015", "tb50", "tb100"),
+    "uav123": ("uav", "uav123", "uav20l"),
+    "demo": ("demo",),
+}
 SPLIT_TITLES = {
     "otb100": "OTB-100",
     "otb50": "OTB-50",
@@ -59,12 +68,14 @@ class TrackingDataset:
         split: which part of it.
         sequences: those that are there.
         missing: names of those that are not; empty unless a part was asked for.
+        others: name and aliases, each to the name, of the split's sequences that are not among `sequences`.
     """
 
     name: str
     split: str
     sequences: tuple[TrackingSequence, ...]
     missing: tuple[str, ...]
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_entries(
@@ -128,6 +139,7 @@ def load(
         UserError: a ground-truth file is malformed.
     """
     entries = list_entries(name, root, split, annotations, beside_frames=frames)
+    all_entries = entries
     if patterns:
         entries = select(entries, patterns)
     there = {entry.name for entry in entries if entry.truth.exists() and (not frames or entry.has_frames())}
@@ -144,8 +156,22 @@ def load(
         )
     if not present:
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
-    sequences = _read(present, attributes, absence, cache)
-    return TrackingDataset(name, split or DATASETS[name][1][0], tuple(sequences), missing)
+    sequences = _read(name, present, attributes, absence, cache)
+    read = {entry.name for entry in present}
+    rest = [entry for entry in all_entries if entry.name not in read]
+    return TrackingDataset(
+        name,
+        split or DATASETS[name][1][0],
+        tuple(sequences),
+        missing,
+        {alias: entry.name for entry in rest for alias in _aliases(name, entry)},
+    )
+
+
+def _aliases(dataset: str, entry: Entry) -> tuple[str, ...]:
+    """A sequence's names, with and without the data set's in front."""
+    names = dict.fromkeys((entry.name, *entry.aliases))
+    return (*names, *(f"{prefix}_{name}" for prefix in PREFIXES[dataset] for name in names))
 
 
 @dataclass(frozen=True)
@@ -158,7 +184,9 @@ class _Truth:
     sizes: list[Sequence[int] | None]
 
 
-def _read(entries: list[Entry], attributes: bool, absence: bool, cache: bool) -> list[TrackingSequence]:
+def _read(
+    dataset: str, entries: list[Entry], attributes: bool, absence: bool, cache: bool
+) -> list[TrackingSequence]:
     members = [entry.truth.member for entry in entries if entry.truth.member is not None]
     names = [str(entry.truth) for entry in entries]
     truth = cached(
@@ -172,14 +200,15 @@ def _read(entries: list[Entry], attributes: bool, absence: bool, cache: bool) ->
     return [
         TrackingSequence(
             name=entry.name,
-            boxes=table.boxes,
+            boxes=table.boxes if entry.part is None else entry.part.cut(table).boxes,
             absent=absent,
             attributes=tuple(names_of_attributes),
             frames=entry.frames,
             size=None if size is None else (size[0], size[1]),
-            aliases=entry.aliases,
+            aliases=_aliases(dataset, entry),
             source=table.source,
             first_pixel=entry.first_pixel,
+            part=entry.part,
         )
         for entry, table, absent, names_of_attributes, size in zip(
             entries, truth.tables, truth.absent, truth.attributes, truth.sizes, strict=True

@@ -10,7 +10,7 @@ from typing import Literal
 
 from core.errors import MissingData, UserError
 from tracking.archives import StoredFile
-from tracking.datasets.sequence import FrameFolder
+from tracking.datasets.sequence import FrameFolder, Part
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Entry:
         aliases: other names under which toolkits store results.
         first_pixel: the number that the ground truth gives to the image's first pixel: 1 where the benchmark is
             written in MATLAB, else 0.
+        part: the frames of the folder that the benchmark uses; None for all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Entry:
     size: Path | None = None
     aliases: tuple[str, ...] = ()
     first_pixel: int = 1
+    part: Part | None = None
 
     def has_frames(self) -> bool:
         """Whether there is at least one image."""

@@ -35,7 +35,8 @@ def entries(request: Request) -> list[Entry]:
     if listing.is_file():
         names = listing.read_text(encoding="utf-8").split()
     else:
-        names = sorted(path.parent.name for path in folder.glob("*/groundtruth.txt"))
+        # A folder without its ground truth is a missing sequence, not an unknown one.
+        names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
     return [
         Entry(
             name,

@@ -97,7 +97,12 @@ def _all_names(dataset: Path | None, toolkit: Path | None) -> list[str]:
     if toolkit is not None:
         names |= {path.stem for path in (toolkit / "annos").glob("*.txt")}
     if dataset is not None:
-        names |= {path.parent.name for path in dataset.glob("*/*/groundtruth.txt")}
+        # Folders, not ground-truth files: a sequence without its ground truth is missing, not unknown.
+        names |= {
+            path.name
+            for path in dataset.glob("*/*-*")
+            if path.name.rpartition("-")[0] == path.parent.name and path.is_dir()
+        }
     return sorted(names)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
-from tracking.datasets.sequence import FrameFolder
+from tracking.datasets.sequence import FrameFolder, Part
 
 SPLITS = ("otb100", "otb50", "otb2013")
 FOLDERS = ("otb", "OTB", "OTB100", "otb100", "OTB2015", ".")
@@ -34,13 +34,17 @@ Trellis Walking Walking2 Woman
 
 TWO_TARGETS = ("Jogging", "Skating2")
 
-# The benchmark's configSeqs.m uses a part of these folders: 1-based first image, number of images.
-FRAMES_USED = {
-    "David": (300, 471),
-    "Football1": (1, 74),
-    "Freeman3": (1, 460),
-    "Freeman4": (1, 283),
-    "Diving": (1, 215),
+# The benchmark uses a part of these folders. First and last frame are those of its util/configSeqs.m; the first five of
+# Tiger1 are taken off by its initOmit/tiger1.txt (read by util/splitSeqTRE.m). Ground truth is distributed for the
+# frames used, but of Tiger1 for all 354. The got10k toolkit states the same parts but uses all of Tiger1. BlurCar1,
+# BlurCar3, BlurCar4 are not among them: configSeqs.m starts them at 247, 3 and 18, as their images are numbered.
+PARTS = {
+    "David": Part(300, 770, 770),
+    "Diving": Part(1, 215, 231),
+    "Football1": Part(1, 74, 81),
+    "Freeman3": Part(1, 460, 474),
+    "Freeman4": Part(1, 283, 297),
+    "Tiger1": Part(6, 354, 354),
 }
 
 
@@ -66,9 +70,9 @@ def entries(request: Request) -> list[Entry]:
     found = []
     for folder_name in folder_names(request.split):
         folder = None if dataset is None else dataset / folder_name
-        frames = (
-            None if folder is None else FrameFolder(folder / "img", *FRAMES_USED.get(folder_name, (1, None)))
-        )
+        part = PARTS.get(folder_name)
+        used = (None, None) if part is None else (part.first, part.last)
+        frames = None if folder is None else FrameFolder(folder / "img", *used)
         targets = (1, 2) if folder_name in TWO_TARGETS else (None,)
         for target in targets:
             name = folder_name if target is None else f"{folder_name}-{target}"
@@ -87,5 +91,7 @@ def entries(request: Request) -> list[Entry]:
             stem, suffix = (folder_name, target) if target else (folder_name, 2)
             several = target is not None or folder_name == "Human4"
             aliases = tuple(f"{stem}{mark}{suffix}" for mark in "-._") if several else ()
-            found.append(Entry(name, StoredFile(truth), frames, attributes=attributes, aliases=aliases))
+            found.append(
+                Entry(name, StoredFile(truth), frames, attributes=attributes, aliases=aliases, part=part)
+            )
     return found

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from core.errors import UserError
+from tracking.boxes import BoxTable
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -17,13 +20,13 @@ class FrameFolder:
 
     Attributes:
         folder: where they are.
-        first: 1-based position of the first frame used, in the order of the frame numbers.
-        count: number of frames used; None for all from `first` on.
+        first: number (at the end of its name) of the first frame used; None for all from the start.
+        last: number of the last frame used; None for all to the end.
     """
 
     folder: Path
-    first: int = 1
-    count: int | None = None
+    first: int | None = None
+    last: int | None = None
 
     def exists(self) -> bool:
         """Whether there is at least one image."""
@@ -37,14 +40,57 @@ class FrameFolder:
             return []
         images = [path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         images.sort(key=lambda path: (frame_number(path), path.name))
-        stop = None if self.count is None else self.first - 1 + self.count
-        return images[self.first - 1 : stop]
+        # By number, not by position: a missing image must not shift the others against the ground truth.
+        return [
+            path
+            for path in images
+            if (self.first is None or frame_number(path) >= self.first)
+            and (self.last is None or frame_number(path) <= self.last)
+        ]
 
 
 def frame_number(path: Path) -> int:
     """The number at the end of an image's name; -1 where there is none."""
     match = re.search(r"(\d+)$", path.stem)
     return int(match.group(1)) if match else -1
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a folder of images that a benchmark uses; images are numbered from 1.
+
+    Attributes:
+        first: number of the first image used.
+        last: number of the last image used.
+        images: number of images in the folder.
+    """
+
+    first: int
+    last: int
+    images: int
+
+    @property
+    def frames(self) -> int:
+        """Number of images used."""
+        return self.last - self.first + 1
+
+    def cut(self, table: BoxTable) -> BoxTable:
+        """The boxes of the frames used, of a file that has a row for each of these or for each image.
+
+        Raises:
+            UserError: the file has another number of rows, which leaves open which row is which frame.
+        """
+        rows = len(table.boxes)
+        if rows == self.frames:
+            return table
+        if rows != self.images:
+            raise UserError(
+                f"{table.source}: {rows} rows; the benchmark uses the {self.frames} frames {self.first} to {self.last} "
+                f"of {self.images}: expected {self.frames} rows or {self.images}: get or make the file again"
+            )
+        used = range(self.first - 1, self.last)
+        lines = tuple(table.line(row) for row in used)
+        return BoxTable(table.boxes[self.first - 1 : self.last], table.source, lines, table.header)
 
 
 @dataclass(frozen=True)
@@ -62,6 +108,7 @@ class Sequence:
         aliases: other names under which toolkits store results of this sequence.
         source: the file of the ground truth.
         first_pixel: the number of the image's first pixel in `boxes`, 1 or 0.
+        part: the frames of its folder that the benchmark uses, which are those of `boxes`; None for all.
     """
 
     name: str
@@ -73,3 +120,4 @@ class Sequence:
     aliases: tuple[str, ...] = ()
     source: str = ""
     first_pixel: int = 1
+    part: Part | None = None

@@ -79,10 +79,6 @@ def entries(request: Request) -> list[Entry]:
         raise not_found("UAV123", request.root, layout, "https://cemse.kaust.edu.sa/ivul/uav123")
     found = []
     for name, (images, first, last) in frame_ranges(request.split).items():
-        frames = (
-            None
-            if dataset is None
-            else FrameFolder(dataset / "data_seq/UAV123" / images, first, last - first + 1)
-        )
+        frames = None if dataset is None else FrameFolder(dataset / "data_seq/UAV123" / images, first, last)
         found.append(Entry(name, StoredFile(truth / f"{name}.txt"), frames))
     return found
