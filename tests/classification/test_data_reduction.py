@@ -94,3 +94,10 @@ def test_the_reduced_tiny_imagenet_is_the_first_classes_averaged():
     assert (data.test.images[7].double() - expected).abs().max() <= 1  # halves may be rounded either way
     assert ((data.test.images[7].double() - expected) == 0).double().mean() > 0.9
     assert int(data.test.labels[7]) == int(whole.test.labels[row])
+
+
+@pytest.mark.parametrize(
+    ("limit", "notes"), [(10, ()), (7, ("3 of 10 classes have no training image: data.train_limit is 7.",))]
+)
+def test_a_limit_below_the_number_of_classes_is_said(limit, notes):
+    assert open_dataset("digits", "", DataConfig(train_limit=limit)).notes == notes
