@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from classification.data import DATASETS, ClassificationData, DataConfig, open_dataset
+from classification.data.scan import LeftOut, summary
 from classification.evaluation import evaluate
 from classification.models import MODELS, build
 from core.commands import add_experiment_arguments, execute, run_command
@@ -23,6 +25,7 @@ from core.distillation import DistillationConfig
 from core.errors import UserError
 from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
 from core.factories import call_factory
+from core.files import atomic_write
 from core.initialise import seeded
 from core.train import TrainConfig
 
@@ -34,6 +37,7 @@ USUAL_MODEL = {
     "tiny-imagenet": "mobilenetv2",
     "imagenet": "resnet50",
 }
+SKIPPED_FILE = "skipped.txt"
 METRICS = (
     Metric("top1_error", "top-1 error %", higher_is_better=False),
     Metric("top5_error", "top-5 error %", higher_is_better=False),
@@ -134,7 +138,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         loss_fn=loss_and_error,
         evaluate=lambda model: evaluate(model, test_loader, device),
         metrics=METRICS,
-        notes=tuple(note for note in [config.data.smaller_than_whole()] if note),
+        notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: left_out(data.skipped),
@@ -185,12 +189,21 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     opened: list[ClassificationData] = []
+    folders: list[Path] = []
 
     def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        opened.append(open_dataset(config.dataset, data_root(arguments.data_root), config.data))
-        return make_task(config, opened[0], fabric.device)
+        data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
+        opened.append(data)
+        folders.append(folder)
+        if fabric.is_global_zero:
+            for note in data_notes(data):
+                print(note)
+            if not (folder / SKIPPED_FILE).exists():
+                write_skipped(folder, data.left_out)
+        data.recall(read_skipped(folder))
+        return make_task(config, data, fabric.device)
 
     status = execute(
         arguments,
@@ -201,16 +214,44 @@ def run(arguments: Namespace) -> int:
         open_task,
         lambda config: with_distillation(config, arguments.distillation),
     )
-    lines = left_out(opened[0].skipped_everywhere(gathered))
+    unreadable = opened[0].unreadable_everywhere(gathered)
     if is_first_process():
-        for line in lines:
+        write_skipped(folders[0], (*opened[0].left_out, *chain.from_iterable(unreadable.values())))
+        for line in left_out({part: len(entries) for part, entries in unreadable.items()}):
             print(line)
     return status
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:
     """One sentence for every part with unreadable images."""
-    return [f"{count} unreadable {part} images were left out." for part, count in skipped.items() if count]
+    return [
+        f"{count} unreadable {part} images were left out; {SKIPPED_FILE} lists them."
+        for part, count in skipped.items()
+        if count
+    ]
+
+
+def data_notes(data: ClassificationData) -> list[str]:
+    """What the terminal and the report say about the files of a data set; nothing where all is as it should be."""
+    counted = [f"{summary(data.left_out)}; {SKIPPED_FILE} lists them."] if data.left_out else []
+    return [*data.notes, *counted]
+
+
+def read_skipped(folder: Path) -> list[str]:
+    """The paths in `skipped.txt`; none where there is no such file."""
+    path = folder / SKIPPED_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [line.partition("\t")[0] for line in lines]
+
+
+def write_skipped(folder: Path, entries: Sequence[LeftOut]) -> None:
+    """Write `skipped.txt`: a line for every file or folder that was not used, with the reason; none for none."""
+    path = folder / SKIPPED_FILE
+    if entries:
+        with atomic_write(path) as file:
+            file.writelines(f"{entry}\n" for entry in entries)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

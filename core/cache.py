@@ -1,8 +1,9 @@
 """Files made once from a data set's images: where they lie, who makes them, what a killed process left.
 
-A cache file's name holds a fingerprint of the files that it was made from (names, sizes, modification times), so that
-a changed image asks for another file and a stale one is never read. It appears by an atomic rename: whoever sees it
-sees it whole. What stands in the file is its task's business; it may be a folder, too.
+A cache file's name holds a fingerprint of the files that it was made from (names, sizes, times of their last change and
+of the last change of their status, which nobody sets back), so that a changed image asks for another file. It
+appears by an atomic rename: whoever sees it sees it whole. What stands in the file is its task's business; it may be a
+folder, too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def cache_folders(data: Path | None) -> tuple[Path, ...]:
 
 
 def fingerprint(files: Iterable[tuple[str, str | Path]], facts: object) -> str:
-    """A digest that changes with any file's name, size or modification time, and with `facts`.
+    """A digest that changes with any file's name, size, modification or status-change time, and with `facts`.
 
     Args:
         files: what each file is called in the data set, and its path; one that is missing counts as such.
@@ -57,9 +58,10 @@ def fingerprint(files: Iterable[tuple[str, str | Path]], facts: object) -> str:
     for name, path in files:
         try:
             status = os.stat(path)
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
+            digest.update(f"{name}\0{status.st_size}\0{times}\0".encode(errors="surrogateescape"))
         except OSError:
-            digest.update(f"{name}\0missing\0".encode())
+            digest.update(f"{name}\0missing\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:_DIGITS]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from core.errors import MissingData
 
 ENVIRONMENT_VARIABLE = "LWDNA_DATA"
+# What file managers, notebooks, archives and network drives leave behind, besides names that start with a dot.
+_CLUTTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "lost+found"}
 
 
 def data_root(argument: str | Path | None = None) -> Path:
@@ -35,3 +37,8 @@ def require(path: str | Path, what: str, get: str) -> Path:
             f"with --data-root or ${ENVIRONMENT_VARIABLE}."
         )
     return path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that no user put there as data: `._x`, `.DS_Store`, `Thumbs.db`, `@eaDir`, …"""
+    return name.startswith(".") or name.lower() in _CLUTTER

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from core.data import require
+from core.data import is_hidden, require
 from core.errors import MissingData, UserError
 from core.files import write_with
 
@@ -42,7 +43,7 @@ _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zli
 
 
 def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
-    """The image files directly in `folder`, by name.
+    """The image files directly in `folder`, by name; a warning counts those that are none by their ending.
 
     Args:
         folder: where to look.
@@ -55,9 +56,17 @@ def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
     folder = require(folder, what, get)
     if not folder.is_dir():
         raise MissingData(f"{what}: '{folder}' is a file; name a folder of images.")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+    found = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if not found:
         raise MissingData(f"{what}: no image ({', '.join(SUFFIXES)}) in '{folder}'. Get it from {get}.")
+    if len(entries) > len(found):
+        others = [path.name for path in entries if path.suffix.lower() not in SUFFIXES]
+        warnings.warn(
+            f"{what}: {len(others)} files or folders in '{folder}' are not used, as they do not end in "
+            f"{', '.join(SUFFIXES)}, such as '{others[0]}'",
+            stacklevel=2,
+        )
     return found
 
 

@@ -30,10 +30,13 @@ def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) 
 
     Raises:
         MissingData: the data set is not there; the message says where it belongs and where to get it.
-        UserError: there is no such data set, its files are damaged, or `config` asks for more than it has.
+        UserError: there is no such data set, its files are damaged, a class has no image, or
+            `config` asks for more than it has.
     """
     config = config or DataConfig()
-    return reduce_data(_open_whole(name, Path(root), config), config)
+    data = _open_whole(name, Path(root), config)
+    data.require_images_of_every_class()
+    return reduce_data(data, config)
 
 
 def _open_whole(name: str, root: Path, config: DataConfig) -> ClassificationData:

@@ -12,6 +12,7 @@ from torch import Tensor
 from classification.data.augmentation import Normalisation, batch_generator, crop_and_flip, draw_views
 from classification.data.config import DataConfig
 from classification.data.sampling import batch_rows, check_shard, epoch_order
+from classification.data.scan import LeftOut
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ArraySplit:
             the training limit).
         mean: per channel, in pixel values.
         std: per channel, in pixel values.
-        skipped: how many images were left out because they cannot be read.
+        unreadable: the images that were left out because they cannot be read.
     """
 
     images: Tensor
@@ -43,7 +44,7 @@ class ArraySplit:
     rows: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    skipped: int = 0
+    unreadable: tuple[LeftOut, ...] = ()
     _resident: dict[torch.device, Resident] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -145,7 +146,7 @@ def array_split(
     mean: Sequence[float],
     std: Sequence[float],
     rows: np.ndarray | None = None,
-    skipped: int = 0,
+    unreadable: Sequence[LeftOut] = (),
 ) -> ArraySplit:
     """An `ArraySplit` from numpy arrays `(N, C, H, W)` uint8 and `(N,)`; `rows` (sorted) defaults to all."""
     return ArraySplit(
@@ -154,5 +155,5 @@ def array_split(
         rows=torch.from_numpy(np.arange(len(labels)) if rows is None else rows),
         mean=tuple(mean),
         std=tuple(std),
-        skipped=skipped,
+        unreadable=tuple(unreadable),
     )

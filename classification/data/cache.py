@@ -14,7 +14,7 @@ from core.cache import cache_folders, decode_in_order, fingerprint, open_or_buil
 from core.errors import UserError
 from core.files import atomic_write
 
-_FORMAT = 1  # to be raised when the meaning of the file changes
+_FORMAT = 2  # to be raised when the meaning of the file changes
 _CHUNK = 256
 
 

@@ -5,6 +5,7 @@ Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import pickletools
@@ -40,6 +41,7 @@ class _Layout:
     test_binary: str
     names_text: str
     label_bytes: int  # a binary record's labels, the wanted one last
+    per_file: tuple[int, int]  # images of a training and of the test file
 
 
 _LAYOUTS = {
@@ -55,6 +57,7 @@ _LAYOUTS = {
         test_binary="test_batch.bin",
         names_text="batches.meta.txt",
         label_bytes=1,
+        per_file=(10_000, 10_000),
     ),
     "cifar100": _Layout(
         pickles="cifar-100-python",
@@ -68,6 +71,7 @@ _LAYOUTS = {
         test_binary="test.bin",
         names_text="fine_label_names.txt",
         label_bytes=2,
+        per_file=(50_000, 10_000),
     ),
 }
 
@@ -77,7 +81,7 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
 
     Raises:
         MissingData: the archive's folder or one of its files is not there.
-        UserError: a file is not what the official archive holds.
+        UserError: a file is not what the official archive holds, or holds what another one does.
     """
     layout = _LAYOUTS[name]
     what = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
@@ -102,17 +106,35 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
             )
         return images, labels
 
-    parts = [read(file) for file in train_files]
-    images = np.concatenate([part[0] for part in parts])
-    labels = np.concatenate([part[1] for part in parts])
+    parts = {file: read(file) for file in (*train_files, test_file)}
+    _require_different(folder, {file: images for file, (images, _) in parts.items()})
+    images = np.concatenate([parts[file][0] for file in train_files])
+    labels = np.concatenate([parts[file][1] for file in train_files])
+    expected = dict.fromkeys(train_files, layout.per_file[0]) | {test_file: layout.per_file[1]}
     return ClassificationData(
         name=name,
         class_names=tuple(class_names),
         input_shape=_SHAPE,
         train=array_split(images, labels, mean=CIFAR_MEAN, std=CIFAR_STD),
-        test=array_split(*read(test_file), mean=CIFAR_MEAN, std=CIFAR_STD),
+        test=array_split(*parts[test_file], mean=CIFAR_MEAN, std=CIFAR_STD),
         config=config,
+        notes=tuple(
+            f"'{folder / file}' holds {len(part_labels):,} images instead of {what}'s {expected[file]:,}."
+            for file, (_, part_labels) in parts.items()
+            if len(part_labels) != expected[file]
+        ),
     )
+
+
+def _require_different(folder: Path, images: dict[str, np.ndarray]) -> None:
+    """Refuse a file that stands for another one, too: images would count twice, or be tested on after training."""
+    seen: dict[bytes, str] = {}
+    for file, pixels in images.items():
+        earlier = seen.setdefault(hashlib.sha256(pixels.tobytes()).digest(), file)
+        if earlier != file:
+            raise UserError(
+                f"'{folder / file}' holds the same images as '{earlier}'; unpack the archive from {_ADDRESS} again"
+            )
 
 
 class _PickledType:

@@ -25,7 +25,7 @@ class DataConfig:
     Args:
         train_limit: use only so many training images, the same number of every class (to within one); None
             for all.
-        classes: use only the first so many classes, in the order of the labels; None for all.
+        classes: use only the first so many classes, in the order of the labels, at least two; None for all.
         downsample: average the images over squares of so many pixels a side; 1 leaves them as they are. For data sets
             that are held in memory (all but ImageNet).
         crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
@@ -51,8 +51,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.train_limit is not None and self.train_limit < 1:
             raise UserError(f"data.train_limit is {self.train_limit}; allowed are None and integers from 1")
-        if self.classes is not None and self.classes < 1:
-            raise UserError(f"data.classes is {self.classes}; allowed are None and integers from 1")
+        if self.classes is not None and self.classes < 2:
+            raise UserError(f"data.classes is {self.classes}; allowed are None and integers from 2")
         if self.downsample < 1:
             raise UserError(f"data.downsample is {self.downsample}; allowed are integers from 1")
         if self.crop_padding < 0:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from classification.data.arrays import ArrayLoader, ArraySplit
 from classification.data.config import DataConfig
 from classification.data.folders import FolderLoader, FolderSplit
+from classification.data.scan import LeftOut, few
+from core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class ClassificationData:
         train: the training images that are used.
         test: the images that error rates are reported on (ImageNet's and Tiny-ImageNet's validation images).
         config: the options.
+        left_out: files and folders of the data set that are no images, as found when it was opened.
+        notes: what a reader of the results has to know about the files, such as images that are missing; sentences.
     """
 
     name: str
@@ -32,6 +37,8 @@ class ClassificationData:
     train: ArraySplit | FolderSplit
     test: ArraySplit | FolderSplit
     config: DataConfig
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -44,22 +51,53 @@ class ClassificationData:
 
         Data sets that are decoded during training (ImageNet) count what has been met so far.
         """
-        return {"train": self.train.skipped, "test": self.test.skipped}
+        return {"train": len(self.train.unreadable), "test": len(self.test.unreadable)}
 
-    def skipped_everywhere(self, gather: Callable[[Any], list[Any]]) -> dict[str, int]:
-        """`skipped` over all processes, each of which has decoded its own part; a file that several met counts once.
+    def unreadable_everywhere(self, gather: Callable[[Any], list[Any]]) -> dict[str, tuple[LeftOut, ...]]:
+        """The unreadable images by part, over all processes, each of which has decoded its own; every file once.
 
         Args:
             gather: what the own process has -> what every process has; all of them have to call it.
+
+        Raises:
+            UserError: all images of a class are among them.
         """
-        parts = {"train": self.train, "test": self.test}
-        counts = {}
-        for part, split in parts.items():
+        found = {}
+        for part, split in (("train", self.train), ("test", self.test)):
             if isinstance(split, FolderSplit):
-                counts[part] = len(set().union(*gather(split.unreadable)))
+                damages = {row: damage for own in gather(split.unreadable) for row, damage in own.items()}
+                split.require_readable_classes(damages)
+                found[part] = tuple(split.left_out(damages))
             else:
-                counts[part] = split.skipped  # found when it was opened, by every process alike
-        return counts
+                found[part] = split.unreadable  # found when it was opened, by every process alike
+        return found
+
+    def recall(self, paths: Collection[str]) -> None:
+        """Count unreadable images that an earlier session of the same run has met (`FolderSplit.recall`)."""
+        for split in (self.train, self.test):
+            if isinstance(split, FolderSplit):
+                split.recall(paths)
+
+    def require_images_of_every_class(self) -> None:
+        """Refuse what would be evaluated to a meaningless number: one class, or classes without images in a part.
+
+        Raises:
+            UserError: there are fewer than two classes, or a class has no image.
+        """
+        if self.num_classes < 2:
+            raise UserError(
+                f"{self.name} holds the one class '{''.join(self.class_names)}': any network is right on all of it; "
+                "give it two classes or more"
+            )
+        for part, split in (("training", self.train), ("test", self.test)):
+            labels = split.labels if isinstance(split, FolderSplit) else split.labels[split.rows].numpy()
+            counts = np.bincount(labels, minlength=self.num_classes)
+            names = [self.class_names[label] for label in np.flatnonzero(counts == 0)]
+            if names:
+                raise UserError(
+                    f"{self.name} has no {part} image of {len(names)} of its {self.num_classes} classes: "
+                    f"{few(names, '; ')}; complete the data set, or take these classes out of it"
+                )
 
     def train_loader(
         self, batch_size: int, seed: int, device: torch.device | str = "cpu"

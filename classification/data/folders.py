@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -17,6 +17,7 @@ from classification.data.augmentation import Normalisation
 from classification.data.config import BadImages, DataConfig
 from classification.data.images import BadImage, read_image
 from classification.data.sampling import batch_rows, check_shard, epoch_order
+from classification.data.scan import LeftOut
 from classification.data.views import central_view, train_view
 from core.errors import UserError
 
@@ -30,22 +31,53 @@ class FolderSplit:
         labels: `(N,)`, int64.
         mean: per channel, in pixel values.
         std: per channel, in pixel values.
-        unreadable: the files that could not be read so far; loaders add to it.
+        unreadable: the rows of files that could not be read so far, and why; loaders add to it.
     """
 
     paths: np.ndarray
     labels: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    unreadable: set[str] = field(default_factory=set, repr=False, compare=False)
+    unreadable: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def skipped(self) -> int:
-        """How many images could not be read so far."""
-        return len(self.unreadable)
+    def left_out(self, damages: Mapping[int, str]) -> Iterator[LeftOut]:
+        """The files of unreadable rows, in the order of the rows."""
+        return (LeftOut(os.fsdecode(self.paths[row]), damages[row]) for row in sorted(damages))
+
+    def recall(self, paths: Collection[str]) -> None:
+        """Count images that an earlier session left out, where they are still unreadable, before they are met again.
+
+        Args:
+            paths: files, of this split or not.
+        """
+        for row in np.flatnonzero(np.isin(self.paths, [os.fsencode(path) for path in paths])):
+            try:
+                read_image(os.fsdecode(self.paths[row]))
+            except BadImage as error:
+                self.unreadable[int(row)] = str(error)
+
+    def require_readable_classes(self, unreadable: Collection[int]) -> None:
+        """Refuse to go on where a class has vanished: the error of what is left would look right.
+
+        Args:
+            unreadable: rows that cannot be read.
+
+        Raises:
+            UserError: they are all images of a class.
+        """
+        rows = np.array(sorted(unreadable), dtype=np.int64)
+        bad = np.bincount(self.labels[rows], minlength=int(self.labels.max()) + 1)
+        gone = np.flatnonzero((bad > 0) & (bad == np.bincount(self.labels)))
+        if gone.size:
+            own = rows[self.labels[rows] == gone[0]]
+            more = f", nor any of {gone.size - 1} other classes" if gone.size > 1 else ""
+            raise UserError(
+                f"none of the {len(own)} images of the class with '{os.fsdecode(self.paths[own[0]])}' can be read"
+                f"{more}; repair them, or take the class out of every part"
+            )
 
     def loader(
         self, batch_size: int, device: torch.device, *, training: bool, seed: int = 0, config: DataConfig
@@ -97,7 +129,7 @@ class FolderLoader:
             inputs `(B, 3, 224, 224)`, float32, normalised, and targets `(B,)`, int64.
 
         Raises:
-            UserError: an image cannot be read, and `bad_images` is "error"; or no image of a batch can.
+            UserError: an image cannot be read, and `bad_images` is "error"; or no image of a batch or class can.
         """
         normalisation = Normalisation.of(self.split.mean, self.split.std, self.device)
         loader = DataLoader(
@@ -129,18 +161,21 @@ class FolderLoader:
         batches = batch_rows(count, self.batch_size, self.training)[start:]
         return [order[batch][self.rank :: self.world].tolist() for batch in batches]
 
-    def _report(self, damages: dict[str, str]) -> None:
-        for path, damage in damages.items():
+    def _report(self, damages: dict[int, str]) -> None:
+        known = len(self.split.unreadable)
+        for row, damage in damages.items():
             if self.bad_images == "error":
                 raise UserError(f"{damage}; repair it, or leave such images out with data.bad_images='skip'")
-            if path not in self.split.unreadable:
-                self.split.unreadable.add(path)
+            if row not in self.split.unreadable:
+                self.split.unreadable[row] = damage
                 warnings.warn(f"{damage}; left out", stacklevel=3)
+        if len(self.split.unreadable) > known:
+            self.split.require_readable_classes(self.split.unreadable)
 
 
 @dataclass(frozen=True)
 class _Views(Dataset):
-    """One epoch's views of the images; an image that cannot be read is returned as its path and damage."""
+    """One epoch's views of the images; an image that cannot be read is returned as its row and damage."""
 
     split: FolderSplit
     training: bool
@@ -148,12 +183,12 @@ class _Views(Dataset):
     seed: int
     epoch: int
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int] | tuple[str, str]:
+    def __getitem__(self, row: int) -> tuple[Tensor, int] | tuple[int, str]:
         path = os.fsdecode(self.split.paths[row])
         try:
             image = read_image(path)
         except BadImage as error:
-            return path, str(error)
+            return row, str(error)
         if self.training:
             view = train_view(image, np.random.default_rng([self.seed, self.epoch, row]), self.flip)
         else:
@@ -162,11 +197,11 @@ class _Views(Dataset):
 
 
 def _collate(
-    samples: Sequence[tuple[Tensor, int] | tuple[str, str]],
-) -> tuple[Tensor, Tensor, dict[str, str]]:
+    samples: Sequence[tuple[Tensor, int] | tuple[int, str]],
+) -> tuple[Tensor, Tensor, dict[int, str]]:
     images = [sample[0] for sample in samples if isinstance(sample[0], Tensor)]
     labels = [sample[1] for sample in samples if isinstance(sample[0], Tensor)]
-    damages = {str(sample[0]): str(sample[1]) for sample in samples if not isinstance(sample[0], Tensor)}
+    damages = {sample[0]: str(sample[1]) for sample in samples if not isinstance(sample[0], Tensor)}
     stacked = torch.stack(images) if images else torch.empty(0)
     return stacked, torch.tensor(labels, dtype=torch.int64), damages
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) in class folders: `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`.
+"""ImageNet (ILSVRC 2012) in class folders: `imagenet/train/<wnid>/*` and `imagenet/val/<wnid>/*`.
 
 Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from classification.data.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.folders import FolderSplit
+from classification.data.scan import ClassFolders, require_same_classes, scan_class_folders
 from classification.data.views import CROP
 from core.data import require
 from core.errors import UserError
@@ -25,7 +26,8 @@ def open_imagenet(root: Path, config: DataConfig) -> ClassificationData:
 
     Raises:
         MissingData: a folder is not there.
-        UserError: training and validation classes differ, or `config` asks for a padded crop.
+        UserError: training and validation classes differ, a class is empty, a folder cannot be read, or `config` asks
+            for a padded crop.
     """
     if config.crop_padding:
         raise UserError(
@@ -34,39 +36,24 @@ def open_imagenet(root: Path, config: DataConfig) -> ClassificationData:
         )
     train_folder = require(root / "imagenet" / "train", "ImageNet's training images", _ADDRESS)
     test_folder = require(root / "imagenet" / "val", "ImageNet's validation images", _ADDRESS)
-    classes = _class_folders(train_folder)
-    if _class_folders(test_folder) != classes:
-        raise UserError(
-            f"'{train_folder}' and '{test_folder}' do not hold the same class folders; both need one "
-            "folder per class, named by its WordNet id"
-        )
+    train, test = scan_class_folders(train_folder), scan_class_folders(test_folder)
+    require_same_classes(train, test)
     return ClassificationData(
         name="imagenet",
-        class_names=tuple(classes),
+        class_names=train.classes,
         input_shape=(3, CROP, CROP),
-        train=_split(train_folder, classes),
-        test=_split(test_folder, classes),
+        train=_split(train),
+        test=_split(test),
         config=config,
+        left_out=train.left_out + test.left_out,
+        notes=train.notes + test.notes,
     )
 
 
-def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _split(folder: Path, classes: list[str]) -> FolderSplit:
-    paths: list[bytes] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(file for file in os.listdir(folder / name) if file.lower().endswith((".jpeg", ".jpg")))
-        paths += [os.fsencode(folder / name / file) for file in files]
-        labels += [label] * len(files)
-    if not paths:
-        raise UserError(f"'{folder}' holds no .JPEG files in class folders; get them from {_ADDRESS}")
+def _split(scan: ClassFolders) -> FolderSplit:
     return FolderSplit(
-        paths=np.array(paths),
-        labels=np.array(labels, dtype=np.int64),
+        paths=np.array([os.fsencode(f"{scan.folder}/{file}") for file in scan.files]),
+        labels=scan.labels,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )

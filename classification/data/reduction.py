@@ -42,11 +42,19 @@ def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationD
         )
     if size > 1 and isinstance(data.train, FolderSplit):
         raise UserError(f"data.downsample is {size}, but {data.name} is decoded during training: set it to 1")
+    train = _chosen(data.train, classes, config.train_limit)
+    without = classes - min(
+        len(train), classes
+    )  # a balanced subset has an image of every class before a second of any
+    notes = [
+        f"{without} of {classes} classes have no training image: data.train_limit is {config.train_limit}."
+    ]
     return replace(
         data,
         class_names=data.class_names[:classes],
+        notes=(*data.notes, *(notes if without else [])),
         input_shape=(channels, height // size, width // size),
-        train=_smaller(_chosen(data.train, classes, config.train_limit), size),
+        train=_smaller(train, size),
         test=_smaller(_chosen(data.test, classes, None), size),
     )
 
@@ -60,7 +68,7 @@ def _chosen(split: Split, classes: int, limit: int | None) -> Split:
         return replace(split, rows=torch.from_numpy(rows[balanced_subset(labels[rows], limit)]))
     rows = np.flatnonzero(split.labels < classes)
     rows = rows[balanced_subset(split.labels[rows], limit)]
-    return replace(split, paths=split.paths[rows], labels=split.labels[rows])
+    return replace(split, paths=split.paths[rows], labels=split.labels[rows], unreadable={})
 
 
 def _smaller(split: Split, size: int) -> Split:

@@ -5,8 +5,9 @@ Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015.
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from classification.data.arrays import ArraySplit, array_split
 from classification.data.cache import DecodedImages, decoded_images, why_unreadable
 from classification.data.config import TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from core.data import require
+from classification.data.scan import LeftOut, few, list_images
+from core.data import is_hidden, require
 from core.errors import UserError
 
 _FOLDER = "tiny-imagenet-200"
 _ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _SIZE = (64, 64)
+_CLASSES, _PER_CLASS, _VALIDATION = 200, 500, 10_000
 
 
 def open_tiny_imagenet(root: Path, config: DataConfig) -> ClassificationData:
@@ -31,12 +34,14 @@ def open_tiny_imagenet(root: Path, config: DataConfig) -> ClassificationData:
 
     Raises:
         MissingData: a folder or list of the official layout is not there.
-        UserError: an annotation cannot be read; or an image cannot, and `config.bad_images` is "error".
+        UserError: lists and folders contradict each other (a class without images or in one of them alone, images with
+            no annotation or two); all images of a class cannot be read; or one cannot, and `config.bad_images` is
+            "error".
     """
     folder = require(root / _FOLDER, "Tiny-ImageNet", _ADDRESS)
-    identifiers = sorted(_required(folder, "wnids.txt").read_text(encoding="utf-8").split())
-    train_files, train_labels = _train_files(folder, identifiers)
-    test_files, test_labels = _validation_files(folder, identifiers)
+    identifiers = _identifiers(folder)
+    train_files, train_labels, left_out = _train_files(folder, identifiers)
+    test_files, test_labels, more_left_out = _validation_files(folder, identifiers)
     train = _split(folder, "train", train_files, train_labels, config)
     test = _split(folder, "val", test_files, test_labels, config)
     return ClassificationData(
@@ -46,6 +51,8 @@ def open_tiny_imagenet(root: Path, config: DataConfig) -> ClassificationData:
         train=train,
         test=test,
         config=config,
+        left_out=(*left_out, *more_left_out),
+        notes=tuple(_incomplete(identifiers, train_labels, len(test_labels))),
     )
 
 
@@ -53,22 +60,52 @@ def _required(folder: Path, name: str) -> Path:
     return require(folder / name, f"Tiny-ImageNet's {name}", _ADDRESS)
 
 
-def _train_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray]:
+def _identifiers(folder: Path) -> list[str]:
+    """The WordNet ids of the list, which are those of the training folders."""
+    listed = _required(folder, "wnids.txt")
+    identifiers = sorted(listed.read_text(encoding="utf-8").split())
+    twice = [name for name, count in Counter(identifiers).items() if count > 1]
+    if twice:
+        raise UserError(f"'{listed}' names classes twice: {few(twice)}; get it from {_ADDRESS}")
+    train = _required(folder, "train")
+    unlisted = sorted(
+        path.name
+        for path in train.iterdir()
+        if path.is_dir() and not is_hidden(path.name) and path.name not in identifiers
+    )
+    if unlisted:
+        raise UserError(
+            f"'{listed}' does not name these class folders of '{train}': {few(unlisted)}; get both "
+            f"from {_ADDRESS}"
+        )
+    return identifiers
+
+
+def _train_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray, list[LeftOut]]:
     files: list[str] = []
     labels: list[int] = []
+    left_out: list[LeftOut] = []
+    empty: list[str] = []
     for label, identifier in enumerate(identifiers):
-        images = _required(folder, f"train/{identifier}/images")
-        names = sorted(name for name in os.listdir(images) if name.endswith(".JPEG"))
-        files += [f"train/{identifier}/images/{name}" for name in names]
-        labels += [label] * len(names)
-    return files, np.array(labels, dtype=np.int64)
+        listing = list_images(_required(folder, f"train/{identifier}/images"))
+        files += [f"train/{identifier}/images/{name}" for name in listing.files]
+        labels += [label] * len(listing.files)
+        left_out += listing.left_out
+        if not listing.files:
+            empty.append(identifier)
+    if empty:
+        raise UserError(
+            f"{len(empty)} of {len(identifiers)} classes in '{folder / 'train'}' hold no image: {few(empty)}; unpack "
+            f"{_ADDRESS} again"
+        )
+    return files, np.array(labels, dtype=np.int64), left_out
 
 
-def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray]:
-    _required(folder, "val/images")
+def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray, list[LeftOut]]:
+    listing = list_images(_required(folder, "val/images"))
     annotations = _required(folder, "val/val_annotations.txt")
     label_of = {identifier: label for label, identifier in enumerate(identifiers)}
-    files: list[str] = []
+    lines: dict[str, int] = {}
     labels: list[int] = []
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
         name, identifier, *_ = [*line.split("\t"), ""]
@@ -77,9 +114,32 @@ def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], 
                 f"'{annotations}' line {number} names class '{identifier}', which is not in "
                 f"'{folder / 'wnids.txt'}'; get both from {_ADDRESS}"
             )
-        files.append(f"val/images/{name}")
+        if name in lines:
+            raise UserError(
+                f"'{annotations}' names image '{name}' twice, in lines {lines[name]} and {number}; "
+                f"get it from {_ADDRESS}"
+            )
+        lines[name] = number
         labels.append(label_of[identifier])
-    return files, np.array(labels, dtype=np.int64)
+    without = [name for name in listing.files if name not in lines]
+    if without:
+        raise UserError(
+            f"{len(without)} of {len(listing.files)} images in '{folder / 'val/images'}' have no line in "
+            f"'{annotations}': {few(without)}; get both from {_ADDRESS}"
+        )
+    return [f"val/images/{name}" for name in lines], np.array(labels, dtype=np.int64), listing.left_out
+
+
+def _incomplete(identifiers: list[str], labels: np.ndarray, validation: int) -> Iterator[str]:
+    """What this copy lacks of the official data set."""
+    counts = np.bincount(labels, minlength=len(identifiers))
+    other = [f"{identifiers[label]} ({counts[label]})" for label in np.flatnonzero(counts != _PER_CLASS)]
+    if len(identifiers) != _CLASSES:
+        yield f"{len(identifiers)} classes instead of Tiny-ImageNet's {_CLASSES}."
+    if other:
+        yield f"Classes with other than Tiny-ImageNet's {_PER_CLASS} training images: {few(other)}."
+    if validation != _VALIDATION:
+        yield f"{validation:,} validation images instead of Tiny-ImageNet's {_VALIDATION:,}."
 
 
 def _class_names(folder: Path, identifiers: list[str]) -> tuple[str, ...]:
@@ -93,31 +153,43 @@ def _split(folder: Path, part: str, files: list[str], labels: np.ndarray, config
         raise UserError(f"'{folder / part}' holds no images; unpack {_ADDRESS} again")
     decoded = decoded_images(folder, part, files, _SIZE, threads=config.workers)
     damaged = np.flatnonzero(~decoded.readable)
-    if damaged.size:
-        _report_damaged(folder, files, damaged, decoded, config)
+    unreadable = _unreadable(folder, files, damaged, decoded) if damaged.size else []
+    if unreadable:
+        _report_damaged(unreadable, len(files), config)
+        gone = sorted(set(labels[damaged]) - set(labels[decoded.readable]))
+        if gone:
+            names = [Path(files[np.flatnonzero(labels == label)[0]]).name for label in gone]
+            first = next(entry.reason for row, entry in zip(damaged, unreadable) if labels[row] == gone[0])
+            raise UserError(
+                f"in '{folder / part}' no image of {len(gone)} of {len(set(labels))} classes can be read, such as "
+                f"those with {few(names)} ({first}); unpack {_ADDRESS} again"
+            )
     return array_split(
         decoded.images,
         labels,
         mean=TINY_IMAGENET_MEAN,
         std=TINY_IMAGENET_STD,
         rows=np.flatnonzero(decoded.readable),
-        skipped=int(damaged.size),
+        unreadable=unreadable,
     )
 
 
-def _report_damaged(
-    folder: Path, files: list[str], damaged: np.ndarray, decoded: DecodedImages, config: DataConfig
-) -> None:
-    reasons = [why_unreadable(folder / files[row], _SIZE) for row in damaged[:5]]
-    if reasons[0] is None:
-        raise UserError(
-            f"image '{folder / files[damaged[0]]}' was unreadable earlier; delete '{decoded.path}'"
-        )
+def _unreadable(folder: Path, files: list[str], damaged: np.ndarray, decoded: DecodedImages) -> list[LeftOut]:
+    found = []
+    for row in damaged:
+        path = folder / files[row]
+        reason = why_unreadable(path, _SIZE)
+        if reason is None:
+            raise UserError(f"image '{path}' was unreadable earlier; delete '{decoded.path}'")
+        found.append(LeftOut(str(path), reason))
+    return found
+
+
+def _report_damaged(unreadable: Sequence[LeftOut], count: int, config: DataConfig) -> None:
     if config.bad_images == "error":
-        others = f" ({damaged.size} such images)" if damaged.size > 1 else ""
+        others = f" ({len(unreadable)} such images)" if len(unreadable) > 1 else ""
         raise UserError(
-            f"{reasons[0]}{others}; repair it, or leave such images out with data.bad_images='skip'"
+            f"{unreadable[0].reason}{others}; repair it, or leave such images out with data.bad_images='skip'"
         )
-    listed = "; ".join(reason for reason in reasons if reason is not None)
-    more = f"; and {damaged.size - len(reasons)} more" if damaged.size > len(reasons) else ""
-    warnings.warn(f"{damaged.size} of {len(files)} images left out: {listed}{more}", stacklevel=2)
+    listed = few([entry.reason for entry in unreadable], "; ")
+    warnings.warn(f"{len(unreadable)} of {count} images left out: {listed}", stacklevel=3)

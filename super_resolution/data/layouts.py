@@ -65,7 +65,8 @@ def div2k_train(root: Path, scale: int, sub_images: bool = False) -> ImageSet:
             hr, lr = folder / "GT_sub", folder / f"GT_sub_bicLRx{scale}"
     files = find_images(hr, "DIV2K's training images", _DIV2K_ADDRESS)
     training = [path for path in files if _div2k_number(path) <= _LAST_DIV2K_TRAIN]
-    return ImageSet(_sub_name("DIV2K-train", sub_images), scale, pair_up(training, lr, scale), folder)
+    pairs = pair_up(training, lr, scale, others=files)
+    return ImageSet(_sub_name("DIV2K-train", sub_images), scale, pairs, folder)
 
 
 def div2k_valid(root: Path, scale: int) -> ImageSet:
@@ -84,7 +85,7 @@ def div2k_valid(root: Path, scale: int) -> ImageSet:
             f"DIV2K's validation images (0801 to 0900) not found in '{hr}'. Get them from {_DIV2K_ADDRESS}."
         )
     lr = folder / f"DIV2K_{part}_LR_bicubic/X{scale}"
-    return ImageSet("DIV2K", scale, pair_up(validation, lr, scale), folder)
+    return ImageSet("DIV2K", scale, pair_up(validation, lr, scale, others=files), folder)
 
 
 def flickr2k(root: Path, scale: int, sub_images: bool = False) -> ImageSet:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from core.data import is_hidden
 from core.errors import MissingData, UserError
-from super_resolution.images import read_photo
+from super_resolution.images import SUFFIXES, read_photo
 from super_resolution.resize import crop_to_multiple, downscale
 
 
@@ -54,7 +55,9 @@ class ImageSet:
             raise UserError(f"{self.name}: {count} images are called '{name}'; rename all but one.")
 
 
-def pair_up(hr_files: Sequence[Path], lr_folder: Path | None, scale: int) -> tuple[ImagePair, ...]:
+def pair_up(
+    hr_files: Sequence[Path], lr_folder: Path | None, scale: int, others: Sequence[Path] = ()
+) -> tuple[ImagePair, ...]:
     """Find each HR file's LR file by name: `<name>.*` or `<name>x<scale>.*` in `lr_folder`.
 
     Args:
@@ -62,22 +65,37 @@ def pair_up(hr_files: Sequence[Path], lr_folder: Path | None, scale: int) -> tup
         lr_folder: where the low-resolution ones lie; None or a folder that does not exist leaves them to be
             made.
         scale: the up-sampling factor.
+        others: high-resolution images of other parts of the data set, whose LR files may lie in `lr_folder`, too.
 
     Raises:
         MissingData: the folder is there but an image's LR file is not in it.
+        UserError: an image has several LR files, or an LR file no image: one of the two folders is not whole.
     """
     if lr_folder is None or not lr_folder.is_dir():
         return tuple(ImagePair(hr.stem, hr) for hr in hr_files)
-    by_stem = {path.stem: path for path in sorted(lr_folder.iterdir()) if not path.name.startswith(".")}
+    by_stem: dict[str, list[Path]] = {}
+    for path in sorted(lr_folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path.name):
+            by_stem.setdefault(path.stem, []).append(path)
     pairs = []
     for hr in hr_files:
-        lr = by_stem.get(f"{hr.stem}x{scale}") or by_stem.get(hr.stem)
-        if lr is None:
+        lr = by_stem.pop(f"{hr.stem}x{scale}", []) + by_stem.pop(hr.stem, [])
+        if not lr:
             raise MissingData(
                 f"no LR image for '{hr}': expected '{lr_folder / f'{hr.stem}x{scale}{hr.suffix}'}'. "
                 f"Complete the folder, or remove it so that LR images are made by MATLAB's bicubic."
             )
-        pairs.append(ImagePair(hr.stem, hr, lr))
+        if len(lr) > 1:
+            names = ", ".join(path.name for path in lr)
+            raise UserError(f"'{hr}' has several LR images in '{lr_folder}' ({names}); remove all but one.")
+        pairs.append(ImagePair(hr.stem, hr, lr[0]))
+    known = {stem for hr in others for stem in (hr.stem, f"{hr.stem}x{scale}")}
+    alone = [path.name for stem, paths in by_stem.items() if stem not in known for path in paths]
+    if alone and hr_files:
+        raise UserError(
+            f"no HR image for {len(alone)} of the LR images in '{lr_folder}', the first for '{alone[0]}'. Complete the "
+            f"HR images beside '{hr_files[0]}', or remove these LR images."
+        )
     return tuple(pairs)
 
 

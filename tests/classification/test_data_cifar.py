@@ -16,7 +16,7 @@ from classification.data import DataConfig, open_dataset
 from classification.data.cifar import _LAYOUTS, _load
 from core.errors import MissingData, UserError
 
-PER_FILE = 20
+PER_FILE = 100  # as many as CIFAR-100 has classes
 NAMES = {"cifar10": [f"ten{n}" for n in range(10)], "cifar100": [f"hundred{n}" for n in range(100)]}
 FOLDERS = {
     ("cifar10", "py"): "cifar-10-batches-py",
@@ -159,7 +159,7 @@ def test_altered_pickles_are_read_or_refused(data):
 def test_every_truncation_of_a_pickle_is_refused(tmp_path):
     folder = write_archive(tmp_path, "cifar100", "py")
     content = (folder / "test").read_bytes()
-    for length in range(0, len(content), 499):
+    for length in range(0, len(content), len(content) // 120):
         (folder / "test").write_bytes(content[:length])
         with pytest.raises(UserError, match="test"):
             open_dataset("cifar100", tmp_path)
@@ -204,3 +204,29 @@ def test_both_layouts_name_the_same_parts():
     for layout in _LAYOUTS.values():
         assert [f"{name}.bin" for name in layout.train_pickles] == list(layout.train_binaries)
         assert f"{layout.test_pickle}.bin" == layout.test_binary
+
+
+@pytest.mark.parametrize("twin", ["data_batch_4", "test_batch"])
+def test_a_file_that_stands_for_another_one_is_an_error(tmp_path, twin):
+    folder = write_archive(tmp_path, "cifar10", "py")
+    (folder / twin).write_bytes((folder / "data_batch_1").read_bytes())
+    with pytest.raises(UserError, match=f"{twin}' holds the same images as 'data_batch_1'"):
+        open_dataset("cifar10", tmp_path)
+
+
+def test_files_with_fewer_images_than_the_official_ones_are_said(tmp_path):
+    write_archive(tmp_path, "cifar100", "bin")
+    notes = open_dataset("cifar100", tmp_path).notes
+    assert [note.partition("' ")[2] for note in notes] == [
+        "holds 100 images instead of CIFAR-100's 50,000.",
+        "holds 100 images instead of CIFAR-100's 10,000.",
+    ]
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    folder = write_archive(tmp_path, "cifar10", "bin")
+    records = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(PER_FILE, -1)
+    records[records[:, 0] == 4, 0] = 5
+    records.tofile(folder / "test_batch.bin")
+    with pytest.raises(UserError, match="no test image of 1 of its 10 classes: ten4;"):
+        open_dataset("cifar10", tmp_path)

@@ -1,6 +1,7 @@
 """ImageNet's folders: workers, crops that are the same whoever makes them, bad images."""
 
 import io
+import shutil
 import warnings
 from pathlib import Path
 
@@ -120,18 +121,55 @@ def test_skipped_images_are_counted_once_and_named(root):
 def test_what_several_processes_skipped_is_counted_once(root):
     """Which process decodes a training image changes from epoch to epoch, so that several meet the same damage."""
     data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
-    data.train.unreadable.update({"a", "b"})
-    others = {"train": {"b", "c"}, "test": {"d"}}
+    data.train.unreadable.update({0: "a", 1: "b"})
+    others = {"train": {1: "b", 6: "c"}, "test": {3: "d"}}
     asked = iter(others.values())
-    assert data.skipped_everywhere(lambda own: [own, next(asked)]) == {"train": 3, "test": 1}
-    assert data.skipped_everywhere(lambda own: [own]) == {"train": 2, "test": 0}
+    found = data.unreadable_everywhere(lambda own: [own, next(asked)])
+    assert [entry.reason for entry in found["train"]] == ["a", "b", "c"]
+    assert [Path(entry.path).name for entry in found["train"]] == ["n01_0.JPEG", "n01_1.JPEG", "n02_1.JPEG"]
+    assert [entry.reason for entry in found["test"]] == ["d"]
+    alone = data.unreadable_everywhere(lambda own: [own])
+    assert {part: len(entries) for part, entries in alone.items()} == {"train": 2, "test": 0}
+
+
+def test_a_class_that_several_processes_together_found_unreadable_is_an_error(root):
+    data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
+    data.test.unreadable[2] = "a"
+    assert len(data.unreadable_everywhere(lambda own: [own])["test"]) == 1
+    with pytest.raises(
+        UserError, match=r"none of the 2 images of the class with '.*val/n02/n02_0\.JPEG' can be read;"
+    ):
+        data.unreadable_everywhere(lambda own: [own, {3: "b"} if own else {}])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_class_without_any_readable_image_stops(root, training):
+    for path in (root / "imagenet" / ("train" if training else "val") / "n02").iterdir():
+        path.write_bytes(b"")
+    data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
+    loader = data.train_loader(5, seed=3) if training else data.test_loader(3)
+    with (
+        pytest.warns(UserWarning, match="empty"),
+        pytest.raises(UserError, match=r"of the \d images of the class with"),
+    ):
+        list(loader.epoch(0))
+
+
+def test_what_an_earlier_session_left_out_is_counted_again_unless_it_was_repaired(root):
+    path = root / "imagenet/val/n01/n01_1.JPEG"
+    path.write_bytes(b"")
+    fine = root / "imagenet/train/n01/n01_1.JPEG"
+    data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
+    data.recall([str(path), str(fine), "elsewhere.png"])
+    assert data.skipped == {"train": 0, "test": 1}
 
 
 def test_a_batch_without_any_readable_image_stops(root):
-    for path in (root / "imagenet/val").rglob("*.JPEG"):
-        path.write_bytes(b"")
+    for number in range(3, 6):
+        (root / f"imagenet/val/n01/n01_{number}.JPEG").write_bytes(b"")
+        (root / f"imagenet/val/n02/n02_{number}.JPEG").write_bytes(jpeg(0))
     with pytest.warns(UserWarning, match="empty"), pytest.raises(UserError, match="no image of a batch"):
-        epoch(root, training=False, bad_images="skip")
+        list(open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip")).test_loader(1).epoch(0))
 
 
 def test_train_limit_is_balanced(root):
@@ -147,12 +185,43 @@ def test_a_padded_crop_is_refused(root):
 
 def test_validation_images_outside_of_class_folders_are_an_error(root):
     (root / "imagenet/val/n02").rename(root / "imagenet/val/n09")
-    with pytest.raises(UserError, match="same class folders"):
+    with pytest.raises(
+        UserError, match=r"val' lacks 1 class of '.*train': n02; '.*train' lacks 1 class of '.*val': n09;"
+    ):
         open_dataset("imagenet", root)
+    (root / "imagenet/val/n09").rename(root / "imagenet/val/N02")
+    with pytest.raises(UserError, match=r"named alike to the letter"):
+        open_dataset("imagenet", root)
+
+
+def test_a_png_beside_jpegs_and_an_image_without_a_suffix_are_trained_on(root):
+    """A class of PNGs vanished, and networks were right on all of the class that was left."""
+    for part in ("train", "val"):
+        for path in (root / "imagenet" / part / "n02").iterdir():
+            Image.open(path).convert("RGB").save(path.with_suffix(".PNG"))
+            path.unlink()
+    path = root / "imagenet/val/n01/n01_0.JPEG"
+    path.rename(path.with_suffix(""))
+    data = open_dataset("imagenet", root, DataConfig(workers=0))
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 5
+    assert torch.cat([targets for _, targets in data.test_loader(3).epoch(0)]).tolist() == [0, 0, 1, 1]
+    assert data.left_out == ()
+    assert [note.partition(" in ")[0] for note in data.notes] == [
+        "Without an image's suffix, taken for images by their content"
+    ]
+
+
+def test_one_class_is_an_error(root):
+    for part in ("train", "val"):
+        shutil.rmtree(root / "imagenet" / part / "n02")
+    with pytest.raises(UserError, match="holds the one class 'n01'"):
+        open_dataset("imagenet", root)
+    with pytest.raises(UserError, match="integers from 2"):
+        DataConfig(classes=1)
 
 
 def test_folders_without_images_are_an_error(root):
     for path in (root / "imagenet/train").rglob("*.JPEG"):
         path.unlink()
-    with pytest.raises(UserError, match=r"holds no \.JPEG files"):
+    with pytest.raises(UserError, match=r"2 of 2 class folders in '.*train' hold no image: n01; n02;"):
         open_dataset("imagenet", root)

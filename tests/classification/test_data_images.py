@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -73,6 +74,100 @@ def test_png_named_jpeg_is_read(photograph, tmp_path, mode):
     np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_every_format_is_read_exactly(photograph, tmp_path, form):
+    content = encode(photograph, form=form, **({"lossless": True} if form == "WEBP" else {}))
+    np.testing.assert_array_equal(read(content, tmp_path), photograph)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("1", "TIFF"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("L", "WEBP")]
+)
+def test_palettes_and_the_like_become_rgb(photograph, tmp_path, mode, form):
+    shown = Image.fromarray(photograph).convert(mode)
+    stream = io.BytesIO()
+    shown.save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+    np.testing.assert_array_equal(read(stream.getvalue(), tmp_path), np.asarray(shown.convert("RGB")))
+
+
+def disc() -> tuple[np.ndarray, np.ndarray]:
+    """A white disc on transparent black, and its straight alpha with soft edges."""
+    rows, columns = np.mgrid[:40, :40] - 19.5
+    alpha = np.clip(15 - np.hypot(rows, columns), 0, 1)
+    white = np.where(alpha > 0, 255, 0).astype(np.uint8)
+    return np.dstack([white] * 3), np.rint(255 * alpha).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF")]
+)
+def test_a_white_disc_on_transparent_black_has_no_dark_rim(tmp_path, mode, form):
+    colour, alpha = disc()
+    options = {"lossless": True} if form == "WEBP" else {}
+    stream = io.BytesIO()
+    Image.fromarray(np.dstack([colour, alpha]), "RGBA").convert(mode).save(stream, form, **options)
+    image = read(stream.getvalue(), tmp_path)
+    assert image.min() == 255
+    assert central_view(image).min() == 255
+
+
+def test_transparency_is_mixed_with_white(tmp_path):
+    pixels = np.array([[[200, 100, 0, 0], [200, 100, 0, 51], [200, 100, 0, 255]]], np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(stream, "PNG")
+    # 51/255 = 0.2: 0.2 * 200 + 0.8 * 255 = 244, 0.2 * 100 + 204 = 224, 204
+    expected = [[[255, 255, 255], [244, 224, 204], [200, 100, 0]]]
+    assert read(stream.getvalue(), tmp_path).tolist() == expected
+
+
+def test_a_transparent_palette_entry_and_a_transparent_colour_show_white(tmp_path):
+    indices = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    indices.putpalette([10, 20, 30, 40, 50, 60])
+    stream = io.BytesIO()
+    indices.save(stream, "PNG", transparency=0)
+    assert read(stream.getvalue(), tmp_path).tolist() == [[[255] * 3, [40, 50, 60]]]
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)).save(stream, "PNG", transparency=(1, 2, 3))
+    assert read(stream.getvalue(), tmp_path).tolist() == [[[255] * 3, [4, 5, 6]]]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+def test_sixteen_bits_are_scaled_and_rounded(tmp_path, ending):
+    """257 levels of 16 bits are one of 8: 128 rounds down to 0, 129 up to 1; 65535 is 255."""
+    levels = np.array([0, 128, 129, 257, 32896, 65406, 65407, 65535], np.uint16)
+    expected = [0, 0, 1, 1, 128, 254, 255, 255]
+    colour = np.dstack([levels[None], levels[None, ::-1], levels[None]])
+    content = cv2.imencode(ending, np.ascontiguousarray(colour[..., ::-1]))[1].tobytes()
+    image = read(content, tmp_path)
+    assert image[0, :, 0].tolist() == expected
+    assert image[0, :, 1].tolist() == expected[::-1]
+    grey = read(cv2.imencode(ending, levels[None])[1].tobytes(), tmp_path)
+    assert grey[0].tolist() == [[level] * 3 for level in expected]
+
+
+def test_sixteen_bits_with_alpha_are_mixed_with_white(tmp_path):
+    pixels = np.array([[[0, 0, 51400, 13107], [0, 0, 51400, 0]]], np.uint16)  # blue, green, red, alpha
+    image = read(cv2.imencode(".png", pixels)[1].tobytes(), tmp_path)
+    assert image.tolist() == [[[244, 204, 204], [255, 255, 255]]]
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(np.ones((2, 2), np.float32)).save(stream, "TIFF")
+    with pytest.raises(BadImage, match="32 bits are not of 8 or 16"):
+        read(stream.getvalue(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [("WEBP", {}), ("BMP", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {})]
+)
+def test_every_truncation_of_other_formats_is_found(photograph, tmp_path, form, options):
+    content = encode(photograph[:32, :32], form=form, **options)
+    for length in range(0, len(content) - 4, len(content) // 20):
+        with pytest.raises(BadImage):
+            read(content[:length], tmp_path)
+
+
 def test_exif_orientation_is_ignored(photograph, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the tag that asks viewers for a quarter turn
@@ -126,7 +221,7 @@ def test_an_image_of_absurd_size_is_damage(photograph, tmp_path):
     content = encode(photograph, form="PNG")
     header = b"IHDR" + struct.pack(">II", 10**6, 10**6) + content[24:29]
     forged = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-    with pytest.raises(BadImage, match="no decoder"):
+    with pytest.raises(BadImage, match="exceeds limit"):
         read(forged, tmp_path)
 
 

@@ -21,7 +21,7 @@ from core.errors import UserError
 WHOLE = open_dataset("digits", ".")
 
 
-@given(classes=st.integers(1, 10), limit=st.none() | st.integers(1, 2000))
+@given(classes=st.integers(2, 10), limit=st.none() | st.integers(1, 2000))
 def test_classes_are_left_out_of_both_parts_and_the_limit_is_balanced_over_the_rest(classes, limit):
     whole = WHOLE
     data = reduce_data(whole, DataConfig(classes=classes, train_limit=limit))
@@ -94,3 +94,10 @@ def test_the_reduced_tiny_imagenet_is_the_first_classes_averaged():
     assert (data.test.images[7].double() - expected).abs().max() <= 1  # halves may be rounded either way
     assert ((data.test.images[7].double() - expected) == 0).double().mean() > 0.9
     assert int(data.test.labels[7]) == int(whole.test.labels[row])
+
+
+@pytest.mark.parametrize(
+    ("limit", "notes"), [(10, ()), (7, ("3 of 10 classes have no training image: data.train_limit is 7.",))]
+)
+def test_a_limit_below_the_number_of_classes_is_said(limit, notes):
+    assert open_dataset("digits", "", DataConfig(train_limit=limit)).notes == notes

@@ -111,6 +111,29 @@ def test_a_changed_image_is_decoded_again_and_the_old_cache_goes(root):
     assert len(set(names) & set(caches(root))) == 1  # the validation part's
 
 
+def test_a_changed_image_of_the_same_size_and_time_is_decoded_again(root):
+    path = root / "tiny-imagenet-200/train/n01/images/n01_3.JPEG"
+    for number in (40, 41):
+        content = jpeg(number)
+        path.write_bytes(content + b"\0" * (9000 - len(content)))
+        os.utime(path, ns=(10**18, 10**18))
+        image = open_dataset("tiny-imagenet", root).train.images[3].numpy()
+        assert np.abs(image.astype(int) - np.asarray(Image.open(path)).transpose(2, 0, 1)).max() <= 2
+
+
+def test_an_image_more_or_less_is_noticed(root):
+    open_dataset("tiny-imagenet", root)
+    images = root / "tiny-imagenet-200/train/n01/images"
+    Image.open(io.BytesIO(jpeg(41))).save(images / "n01_9.PNG")
+    data = open_dataset("tiny-imagenet", root)
+    assert data.train.labels.tolist() == [0] * 7 + [1] * 6 + [2] * 6
+    np.testing.assert_array_equal(
+        data.train.images[6], np.asarray(Image.open(images / "n01_9.PNG")).transpose(2, 0, 1)
+    )
+    (images / "n01_9.PNG").unlink()
+    assert len(open_dataset("tiny-imagenet", root).train) == 18
+
+
 def test_writing_to_the_images_leaves_the_cache_as_it_is(root):
     open_dataset("tiny-imagenet", root).train.images.zero_()
     assert open_dataset("tiny-imagenet", root).train.images.any()
@@ -136,7 +159,9 @@ def test_bad_images_are_left_out_counted_and_named(root):
     assert all(str(path) in text for path in [*paths, "val_1.JPEG", "32x32 pixels; 64x64"])
     assert data.skipped == {"train": 4, "test": 1}
     # Every process opens the whole data set: what two of them have found is the same.
-    assert data.skipped_everywhere(lambda own: [own, own]) == data.skipped
+    found = data.unreadable_everywhere(lambda own: [own, own])
+    assert {part: len(entries) for part, entries in found.items()} == data.skipped
+    assert {entry.path for entry in found["train"]} == {str(path) for path in [*paths, small]}
     assert data.train.rows.tolist() == [row for row in range(18) if row not in (2, 5, 10, 12)]
     assert torch.cat([targets for _, targets in data.test_loader(3).epoch(0)]).tolist() == [1, 2, 1, 0]
     with pytest.raises(UserError, match=r"4 such images"):  # the cache is shared, the decision is not
@@ -255,6 +280,80 @@ def test_an_annotation_of_an_unknown_class_is_named(root):
         open_dataset("tiny-imagenet", root)
 
 
+def test_half_of_the_annotations_is_an_error(root):
+    annotations = root / "tiny-imagenet-200/val/val_annotations.txt"
+    annotations.write_text("".join(annotations.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(
+        UserError, match=r"2 of 5 images in '.*' have no line in '.*': val_3.JPEG, val_4.JPEG; get"
+    ):
+        open_dataset("tiny-imagenet", root)
+
+
+@pytest.mark.parametrize("label", ["n01", "n02"])
+def test_an_image_annotated_twice_is_an_error(root, label):
+    annotations = root / "tiny-imagenet-200/val/val_annotations.txt"
+    annotations.write_text(annotations.read_text() + f"val_1.JPEG\t{label}\t0\t0\t1\t1\n")
+    with pytest.raises(
+        UserError, match=r"names image 'val_1.JPEG' twice, in lines 2 and 6; get it from http"
+    ):
+        open_dataset("tiny-imagenet", root)
+
+
+def test_an_annotation_without_an_image_is_an_error(root):
+    annotations = root / "tiny-imagenet-200/val/val_annotations.txt"
+    annotations.write_text(annotations.read_text() + "val_7.JPEG\tn01\t0\t0\t1\t1\n")
+    with pytest.raises(UserError, match=r"val_7.JPEG' cannot be read: No such file"):
+        open_dataset("tiny-imagenet", root)
+
+
+def test_classes_that_differ_between_list_and_folders_are_named(root):
+    folder = root / "tiny-imagenet-200"
+    (folder / "wnids.txt").write_text("n01\nn02\n")
+    with pytest.raises(UserError, match=r"wnids.txt' does not name these class folders of '.*train': n03;"):
+        open_dataset("tiny-imagenet", root)
+    (folder / "wnids.txt").write_text("n01\nn02\nn03\nn02\n")
+    with pytest.raises(UserError, match=r"wnids.txt' names classes twice: n02;"):
+        open_dataset("tiny-imagenet", root)
+
+
+def test_a_class_without_images_is_named(root):
+    folder = root / "tiny-imagenet-200"
+    annotations = folder / "val/val_annotations.txt"
+    text = annotations.read_text()
+    annotations.write_text(text.replace("n03", "n01"))
+    with pytest.raises(UserError, match="no test image of 1 of its 3 classes: three;"):
+        open_dataset("tiny-imagenet", root)
+    annotations.write_text(text)
+    for path in (folder / "train/n02/images").iterdir():
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="6 of 18"),
+        pytest.raises(UserError, match=r"train' no image of 1 of 3 classes can be read, .* n02_0.JPEG"),
+    ):
+        open_dataset("tiny-imagenet", root, DataConfig(bad_images="skip"))
+    for path in (folder / "train/n02/images").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"1 of 3 classes in '.*train' hold no image: n02;"):
+        open_dataset("tiny-imagenet", root)
+
+
+def test_what_is_hidden_or_missing_is_said(root):
+    folder = root / "tiny-imagenet-200"
+    (folder / "train/.ipynb_checkpoints").mkdir()
+    (folder / "train/n02/images/._n02_0.JPEG").write_bytes(b"Mac")
+    (folder / "val/images/Thumbs.db").write_bytes(b"Windows")
+    data = open_dataset("tiny-imagenet", root)
+    assert [(Path(entry.path).name, entry.reason) for entry in data.left_out] == [
+        ("._n02_0.JPEG", "hidden"),
+        ("Thumbs.db", "hidden"),
+    ]
+    assert data.notes == (
+        "3 classes instead of Tiny-ImageNet's 200.",
+        "Classes with other than Tiny-ImageNet's 500 training images: n01 (6), n02 (6), n03 (6).",
+        "5 validation images instead of Tiny-ImageNet's 10,000.",
+    )
+
+
 def _real_root() -> str:
     """$LWDNA_DATA if Tiny-ImageNet is there and decoded already or can be (20 s on two cores)."""
     root = os.environ.get(ENVIRONMENT_VARIABLE, "")
@@ -265,6 +364,7 @@ def _real_root() -> str:
 def test_the_real_tiny_imagenet():
     data = open_dataset("tiny-imagenet", _real_root(), DataConfig(train_limit=2000))
     assert data.num_classes == 200
+    assert (data.left_out, data.notes) == ((), ())
     assert data.class_names[0] == "goldfish, Carassius auratus"  # n01443537, the first in sorted order
     assert data.train.images.shape == (100_000, 3, 64, 64)
     assert len(data.test) == 10_000

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from classification.data import ClassificationData, open_dataset
+from classification.data.scan import LeftOut
 from classification.run import RunConfig, main, with_distillation
 from core.architecture import Architecture
 from core.config import load_config
@@ -181,15 +182,23 @@ def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(
 ) -> None:
     def damaged(*arguments: Any) -> ClassificationData:
         data = open_dataset(*arguments)
-        return replace(data, train=replace(data.train, skipped=3))
+        entries = tuple(LeftOut(f"{number}.png", "no end") for number in range(3))
+        return replace(
+            data, train=replace(data.train, unreadable=entries), left_out=(LeftOut("._a", "hidden"),)
+        )
 
     monkeypatch.setattr("classification.run.open_dataset", damaged)
     quick = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--cfg-options", "train.batch_size=30"]
     options = ["shrink.batch_size=20", "shrink.batches=1"]
     assert main([*quick, *options, "--work-dir", str(tmp_path / "work")]) == 0
-    line = "3 unreadable train images were left out."
-    assert capsys.readouterr().out.count(line) == 1
-    assert line in (tmp_path / "work" / "report.md").read_text()
+    line = "3 unreadable train images were left out; skipped.txt lists them."
+    hidden = "1 file or folder was left out: 1 hidden; skipped.txt lists them."
+    out, report = capsys.readouterr().out, (tmp_path / "work" / "report.md").read_text()
+    assert (out.count(line), out.count(hidden)) == (1, 1)
+    assert line in report
+    assert hidden in report
+    listed = ["._a\thidden", *(f"{number}.png\tno end" for number in range(3))]
+    assert (tmp_path / "work" / "skipped.txt").read_text().splitlines() == listed
     monkeypatch.setattr("classification.run.is_first_process", lambda: False)
     assert main(["--resume", "--work-dir", str(tmp_path / "work"), "--no-progress"]) == 0
     assert line not in capsys.readouterr().out

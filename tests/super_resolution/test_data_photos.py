@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -236,9 +237,15 @@ def test_a_grey_network_gets_luma(photo: np.ndarray) -> None:
 
 
 def test_finding_images(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in find_images(tmp_path, "images", "anywhere")] == ["a.jpg", "b.PNG"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [path.name for path in find_images(tmp_path, "images", "anywhere")] == ["a.jpg", "b.PNG"]
+    for name in ("notes.txt", "photo"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 files or folders in '.*' are not used, .* such as 'notes.txt'"):
+        assert len(find_images(tmp_path, "images", "anywhere")) == 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingData, match="no image"):
         find_images(tmp_path / "empty", "images", "anywhere")

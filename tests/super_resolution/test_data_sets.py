@@ -179,6 +179,21 @@ def test_a_folder_with_validation_images_alone_is_no_training_set(div2k: Path) -
         open_training_set("div2k", div2k, 4)
 
 
+def test_a_low_resolution_image_without_a_high_resolution_one(div2k: Path) -> None:
+    """Half of the HR folder is missing: training went on with the other half."""
+    (div2k / "DIV2K/DIV2K_train_HR/0800.png").unlink()
+    with pytest.raises(
+        UserError, match=r"no HR image for 1 of the LR images in '.*X4', the first for '0800x4.png'"
+    ):
+        open_training_set("div2k", div2k, 4)
+
+
+def test_two_low_resolution_images_for_one(div2k: Path, photo: np.ndarray) -> None:
+    put(div2k / "DIV2K/DIV2K_train_LR_bicubic/X4/0001.png", downscale(photo[:40, :60], 4))
+    with pytest.raises(UserError, match=r"0001.png' has several LR images in '.*' \(0001x4.png, 0001.png\)"):
+        open_training_set("div2k", div2k, 4)
+
+
 def test_a_low_resolution_image_that_is_not_there(div2k: Path) -> None:
     (div2k / "DIV2K/DIV2K_train_LR_bicubic/X4/0800x4.png").unlink()
     with pytest.raises(MissingData, match=r"0800\.png.*0800x4\.png"):
