@@ -19,10 +19,11 @@ from conftest import PROJECT
 from PIL import Image
 
 from core.errors import MissingData, UserError
+from core.video import Frame, VideoFile
 from tracking import images, track
 from tracking.images import as_rgb, read_image
 from tracking.trackers import StillTracker
-from tracking.video import VideoFile, draw, open_video
+from tracking.video import draw, open_video
 
 PHOTOS = Path(skimage.data_dir)
 
@@ -168,7 +169,7 @@ def test_tracks_a_folder_and_then_the_video_that_it_wrote(
     assert boxes[0].tolist() == [20, 30, 50, 40]
     video = open_video(out)
     assert (video.count, video.speed, video.live) == (12, 30, False)
-    frames = list(video.frames())
+    frames = [frame.image for frame in video.frames()]
     assert len(frames) == 12
     # The drawn border is green in the middle of the box's left side, in the last frame as in the first.
     for number in (0, 11):
@@ -188,7 +189,7 @@ def test_frames_of_another_size_are_fitted_in(tmp_path: Path) -> None:
     with VideoFile(path, 10) as video:
         for size in ((60, 80), (30, 40), (60, 40), (240, 320)):
             video.write(np.full((*size, 3), 200, np.uint8))
-    frames = list(open_video(path).frames())
+    frames = [frame.image for frame in open_video(path).frames()]
     assert [frame.shape for frame in frames] == [(60, 80, 3)] * 4
     assert frames[1].mean() > 190
     assert frames[2][:, :15].mean() < 20  # upright in a frame across: black on either side
@@ -329,8 +330,8 @@ def test_a_camera_has_no_end_and_no_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     video = open_video("0")
     assert (video.live, video.count, video.speed) == (True, None, 30.0)
-    frames: Iterator[np.ndarray] = video.frames()
-    assert next(frames)[0, 0].tolist() == [3, 2, 1]
+    frames: Iterator[Frame] = video.frames()
+    assert next(frames).image[0, 0].tolist() == [3, 2, 1]
     assert len(list(frames)) == 2
     with pytest.raises(UserError, match="camera 1 cannot be opened"):
         open_video("1")
