@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
-from cv2.utils import logging
 
 from core.containers import Structure, read_structure
 from core.errors import UserError
@@ -105,8 +105,10 @@ def list_frames(numbers: Sequence[int]) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """OpenCV's own messages about a video that it cannot open would stand beside ours."""
+    # OpenCV 4 has these functions at the top, OpenCV 5 in a module of their own.
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    logging.setLogLevel(0)  # silent
     try:
         yield
     finally:
