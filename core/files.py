@@ -1,14 +1,18 @@
-"""Atomic file writes, which leave the old file or the new one, never half a file; and locks between processes."""
+"""Atomic file writes, which leave the old file or the new one, never half a file; locks between processes; and the
+check before all of them, that no file is written over one that is read.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from core.errors import UserError
 
 try:
     import fcntl
@@ -56,6 +60,55 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_overwriting(
+    outputs: Iterable[tuple[str, str | Path | None]], inputs: Iterable[tuple[str, str | Path | None]]
+) -> None:
+    """Refuse to write a file over one that is read, into a folder whose files are read one by one, or twice.
+
+    To be called before anything is opened for writing. Files are the same if the file system says so: through links,
+    by relative names, in another case where that does not matter.
+
+    Args:
+        outputs: files to write, each with what names it ("--out"); None is left out.
+        inputs: files and folders that are read, each with what it is ("the video that is read"); None is left out. Of
+            a folder, the files directly in it count.
+
+    Raises:
+        UserError: the first such output, or one that is a folder.
+    """
+    read = {_identity(Path(path)): (what, Path(path).is_dir()) for what, path in inputs if path is not None}
+    written: dict[tuple[int, int] | str, str] = {}
+    for name, output in outputs:
+        if output is None:
+            continue
+        path = Path(output)
+        key, folder = _identity(path), _identity(Path(os.path.realpath(path)).parent)
+        if key in read:
+            raise UserError(f"{name} '{path}' is {read[key][0]}; name another one to write to")
+        beside = _identity(path.parent)
+        for place in (folder, beside):
+            if place in read and read[place][1]:
+                raise UserError(f"{name} '{path}' lies in {read[place][0]}; name a file elsewhere")
+        if path.is_dir():
+            raise UserError(f"{name} '{path}' is a folder; name a file in it")
+        if key in written:
+            raise UserError(f"{name} '{path}' is the file that {written[key]} names; give each its own")
+        written[key] = name
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What two names of one file have in common."""
+    try:
+        found = path.stat()
+    except OSError:  # a file that is still to be made
+        parent = Path(os.path.realpath(path))
+        with suppress(OSError):
+            folder = parent.parent.stat()
+            return f"{folder.st_dev}:{folder.st_ino}:{parent.name}"
+        return str(parent)
+    return found.st_dev, found.st_ino
 
 
 def write_json(path: str | Path, value: Any) -> None:

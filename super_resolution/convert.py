@@ -14,6 +14,7 @@ from pathlib import Path
 from core.checkpoint import read_weights
 from core.errors import UserError
 from core.exits import run_command
+from core.files import refuse_overwriting
 from super_resolution.checkpoint import Description, save_network
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
 
@@ -31,6 +32,7 @@ def convert_file(source: Path, target: Path, res_scale: float | None = None) -> 
     """
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending.")
+    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
     weights = read_weights(source)
     try:
         converted = convert_basicsr(weights, res_scale)

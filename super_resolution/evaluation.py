@@ -19,7 +19,7 @@ from torch import nn
 from core.errors import UserError
 from super_resolution.data.sets import ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
-from super_resolution.tiling import receptive_radius, super_resolve
+from super_resolution.tiling import NonFiniteOutput, receptive_radius, super_resolve
 
 Channel = Literal["y", "rgb"]
 Upscaler = Callable[[np.ndarray], np.ndarray]
@@ -131,12 +131,16 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
 
     Raises:
         UserError: an image can't be read, or LR and HR sizes do not match.
+        NonFiniteOutput: a network's output for one of the images is not finite.
     """
     border, channel = protocol(benchmark.name, benchmark.scale)
     scores = {}
     for pair in benchmark.pairs:
         hr, lr = read_pair(pair, benchmark.scale)
-        sr = upscale(lr)
+        try:
+            sr = upscale(lr)
+        except NonFiniteOutput as error:
+            raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
         try:
             scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
         except UserError as error:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from scipy.ndimage import distance_transform_edt
 
 from core.data import is_hidden, require
 from core.errors import MissingData, UserError
@@ -39,6 +40,9 @@ _MODES = {
     "La": "LA",
     "RGBa": "RGBA",
 }
+_TIFF_BITS, _EXIF_ORIENTATION = 258, 274
+_PNG_HEADER = 33  # bytes of a PNG's signature and first chunk
+_RGB_OF_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, cv2.error)
 
 
@@ -71,14 +75,15 @@ def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as it is: grey stays grey, alpha stays, 16-bit stays 16-bit.
+    """Read an image file as it is: grey stays grey, alpha stays, 16-bit stays 16-bit (PNG and TIFF).
 
-    Palettes become RGB, CMYK becomes RGB, and a camera's orientation tag is applied. Pillow's limit of 179 million
-    pixels does not hold here; OpenCV's of 2^30 pixels and a million a side do for PNGs of 16 bits.
+    Palettes become RGB, CMYK becomes RGB without regard to its profile, and a camera's orientation tag is applied.
+    Pillow's limit of 179 million pixels does not hold here; OpenCV's of 2^30 pixels and a million a side do for
+    colour and PNGs of 16 bits.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is broken, cut short, or of a kind that has no faithful uint8 or uint16 form.
+        UserError: it is broken, cut short, an animation, or of a kind that has no faithful uint8 or uint16 form.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,13 +91,35 @@ def read_image(path: str | Path) -> np.ndarray:
     content = path.read_bytes()
     try:
         with _of_any_size(), Image.open(io.BytesIO(content)) as file:
+            _refuse_several(file)
             file.load()  # also checks what OpenCV forgives: checksums, and pixels that are not there
-            pixels = _decode_deep(content) if _is_deep_png(content) else _decode(file)
+            if _is_deep_png(content):
+                pixels = _upright(_decode_deep_png(content, file), file)
+            elif _is_deep_tiff(file):
+                pixels = _decode_deep_tiff(content, file)
+            else:
+                pixels = _decode(file)
     except _DECODER_ERRORS as error:
         raise UserError(
             f"'{path}' cannot be read as an image ({_one_line(error)}); replace it or leave it out."
         ) from error
     return np.ascontiguousarray(pixels)
+
+
+def read_profile(path: str | Path) -> bytes | None:
+    """The ICC colour profile of an image file that describes what `read_image` gives; None where there is none.
+
+    Raises:
+        UserError: the file is no image.
+    """
+    try:
+        with _of_any_size(), Image.open(path) as file:
+            described = file.mode not in ("CMYK", "LAB", "YCbCr", "HSV")  # those become RGB
+            return (file.info.get("icc_profile") or None) if described else None
+    except _DECODER_ERRORS as error:
+        raise UserError(
+            f"'{path}' cannot be read as an image ({_one_line(error)}); replace it or leave it out."
+        ) from error
 
 
 def read_photo(path: str | Path) -> np.ndarray:
@@ -101,10 +128,15 @@ def read_photo(path: str | Path) -> np.ndarray:
     return np.rint(colour / 257).astype(np.uint8) if colour.dtype == np.uint16 else colour
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
+def write_image(path: str | Path, image: np.ndarray, profile: bytes | None = None) -> None:
     """Write an image, atomically; the ending chooses the format, JPEG and WebP at quality 95.
 
     Grey with alpha in 16 bits is written as RGBA.
+
+    Args:
+        path: the file.
+        image: see above.
+        profile: an ICC colour profile to go with it; a BMP has no place for one.
 
     Raises:
         UserError: as for `require_format`.
@@ -112,10 +144,12 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     path = Path(path)
     require_format(path, image)
     if image.dtype == np.uint16:
-        write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image)))
-    else:
-        quality: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-        write_with(path, lambda temporary: Image.fromarray(image).save(temporary, **quality))
+        write_with(path, lambda temporary: temporary.write_bytes(_encode_deep(image, profile)))
+        return
+    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    if profile is not None and path.suffix.lower() != ".bmp":
+        options["icc_profile"] = profile
+    write_with(path, lambda temporary: Image.fromarray(image).save(temporary, **options))
 
 
 def require_format(path: Path, image: np.ndarray) -> None:
@@ -147,6 +181,25 @@ def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 def join_alpha(colour: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     """The inverse of `split_alpha`."""
     return colour if alpha is None else np.dstack([colour, alpha])
+
+
+def fill_transparent(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours with those of fully transparent pixels replaced by the nearest visible pixel's.
+
+    What is stored there is not to be seen and often black: enlarging would draw it into the edges of what is.
+
+    Args:
+        colour: H x W or H x W x 3.
+        alpha: H x W.
+
+    Returns:
+        An array of the same shape and type; `colour` itself where all is visible, or nothing.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return colour
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(colour[rows, columns])
 
 
 def to_tensor(image: np.ndarray, channels: int = 3) -> torch.Tensor:
@@ -220,25 +273,82 @@ def _decode(file: Image.Image) -> np.ndarray:
     return np.asarray(upright if upright.mode == mode else upright.convert(mode))
 
 
+def _refuse_several(file: Image.Image) -> None:
+    """Refuse animations and documents: all but the first picture would be lost. Phones' JPEGs with extras are fine."""
+    count = getattr(file, "n_frames", 1)
+    if count > 1 and file.format in ("PNG", "WEBP", "TIFF"):
+        raise ValueError(f"it holds {count} pictures; save each as a file of its own")
+
+
 def _is_deep_png(content: bytes) -> bool:
     """Whether this is a PNG of 16 bits per sample (byte 24 of a PNG is the bit depth of its header)."""
     return content.startswith(b"\x89PNG") and len(content) > 25 and content[24] == 16
 
 
-def _decode_deep(content: bytes) -> np.ndarray:
+def _is_deep_tiff(file: Image.Image) -> bool:
+    """Whether this is a TIFF of several samples of more than 8 bits, of which Pillow keeps 8."""
+    if file.format != "TIFF":
+        return False
+    bits = file.tag_v2.get(_TIFF_BITS, (1,))  # type: ignore[attr-defined]
+    return len(bits) > 1 and max(bits) > 8
+
+
+def _decode_deep_png(content: bytes, file: Image.Image) -> np.ndarray:
     """Decode a 16-bit PNG with OpenCV: Pillow would cut colour down to 8 bits."""
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("the 16-bit PNG cannot be decoded")
-    if pixels.ndim == 2:
+    if pixels.dtype != np.uint16:
+        raise ValueError("OpenCV cuts this 16-bit PNG down to 8 bits")
+    kind = content[25]  # the PNG colour type
+    clear = file.info.get("transparency")
+    if pixels.ndim == 3:
+        pixels = (
+            pixels[..., 0]
+            if kind == 0
+            else pixels[..., [0, -1]]
+            if kind == 4
+            else pixels[..., _RGB_OF_BGR[pixels.shape[2]]]
+        )
+    if clear is None or kind not in (0, 2):
         return pixels
-    grey_with_alpha = content[25] == 4  # the PNG colour type
-    if grey_with_alpha:
-        return pixels[..., [0, -1]]
-    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    # One colour stands for transparent (the chunk tRNS).
+    colour = pixels if kind == 0 else pixels[..., :3]
+    hidden = colour == clear if kind == 0 else (colour == np.array(clear)).all(axis=2)
+    return np.dstack([colour, np.where(hidden, 0, 65535).astype(np.uint16)])
 
 
-def _encode_deep(image: np.ndarray) -> bytes:
+def _decode_deep_tiff(content: bytes, file: Image.Image) -> np.ndarray:
+    """Decode a colour TIFF of 16 bits with OpenCV, checked against the 8 bits that Pillow reads."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    shallow = np.asarray(file)
+    if (
+        pixels is not None
+        and pixels.dtype == np.uint16
+        and pixels.shape == shallow.shape
+        and file.mode in ("RGB", "RGBA")
+    ):
+        deep = pixels[..., _RGB_OF_BGR[pixels.shape[2]]]
+        if np.array_equal(deep >> 8, shallow):
+            return deep
+    raise ValueError(
+        f"a TIFF of {file.mode} with more than 8 bits that is not read in full; save it as a PNG of 16 bits"
+    )
+
+
+def _upright(pixels: np.ndarray, file: Image.Image) -> np.ndarray:
+    """Pixels turned as a camera's orientation tag says (TIFF 6.0, tag 274)."""
+    orientation = file.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _encode_deep(image: np.ndarray, profile: bytes | None) -> bytes:
     """Encode as a 16-bit PNG."""
     if image.ndim == 3:
         order = {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[image.shape[2]]
@@ -246,7 +356,12 @@ def _encode_deep(image: np.ndarray) -> bytes:
     encoded, content = cv2.imencode(".png", image)
     if not encoded:
         raise OSError("OpenCV could not encode the image as a 16-bit PNG")
-    return content.tobytes()
+    png = content.tobytes()
+    if profile is None:
+        return png
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:_PNG_HEADER] + chunk + png[_PNG_HEADER:]  # it has to come before the pixels
 
 
 def _one_line(error: BaseException) -> str:

@@ -22,6 +22,10 @@ from super_resolution.images import to_pixels, to_tensor
 _LARGEST_STRIP = 2048
 
 
+class NonFiniteOutput(RuntimeError):
+    """A network gave NaN or infinity for an image: a picture made of that would look like one, and be none."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """A tile in low-resolution pixels.
@@ -115,6 +119,7 @@ def super_resolve(
 
     Raises:
         UserError: the tile is not positive, the image has other channels, or the network has another scale.
+        NonFiniteOutput: the network's output is not finite everywhere.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise UserError(
@@ -146,6 +151,7 @@ def super_resolve(
                 _within(part.rows, part.seen_rows, scale),
                 _within(part.columns, part.seen_columns, scale),
             ]
+            _check_finite(kept, part, len(plan))
             enlarged[_times(part.rows, scale), _times(part.columns, scale)] = to_pixels(kept, like=image)
             if on_tile is not None:
                 on_tile(done, len(plan))
@@ -179,6 +185,23 @@ def _check_scale(output: torch.Tensor, seen: np.ndarray, scale: int) -> None:
         raise UserError(
             f"the network turns {seen.shape[1]} x {seen.shape[0]} pixels into "
             f"{output.shape[-1]} x {output.shape[-2]}, not x{scale}; give the scale it was built for."
+        )
+
+
+def _check_finite(output: torch.Tensor, part: Tile, tiles_in_all: int) -> None:
+    """Refuse what would become black pixels."""
+    finite = torch.isfinite(output)
+    if not bool(finite.all()):
+        where = (
+            f" in the tile of rows {part.rows.start}–{part.rows.stop - 1}, columns {part.columns.start}–"
+            f"{part.columns.stop - 1}"
+            if tiles_in_all > 1
+            else ""
+        )
+        count = finite.numel() - int(finite.sum())
+        raise NonFiniteOutput(
+            f"{count} of {finite.numel()} values of the network's output{where} are not finite; the checkpoint may "
+            "come from a run that diverged"
         )
 
 

@@ -1,13 +1,12 @@
 """`python -m super_resolution.upscale IN OUT --checkpoint C`: enlarge an image, a folder, or a video.
 
-Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits. The network takes images in
+Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits (as PNG). The network takes images in
 tiles, so that its memory is bounded whatever their size; input and output are held whole.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -24,22 +22,22 @@ from torch import nn
 
 from core.errors import MissingData, UserError
 from core.exits import run_command
-from core.files import write_with
+from core.files import refuse_overwriting
+from core.video import CODECS, VideoFile, check_ending, open_video_file
 from super_resolution.checkpoint import load_network
 from super_resolution.images import (
     SUFFIXES,
+    fill_transparent,
     find_images,
     join_alpha,
     read_image,
+    read_profile,
     require_format,
     split_alpha,
     write_image,
 )
 from super_resolution.resize import matlab_bicubic
-from super_resolution.tiling import receptive_radius, super_resolve
-
-VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-"""The codec that a video's ending chooses."""
+from super_resolution.tiling import NonFiniteOutput, receptive_radius, super_resolve
 
 Advance = Callable[[int, int], None]
 """Told of progress as (done, in all)."""
@@ -62,8 +60,16 @@ class ImageUpscaler:
     overlap: int
 
     def __call__(self, image: np.ndarray, on_tile: Advance | None = None) -> np.ndarray:
-        """Enlarge an image as `super_resolution.images` describes them, alpha included."""
+        """Enlarge an image as `super_resolution.images` describes them, alpha included.
+
+        What fully transparent pixels hold is not looked at, see `fill_transparent`.
+
+        Raises:
+            NonFiniteOutput: the network's output is not finite.
+        """
         colour, alpha = split_alpha(image)
+        if alpha is not None:
+            colour = fill_transparent(colour, alpha)
         enlarged = super_resolve(
             self.network, colour, self.scale, tile=self.tile, overlap=self.overlap, on_tile=on_tile
         )
@@ -92,14 +98,20 @@ def open_upscaler(
 def upscale_image(
     upscaler: ImageUpscaler, source: Path, target: Path, on_tile: Advance | None = None
 ) -> None:
-    """Enlarge one image file.
+    """Enlarge one image file; a colour profile goes along.
 
     Raises:
-        UserError: the source can't be read, or the target's format can't hold the result.
+        UserError: the source can't be read, or the target's format can't hold the result, or the two are one file.
+        NonFiniteOutput: the network's output is not finite; nothing is written.
     """
+    refuse_overwriting([("OUT", target)], [("the image that is read", source)])
     image = read_image(source)
     require_format(target, image)  # before the work, not after it
-    write_image(target, upscaler(image, on_tile))
+    try:
+        enlarged = upscaler(image, on_tile)
+    except NonFiniteOutput as error:
+        raise NonFiniteOutput(f"'{source}': {error}; '{target}' was not written") from error
+    write_image(target, enlarged, read_profile(source))
 
 
 def upscale_folder(
@@ -108,57 +120,81 @@ def upscale_folder(
     """Enlarge every image of a folder into `<target>/<name>.png`; those that fail do not stop the others.
 
     Raises:
-        UserError: no images, two with one name, the two folders are one, or some images failed (the first is
-            named).
+        UserError: no images, two with one name, the two folders are one, an output would fall on an image that is
+            read, or some images failed (the first is named).
+        NonFiniteOutput: the network's output for some images is not finite.
     """
     sources = find_images(source, "images to enlarge", "your own collection")
     if target.is_file():
         raise UserError(f"'{target}' is a file, but '{source}' is a folder; name a folder to write to.")
-    if target.resolve() == source.resolve():
+    if target.exists() and target.samefile(source):
         raise UserError(f"'{target}' is the folder that is read; name another one to write to.")
     name, count = Counter(path.stem for path in sources).most_common(1)[0]
     if count > 1:
         raise UserError(
             f"'{source}' has {count} images called '{name}', which would become one file; rename one."
         )
-    failures = []
-    for done, path in enumerate(sources, 1):
+    targets = [target / f"{path.stem}.png" for path in sources]
+    refuse_overwriting(
+        [("OUT's", path) for path in targets], [("an image that is read", path) for path in sources]
+    )
+    failures: list[Exception] = []
+    for done, (path, written) in enumerate(zip(sources, targets, strict=True), 1):
         try:
-            upscale_image(upscaler, path, target / f"{path.stem}.png")
-        except UserError as error:
-            failures.append(str(error))
+            upscale_image(upscaler, path, written)
+        except (UserError, NonFiniteOutput) as error:
+            failures.append(error)
         if on_image is not None:
             on_image(done, len(sources))
     if failures:
-        raise UserError(
-            f"{len(failures)} of {len(sources)} images failed, the others are done. First: {failures[0]}"
-        )
+        broken = next((error for error in failures if isinstance(error, NonFiniteOutput)), None)
+        first = failures[0] if broken is None else broken
+        message = f"{len(failures)} of {len(sources)} images failed, the others are done. First: {first}"
+        raise UserError(message) if broken is None else NonFiniteOutput(message) from broken
 
 
 def upscale_video(
     upscaler: ImageUpscaler, source: Path, target: Path, on_frame: Advance | None = None
-) -> None:
-    """Enlarge a video frame by frame, at its frame rate, without its sound.
+) -> list[str]:
+    """Enlarge a video frame by frame, without its sound; every frame is shown when it was shown before.
+
+    A frame that can't be read is replaced by the one before it, and named. However this ends, `target` holds the
+    frames until then.
+
+    Returns:
+        What was done to the frames beyond enlarging them, in lines.
 
     Raises:
-        UserError: no frame can be read, or the target's ending or size suits no codec at hand.
+        UserError: no frame can be read, or the target's ending suits no codec, or the two are one file.
+        OSError: no codec at hand writes the target.
+        NonFiniteOutput: the network's output for a frame is not finite.
+        RuntimeError: frames could not be read; they are named, and all others are written.
     """
-    if target.suffix.lower() not in VIDEO_CODECS:
-        raise UserError(f"'{target}': a video is written as {', '.join(VIDEO_CODECS)}; change the ending.")
-    capture = cv2.VideoCapture(str(source))
-    try:
-        found, first = capture.read()
-        if not found:
-            raise UserError(f"'{source}' has no frame that can be read; is it a video, and whole?")
-        write_with(target, lambda temporary: _write_frames(upscaler, capture, first, temporary, on_frame))
-    finally:
-        capture.release()
+    refuse_overwriting([("OUT", target)], [("the video that is read", source)])
+    check_ending(target)
+    video = open_video_file(source)
+    with VideoFile(target, video.speed) as file:
+        for frame in video.frames():
+            try:
+                enlarged = upscaler(frame.image)
+            except NonFiniteOutput as error:
+                raise NonFiniteOutput(f"{video.name}, frame {frame.number}: {error}") from error
+            file.write(enlarged, frame.slot)
+            if on_frame is not None:
+                on_frame(frame.number, video.count or 0)
+    complaint = video.complaint()
+    if complaint is not None:
+        raise RuntimeError(f"{complaint}; '{target}' holds the others, and repeats where one is missing")
+    note = file.note()
+    return [*video.notes, *([f"'{target}': {note}"] if note else [])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: _run(options), options.debug, "start it again")
+    return run_command(
+        lambda: _run(options), options.debug, "a video holds the frames until then; start it again"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,32 +222,40 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     """Decide what IN is, and enlarge it."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own lines would stand beside our error
     source, target = options.source, options.target
     if not source.exists():
         raise MissingData(f"'{source}' not found; name an image, a folder of images, or a video.")
     if options.tile < 0:
         raise UserError(f"--tile is {options.tile}; give a positive number of pixels, or 0 for whole images.")
     suffix = source.suffix.lower()
-    if source.is_file() and suffix not in SUFFIXES and suffix not in VIDEO_CODECS:
-        allowed = ", ".join((*SUFFIXES, *VIDEO_CODECS))
+    if source.is_file() and suffix not in SUFFIXES and suffix not in CODECS:
+        allowed = ", ".join((*SUFFIXES, *CODECS))
         raise UserError(f"'{source}' is neither an image nor a video by its ending; allowed are {allowed}.")
     if source.is_file() and target.is_dir():
         target = target / (f"{source.stem}.png" if suffix in SUFFIXES else source.name)
-    if target.exists() and target.samefile(source):
-        what = "folder" if source.is_dir() else "file"
-        raise UserError(f"'{target}' is the {what} that is read; name another one to write to.")
+    if source.is_file():
+        what = "the file that is read"
+        refuse_overwriting(
+            [("OUT", target)], [(what, source), ("the checkpoint that is read", options.checkpoint)]
+        )
     upscaler = open_upscaler(
         options.checkpoint, scale=options.scale, tile=options.tile or None, device=options.device
     )
-    upscale = upscale_folder if source.is_dir() else upscale_image if suffix in SUFFIXES else upscale_video
+    notes: list[str] = []
     try:
         with _progress_bar(f"{source.name} x{upscaler.scale}") as advance:
-            upscale(upscaler, source, target, advance)
+            if source.is_dir():
+                upscale_folder(upscaler, source, target, advance)
+            elif suffix in SUFFIXES:
+                upscale_image(upscaler, source, target, advance)
+            else:
+                notes = upscale_video(upscaler, source, target, advance)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the device's memory does not hold a tile of {options.tile}; lower --tile."
         ) from error
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 
@@ -235,36 +279,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UserError(f"device '{name}' can't be used here; try --device cpu.") from error
     return device
-
-
-def _write_frames(
-    upscaler: ImageUpscaler,
-    capture: cv2.VideoCapture,
-    frame: np.ndarray,
-    target: Path,
-    on_frame: Advance | None,
-) -> None:
-    """Enlarge `frame` and all that follow it into a video file."""
-    height, width = (side * upscaler.scale for side in frame.shape[:2])
-    codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[target.suffix.lower()])
-    writer = cv2.VideoWriter(str(target), codec, capture.get(cv2.CAP_PROP_FPS) or 25.0, (width, height))
-    try:
-        if not writer.isOpened():
-            raise UserError(
-                f"no codec at hand writes {width} x {height} pixels as '{target.suffix}'; try .avi, "
-                f"or extract the frames and enlarge them as a folder."
-            )
-        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate, and absent in some containers
-        done, found = 0, True
-        while found:
-            enlarged = upscaler(np.ascontiguousarray(frame[..., ::-1]))
-            writer.write(np.ascontiguousarray(enlarged[..., ::-1]))
-            done += 1
-            if on_frame is not None:
-                on_frame(done, total)
-            found, frame = capture.read()
-    finally:
-        writer.release()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.exits import run_command
+from core.files import refuse_overwriting
 
 
 def convert_file(source: Path, target: Path) -> str:
@@ -25,6 +26,7 @@ def convert_file(source: Path, target: Path) -> str:
 
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending")
+    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
     network, description = load_network(source)
     save_network(target, network, description)
     state = network.state_dict()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import atomic_write, write_json
+from core.files import atomic_write, refuse_overwriting, write_json
 from tracking.command_line import add_data_options, add_tracker_options, run_with_data, tracker_name
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
@@ -130,9 +130,13 @@ def command(arguments: argparse.Namespace) -> int:
         absence=protocol.absent != "ignore",
         cache=not arguments.no_cache,
     )
+    if running:
+        _refuse_overwriting(arguments, dataset, ())
     place = _run(arguments, dataset) if running else arguments.results
     stored = find_results(place, dataset.sequences, dataset.others)
     trackers = pick_trackers(stored, arguments.trackers)
+    if not running:
+        _refuse_overwriting(arguments, dataset, trackers)
     _warn_of_files(stored, trackers)
     if arguments.export:
         _export(arguments, dataset, [tracker for tracker in trackers if tracker.files])
@@ -142,6 +146,21 @@ def command(arguments: argparse.Namespace) -> int:
     _warn(dataset, evaluations)
     _report(arguments, dataset, evaluations)
     return 0
+
+
+def _refuse_overwriting(
+    arguments: argparse.Namespace, dataset: TrackingDataset, trackers: Sequence[StoredTracker]
+) -> None:
+    outputs = ("json", "table_json", "markdown", "latex")
+    results = {file.path for tracker in trackers for files in tracker.files.values() for file in files}
+    refuse_overwriting(
+        [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in outputs],
+        [
+            ("the network that is read", arguments.checkpoint),
+            *(("a result that is read", path) for path in results),
+            *(("the ground truth that is read", item.source) for item in dataset.sequences if item.source),
+        ],
+    )
 
 
 def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import UserError
-from core.files import atomic_write, write_with
+from core.files import atomic_write, refuse_overwriting, write_with
 from tracking.boxes import BoxTable, format_boxes
 from tracking.datasets.sequence import Sequence as TrackingSequence
 
@@ -21,7 +21,29 @@ TRACKINGNET_TEST_SEQUENCES = 511
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def _write_zip(path: Path, members: Mapping[str, str]) -> None:
+def _refuse_overwriting(paths: Iterable[Path], results: Results) -> None:
+    """Refuse to write over the results that are exported."""
+    sources = {table.source for tables in results.values() for table in tables if table.source}
+    files = {
+        before + ".zip" if inside else source
+        for source in sources
+        for before, inside, _ in [source.partition(".zip:")]
+    }
+    refuse_overwriting(
+        [("--export's", path) for path in paths], [("a result that is read", file) for file in files]
+    )
+
+
+def _write_folder(files: Mapping[Path, str], results: Results) -> None:
+    _refuse_overwriting(files, results)
+    for path, text in files.items():
+        with atomic_write(path) as file:
+            file.write(text)
+
+
+def _write_zip(path: Path, members: Mapping[str, str], results: Results) -> None:
+    _refuse_overwriting([path], results)
+
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in members.items():
@@ -56,6 +78,7 @@ def export_trackingnet(
     _write_zip(
         path,
         {f"{item.name}.txt": format_boxes(results[item.name][0].boxes, decimals=2) for item in sequences},
+        results,
     )
     note = (
         ""
@@ -76,7 +99,7 @@ def export_got10k(
         if item.name in times:
             rows = (",".join(f"{second:.8f}" for second in row) for row in times[item.name])
             members[f"{item.name}/{item.name}_time.txt"] = "".join(f"{row}\n" for row in rows)
-    _write_zip(path, members)
+    _write_zip(path, members, results)
     return f"{path}: {len(sequences)} sequences"
 
 
@@ -85,9 +108,10 @@ def export_lasot(
 ) -> str:
     """A folder `<tracker>_tracking_result/<sequence>.txt`, comma-separated, as LaSOT's MATLAB toolkit reads it."""
     folder = path / f"{name.replace('/', '_')}_tracking_result"
-    for item in sequences:
-        with atomic_write(folder / f"{item.name}.txt") as file:
-            file.write(format_boxes(results[item.name][0].boxes))
+    _write_folder(
+        {folder / f"{item.name}.txt": format_boxes(results[item.name][0].boxes) for item in sequences},
+        results,
+    )
     return f"{folder}: {len(sequences)} files"
 
 
@@ -100,12 +124,14 @@ def export_pytracking(
     """
     tracker, _, parameters = name.partition("/")
     folder = path / tracker / (parameters or "default")
+    files = {}
     for item in sequences:
-        with atomic_write(folder / f"{item.name}.txt") as file:
-            file.write(format_boxes(results[item.name][0].boxes, separator="\t"))
+        files[folder / f"{item.name}.txt"] = format_boxes(results[item.name][0].boxes, separator="\t")
         if item.name in times:
-            with atomic_write(folder / f"{item.name}_time.txt") as file:
-                file.write("".join(f"{second:f}\n" for second in times[item.name][:, 0]))
+            files[folder / f"{item.name}_time.txt"] = "".join(
+                f"{second:f}\n" for second in times[item.name][:, 0]
+            )
+    _write_folder(files, results)
     return f"{folder}: {len(sequences)} files"
 
 
@@ -142,7 +168,7 @@ def export(
         What was written, in words.
 
     Raises:
-        UserError: no such layout, or a result is missing or has the wrong length.
+        UserError: no such layout, a result is missing or has the wrong length, or would be written over.
     """
     if kind not in EXPORTERS:
         raise UserError(f"no export '{kind}': choose one of {', '.join(EXPORTERS)}")

@@ -27,7 +27,7 @@ from core.files import atomic_write, write_json
 from tracking.boxes import format_boxes, parse_boxes
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.images import read_image
-from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift
+from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def track_sequence(
             say which one they take.
 
     Raises:
-        UserError: an unreadable frame, or an answer that is not four finite numbers.
+        UserError: an unreadable frame, or an answer that is not four numbers.
+        RuntimeError: an answer that is not finite.
     """
     shift = pixel_shift(tracker, first_pixel)
     moved = np.array([shift, shift, 0, 0])
@@ -75,15 +76,10 @@ def track_sequence(
             answer = tracker.update(frame)
         seconds[index] = time.perf_counter() - start
         if index:
-            scored = isinstance(answer, tuple) and len(answer) == 2
-            predicted = np.asarray(answer[0] if scored else answer, np.float64)
-            if predicted.shape != (4,) or not np.isfinite(predicted).all():
-                raise UserError(
-                    f"{path}: the tracker answered {answer!r}, not x, y, width, height: repair the tracker"
-                )
+            predicted, score = read_answer(answer, str(path))
             boxes[index] = predicted - moved
-            if scored:
-                scores[index] = float(answer[1])
+            if score is not None:
+                scores[index] = score
     return Track(boxes, seconds, scores)
 
 

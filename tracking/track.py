@@ -2,16 +2,17 @@
 
 The source is a video file, a folder of images or the number of a camera. Boxes count the image's first pixel as
 number 0. Every box is on the disk as soon as it is known; Ctrl-C ends the video properly with the frames so far.
+Frames that cannot be read are named at the end, with exit status 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from rich.progress import track as progress
 
 from core.errors import UserError
 from core.exits import run_command
+from core.files import refuse_overwriting
+from core.video import Frame, Video, VideoFile, check_ending
 from tracking.boxes import format_boxes
 from tracking.command_line import add_tracker_options, tracker_name
-from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift
-from tracking.video import Video, VideoFile, draw, open_video
+from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
+from tracking.video import draw, open_video, source_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,61 +70,80 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def follow(
-    tracker: Tracker, video: Video, box: Sequence[float], limit: int | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray, float | None]]:
+@dataclass(frozen=True)
+class Found:
+    """A frame, the target's box (4,) in it, and the tracker's score; None for the first and where it gives none."""
+
+    frame: Frame
+    box: np.ndarray
+    score: float | None
+
+
+def follow(tracker: Tracker, video: Video, box: Sequence[float], limit: int | None = None) -> Iterator[Found]:
     """Run a tracker over a video.
 
     Args:
         tracker: a fresh one.
-        video: of `open_video`.
-        box: the target in the first frame; the first pixel is 0.
-        limit: frames after which to stop.
-
-    Yields:
-        Each frame, the target's box (4,) in it, and the tracker's score; None for the first and where it gives none.
+        video: of `open_video`; frames that cannot be read are left out, see `Video.lost`.
+        box: the target in the first frame that can be read; the first pixel is 0.
+        limit: the frame after which to stop.
 
     Raises:
-        UserError: the video has no frame, or one of them cannot be read.
+        UserError: the video has no frame, or one of them cannot be read, or the answer is no box.
+        RuntimeError: the answer is not finite.
     """
     shift = pixel_shift(tracker, 0)
     moved = np.array([shift, shift, 0, 0])
-    number = 0
-    for frame in itertools.islice(video.frames(), limit):
+    started = False
+    frames = video.frames()
+    for frame in frames:
+        # Frames before it that were lost are said even where it is beyond the limit.
+        if limit is not None and frame.number > limit:
+            break
         score = None
-        if number == 0:
+        if not started:
             found = np.asarray(box, np.float64)
-            tracker.init(frame, (found + moved).tolist())
+            tracker.init(frame.image, (found + moved).tolist())
+            started = True
         else:
-            answer = tracker.update(frame)
-            if isinstance(answer, tuple) and len(answer) == 2:
-                score = float(answer[1])
-                answer = answer[0]
-            found = np.asarray(answer, np.float64) - moved
-        number += 1
-        yield frame, found, score
-    if not number:
+            found, score = read_answer(tracker.update(frame.image), f"{video.name}, frame {frame.number}")
+            found = found - moved
+        yield Found(frame, found, score)
+        if frame.number == limit:
+            break
+    if not started:
         raise UserError(f"{video.name}: not a single frame can be read")
 
 
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     box = parse_box(arguments.box)
-    if arguments.out is None and arguments.save is None:
+    out_path, save_path = arguments.out, arguments.save
+    if out_path is None and save_path is None:
         raise UserError("nothing to write: name a video with --out, boxes with --save, or both")
     if arguments.frames is not None and arguments.frames < 1:
         raise UserError(f"--frames {arguments.frames}: expected 1 or more")
     spec = TrackerSpec(tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed)
+    source = source_path(arguments.source)
+    what = "the folder of images that is read" if source and source.is_dir() else "the video that is read"
+    refuse_overwriting(
+        [("--out", out_path), ("--save", save_path)],
+        [(what, source), ("the network that is read", spec.checkpoint)],
+    )
+    if out_path is not None:
+        check_ending(out_path)
     video = open_video(arguments.source)
     tracker = make_tracker(spec)
+    for note in video.notes:
+        print(f"note: {note}", file=sys.stderr)
     count, interrupted, start = 0, False, time.perf_counter()
     with ExitStack() as stack:
-        out = stack.enter_context(VideoFile(arguments.out, video.speed)) if arguments.out else None
+        out = stack.enter_context(VideoFile(out_path, video.speed)) if out_path else None
         save = None
-        if arguments.save:
-            arguments.save.parent.mkdir(parents=True, exist_ok=True)
+        if save_path:
+            save_path.parent.mkdir(parents=True, exist_ok=True)
             # Not atomic: a line is on the disk as soon as it is known, and half a file is the boxes so far.
-            save = stack.enter_context(arguments.save.open("w", encoding="utf-8", buffering=1))
+            save = stack.enter_context(save_path.open("w", encoding="utf-8", buffering=1))
         console = Console(stderr=True)
         limits = [limit for limit in (video.count, arguments.frames) if limit is not None]
         steps = progress(
@@ -131,23 +153,37 @@ def command(arguments: argparse.Namespace) -> int:
             console=console,
             disable=not console.is_terminal,
         )
+        stack.callback(_say_missing, video, save_path)
+        lines = 0
         try:
-            for frame, found, score in steps:
+            for found in steps:
                 if save is not None:
-                    save.write(format_boxes(found[None]))
+                    # Line n is frame n, whatever could not be read before it.
+                    save.write(format_boxes(np.full((found.frame.number - 1 - lines, 4), np.nan)))
+                    save.write(format_boxes(found.box[None]))
+                    lines = found.frame.number
                 if out is not None:
-                    out.write(draw(frame, found.tolist(), score))
+                    out.write(draw(found.frame.image, found.box.tolist(), found.score), found.frame.slot)
                 count += 1
         except KeyboardInterrupt:
             interrupted = True
     speed = count / max(time.perf_counter() - start, 1e-9)
-    written = ", ".join(str(path) for path in (arguments.out, arguments.save) if path is not None and count)
+    written = ", ".join(str(path) for path in (out_path, save_path) if path is not None and count)
     print(f"{count} frames, {speed:.1f} frames/s{': wrote ' + written if written else ''}")
+    if out is not None and out.note():
+        print(f"note: '{out_path}': {out.note()}", file=sys.stderr)
     # A camera has no other end.
     if interrupted and not video.live:
         print("interrupted: what was written holds the frames until then", file=sys.stderr)
         return 1
-    return 0
+    return 0 if video.complaint() is None else 1
+
+
+def _say_missing(video: Video, boxes: Path | None) -> None:
+    complaint = video.complaint()
+    if complaint is not None:
+        lines = "; line n of the boxes is frame n, and holds nan for those in between" if boxes else ""
+        print(f"failed: {complaint}; what could be read is done{lines}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

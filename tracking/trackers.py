@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -208,6 +209,34 @@ def make_tracker(spec: str | TrackerSpec) -> Tracker:
                 f"tracker '{name}': its {type(tracker).__name__} has no method '{method}(frame, …)'"
             )
     return tracker
+
+
+def read_answer(answer: object, where: str) -> tuple[np.ndarray, float | None]:
+    """What a tracker's `update` has answered: the box (4,) as float64, and the score, None where it gave none.
+
+    Args:
+        answer: a box, or a box and a score.
+        where: the frame, for the message.
+
+    Raises:
+        UserError: it is no such thing; the tracker has to be repaired.
+        RuntimeError: a number of it is not finite, as from a network that has diverged.
+    """
+    scored = isinstance(answer, tuple) and len(answer) == 2
+    try:
+        box = np.asarray(answer[0] if scored else answer, np.float64)  # type: ignore[index]
+        score = float(answer[1]) if scored else None  # type: ignore[index]
+    except (TypeError, ValueError):
+        box, score = np.empty(0), None
+    if box.shape != (4,):
+        raise UserError(
+            f"{where}: the tracker answered {answer!r}, not x, y, width, height: repair the tracker"
+        )
+    if not np.isfinite(box).all() or (score is not None and not math.isfinite(score)):
+        raise RuntimeError(
+            f"{where}: the tracker answered {answer!r}, which is not finite: its network may have diverged"
+        )
+    return box, score
 
 
 def pixel_shift(tracker: Tracker, first_pixel: int) -> int:

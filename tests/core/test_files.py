@@ -14,7 +14,7 @@ import pytest
 
 from core.data import data_root, require
 from core.errors import MissingData, UserError
-from core.files import atomic_write, write_json, write_with
+from core.files import atomic_write, refuse_overwriting, write_json, write_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,3 +148,37 @@ def test_missing_data_says_what_where_and_whence(tmp_path: Path) -> None:
     assert "\n" not in message
     assert isinstance(error.value, UserError)
     assert isinstance(error.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("other", ["a.mp4", "./b/../a.mp4", "link.mp4", "hard.mp4", "folder/a.mp4"])
+def test_no_file_is_written_over_one_that_is_read(tmp_path: Path, other: str) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"input")
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "a.mp4")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"--out '.*' is the video that is read"):
+        refuse_overwriting([("--out", tmp_path / other)], [("the video that is read", tmp_path / "a.mp4")])
+    refuse_overwriting([("--out", tmp_path / "new.mp4")], [("the video that is read", tmp_path / "a.mp4")])
+    refuse_overwriting([("--out", None)], [("nothing", None)])
+
+
+def test_no_two_outputs_are_one_file_and_none_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "dangling.txt").symlink_to("later.txt")
+    for first, second in (("a.txt", "link/a.txt"), ("dangling.txt", "later.txt")):
+        with pytest.raises(UserError, match=r"--save '.*' is the file that --out names"):
+            refuse_overwriting([("--out", tmp_path / first), ("--save", tmp_path / second)], [])
+    with pytest.raises(UserError, match="is a folder"):
+        refuse_overwriting([("--out", tmp_path)], [])
+
+
+def test_nothing_is_written_into_a_folder_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/1.png").write_bytes(b"input")
+    (tmp_path / "link.png").symlink_to("img/1.png")
+    read = [("the folder that is read", tmp_path / "img")]
+    for output in ("img/1.png", "img/new.txt", "link.png"):
+        with pytest.raises(UserError, match="lies in the folder that is read"):
+            refuse_overwriting([("--out", tmp_path / output)], read)
+    refuse_overwriting([("--out", tmp_path / "img/deeper/a.txt")], read)

@@ -117,3 +117,14 @@ def test_a_missing_file_is_exit_status_2(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: 'none.pth' not found: there is no such file; check the path\n"
+
+
+def test_the_checkpoint_that_is_read_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_checkpoint(build("edsr", 2, n_blocks=1, n_feats=4), tmp_path / "in.pth")
+    (tmp_path / "out.safetensors").symlink_to(source)
+    before = source.read_bytes()
+    assert main([str(source), str(tmp_path / "out.safetensors")]) == 2
+    assert "is the checkpoint that is read" in capsys.readouterr().err
+    assert source.read_bytes() == before

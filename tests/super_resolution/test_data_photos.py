@@ -20,6 +20,7 @@ from PIL import Image
 
 from core.errors import MissingData, UserError
 from super_resolution.images import (
+    fill_transparent,
     find_images,
     join_alpha,
     read_image,
@@ -107,6 +108,86 @@ def test_the_orientation_tag_is_applied(photo: np.ndarray, tmp_path: Path) -> No
     exif[0x0112] = 6  # the camera was turned: the picture is to be rotated by 90 degrees clockwise
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_applied_to_deep_pngs_as_to_others(
+    photo: np.ndarray, tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo[:20, :30]).save(tmp_path / "shallow.png", exif=exif)
+    write_image(tmp_path / "deep.png", photo[:20, :30].astype(np.uint16) * 257)
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    content = (tmp_path / "deep.png").read_bytes()
+    (tmp_path / "deep.png").write_bytes(content[:33] + chunk + content[33:])
+    shallow = read_image(tmp_path / "shallow.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), shallow.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_transparent_colour_of_a_deep_png(tmp_path: Path, colour: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (4, 5, 3), dtype=np.uint16)
+    image = image if colour else image[..., 0].copy()
+    write_image(tmp_path / "a.png", image)
+    body = b"tRNS" + np.atleast_1d(image[1, 2]).astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    alpha = np.full((4, 5), 65535, np.uint16)
+    alpha[1, 2] = 0
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.dstack([image, alpha]))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_deep_tiffs_keep_every_value_or_are_refused(
+    photo: np.ndarray, tmp_path: Path, channels: int, compression: str | None
+) -> None:
+    image = sample(photo, channels, np.uint16)
+    tifffile = pytest.importorskip("tifffile")
+    extra = ["unassalpha"] if channels in (2, 4) else None
+    kind = "rgb" if channels > 2 else "minisblack"
+    options = {"planarconfig": "contig", "extrasamples": extra, "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric=kind, **(options if channels > 1 else {}))
+    if channels == 2:
+        with pytest.raises(UserError, match=r"a\.tif.*save it as a PNG of 16 bits|a\.tif.*cannot be read"):
+            read_image(tmp_path / "a.tif")
+    else:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
+
+
+def test_other_deep_tiffs_are_refused_in_one_line(photo: np.ndarray, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    deep = sample(photo, 4, np.uint16)
+    tifffile.imwrite(tmp_path / "cmyk.tif", deep, photometric="separated")
+    tifffile.imwrite(tmp_path / "premultiplied.tif", deep, photometric="rgb", extrasamples=["assocalpha"])
+    tifffile.imwrite(tmp_path / "float.tif", deep[..., :3].astype(np.float32), photometric="rgb")
+    tifffile.imwrite(tmp_path / "int.tif", deep[..., :3].astype(np.uint32), photometric="rgb")
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([deep[..., :3]] * 2), photometric="rgb")
+    for name in ("cmyk", "premultiplied", "float", "int", "pages"):
+        with pytest.raises(UserError, match=rf"{name}\.tif") as caught:
+            read_image(tmp_path / f"{name}.tif")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_animations_are_refused(photo: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    first, second = (Image.fromarray(photo[k : k + 20, :20]) for k in (0, 50))
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=[second])
+    with pytest.raises(UserError, match="it holds 2 pictures"):
+        read_image(tmp_path / f"a{suffix}")
+
+
+def test_hidden_colours_are_replaced_by_the_nearest_visible_ones() -> None:
+    colour = np.array([[1, 2, 3, 4, 5]], np.uint8)
+    alpha = np.array([[0, 9, 0, 255, 0]], np.uint8)
+    found = fill_transparent(colour, alpha)
+    assert found[0, [0, 1, 3, 4]].tolist() == [2, 2, 4, 4]
+    assert found[0, 2] in (2, 4)
+    assert fill_transparent(colour, np.zeros_like(alpha)) is colour
+    assert fill_transparent(colour, np.full_like(alpha, 1)) is colour
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])

@@ -29,6 +29,7 @@ from super_resolution.evaluation import (
 from super_resolution.figures import save_comparison
 from super_resolution.images import read_image, write_image
 from super_resolution.resize import downscale, matlab_bicubic
+from super_resolution.tiling import NonFiniteOutput
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,15 @@ def test_a_network_is_scored_on_what_it_gives(
     assert flat["odd_psnr"] == pytest.approx((found["colour"].psnr + found["grey"].psnr) / 2)
     assert set(flat) == {"odd_psnr", "odd_ssim"}
     assert network.training
+
+
+def test_an_output_that_is_not_finite_is_never_a_score(grey_and_colour: ImageSet) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2))
+    nn.init.constant_(network[0].weight, torch.nan)
+    with pytest.raises(
+        NonFiniteOutput, match=rf"'{grey_and_colour.pairs[0].hr}' can't be scored: .* not finite"
+    ):
+        metrics(network, [grey_and_colour])
 
 
 def test_an_image_too_small_to_score_is_named(tmp_path: Path, photo: np.ndarray) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from rich.console import Console
+from video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 from core import Budget, shrink
 from core.errors import UserError
+from core.video import open_video_file
 from super_resolution.checkpoint import Description, load_network, read_description, save_network
 from super_resolution.images import read_image, write_image
 from super_resolution.models import build
@@ -317,3 +321,187 @@ def test_a_checkpoint_with_found_widths(photo: np.ndarray, tmp_path: Path) -> No
     image = np.ascontiguousarray(photo[:12, :12])
     np.testing.assert_array_equal(super_resolve(loaded, image, 2), super_resolve(narrow, image, 2))
     assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+def disc(side: int = 24) -> np.ndarray:
+    """The alpha of a disc: 255 inside, 0 outside."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return np.where(np.hypot(x, y) < side / 3, 255, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An x2 EDSR that repeats pixels and then blurs: what a pixel holds reaches its neighbours; white stays white."""
+    network = build("edsr", 2, **OPTIONS)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(("conv", "body", "upsample")):
+                parameter.zero_()
+        for colour in range(3):
+            network.conv_first.weight[colour, colour, 1, 1] = 1
+            network.upsample[0].weight[4 * colour : 4 * colour + 4, colour, 1, 1] = 1
+            network.conv_last.weight[colour, colour, 1] = torch.tensor([0.25, 0.5, 0.25])
+    path = tmp_path_factory.mktemp("smooth") / "edsr.safetensors"
+    save_network(path, network, Description("edsr", 2, OPTIONS))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["rgba", "grey", "rgba16", "grey16", "palette", "key16"])
+def test_a_white_disc_on_transparent_black_has_no_halo(smooth: Path, tmp_path: Path, kind: str) -> None:
+    """Whatever can be seen of it is white, to the last bit."""
+    alpha = disc()
+    white = alpha  # black where it is transparent
+    if kind == "palette":
+        picture = Image.fromarray((alpha > 0).astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 255, 255, 255])
+        picture.save(tmp_path / "in.png", transparency=0)
+    elif kind == "key16":  # 16-bit grey in which 0 stands for transparent
+        cv2.imwrite(str(tmp_path / "in.png"), white.astype(np.uint16) * 257)
+        content = (tmp_path / "in.png").read_bytes()
+        body = b"tRNS\0\0"
+        chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+        (tmp_path / "in.png").write_bytes(content[:33] + chunk + content[33:])
+    else:
+        image = np.dstack([white] * (3 if kind.startswith("rgba") else 1) + [alpha])
+        write_image(tmp_path / "in.png", image.astype(np.uint16) * 257 if kind.endswith("16") else image)
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", smooth) == 0
+    found = read_image(tmp_path / "out.png")
+    assert found.dtype == (np.uint16 if kind.endswith("16") else np.uint8)
+    seen = found[..., -1] > 0
+    assert seen.sum() > 4 * (alpha > 0).sum() * 0.9
+    assert (found[seen][:, :-1] == np.iinfo(found.dtype).max).all()
+    np.testing.assert_array_equal(
+        found[..., -1],
+        matlab_bicubic(alpha.astype(found.dtype) * (257 if found.dtype == np.uint16 else 1), 2),
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_deep_colour_tiff_stays_deep(
+    photo: np.ndarray, nearest: Path, tmp_path: Path, channels: int
+) -> None:
+    image = np.dstack([photo[:21, :30], photo[50:71, 50:80]])[..., :channels].astype(np.uint16) * 251 + 3
+    cv2.imwrite(str(tmp_path / "in.tif"), image[..., [2, 1, 0, 3][:channels]])
+    assert upscale(tmp_path / "in.tif", tmp_path / "out.png", "--checkpoint", nearest) == 0
+    found = read_image(tmp_path / "out.png")
+    assert found.dtype == np.uint16
+    wanted = image[..., :3].repeat(2, 0).repeat(2, 1)
+    assert np.abs(found[..., :3].astype(int) - wanted).max() <= 1  # of 65535: float32 in between
+
+
+def test_a_colour_profile_goes_along(photo: np.ndarray, nearest: Path, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.fromarray(photo[:8, :8])
+    picture.save(tmp_path / "in.jpg", icc_profile=profile)
+    picture.convert("CMYK").save(tmp_path / "cmyk.jpg", icc_profile=profile)
+    write_image(tmp_path / "deep.png", photo[:8, :8].astype(np.uint16) * 257, profile)
+    for name, kept in (("in.jpg", profile), ("deep.png", profile), ("cmyk.jpg", None)):
+        assert upscale(tmp_path / name, tmp_path / "out.png", "--checkpoint", nearest) == 0
+        with Image.open(tmp_path / "out.png") as found:
+            found.load()
+            assert found.info.get("icc_profile") == kept
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An x2 EDSR whose weights have grown until its output overflows."""
+    network = build("edsr", 2, **OPTIONS)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(("conv", "body", "upsample")):
+                parameter.zero_()
+        network.conv_first.weight[0, :, 1, 1] = 1e30
+        network.upsample[0].weight[:, 0, 1, 1] = 1e30
+    path = tmp_path_factory.mktemp("diverged") / "edsr.safetensors"
+    save_network(path, network, Description("edsr", 2, OPTIONS))
+    return path
+
+
+def test_an_output_that_is_not_finite_is_no_picture(
+    photo: np.ndarray, diverged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("in/a.png", "in/b.png"):
+        write_image(tmp_path / name, photo[:20, :30])
+    (tmp_path / "old.png").write_bytes(b"earlier")
+    assert upscale(tmp_path / "in/a.png", tmp_path / "old.png", "--checkpoint", diverged) == 1
+    message = capsys.readouterr().err
+    assert "a.png': " in message
+    assert "values of the network's output are not finite" in message
+    assert message.count("\n") == 1
+    assert (tmp_path / "old.png").read_bytes() == b"earlier"
+    tile = (tmp_path / "in/a.png", tmp_path / "new.png", "--checkpoint", diverged, "--tile", 16)
+    assert upscale(*tile) == 1
+    assert "in the tile of rows 0–9, columns 0–14 are not finite" in capsys.readouterr().err
+    assert upscale(tmp_path / "in", tmp_path / "out", "--checkpoint", diverged) == 1
+    assert "2 of 2 images failed" in capsys.readouterr().err
+    write_video(tmp_path / "v.avi", 3, 25, "MJPG")
+    assert upscale(tmp_path / "v.avi", tmp_path / "w.avi", "--checkpoint", diverged) == 1
+    assert "v.avi', frame 1: " in capsys.readouterr().err
+    assert not (tmp_path / "w.avi").exists()
+    assert not (tmp_path / "new.png").exists()
+
+
+def test_a_broken_video_is_upscaled_as_far_as_it_goes(
+    nearest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = destroy_frames(write_video(tmp_path / "gap.mkv", 10, 25, "MJPG"), [4])
+    assert upscale(path, tmp_path / "out.avi", "--checkpoint", nearest) == 1
+    message = capfd.readouterr().err
+    assert "gap.mkv': frame 4 of 10 could not be read" in message
+    assert message.count("\n") == 1
+    frames = list(open_video_file(tmp_path / "out.avi").frames())
+    assert [number_of(frame.image) for frame in frames] == [1, 2, 3, 3, *range(5, 11)]
+    path = cut(write_video(tmp_path / "cut.avi", 30, 25, "MJPG"), 0.6)
+    assert upscale(path, tmp_path / "out.avi", "--checkpoint", nearest) == 1
+    done = len(list(open_video_file(tmp_path / "out.avi").frames()))
+    assert f"frames {done + 1}–30 of 30 could not be read: the file is cut short" in capfd.readouterr().err
+
+
+def test_a_variable_rate_video_keeps_its_times(
+    nearest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = vary_rate(write_video(tmp_path / "v.mp4", 6), [(3, 40), (3, 20)])
+    assert upscale(path, tmp_path / "out.avi", "--checkpoint", nearest) == 0
+    video = open_video_file(tmp_path / "out.avi")
+    assert video.speed == pytest.approx(50)
+    assert [number_of(frame.image) for frame in video.frames()] == [1, 1, 2, 2, 3, 3, 4, 5, 6]
+    shown = capfd.readouterr().err
+    assert "its frame rate varies, 25 to 50 frames/s" in shown
+    assert "3 repeats, so that times hold" in shown
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("v.avi", "link.avi", "is the file that is read"),
+        ("v.avi", "hard.avi", "is the file that is read"),
+        ("a.png", "folder", "is the file that is read"),
+        ("a.png", "net.png", "is the checkpoint that is read"),
+        (".", "folder", "is the folder that is read"),
+        (".", "linked", "is an image that is read"),
+    ],
+)
+def test_no_input_is_written_over(
+    photo: np.ndarray,
+    nearest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    target: str,
+    message: str,
+) -> None:
+    write_image(tmp_path / "a.png", photo[:8, :8])
+    write_video(tmp_path / "v.avi", 2, 25, "MJPG")
+    (tmp_path / "link.avi").symlink_to("v.avi")
+    (tmp_path / "hard.avi").hardlink_to(tmp_path / "v.avi")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/a.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "net.safetensors").write_bytes(nearest.read_bytes())
+    if target == "net.png":
+        (tmp_path / target).symlink_to("net.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = (tmp_path / source, tmp_path / target, "--checkpoint", tmp_path / "net.safetensors")
+    assert upscale(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -272,3 +272,13 @@ def test_a_classifiers_weights_fill_a_trunk(tmp_path: Path) -> None:
     save_weights(RESNETS["resnet18"](), tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match="of another shape"):
         load_backbone_weights(trunk, tmp_path / "wide.safetensors")
+
+
+def test_the_checkpoint_that_is_read_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"weights")
+    assert convert([str(path), str(path)]) == 2
+    assert "is the checkpoint that is read" in capsys.readouterr().err
+    assert path.read_bytes() == b"weights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import json
@@ -439,3 +440,35 @@ def test_trackers_without_a_network_and_networks_without_a_tracker(checkpoint: P
     tracker = make_tracker(TrackerSpec("dimp50-vot18", str(checkpoint), "cpu", 1))
     assert isinstance(tracker, DiMPTracker)
     assert (tracker.settings.crop_size, tracker.settings.window) == (64, True)
+
+
+@pytest.mark.parametrize("part", ["classifier", "bb_regressor"])
+def test_a_network_that_has_diverged_fails_the_run(
+    net: DiMPNet, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """Whichever head it is: a box that stands still would look like a result."""
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(video(3)):
+        assert cv2.imwrite(str(tmp_path / f"frames/{number}.png"), frame[..., ::-1])
+    broken = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in getattr(broken, part).parameters():
+            parameter.fill_(torch.nan)
+    path = tmp_path / "broken.safetensors"
+    save_network(
+        path, broken, Description("resnet18-small", None, CONFIG, {"crop_size": 64, "target_not_found": -1e9})
+    )
+    arguments = [
+        str(tmp_path / "frames"),
+        "--box",
+        "30,40,24,24",
+        "--checkpoint",
+        str(path),
+        "--device",
+        "cpu",
+    ]
+    assert track.main([*arguments, "--save", str(tmp_path / "boxes.txt")]) == 1
+    message = capsys.readouterr().err
+    assert "frame 2" in message
+    assert "finite" in message
+    assert len(np.loadtxt(tmp_path / "boxes.txt", delimiter=",", ndmin=2)) == 1

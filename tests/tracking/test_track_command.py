@@ -17,12 +17,15 @@ import pytest
 import skimage
 from conftest import PROJECT
 from PIL import Image
+from video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 from core.errors import MissingData, UserError
+from core.video import Frame, VideoFile
 from tracking import images, track
 from tracking.images import as_rgb, read_image
+from tracking.runner import track_sequence
 from tracking.trackers import StillTracker
-from tracking.video import VideoFile, draw, open_video
+from tracking.video import draw, open_video
 
 PHOTOS = Path(skimage.data_dir)
 
@@ -168,7 +171,7 @@ def test_tracks_a_folder_and_then_the_video_that_it_wrote(
     assert boxes[0].tolist() == [20, 30, 50, 40]
     video = open_video(out)
     assert (video.count, video.speed, video.live) == (12, 30, False)
-    frames = list(video.frames())
+    frames = [frame.image for frame in video.frames()]
     assert len(frames) == 12
     # The drawn border is green in the middle of the box's left side, in the last frame as in the first.
     for number in (0, 11):
@@ -188,7 +191,7 @@ def test_frames_of_another_size_are_fitted_in(tmp_path: Path) -> None:
     with VideoFile(path, 10) as video:
         for size in ((60, 80), (30, 40), (60, 40), (240, 320)):
             video.write(np.full((*size, 3), 200, np.uint8))
-    frames = list(open_video(path).frames())
+    frames = [frame.image for frame in open_video(path).frames()]
     assert [frame.shape for frame in frames] == [(60, 80, 3)] * 4
     assert frames[1].mean() > 190
     assert frames[2][:, :15].mean() < 20  # upright in a frame across: black on either side
@@ -329,10 +332,134 @@ def test_a_camera_has_no_end_and_no_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     video = open_video("0")
     assert (video.live, video.count, video.speed) == (True, None, 30.0)
-    frames: Iterator[np.ndarray] = video.frames()
-    assert next(frames)[0, 0].tolist() == [3, 2, 1]
+    frames: Iterator[Frame] = video.frames()
+    assert next(frames).image[0, 0].tolist() == [3, 2, 1]
     assert len(list(frames)) == 2
     with pytest.raises(UserError, match="camera 1 cannot be opened"):
         open_video("1")
     with pytest.raises(MissingData, match="not found"):
         open_video("00.mp4")
+
+
+BOX = ["--box", "20,10,20,20", "--tracker", "still"]
+
+
+def test_a_cut_video_keeps_what_was_done_and_says_what_is_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = cut(write_video(tmp_path / "v.avi", 30, 25, "MJPG"), 0.7)
+    out, save = tmp_path / "out.avi", tmp_path / "boxes.txt"
+    assert track.main([str(path), *BOX, "--out", str(out), "--save", str(save)]) == 1
+    shown = capfd.readouterr()
+    done = len(read(save))
+    assert 10 < done < 29
+    assert f"frames {done + 1}–30 of 30 could not be read: the file is cut short" in shown.err
+    assert shown.err.count("\n") == 1
+    assert f"{done} frames" in shown.out
+    assert len(list(open_video(out).frames())) == done
+    # What lies before the damage is all there.
+    assert track.main([str(path), *BOX, "--save", str(save), "--frames", "9"]) == 0
+    assert len(read(save)) == 9
+    assert capfd.readouterr().err == ""
+
+
+def test_lines_of_boxes_are_frames_whatever_cannot_be_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = destroy_frames(write_video(tmp_path / "v.mkv", 20, 25, "MJPG"), [6, 7, 12])
+    out, save = tmp_path / "out.avi", tmp_path / "boxes.txt"
+    assert track.main([str(path), *BOX, "--out", str(out), "--save", str(save)]) == 1
+    assert "frames 6–7, 12 of 20 could not be read" in capfd.readouterr().err
+    boxes = read(save)
+    assert len(boxes) == 20
+    assert (np.flatnonzero(np.isnan(boxes).any(axis=1)) + 1).tolist() == [6, 7, 12]
+    written = [number_of(frame.image) for frame in open_video(out).frames()]
+    assert written == [1, 2, 3, 4, 5, 5, 5, 8, 9, 10, 11, 11, *range(13, 21)]
+
+
+def test_a_variable_rate_is_written_so_that_times_hold(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = vary_rate(write_video(tmp_path / "v.mp4", 10), [(5, 40), (5, 20)])
+    out, save = tmp_path / "out.avi", tmp_path / "boxes.txt"
+    assert track.main([str(path), *BOX, "--out", str(out), "--save", str(save)]) == 0
+    assert "5 repeats, so that times hold" in capfd.readouterr().err
+    video = open_video(out)
+    assert video.speed == pytest.approx(50)
+    written = [number_of(frame.image) for frame in video.frames()]
+    assert written == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10]
+    assert len(read(save)) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["v.mp4", "--out", "v.mp4"], "--out 'v.mp4' is the video that is read"),
+        (["v.mp4", "--out", "img/../v.mp4"], "is the video that is read"),
+        (["v.mp4", "--out", "link.mp4"], "is the video that is read"),
+        (["v.mp4", "--save", "v.mp4"], "--save 'v.mp4' is the video that is read"),
+        (["v.mp4", "--save", "link.mp4", "--out", "new.mp4"], "is the video that is read"),
+        (["v.mp4", "--save", "new.mp4", "--out", "./new.mp4"], "is the file that --out names"),
+        (["v.mp4", "--save", "img"], "is a folder"),
+        ([".", "--save", "img/1.png"], "lies in the folder of images that is read"),
+        (["img", "--save", "img/boxes.txt"], "lies in the folder of images that is read"),
+        (
+            ["v.mp4", "--save", "net.pth", "--tracker", "dimp50", "--checkpoint", "net.pth"],
+            "is the network that is read",
+        ),
+    ],
+)
+def test_no_input_is_written_over(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("v.mp4"), 3)
+    Path("link.mp4").symlink_to("v.mp4")
+    Path("net.pth").write_bytes(b"weights")
+    Path("img").mkdir()
+    cv2.imwrite("img/1.png", np.zeros((20, 20, 3), np.uint8))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert track.main([*arguments[:1], *BOX[:2], *arguments[1:]]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_says_which_numbers_are_missing_and_which_sizes_differ(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "img/7.png").unlink()
+    Image.open(folder / "img/9.png").resize((80, 60)).save(folder / "img/9.png")
+    save, out = tmp_path / "boxes.txt", tmp_path / "out.avi"
+    assert track.main([str(folder), *BOX, "--save", str(save), "--out", str(out)]) == 0
+    shown = capsys.readouterr().err
+    assert "frame 7 is missing; the 11 images that are there are taken one after the other" in shown
+    assert "1 of another size than the first (160 x 120) fitted into it" in shown
+    assert len(read(save)) == 11
+
+
+@pytest.mark.parametrize(
+    "answer", [(1.0, np.nan, 3.0, 4.0), ((1.0, 2.0, 3.0, 4.0), np.nan), (1, 2, 3, np.inf)]
+)
+def test_an_answer_that_is_not_finite_fails_the_run(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: object,
+) -> None:
+    """In a video as in a benchmark's sequence."""
+    monkeypatch.setattr(StillTracker, "update", lambda self, frame: answer)
+    save = tmp_path / "boxes.txt"
+    assert track.main([str(folder), *BOX, "--save", str(save)]) == 1
+    shown = capsys.readouterr().err
+    assert "frame 2: the tracker answered" in shown
+    assert "not finite" in shown
+    assert len(read(save)) == 1
+    with pytest.raises(RuntimeError, match=r"2\.png: the tracker answered .* not finite"):
+        track_sequence(StillTracker(), sorted((folder / "img").glob("?.png")), [20, 30, 50, 40])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,29 @@ def test_as_a_module_in_a_fresh_process(otb_frames: Path, tmp_path: Path) -> Non
     assert "| mine.make | " in done.stdout
     check = "import sys, tracking.eval; sys.exit(bool({'torch', 'matplotlib', 'cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], cwd=PROJECT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (["--json", "R/T/car-2.txt"], "--json '.*' is a result that is read"),
+        (["--markdown", "link.md"], "--markdown '.*' is a result that is read"),
+        (["--latex", "new.txt", "--table-json", "new.txt"], "is the file that --(latex|table-json) names"),
+        (["--json", "data/lasot/car/car-2/groundtruth.txt"], "is the ground truth that is read"),
+        (["--export", "pytracking", "R"], "--export's '.*' is a result that is read"),
+    ],
+)
+def test_what_is_scored_is_not_written_over(
+    output: list[str], message: str, lasot_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = "R/T/default/car-2.txt" if output[0] == "--export" else "R/T/car-2.txt"
+    write_boxes(tmp_path / layout, [[1, 1, 1, 1]] * 4)
+    (tmp_path / "link.md").symlink_to("R/T/car-2.txt")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = ["--dataset", "lasot", "--data-root", str(lasot_tree), "--results", str(tmp_path / "R")]
+    output = [
+        item if item.startswith("--") or item == "pytracking" else str(tmp_path / item) for item in output
+    ]
+    assert command.main([*arguments, "--sequences", "car-2", *output]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -15,6 +15,7 @@ from tracking.dimp.augmentation import channel_dropout, expanded_size, first_fra
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.crops import CropFrame, cut, from_centres, normalise, to_centres
 from tracking.dimp.inference import InferenceNetwork, Stages
+from tracking.dimp.iou_net import Maps
 from tracking.dimp.localisation import Finding, Localisation, localise
 from tracking.dimp.memory import SampleMemory
 from tracking.dimp.net import DiMPNet
@@ -135,7 +136,11 @@ class DiMPTracker:
         """Find the target in the next frame.
 
         Returns:
-            Its box x, y, width, height in pixels, not clipped to the image, and the score of its place.
+            Its box x, y, width, height in pixels, not clipped to the image, and the score of its place; the score
+            is NaN where the network's scores are, which `tracking.trackers.read_answer` refuses.
+
+        Raises:
+            RuntimeError: no overlap that the network predicts is finite.
         """
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._frame_number += 1
@@ -186,11 +191,21 @@ class DiMPTracker:
         with self._stage("refinement"):
             box = (place.boxes_to_crop(self._box()) + self._half_pixel(self._size)).to(torch.float32)
             boxes = starting_boxes(box, self.settings, self._generator).to(self._net.device)
-            boxes, overlaps = refine(lambda boxes: self._judge(maps, boxes), boxes, self.settings)
+            boxes, overlaps = refine(lambda boxes: self._overlaps(maps, boxes), boxes, self.settings)
             best = best_box(boxes.cpu(), overlaps.cpu(), self.settings)
             if best is not None:
                 # Without the half pixel's way back: this is how the published trackers move.
                 self._keep(self._bounded(place.boxes_to_image(best.to(torch.float64)), image_size))
+
+    def _overlaps(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """What the judge says, of which some may be lost, but not all."""
+        overlaps, gradient = self._judge(maps, boxes)
+        if not bool(torch.isfinite(overlaps).any()):
+            raise RuntimeError(
+                f"frame {self._frame_number}: none of the overlaps that the network predicts is finite: it may have "
+                "diverged"
+            )
+        return overlaps, gradient
 
     def _bounded(self, box: Tensor, image_size: tuple[int, int]) -> Tensor:
         """The box with sides within limits, about the same middle: a network that errs in every frame would otherwise
