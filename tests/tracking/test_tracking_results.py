@@ -245,3 +245,27 @@ def test_cache_sees_changed_files(tmp_path: Path, lasot_tree: Path) -> None:
     for path in Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"):
         path.write_bytes(b"damaged")
     assert score(results, lasot_tree) == after
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_a_cache_runs_no_code(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    before = score(results, lasot_tree)
+    for path in Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"):
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        hostile = np.array([Trap(tmp_path / "run")], dtype=object)
+        np.savez(
+            path, **{name: array if name == "fingerprint" else hostile for name, array in arrays.items()}
+        )
+    assert score(results, lasot_tree) == before
+    assert not (tmp_path / "run").exists()
