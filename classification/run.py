@@ -17,7 +17,6 @@ from classification.data import DATASETS, ClassificationData, DataConfig, open_d
 from classification.evaluation import evaluate
 from classification.models import MODELS, build
 from core.commands import add_experiment_arguments, execute, run_command
-from core.data import data_root
 from core.devices import gathered, is_first_process
 from core.distillation import DistillationConfig
 from core.errors import UserError
@@ -186,14 +185,18 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     opened: list[ClassificationData] = []
 
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        opened.append(open_dataset(config.dataset, data_root(arguments.data_root), config.data))
+        in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
+        if ":" in config.model and in_data and is_first_process():
+            print(f"the protocol names code: '{config.model}' is imported", flush=True)
+        opened.append(open_dataset(config.dataset, root, config.data))
         return make_task(config, opened[0], fabric.device)
 
     status = execute(
         arguments,
+        "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
         {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},

@@ -5,7 +5,7 @@ the same seeds. Each stage reads what the one before wrote into the work directo
 where it was, and each stage can be run alone.
 
     work_dir/
-        config.py  widths.json  result.json  report.md  channels.png  curves.png
+        config.py  plan.json  widths.json  result.json  report.md  channels.png  curves.png
         widths/METHOD-seedS.json        what `shrink` found for each method and seed
         runs/METHOD-seedS/              checkpoints, weights, log.jsonl and TensorBoard events of each training
 """
