@@ -29,14 +29,22 @@ from typing import Any
 from benchmarks.hypothesis import add_trial_arguments, open_bench, seeds_of, short
 from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
-from benchmarks.trial_report import Record, Series, collect, drawn_interval, plot_tradeoff, results_table
+from benchmarks.trial_report import (
+    Record,
+    Series,
+    collect,
+    drawn_interval,
+    drawn_mean,
+    plot_tradeoff,
+    results_table,
+)
 from benchmarks.trials import Bench, Trial, run_trials
 from core.budget import Budget, BudgetError
 from core.errors import UserError
 from core.exits import run_command
 from core.files import atomic_write, write_json
 from core.methods import BASELINE
-from core.plots import new_figure, save_figure
+from core.plots import new_figure, save_figure, say_what_is_not_drawn
 from core.task import ShrinkConfig
 
 BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -151,7 +159,7 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
             points = [(value, records) for (name, value), records in result.records.items() if name == method]
             points.sort(key=lambda point: point[0])
             values = [[float(r["metrics"][metric.key]) for r in records] for _, records in points]
-            means, spread = [sum(v) / len(v) for v in values], [drawn_interval(v) for v in values]
+            means, spread = [drawn_mean(v) for v in values], [drawn_interval(v) for v in values]
             line = axis.errorbar(
                 [value for value, _ in points],
                 means,
@@ -163,11 +171,12 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
             )
             if not any(spread):
                 for (value, _), seeds in zip(points, values, strict=True):
+                    dots = [drawn_mean([seed]) for seed in seeds]
                     axis.plot(
-                        [value] * len(seeds), seeds, ".", color=line[0].get_color(), markersize=3, alpha=0.6
+                        [value] * len(seeds), dots, ".", color=line[0].get_color(), markersize=3, alpha=0.6
                     )
         if own:
-            mean, half = sum(own) / len(own), drawn_interval(own)
+            mean, half = drawn_mean(own), drawn_interval(own)
             axis.axhline(mean, color="0.4", linewidth=1, label=BASELINE)
             axis.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
         if result.sweep.name == "batches":
@@ -175,6 +184,8 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
         axis.set_xlabel(result.sweep.axis)
         axis.set_ylabel(metric.label)
         axis.legend(frameon=False, fontsize=8)
+        shown = [float(r["metrics"][metric.key]) for records in result.records.values() for r in records]
+        say_what_is_not_drawn(axis, shown + own)
     save_figure(figure, path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from core.plots import new_figure, save_figure
+from core.plots import new_figure, save_figure, say_what_is_not_drawn
 from core.report import half_interval, holm, markdown_table, p_text, paired_p, with_interval
 from core.task import Metric
 
@@ -139,7 +139,7 @@ def plot_tradeoff(
     for number, label in enumerate(labels):
         points = sorted(curves[label], key=lambda item: item.ratio("flops"))
         x = np.array([100 * item.ratio("flops") for item in points]) + shifts.get(label, 0.0)
-        y = np.array([np.mean(item.values(metric)) for item in points])
+        y = np.array([drawn_mean(item.values(metric)) for item in points])
         spread = np.array([drawn_interval(item.values(metric)) for item in points])
         style = {
             "color": COLOURS[number % len(COLOURS)],
@@ -151,10 +151,10 @@ def plot_tradeoff(
         )
         if not spread.any():
             for place, item in zip(x, points, strict=True):
-                values = item.values(metric)
+                values = [drawn_mean([value]) for value in item.values(metric)]
                 top.plot([place] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.6)
     if baseline is not None:
-        mean = float(np.mean(baseline.values(metric)))
+        mean = drawn_mean(baseline.values(metric))
         half = drawn_interval(baseline.values(metric))
         top.axhline(mean, color="0.4", linewidth=1)
         top.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
@@ -164,15 +164,29 @@ def plot_tradeoff(
         top.set_xticks([budget, 100], [f"{budget:.1f}, side by side", "100"])
     top.set_ylabel(metric.label)
     top.set_title(title, loc="left", fontsize=10)
+    drawn = [item for points in curves.values() for item in points] + ([baseline] if baseline else [])
+    say_what_is_not_drawn(
+        top, [value for item in {id(i): i for i in drawn}.values() for value in item.values(metric)]
+    )
     top.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     if bottom is not None and baseline is not None:
         _forest(bottom, {label: points[0] for label, points in curves.items()}, baseline, metric)
     save_figure(figure, path)
 
 
+def drawn_mean(values: Sequence[float]) -> float:
+    """The mean for a figure: NaN, which is not drawn, where it is not finite."""
+    mean = sum(values) / len(values)
+    return mean if math.isfinite(mean) else math.nan
+
+
 def drawn_interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval for a figure; 0 of fewer than three values, whose interval would hide all else."""
-    return (half_interval(values) or 0.0) if len(values) > 2 else 0.0
+    """Half the 95 % interval for a figure; 0 of fewer than three values, whose interval would hide all else.
+
+    0 also where there is no interval, for values that are not finite.
+    """
+    half = half_interval(values) if len(values) > 2 else None
+    return half if half is not None and math.isfinite(half) else 0.0
 
 
 def _side_by_side(
@@ -192,10 +206,20 @@ def _forest(axis: Any, series: Mapping[str, Series], baseline: Series, metric: M
         ((name, values) for name, values in rows if values), key=lambda row: -float(np.mean(row[1]))
     )
     for height, (_, values) in enumerate(rows):
-        axis.errorbar(np.mean(values), height, xerr=half_interval(values) or 0.0, color="#0072b2", marker="o",
-                      markersize=4, capsize=2, linestyle="none")  # fmt: skip
-        axis.plot(values, [height] * len(values), "o", color="#e69f00", markersize=2.5, alpha=0.8, zorder=3)
+        half = half_interval(values)
+        axis.errorbar(drawn_mean(values), height, xerr=half if half and math.isfinite(half) else 0.0, color="#0072b2",
+                      marker="o", markersize=4, capsize=2, linestyle="none")  # fmt: skip
+        axis.plot(
+            [drawn_mean([value]) for value in values],
+            [height] * len(values),
+            "o",
+            color="#e69f00",
+            markersize=2.5,
+            alpha=0.8,
+            zorder=3,
+        )
     axis.axvline(0, color="0.4", linewidth=1)
+    say_what_is_not_drawn(axis, [value for _, values in rows for value in values])
     axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
     axis.set_xlabel(
         f"{metric.label}, difference to the baseline seed by seed (mean, 95 % interval; dots: seeds)"

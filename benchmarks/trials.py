@@ -26,8 +26,9 @@ from classification.run import RunConfig
 from core.architecture import Architecture
 from core.channels import trace_channels
 from core.errors import UserError
-from core.files import exclusive, write_json
+from core.files import exclusive, json_text, write_json
 from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
+from core.report import number_text
 from core.space import network_cost
 from core.task import ShrinkConfig, Task
 from core.trial import network, teacher_network, train_network
@@ -263,8 +264,8 @@ def _widths(bench: Bench, trial: Trial) -> Found:
 
 
 def _plain(value: Any) -> Any:
-    """As it will be read back: lists for tuples, text for paths."""
-    return json.loads(json.dumps(value, default=str))
+    """As it will be read back: lists for tuples, text for paths, words for numbers that are not finite."""
+    return json.loads(json_text(json.loads(json.dumps(value, default=str))))
 
 
 def _setting_text(trial: Trial) -> str:
@@ -280,7 +281,8 @@ def _setting_text(trial: Trial) -> str:
 def _metrics_text(task: Task, record: Mapping[str, Any]) -> str:
     metric = task.metrics[0]
     ratio = record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"]
-    return f"{metric.label} {record['metrics'][metric.key]:.{metric.digits}f} at {100 * ratio:.2f} % of the FLOPs"
+    value = number_text(record["metrics"][metric.key], metric.digits)
+    return f"{metric.label} {value} at {100 * ratio:.2f} % of the FLOPs"
 
 
 def grid(methods: Sequence[str], settings: Sequence[ShrinkConfig], seeds: Sequence[int]) -> list[Trial]:

@@ -19,7 +19,6 @@ from classification.data.scan import LeftOut, summary
 from classification.evaluation import evaluate
 from classification.models import MODELS, build
 from core.commands import add_experiment_arguments, execute, run_command
-from core.data import data_root
 from core.devices import gathered, is_first_process
 from core.distillation import DistillationConfig
 from core.errors import UserError
@@ -191,10 +190,13 @@ def run(arguments: Namespace) -> int:
     opened: list[ClassificationData] = []
     folders: list[Path] = []
 
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
+        in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
+        if ":" in config.model and in_data and is_first_process():
+            print(f"the protocol names code: '{config.model}' is imported", flush=True)
+        data = open_dataset(config.dataset, root, config.data)
         opened.append(data)
         folders.append(folder)
         if fabric.is_global_zero:
@@ -207,6 +209,7 @@ def run(arguments: Namespace) -> int:
 
     status = execute(
         arguments,
+        "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
         {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},

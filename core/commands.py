@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,14 +14,18 @@ from typing import Any, Literal, TypeVar
 from lightning_fabric import Fabric
 
 from core.budget import Budget
+from core.claims import Claimed, take
 from core.config import dump_config, load_config
+from core.data import data_root
 from core.errors import UserError
 from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
 from core.scores import NAMES
 from core.train import make_fabric
 
 CONFIG_FILE = "config.py"
+WORK_DIRS = Path("work_dirs")
 T = TypeVar("T")
 Use = Literal["new", "existing", "either"]
 
@@ -27,19 +33,31 @@ Use = Literal["new", "existing", "either"]
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that `run` of every task understands."""
     run = parser.add_argument_group("experiment")
-    run.add_argument("--config", help="protocol: a file of shared_configs/, or your own")
+    run.add_argument(
+        "--config",
+        help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
+    )
     run.add_argument(
         "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
     )
     run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
     run.add_argument(
-        "--stages", nargs="+", choices=STAGES, help="run only these stages in an existing work directory"
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        help="run only these stages, by the plan of the work directory where it has one (default: all)",
     )
     run.add_argument(
-        "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
     )
     run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
-    run.add_argument("--seeds", type=int, default=1, help="repetitions, each with its own seed (default: 1)")
+    run.add_argument(
+        "--seeds",
+        type=int,
+        help="repetitions, each with its own seed (default: 1, or as planned; with --resume more can be added)",
+    )
     run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     run.add_argument(
@@ -54,11 +72,16 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
-        "--controls", nargs="+", default=[], help="scores to compare with, such as random uniform"
+        "--controls",
+        nargs="+",
+        default=[],
+        help="scores to compare with, such as random uniform (with --resume: added to those that are planned)",
     )
 
 
-def read_protocol(path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any]) -> T:
+def read_protocol(
+    path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any], *, dumped: bool = False
+) -> T:
     """The protocol in `path` with everything that the command line changes in it.
 
     Args:
@@ -66,11 +89,12 @@ def read_protocol(path: str | Path, schema: type[T], arguments: Namespace, given
         schema: the task's dataclass; its fields `train` and `shrink` are those of `core.experiment`.
         arguments: parsed `add_experiment_arguments`.
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
+        dumped: it is a work directory's: read as data.
     """
     common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed}
     common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
     overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
-    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides])
+    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
     if arguments.budget is not None:
         config = replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
     return config
@@ -78,51 +102,86 @@ def read_protocol(path: str | Path, schema: type[T], arguments: Namespace, given
 
 def execute(
     arguments: Namespace,
+    task_name: str,
     schema: type[T],
     find_protocol: Callable[[], Path],
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
-    open_task: Callable[[T, Fabric, Path], Task],
+    open_task: Callable[[T, Fabric, Path, Path], Task],
     complete: Callable[[T], T] = lambda config: config,
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status 0.
 
     Args:
         arguments: parsed arguments, `add_experiment_arguments` among them.
+        task_name: "classification", ...
         schema: dataclass of the task's protocol.
         find_protocol: the protocol file where `--config` does not name one.
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
-        open_task: opens data and describes the task; takes protocol, devices and work directory.
+        open_task: opens data and describes the task; takes protocol, devices, work directory and data root.
         complete: fills in what follows from the rest of the protocol.
     """
-    config: Any = complete(read_protocol(arguments.config or find_protocol(), schema, arguments, given))
+
+    def protocol(path: Path, dumped: bool = False) -> T:
+        if arguments.config:
+            path, dumped = Path(arguments.config), False
+        return complete(read_protocol(path, schema, arguments, given, dumped=dumped))
+
+    def name() -> str:
+        return default_name(protocol(Path() if arguments.config else find_protocol()))
+
+    use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
+    said_what = bool(arguments.config or arguments.cfg_options) or any(v is not None for v in given.values())
+    there = find_run(arguments.work_dir, name, use, None if said_what else task_name)
+    stored: Any = None
+    if there is None:
+        config: Any = protocol(Path() if arguments.config else find_protocol())
+    else:
+        stored = load_config(there / CONFIG_FILE, schema, dumped=True)
+        config = protocol(there / CONFIG_FILE, dumped=True)
     devices, num_nodes = launched_processes()
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
-    use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    folder = agree(fabric, lambda: work_directory(arguments.work_dir, default_name(config), use))
-    stored = None
-    if (folder / CONFIG_FILE).exists():
-        stored = load_config(folder / CONFIG_FILE, schema)
-        config = complete(read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given))
-    settings = Settings(
-        train=config.train,
-        shrink=config.shrink,
-        work_dir=folder,
-        controls=tuple(arguments.controls),
-        seeds=arguments.seeds,
-        stages=tuple(arguments.stages or STAGES),
-        distillation=getattr(config, "distillation", None),
-        teacher=getattr(config, "teacher", TeacherConfig()),
-        progress=not arguments.no_progress,
-    )
-    task = open_task(config, fabric, folder)
-    check(task, config.shrink)
-    fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
-    if fabric.is_global_zero:
-        settle_config(config, stored, folder)
-    run_experiment(task, settings, fabric, say=_say if fabric.is_global_zero else _silent)
+    say = _say if fabric.is_global_zero else _silent
+    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+        first_seed = config.train.seed
+        if there is None:
+            plan = new_plan(task_name, first_seed, arguments.seeds, arguments.controls, arguments.data_root)
+        else:
+            asked = arguments.seeds, arguments.controls, arguments.data_root
+            earlier = stored_plan(there, task_name, stored.train.seed, say)
+            plan = extended(earlier, there, *asked, say)
+        settings = Settings(
+            train=config.train,
+            shrink=config.shrink,
+            work_dir=folder,
+            controls=plan.controls,
+            seeds=len(plan.seeds),
+            stages=tuple(arguments.stages or STAGES),
+            distillation=getattr(config, "distillation", None),
+            teacher=getattr(config, "teacher", TeacherConfig()),
+            progress=not arguments.no_progress,
+        )
+        if stored is not None:
+            check_same(config, stored, folder)
+        task = open_task(config, fabric, folder, data_root(plan.data_root))
+        check(task, config.shrink)
+        fabric.barrier()  # every process has read what is stored before the first one writes
+        if fabric.is_global_zero:
+            settle(plan, config, stored, folder, settings.stages)
+        run_experiment(task, settings, fabric, say=say)
     return 0
+
+
+def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[str]) -> None:
+    """Write plan and protocol into a work directory, the protocol last: what has one has a plan.
+
+    A comparison alone leaves the plan as it is: it can only be made if nothing is added.
+    """
+    if stored is None or tuple(stages) != ("compare",):
+        plan.save(folder)
+    if stored is None:
+        dump_config(config, folder / CONFIG_FILE)
 
 
 def launched_processes() -> tuple[int, int]:
@@ -160,60 +219,125 @@ def _silent(line: str) -> None:
     """Other processes than the first one say nothing."""
 
 
-def work_directory(given: Path | None, default_name: str, use: Use) -> Path:
-    """The work directory of a run.
+def find_run(
+    given: Path | None, default_name: Callable[[], str], use: Use, any_of: str | None = None
+) -> Path | None:
+    """The work directory of an earlier run, or None for a fresh run; nothing is written.
 
-    Without `--work-dir`: work_dirs/NAME for a first run, NAME-2, NAME-3 ... for later ones; an existing one is the
-    latest of them.
+    Without `--work-dir`: the latest of work_dirs/NAME, NAME-2, NAME-3 ...
 
     Args:
         given: `--work-dir`.
-        default_name: NAME.
+        default_name: gives NAME.
         use: "new" for a fresh run, "existing" to resume, "either" to run single stages.
+        any_of: a task: where there is no run called NAME, its only experiment under another name is taken.
 
     Raises:
-        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume.
+        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume, or
+            there are several to choose from.
     """
-    first = Path("work_dirs") / default_name
-    runs = (
-        [given]
-        if given is not None
-        else [first, *sorted(first.parent.glob(f"{first.name}-[0-9]*"), key=_number)]
-    )
-    runs = [path for path in runs if (path / CONFIG_FILE).exists()]
+    if given is not None:
+        runs = [given] if (given / CONFIG_FILE).exists() else []
+    elif use == "new":
+        return None
+    else:
+        runs = _runs_called(default_name())
     if runs and use != "new":
         return runs[-1]
-    if use == "existing":
-        raise UserError(f"no run in '{given or first}': there is nothing to resume")
-    if given is not None:
-        if runs:
-            raise UserError(
-                f"work directory '{given}' already holds a run: add --resume to go on, or name another"
-            )
-        return given
-    return first.with_name(f"{first.name}-{max(map(_number, runs)) + 1}") if runs else first
+    if runs:
+        raise UserError(
+            f"work directory '{given}' already holds a run: add --resume to go on, or name another"
+        )
+    if use != "existing":
+        return None
+    others = [] if given is not None or any_of is None else _experiments_of(any_of)
+    if len(others) == 1:
+        return others[0]
+    if others:
+        raise UserError(f"several runs could go on: name one with --work-dir: {', '.join(map(str, others))}")
+    raise UserError(f"no run in '{given or WORK_DIRS / default_name()}': there is nothing to resume")
 
 
-def settle_config(config: T, stored: T | None, folder: Path) -> None:
-    """Write the protocol of a run into its work directory, or check that it is the one that is there.
+@contextmanager
+def work_directory(
+    fabric: Fabric,
+    place: Path | None,
+    default_name: Callable[[], str],
+    fresh: bool,
+    say: Callable[[str], object],
+) -> Iterator[Path]:
+    """Hold the work directory of a run until the block is left; the first process does so for all.
 
     Args:
-        config: the protocol to run with.
-        stored: the one that the directory holds, if any.
-        folder: the work directory.
+        fabric: the processes.
+        place: the directory; None for work_dirs/NAME, NAME-2, NAME-3 ..., the first that is free.
+        default_name: gives NAME.
+        fresh: it must not hold a run yet.
+        say: takes one line of news at a time.
+
+    Raises:
+        UserError: another command has it.
+    """
+    release: list[Callable[[], None]] = []
+
+    def hold() -> Path:
+        if place is not None:
+            release.append(take(place, say))
+            if fresh and (place / CONFIG_FILE).exists():
+                raise UserError(
+                    f"work directory '{place}' holds the run of another command, which has just been there: add "
+                    f"--resume to go on with it, or name another"
+                )
+            return place
+        first = WORK_DIRS / default_name()
+        number = max(map(_number, _runs_called(first.name)), default=0)
+        while True:
+            number += 1
+            folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+            try:
+                let_go = take(folder, say)
+            except Claimed:  # another command has just begun there
+                continue
+            if not (folder / CONFIG_FILE).exists():
+                release.append(let_go)
+                return folder
+            let_go()
+
+    try:
+        yield agree(fabric, hold)
+    finally:
+        for let_go in release:
+            let_go()
+
+
+def check_same(config: Any, stored: Any, folder: Path) -> None:
+    """Check that the protocol to run with is the one that the work directory holds.
 
     Raises:
         UserError: they differ: results of two protocols would be mixed.
     """
-    if stored is None:
-        dump_config(config, folder / CONFIG_FILE)
-    elif stored != config:
-        names = [item.name for item in fields(config)  # type: ignore[arg-type]
-                 if getattr(stored, item.name) != getattr(config, item.name)]  # fmt: skip
+    names = [item.name for item in fields(config) if getattr(stored, item.name) != getattr(config, item.name)]
+    if names:
         raise UserError(
             f"'{folder}' was made with another protocol ({', '.join(names)} differ): use another --work-dir, or leave "
             f"out what changes it"
         )
+
+
+def _runs_called(name: str) -> list[Path]:
+    """work_dirs/NAME, NAME-2, ... as far as they hold a run, by number."""
+    first = WORK_DIRS / name
+    numbered = [path for path in first.parent.glob(f"{glob.escape(name)}-[0-9]*") if _number(path) > 1]
+    return [path for path in (first, *sorted(numbered, key=_number)) if (path / CONFIG_FILE).exists()]
+
+
+def _experiments_of(task: str) -> list[Path]:
+    """The work directories under work_dirs/ that hold an experiment of this task with a plan."""
+    return sorted(
+        path.parent
+        for path in WORK_DIRS.glob(f"{task}-*/{PLAN_FILE}")
+        if (path.parent / CONFIG_FILE).exists()
+    )
 
 
 def _number(path: Path) -> int:

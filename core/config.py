@@ -2,29 +2,39 @@
 
 mmengine keeps misspelt keys without a word and knows no types; the dataclasses are the schema that refuses
 both.
+
+What is code and what is data: a `.py` file that the user names is run. YAML and JSON are data, whoever names them, and
+so is what `dump_config` wrote: nothing that they hold is ever run.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import math
+import re
 import types
 import typing
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
 from mmengine.config import Config, DictAction
+from mmengine.fileio.handlers import BaseFileHandler, file_handlers
 
 from core.errors import MissingData, UserError, did_you_mean
 from core.files import atomic_write
 
 T = TypeVar("T")
 
-# A configuration file is Python (or YAML, JSON) that mmengine runs: these are what its mistakes raise.
+# Python files that a YAML or JSON file may build on: those that belong to the suite itself.
+_OWN_CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs"
+
+# A configuration file is Python that mmengine runs, or YAML or JSON: these are what its mistakes raise.
 _FILE_ERRORS = (
     SyntaxError,
     NameError,
@@ -46,6 +56,8 @@ def load_config(
     schema: type[T],
     overrides: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    *,
+    dumped: bool = False,
 ) -> T:
     """Read a configuration into `schema`, a frozen dataclass whose fields may be dataclasses again.
 
@@ -53,11 +65,13 @@ def load_config(
     nothing is lost (int to float, 3.0 to int, list to tuple, str to Path) and refused otherwise.
 
     Args:
-        path: an mmengine configuration file (.py, .yaml, .json), or None for none.
+        path: an mmengine configuration file, or None for none. A .py file is run; .yaml, .yml and .json files are
+            data, and may build (`_base_`) on each other and on files of shared_configs/.
         schema: the dataclass to build.
         overrides: "key=value" strings with dots for nesting ("optimizer.lr=0.1"); values are Python literals,
             mmengine's lists ("1,2", "[a,b]") or plain strings.
         defaults: nested values beneath the file's.
+        dumped: the file is one that `dump_config` wrote: it is parsed, never run.
 
     Raises:
         MissingData: there is no such file.
@@ -67,7 +81,7 @@ def load_config(
     merged = Config(_plain(defaults or {}))
     try:
         if path is not None:
-            merged.merge_from_dict(_read(Path(path)))
+            merged.merge_from_dict(_read_dumped(Path(path)) if dumped else _read(Path(path)))
         merged.merge_from_dict(dict(_parse_override(override) for override in overrides))
     except (TypeError, KeyError) as error:
         raise UserError(f"{source}: {_one_line(error)}") from error
@@ -78,21 +92,175 @@ def load_config(
 
 
 def dump_config(config: Any, path: str | Path) -> None:
-    """Write a dataclass as an mmengine Python file that `load_config` reads back to an equal object."""
-    lines = [f"{key} = {_render(value, 0)}\n" for key, value in _plain(config).items()]
+    """Write a dataclass as a file of Python literals that `load_config` reads back to an equal object.
+
+    Raises:
+        UserError: it holds something that no literal stands for, such as a class; the message names the key.
+    """
+    plain = _plain(config)
+    for key, value in plain.items():
+        _require_literal(value, key)
+    lines = [f"{key} = {_render(value, 0)}\n" for key, value in plain.items()]
     with atomic_write(path) as file:
         file.writelines(lines)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingData(f"configuration '{path}' not found; check the path")
+    _require_file(path)
+    is_data = path.suffix in _PARSERS
     try:
-        return Config.fromfile(path, import_custom_modules=False, lazy_import=False).to_dict()
+        with _data_stay_data(_own_programs(path) if is_data else ()):
+            # Placeholders are filled in before a file is parsed: in data they could say anything, `_base_` too.
+            return Config.fromfile(
+                path,
+                use_predefined_variables=not is_data,
+                use_environment_variables=not is_data,
+                import_custom_modules=False,
+                lazy_import=False,
+            ).to_dict()
+    except UserError:
+        raise
     except _FILE_ERRORS as error:
         raise UserError(
             f"configuration '{path}' cannot be read: {type(error).__name__}: {_one_line(error)}"
         ) from error
+
+
+class _DataReader(BaseFileHandler):
+    """Reads JSON, and YAML of plain values; mmengine's own reader makes whatever Python object a YAML tag asks for.
+
+    Args:
+        parse: text -> values.
+        programs: what `_base_` may name of Python files.
+    """
+
+    def __init__(self, parse: Callable[[str], Any], programs: Collection[str]) -> None:
+        self._parse, self._programs = parse, programs
+
+    def load_from_fileobj(self, file: Any, **options: Any) -> Any:
+        content = self._parse(file.read())
+        for base in _bases(content):
+            if base.endswith(".py") and base not in self._programs:
+                raise UserError(_NOT_OURS.format(base=base))
+        return content
+
+    def dump_to_fileobj(self, obj: Any, file: Any, **options: Any) -> None:
+        raise NotImplementedError("configurations are written by dump_config")
+
+    dump_to_str = dump_to_fileobj
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+    ".json": json.loads,
+}
+_NOT_OURS = (
+    "a YAML or JSON configuration is data, but its _base_ '{base}' is a program: build on a file of shared_configs/, "
+    "or write a .py file, which --config runs"
+)
+_PLACEHOLDER = re.compile(r"\{\{\s*file\w+\s*\}\}|\{\{['\"]?\s*\$\w+\s*:")
+_BASE_VALUE = re.compile(r"\{\{\s*_base_\.[\w.]+\s*\}\}")
+
+
+@contextmanager
+def _data_stay_data(programs: Collection[str]) -> Iterator[None]:
+    """Within this block mmengine runs nothing for YAML and JSON, at any place of a chain of `_base_`."""
+    ours = {suffix[1:]: _DataReader(parse, programs) for suffix, parse in _PARSERS.items()}
+    before = {kind: file_handlers[kind] for kind in ours}
+    file_handlers.update(ours)
+    try:
+        yield
+    finally:
+        file_handlers.update(before)
+
+
+def _own_programs(path: Path, above: tuple[Path, ...] = ()) -> set[str]:
+    """The Python files on which a chain of YAML and JSON files builds, as it names them: all of them the suite's own.
+
+    Raises:
+        UserError: there is another one, or a placeholder.
+    """
+    _require_file(path)
+    text = path.read_text(encoding="utf-8")
+    if _PLACEHOLDER.search(text):
+        raise UserError(f"configuration '{path}': placeholders ({{{{ … }}}}) are for .py files alone")
+    programs = set()
+    for base in _bases(_PARSERS[path.suffix](_BASE_VALUE.sub('"value"', text))):
+        place = (path.parent / base).resolve()
+        if place in above:
+            raise UserError(f"configuration '{path}': its _base_ '{base}' builds on this file itself")
+        if place.suffix in _PARSERS:
+            programs |= _own_programs(place, (*above, path.resolve()))
+        elif place.suffix == ".py" and "::" not in base and place.is_relative_to(_OWN_CONFIGS):
+            programs.add(base)
+        else:
+            raise UserError(f"configuration '{path}': {_NOT_OURS.format(base=base)}")
+    return programs
+
+
+def _bases(content: Any) -> list[str]:
+    if not isinstance(content, Mapping):
+        raise UserError(f"a configuration holds keys and their values, not a {type(content).__name__}")
+    named = content.get("_base_", [])
+    return [str(base) for base in (named if isinstance(named, list) else [named])]
+
+
+def _read_dumped(path: Path) -> dict[str, Any]:
+    """The values of a file of `name = literal` lines; anything else in it is refused, and nothing is run."""
+    _require_file(path)
+    wrong = "it is read as data, as it was written, and never run: restore that line"
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except (ValueError, SyntaxError, MemoryError, RecursionError, OSError) as error:
+        line = getattr(error, "lineno", None)
+        raise UserError(
+            f"'{path}'{f', line {line}' if line else ''} is damaged: {_one_line(error)}; {wrong}"
+        ) from error
+    values: dict[str, Any] = {}
+    for statement in statements:
+        if not (
+            isinstance(statement, ast.Assign)
+            and len(statement.targets) == 1
+            and isinstance(target := statement.targets[0], ast.Name)
+        ):
+            raise UserError(f"'{path}', line {statement.lineno}, is not 'name = value': {wrong}")
+        if target.id in values:
+            raise UserError(f"'{path}', line {statement.lineno}: '{target.id}' is there twice: {wrong}")
+        value = _WordsForFloats().visit(statement.value)
+        strange = [
+            node.lineno
+            for node in ast.walk(value)
+            if isinstance(node, ast.expr) and not isinstance(node, _LITERAL)
+        ]
+        try:
+            if not strange:
+                values[target.id] = ast.literal_eval(value)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            strange = [statement.lineno]
+        if strange:
+            raise UserError(
+                f"'{path}', line {min(strange)}: the value of '{target.id}' is no literal: {wrong}"
+            )
+    return values
+
+
+_LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp)
+
+
+class _WordsForFloats(ast.NodeTransformer):
+    """`float("inf")`, `float("-inf")` and `float("nan")`, which `dump_config` writes, as the numbers themselves."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        match node:
+            case ast.Call(ast.Name("float"), [ast.Constant("inf" | "-inf" | "nan" as word)], []):
+                return ast.copy_location(ast.Constant(float(str(word))), node)
+        return node
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise MissingData(f"configuration '{path}' not found; check the path")
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -258,6 +426,22 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _require_literal(value: Any, where: str) -> None:
+    """Refuse what `_render` could only write as text that nothing reads back."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_literal(key, where)
+            _require_literal(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _require_literal(item, f"{where}[{index}]")
+    elif value is not None and not isinstance(value, bool | int | float | str | bytes):
+        raise UserError(
+            f"{where} is a {type(value).__name__}, which a work directory cannot keep: use numbers, texts, lists and "
+            f"dicts"
+        )
+
+
 def _render(value: Any, depth: int) -> str:
     """A Python literal of `value`, one key per line in nested dicts."""
     if isinstance(value, Mapping):
@@ -270,8 +454,8 @@ def _render(value: Any, depth: int) -> str:
         return (
             "(" + ", ".join(_render(item, depth) for item in value) + ("," if len(value) == 1 else "") + ")"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
+    if isinstance(value, float):  # numpy's too, whose own text is no literal
+        return repr(float(value)) if math.isfinite(value) else f'float("{float(value)}")'
     # mmengine substitutes {{ name }} in the text of a file before it reads it, even within strings.
     return repr(value).replace("{{", r"{\x7b")
 

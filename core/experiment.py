@@ -5,13 +5,14 @@ the same seeds. Each stage reads what the one before wrote into the work directo
 where it was, and each stage can be run alone.
 
     work_dir/
-        config.py  widths.json  result.json  report.md  channels.png  curves.png
+        config.py  plan.json  widths.json  result.json  report.md  channels.png  curves.png
         widths/METHOD-seedS.json        what `shrink` found for each method and seed
         runs/METHOD-seedS/              checkpoints, weights, log.jsonl and TensorBoard events of each training
 """
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -321,6 +322,9 @@ def _mean(values: Sequence[int]) -> float:
 
 
 def _statistics(values: Sequence[float]) -> dict[str, Any]:
-    tensor = torch.tensor(values, dtype=torch.float64)
-    std = float(tensor.std()) if len(values) > 1 else 0.0
-    return {"mean": float(tensor.mean()), "std": std, "values": list(values)}
+    """Mean and standard deviation; of infinite values the mean is infinite (or NaN), the deviation undefined: NaN."""
+    mean = sum(values) / len(values)
+    if not all(math.isfinite(value) for value in values):
+        return {"mean": mean, "std": math.nan, "values": list(values)}
+    std = float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
+    return {"mean": mean, "std": std, "values": list(values)}

@@ -1,10 +1,14 @@
 """Atomic file writes, which leave the old file or the new one, never half a file; locks between processes; and the
 check before all of them, that no file is written over one that is read.
+
+JSON has neither infinities nor NaN, and both are legal results: the PSNR of two equal images is infinite. All JSON that
+the suite writes holds the words "inf", "-inf" and "nan" in their place, and `float` reads these back.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -111,11 +115,40 @@ def _identity(path: Path) -> tuple[int, int] | str:
     return found.st_dev, found.st_ino
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON, with the words "inf", "-inf" and "nan" for the numbers that JSON does not have.
+
+    Raises:
+        TypeError: it holds something that JSON cannot.
+    """
+    return json.dumps(_in_words(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinities are refused (they are not JSON)."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """Write `json_text(value)`, indented, atomically."""
+    text = json_text(value, indent=2) + "\n"
     with atomic_write(path) as file:
         file.write(text)
+
+
+def from_words(value: Any) -> Any:
+    """JSON values with numbers again in the place of "inf", "-inf" and "nan", at any depth.
+
+    For values in which these are no text of their own: `float` does it where a number alone is expected.
+    """
+    if isinstance(value, dict):
+        return {key: from_words(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_words(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _in_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_words(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_words(item) for item in value]
+    return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

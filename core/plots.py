@@ -135,15 +135,16 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
 
     train_key, test_key, label = task.curves
     figure, axis = new_figure(7.5, 4.6)
+    strange: list[float] = []
     for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
         own = [run for run in runs if run.method == method]
         colour = COLOURS.get(method, f"C{number}")
         name = NAMES.get(method, method)
         train = [[r.train_metrics.get(train_key, r.train_loss) for r in run.history] for run in own]
-        _curve(axis, range(1, len(train[0]) + 1), train, colour, "--", f"{name}, training")
+        strange += _curve(axis, range(1, len(train[0]) + 1), train, colour, "--", f"{name}, training")
         tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]
         test = [[record.eval_metrics[test_key] for record in records] for records in tested]
-        _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
+        strange += _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
     if not task.metrics[0].higher_is_better:
         # Errors fall by orders of magnitude: a logarithm above 1, so that the last epochs can be told apart.
         axis.set_yscale("symlog", linthresh=1)
@@ -156,17 +157,42 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
     axis.set_ylabel(label)
     _set_title(axis, f"{task.model_name} on {task.dataset}")
     axis.legend(frameon=False, fontsize=8)
+    say_what_is_not_drawn(axis, strange, "triangles at the edge")
     save_figure(figure, path)
+
+
+def say_what_is_not_drawn(axis: Any, values: Sequence[float], infinite: str = "not drawn") -> None:
+    """Write into a plot how many of the `values` are infinite, and what became of them, and how many are NaN."""
+    kinds = (("infinite", infinite, np.isinf), ("not a number", "not drawn", np.isnan))
+    counts = [(kind, fate, int(test(values).sum())) for kind, fate, test in kinds] if len(values) else []
+    lines = [f"{count} value{'s' * (count != 1)} {kind}: {fate}" for kind, fate, count in counts if count]
+    if lines:
+        axis.text(0.01, 0.99, "\n".join(lines), transform=axis.transAxes, va="top", fontsize=8)
 
 
 def _curve(
     axis: Any, epochs: Sequence[int], runs: Sequence[Sequence[float]], colour: str, style: str, label: str
-) -> None:
+) -> list[float]:
+    """Draw the mean over the runs and the span of them; returns the values that are not finite."""
     values = np.asarray(runs, dtype=float)
-    mean = values.mean(axis=0)
+    mean = np.array([sum(column) / len(column) for column in values.T])  # numpy's mean warns of infinities
     marker = "o" if len(mean) == 1 else None
-    axis.plot(list(epochs), mean, style, color=colour, label=label, linewidth=1.6, marker=marker)
+    axis.plot(
+        list(epochs),
+        np.where(np.isfinite(mean), mean, np.nan),
+        style,
+        color=colour,
+        label=label,
+        linewidth=1.6,
+        marker=marker,
+    )
     if len(runs) > 1:
         axis.fill_between(
             list(epochs), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0
         )
+    for edge, infinity, marker in ((1, np.inf, "^"), (0, -np.inf, "v")):
+        at = [epoch for epoch, value in zip(epochs, mean, strict=True) if value == infinity]
+        if at:
+            place = axis.get_xaxis_transform()
+            axis.plot(at, [edge] * len(at), marker, color=colour, transform=place, clip_on=False)
+    return values[~np.isfinite(values)].tolist()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scipy import stats
+
+from core.files import json_text
 
 if TYPE_CHECKING:
     from core.experiment import Metric, Settings, Task
@@ -35,21 +36,41 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
+UNDEFINED = (
+    "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
+)
+
+
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % confidence interval of the mean (Student's t); None for a single value."""
+    """Half the width of the 95 % confidence interval of the mean (Student's t).
+
+    None for a single value; NaN where values are infinite or NaN, for then there is none.
+    """
     n = len(values)
     if n < 2:
         return None
+    if not all(math.isfinite(value) for value in values):
+        return math.nan
     mean = sum(values) / n
     std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
     return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
 
 
 def with_interval(values: Sequence[float], digits: int = 2) -> str:
-    """'23.00 ± 0.12', or '23.00' for a single value."""
-    half = half_interval(values)
-    mean = f"{sum(values) / len(values):.{digits}f}"
-    return mean if half is None else f"{mean} ± {half:.{digits}f}"
+    """'23.00 ± 0.12', or '23.00' for a single value.
+
+    Of infinite values: 'inf ± undefined'; 'undefined' where the mean itself is NaN.
+    """
+    half, mean = half_interval(values), sum(values) / len(values)
+    if half is None or math.isnan(mean):
+        return number_text(mean, digits)
+    return f"{number_text(mean, digits)} ± {number_text(half, digits)}"
+
+
+def number_text(value: float | str, digits: int = 2) -> str:
+    """'23.00', 'inf', or 'undefined' for NaN; takes the words of JSON files too (`core.files`)."""
+    value = float(value)
+    return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -59,11 +80,11 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
     rows = []
     for name, values in result.get("references", {}).items():
         cells = [
-            f"{values[metric.key]:.{metric.digits}f}" if metric.key in values else "" for metric in shown
+            number_text(values[metric.key], metric.digits) if metric.key in values else "" for metric in shown
         ]
         rows.append([name, *cells, "", "", "", ""])
     for method, entry in result["methods"].items():
-        cells = [with_interval(entry["metrics"][metric.key]["values"], metric.digits) for metric in shown]
+        cells = [with_interval(_values(entry, metric), metric.digits) for metric in shown]
         rows.append(
             [
                 NAMES.get(method, method.capitalize()),
@@ -75,6 +96,11 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
             ]
         )
     return header, rows
+
+
+def _values(entry: Mapping[str, Any], metric: Metric) -> list[float]:
+    """A method's metric over the seeds; in a file that was read back infinities are words."""
+    return [float(value) for value in entry["metrics"][metric.key]["values"]]
 
 
 def engineering(number: float) -> str:
@@ -94,19 +120,33 @@ def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
 def _footnote(result: Mapping[str, Any]) -> str:
     seeds = result["seeds"]
     if len(seeds) == 1:
-        return "One seed: no interval, and no claim about which network is better (use --seeds)."
-    return f"Mean ± 95 % confidence interval over {len(seeds)} seeds."
+        text = "One seed: no interval, and no claim about which network is better (use --seeds)."
+    else:
+        text = f"Mean ± 95 % confidence interval over {len(seeds)} seeds."
+    values = [
+        float(value)
+        for entry in result["methods"].values()
+        for metric in entry["metrics"].values()
+        for value in metric["values"]
+    ]
+    strange = sum(not math.isfinite(value) for value in values)
+    if strange:
+        text += (
+            f" {strange} of {len(values)} values {'is' if strange == 1 else 'are'} infinite or not a number (the PSNR "
+            f"of an exactly reproduced image is infinite): intervals and tests with them are undefined."
+        )
+    return text
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
     """Method minus baseline, seed by seed: mean, interval and p-value of the paired t-test, per metric."""
-    base = result["methods"]["baseline"]["metrics"]
+    base = result["methods"]["baseline"]
     rows = []
     for method, entry in result["methods"].items():
         for metric in metrics:
             if method == "baseline" or metric.key not in entry["metrics"] or len(result["seeds"]) < 2:
                 continue
-            pairs = zip(entry["metrics"][metric.key]["values"], base[metric.key]["values"], strict=True)
+            pairs = zip(_values(entry, metric), _values(base, metric), strict=True)
             differences = [ours - theirs for ours, theirs in pairs]
             shown = p_text(paired_p(differences))
             rows.append(
@@ -116,8 +156,11 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test, from the differences pair by pair; NaN where they do not vary."""
-    if len(set(differences)) < 2:
+    """Two-sided p-value of the paired t-test, from the differences pair by pair.
+
+    NaN where they do not vary, or are not all finite: there is no test then.
+    """
+    if len(set(differences)) < 2 or not all(math.isfinite(difference) for difference in differences):
         return math.nan
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
@@ -174,7 +217,7 @@ def markdown_report(
         "## Training",
         "![Error per epoch](curves.png)",
         "## Made with",
-        "```json\n" + json.dumps(result["environment"], indent=2) + "\n```",
+        "```json\n" + json_text(result["environment"], indent=2) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.files import atomic_write
+from core.files import atomic_write, json_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -79,7 +78,7 @@ class RunFiles:
         """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
         with atomic_write(self.log) as file:
             for record in history:
-                file.write(json.dumps(_finite(dataclasses.asdict(record)), allow_nan=False) + "\n")
+                file.write(json_text(dataclasses.asdict(record)) + "\n")
 
     def open_tensorboard(self, epoch: int) -> SummaryWriter:
         """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
@@ -107,14 +106,9 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
+        for key in ("lr", "train_loss", "seconds"):
+            values[key] = float(values[key])
         for key in ("train_metrics", "eval_metrics"):
             values[key] = {name: float(value) for name, value in values[key].items()}
         records.append(EpochRecord(**values))
     return tuple(records)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has neither infinity (a PSNR of equal images) nor NaN: they become the words "inf" and "nan"."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,7 @@ from torch import nn
 from core.architecture import Architecture
 from core.checkpoint import load_weights, read_metadata, save_weights
 from core.errors import UserError
+from core.files import from_words, json_text
 from super_resolution.models import build
 
 _KEY = "super_resolution"
@@ -49,7 +50,7 @@ def save_network(path: str | Path, network: nn.Module, description: Description)
         network: what `build_network(description)` builds, trained.
         description: see `Description`; its values must be plain JSON.
     """
-    save_weights(network, path, {_KEY: json.dumps(asdict(description), allow_nan=False)})
+    save_weights(network, path, {_KEY: json_text(asdict(description))})
 
 
 def read_description(path: str | Path) -> Description:
@@ -70,7 +71,7 @@ def read_description(path: str | Path) -> Description:
             f"or super_resolution.convert has written, or write yours with "
             f"super_resolution.checkpoint.save_network."
         )
-    return Description(**content)
+    return Description(**{**content, "options": from_words(content["options"])})
 
 
 def build_network(description: Description) -> nn.Module:

@@ -18,7 +18,6 @@ from torch.nn import functional
 from core.channels import trace_channels
 from core.checkpoint import load_weights
 from core.commands import add_experiment_arguments, execute, run_command
-from core.data import data_root
 from core.errors import UserError
 from core.experiment import Metric, Run, Settings, ShrinkConfig, Task
 from core.train import TrainConfig
@@ -227,15 +226,15 @@ def finish(
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-    root = data_root(arguments.data_root)
 
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         return make_task(config, root, fabric.device)
 
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
     given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
     return execute(
         arguments,
+        "super_resolution",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset),
         given,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: S
         networks[name] = network.eval()
         evaluations.append(replace(trials.network(network), name=name))
     evaluations += [trials.built_in(name) for name in trials.references]
-    evaluations.sort(key=lambda item: -(item.scores()["success_auc"] or 0.0))
+    evaluations.sort(key=_auc, reverse=True)
     pictures = save_plots(settings.work_dir, evaluations, trials.dataset.split)
     return [
         "## Plots",
@@ -77,6 +78,12 @@ def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: S
         "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
         + "\n".join(files),
     ]
+
+
+def _auc(evaluation: Evaluation) -> float:
+    """What trackers are sorted by; one without a score, or with NaN, comes last."""
+    score = evaluation.scores()["success_auc"]
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def _frame_table(networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation], side: int) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.commands import add_experiment_arguments, execute, run_command
-from core.data import data_root
 from core.experiment import Task
 from tracking.experiment import ExperimentConfig, make_task, with_given_budget
 
@@ -40,9 +39,8 @@ def build_parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-    root = data_root(arguments.data_root)
 
-    def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path) -> Task:
+    def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         say = _say if fabric.is_global_zero and not arguments.no_progress else _silent
         return make_task(config, root, folder, fabric.device, say)
 
@@ -55,6 +53,7 @@ def run(arguments: Namespace) -> int:
         given[key] = None if path is None else str(path)
     return execute(
         arguments,
+        "tracking",
         ExperimentConfig,
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,

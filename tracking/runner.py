@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.claims import claimed
 from core.errors import UserError
 from core.files import atomic_write, write_json
 from tracking.boxes import format_boxes, parse_boxes
@@ -177,12 +178,23 @@ def run(
         The names of the sequences that were run now.
 
     Raises:
-        UserError: no such tracker, a folder of another tracker's results, unreadable frames.
+        UserError: no such tracker, a folder of another tracker's results or in use by another run, unreadable frames.
         RuntimeError: the tracker failed on some sequences; the others are stored.
     """
-    folder = Path(folder)
     spec = TrackerSpec(spec) if isinstance(spec, str) else spec
     make_tracker(spec)
+    with claimed(folder, report):
+        return _run(spec, sequences, Path(folder), workers, report)
+
+
+def _run(
+    spec: TrackerSpec,
+    sequences: Sequence[TrackingSequence],
+    folder: Path,
+    workers: int,
+    report: Callable[[str], None],
+) -> list[str]:
+    """`run` in a folder that is held."""
     _claim(folder, spec)
     frames = {sequence.name: _frame_count(sequence) for sequence in sequences}
     waiting = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tracking.comparison import Comparison
@@ -47,10 +48,15 @@ def _with_counts(
     ]
 
 
+def is_undefined(value: float | None) -> bool:
+    """Whether there is no number to rank by: not defined by the protocol, or NaN."""
+    return value is None or math.isnan(value)
+
+
 def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[str]]:
     """Percentages with two decimals, the best of each column in `bold`."""
     best = {
-        key: max((scores[key] for _, scores in rows if scores[key] is not None), default=None)  # type: ignore[type-var]
+        key: max((value for _, scores in rows if not is_undefined(value := scores[key])), default=None)  # type: ignore[type-var]
         for key in labels
     }
     lines = []
@@ -58,7 +64,7 @@ def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[
         cells = [name]
         for key in labels:
             value = scores[key]
-            text = "–" if value is None else f"{100 * value:.2f}"
+            text = "–" if value is None else "undefined" if math.isnan(value) else f"{100 * value:.2f}"
             cells.append(
                 bold.format(text) if value is not None and value == best[key] and len(rows) > 1 else text
             )

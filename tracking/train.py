@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.commands import CONFIG_FILE, agree, launched_processes, settle_config, work_directory
-from core.config import load_config
+from core.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
+from core.config import dump_config, load_config
 from core.data import data_root
 from core.exits import run_command
 from core.train import fit, make_fabric
@@ -51,8 +51,8 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def read_protocol(path: str | Path, arguments: Namespace) -> TrackingConfig:
-    """The protocol in `path` with everything that the command line changes in it."""
+def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = False) -> TrackingConfig:
+    """The protocol in `path` with everything that the command line changes in it; `dumped`: see `load_config`."""
     given = {
         "train.epochs": arguments.epochs,
         "train.seed": arguments.seed,
@@ -65,7 +65,7 @@ def read_protocol(path: str | Path, arguments: Namespace) -> TrackingConfig:
         for key, value in given.items()
         if value is not None
     ]
-    return load_config(path, TrackingConfig, [*arguments.cfg_options, *overrides])
+    return load_config(path, TrackingConfig, [*arguments.cfg_options, *overrides], dumped=dumped)
 
 
 def describe(config: TrackingConfig) -> Description:
@@ -84,35 +84,51 @@ def describe(config: TrackingConfig) -> Description:
 def train(arguments: Namespace) -> int:
     """One training from parsed arguments; returns the exit status."""
     root = data_root(arguments.data_root)
-    config = read_protocol(arguments.config or CONFIGS / DEFAULT_CONFIG, arguments)
+
+    def protocol() -> TrackingConfig:
+        return read_protocol(arguments.config or CONFIGS / DEFAULT_CONFIG, arguments)
+
+    def name() -> str:
+        return f"tracking-{protocol().name}"
+
+    there = find_run(arguments.work_dir, name, "existing" if arguments.resume else "new")
+    stored = None
+    if there is None:
+        config = protocol()
+    else:
+        stored = load_config(there / CONFIG_FILE, TrackingConfig, dumped=True)
+        stays = arguments.config is None
+        config = read_protocol(there / CONFIG_FILE if stays else arguments.config, arguments, dumped=stays)
     devices, num_nodes = launched_processes()
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
-    use = "existing" if arguments.resume else "new"
-    folder = agree(fabric, lambda: work_directory(arguments.work_dir, f"tracking-{config.name}", use))
-    stored = None
-    if (folder / CONFIG_FILE).exists():
-        stored = load_config(folder / CONFIG_FILE, TrackingConfig)
-        config = read_protocol(arguments.config or folder / CONFIG_FILE, arguments)
-    network = build_network(config)
-    loader = make_loader(config, root, config.train.batch_size, config.train.seed)
-    evaluate = make_validation(config, root)
-    fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
-    if fabric.is_global_zero:
-        settle_config(config, stored, folder)
-    result = fit(
-        network,
-        loader,
-        make_loss(config),
-        config.train,
-        work_dir=folder,
-        evaluate=evaluate,
-        fabric=fabric,
-        progress=not arguments.no_progress,
-    )
-    if fabric.is_global_zero:
-        save_network(folder / CHECKPOINT, network, describe(config))
-        report(folder, loader.unreadable, result.seconds, result.images_seen)
+    say = print if fabric.is_global_zero else _silent
+    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+        if stored is not None:
+            check_same(config, stored, folder)
+        network = build_network(config)
+        loader = make_loader(config, root, config.train.batch_size, config.train.seed)
+        evaluate = make_validation(config, root)
+        fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
+        if fabric.is_global_zero and stored is None:
+            dump_config(config, folder / CONFIG_FILE)
+        result = fit(
+            network,
+            loader,
+            make_loss(config),
+            config.train,
+            work_dir=folder,
+            evaluate=evaluate,
+            fabric=fabric,
+            progress=not arguments.no_progress,
+        )
+        if fabric.is_global_zero:
+            save_network(folder / CHECKPOINT, network, describe(config))
+            report(folder, loader.unreadable, result.seconds, result.images_seen)
     return 0
+
+
+def _silent(line: str) -> None:
+    """Only the first process tells."""
 
 
 def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from scipy import stats
 
 from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
 from benchmarks.jobs import run_seeds
-from benchmarks.trial_report import Series, collect, controls_table, results_table
+from benchmarks.trial_report import Series, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
 from classification.run import RunConfig
 from core.architecture import Architecture
@@ -412,6 +413,34 @@ def test_tables_hold_scipys_paired_test() -> None:
     assert f"{stats.ttest_rel(ours, random).pvalue:.3f}" in controls_table(
         series, ["random", "uniform"], ERROR
     )
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_infinite_and_undefined_values_are_shown_as_such(tmp_path: Path) -> None:
+    """As they come from a store, where they are words."""
+    words = {"baseline": ["inf", 30.0, 31.0], "gradient": [30.0, 31.0, "nan"], "random": ["inf", 31.0, 32.0]}
+    series = made_up(words)  # type: ignore[arg-type]
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in
+            results_table(series, "baseline", ERROR).splitlines()}  # fmt: skip
+    assert rows["baseline"][2] == "inf ± undefined"
+    assert rows["gradient"][2:6] == ["undefined", "undefined", "n/a", "n/a"]
+    assert rows["random"][2:6] == ["inf ± undefined", "undefined", "n/a", "n/a"]  # inf - inf
+    assert "undefined | n/a" in controls_table(series, ["random"], ERROR)
+    curves = {name: [item] for name, item in series.items()}
+    plot_tradeoff(tmp_path / "plot.png", curves, ERROR, "title", baseline=series["baseline"])
+    assert (tmp_path / "plot.png").exists()
+
+
+def test_records_keep_them(tmp_path: Path) -> None:
+    from benchmarks.trials import _metrics_text, _plain
+
+    cost = {"flops": {"paper": 9}}
+    record = _plain({"metrics": {"top1_error": math.inf}, "recipe": {"clip_grad_norm": math.inf, "path": tmp_path},
+                     "cost": cost, "baseline_cost": cost})  # fmt: skip
+    write_json(tmp_path / "record.json", record)
+    assert json.loads((tmp_path / "record.json").read_text(), parse_constant=pytest.fail) == record
+    assert record["recipe"]["path"] == str(tmp_path)
+    assert _metrics_text(bench_in(tmp_path).task, record) == "top-1 error % inf at 100.00 % of the FLOPs"
 
 
 def test_seeds_that_only_one_side_has_are_left_out_of_the_pairs() -> None:

@@ -221,6 +221,25 @@ def test_a_damaged_cache_file_is_built_again(root):
     assert torch.equal(open_dataset("tiny-imagenet", root).train.images, expected)
 
 
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_cache_file_runs_no_code(root, tmp_path):
+    expected = open_dataset("tiny-imagenet", root).train.images.clone()
+    for path in caches(root):
+        with path.open("wb") as file:
+            np.save(file, np.array([Trap(tmp_path / "run")], dtype=object), allow_pickle=True)
+    assert torch.equal(open_dataset("tiny-imagenet", root).train.images, expected)
+    assert not (tmp_path / "run").exists()
+
+
 def _open_and_die(root: Path, images: int) -> None:
     """Killed without warning while decoding the image of that number."""
     original, count = cache.read_image, iter(range(10_000))

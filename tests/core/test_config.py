@@ -242,6 +242,7 @@ def test_dumped_configuration_loads_back_equal(tmp_path_factory, config):
     path = tmp_path_factory.getbasetemp() / "dumped.py"
     dump_config(config, path)
     assert load_config(path, Experiment) == config
+    assert load_config(path, Experiment, dumped=True) == config
 
 
 def test_dumped_configuration_is_for_people(tmp_path):
@@ -250,3 +251,130 @@ def test_dumped_configuration_is_for_people(tmp_path):
     assert lines[:3] == ["data = {", "    'name': 'x',", "    'size': (32, 32),"]
     assert "        'lr': 0.0001," in lines
     assert "network = 'resnet20'" in lines
+
+
+EVIL = "import pathlib; pathlib.Path(%r).touch()"
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """Code that leaves a file, and whether it has."""
+    return EVIL % str(tmp_path / "run"), (tmp_path / "run").exists
+
+
+def evil_yaml(code):
+    return f"note: !!python/object/apply:builtins.exec\n- {code!r}\n"
+
+
+@pytest.mark.parametrize("name", ["c.yaml", "c.yml"])
+@pytest.mark.parametrize("chain", ["itself", "base", "base of base", "base of a .py file", "unsafe name"])
+def test_yaml_runs_no_code(tmp_path, name, chain, trap):
+    code, has_run = trap
+    evil = evil_yaml(code)
+    if chain == "unsafe name":
+        evil = "note: !!python/name:os.system\n"
+    path = write(tmp_path / name, evil)
+    if chain.startswith("base"):
+        path = write(tmp_path / f"child-{name}", f"_base_: {name}\nnote: x\n")
+    if chain == "base of base":
+        path = write(tmp_path / f"grand{name}", f"_base_: [child-{name}]\nnote: x\n")
+    if chain == "base of a .py file":
+        path = write(tmp_path / "c.py", f"_base_ = ['child-{name}']\n")
+    with pytest.raises(UserError, match="cannot be read: ConstructorError") as caught:
+        load_config(path, Experiment)
+    assert "\n" not in str(caught.value)
+    assert not has_run()
+
+
+@pytest.mark.parametrize("kind", ["yaml", "yml", "json"])
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("placeholder", [False, True])
+def test_data_build_on_no_program(tmp_path, kind, inner, placeholder, trap):
+    """Neither by its name, nor from the middle of a chain, nor through what mmengine would put in."""
+    code, has_run = trap
+    write(tmp_path / "evil.py", f"{code}\ndata = dict(name='x')\n")
+    text = '{"note": "a", {{$NOWHERE:"_base_":"evil.py""}} }' if placeholder else '{"_base_": "evil.py"}'
+    path = write(tmp_path / f"c.{kind}", text)
+    if inner:
+        path = write(tmp_path / "c.py", f"_base_ = '{path.name}'\n")
+    with pytest.raises(UserError, match=r"evil\.py' is a program|placeholders") as caught:
+        load_config(path, Experiment)
+    assert "\n" not in str(caught.value)
+    assert not has_run()
+
+
+def test_data_build_on_data_and_on_the_suites_own_protocols(tmp_path):
+    from classification.run import CONFIGS, RunConfig
+
+    own = CONFIGS / "resnet20_digits.py"
+    write(tmp_path / "a.yaml", f"_base_: {own}\ntrain: {{epochs: 3, optimizer: {{lr: 0.5}}}}\n")
+    path = write(tmp_path / "b.json", '{"_base_": "a.yaml", "train": {"epochs": 4}}')
+    config = load_config(path, RunConfig)
+    assert (config.train.epochs, config.train.optimizer.lr) == (4, 0.5)
+    assert config.shrink == load_config(own, RunConfig).shrink
+    loop = write(tmp_path / "c.yaml", "_base_: c.yaml\n")
+    with pytest.raises(UserError, match="builds on this file itself"):
+        load_config(loop, RunConfig)
+
+
+def test_mmengine_reads_as_before_afterwards(tmp_path):
+    from mmengine.fileio.handlers import file_handlers
+
+    before = dict(file_handlers)
+    load_config(write(tmp_path / "c.yaml", "data: {name: x}\n"), Experiment)
+    assert file_handlers == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import os", "line 3, is not 'name = value'"),
+        ("%s", "line 3, is not 'name = value'"),
+        ("note = __import__('os').getcwd()", "line 3: the value of 'note' is no literal"),
+        ("note = [x for x in (1,)]", "line 3: the value of 'note' is no literal"),
+        ("teacher = {\n 'name': open('x'),\n}", "line 4: the value of 'teacher' is no literal"),
+        ("note = float('1')", "line 3: the value of 'note' is no literal"),
+        ("note = f'{1}'", "no literal"),
+        ("note = (lambda: 'x')()", "no literal"),
+        ("note += 'x'", "is not 'name = value'"),
+        ("data.name = 'x'", "is not 'name = value'"),
+        ("note = network = 'x'", "is not 'name = value'"),
+        ("_base_ = 'evil.py'", "unknown key '_base_'"),
+        ("data = {'name': 'y'}", "line 3: 'data' is there twice"),
+        ("note = {[]: 1}", "line 3: the value of 'note' is no literal"),
+        ("note = 'x", "line 3 is damaged: unterminated string"),
+        ("note = '{{$NOWHERE:x}}'", None),  # text, as it stands there
+    ],
+)
+def test_what_was_dumped_is_data(tmp_path, line, message, trap):
+    code, has_run = trap
+    write(tmp_path / "evil.py", code)
+    path = write(
+        tmp_path / "config.py", "data = {'name': 'x'}\nwidth = 2\n" + (line % code if line == "%s" else line)
+    )
+    if message is None:
+        assert load_config(path, Experiment, dumped=True).note == "{{$NOWHERE:x}}"
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(path, Experiment, dumped=True)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not has_run()
+
+
+@pytest.mark.parametrize("content", [b"note = '\xff'\n", b"note = '\0'\n", b"note = " + b"(" * 5000])
+def test_a_damaged_dump_is_named(tmp_path, content):
+    (tmp_path / "config.py").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.py'.* is damaged"):
+        load_config(tmp_path / "config.py", Experiment, dumped=True)
+
+
+def test_only_what_can_be_read_back_is_dumped(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "c.py"
+    dump_config(Experiment(Data("x", options={"a": np.float64(0.5), "b": math.inf})), path)
+    assert load_config(path, Experiment, dumped=True).data.options == {"a": 0.5, "b": math.inf}
+    with pytest.raises(UserError, match=r"data\.options\.layers\[1\] is a type, which a work directory"):
+        dump_config(Experiment(Data("x", options={"layers": [1, Path]})), tmp_path / "d.py")
+    assert not (tmp_path / "d.py").exists()

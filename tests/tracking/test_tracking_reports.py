@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tracking.comparison import compare, paired_bootstrap
 from tracking.datasets import TrackingDataset
 from tracking.datasets.sequence import Sequence
 from tracking.evaluation import Evaluation, evaluate_trackers
+from tracking.experiment_report import _auc
 from tracking.exporters import export
 from tracking.plots import Kind, attribute_figure, curve_figure, save_plots
 from tracking.protocols import get_protocol
@@ -171,6 +173,15 @@ def test_different_sequences_are_not_ranked(sequences: list[Sequence], tmp_path:
     result = compare(*pair)
     assert (len(result.names), result.left_out) == (9, 3)
     assert "over 9 sequences (3 left out that not all trackers have)" in comparison_table(result)
+
+
+def test_undefined_scores_are_shown_as_such(pair: list[Evaluation]) -> None:
+    curves = replace(pair[0].curves, success=np.full_like(pair[0].curves.success, np.nan))
+    undefined = replace(pair[0], name="lost", curves=curves)
+    rows = markdown_table([undefined, *pair], "otb100").splitlines()
+    assert rows[4].startswith("| lost | undefined |")
+    assert rows[5].startswith("| good_one | **")  # the best of those that have a number
+    assert _auc(undefined) == -np.inf
 
 
 def test_legends_are_sorted_and_hold_the_scores(pair: list[Evaluation]) -> None:

@@ -434,3 +434,27 @@ def test_results_of_sequences_that_were_not_asked_for(tmp_path: Path) -> None:
     assert (found["files_of_other_sequences"], found["unused_files"], found["renamed_files"]) == (4, [], {})
     found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing", "Human4"])["T"]
     assert (list(found["sequences"]), found["files_of_other_sequences"]) == (["Crossing", "Human4"], 3)
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_a_cache_runs_no_code(tmp_path: Path, lasot_tree: Path) -> None:
+    results = results_with(tmp_path)
+    before = score(results, lasot_tree)
+    for path in Path(os.environ["LWDNA_CACHE"]).glob("tracking/*.npz"):
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        hostile = np.array([Trap(tmp_path / "run")], dtype=object)
+        np.savez(
+            path, **{name: array if name == "fingerprint" else hostile for name, array in arrays.items()}
+        )
+    assert score(results, lasot_tree) == before
+    assert not (tmp_path / "run").exists()

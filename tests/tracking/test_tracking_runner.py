@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.claims import claimed
 from core.errors import UserError
 from tracking.boxes import parse_boxes
 from tracking.datasets import load
@@ -98,6 +99,16 @@ def test_boxes_scores_and_times_are_stored(otb_frames: Path, tmp_path: Path) -> 
     assert np.isnan(scores[0])
     assert (np.abs(scores[1:]) <= 1).all()
     assert json.loads((tmp_path / "ncc/run.json").read_text())["tracker"] == "ncc"
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "t"),
+        pytest.raises(UserError, match=f"t' is in use by process {os.getpid()}"),
+    ):
+        run("still", [], tmp_path / "t", report=quiet)
+    run("still", [], tmp_path / "t", report=quiet)
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["run.json"]
 
 
 def test_a_second_run_goes_on_where_the_first_stopped(otb_frames: Path, tmp_path: Path) -> None:

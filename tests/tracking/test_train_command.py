@@ -206,3 +206,33 @@ def test_two_processes(protocol: Path) -> None:
     assert done.stderr.count("error: a batch of 3 sequences for 2 process(es): each needs at least 2") == 2
     network, _ = load_network(folder / "enough/tracker.safetensors")
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_a_work_directory_is_data_and_one_commands(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders: list[Path] = []
+
+    def look(*arguments: object, work_dir: Path, **more: object) -> None:
+        folders.append(work_dir)
+        if len(folders) == 1:  # a second command without a name of its own, while the first is at work
+            assert train.main(["--config", str(protocol), "--device", "cpu", "--no-progress"]) == 1
+            assert run(protocol, work_dir, "--resume") == 2
+        raise RuntimeError("far enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "fit", look)
+    assert train.main(["--config", str(protocol), "--device", "cpu", "--no-progress"]) == 1
+    first, second = (Path("work_dirs") / name for name in ("tracking-tiny", "tracking-tiny-2"))
+    assert folders == [first, second]
+    assert f"'{first}' is in use by process {os.getpid()}" in capsys.readouterr().err
+    # Started anew from the directory alone, whatever the default protocol is.
+    assert train.main(["--work-dir", str(first), "--resume", "--device", "cpu", "--no-progress"]) == 1
+    assert folders[-1] == first
+    with (first / "config.py").open("a") as file:
+        file.write("import pathlib; pathlib.Path('run').touch()\n")
+    capsys.readouterr()
+    assert train.main(["--work-dir", str(first), "--resume"]) == 2
+    assert "is not 'name = value'" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert not (first / "claim.json").exists()

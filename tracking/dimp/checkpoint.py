@@ -23,6 +23,7 @@ from torch import Tensor
 from core.architecture import Architecture
 from core.checkpoint import fit_weights, load_weights, read_metadata, save_weights
 from core.errors import MissingData, UserError
+from core.files import from_words, json_text
 from tracking.dimp.backbones import UNUSED, resnet_trunk
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
@@ -72,7 +73,7 @@ def save_network(path: str | Path, network: DiMPNet, description: Description) -
         network: what `description.build()` builds, trained.
         description: see `Description`.
     """
-    save_weights(network, path, {_KEY: json.dumps(asdict(description), allow_nan=False)})
+    save_weights(network, path, {_KEY: json_text(asdict(description))})
 
 
 def read_description(path: str | Path) -> Description:
@@ -86,7 +87,8 @@ def read_description(path: str | Path) -> Description:
         content = json.loads(read_metadata(path).get(_KEY, "null"))
         if content.keys() != {item.name for item in fields(Description)}:
             raise ValueError
-        return Description(**{**content, "config": DiMPConfig(**content["config"])})
+        settings = from_words(content["settings"])
+        return Description(**{**content, "config": DiMPConfig(**content["config"]), "settings": settings})
     except (ValueError, AttributeError, TypeError) as error:
         if isinstance(error, UserError):
             raise
