@@ -40,7 +40,7 @@ def run_labelled(
         trace = _run(copied, named, example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:
         raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, ArithmeticError):
         # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
         # mistake (a wrong input shape, say) fails again there, with torch's own message.
         copied = copy.deepcopy(module).cpu()
