@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import dump_config, load_config
 from core.errors import MissingData, UserError
 from core.train import OptimizerConfig, ScheduleConfig, TrainConfig
+from tests.properties import examples
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ TRAIN = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     config=st.builds(
         Experiment,

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import TOYS
 
 import core
 from core.budget import Budget, BudgetError
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.shrinkage import shrink
+from tests.toys import TOYS
 
 
 def task(name: str = "squeeze_excite") -> tuple[nn.Module, Any, list[tuple[Any, Tensor]]]:

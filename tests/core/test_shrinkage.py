@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import TOYS
 
 from core.budget import Budget, BudgetError
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.shrinkage import SearchResult, search
+from tests.properties import examples
+from tests.toys import TOYS
 
 SEARCHED = [
     "residual",
@@ -62,7 +63,7 @@ def block_of(group: Any, round_to: int) -> int:
     return int(np.lcm(group.step, round_to))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     name=st.sampled_from(SEARCHED),
     seed=st.integers(0, 10**6),
@@ -146,7 +147,7 @@ def test_against_every_possible_network(name: str) -> None:
             assert int(graph.cost("paper", np.array(more))) > limit
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.sampled_from(SEARCHED), st.integers(0, 10**6), st.floats(0.3, 0.95), st.floats(0.0, 0.3))
 def test_a_larger_budget_never_gives_a_cheaper_network(
     name: str, seed: int, flops: float, more: float

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 import skimage
-from conftest import PROJECT
 from PIL import Image
 
 from core.errors import MissingData, UserError
+from tests.tracking.files import PROJECT
 from tracking import images, track
 from tracking.images import as_rgb, read_image
 from tracking.trackers import StillTracker
