@@ -67,8 +67,9 @@ def load_config(
     merged = Config(_plain(defaults or {}))
     try:
         if path is not None:
-            merged.merge_from_dict(_read(Path(path)))
-        merged.merge_from_dict(dict(_parse_override(override) for override in overrides))
+            merged.merge_from_dict(_in_place_of(merged.to_dict(), _read(Path(path))))
+        for key, value in map(_parse_override, overrides):
+            merged.merge_from_dict({key: _in_place_of(_at(merged.to_dict(), key), value)})
     except (TypeError, KeyError) as error:
         raise UserError(f"{source}: {_one_line(error)}") from error
     try:
@@ -93,6 +94,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"configuration '{path}' cannot be read: {type(error).__name__}: {_one_line(error)}"
         ) from error
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key; None for nothing."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _in_place_of(old: Any, new: Any) -> Any:
+    """`new` for a merge in which a mapping (patterns of floors) may replace a plain value, which mmengine refuses."""
+    if not isinstance(new, Mapping):
+        return new
+    if old is not None and not isinstance(old, Mapping):
+        return {**new, "_delete_": True}
+    inner = old or {}
+    return {key: _in_place_of(inner.get(key), value) for key, value in new.items()}
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

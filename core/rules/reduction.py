@@ -63,8 +63,8 @@ def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
     dilation = argument(args, kwargs, 4, "dilation", 1) if name == "max_pool2d" else 1
     if argument(args, kwargs, at, "ceil_mode", False) or kwargs.get("return_indices"):
         return None
-    pair = per_axis(2, kernel, padding)
-    if pair is None or any(p > k // 2 for k, p in zip(*pair, strict=True)):
+    settings = per_axis(2, kernel, padding)
+    if settings is None or any(p > k // 2 for k, p in zip(*settings, strict=True)):
         return None
     return slid(source.shape[-2:], kernel, stride if stride not in (None, ()) else kernel, padding, dilation)
 
