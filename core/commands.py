@@ -54,7 +54,10 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
-        "--controls", nargs="+", default=[], help="scores to compare with, such as random uniform"
+        "--controls",
+        nargs="+",
+        default=[],
+        help="scores to compare with, such as random (whose widths are nearly uniform) and uniform",
     )
 
 

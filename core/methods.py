@@ -23,7 +23,7 @@ from core.errors import MissingData, UserError
 from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
-from core.selection import search
+from core.selection import group_fractions, search
 from core.space import Space, network_cost, open_space
 from core.task import ShrinkConfig, Task
 from core.tilts import tilted_widths
@@ -289,6 +289,8 @@ def _growth(space: Space) -> float:
 
 def _by_accumulation(request: Request) -> Found:
     space, config, task = open_request(request), request.shrink, request.task
+    group_fractions(space.graph.groups, config.floor, "floor")  # refuses mistakes before epochs of training
+    group_fractions(space.graph.groups, config.ceiling, "ceiling")
     epochs = min(request.search.accumulate_epochs, request.train.epochs)
     loader = task.train_loader(request.train.batch_size, request.seed)
     baseline = fresh_baseline(task, request.seed)
@@ -342,7 +344,7 @@ _SUMMARIES = {
     "gradient": "|dL/dz| of plain gates",
     "sensitivity": "|z · dL/dz| of plain gates: equals gradient, trained once for both",
     "magnitude": "mean |W| of fresh weights",
-    "random": "control: random scores",
+    "random": "control: random scores; nearly uniform widths",
     "uniform": "control: every group keeps the same fraction",
     "fisher": "Σ over samples of (z · dL/dz)²",
     "fisher-readers": "the same, readers' share alone",
