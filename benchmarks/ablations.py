@@ -241,7 +241,11 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
 
 
 def _curves(result: Result) -> dict[str, list[Any]]:
-    names = {"uniform": "original, scaled evenly", "gradient": "found (gradient)", "random": "random widths"}
+    names = {
+        "uniform": "original, scaled evenly",
+        "gradient": "found (gradient)",
+        "random": "random scores (nearly uniform)",
+    }
     curves: dict[str, list[Any]] = {}
     for (method, _), records in result.records.items():
         label = names.get(method, method)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -36,6 +36,7 @@ def prune(request: Request, *, importance: str) -> Found:
     import torch_pruning
 
     config = request.shrink
+    floor = cast(float, config.floor)  # `one_floor`
     space = open_request(request)
     limits = limits_in(space, config)
     wide = space.wide.train()
@@ -54,12 +55,12 @@ def prune(request: Request, *, importance: str) -> Found:
         inputs = map_tensors(request.task.example_inputs, lambda tensor: tensor.to(request.fabric.device))
         torch_pruning.pruner.MetaPruner(
             model, inputs, importance=ranking, global_pruning=True, pruning_ratio=ratio,
-            max_pruning_ratio=1 - config.floor, ignored_layers=_outputs(space, model),
+            max_pruning_ratio=1 - floor, ignored_layers=_outputs(space, model),
             in_channel_groups={}, out_channel_groups={}, num_heads={},
         ).step()  # fmt: skip
         return _widths_of(space, model)
 
-    low, high = 0.0, 1.0 - config.floor
+    low, high = 0.0, 1.0 - floor
     best: dict[str, int] | None = None
     for _ in range(TRIALS):
         ratio = (low + high) / 2
@@ -121,9 +122,15 @@ def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
 PACKAGE = ("torch_pruning", "peers")
 PEERS: dict[str, Method] = {
     "torch-pruning": Method(
-        "Torch-Pruning: group Taylor, global", partial(prune, importance="taylor"), package=PACKAGE
+        "Torch-Pruning: group Taylor, global",
+        partial(prune, importance="taylor"),
+        package=PACKAGE,
+        one_floor=True,
     ),
     "torch-pruning-norm": Method(
-        "Torch-Pruning: group L2 norm, global", partial(prune, importance="norm"), package=PACKAGE
+        "Torch-Pruning: group L2 norm, global",
+        partial(prune, importance="norm"),
+        package=PACKAGE,
+        one_floor=True,
     ),
 }

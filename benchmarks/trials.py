@@ -29,6 +29,7 @@ from core.errors import UserError
 from core.files import exclusive, json_text, write_json
 from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
 from core.report import number_text
+from core.selection import group_fractions
 from core.space import network_cost
 from core.task import ShrinkConfig, Task
 from core.trial import network, teacher_network, train_network
@@ -146,7 +147,28 @@ def check_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = Fa
             missing.append(trial)
             if trial.method != BASELINE and not only_known:
                 bench.methods[trial.method].check_installed()
+                bench.methods[trial.method].check_config(trial.method, trial.shrink)
+    if missing and not only_known:
+        _check_patterns(bench, missing)
     return missing
+
+
+def _check_patterns(bench: Bench, trials: Iterable[Trial]) -> None:
+    """Refuse floors and ceilings by pattern that fit no group; whether a budget can be reached is up to each trial."""
+    searches = [trial.shrink for trial in trials if trial.method != BASELINE]
+    searches = [
+        config
+        for config in searches
+        if isinstance(config.floor, Mapping) or isinstance(config.ceiling, Mapping)
+    ]
+    if not searches:
+        return
+    model, inputs, outputs = bench.task.searched()
+    shrink = bench.config.shrink
+    groups = trace_channels(model, inputs, freeze=shrink.freeze, ties=shrink.ties, outputs=outputs).groups
+    for config in searches:
+        group_fractions(groups, config.floor, "floor")
+        group_fractions(groups, config.ceiling, "ceiling")
 
 
 def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = False) -> list[dict[str, Any]]:

@@ -218,6 +218,8 @@ class Architecture:
         lines = [text_table(["group", "baseline", "found", "ratio", ""], rows)]
         if self.removed:
             lines.append(f"left out: {', '.join(self.removed)}")
+        if free := self.found_by.get("without_floor"):
+            lines.append(f"no floor was set for {len(free)} groups: {', '.join(free)}")
         if self.cost:
             lines.append(f"FLOPs (paper) {self.cost['flops']['paper']:,} · MACs {self.cost['flops']['macs']:,} · "
                          f"parameters {self.cost['params']:,}")  # fmt: skip

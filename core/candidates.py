@@ -20,6 +20,7 @@ from core.errors import UserError
 from core.initialise import seeded
 from core.proxies import Batches, Proxy
 from core.resize import resize
+from core.selection import Fractions, group_fractions
 from core.space import Space
 
 IntArray = NDArray[np.int64]
@@ -65,15 +66,16 @@ class Limits:
     base: IntArray
 
 
-def limits_of(space: Space, kind: str, cost: int, floor: float, ceiling: float) -> Limits:
+def limits_of(space: Space, kind: str, cost: int, floor: Fractions, ceiling: Fractions) -> Limits:
     """Limits of a space; floor and ceiling are fractions of the widened widths, as for `core.selection.search`.
 
     Raises:
         BudgetError: the floors alone cost more, or the ceilings do not reach the budget.
+        UserError: see `core.selection.group_fractions`.
     """
-    sizes = space.graph.sizes
-    low = np.maximum((floor * sizes + 1e-9).astype(np.int64), 1)
-    high = np.maximum((ceiling * sizes + 1e-9).astype(np.int64), low)
+    groups, sizes = space.graph.groups, space.graph.sizes
+    low = np.maximum((group_fractions(groups, floor, "floor") * sizes + 1e-9).astype(np.int64), 1)
+    high = np.maximum((group_fractions(groups, ceiling, "ceiling") * sizes + 1e-9).astype(np.int64), low)
     widths = space.base_graph.widths
     base = np.array(
         [max(1, widths[group.name] // group.step) for group in space.graph.groups], dtype=np.int64

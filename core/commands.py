@@ -75,7 +75,8 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         "--controls",
         nargs="+",
         default=[],
-        help="scores to compare with, such as random uniform (with --resume: added to those that are planned)",
+        help="scores to compare with, such as random (whose widths are nearly uniform) and uniform "
+        "(with --resume: added to those that are planned)",
     )
 
 

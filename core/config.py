@@ -81,8 +81,10 @@ def load_config(
     merged = Config(_plain(defaults or {}))
     try:
         if path is not None:
-            merged.merge_from_dict(_read_dumped(Path(path)) if dumped else _read(Path(path)))
-        merged.merge_from_dict(dict(_parse_override(override) for override in overrides))
+            read = _read_dumped(Path(path)) if dumped else _read(Path(path))
+            merged.merge_from_dict(_in_place_of(merged.to_dict(), read))
+        for key, value in map(_parse_override, overrides):
+            merged.merge_from_dict({key: _in_place_of(_at(merged.to_dict(), key), value)})
     except (TypeError, KeyError) as error:
         raise UserError(f"{source}: {_one_line(error)}") from error
     try:
@@ -261,6 +263,24 @@ class _WordsForFloats(ast.NodeTransformer):
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise MissingData(f"configuration '{path}' not found; check the path")
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key; None for nothing."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _in_place_of(old: Any, new: Any) -> Any:
+    """`new` for a merge in which a mapping (patterns of floors) may replace a plain value, which mmengine refuses."""
+    if not isinstance(new, Mapping):
+        return new
+    if old is not None and not isinstance(old, Mapping):
+        return {**new, "_delete_": True}
+    inner = old or {}
+    return {key: _in_place_of(inner.get(key), value) for key, value in new.items()}
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

@@ -30,7 +30,7 @@ from core.errors import UserError
 from core.gates import LATENTS, Latents
 from core.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
 from core.recipe import ScheduleConfig, require_range
-from core.selection import search
+from core.selection import Fractions, group_fractions, search
 from core.space import Space
 from core.train import Loader, TrainConfig, fit
 
@@ -95,8 +95,8 @@ def dhp_search(
     config: DhpConfig,
     budget: Budget,
     *,
-    floor: float,
-    ceiling: float = 1.0,
+    floor: Fractions,
+    ceiling: Fractions = 1.0,
     round_to: int = 1,
     seed: int,
     work_dir: Path,
@@ -113,7 +113,8 @@ def dhp_search(
         train: the recipe whose optimiser, batch size and precision the search uses.
         config: the search itself.
         budget: a limit on FLOPs.
-        floor: least fraction of each widened group; the authors keep 4 channels where they give no fraction.
+        floor: least fraction of each widened group, see `core.selection.search`; the authors keep 4 channels where
+            they give no fraction.
         ceiling: see `core.selection.search`.
         round_to: see `core.selection.search`.
         seed: of latents, hypernetworks and training.
@@ -123,7 +124,7 @@ def dhp_search(
         progress: show a bar.
 
     Raises:
-        UserError: the budget limits no FLOPs; and whatever `fit` and `search` raise.
+        UserError: the budget limits no FLOPs, or a pattern fits no group; and whatever `fit` and `search` raise.
     """
     baseline = space.baseline(budget.convention)
     limits = budget.limits(baseline)
@@ -131,7 +132,9 @@ def dhp_search(
         raise UserError("DHP's stop rule needs a budget of FLOPs: add flops=... to the budget")
     graph = space.graph
     whole = graph.flops(convention=budget.convention)
-    least = np.maximum((floor * graph.sizes + 1e-9).astype(np.int64), 4)
+    floors = group_fractions(graph.groups, floor, "floor")
+    group_fractions(graph.groups, ceiling, "ceiling")  # refuses mistakes before epochs of training
+    least = np.maximum((floors * graph.sizes + 1e-9).astype(np.int64), 4)
     least = np.minimum(least, graph.sizes)
     keep = {group.name: int(count) for group, count in zip(graph.groups, least, strict=True)}
     hyper = attach_hypernetwork(space.wide, graph, embedding=config.embedding, seed=seed)

@@ -16,15 +16,16 @@ class MissingData(UserError, FileNotFoundError):
     """A data set or file that is not there. The message says what, where it belongs and where to get it."""
 
 
-def did_you_mean(word: str, known: Iterable[object]) -> str:
+def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -> str:
     """What to say about a word that is none of `known`: "did you mean 'epochs'? allowed: epochs, batch_size".
 
     Args:
         word: what the user wrote.
         known: what is allowed, in the order in which to list it; up to 30 are listed.
+        also: what is allowed and may be meant, and is not listed.
     """
     names = [str(name) for name in known]
-    close = " or ".join(f"'{name}'" for name in get_close_matches(word, names))
+    close = " or ".join(f"'{name}'" for name in get_close_matches(word, [*names, *also]))
     listed = ", ".join(names[:_LISTED]) or "none"
     more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
     return (f"did you mean {close}? " if close else "") + f"allowed: {listed}{more}"

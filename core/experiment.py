@@ -156,7 +156,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range, or the budget cannot be reached (a latency is not looked at).
+            round_to are out of range or fit no group, or the budget cannot be reached (a latency is not looked at).
     """
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
@@ -236,6 +236,10 @@ def _find_widths(
             f"{method}, seed {seed}: {how} at {100 * ratio:.2f} % of the baseline's FLOPs, "
             f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
         )
+        if free := architecture.found_by.get("without_floor"):
+            say(
+                f"{method}, seed {seed}: no pattern of shrink.floor fits {len(free)} groups: {', '.join(free)}"
+            )
     fabric.barrier()
     if fabric.is_global_zero and method == FOUND and seed == settings.seed_list[0]:
         Architecture.load(path).save(settings.work_dir / "widths.json")

@@ -23,7 +23,7 @@ from core.errors import MissingData, UserError
 from core.initialise import seeded
 from core.proxies import PROXIES
 from core.scores import NAMES
-from core.selection import search
+from core.selection import group_fractions, search
 from core.space import Space, network_cost, open_space
 from core.task import ShrinkConfig, Task
 from core.tilts import tilted_widths
@@ -104,6 +104,7 @@ class Method:
         uses: entries of `SearchConfig` that its result depends on.
         trains: whether its result depends on the training recipe.
         package: an optional package that it needs, as it is imported, and the extra that brings it.
+        one_floor: it makes something of its own of the floor, which has to be one number for that.
     """
 
     summary: str
@@ -112,6 +113,20 @@ class Method:
     uses: tuple[str, ...] = ()
     trains: bool = False
     package: tuple[str, str] | None = None
+    one_floor: bool = False
+
+    def check_config(self, name: str, shrink: ShrinkConfig) -> None:
+        """Find out beforehand which settings of a protocol the search cannot honour.
+
+        Raises:
+            UserError: it can leave no blocks out, or it takes one floor for all groups.
+        """
+        shrink = replace(shrink, **self.change)
+        if shrink.vanish and self.find not in (_by_score, _by_depth):
+            raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
+        if self.one_floor and isinstance(shrink.floor, Mapping) and not shrink.vanish:
+            instead = ", or set shrink.vanish" if self.find is _by_depth else ""
+            raise UserError(f"method '{name}' takes no patterns as shrink.floor: use one number{instead}")
 
     def check_installed(self) -> None:
         """Find out beforehand what would stop the search after hours of other methods' trainings.
@@ -136,7 +151,13 @@ class Method:
         recipe = asdict(own.train)
         del recipe["checkpoint_every_steps"], recipe["seed"]
         return {
-            "shrink": without_young(asdict(own.shrink), {"vanish": 0.0}),
+            "shrink": {
+                # The order of patterns counts.
+                key: list(value.items())
+                if key in ("floor", "ceiling") and isinstance(value, Mapping)
+                else value
+                for key, value in without_young(asdict(own.shrink), {"vanish": 0.0}).items()
+            },
             "search": {name: parts[name] for name in self.uses},
             "train": recipe if self.trains else None,
             "seed": own.seed,
@@ -159,7 +180,8 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
     """Widths by the method called `name`.
 
     Raises:
-        UserError: there is no such method, or its search cannot be done; the message says what to change.
+        UserError: there is no such method, or its search cannot be done (see `Method.check_config`); the message says
+            what to change.
         MissingData: see `Method.check_installed`.
     """
     methods = METHODS if methods is None else methods
@@ -167,10 +189,8 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
         raise UserError(f"unknown method '{name}'; use some of {', '.join([BASELINE, *methods])}")
     method = methods[name]
     method.check_installed()
-    own = method.request(request)
-    if own.shrink.vanish and method.find not in (_by_score, _by_depth):
-        raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
-    return method.find(own)
+    method.check_config(name, request.shrink)
+    return method.find(method.request(request))
 
 
 def open_request(request: Request, *, whole: bool = True) -> Space:
@@ -237,7 +257,8 @@ def _by_score(request: Request) -> Found:
 def _by_depth(request: Request) -> Found:
     """By scores; blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
     config = request.shrink
-    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or config.floor)))
+    floor = config.floor if isinstance(config.floor, (int, float)) else 0.0  # `one_floor`, or vanish is set
+    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or floor)))
 
 
 def _by_dhp(request: Request) -> Found:
@@ -268,6 +289,8 @@ def _growth(space: Space) -> float:
 
 def _by_accumulation(request: Request) -> Found:
     space, config, task = open_request(request), request.shrink, request.task
+    group_fractions(space.graph.groups, config.floor, "floor")  # refuses mistakes before epochs of training
+    group_fractions(space.graph.groups, config.ceiling, "ceiling")
     epochs = min(request.search.accumulate_epochs, request.train.epochs)
     loader = task.train_loader(request.train.batch_size, request.seed)
     baseline = fresh_baseline(task, request.seed)
@@ -321,7 +344,7 @@ _SUMMARIES = {
     "gradient": "|dL/dz| of plain gates",
     "sensitivity": "|z · dL/dz| of plain gates: equals gradient, trained once for both",
     "magnitude": "mean |W| of fresh weights",
-    "random": "control: random scores",
+    "random": "control: random scores; nearly uniform widths",
     "uniform": "control: every group keeps the same fraction",
     "fisher": "Σ over samples of (z · dL/dz)²",
     "fisher-readers": "the same, readers' share alone",
@@ -344,7 +367,7 @@ METHODS: dict[str, Method] = dict(
           for score in ("gradient", "fisher") for rule in ("per-flop", "equalised")),
         _score("gradient-rounded", "gradient, widths in multiples of 8", score="gradient", round_to=8),
         *((f"{score}-depth{ending}", Method(f"{score}, {rule}; blocks that would fall under the floor are left out",
-                                            _by_depth, {"score": score, "allocation": rule}))
+                                            _by_depth, {"score": score, "allocation": rule}, one_floor=True))
           for score in ("gradient", "fisher") for rule, ending in (("threshold", ""), ("per-flop", "-per-flop"))),
         ("shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
                                    {"score": "uniform", "vanish": 1.0})),

@@ -13,7 +13,16 @@ from core.files import json_text
 if TYPE_CHECKING:
     from core.experiment import Metric, Settings, Task
 
-NAMES = {"baseline": "Baseline", "lwdna": "LW-DNA", "random": "Random widths", "uniform": "Uniform widths"}
+NAMES = {
+    "baseline": "Baseline",
+    "lwdna": "LW-DNA",
+    "random": "Random widths (nearly uniform)",
+    "uniform": "Uniform widths",
+}
+NEARLY_UNIFORM = (
+    "Random widths are those that random scores give: one threshold over independent scores keeps nearly the same "
+    "share of every group, so they are nearly uniform, and no sample of what widths can be at this cost."
+)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -201,6 +210,7 @@ def markdown_report(
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
         _footnote(result),
+        *([NEARLY_UNIFORM] if "random" in result["methods"] else []),
         *task.notes,
     ]
     differences = paired_differences(task.metrics, result)

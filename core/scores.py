@@ -5,7 +5,8 @@
     magnitude     |z| behind a hypernetwork; for gates the mean |W| over the slices that a channel governs
     fisher        Σ over samples of (z · dL/dz)²: see `core.fisher`; fisher-readers leaves the producers' share out
     synflow       z · dR/dz of the data-free R of SynFlow: see `core.proxies`
-    random        a draw from U(0, 1): the control that keeps the search and drops the information
+    random        a draw from U(0, 1): the control that keeps the search and drops the information; one threshold over
+                  independent draws keeps nearly the same share of every group, so its widths are nearly uniform
     uniform       the rank within the group: every group keeps the same fraction
 
 or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.

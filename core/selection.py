@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from core.allocation import ALLOCATIONS, Allocation, equalise, greedy_order
 from core.budget import Budget, BudgetError
-from core.channels import ChannelGraph
+from core.channels import ChannelGraph, ChannelGroup
 from core.errors import UserError, did_you_mean
 
 IntArray = NDArray[np.int64]
@@ -81,8 +82,8 @@ def search(
         scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
         budget: upper limits; fractions refer to `baseline`.
         baseline: cost of the baseline, by the kinds that the budget limits.
-        floor: least fraction of each group of `graph` to keep (method.md 1.2.4: rho), or patterns -> fraction, the
-            last match counts; rounded down to whole channels (to multiples of round_to), at least one.
+        floor: least fraction of each group of `graph` to keep (method.md 1.2.4: rho), or patterns -> fraction, see
+            `group_fractions`; rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
         allocation: how score and cost are weighed; see `core.allocation`.
@@ -91,8 +92,8 @@ def search(
 
     Raises:
         BudgetError: a limit is below what floors leave, or no limit is below what ceilings allow.
-        UserError: a fraction outside [0, 1], a round_to below 1, an unknown allocation, or a latency limit without
-            `measure`.
+        UserError: a fraction outside [0, 1], a pattern that fits no group, a round_to below 1, an unknown allocation,
+            or a latency limit without `measure`.
     """
     if allocation not in ALLOCATIONS:
         raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
@@ -160,15 +161,70 @@ def _kept(result: SearchResult) -> IntArray:
     return np.array([int(mask.sum()) for mask in result.keep.values()], dtype=np.int64)
 
 
-def _fraction(setting: Fractions, name: str, what: str) -> float:
-    if isinstance(setting, Mapping):
-        matches = [value for pattern, value in setting.items() if fnmatchcase(name, pattern)]
+def group_fractions(
+    groups: Sequence[ChannelGroup], setting: Fractions, what: Literal["floor", "ceiling"]
+) -> NDArray[np.float64]:
+    """A floor or ceiling as one fraction per group, (G,).
+
+    Args:
+        groups: of the network to choose from.
+        setting: one fraction for all groups, or shell-style patterns of their names -> fraction. Of several patterns
+            that fit a group the last one counts. A group that none fits has no limit: floor 0 (one channel stays),
+            ceiling 1. Put `"*": 0.4` first for a limit of all the others.
+        what: which of the two.
+
+    Raises:
+        UserError: a pattern that fits no group, or a fraction outside [0, 1].
+    """
+    patterns = setting if isinstance(setting, Mapping) else {"*": setting}
+    names = [group.name for group in groups]
+    for pattern, value in patterns.items():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{what}: no channel group fits '{pattern}', {_close_groups(groups, pattern)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"{what} of '{pattern}' is {value!r}: use a fraction between 0 and 1")
+    found = []
+    for name in names:
+        matches = [value for pattern, value in patterns.items() if fnmatchcase(name, pattern)]
         value = matches[-1] if matches else (0.0 if what == "floor" else 1.0)
-    else:
-        value = setting
-    if not 0 <= value <= 1:
-        raise UserError(f"{what} of group '{name}' is {value}: use a fraction between 0 and 1")
-    return float(value)
+        if not 0 <= value <= 1:
+            raise UserError(f"{what} of group '{name}' is {value}: use a fraction between 0 and 1")
+        found.append(float(value))
+    return np.array(found)
+
+
+def _close_groups(groups: Sequence[ChannelGroup], pattern: str) -> str:
+    """What may be meant: the groups of the modules that the pattern names, or others of such a name."""
+    owners = [
+        group.name
+        for group in groups
+        if any(fnmatchcase(tensor.rpartition(".")[0], pattern) for tensor, dim in group.slots if dim == 0)
+    ]
+    if owners:
+        return f"whose channels belong to {', '.join(map(repr, owners))}: a group bears the name of one of its layers"
+    names = [group.name for group in groups]
+    parts = [name.split(".") for name in names]
+    within = {".".join([*part[:depth], "*"]): None for part in parts for depth in range(1, len(part))}
+    return did_you_mean(pattern, names, within)
+
+
+def fitting(setting: Fractions, groups: Sequence[ChannelGroup]) -> Fractions:
+    """A floor or ceiling without the patterns that fit none of the groups, for what is left of a network."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return {
+        pattern: value
+        for pattern, value in setting.items()
+        if any(fnmatchcase(group.name, pattern) for group in groups)
+    }
+
+
+def unlimited(setting: Fractions, groups: Sequence[ChannelGroup]) -> list[str]:
+    """The groups that no pattern of a floor or ceiling fits."""
+    patterns = setting if isinstance(setting, Mapping) else {"*": setting}
+    return [
+        group.name for group in groups if not any(fnmatchcase(group.name, pattern) for pattern in patterns)
+    ]
 
 
 def _whole_blocks(fraction: float, size: int, block: int) -> int:
@@ -194,10 +250,14 @@ def _blocks(
     if not isinstance(round_to, int) or round_to < 1:
         raise UserError(f"round_to={round_to!r}: use a whole number of at least 1")
     low, high, sizes, groups, values = [], [], [], [], []
+    floors, ceilings = (
+        group_fractions(graph.groups, floor, "floor"),
+        group_fractions(graph.groups, ceiling, "ceiling"),
+    )
     for index, (group, (_, ranked)) in enumerate(zip(graph.groups, ranking, strict=True)):
         block = round_to // math.gcd(group.step, round_to)
-        least = max(_whole_blocks(_fraction(floor, group.name, "floor"), group.size, block), block)
-        most = max(_whole_blocks(_fraction(ceiling, group.name, "ceiling"), group.size, block), least)
+        least = max(_whole_blocks(floors[index], group.size, block), block)
+        most = max(_whole_blocks(ceilings[index], group.size, block), least)
         if group.size < block:
             least = most = group.size
         mean = ranked[least:most]

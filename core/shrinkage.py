@@ -18,7 +18,15 @@ from core.depth import blocks_to_lift, lifted, vanished
 from core.errors import UserError
 from core.resize import resize
 from core.scores import ScoreFunction, score_channels
-from core.selection import Fractions, SearchResult, largest, search
+from core.selection import (
+    Fractions,
+    SearchResult,
+    fitting,
+    group_fractions,
+    largest,
+    search,
+    unlimited,
+)
 from core.space import Space, open_space
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
@@ -59,8 +67,10 @@ def shrink(
         score: see `core.scores`.
         allocation: how a channel's score and its cost are weighed; see `core.allocation`.
         floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
-            0.8 of the baseline's width. A number, or patterns of group names -> number.
-        ceiling: largest fraction of the widened width.
+            0.8 of the baseline's width. A number, or patterns of group names -> number: the last one that fits counts,
+            and a group that none fits has no floor (the default is for all groups or none). These groups are listed
+            under "without_floor" in the result's `found_by`; `{"*": 0.4, "layer1.*": 0.3}` leaves none.
+        ceiling: largest fraction of the widened width, likewise; without one a group may keep all.
         round_to: widths are multiples of it.
         seed: for the widened network's weights, and for the score. The result is a function of it.
         latents: see `score_channels`.
@@ -80,6 +90,7 @@ def shrink(
 
     Raises:
         BudgetError: the budget cannot be met; the message gives the reachable range.
+        UserError: a pattern that fits no group or no module; the message names it and close ones.
         UserError, TraceError: see the functions above.
     """
     if not 0 <= vanish <= 1:
@@ -112,10 +123,16 @@ def shrink(
             seconds = latency([model, candidate], example_inputs, device=device)
             return seconds[1] / seconds[0] * baseline["latency"]
 
-        return search(space.graph, scores, budget, baseline, floor=floor, ceiling=ceiling, round_to=round_to,
+        limits = [
+            fitting(limit, space.graph.groups) if space.removed else limit for limit in (floor, ceiling)
+        ]
+        return search(space.graph, scores, budget, baseline, floor=limits[0], ceiling=limits[1], round_to=round_to,
                       allocation=allocation, measure=measure if budget.latency is not None else None)  # fmt: skip
 
     space = opened([])
+    group_fractions(space.graph.groups, floor, "floor")  # refuses mistakes before anything is scored or timed
+    group_fractions(space.graph.groups, ceiling, "ceiling")
+    without_floor = unlimited(floor, space.graph.groups)
     baseline = space.baseline(budget.convention)
     device = next(model.parameters()).device
     if budget.latency is not None:
@@ -146,6 +163,7 @@ def shrink(
             "widen": widen,
             "floor": floor if isinstance(floor, (int, float)) else dict(floor),
             "ceiling": ceiling if isinstance(ceiling, (int, float)) else dict(ceiling),
+            **({"without_floor": without_floor} if without_floor else {}),
             "round_to": round_to,
             **({"vanish": vanish} if vanish else {}),
             "latents": latents,

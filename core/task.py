@@ -24,6 +24,8 @@ class ShrinkConfig:
     """How widths are found; see `core.shrinkage.shrink`.
 
     Args:
+        floor: a number, or patterns of group names -> number; groups that no pattern fits have no floor.
+        ceiling: likewise.
         batches: batches that channels are scored on.
         batch_size: images in each of them.
         vanish: see `core.shrinkage.shrink`; for methods that score channels.
@@ -33,8 +35,8 @@ class ShrinkConfig:
     budget: Budget = field(default_factory=lambda: Budget(flops=0.9))
     score: str = "gradient"
     allocation: Allocation = "threshold"
-    floor: float = 0.4
-    ceiling: float = 1.0
+    floor: float | Mapping[str, float] = 0.4
+    ceiling: float | Mapping[str, float] = 1.0
     round_to: int = 1
     batches: int = 1
     batch_size: int = 64

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 from core.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
 from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in, walk
 
@@ -40,7 +40,7 @@ def run_labelled(
         trace = _run(copied, named, example_inputs, True, freeze, taps, ties, outputs)
     except TraceError:
         raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, ArithmeticError):
         # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
         # mistake (a wrong input shape, say) fails again there, with torch's own message.
         copied = copy.deepcopy(module).cpu()
@@ -54,11 +54,12 @@ def run_labelled(
 
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
     """Refuse a pattern that no module's name matches."""
-    names = [name for name, _ in module.named_modules()]
+    names = [name for name, _ in module.named_modules() if name]
+    within = [f"{name}.*" for name in names]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fnmatchcase(name, pattern) for name in ("", *names)):
             raise UserError(
-                f"{argument}: no module of the model is called '{pattern}' (see model.named_modules())"
+                f"{argument}: no module of the model is called '{pattern}', {did_you_mean(pattern, names, within)}"
             )
 
 

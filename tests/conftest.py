@@ -1,23 +1,42 @@
-"""What all tests share: one thread, the shipped networks at sizes that a test can afford, and timm."""
+"""What all tests share: one thread, the examples of properties, the shipped networks, and timm.
+
+Every test lies beneath this folder, so that any selection loads this file first. It holds fixtures; what tests import
+stands in ordinary modules, such as `tests.subjects`.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+import random
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-import classification.models
-import super_resolution.models
-from core.channels import ChannelGraph, trace_channels
+from tests.properties import load_profiles
+from tests.subjects import Traced, traced_subject
 
+load_profiles()
 torch.set_num_threads(1)  # small networks run no faster on more, and the results stay the same everywhere
+
+
+def _same_start() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - whoever draws from it
+    torch.manual_seed(0)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a test module draws while it is imported does not depend on the modules before it."""
+    _same_start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test and its fixtures draw does not depend on the tests before it."""
+    _same_start()
 
 
 @pytest.fixture(autouse=True)
@@ -31,83 +50,10 @@ def _gradients_stay_on() -> Iterator[None]:
             yield
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A shipped network: how it is built for a test, and how many free groups it has."""
-
-    package: Any
-    shape: tuple[int, int, int]
-    groups: int
-    options: dict[str, Any]
-
-
-def _classifier(shape: tuple[int, int, int], groups: int, **options: Any) -> Subject:
-    return Subject(classification.models, shape, groups, {"num_classes": 10, **options})
-
-
-SUBJECTS: dict[str, Subject] = {
-    "resnet20": _classifier((3, 32, 32), 12),
-    "resnet56": _classifier((3, 32, 32), 30),
-    "resnet50": _classifier((3, 32, 32), 37),
-    "resnext50_32x4d": _classifier((3, 32, 32), 21),
-    "regnetx_4gf": _classifier((3, 32, 32), 28),
-    "regnety_200mf": _classifier((3, 64, 64), 31),
-    "mobilenetv1": _classifier((3, 32, 32), 14),
-    "mobilenetv2": _classifier((3, 32, 32), 25),
-    "mobilenetv3_small": _classifier((3, 32, 32), 28),
-    "mobilenetv3_small_torchvision": _classifier((3, 32, 32), 27),
-    "efficientnet_b0": _classifier((3, 32, 32), 40),
-    "shufflenetv2_x1_0": _classifier((3, 32, 32), 19),
-    "densenet40": _classifier((3, 16, 16), 39, dataset="cifar"),
-    "srresnet": Subject(super_resolution.models, (3, 8, 8), 19, {"scale": 4}),
-    "msrresnet": Subject(super_resolution.models, (3, 8, 8), 20, {"scale": 4}),
-    "edsr": Subject(super_resolution.models, (3, 6, 6), 11, {"scale": 4}),
-    "dncnn": Subject(super_resolution.models, (1, 12, 12), 16, {}),
-    "unet": Subject(super_resolution.models, (1, 32, 32), 22, {}),
-}
-
-
-# Relatives of those above: their plans and counts are held, while properties that take seconds to try are tried on one
-# network of each family.
-RELATIVES: dict[str, Subject] = {
-    "resnet18": _classifier((3, 32, 32), 12),
-    "resnet34": _classifier((3, 32, 32), 20),
-    "resnet101": _classifier((3, 32, 32), 71),
-    "resnet110": _classifier((3, 32, 32), 57),
-    "resnet164": _classifier((3, 32, 32), 112),
-    "regnetx_200mf": _classifier((3, 32, 32), 18),
-    "regnetx_400mf": _classifier((3, 32, 32), 27),
-    "regnetx_600mf": _classifier((3, 32, 32), 21),
-    "regnetx_800mf": _classifier((3, 32, 32), 21),
-    "regnetx_8gf": _classifier((3, 32, 32), 30),
-    "regnety_400mf": _classifier((3, 64, 64), 37),
-    "regnety_600mf": _classifier((3, 64, 64), 35),
-    "regnety_800mf": _classifier((3, 64, 64), 33),
-}
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A network, an input for it and its channel groups. Shared between tests: not to be changed."""
-
-    model: nn.Module
-    inputs: Tensor
-    graph: ChannelGraph
-
-
-@functools.cache
-def _traced(name: str) -> Traced:
-    subject = SUBJECTS[name]
-    torch.manual_seed(0)
-    model = subject.package.build(name, **subject.options).eval()
-    inputs = torch.rand(2, *subject.shape)
-    return Traced(model, inputs, trace_channels(model, inputs))
-
-
 @pytest.fixture(scope="session")
 def traced() -> Callable[[str], Traced]:
     """Name of a shipped network -> the network with its groups, built once."""
-    return _traced
+    return traced_subject
 
 
 @pytest.fixture(scope="session")

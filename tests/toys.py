@@ -6,11 +6,11 @@ channels per independent choice. Whatever is not listed has to keep its size. Th
 
 from __future__ import annotations
 
-from toy_parts import IMAGE, Net, Toy, channels, conv
-from toys_blocks import BLOCKS
-from toys_frozen import FROZEN
-from toys_layers import LAYERS
-from toys_movement import MOVEMENT
+from tests.toy_parts import IMAGE, Net, Toy, channels, conv
+from tests.toys_blocks import BLOCKS
+from tests.toys_frozen import FROZEN
+from tests.toys_layers import LAYERS
+from tests.toys_movement import MOVEMENT
 
 __all__ = ["IMAGE", "TOYS", "Net", "Toy", "channels", "conv"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toy_parts import IMAGE, Toy, between, chain, channels, conv
+
+from tests.toy_parts import IMAGE, Toy, between, chain, channels, conv
 
 
 def naf_block(n: Any, x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from toy_parts import Toy, between, chain, channels, conv
+
+from tests.toy_parts import Toy, between, chain, channels, conv
 
 
 def linear_head(pool: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:

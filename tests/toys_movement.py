@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toy_parts import Toy, between, chain, conv, in_turn
+
+from tests.toy_parts import Toy, between, chain, conv, in_turn
 
 
 def shuffle_unit(n: Any, x: Tensor) -> Tensor:

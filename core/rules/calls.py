@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
@@ -88,10 +89,10 @@ def alike(source: Tensor) -> Tensor:
 def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[int] | None:
     """The grid that a window leaves as it slides over `sizes`; None where settings are unusual and torch has to say.
 
-    Each setting is an integer or one per axis, as for convolutions and pooling.
+    Each setting is an integer or one per axis, as for convolutions and pooling. Torch refuses an empty grid here.
     """
     settings = per_axis(len(sizes), kernel, stride, padding, dilation)
-    if settings is None:
+    if settings is None or not _usual(sizes, *settings):
         return None
     grid = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *settings, strict=True)]
     return grid if min(grid) > 0 else None
@@ -100,14 +101,45 @@ def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation:
 def spread(
     sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, extra: Any
 ) -> list[int] | None:
-    """The grid of a transposed convolution, likewise; `extra` is its output padding."""
+    """The grid of a transposed convolution, likewise; `extra` is its output padding. It may be empty."""
     settings = per_axis(len(sizes), kernel, stride, padding, dilation, extra)
-    if settings is None:
+    if settings is None or not _usual(sizes, *settings[:-1]):
+        return None
+    _, strides, _, dilations, extras = settings
+    if not all(0 <= e < max(s, d) for s, d, e in zip(strides, dilations, extras, strict=True)):
         return None
     grid = [
         (n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in zip(sizes, *settings, strict=True)
     ]
-    return grid if min(grid) > 0 else None
+    return grid if min(grid) > 0 or (min(grid) == 0 and _may_be_empty(sizes, *settings)) else None
+
+
+def _may_be_empty(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+) -> bool:
+    """Some of torch's kernels return an empty grid and others refuse it, so torch is asked which one it takes."""
+    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(sizes) - 1]
+    try:
+        run(torch.zeros(1, 1, *sizes), torch.zeros(1, 1, *kernel), None, stride, padding, extra, 1, dilation)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _usual(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> bool:
+    """Is there something to slide over and with, in steps forward? Torch refuses all else."""
+    return min(*sizes, *kernel, *stride, *dilation) > 0 and min(padding) >= 0
 
 
 def per_axis(axes: int, *settings: Any) -> list[Sequence[int]] | None:

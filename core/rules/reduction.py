@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.labels import LabelMode, channel_axis, frozen_labels
 from core.modules import tensors_in
-from core.rules.calls import argument, blank, canonical, execute, slid
+from core.rules.calls import argument, blank, canonical, execute, per_axis, slid
 from core.rules.elementwise import aligned_labels, elementwise
 
 SPATIAL = frozenset(
@@ -53,6 +53,8 @@ def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
         if not isinstance(size, (int, tuple)):
             return None
         pair = (size, size) if isinstance(size, int) else size
+        if any(new is not None and new < 0 for new in pair):
+            return None
         return [old if new is None else new for old, new in zip(source.shape[-2:], pair, strict=True)]
     if name not in ("max_pool2d", "avg_pool2d"):
         return None
@@ -60,6 +62,9 @@ def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
     padding, at = argument(args, kwargs, 3, "padding", 0), 5 if name == "max_pool2d" else 4
     dilation = argument(args, kwargs, 4, "dilation", 1) if name == "max_pool2d" else 1
     if argument(args, kwargs, at, "ceil_mode", False) or kwargs.get("return_indices"):
+        return None
+    settings = per_axis(2, kernel, padding)
+    if settings is None or any(p > k // 2 for k, p in zip(*settings, strict=True)):
         return None
     return slid(source.shape[-2:], kernel, stride if stride not in (None, ()) else kernel, padding, dilation)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classification.data import DataConfig, open_dataset
 from classification.data.cifar import _LAYOUTS, _load
 from core.errors import MissingData, UserError
+from tests.properties import examples
 
 PER_FILE = 100  # as many as CIFAR-100 has classes
 NAMES = {"cifar10": [f"ten{n}" for n in range(10)], "cifar100": [f"hundred{n}" for n in range(100)]}
@@ -143,7 +144,7 @@ def test_a_damaged_pickle_is_named(content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_altered_pickles_are_read_or_refused(data):
     content = bytearray(pickle.dumps({b"data": np.zeros((1, 4), np.uint8), b"labels": [1]}, protocol=3))

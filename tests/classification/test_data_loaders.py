@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -12,6 +12,7 @@ from classification.data.arrays import ArrayLoader, array_split
 from classification.data.augmentation import Normalisation, batch_generator, crop_and_flip, draw_views
 from classification.data.sampling import balanced_subset, batch_rows, epoch_order, occurrence
 from core.errors import MissingData, UserError
+from tests.properties import examples
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,7 @@ def test_training_drops_the_partial_batch_and_testing_keeps_it():
     assert batch_rows(3, 4, training=True) == [slice(0, 3)]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(0, 4), st.booleans(), st.data())
 def test_crop_and_flip_equals_slicing_the_padded_image(count, height, width, padding, flip, data):
     seed = data.draw(st.integers(0, 2**31))
@@ -111,7 +112,7 @@ def test_an_epoch_sees_every_image_once_in_an_order_of_its_own():
     assert orders[0] != torch.cat([t for _, t in identity_loader(12, 4, seed=6).epoch(0)]).tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 3), st.booleans(), st.integers(0, 10))
 def test_an_epoch_can_be_entered_at_any_batch(count, batch_size, epoch, training, start):
     loader = identity_loader(count, batch_size, training=training, crop_padding=2, flip=True)

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from classification.data import open_dataset
 from classification.evaluation import evaluate
 from core.errors import UserError
+from tests.properties import examples
 
 
 class Batches:
@@ -31,7 +32,7 @@ class Batches:
         raise AssertionError("evaluation reads the whole loader")
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(1, 15), st.integers(0, 2**31))
 def test_counts_equal_sorting_by_hand_whatever_the_batches(count, classes, batch_size, seed):
     generator = torch.Generator().manual_seed(seed)

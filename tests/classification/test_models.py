@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from counting import count
 from torch import nn
 
 from classification import models
 from classification.models import DATASETS, INPUT_SHAPES, MODELS, build, resnet, resnet_cifar
 from core.errors import UserError
+from tests.counting import count
 
 FAMILIES = (
     "resnet18",

@@ -3,7 +3,7 @@
 The plans under tests/golden/plans were made by this code and read by a person; they make a release of torch that
 changes a group fail a test instead of a run. After a wanted change, write them anew and read the difference:
 
-    python tests/core/test_all_networks.py
+    python -m tests.core.test_all_networks
     git diff tests/golden/plans
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -19,13 +18,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python tests/core/test_all_networks.py`
-
-from conftest import RELATIVES, SUBJECTS, Traced, _traced
 
 import classification.models
 from core.channels import ChannelGraph, trace_channels
@@ -35,6 +30,8 @@ from core.hypernetwork import attach_hypernetwork
 from core.labels import FrozenChannelsWarning, TraceError
 from core.resize import keep_channels, resize, widen
 from core.verification import random_keep, randomise_
+from tests.properties import examples
+from tests.subjects import RELATIVES, SUBJECTS, Traced, traced_subject
 
 PLANS = Path(__file__).parents[1] / "golden" / "plans"
 Tracer = Callable[[str], Traced]
@@ -108,7 +105,7 @@ def test_widening_by_two_doubles_every_width(name: str, traced: Tracer) -> None:
     }
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(2, [HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", SUBJECTS)
 @given(data=st.data())
 def test_closed_form_equals_counting_at_random_widths(name: str, data: st.DataObject, traced: Tracer) -> None:
@@ -235,7 +232,7 @@ def test_what_cannot_be_tied_in_a_timm_network_is_a_clear_error(name: str, timm:
 def _write_plans() -> None:
     PLANS.mkdir(parents=True, exist_ok=True)
     for name in SUBJECTS:
-        (PLANS / f"{name}.json").write_text(plan_text(_traced(name).graph), encoding="utf-8")
+        (PLANS / f"{name}.json").write_text(plan_text(traced_subject(name).graph), encoding="utf-8")
     for name in RELATIVES:
         (PLANS / f"{name}.json").write_text(plan_text(relative(name)[2]), encoding="utf-8")
 

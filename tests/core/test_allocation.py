@@ -7,16 +7,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import TOYS
 
 from core.allocation import greedy_order
 from core.budget import Budget
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.shrinkage import search, shrink
+from tests.properties import examples
+from tests.toys import TOYS
 
 NAMES = ["residual", "squeeze_excite", "dense_block", "u_net", "pixel_shuffle", "grouped_uneven"]
 
@@ -53,7 +54,7 @@ def test_marginal_costs_are_differences_of_the_closed_form(name: str, kind: str)
         assert np.array_equal(graph.cost.marginal(kind, more), marginal + curvature[g])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 10**6), block=st.sampled_from([1, 2, 3]))
 def test_the_order_is_that_of_a_brute_force_greedy_knapsack(name: str, seed: int, block: int) -> None:
     graph = GRAPHS[name]

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toys import TOYS, Net
 
 import core
 from classification.models import build as build_classifier
@@ -24,6 +23,7 @@ from core.budget import Budget
 from core.errors import UserError
 from core.shrinkage import shrink
 from super_resolution.models import build as build_upscaler
+from tests.toys import TOYS, Net
 
 ROOT = Path(__file__).parents[2]
 

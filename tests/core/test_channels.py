@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toys import TOYS
 
 import core
 from core.channels import ChannelGraph, main, trace_channels
 from core.errors import UserError
+from tests.toys import TOYS
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from core.checkpoint import load_state, load_weights, read_metadata, read_weights, save_state, save_weights
 from core.errors import MissingData, UserError
+from tests.properties import examples
 
 TENSORS = st.sampled_from(
     [
@@ -64,7 +65,7 @@ def bits(tensor):
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(state=STATES)
 def test_any_state_comes_back(tmp_path_factory, state):
     path = tmp_path_factory.getbasetemp() / "state.safetensors"

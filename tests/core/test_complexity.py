@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toys import Net, conv
 
 import classification.models
 import super_resolution.models
 from core.channels import trace_channels
 from core.complexity import count, count_params, latency, millions
 from core.errors import UserError
+from tests.toys import Net, conv
 
 # FLOPs of the convention "paper" and parameters, as published for LW-DNA and DHP; to the digits that were printed.
 PUBLISHED = [

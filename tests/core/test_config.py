@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import dump_config, load_config
 from core.errors import MissingData, UserError
+from core.task import ShrinkConfig
 from core.train import OptimizerConfig, ScheduleConfig, TrainConfig
+from tests.properties import examples
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,29 @@ def test_file_with_base_and_overrides(tmp_path):
         seeds=[1, 2],
     )
     assert type(config.data.mean[0]) is float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+
+
+def test_patterns_stand_in_the_place_of_a_number_and_their_order_stays(tmp_path):
+    base = write(tmp_path / "base.py", "shrink = dict(floor=0.4, ceiling={'*': 0.9})\n")
+    option = "shrink.floor={'*': 0.4, 'layer1.*': .3}"
+    config = load_config(base, Protocol, [option, "shrink.ceiling=1"])
+    assert (list(config.shrink.floor.items()), config.shrink.ceiling) == (
+        [("*", 0.4), ("layer1.*", 0.3)],
+        1.0,
+    )
+    dump_config(config, tmp_path / "dumped.py")
+    again = load_config(tmp_path / "dumped.py", Protocol, defaults={"shrink": {"floor": 0.2}})
+    assert list(again.shrink.floor.items()) == list(config.shrink.floor.items())
+    assert load_config(tmp_path / "dumped.py", Protocol, ["shrink.floor=0.1"]).shrink.floor == 0.1
+    with pytest.raises(UserError, match=r"shrink.floor must be float \| .*, got str 'high'"):
+        load_config(base, Protocol, ["shrink.floor=high"])
+    with pytest.raises(UserError, match=r"unknown key 'shrink.floor2', did you mean 'floor'"):
+        load_config(base, Protocol, ["shrink.floor2={'*': 1}"])
 
 
 def test_order_of_precedence(tmp_path):
@@ -226,7 +251,7 @@ TRAIN = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     config=st.builds(
         Experiment,

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import TOYS
 
 from classification.models import build
 from core.architecture import Architecture, ArchitectureError
@@ -26,6 +25,7 @@ from core.resize import resize
 from core.shrinkage import shrink
 from core.verification import randomise_
 from super_resolution.models import build as build_upscaler
+from tests.toys import TOYS
 
 IMAGES = {"resnet20": (3, 32), "resnet164": (3, 32), "densenet40": (3, 32)}
 

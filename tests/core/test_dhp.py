@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_runs import DigitsLoader, cross_entropy, network
 
 from core.accumulated import accumulate_scores, stretch
 from core.budget import Budget
@@ -23,6 +22,7 @@ from core.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.scores import score_channels
 from core.space import Space, open_space
 from core.train import fit, make_fabric
+from tests.core.training_runs import DigitsLoader, cross_entropy, network
 
 TRAIN = TrainConfig(epochs=4, batch_size=32, optimizer=OptimizerConfig(lr=0.05), checkpoint_every_steps=3)
 QUICK = DhpConfig(strength=1.0, threshold=5e-3, stop_limit=0.02, max_epochs=6, check_every=2, embedding=2,

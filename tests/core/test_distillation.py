@@ -5,16 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from torch.nn import functional as F
 
 from core.distillation import DistillationConfig, distillation_loss, soft_target_loss
 from core.errors import UserError
+from tests.properties import examples
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     seed=st.integers(0, 10**6),
     batch=st.integers(1, 5),

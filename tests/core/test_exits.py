@@ -48,19 +48,24 @@ def test_statuses_and_other_errors_pass_through() -> None:
 @pytest.mark.parametrize("lines", [1, 100_000])  # fewer and more than the buffer holds
 def test_a_reader_that_leaves_is_no_failure_to_print(lines: int) -> None:
     code = (
-        "import os, sys, time; from core.exits import run_command\n"
+        "import sys; from core.exits import run_command\n"
         "def command():\n"
-        "    time.sleep(0.2)\n"
+        "    sys.stdin.read()\n"  # until the reader has left
         f"    for _ in range({lines}): print('x')\n"
         "    return 0\n"
         "sys.exit(run_command(command, False))"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
+        process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
 

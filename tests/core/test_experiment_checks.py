@@ -59,6 +59,10 @@ def task() -> Task:
         ({"flops": 0.9, "floor": 1.2}, UserError, "floor of group '0' is 1.2"),
         ({"flops": 0.9, "ceiling": -0.5}, UserError, "ceiling of group '0' is -0.5"),
         ({"flops": 0.9, "round_to": 0}, UserError, "round_to=0"),
+        ({"flops": 0.9, "floor": {"layer1.*": 0.3}}, UserError, r"floor: no channel group fits 'layer1\.\*'"),
+        ({"flops": 0.9, "ceiling": {"*": 1.0, "1": 1.0}}, UserError, "ceiling: no channel group fits '1'"),
+        ({"flops": 0.9, "vanish": 0.4, "floor": {"5": 0.3}}, UserError, "floor: no channel group fits '5'"),
+        ({"flops": 0.9, "freeze": ("00",)}, UserError, "freeze: no module of the model is called '00'"),
         ({"flops": 0.9, "widen": 0.5}, UserError, "0.5"),
     ],
 )

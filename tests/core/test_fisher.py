@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import TOYS, Net, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.fisher import fisher
 from core.gates import LATENTS, attach_gates
 from core.scores import score_channels
+from tests.toys import TOYS, Net, conv
 
 # Without batch norm, samples do not see each other: a sample's share is the gradient of its own loss.
 INDEPENDENT = ["residual", "squeeze_excite", "grouped", "depthwise", "transposed", "pixel_shuffle", "u_net",

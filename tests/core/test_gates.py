@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import TOYS, Net, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.gates import LATENTS, attach_gates, detach, governed_weights
 from core.resize import keep_channels
 from core.scores import governed_sums
 from core.verification import random_keep, randomise_
+from tests.toys import TOYS, Net, conv
 
 # Statistics over channels see zeros where a cut network has none: masking is not cutting there.
 OVER_CHANNELS = {"group_norm_of_one", "group_norm_of_two", "group_norm_bare", "cat_and_group_norm",

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import TOYS, Net, conv
 
 from core.channels import trace_channels
 from core.gates import LATENTS, detach
 from core.hypernetwork import attach_hypernetwork, soft_threshold_
 from core.resize import keep_channels
 from core.verification import random_keep
+from tests.toys import TOYS, Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8, dtype=torch.float64)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Net, channels, conv
 
 from core.channels import trace_channels
 from core.initialise import initialise_, seeded
 from core.resize import resize
+from tests.toys import Net, channels, conv
 
 IMAGE = torch.randn(1, 3, 8, 8)
 

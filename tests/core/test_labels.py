@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import TOYS, Net, Toy, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.labels import FrozenChannelsWarning
 from core.resize import resize, widen
+from tests.toys import TOYS, Net, Toy, conv
 
 FREE = [name for name, toy in TOYS.items() if toy.groups]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.pruning_peer import PEERS
 from classification.data import open_dataset
 from classification.run import RunConfig, find_config, make_task
 from core.candidates import ProxyConfig
@@ -53,6 +55,61 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
     free = ("random", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude", "synflow-search")
     assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
     assert bool(architecture.removed) == ("depth" in name or "shallow" in name)
+
+
+ONE_EACH = ["gradient", "uniform", "accumulated", "synflow-search", "late-wide", "dhp"]
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_every_kind_of_method_obeys_floors_by_pattern(name: str, request_for_digits: Request) -> None:
+    work_dir = request_for_digits.work_dir / f"patterns-{name}"
+    floor = {"*": 0.1, "layer1.0.conv1": 0.9}
+    shrink = replace(request_for_digits.shrink, floor=floor)
+    found = find(name, replace(request_for_digits, shrink=shrink, work_dir=work_dir)).architecture
+    assert found.widths["layer1.0.conv1"] >= int(0.9 * 2 * found.baseline["widths"]["layer1.0.conv1"])
+    assert found.found_by["floor"] == floor
+
+
+@pytest.mark.parametrize("what", ["floor", "ceiling"])
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_a_pattern_that_fits_no_group_stops_every_kind_of_method_at_once(
+    name: str, what: str, request_for_digits: Request
+) -> None:
+    work_dir = request_for_digits.work_dir / f"misspelt-{name}-{what}"
+    wrong: dict[str, Any] = {what: {"*": 0.5, "layr1.*": 0.3}}
+    request = replace(
+        request_for_digits, shrink=replace(request_for_digits.shrink, **wrong), work_dir=work_dir
+    )
+    with pytest.raises(
+        UserError, match=rf"^{what}: no channel group fits 'layr1\.\*', did you mean 'layer1\.\*'"
+    ):
+        find(name, request)
+    assert not work_dir.exists()  # nothing was trained
+
+
+def test_methods_that_need_one_floor_say_so(request_for_digits: Request) -> None:
+    floors = replace(request_for_digits.shrink, floor={"*": 0.4})
+    with pytest.raises(
+        UserError, match=r"'gradient-depth' takes no patterns as shrink.floor: .* or set shrink.vanish"
+    ):
+        find("gradient-depth", replace(request_for_digits, shrink=floors))
+    deep = replace(request_for_digits, shrink=replace(floors, vanish=0.4))
+    assert find("gradient-depth", deep).architecture.removed
+    with pytest.raises(
+        UserError, match=r"'torch-pruning' takes no patterns as shrink.floor: use one number$"
+    ):
+        PEERS["torch-pruning"].check_config("torch-pruning", floors)
+
+
+def test_the_order_of_patterns_decides_a_result(request_for_digits: Request) -> None:
+    first, second = {"*": 0.4, "layer1.*": 0.3}, {"layer1.*": 0.3, "*": 0.4}
+    decided = [
+        METHODS["gradient"].decided_by(
+            replace(request_for_digits, shrink=replace(request_for_digits.shrink, floor=floor))
+        )
+        for floor in (first, second)
+    ]
+    assert decided[0] != decided[1]
 
 
 def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:

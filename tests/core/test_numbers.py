@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
-from test_experiment_checks import Batches
+from tests.core.test_experiment_checks import Batches
 from torch import nn
 
 from core.budget import Budget

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from toys import TOYS, Net, conv
 
 from core.budget import Budget, BudgetError
 from core.candidates import ProxyConfig, best_by_proxy, draw, exchange, limits_of, scale_to_budget
@@ -22,6 +21,8 @@ from core.proxies import PROXIES, naswot, synflow, synflow_products, zico
 from core.scores import score_channels
 from core.space import Space, open_space
 from core.tilts import tilted_shares, tilted_widths, trunk_groups
+from tests.properties import examples
+from tests.toys import TOYS, Net, conv
 
 
 def two_layers() -> Net:
@@ -90,7 +91,7 @@ def limits(space: Space, fraction: float, floor: float = 0.2) -> Any:
     return limits_of(space, "paper", cost, floor, 1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     name=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 10**6), spread=st.sampled_from([0.0, 0.4, 1.5])
 )

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from toys import TOYS, Net, channels, conv
 
 from classification.models import build
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.resize import grouped_convolutions, keep_channels, resize, widen, widened_widths
+from tests.properties import examples
+from tests.toys import TOYS, Net, channels, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
@@ -132,7 +133,7 @@ def test_impossible_factors_are_refused(factor: float) -> None:
         widen(net, graph, factor)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.sampled_from(["plain", "pixel_shuffle", "shuffle_unit", "depthwise", "dense_block", "naf_block"]),
     st.floats(1, 4),

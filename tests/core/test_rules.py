@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import Net, channels, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.labels import FrozenChannelsWarning, TraceError
+from tests.toys import Net, channels, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
 

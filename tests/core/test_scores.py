@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import TOYS, Net, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.gates import LATENTS, attach_gates
 from core.hypernetwork import attach_hypernetwork
 from core.scores import governed_sums, score_channels
+from tests.toys import TOYS, Net, conv
 
 NAMES = ["residual", "squeeze_excite", "grouped", "depthwise", "transposed", "pixel_shuffle", "dense_block",
          "tied_weights", "module_twice", "layer_scale", "convnext_block", "naf_block", "batch_norm"]  # fmt: skip

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import TOYS
 
+import classification.models
 import core
 from core.budget import Budget, BudgetError
 from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
 from core.shrinkage import shrink
+from tests.toys import TOYS
 
 
 def task(name: str = "squeeze_excite") -> tuple[nn.Module, Any, list[tuple[Any, Tensor]]]:
@@ -179,3 +182,30 @@ def test_the_promised_call() -> None:
     )
     assert set(arch.widths) == {"a", "b"}
     assert isinstance(arch.build(net), type(net))
+
+
+def test_random_scores_give_nearly_uniform_widths_and_groups_without_a_floor_are_named() -> None:
+    """The standard deviation of log(width / baseline's) within ResNet20, which docs/results/README.md quotes."""
+    model, image = classification.models.build("resnet20", num_classes=10), torch.zeros(1, 3, 32, 32)
+    spread = []
+    for seed in range(3):
+        arch = shrink(model, image, [], F.cross_entropy, score="random", seed=seed)
+        base = arch.baseline["widths"]
+        spread.append(np.std([math.log(arch.widths[name] / base[name]) for name in base], ddof=1))
+        assert "without_floor" not in arch.found_by
+    assert 0.09 < min(spread) < max(spread) < 0.17
+    arch = shrink(model, image, [], F.cross_entropy, score="random", floor={"*.conv1": 0.4})
+    rest = [name for name in base if not name.endswith(".conv1")]
+    assert arch.found_by["without_floor"] == rest
+    assert f"no floor was set for {len(rest)} groups: {rest[0]}" in arch.describe()
+
+
+def test_floors_of_blocks_that_vanish_are_no_mistake() -> None:
+    model, image = classification.models.build("resnet20", num_classes=10), torch.zeros(1, 3, 32, 32)
+    floor = {"*": 0.4, **{f"layer{stage}.{block}.conv1": 0.3 for stage in (1, 2, 3) for block in (0, 1, 2)}}
+    arch = shrink(model, image, [], F.cross_entropy, score="uniform", vanish=1.0, floor=floor)
+    assert arch.removed
+    with pytest.raises(UserError, match=r"floor: no channel group fits 'layer9\.\*'"):
+        shrink(
+            model, image, [], F.cross_entropy, score="uniform", vanish=1.0, floor={**floor, "layer9.*": 0.1}
+        )

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import TOYS
 
 from core.budget import Budget, BudgetError
-from core.channels import ChannelGraph, trace_channels
+from core.channels import ChannelGraph, ChannelGroup, trace_channels
 from core.errors import UserError
+from core.selection import group_fractions
 from core.shrinkage import SearchResult, search
+from tests.properties import examples
+from tests.toys import TOYS
 
 SEARCHED = [
     "residual",
@@ -62,7 +64,7 @@ def block_of(group: Any, round_to: int) -> int:
     return int(np.lcm(group.step, round_to))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     name=st.sampled_from(SEARCHED),
     seed=st.integers(0, 10**6),
@@ -146,7 +148,7 @@ def test_against_every_possible_network(name: str) -> None:
             assert int(graph.cost("paper", np.array(more))) > limit
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.sampled_from(SEARCHED), st.integers(0, 10**6), st.floats(0.3, 0.95), st.floats(0.0, 0.3))
 def test_a_larger_budget_never_gives_a_cheaper_network(
     name: str, seed: int, flops: float, more: float
@@ -196,6 +198,43 @@ def test_several_budgets_hold_at_once_and_one_of_them_binds() -> None:
         assert found.cost["flops"] <= flops * graph.flops(convention="paper")
         assert found.cost["params"] <= params * graph.params()
         assert set(found.limits) == {"flops", "params"}
+
+
+@pytest.mark.parametrize("what", ["floor", "ceiling"])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("layer1.*", r"no channel group fits 'layer1\.\*', allowed: "),
+        ("A", r"no channel group fits 'A', allowed: "),
+        ("", "no channel group fits '', allowed: "),
+    ],
+)
+def test_a_pattern_that_fits_no_group_is_named_with_close_ones(what: str, pattern: str, message: str) -> None:
+    graph = GRAPHS["residual"]
+    scores = random_scores(graph, 0)
+    fractions = {"*": 0.5, pattern: 0.3}
+    with pytest.raises(UserError, match=f"^{what}: {message}"):
+        search(graph, scores, Budget(flops=0.9), costs(graph), **{what: fractions})
+
+
+@pytest.mark.parametrize("value", ["0.4", None, True, float("nan"), 1.01])
+def test_a_fraction_by_pattern_is_a_number_between_zero_and_one(value: object) -> None:
+    with pytest.raises(UserError, match=r"floor of .* is .*: use a fraction between 0 and 1"):
+        group_fractions(GRAPHS["residual"].groups, {"*": value}, "floor")
+
+
+def test_close_patterns_of_whole_stages_and_owners_of_tied_layers_are_named() -> None:
+    groups = [
+        ChannelGroup("layer1.0.conv1", 8, 1, {("layer1.0.conv1.weight", 0): 1}),
+        ChannelGroup("conv1", 8, 1, {("conv1.weight", 0): 1, ("layer1.0.conv2.weight", 0): 1}),
+    ]
+    with pytest.raises(UserError, match=r"did you mean 'layer1\.\*'"):
+        group_fractions(groups, {"layr1.*": 0.3}, "floor")
+    with pytest.raises(UserError, match=r"'layer1.0.conv2', whose channels belong to 'conv1'"):
+        group_fractions(groups, {"layer1.0.conv2": 0.3}, "floor")
+    assert group_fractions(groups, {"layer1.*": 0.3}, "floor").tolist() == [0.3, 0.0]
+    assert group_fractions(groups, {"layer1.*": 0.3}, "ceiling").tolist() == [0.3, 1.0]
+    assert group_fractions(groups, {"*": 0.4, "layer1.*": 0.3}, "floor").tolist() == [0.3, 0.4]
 
 
 def test_floors_and_ceilings_by_pattern_and_the_last_match_counts() -> None:

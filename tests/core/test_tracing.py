@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from toys import TOYS, Net, conv
 
 from core.channels import ChannelGraph, trace_channels
 from core.labels import FrozenChannelsWarning, TraceError
 from core.modules import walk
 from core.rules.calls import slid, spread
+from core.rules.reduction import _pooled
+from tests.toys import TOYS, Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
@@ -110,9 +111,8 @@ def test_a_compiled_module_is_an_error_whose_remedy_works() -> None:
 # ---- shapes in closed form ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(data=st.data())
-def test_grids_of_convolutions_are_torchs(data: st.DataObject) -> None:
+def test_grids_of_convolutions_and_pooling_are_torchs(data: st.DataObject) -> None:
     def pair(low: int, high: int) -> tuple[int, int]:
         return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
 
@@ -125,10 +125,63 @@ def test_grids_of_convolutions_are_torchs(data: st.DataObject) -> None:
     assert slid(size, kernel, stride, padding, dilation) == plain
     transposed = _shape(lambda: F.conv_transpose2d(image, weight, None, stride, padding, extra, 1, dilation))
     assert spread(size, kernel, stride, padding, dilation, extra) == transposed
+    pooled = _shape(lambda: F.max_pool2d(image, kernel, stride, padding, dilation))
+    assert _pooled("max_pool2d", image, (image, kernel, stride, padding, dilation), {}) == pooled
+    pooled = _shape(lambda: F.avg_pool2d(image, kernel, stride, padding))
+    assert _pooled("avg_pool2d", image, (image, kernel, stride, padding), {}) == pooled
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation", "extra"),
+    [
+        ((1, 1), (4, 4), (1, 1), (0, 2), (1, 1), (0, 0)),  # (4, 0)
+        ((1, 1), (4, 4), (1, 1), (2, 2), (1, 1), (0, 0)),  # (0, 0)
+        ((1, 1), (4, 4), (1, 1), (3, 2), (1, 1), (0, 0)),  # (-2, 0)
+        ((1, 2), (2, 2), (1, 1), (1, 1), (1, 1), (0, 0)),  # (0, 1), which another kernel of torch refuses
+        ((2, 3), (4, 4), (3, 1), (2, 3), (3, 1), (1, 0)),  # (10, 0)
+        ((0, 2), (3, 3), (1, 1), (0, 0), (1, 1), (0, 0)),
+        ((2, 2), (3, 3), (0, 1), (0, 0), (1, 1), (0, 0)),
+        ((2, 2), (3, 3), (1, 1), (-1, 0), (1, 1), (0, 0)),
+        ((2, 2), (3, 3), (1, 1), (0, 0), (0, 1), (0, 0)),
+        ((2, 2), (3, 3), (2, 2), (0, 0), (1, 1), (2, 0)),
+        ((2, 2), (3, 3), (2, 2), (0, 0), (1, 1), (-1, 0)),
+        ((3,), (3,), (1,), (3,), (1,), (0,)),
+        ((2, 2, 2), (4, 4, 4), (1, 1, 1), (2, 2, 1), (1, 1, 1), (0, 0, 0)),
+    ],
+)
+def test_grids_at_and_beyond_the_limits_are_torchs(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    extra: tuple[int, ...],
+) -> None:
+    image, weight = torch.zeros(1, 1, *size), torch.zeros(1, 1, *kernel)
+    plain = (F.conv1d, F.conv2d, F.conv3d)[len(size) - 1]
+    transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(size) - 1]
+    found = _shape(lambda: plain(image, weight, None, stride, padding, dilation))
+    assert slid(size, kernel, stride, padding, dilation) == found
+    found = _shape(lambda: transposed(image, weight, None, stride, padding, extra, 1, dilation))
+    assert spread(size, kernel, stride, padding, dilation, extra) == found
+
+
+def test_an_empty_grid_is_what_torch_returns() -> None:
+    assert spread((1, 1), (4, 4), (1, 1), (0, 2), (1, 1), (0, 0)) == [4, 0]
+
+
+def test_torch_refuses_what_no_network_can_run() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    net[0].stride = (0, 0)  # on the meta device a division by zero
+    with pytest.raises(RuntimeError, match="non-positive stride"):
+        trace_channels(net, IMAGE)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2, padding=2), nn.Conv2d(8, 4, 1))
+    with pytest.raises(RuntimeError, match="pad should be at most half"):
+        trace_channels(net, IMAGE)
 
 
 def _shape(function: Callable[[], Tensor]) -> list[int] | None:
-    """Height and width of what torch returns; None where it refuses."""
+    """The grid of what torch returns; None where it refuses."""
     try:
         return list(function().shape[2:])
     except RuntimeError:

@@ -13,7 +13,6 @@ from lightning_fabric.plugins import MixedPrecision
 from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
-from training_runs import DigitsLoader, cross_entropy, held_out_accuracy, network, run
 
 from core.checkpoint import load_state, load_weights
 from core.distillation import DistillationConfig, distillation_loss
@@ -29,6 +28,7 @@ from core.train import (
     make_fabric,
     seed_everything,
 )
+from tests.core.training_runs import DigitsLoader, cross_entropy, held_out_accuracy, network, run
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train_resume import assert_same_bits
-from training_runs import DigitsLoader, network, run
 
 from core.checkpoint import load_state, load_weights
 from core.devices import gathered, is_first_process
+from tests.core.test_train_resume import assert_same_bits
+from tests.core.training_runs import DigitsLoader, network, run
 
 
 @pytest.fixture(scope="module")

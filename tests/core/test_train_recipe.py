@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from training_runs import DigitsLoader, network, run
 
 from core.errors import UserError
 from core.optim import build_optimizer, learning_rate_factor
 from core.train import OptimizerConfig, ScheduleConfig, TrainConfig, make_fabric, seed_everything
+from tests.core.training_runs import DigitsLoader, network, run
 
 
 @pytest.mark.parametrize(

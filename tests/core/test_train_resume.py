@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
-from training_runs import DigitsLoader, network, run, send_signal
 
 from core.checkpoint import load_state
 from core.errors import UserError
 from core.train import FitResult, OptimizerConfig
+from tests.core.training_runs import DigitsLoader, network, run, send_signal
+from tests.properties import examples
 
 SCRIPT = Path(__file__).with_name("training_runs.py")
 
@@ -74,7 +75,7 @@ def stop_at(epoch, batch):
     return DigitsLoader(before_batch=before_batch)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(5, [HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=2))
 def test_resume_after_failures_anywhere_is_exact(uninterrupted, tmp_path_factory, stops):
     folder = tmp_path_factory.mktemp("stopped")

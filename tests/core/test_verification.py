@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import TOYS, Net
 
 from core.channels import ChannelGraph, trace_channels
 from core.verification import VerificationError, random_keep, randomise_, verify
+from tests.toys import TOYS, Net
 
 MUTATED = [
     "residual",

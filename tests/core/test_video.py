@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_files import (
+
+from core.containers import Structure, read_structure
+from core.errors import UserError
+from core.video import VideoFile, _plan, list_frames, missing_numbers, open_video_file
+from tests.video_files import (
     cut,
     destroy_frames,
     number_of,
@@ -18,10 +22,6 @@ from video_files import (
     vary_rate,
     write_video,
 )
-
-from core.containers import Structure, read_structure
-from core.errors import UserError
-from core.video import VideoFile, _plan, list_frames, missing_numbers, open_video_file
 
 KINDS = [("a.mp4", "mp4v"), ("a.avi", "MJPG"), ("a.mkv", "MJPG"), ("a.mov", "mp4v"), ("a.mkv", "mp4v")]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import skimage
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,6 +30,7 @@ from super_resolution.images import (
     to_tensor,
     write_image,
 )
+from tests.properties import examples
 
 BUNDLED = Path(skimage.data_dir)
 
@@ -239,7 +240,7 @@ def test_an_image_cut_short_is_refused_and_named(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, [HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_png_is_read_or_refused_never_worse(
     photo: np.ndarray, tmp_path: Path, dtype: type, data: st.DataObject

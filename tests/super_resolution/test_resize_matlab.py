@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from core.errors import UserError
 from super_resolution.resize import crop_to_multiple, downscale, matlab_bicubic
+from tests.properties import examples
 
 
 @pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
@@ -58,7 +59,7 @@ def resize_exactly(values: list[int], scale: Fraction, mirror: bool) -> list[Fra
     return outputs
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     values=st.lists(st.integers(0, 255), min_size=1, max_size=20),
     scale=st.sampled_from(
@@ -110,7 +111,7 @@ def test_mirrored_edges_agree_with_basicsr(basicsr: object, photo: np.ndarray, s
     image=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)),
     scale=st.sampled_from([1 / 4, 1 / 3, 1 / 2, 2, 3, 4]),
 )
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_channels_are_independent_and_constants_stay(image: np.ndarray, scale: float) -> None:
     colour = np.dstack([image, 255 - image, np.full_like(image, 77)])
     found = matlab_bicubic(colour, scale)

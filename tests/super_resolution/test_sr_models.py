@@ -11,8 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from counting import Counts, count
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -20,6 +19,8 @@ from core.errors import UserError
 from super_resolution import models
 from super_resolution.models import MODELS, build
 from super_resolution.models.convert import convert_basicsr
+from tests.counting import Counts, count
+from tests.properties import examples
 
 SMALL: dict[str, dict[str, int]] = {
     "edsr": {"n_blocks": 2, "n_feats": 8},
@@ -95,7 +96,7 @@ def test_parameters_of_the_other_sizes(name: str, scale: int, parameters: int) -
         assert sum(parameter.numel() for parameter in build(name, scale).parameters()) == parameters
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.sampled_from(sorted(SMALL)), st.sampled_from((2, 3, 4)), st.integers(4, 23), st.integers(4, 23))
 def test_output_size(name: str, scale: int, height: int, width: int) -> None:
     images = torch.rand(2, colours(name), height, width)

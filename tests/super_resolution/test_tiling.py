@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from core.errors import UserError
 from super_resolution.models import build
 from super_resolution.tiling import input_channels, lay_out, receptive_radius, super_resolve, tiles
+from tests.properties import examples
 
 
 @given(
     height=st.integers(1, 40), width=st.integers(1, 40), side=st.integers(1, 45), overlap=st.integers(0, 12)
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_tiles_cover_every_pixel_once_and_see_their_surroundings(
     height: int, width: int, side: int, overlap: int
 ) -> None:
@@ -35,7 +36,7 @@ def test_tiles_cover_every_pixel_once_and_see_their_surroundings(
 
 
 @given(st.lists(st.sampled_from([1, 3, 5, 9]), min_size=1, max_size=5))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_the_radius_of_a_chain_is_the_sum_of_its_kernels(sizes: list[int]) -> None:
     chain = nn.Sequential(*(nn.Conv2d(2, 2, size, padding=size // 2) for size in sizes))
     assert receptive_radius(chain, 1) == sum(size // 2 for size in sizes)

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageCms
 from rich.console import Console
-from video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 from core import Budget, shrink
 from core.errors import UserError
@@ -28,6 +27,7 @@ from super_resolution.models import build
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import super_resolve
 from super_resolution.upscale import main
+from tests.video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 OPTIONS = {"n_blocks": 1, "n_feats": 4}
 

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.tracking.files import write_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +77,6 @@ def golden(golden_folder: Path) -> dict[str, Any]:
     if not path.is_file():
         pytest.skip(f"needs the reference scores at {path}")
     return json.loads(path.read_text())["trackers"]
-
-
-def write_boxes(path: Path, boxes: Any, separator: str = ",") -> Path:
-    """A box file as any toolkit might write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = np.asarray(boxes, float).tolist()
-    path.write_text("".join(separator.join(f"{value:g}" for value in row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

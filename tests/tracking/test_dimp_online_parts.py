@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from core.errors import UserError
+from tests.properties import examples
 from tracking.dimp import DiMPNet, prroi_pool
 from tracking.dimp.augmentation import channel_dropout, expanded_size, first_frame_samples
 from tracking.dimp.backbones import resnet_trunk
@@ -136,7 +137,7 @@ def test_memory_replaces_the_least_of_the_later_ones() -> None:
     rates=st.lists(st.sampled_from([0.01, 0.02, 0.0075, 0.3]), min_size=1, max_size=120),
     minimum=st.sampled_from([0.0, 0.25, 0.6]),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_memory_weights_sum_to_one_and_the_first_keep_their_share(rates: list[float], minimum: float) -> None:
     memory = make_memory(4, 9, minimum)
     features, box = torch.zeros(1, 2, 3, 3), torch.zeros(4)
@@ -220,7 +221,7 @@ def test_window_prefers_the_middle() -> None:
     side=st.floats(3, 2000),
     box=st.tuples(st.floats(-100, 500), st.floats(-100, 500), st.floats(0.1, 400), st.floats(0.1, 400)),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_boxes_come_back_from_the_crop(x: float, y: float, side: float, box: tuple[float, ...]) -> None:
     _, place = cut(torch.zeros(3, 12, 16), x, y, side, 32)
     boxes = torch.tensor([box], dtype=torch.float64)

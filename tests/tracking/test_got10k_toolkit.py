@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.boxes import BoxTable
@@ -153,7 +153,6 @@ QUARTERS = st.tuples(*[st.integers(-80, 400)] * 2, *[st.integers(0, 120)] * 2).m
 FLOATS = st.tuples(*[st.floats(-50, 300)] * 2, *[st.floats(0.5, 90)] * 2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(QUARTERS | FLOATS, QUARTERS | FLOATS), min_size=2, max_size=12))
 def test_curves_of_any_boxes(pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> None:
     """Frame by frame what `_calc_metrics` and `_calc_curves` make of the same boxes, ties included."""
@@ -168,7 +167,6 @@ def test_curves_of_any_boxes(pairs: list[tuple[tuple[float, ...], tuple[float, .
     np.testing.assert_allclose(curves.precision[0], precision, rtol=0, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(QUARTERS | FLOATS, QUARTERS | FLOATS), min_size=3, max_size=12), st.randoms())
 def test_average_overlap_of_any_boxes(
     pairs: list[tuple[tuple[float, ...], tuple[float, ...]]], random: Any

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import pytest
 import skimage
-from conftest import PROJECT
 from PIL import Image
-from video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 from core.errors import MissingData, UserError
 from core.video import Frame, VideoFile
+from tests.tracking.files import PROJECT
+from tests.video_files import cut, destroy_frames, number_of, vary_rate, write_video
 from tracking import images, track
 from tracking.images import as_rgb, read_image
 from tracking.runner import track_sequence

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import MissingData, UserError
@@ -23,7 +23,6 @@ NUMBERS = st.one_of(
 ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(
     ROWS,
     st.sampled_from([",", "\t", " ", ", ", ";", "  "]),
@@ -83,7 +82,6 @@ FILES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(FILES, min_size=1, max_size=20))
 def test_files_read_together_are_what_they_are_alone(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +134,6 @@ def test_a_byte_order_mark_is_no_heading() -> None:
     assert table.header is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 4), min_size=1, max_size=5))
 def test_written_boxes_are_read_back(rows: list[tuple[float, ...]]) -> None:
     back = parse_boxes(format_boxes(np.array(rows)).encode(), "f").boxes

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, write_boxes
 
+from tests.tracking.files import PROJECT, write_boxes
 from tracking import eval as command
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import write_boxes
 
 from core.errors import MissingData, UserError
+from tests.tracking.files import write_boxes
 from tracking import check_dataset
 from tracking.boxes import BoxTable, parse_boxes
 from tracking.datasets import list_entries, load

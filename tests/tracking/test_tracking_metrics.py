@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking import metrics
@@ -17,7 +17,6 @@ def pixels(box: tuple[int, ...]) -> set[tuple[int, int]]:
     return {(i, j) for i in range(x, x + width) for j in range(y, y + height)}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(BOX, BOX), min_size=1, max_size=5))
 def test_overlap_counts_pixels(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
     one, two = (np.array([pair[side] for pair in pairs], float) for side in (0, 1))
@@ -59,7 +58,6 @@ NEIGHBOURS = st.sampled_from(
 VALUES = st.lists(st.one_of(st.floats(-1, 1.5), TIES, NEIGHBOURS, EXTREMES), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(
     VALUES,
     st.integers(1, 4),
@@ -81,7 +79,6 @@ def test_counts_are_comparisons(
         assert precision[row].tolist() == [int((part <= threshold).sum()) for threshold in grid]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_mean_of_21_is_a_ceiling_and_never_reaches_one(overlaps: list[float]) -> None:
     grid = np.arange(21) / 20

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UserError
@@ -292,7 +292,6 @@ WHOLE = st.integers(-2, 90) | st.integers(-2500, 2500) | st.sampled_from([-2049,
 WHOLE_BOXES = st.lists(st.tuples(*[st.tuples(*[WHOLE] * 4)] * 2), min_size=2, max_size=12)
 
 
-@settings(deadline=None)
 @given(WHOLE_BOXES, st.sampled_from(sorted(PROTOCOLS)))
 def test_whole_numbers_score_the_same_in_either_type(pairs: list[Any], name: str) -> None:
     """Integers are scored in float32 as far as that is exact: to the last bit what float64 gives."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_boxes
 
 from core.errors import MissingData, UserError
+from tests.tracking.files import write_boxes
 from tracking import archives
 from tracking.archives import StoredFile, zip_members
 from tracking.datasets import PREFIXES

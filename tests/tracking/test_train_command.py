@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training_trees import sequence_folder, small_config
 
 from core.architecture import Architecture, describe_inputs
 from core.channels import trace_channels
@@ -23,6 +22,7 @@ from core.checkpoint import read_weights, save_weights
 from core.config import dump_config, load_config
 from core.errors import UserError
 from core.optim import build_optimizer
+from tests.tracking.training_trees import sequence_folder, small_config
 from tracking import train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network

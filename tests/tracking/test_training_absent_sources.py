@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training_trees import sequence_folder, small_config
 
 from core.config import load_config
 from core.errors import MissingData
+from tests.tracking.training_trees import sequence_folder, small_config
 from tracking.datasets.demo_rendering import SCENES
 from tracking.train import CONFIGS, DEFAULT_CONFIG
 from tracking.training import SourceConfig, TrackingConfig, make_loader, make_validation

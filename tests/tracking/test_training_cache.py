@@ -7,12 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
-from training_trees import HEIGHT, WIDTH, sequence_folder
 
 from core.errors import UserError
+from tests.properties import examples
+from tests.tracking.training_trees import HEIGHT, WIDTH, sequence_folder
 from tracking.training.config import CacheConfig, SamplingConfig, SourceConfig
 from tracking.training.frame_cache import open_frame_cache, reduce_frame
 from tracking.training.frames import BadFrame, DecodedFrames, Frame
@@ -26,7 +27,7 @@ def usable_set(folder: Path) -> UsableSet:
     return open_source(SourceConfig("folder", folder=folder), folder.parent).confined_to(SamplingConfig())
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     x=st.floats(-40, 520),
     y=st.floats(-40, 520),

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tracking.metrics import overlap
 from tracking.training.config import JitterConfig
 from tracking.training.jitter import draw_proposals, jitter
@@ -33,7 +34,7 @@ def test_no_jitter_leaves_boxes_alone() -> None:
     assert jitter(boxes, JitterConfig(0.0, 0.0), np.random.default_rng(0)) == pytest.approx(boxes)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     x=st.floats(-50, 300),
     y=st.floats(-50, 300),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_trees import sequence_folder, small_config
 
 from core.errors import MissingData, UserError
+from tests.tracking.training_trees import sequence_folder, small_config
 from tracking.dimp.roi import pool_boxes
 from tracking.training import TrackingConfig, build_network, dimp_loss, make_loader, make_validation
 from tracking.training.config import CacheConfig, JitterConfig, SourceConfig

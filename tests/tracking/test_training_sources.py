@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import write_boxes
 
 from core.errors import MissingData, UserError
+from tests.tracking.files import write_boxes
 from tracking.datasets import load
 from tracking.datasets.lasot import test_names as lasot_names
 from tracking.training.config import SamplingConfig, SourceConfig

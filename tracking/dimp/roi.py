@@ -15,6 +15,8 @@ from torch import Tensor
 from core.errors import UserError
 from tracking.dimp.precision import full_precision
 
+NARROWEST = 1e-8  # map cells: of a narrower bin the difference of two integrals keeps no digit
+
 
 def prroi_pool(features: Tensor, rois: Tensor, size: int | tuple[int, int], scale: float) -> Tensor:
     """Pool regions of any images of a batch; differentiable in the maps and in the regions, twice.
@@ -70,11 +72,12 @@ def pool_boxes(features: Tensor, boxes: Tensor, size: int | tuple[int, int], sca
         # Differences of the integral lose digits in float32 on small boxes (3e-4 at one pixel); the matrices are small.
         exact = torch.float32 if features.device.type == "mps" else torch.float64
         low = boxes[..., :2].to(exact) * scale
-        high = low + boxes[..., 2:].to(exact).clamp_min(0) * scale
+        extent = boxes[..., 2:].to(exact).clamp_min(0) * scale
+        high = low + extent
         columns_used = _support(low[..., 0], high[..., 0], features.shape[3])
         rows_used = _support(low[..., 1], high[..., 1], features.shape[2])
-        across = _bin_weights(low[..., 0], high[..., 0], columns, columns_used).to(features.dtype)
-        down = _bin_weights(low[..., 1], high[..., 1], rows, rows_used).to(features.dtype)
+        across = _bin_weights(low[..., 0], extent[..., 0], columns, columns_used).to(features.dtype)
+        down = _bin_weights(low[..., 1], extent[..., 1], rows, rows_used).to(features.dtype)
         images, count = boxes.shape[:2]
         maps = features[:, :, rows_used.start : rows_used.stop, columns_used.start : columns_used.stop]
         maps = maps.permute(0, 2, 3, 1)  # channels innermost: both products are then large and contiguous
@@ -99,16 +102,16 @@ def _support(low: Tensor, high: Tensor, samples: int) -> range:
     return range(start, min(max(math.ceil(last) + 1, start + 1), samples))
 
 
-def _bin_weights(low: Tensor, high: Tensor, bins: int, samples: range) -> Tensor:
-    """What each sample contributes to the mean over each bin of [low, high]: (..., bins, samples)."""
-    step = ((high - low) / bins)[..., None]
+def _bin_weights(low: Tensor, extent: Tensor, bins: int, samples: range) -> Tensor:
+    """What each sample contributes to the mean over each bin of [low, low + extent]: (..., bins, samples)."""
+    step = (extent / bins)[..., None]
+    inside = (step > 0)[..., None]
+    step = step.clamp_min(NARROWEST)
     edges = low[..., None] + step * torch.arange(bins + 1, dtype=low.dtype, device=low.device)
     positions = torch.arange(samples.start, samples.stop, dtype=low.dtype, device=low.device)
     integral = _hat_integral(edges[..., None] - positions)
-    inside = (step > 0)[..., None]
     difference = integral[..., 1:, :] - integral[..., :-1, :]
-    # The inner `where` keeps the gradient of an empty box finite.
-    return torch.where(inside, difference / torch.where(inside, step[..., None], 1), 0)
+    return torch.where(inside, difference / step[..., None], 0)
 
 
 def _hat_integral(distance: Tensor) -> Tensor:
