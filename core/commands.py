@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 
 from core.budget import Budget
 from core.config import dump_config, load_config
+from core.divergence import lowered_rate
 from core.errors import UserError
 from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
@@ -105,6 +106,7 @@ def execute(
     if (folder / CONFIG_FILE).exists():
         stored = load_config(folder / CONFIG_FILE, schema)
         config = complete(read_protocol(arguments.config or folder / CONFIG_FILE, schema, arguments, given))
+    config, lowered_lr = lowered_rate(config, stored, folder)
     settings = Settings(
         train=config.train,
         shrink=config.shrink,
@@ -115,6 +117,7 @@ def execute(
         distillation=getattr(config, "distillation", None),
         teacher=getattr(config, "teacher", TeacherConfig()),
         progress=not arguments.no_progress,
+        lowered_lr=lowered_lr,
     )
     task = open_task(config, fabric, folder)
     check(task, config.shrink)

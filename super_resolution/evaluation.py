@@ -16,7 +16,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.data.sets import ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
@@ -131,16 +131,19 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
 
     Raises:
         UserError: an image can't be read, or LR and HR sizes do not match.
+        NonFiniteOutput: a network's output is NaN or infinite.
     """
     border, channel = protocol(benchmark.name, benchmark.scale)
     scores = {}
     for pair in benchmark.pairs:
         hr, lr = read_pair(pair, benchmark.scale)
-        sr = upscale(lr)
         try:
+            sr = upscale(lr)
             scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
         except UserError as error:
             raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
+        except NonFiniteOutput as error:
+            raise NonFiniteOutput(f"of {benchmark.name} '{pair.name}' {error}") from error
     return SetScore(benchmark.name, scores)
 
 

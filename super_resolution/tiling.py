@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.images import to_pixels, to_tensor
 
 _LARGEST_STRIP = 2048
@@ -115,6 +115,7 @@ def super_resolve(
 
     Raises:
         UserError: the tile is not positive, the image has other channels, or the network has another scale.
+        NonFiniteOutput: the network's output is not finite.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise UserError(
@@ -141,6 +142,7 @@ def super_resolve(
             seen = image[part.seen_rows, part.seen_columns]
             output = network(lay_out(to_tensor(seen, channels).to(parameter)))
             _check_scale(output, seen, scale)
+            _check_finite(output)
             kept = output[
                 ...,
                 _within(part.rows, part.seen_rows, scale),
@@ -180,6 +182,13 @@ def _check_scale(output: torch.Tensor, seen: np.ndarray, scale: int) -> None:
             f"the network turns {seen.shape[1]} x {seen.shape[0]} pixels into "
             f"{output.shape[-1]} x {output.shape[-2]}, not x{scale}; give the scale it was built for."
         )
+
+
+def _check_finite(output: torch.Tensor) -> None:
+    """Refuse pixels that are NaN or infinite: clamped and rounded they would look like black or white."""
+    bad = int((~output.isfinite()).sum())
+    if bad:
+        raise NonFiniteOutput(f"{bad} of {output.numel()} values of the network's output are NaN or infinite")
 
 
 def _radius_along(probe: nn.Module, scale: int, channels: int, axis: int) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 from core.commands import CONFIG_FILE, agree, launched_processes, settle_config, work_directory
 from core.config import load_config
 from core.data import data_root
+from core.divergence import lowered_rate, read_divergences, with_rate
 from core.exits import run_command
+from core.run_files import training_notes
 from core.train import fit, make_fabric
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.training import TrackingConfig, build_network, make_loader, make_loss, make_validation
@@ -93,6 +95,7 @@ def train(arguments: Namespace) -> int:
     if (folder / CONFIG_FILE).exists():
         stored = load_config(folder / CONFIG_FILE, TrackingConfig)
         config = read_protocol(arguments.config or folder / CONFIG_FILE, arguments)
+    config, lowered_lr = lowered_rate(config, stored, folder)
     network = build_network(config)
     loader = make_loader(config, root, config.train.batch_size, config.train.seed)
     evaluate = make_validation(config, root)
@@ -103,7 +106,7 @@ def train(arguments: Namespace) -> int:
         network,
         loader,
         make_loss(config),
-        config.train,
+        config.train if lowered_lr is None else with_rate(config.train, lowered_lr),
         work_dir=folder,
         evaluate=evaluate,
         fabric=fabric,
@@ -112,6 +115,8 @@ def train(arguments: Namespace) -> int:
     if fabric.is_global_zero:
         save_network(folder / CHECKPOINT, network, describe(config))
         report(folder, loader.unreadable, result.seconds, result.images_seen)
+        for line in (*read_divergences(folder), *training_notes(result.history)):
+            print(line)
     return 0
 
 

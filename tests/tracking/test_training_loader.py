@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_trees import sequence_folder, small_config
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 from tracking.dimp.roi import pool_boxes
 from tracking.training import TrackingConfig, build_network, dimp_loss, make_loader, make_validation
 from tracking.training.config import CacheConfig, JitterConfig, SourceConfig
@@ -276,6 +276,10 @@ def test_validation_is_the_loss_on_other_sequences(config: TrackingConfig) -> No
     expected = 3 * metrics["iou"] + metrics["scores"] + metrics["initial_scores"]
     assert metrics["loss"] > expected  # and the iterate in between
     assert 0 <= metrics["found"] <= 1
+    with torch.no_grad():
+        network.classifier.feature_extractor[0].weight.fill_(torch.nan)
+        with pytest.raises(NonFiniteOutput, match="the loss on sequences for validation is nan"):
+            evaluate(network)
 
 
 def test_a_matched_start_finds_the_target_with_fresh_features(config: TrackingConfig) -> None:
