@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from core.train import Loader
 
 
@@ -23,10 +23,10 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> di
 
     Returns:
         "top1_error" and, with five classes or more, "top5_error", in percent of all images; "loss" in nats.
-        An image with a NaN among its logits counts as an error.
 
     Raises:
         UserError: the loader holds no images.
+        NonFiniteOutput: a logit is NaN or infinite.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -45,7 +45,9 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> di
             module.training = training
     if images == 0:
         raise UserError("there are no images to evaluate on; check the test part of the data set")
-    top1_hits, top5_hits, loss = torch.stack(counts).cpu().double().sum(dim=0).tolist()
+    top1_hits, top5_hits, loss, bad = torch.stack(counts).cpu().double().sum(dim=0).tolist()
+    if bad:
+        raise NonFiniteOutput(f"{bad:.0f} of {images} images have logits that are NaN or infinite")
     metrics = {"top1_error": 100 * (images - top1_hits) / images}
     if top5:
         metrics["top5_error"] = 100 * (images - top5_hits) / images
@@ -53,8 +55,9 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> di
 
 
 def _count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Top-1 hits, top-5 hits and summed cross-entropy of a batch, as one float32 tensor."""
+    """Top-1 hits, top-5 hits, summed cross-entropy, images with non-finite logits of a batch, as a float32 tensor."""
     best = logits.topk(min(5, logits.shape[1])).indices
-    hits = (best == targets[:, None]) & ~logits.isnan().any(dim=1, keepdim=True)
+    hits = best == targets[:, None]
+    bad = ~logits.isfinite().all(dim=1)
     loss = functional.cross_entropy(logits, targets, reduction="sum")
-    return torch.stack((hits[:, 0].sum().float(), hits.sum().float(), loss))
+    return torch.stack((hits[:, 0].sum().float(), hits.sum().float(), loss, bad.sum().float()))

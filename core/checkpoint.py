@@ -123,7 +123,8 @@ def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
 
     Args:
         content: what a checkpoint holds: weights by name, alone or under "params_ema" (preferred: it is what authors
-            evaluate), "params", "state_dict" or "model".
+            evaluate), "params", "state_dict" or "model". Of a training state these are the weights that are trained,
+            also where a running average is kept: that is in the run's model.safetensors.
         source: where it comes from, for the error's text.
 
     Raises:

@@ -17,6 +17,7 @@ from core.budget import Budget
 from core.claims import Claimed, take
 from core.config import dump_config, load_config
 from core.data import data_root
+from core.divergence import lowered_rate
 from core.errors import UserError
 from core.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
@@ -143,6 +144,7 @@ def execute(
         config = protocol(there / CONFIG_FILE, dumped=True)
     devices, num_nodes = launched_processes()
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
@@ -162,6 +164,7 @@ def execute(
             distillation=getattr(config, "distillation", None),
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
+            lowered_lr=lowered_lr,
         )
         if stored is not None:
             check_same(config, stored, folder)

@@ -1,4 +1,4 @@
-"""The two kinds of error that are the user's to repair; command lines print them as one line and exit with 2."""
+"""The errors that are the user's to repair, with which command lines exit with 2; and outputs that mean nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _LISTED = 30
+
+
+class NonFiniteOutput(RuntimeError):
+    """A network's outputs are not finite, so that their score would mean nothing. The message says what."""
 
 
 class UserError(ValueError):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,12 +27,13 @@ from torch import nn
 from core.architecture import Architecture
 from core.depth import blocks_to_lift, lifted
 from core.distillation import DistillationConfig
+from core.divergence import Divergence, TrainingDiverged, read_divergences
 from core.errors import UserError
 from core.files import atomic_write, write_json
 from core.initialise import seeded
 from core.plots import plot_channels, plot_curves
 from core.report import markdown_report, results_table
-from core.run_files import EpochRecord, read_history
+from core.run_files import EpochRecord, read_history, training_notes
 from core.scores import GATES_ONLY, NAMES
 from core.selection import search
 from core.space import open_space
@@ -61,6 +63,7 @@ class Settings:
         distillation: train every network with a teacher.
         teacher: which one.
         progress: show bars.
+        lowered_lr: learning rate with which trainings that have diverged go on; see `core.divergence`.
     """
 
     train: TrainConfig
@@ -72,6 +75,7 @@ class Settings:
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     progress: bool = True
+    lowered_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -117,6 +121,7 @@ class Run:
     seed: int
     history: tuple[EpochRecord, ...]
     architecture: Architecture | None
+    divergences: tuple[Divergence, ...] = ()
 
 
 def run_experiment(
@@ -132,6 +137,7 @@ def run_experiment(
 
     Raises:
         UserError: a stage needs what an earlier stage has not made yet; and whatever `shrink` and `fit` raise.
+        TrainingDiverged: a training diverged; its message says which. What was trained before stays.
     """
     if "baseline" in settings.stages:
         for seed in settings.seed_list:
@@ -200,20 +206,39 @@ def _train(task: Task, settings: Settings, fabric: Fabric, method: str, seed: in
     teacher: nn.Module | None = None
     if settings.distillation is not None:
         folder = settings.run_dir("teacher", seed)
-        teacher = teacher_network(
-            task, settings.teacher, settings.shrink, config, folder, fabric, progress=settings.progress
+        with _naming(f"teacher, seed {seed}"):
+            teacher = teacher_network(
+                task,
+                settings.teacher,
+                settings.shrink,
+                config,
+                folder,
+                fabric,
+                lowered_lr=settings.lowered_lr,
+                progress=settings.progress,
+            )
+    with _naming(f"{method}, seed {seed}"):
+        fitted = train_network(
+            task,
+            model,
+            config,
+            settings.run_dir(method, seed),
+            fabric,
+            teacher=teacher,
+            distillation=settings.distillation,
+            lowered_lr=settings.lowered_lr,
+            progress=settings.progress,
         )
-    fitted = train_network(
-        task,
-        model,
-        config,
-        settings.run_dir(method, seed),
-        fabric,
-        teacher=teacher,
-        distillation=settings.distillation,
-        progress=settings.progress,
-    )
     return Run(method, seed, fitted.history, architecture)
+
+
+@contextmanager
+def _naming(trial: str) -> Iterator[None]:
+    """Say of a divergence which training it was."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise error.of(trial) from error
 
 
 def _find_widths(
@@ -254,8 +279,15 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
                 stage = "baseline" if method == BASELINE else "train"
                 raise UserError(f"'{method}', seed {seed}, is not trained yet: run the stage {stage} first")
             path = settings.widths_file(method, seed)
-            runs.append(Run(method, seed, history, None if method == BASELINE else Architecture.load(path)))
+            architecture = None if method == BASELINE else Architecture.load(path)
+            divergences = read_divergences(settings.run_dir(method, seed))
+            runs.append(Run(method, seed, history, architecture, divergences))
     result = summarise(task, runs, settings.seed_list, settings.train.epochs)
+    if settings.distillation is not None:
+        for seed in settings.seed_list:
+            found = read_divergences(settings.run_dir("teacher", seed))
+            for key, lines in _told(f"teacher, seed {seed}", found, ()).items():
+                result[key] += lines
     write_json(settings.work_dir / "result.json", result)
     table = results_table(task.metrics, result)
     sections = task.finish(settings, runs)
@@ -280,6 +312,7 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
     """
     any_found = next(run.architecture for run in runs if run.architecture is not None)
     base = any_found.baseline
+    told = [_told(f"{run.method}, seed {run.seed}", run.divergences, run.history) for run in runs]
     methods: dict[str, Any] = {}
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
@@ -292,11 +325,8 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
             "params": _mean(params),
             "flops_ratio": _mean(flops) / base["flops"]["paper"],
             "params_ratio": _mean(params) / base["params"],
-            "metrics": {
-                metric.key: _statistics([run.history[-1].eval_metrics[metric.key] for run in own])
-                for metric in task.metrics
-                if metric.key in own[0].history[-1].eval_metrics
-            },
+            "metrics": _metrics(task, [run.history[-1].eval_metrics for run in own]),
+            "raw_metrics": _metrics(task, [run.history[-1].raw_metrics for run in own]),
             "widths": widths[0],
             "per_seed": [
                 {"seed": run.seed, "flops": f, "params": p, "widths": w}
@@ -310,6 +340,10 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
         "seeds": list(seeds),
         "epochs": epochs,
         "methods": methods,
+        **{
+            key: [line for lines in told for line in lines[key]]
+            for key in ("recipe_changes", "training_notes")
+        },
         "references": {name: dict(values) for name, values in task.references.items()},
         "environment": {
             "python": platform.python_version(),
@@ -318,6 +352,27 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
             "threads": torch.get_num_threads(),
             "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         },
+    }
+
+
+def _told(
+    trial: str, divergences: Sequence[Divergence], history: Sequence[EpochRecord]
+) -> dict[str, list[str]]:
+    """Sentences on one training: where it left the common recipe, and what else is to be known of it."""
+    lowered = [divergence for divergence in divergences if divergence.lowered_to is not None]
+    others = [divergence for divergence in divergences if divergence.lowered_to is None]
+    return {
+        "recipe_changes": [f"{trial}: {divergence}." for divergence in lowered],
+        "training_notes": [f"{trial}: {note}." for note in (*others, *training_notes(history))],
+    }
+
+
+def _metrics(task: Task, scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Statistics over the seeds of every metric that there is."""
+    return {
+        metric.key: _statistics([score[metric.key] for score in scores])
+        for metric in task.metrics
+        if metric.key in scores[0]
     }
 
 

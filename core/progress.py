@@ -61,11 +61,19 @@ class TrainingDisplay:
         text += f"  {rate:.0f} images/s"
         self._bar.update(self._task, completed=epoch * self._batches + batch, description=text)
 
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        if self._enabled:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
     def end_epoch(self, record: EpochRecord, images_per_second: float) -> None:
         """Print the line of an epoch."""
         if self._enabled:
             values = {"loss": record.train_loss, **record.train_metrics}
             values |= {f"eval {name}": value for name, value in record.eval_metrics.items()}
+            values |= {f"raw {name}": value for name, value in record.raw_metrics.items()}
+            if record.skipped_steps:
+                values["skipped steps"] = record.skipped_steps
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             line = f"epoch {record.epoch}/{self._epochs}  {shown}  {images_per_second:.0f} images/s"
             self._console.print(line, highlight=False, soft_wrap=True)

@@ -108,7 +108,8 @@ class TrainConfig:
         precision: "32-true", "bf16-mixed" or "16-mixed".
         channels_last: keep 4-D weights and inputs with the channels innermost in memory.
         compile: run the model through torch.compile.
-        ema_decay: decay per step of a running average of the weights, which is then evaluated and saved.
+        ema_decay: decay per step of a running average of the weights, in [0, 1), which is then evaluated and saved
+            beside the score of the weights themselves; see `core.averaging`.
         accumulate: batches per optimiser step; their mean gradient is that of one batch of all their images.
         clip_grad_norm: largest Euclidean norm of all gradients together.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
@@ -140,8 +141,11 @@ class TrainConfig:
                 require_range(name, value, 1, math.inf)
         require_choice("precision", self.precision, get_args(Precision))
         require_range("seed", self.seed, 0, math.inf)
-        if self.ema_decay is not None:
-            require_range("ema_decay", self.ema_decay, 0, 1)
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise UserError(
+                f"ema_decay must be at least 0 and below 1, got {self.ema_decay}: at 1 the average never moves; "
+                "use None for no average"
+            )
         require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")

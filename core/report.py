@@ -123,7 +123,7 @@ def engineering(number: float) -> str:
 def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
     """The table of methods for a terminal."""
     header, rows = results_rows(metrics, result)
-    return f"{text_table(header, rows)}\n{_footnote(result)}"
+    return "\n".join([text_table(header, rows), _footnote(result), *_training_remarks(metrics, result)])
 
 
 def _footnote(result: Mapping[str, Any]) -> str:
@@ -145,6 +145,29 @@ def _footnote(result: Mapping[str, Any]) -> str:
             f"of an exactly reproduced image is infinite): intervals and tests with them are undefined."
         )
     return text
+
+
+def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
+    """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
+    lines = []
+    changes = result.get("recipe_changes", [])
+    if changes:
+        lines.append(f"Not all networks had the same recipe: {' '.join(changes)}")
+    raw = []
+    for method, entry in result["methods"].items():
+        values = entry.get("raw_metrics", {})
+        cells = [
+            f"{metric.label} {with_interval([float(value) for value in values[metric.key]['values']], metric.digits)}"
+            for metric in metrics
+            if metric.key in values
+        ]
+        if cells:
+            raw.append(f"{NAMES.get(method, method)} {', '.join(cells)}")
+    if raw:
+        lines.append(
+            f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
+        )
+    return [*lines, *result.get("training_notes", [])]
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
@@ -205,12 +228,13 @@ def markdown_report(
     epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
     parts = [
         f"# {task.model_name} on {task.dataset}",
-        f"{epochs} for every network, the same recipe, the same seeds "
+        f"{epochs} for every network, the same recipe{_but(result)}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
         _footnote(result),
         *([NEARLY_UNIFORM] if "random" in result["methods"] else []),
+        *_training_remarks(task.metrics, result),
         *task.notes,
     ]
     differences = paired_differences(task.metrics, result)
@@ -230,6 +254,10 @@ def markdown_report(
         "```json\n" + json_text(result["environment"], indent=2) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _but(result: Mapping[str, Any]) -> str:
+    return " but for the learning rates below" if result.get("recipe_changes") else ""
 
 
 GONE = "–"  # in the place of a width

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.divergence import FILE as DIVERGENCES
 from core.files import atomic_write, json_text
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ class EpochRecord:
         eval_metrics: what `evaluate` returned, empty in epochs without an evaluation.
         seconds: wall time of training and evaluation.
         images: training images seen.
+        first_loss: loss of the epoch's first step; None in logs of earlier releases.
+        raw_metrics: what `evaluate` returned for the weights themselves, where `eval_metrics` are their average's.
+        skipped_steps: optimiser steps left out because scaled gradients overflowed (precision 16-mixed).
     """
 
     epoch: int
@@ -35,6 +41,9 @@ class EpochRecord:
     eval_metrics: dict[str, float]
     seconds: float
     images: int
+    first_loss: float | None = None
+    raw_metrics: dict[str, float] = field(default_factory=dict)
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class RunFiles:
     def state(self) -> Path:
         """The full state of the run, for resuming."""
         return self.folder / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The state before that one, until the run ends: what is gone back to where the last one turns out bad."""
+        return self.folder / "previous.safetensors"
 
     @property
     def weights(self) -> Path:
@@ -65,14 +79,35 @@ class RunFiles:
 
     def clear(self) -> None:
         """Remove what an earlier run left, so that no file speaks of another run than the rest."""
-        for path in (self.state, self.weights, self.log, *self.tensorboard.glob("events.out.tfevents.*")):
+        events = self.tensorboard.glob("events.out.tfevents.*")
+        for path in (self.state, self.previous, self.weights, self.log, *events):
             path.unlink(missing_ok=True)
 
     def remove_partial_writes(self) -> None:
         """Remove the temporary files of a process that was killed while it wrote."""
-        for path in (self.state, self.weights, self.log):
+        for path in (self.state, self.weights, self.log, self.folder / DIVERGENCES):
             for partial in self.folder.glob(f".{path.name}.*.tmp"):
                 partial.unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Keep the last state, if there is one, as the previous one, before a new one is written."""
+        if self.state.exists():
+            os.replace(self.state, self.previous)
+
+    def recover(self) -> None:
+        """Take the previous state where a process was killed after setting the last one aside."""
+        if not self.state.exists() and self.previous.exists():
+            os.replace(self.previous, self.state)
+
+    def fall_back(self, good: bool) -> None:
+        """After a divergence: leave only a state that can be gone on from, if there is one.
+
+        Args:
+            good: whether the last state is known to be one; else the previous one takes its place.
+        """
+        if not good:
+            self.state.unlink(missing_ok=True)
+        self.recover()
 
     def write_log(self, history: list[EpochRecord]) -> None:
         """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
@@ -95,7 +130,22 @@ def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
         writer.add_scalar(f"train/{name}", value, record.epoch)
     for name, value in record.eval_metrics.items():
         writer.add_scalar(f"eval/{name}", value, record.epoch)
+    for name, value in record.raw_metrics.items():
+        writer.add_scalar(f"eval_raw/{name}", value, record.epoch)
     writer.flush()
+
+
+def training_notes(history: Sequence[EpochRecord]) -> list[str]:
+    """What a reader of the results should know about how a finished training went, one sentence each."""
+    notes = []
+    first, last = (history[0].first_loss, history[-1].train_loss) if history else (None, 0.0)
+    if first is not None and not last <= first:
+        notes.append(
+            f"did not learn: the training loss is {last:.4g} in the last epoch and was {first:.4g} at the first step"
+        )
+    if skipped := sum(record.skipped_steps for record in history):
+        notes.append(f"{skipped} optimiser steps were left out, as scaled gradients overflowed (16-mixed)")
+    return notes
 
 
 def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
@@ -108,7 +158,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
         values = json.loads(line)
         for key in ("lr", "train_loss", "seconds"):
             values[key] = float(values[key])
-        for key in ("train_metrics", "eval_metrics"):
-            values[key] = {name: float(value) for name, value in values[key].items()}
+        for key in ("train_metrics", "eval_metrics", "raw_metrics"):
+            values[key] = {name: float(value) for name, value in values.get(key, {}).items()}
         records.append(EpochRecord(**values))
     return tuple(records)

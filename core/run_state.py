@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -18,6 +20,8 @@ from core.checkpoint import load_state, save_state
 from core.errors import UserError
 from core.run_files import EpochRecord
 from core.seeding import random_state, restore_random_state
+
+AVERAGING = "averaging"  # in a state's identity: how the running average is made
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Position:
     step: int = 0
     images: int = 0
     seconds: float = 0.0
+    first_loss: float | None = None
+    skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -36,6 +42,7 @@ class Position:
         """Close the epoch with its record."""
         self.history.append(record)
         self.epoch, self.batch, self.images, self.seconds, self.sums = self.epoch + 1, 0, 0, 0.0, {}
+        self.first_loss, self.skipped = None, 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class RunState:
         position: where the run stands.
         identity: what must be equal for a state to be resumed.
         control: process group (gloo) for the few numbers that must not wait for a GPU; None with one process.
+        infinite: buffers that hold infinities by design, such as a mask of attention.
     """
 
     fabric: Fabric
@@ -59,6 +67,40 @@ class RunState:
     position: Position
     identity: Mapping[str, Any]
     control: Any = None
+    infinite: frozenset[str] = frozenset()
+
+    def not_finite(self) -> str | None:
+        """What of this state is not finite, in words; None if all is. Every process must call this.
+
+        One reduction over all floating-point tensors (the largest magnitude, which cannot overflow as a sum of squares
+        does); only where that is not finite are they looked at one by one.
+        """
+        tensors = dict(_floating(self.model, self.infinite))
+        names: dict[Any, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        if self.ema is not None:
+            average = _floating(self.ema.module, self.infinite)
+            tensors |= {f"average of {name}": value for name, value in average}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                    tensors[f"{key} of {names.get(parameter, 'a parameter')}"] = value
+        bad: list[str] = []
+        if tensors and not get_total_norm(tensors.values(), norm_type=math.inf).isfinite():
+            bad = [name for name, value in tensors.items() if not value.isfinite().all()]
+        found = (
+            f"{len(bad)} of {len(tensors)} tensors of the state not finite, such as '{bad[0]}'"
+            if bad
+            else None
+        )
+        return self.first(found)
+
+    def first(self, problem: str | None) -> str | None:
+        """The first process' problem that has one; every process must call this."""
+        if self.control is None:
+            return problem
+        problems: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(problems, problem, group=self.control)
+        return next((problem for problem in problems if problem is not None), None)
 
     def save(self, path: Path) -> None:
         """Write the state; every process must call this, the first one writes."""
@@ -93,7 +135,8 @@ class RunState:
         """Bring every object to the state in `path`.
 
         Raises:
-            UserError: the file is damaged or belongs to another run; the message names the first difference.
+            UserError: the file is damaged, holds what is not finite or belongs to another run; the message names the
+                first difference.
         """
         state = load_state(path)
         difference = _difference(state.get("identity"), self.identity, "")
@@ -114,6 +157,26 @@ class RunState:
         history = [EpochRecord(**record) for record in state["position"].pop("history")]
         for name, value in {**state["position"], "history": history}.items():
             setattr(self.position, name, value)
+        if problem := self.not_finite():
+            raise UserError(
+                f"'{path}' cannot be gone on from: {problem}; the run had diverged: start it anew in another work "
+                "directory, with a lower learning rate"
+            )
+
+
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """Names of buffers that hold infinities and no NaN."""
+    return frozenset(
+        name
+        for name, value in model.named_buffers()
+        if value.is_floating_point() and value.isinf().any() and not value.isnan().any()
+    )
+
+
+def _floating(model: nn.Module, but: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() and name not in but:
+            yield name, value
 
 
 def model_identity(model: nn.Module) -> dict[str, list[int]]:
@@ -144,4 +207,8 @@ def _difference(stored: Any, current: Any, where: str) -> str | None:
             if difference:
                 return difference
         return None
-    return None if stored == current else f"{where} is {stored} there and {current} here"
+    if stored == current:
+        return None
+    if where == AVERAGING and stored is None:
+        return f"an earlier release averaged its weights otherwise ({where} is now {current!r})"
+    return f"{where} is {stored} there and {current} here"

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+from core.averaging import recompute_statistics, running_average
 from core.distillation import DistillationConfig, distillation_loss
 from core.errors import UserError
 from core.optim import build_optimizer
 from core.recipe import TrainConfig
 
 LossFunction = Callable[[Any, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor | float]]"]
+
+
+class StepCounter:
+    """Counts the steps that an optimiser takes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, *_: object) -> None:
+        """One more."""
+        self.count += 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Learner:
         loss_fn: (outputs, targets) -> loss or (loss, metrics).
         teacher: source of soft targets, or None.
         distillation: how labels and teacher are weighed.
+        steps: counts the optimiser's steps.
     """
 
     fabric: Fabric
@@ -46,6 +59,13 @@ class Learner:
     loss_fn: LossFunction
     teacher: nn.Module | None
     distillation: DistillationConfig
+    steps: StepCounter
+
+    @property
+    def gradient_scale(self) -> float | None:
+        """By what a loss is multiplied so that gradients fit float16; None where it is not. Waits for a GPU."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return None if scaler is None else scaler.get_scale()
 
     @property
     def evaluated(self) -> nn.Module:
@@ -83,19 +103,34 @@ def set_up_learner(
         fabric.to_device(teacher)
         teacher.eval()
     optimizer = build_optimizer(model, config.optimizer)
-    decay = config.ema_decay
-    ema = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    steps = StepCounter()
+    optimizer.register_step_post_hook(steps.add)  # not called where a gradient scaler leaves the step out
+    ema = None if config.ema_decay is None else running_average(model, config.ema_decay)
     called: Any = torch.compile(model) if config.compile else model
     wrapped, stepper = fabric.setup(called, optimizer)
-    return Learner(fabric, config, model, wrapped, stepper, ema, loss_fn, teacher, distillation)
+    return Learner(fabric, config, model, wrapped, stepper, ema, loss_fn, teacher, distillation, steps)
 
 
-def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> dict[str, Tensor]:
-    """Take one optimiser step on the batches of `group`; `images` counts the images of all processes.
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step gave.
 
-    Returns:
-        This process' part of the loss' and the metrics' means: the sum over the processes is the mean.
+    Args:
+        images: of all processes.
+        means: this process' part of the loss' and the metrics' means: the sum over the processes is the mean. They
+            still lie on the device.
+        norm: of all gradients before they were clipped; None where they are not.
+        taken: False where the gradient scaler left the step out.
     """
+
+    images: int
+    means: dict[str, Tensor]
+    norm: Tensor | None
+    taken: bool
+
+
+def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> Step:
+    """Take one optimiser step on the batches of `group`; `images` counts the images of all processes."""
     fabric, max_norm = learner.fabric, learner.config.clip_grad_norm
     means: dict[str, Tensor] = {}
     for index, (inputs, targets) in enumerate(group):
@@ -108,18 +143,42 @@ def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> d
         for name, value in {**metrics, "loss": loss}.items():
             part = torch.as_tensor(value, dtype=torch.float32, device=fabric.device).detach() * share
             means[name] = means[name] + part if name in means else part
+    norm = None
     if max_norm is not None:
-        fabric.clip_gradients(learner.wrapped, learner.optimizer, max_norm=max_norm, error_if_nonfinite=False)
+        # Not checked here, which would wait for a GPU at every step: whoever reads the losses does.
+        norm = fabric.clip_gradients(
+            learner.wrapped, learner.optimizer, max_norm=max_norm, error_if_nonfinite=False
+        )
+    before = learner.steps.count
     learner.optimizer.step()
     learner.optimizer.zero_grad()
-    if learner.ema is not None:
+    taken = learner.steps.count > before
+    if learner.ema is not None and taken:
         learner.ema.update_parameters(learner.model)
-    return means
+    return Step(images, means, norm, taken)
+
+
+def settle_average(learner: Learner, batches: Iterable[Any]) -> None:
+    """Give the running average batch-norm statistics of its own, measured on the inputs of `batches`.
+
+    In full precision, as it is evaluated. Every process must call this.
+    """
+    assert learner.ema is not None
+    fabric = learner.fabric
+
+    def forward(module: nn.Module, inputs: Any) -> None:
+        _call(module, _laid_out(learner, fabric.to_device(inputs)))
+
+    recompute_statistics(
+        learner.ema.module,
+        forward,
+        batches,
+        lambda value: cast(Tensor, fabric.all_reduce(value, reduce_op="mean")),
+    )
 
 
 def _loss(learner: Learner, inputs: Any, targets: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-    if learner.config.channels_last:
-        inputs = apply_to_collection(inputs, Tensor, _channels_last)
+    inputs = _laid_out(learner, inputs)
     outputs = _call(learner.wrapped, inputs)
     result = learner.loss_fn(outputs, targets)
     loss, metrics = result if isinstance(result, tuple) else (result, {})
@@ -130,6 +189,10 @@ def _loss(learner: Learner, inputs: Any, targets: Any) -> tuple[Tensor, Mapping[
             expected = _call(learner.teacher, inputs)
         loss = distillation_loss(loss, outputs, expected.to(outputs.dtype), learner.distillation)
     return loss, metrics
+
+
+def _laid_out(learner: Learner, inputs: Any) -> Any:
+    return apply_to_collection(inputs, Tensor, _channels_last) if learner.config.channels_last else inputs
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from core.architecture import Architecture
 from core.channels import trace_channels
 from core.checkpoint import load_weights
 from core.distillation import DistillationConfig
+from core.divergence import awaits_lower_rate, read_divergences, with_rate
 from core.initialise import seeded
 from core.resize import widen
 from core.shrinkage import shrink
@@ -55,6 +56,7 @@ def train_network(
     *,
     teacher: nn.Module | None = None,
     distillation: DistillationConfig | None = None,
+    lowered_lr: float | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
@@ -67,9 +69,12 @@ def train_network(
         fabric: device and processes.
         teacher: see `fit`.
         distillation: see `fit`.
+        lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
         progress: see `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
+    if lowered_lr is not None and awaits_lower_rate(read_divergences(work_dir)):
+        config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
                distillation=distillation, fabric=fabric, progress=progress)  # fmt: skip
 
@@ -82,6 +87,7 @@ def teacher_network(
     work_dir: Path,
     fabric: Fabric,
     *,
+    lowered_lr: float | None = None,
     progress: bool = True,
 ) -> nn.Module:
     """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode."""
@@ -93,7 +99,7 @@ def teacher_network(
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:
-        train_network(task, model, config, work_dir, fabric, progress=progress)
+        train_network(task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress)
     return model.eval()
 
 

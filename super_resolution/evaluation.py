@@ -16,10 +16,10 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.data.sets import ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
-from super_resolution.tiling import NonFiniteOutput, receptive_radius, super_resolve
+from super_resolution.tiling import receptive_radius, super_resolve
 
 Channel = Literal["y", "rgb"]
 Upscaler = Callable[[np.ndarray], np.ndarray]
@@ -139,12 +139,11 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
         hr, lr = read_pair(pair, benchmark.scale)
         try:
             sr = upscale(lr)
-        except NonFiniteOutput as error:
-            raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
-        try:
             scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
         except UserError as error:
             raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
+        except NonFiniteOutput as error:
+            raise NonFiniteOutput(f"of {benchmark.name} '{pair.name}' {error}") from error
     return SetScore(benchmark.name, scores)
 
 

@@ -16,14 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.images import to_pixels, to_tensor
 
 _LARGEST_STRIP = 2048
-
-
-class NonFiniteOutput(RuntimeError):
-    """A network gave NaN or infinity for an image: a picture made of that would look like one, and be none."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +142,7 @@ def super_resolve(
             seen = image[part.seen_rows, part.seen_columns]
             output = network(lay_out(to_tensor(seen, channels).to(parameter)))
             _check_scale(output, seen, scale)
+            _check_finite(output)
             kept = output[
                 ...,
                 _within(part.rows, part.seen_rows, scale),

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 from core.exits import run_command
 from core.files import refuse_overwriting
 from core.video import CODECS, VideoFile, check_ending, open_video_file
@@ -37,7 +37,7 @@ from super_resolution.images import (
     write_image,
 )
 from super_resolution.resize import matlab_bicubic
-from super_resolution.tiling import NonFiniteOutput, receptive_radius, super_resolve
+from super_resolution.tiling import receptive_radius, super_resolve
 
 Advance = Callable[[int, int], None]
 """Told of progress as (done, in all)."""

@@ -11,7 +11,9 @@ from typing import Any
 from core.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
 from core.config import dump_config, load_config
 from core.data import data_root
+from core.divergence import lowered_rate, read_divergences, with_rate
 from core.exits import run_command
+from core.run_files import training_notes
 from core.train import fit, make_fabric
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.training import TrackingConfig, build_network, make_loader, make_loss, make_validation
@@ -101,6 +103,7 @@ def train(arguments: Namespace) -> int:
         config = read_protocol(there / CONFIG_FILE if stays else arguments.config, arguments, dumped=stays)
     devices, num_nodes = launched_processes()
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = print if fabric.is_global_zero else _silent
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         if stored is not None:
@@ -115,7 +118,7 @@ def train(arguments: Namespace) -> int:
             network,
             loader,
             make_loss(config),
-            config.train,
+            config.train if lowered_lr is None else with_rate(config.train, lowered_lr),
             work_dir=folder,
             evaluate=evaluate,
             fabric=fabric,
@@ -124,6 +127,8 @@ def train(arguments: Namespace) -> int:
         if fabric.is_global_zero:
             save_network(folder / CHECKPOINT, network, describe(config))
             report(folder, loader.unreadable, result.seconds, result.images_seen)
+            for line in (*read_divergences(folder), *training_notes(result.history)):
+                print(line)
     return 0
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from classification.data import open_dataset
 from classification.evaluation import evaluate
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from tests.properties import examples
 
 
@@ -58,13 +58,12 @@ def test_the_smaller_last_batch_weighs_by_its_images():
     assert evaluate(nn.Identity(), Batches(logits, targets, 4), "cpu")["top1_error"] == 100 / 9
 
 
-def test_nan_is_no_right_answer():
-    logits = torch.full((4, 6), torch.nan)
-    logits[3] = torch.arange(6.0)
-    result = evaluate(nn.Identity(), Batches(logits, torch.tensor([0, 5, 3, 5]), 4), "cpu")
-    assert result["top1_error"] == 75
-    assert result["top5_error"] == 75
-    assert math.isnan(result["loss"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_outputs_that_are_not_finite_are_no_error_rate(value):
+    logits = torch.zeros(9, 6)
+    logits[[1, 2, 7], 3] = value
+    with pytest.raises(NonFiniteOutput, match="3 of 9 images have logits that are NaN or infinite"):
+        evaluate(nn.Identity(), Batches(logits, torch.arange(9) % 6, 4), "cpu")
 
 
 def network() -> nn.Module:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
-from tests.core.test_experiment_checks import Batches
 from torch import nn
 
 from core.budget import Budget
@@ -21,6 +20,7 @@ from core.plots import new_figure, say_what_is_not_drawn
 from core.report import half_interval, holm, number_text, paired_p, results_table, with_interval
 from core.task import Metric, ShrinkConfig, Task
 from core.train import OptimizerConfig, TrainConfig, make_fabric
+from tests.core.test_experiment_checks import Batches
 
 INF, NAN = math.inf, math.nan
 PSNR = Metric("psnr", "PSNR", higher_is_better=True)

@@ -138,7 +138,7 @@ def test_distillation_weight_zero_equals_none(tmp_path):
 
 
 def test_running_average_is_evaluated_saved_and_kept(tmp_path):
-    """Against the recurrence a ← d·a + (1−d)·w, with every step's weights read in the loop itself."""
+    """Against the recurrence a ← d·a + (1−d)·w, its decay warmed up, with every step's weights read in the loop."""
     model, averages = network(), []
 
     def follow(outputs, targets):
@@ -171,10 +171,12 @@ def test_running_average_is_evaluated_saved_and_kept(tmp_path):
     raw = load_state(tmp_path / "last.safetensors")["model"]["0.weight"]
     weights = [*averages[1:], raw]
     expected = weights[0]
-    for weight in weights[1:]:
-        expected = 0.8 * expected + 0.2 * weight
+    for number, weight in enumerate(weights[1:], start=1):
+        decay = min(0.8, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(model[0].weight, expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(evaluated[-1][0].weight, expected, rtol=1e-5, atol=1e-7)
+    assert [module is model for module in evaluated] == [True, False] * 2
     saved = network(seed=1)
     load_weights(saved, result.weights)
     assert equal_states(saved, model)
@@ -211,7 +213,11 @@ def test_mixed_precision_learns_in_low_precision(tmp_path, precision):
     dtypes, model = set(), network()
     model[3].register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     result = run(
-        tmp_path, model=model, fabric=fabric, evaluate=None, recipe={"epochs": 4, "precision": precision}
+        tmp_path,
+        model=model,
+        fabric=fabric,
+        evaluate=None,
+        recipe={"epochs": 4, "precision": precision, "ema_decay": None},
     )
     assert dtypes == {torch.bfloat16 if precision == "bf16-mixed" else torch.float16}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

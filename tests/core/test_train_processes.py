@@ -13,6 +13,7 @@ import torch
 
 from core.checkpoint import load_state, load_weights
 from core.devices import gathered, is_first_process
+from core.divergence import read_divergences
 from tests.core.test_train_resume import assert_same_bits
 from tests.core.training_runs import DigitsLoader, network, run
 
@@ -62,6 +63,15 @@ def test_two_interrupted_processes_resume_exactly(two_processes):
     generators = states[0]["random"]["torch"]
     assert generators.shape[0] == 2
     assert not torch.equal(generators[0], generators[1])
+
+
+def test_what_one_process_finds_not_finite_ends_all(two_processes):
+    folder = two_processes[0]
+    told = {(folder / f"diverged{rank}").read_text() for rank in (0, 1)}
+    assert len(told) == 1
+    assert "in evaluation 2 of 2 answers are NaN at step 10 (epoch 1)" in told.pop()
+    assert load_state(folder / "diverged" / "last.safetensors")["position"]["step"] == 9
+    assert [divergence.kept_step for divergence in read_divergences(folder / "diverged")] == [9]
 
 
 def test_every_process_learns_what_all_have(two_processes):

@@ -23,7 +23,6 @@ from tests.core.training_runs import DigitsLoader, network, run
             lambda: TrainConfig(precision="fp16"),
             "precision must be one of 32-true, bf16-mixed, 16-mixed; got 'fp16'",
         ),
-        (lambda: TrainConfig(ema_decay=1.5), "ema_decay must be between 0 and 1"),
         (lambda: TrainConfig(clip_grad_norm=0.0), "clip_grad_norm must be above 0"),
         (lambda: OptimizerConfig(lr=math.nan), "optimizer.lr must be >= 0, got nan"),
         (lambda: OptimizerConfig(name="adam", nesterov=True), "nesterov needs name='sgd'"),

@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.devices import gathered, is_first_process
-from core.train import FitResult, OptimizerConfig, ScheduleConfig, TrainConfig, fit, make_fabric
+from core.errors import NonFiniteOutput
+from core.train import (
+    FitResult,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TrainingDiverged,
+    fit,
+    make_fabric,
+)
 
 # Three epochs with all that has a state: momentum, a running average, batch norm (below), dropout (below).
 RECIPE = TrainConfig(
@@ -129,6 +138,16 @@ def in_two_processes(folder: Path) -> None:
     except KeyboardInterrupt:
         print(f"process {fabric.global_rank} was interrupted")
     run(folder / "stopped", model=network(seed=77), fabric=fabric)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        if fabric.global_rank == 1:  # the first process has nothing to complain of
+            raise NonFiniteOutput("2 of 2 answers are NaN")
+        return {}
+
+    try:
+        run(folder / "diverged", evaluate=evaluate, fabric=fabric)
+    except TrainingDiverged as error:
+        (folder / f"diverged{fabric.global_rank}").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.data import ImagePair, ImageSet, open_benchmarks
 from super_resolution.evaluation import (
     bicubic,
@@ -30,6 +30,16 @@ from super_resolution.figures import save_comparison
 from super_resolution.images import read_image, write_image
 from super_resolution.resize import downscale, matlab_bicubic
 from super_resolution.tiling import NonFiniteOutput
+
+
+def test_a_network_whose_output_is_not_finite_has_no_psnr(photo: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.ascontiguousarray(photo[:32, :32]))
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Upsample(scale_factor=2))
+    nn.init.constant_(network[0].weight, torch.nan)
+    pairs = (ImagePair("a", tmp_path / "a.png"),)
+    message = "^of Set5 'a' 3072 of 3072 values of the network's output are NaN or infinite$"
+    with pytest.raises(NonFiniteOutput, match=message):
+        metrics(network, [ImageSet("Set5", 2, pairs)])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from super_resolution.models import build
 from super_resolution.tiling import input_channels, lay_out, receptive_radius, super_resolve, tiles
 from tests.properties import examples
@@ -166,6 +166,19 @@ def test_wrong_scale_tile_and_image_are_refused(photo: np.ndarray) -> None:
         super_resolve(network, photo[:8, :8], 2, tile=0)
     with pytest.raises(UserError, match="alpha"):
         super_resolve(network, np.zeros((8, 8, 4), np.uint8), 2)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("tile", [None, 8])
+def test_pixels_that_are_not_finite_are_refused(photo: np.ndarray, value: float, tile: int | None) -> None:
+    network = nn.Conv2d(3, 3, 1)
+    nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
+    with torch.no_grad():
+        network.bias[1] = value
+    first = 16 * 16 if tile is None else 8 * 8
+    with pytest.raises(NonFiniteOutput, match=rf"^{first} of {3 * first} values of the network's output"):
+        super_resolve(network, photo[:16, :16], 1, tile=tile, overlap=0)
 
 
 def test_the_input_channels_are_those_of_the_first_convolution() -> None:

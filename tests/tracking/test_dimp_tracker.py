@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 from tracking import eval as command
 from tracking import track
 from tracking.datasets.demo_rendering import SCENES
@@ -176,6 +176,27 @@ def test_not_found_changes_nothing(net: DiMPNet) -> None:
     assert boxes == pytest.approx(np.tile([30.0, 40, 24, 24], (3, 1)))
     assert len(tracker._memory) == EAGER.initial_samples
     assert tracker.seconds["refinement"] == tracker.seconds["learning"] == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("classifier", r"^frame 2: 49 of 49 cells of the tracker's score map are NaN or infinite$"),
+        ("bb_regressor", r"^frame 2: the 10 overlaps that the tracker predicts are NaN or infinite$"),
+    ],
+)
+def test_a_network_that_answers_nan_is_not_said_to_have_lost_the_target(
+    net: DiMPNet, part: str, message: str
+) -> None:
+    first, second = video(2)
+    blind = copy.deepcopy(net)
+    with torch.no_grad():
+        for weight in getattr(blind, part).parameters():
+            weight.fill_(torch.nan)
+    spoilt = DiMPTracker(blind, EAGER)
+    spoilt.init(first, (30, 40, 24, 24))
+    with pytest.raises(NonFiniteOutput, match=message):
+        spoilt.update(second)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 from tests.tracking.training_trees import sequence_folder, small_config
 from tracking.dimp.roi import pool_boxes
 from tracking.training import TrackingConfig, build_network, dimp_loss, make_loader, make_validation
@@ -225,7 +225,7 @@ def test_a_source_that_is_missing_says_where_it_belongs(config: TrackingConfig) 
 
 
 def test_a_photograph_is_a_sequence(config: TrackingConfig, tmp_path: Path) -> None:
-    from test_training_sources import coco_tree
+    from tests.tracking.test_training_sources import coco_tree
 
     coco_tree(tmp_path)
     views = replace(config.data.views, brightness=0.0)
@@ -276,6 +276,10 @@ def test_validation_is_the_loss_on_other_sequences(config: TrackingConfig) -> No
     expected = 3 * metrics["iou"] + metrics["scores"] + metrics["initial_scores"]
     assert metrics["loss"] > expected  # and the iterate in between
     assert 0 <= metrics["found"] <= 1
+    with torch.no_grad():
+        network.classifier.feature_extractor[0].weight.fill_(torch.nan)
+        with pytest.raises(NonFiniteOutput, match="the loss on sequences for validation is nan"):
+            evaluate(network)
 
 
 def test_a_matched_start_finds_the_target_with_fresh_features(config: TrackingConfig) -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import NonFiniteOutput, UserError
 from tracking.dimp.augmentation import channel_dropout, expanded_size, first_frame_samples
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.crops import CropFrame, cut, from_centres, normalise, to_centres
 from tracking.dimp.inference import InferenceNetwork, Stages
-from tracking.dimp.iou_net import Maps
 from tracking.dimp.localisation import Finding, Localisation, localise
 from tracking.dimp.memory import SampleMemory
 from tracking.dimp.net import DiMPNet
@@ -136,11 +135,10 @@ class DiMPTracker:
         """Find the target in the next frame.
 
         Returns:
-            Its box x, y, width, height in pixels, not clipped to the image, and the score of its place; the score
-            is NaN where the network's scores are, which `tracking.trackers.read_answer` refuses.
+            Its box x, y, width, height in pixels, not clipped to the image, and the score of its place.
 
         Raises:
-            RuntimeError: no overlap that the network predicts is finite.
+            NonFiniteOutput: the network's score map, or all the overlaps that it predicts, are not finite.
         """
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._frame_number += 1
@@ -171,7 +169,14 @@ class DiMPTracker:
         width, height = (self._size / place.scale).tolist()
         x, y = self._centre
         previous = (x - place.x) / place.scale, (y - place.y) / place.scale
-        return localise(scores.float().cpu().numpy(), (width, height), previous, self.settings)
+        values = scores.float().cpu().numpy()
+        if not np.isfinite(values).all():
+            # "Not found" would be said of every frame to come: the tracker has gone blind, and its box stands still.
+            raise NonFiniteOutput(
+                f"frame {self._frame_number}: {(~np.isfinite(values)).sum()} of {values.size} cells of the tracker's "
+                "score map are NaN or infinite"
+            )
+        return localise(values, (width, height), previous, self.settings)
 
     def _move_to(self, found: Localisation, place: CropFrame, image_size: tuple[int, int]) -> None:
         """Put the target's centre on a score cell, but not further out of the image than the settings allow."""
@@ -191,21 +196,27 @@ class DiMPTracker:
         with self._stage("refinement"):
             box = (place.boxes_to_crop(self._box()) + self._half_pixel(self._size)).to(torch.float32)
             boxes = starting_boxes(box, self.settings, self._generator).to(self._net.device)
-            boxes, overlaps = refine(lambda boxes: self._overlaps(maps, boxes), boxes, self.settings)
+
+            def judge(boxes: Tensor) -> tuple[Tensor, Tensor]:
+                overlaps, gradient = self._judge(maps, boxes)
+                if overlaps.device.type == "cpu":  # elsewhere asking costs time: once, after the last step
+                    self._require_overlaps(overlaps)
+                return overlaps, gradient
+
+            boxes, overlaps = refine(judge, boxes, self.settings)
+            self._require_overlaps(overlaps)
             best = best_box(boxes.cpu(), overlaps.cpu(), self.settings)
             if best is not None:
                 # Without the half pixel's way back: this is how the published trackers move.
                 self._keep(self._bounded(place.boxes_to_image(best.to(torch.float64)), image_size))
 
-    def _overlaps(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """What the judge says, of which some may be lost, but not all."""
-        overlaps, gradient = self._judge(maps, boxes)
-        if not bool(torch.isfinite(overlaps).any()):
-            raise RuntimeError(
-                f"frame {self._frame_number}: none of the overlaps that the network predicts is finite: it may have "
-                "diverged"
+    def _require_overlaps(self, overlaps: Tensor) -> None:
+        """Refuse predictions none of which is finite: the box would stand still for ever, and nobody would know why."""
+        if not bool(overlaps.isfinite().any()):
+            raise NonFiniteOutput(
+                f"frame {self._frame_number}: the {len(overlaps)} overlaps that the tracker predicts are NaN or "
+                "infinite"
             )
-        return overlaps, gradient
 
     def _bounded(self, box: Tensor, image_size: tuple[int, int]) -> Tensor:
         """The box with sides within limits, about the same middle: a network that errs in every frame would otherwise

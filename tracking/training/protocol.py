@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 from core.seeding import seed_everything
 from core.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
@@ -89,7 +89,8 @@ def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module],
     """What `core.train.fit` calls to evaluate: the losses on samples of other sequences, always the same ones.
 
     Returns:
-        network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it.
+        network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it. It
+        raises a `NonFiniteOutput` where a loss is NaN or infinite.
 
     Raises:
         UserError: anything that the sources get wrong.
@@ -108,6 +109,8 @@ def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module],
             loss, parts = dimp_loss(
                 outputs, {name: part.to(device) for name, part in targets.items()}, config.loss
             )
+            if not loss.isfinite():
+                raise NonFiniteOutput(f"the loss on sequences for validation is {float(loss)}")
             for name, value in {"loss": loss, **parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(loader) for name, total in sums.items()}
