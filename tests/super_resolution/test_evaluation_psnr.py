@@ -29,7 +29,6 @@ from super_resolution.evaluation import (
 from super_resolution.figures import save_comparison
 from super_resolution.images import read_image, write_image
 from super_resolution.resize import downscale, matlab_bicubic
-from super_resolution.tiling import NonFiniteOutput
 
 
 def test_a_network_whose_output_is_not_finite_has_no_psnr(photo: np.ndarray, tmp_path: Path) -> None:
