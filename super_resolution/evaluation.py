@@ -143,7 +143,7 @@ def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
         except UserError as error:
             raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
         except NonFiniteOutput as error:
-            raise NonFiniteOutput(f"of {benchmark.name} '{pair.name}' {error}") from error
+            raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
     return SetScore(benchmark.name, scores)
 
 
