@@ -145,6 +145,8 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
     write_boxes(tmp_path / "mine/one/groundtruth.txt", [[3, 4, 20, 10]])
     with pytest.raises(UserError, match="none of 1 sequences matches"):
         open_source(SourceConfig("folder", folder=Path("mine"), sequences=("x*",)), tmp_path)
+    with pytest.raises(UserError, match=r"none of 1 sequences matches 'x\*' of sequences=…, allowed: "):
+        open_source(SourceConfig("folder", folder=Path("mine"), sequences=("*", "x*")), tmp_path)
     with pytest.raises(MissingData, match=r"list of sequences .* not found"):
         open_source(SourceConfig("folder", folder=Path("mine"), names=tmp_path / "no.txt"), tmp_path)
 

@@ -129,6 +129,13 @@ def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list
     """Those that the source's patterns and list of names leave."""
     chosen: list[TrackingSequence] = list(sequences)
     if source.sequences:
+        names_of = [sequence.name for sequence in chosen]
+        for pattern in source.sequences:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names_of):
+                raise UserError(
+                    f"{source.dataset}: none of {len(chosen)} sequences matches '{pattern}' of sequences=…, "
+                    f"{did_you_mean(pattern, names_of)}"
+                )
         chosen = [
             sequence
             for sequence in chosen
