@@ -1,7 +1,7 @@
 """What the code gave before its modules moved: computed here, kept in `golden/before_move.json`.
 
-    PYTHONPATH=. python tests/before_move.py --write                # golden/before_move.json, from the code as it is
-    PYTHONPATH=. python tests/before_move.py --write-old-work-dir   # golden/old_work_dir/work, a run that was stopped
+    python -m tests.before_move --write                # golden/before_move.json, from the code as it is
+    python -m tests.before_move --write-old-work-dir   # golden/old_work_dir/work, a run that was stopped
 
 `test_before_move.py` computes the same again and compares. A commit that moves modules changes none of it; one that
 changes a result writes the file anew and says which entries changed, and why.
@@ -327,7 +327,7 @@ def everything(data: Path, folder: Path) -> dict[str, Any]:
         folder: an empty one, for work directories.
     """
     return {
-        "made": {"by": "PYTHONPATH=. python tests/before_move.py --write", "environment": environment()},
+        "made": {"by": "python -m tests.before_move --write", "environment": environment()},
         "widths": {
             network: {
                 method: widths(network, method, folder / "widths" / network / method) for method in METHODS
