@@ -7,7 +7,7 @@ budgets  found, scaled and random widths at 0.25 to 1.0 of the baseline's FLOPs:
 widen    the space of widths is 1, 1.5, 2 or 3 times the baseline; floors stay at 0.8 of the baseline's width
 floors   least fraction of each widened group, 0 to 0.6; those that leave no room for the budget are named
 batches  channels are scored on 1 to 64 batches
-vanish   blocks that keep less than 0 to 1 of their widened channels without floors are left out (`core.depth`)
+vanish   blocks that keep less than 0 to 1 of their widened channels without floors are left out (`core.surgery.depth`)
 
 `--floor` is the floor of the sweeps over batches and vanishing blocks alone: budgets and widen set floors that keep the
 comparison fair, and floors varies it. `--widen` and `--batches` hold where they are not what varies; so does
@@ -39,13 +39,13 @@ from benchmarks.trial_report import (
     results_table,
 )
 from benchmarks.trials import Bench, Trial, run_trials
-from core.budget import Budget, BudgetError
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
-from core.files import atomic_write, write_json
-from core.methods import BASELINE
-from core.plots import new_figure, save_figure, say_what_is_not_drawn
-from core.task import ShrinkConfig
+from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
+from core.experiments.task import ShrinkConfig
+from core.methods.registry import BASELINE
+from core.storage.files import atomic_write, write_json
+from core.widths.budget import Budget, BudgetError
 
 BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 WIDENINGS = (1.0, 1.5, 2.0, 3.0)

@@ -32,9 +32,9 @@ from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
 from classification.data.images import read_image
-from core.data import data_root
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
+from core.storage.data import data_root
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 64
@@ -198,7 +198,7 @@ def checked(outcomes: Mapping[str, Outcome[Sums]], images: int) -> dict[str, Tim
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses are those of `core.exits`."""
+    """Entry point; exit statuses are those of `core.command_line.exits`."""
     options = build_parser().parse_args(argv)
     command = command_text("benchmarks.data_loading", argv)
     return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)

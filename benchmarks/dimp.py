@@ -29,8 +29,8 @@ from benchmarks.measure import (
     time_in_turns,
     write_results,
 )
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
 from tracking.dimp import DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.box_judge import BoxJudge

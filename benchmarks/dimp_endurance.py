@@ -16,7 +16,7 @@ from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import DiMPTracker
-from tracking.images import read_image
+from tracking.files.images import read_image
 
 # A network without training finds its target in every frame, so that all stages run.
 FOUND = {"target_not_found": -1e9, "distractor": 1e9, "hard_negative": 1e9}

@@ -25,17 +25,17 @@ from benchmarks.trial_report import Record, collect, controls_table, plot_tradeo
 from benchmarks.trials import Bench, check_trials, grid, our_methods, run_trials
 from classification.data import DATASETS, open_dataset
 from classification.run import RunConfig, find_config, make_task, with_distillation
-from core.budget import Budget
-from core.candidates import ProxyConfig
-from core.config import load_config
-from core.data import data_root
-from core.dhp import DhpConfig
+from core.command_line.config import load_config
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
-from core.files import atomic_write, write_json
-from core.methods import BASELINE, SearchConfig
-from core.recipe import ScheduleConfig
-from core.train import make_fabric
+from core.methods.candidates import ProxyConfig
+from core.methods.dhp import DhpConfig
+from core.methods.registry import BASELINE, SearchConfig
+from core.storage.data import data_root
+from core.storage.files import atomic_write, write_json
+from core.training.recipe import ScheduleConfig
+from core.training.train import make_fabric
+from core.widths.budget import Budget
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform")

@@ -33,7 +33,7 @@ from benchmarks.measure import (
 )
 from classification.models import MODELS, build
 from core.errors import UserError
-from core.report import text_table
+from core.experiments.report import text_table
 
 ALLOWED = 5.0
 BUDGET = 0.9

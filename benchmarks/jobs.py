@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from core.errors import UserError
-from core.interruption import watch_for_interruption
+from core.training.interruption import watch_for_interruption
 
 GOES_ON = "the same command goes on where it stopped"
 PATIENCE = 30  # seconds that a process has to save its state

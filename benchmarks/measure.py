@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from core.files import atomic_write, write_json
+from core.storage.files import atomic_write, write_json
 
 T = TypeVar("T")
 Work = Callable[[], T]

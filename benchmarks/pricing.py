@@ -2,9 +2,9 @@
 
     python -m benchmarks.pricing --output docs/results/pricing
 
-A search over allocations (`core.candidates`) is free to look at thousands only if a price costs nothing. The closed
-form is held against what gives a price without it: the network at those widths, run through a counter, whether building
-it is timed too or not.
+A search over allocations (`core.methods.candidates`) is free to look at thousands only if a price costs nothing. The
+closed form is held against what gives a price without it: the network at those widths, run through a counter, whether
+building it is timed too or not.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from benchmarks.measure import (
     time_in_turns,
 )
 from benchmarks.networks import NETWORKS, Network
-from core.candidates import IntArray, Limits, built, draw, limits_of
-from core.complexity import count
+from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
-from core.exits import run_command
-from core.space import Space, open_space
+from core.graph.complexity import count
+from core.methods.candidates import IntArray, Limits, built, draw, limits_of
+from core.widths.space import Space, open_space
 
 USUAL = ("resnet50", "mobilenetv2", "regnety_200mf", "densenet40", "edsr")
 BUDGET = 0.9
-SPREAD = 0.35  # of random allocations, as in `core.candidates.ProxyConfig`
+SPREAD = 0.35  # of random allocations, as in `core.methods.candidates.ProxyConfig`
 CLOSED, DRAWN = "closed form", "drawn under the budget"
 BUILT, COUNTED, PEER = "built and counted", "counted alone", "counted by Torch-Pruning"
 

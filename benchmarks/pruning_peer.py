@@ -14,10 +14,10 @@ from typing import Any, cast
 from torch import nn
 
 from core.errors import UserError
-from core.methods import Found, Method, Request, limits_in, open_request
+from core.experiments.trial import first_batches, only_loss
+from core.methods.registry import Found, Method, Request, limits_in, open_request
 from core.modules import call, map_tensors
-from core.space import Space
-from core.trial import first_batches, only_loss
+from core.widths.space import Space
 
 TRIALS = 14  # halvings of the ratio: 1 / 16384 of the channels
 

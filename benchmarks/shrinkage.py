@@ -31,10 +31,10 @@ from benchmarks.shrinkage_report import (
     to_markdown,
 )
 from benchmarks.shrinking import FAILURES, Inputs, Shrunk, peer_ways, shrink_ours
-from core.channels import ChannelGraph
-from core.complexity import count
 from core.errors import UserError
-from core.report import text_table
+from core.experiments.report import text_table
+from core.graph.channels import ChannelGraph
+from core.graph.complexity import count
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:

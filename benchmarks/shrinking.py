@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from benchmarks.networks import Network
-    from core.channels import ChannelGraph
+    from core.graph.channels import ChannelGraph
 
 Inputs = tuple[Tensor, ...]
 Scope = Literal["local", "global"]

@@ -30,10 +30,10 @@ from torch.nn import functional
 from benchmarks.measure import Timing, command_text, machine, time_in_turns, write_results
 from benchmarks.super_resolution_report import Contender, page, to_json
 from core import Architecture, MissingData, UserError
-from core.config import load_config
-from core.data import data_root
-from core.exits import run_command
-from core.experiment import Task, find_architecture
+from core.command_line.config import load_config
+from core.command_line.exits import run_command
+from core.experiments.experiment import Task, find_architecture
+from core.storage.data import data_root
 from super_resolution.data import CropLoader, ImageSet, open_cache, open_training_set
 from super_resolution.images import write_image
 from super_resolution.models import build

@@ -35,10 +35,10 @@ from benchmarks.measure import (
     time_in_turns,
     write_results,
 )
-from core.data import data_root, require
 from core.errors import UserError
+from core.storage.data import data_root, require
 from tracking.datasets.lasot import test_names
-from tracking.evaluation import evaluate
+from tracking.evaluation.evaluation import evaluate
 
 TRACKER = "ATOM"
 COLD, WARM = "tracking.evaluate, text", "tracking.evaluate, cached"

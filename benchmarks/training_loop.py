@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training_loop`: what `core.train.fit` costs beside a bare loop.
+"""`python -m benchmarks.training_loop`: what `core.training.train.fit` costs beside a bare loop.
 
 One epoch in turns (batch 64, SGD with momentum): the bare loop is forward, cross-entropy, backward and step on batches
 that lie ready on the device; `fit` does the same and all that it does besides: reading the losses, metrics, a
@@ -38,11 +38,11 @@ from benchmarks.measure import (
 )
 from classification.data import DataConfig, open_dataset
 from classification.models import build
-from core.complexity import count
-from core.data import data_root
-from core.exits import run_command
+from core.command_line.exits import run_command
+from core.graph.complexity import count
 from core.modules import RELU_MODULES
-from core.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
+from core.storage.data import data_root
+from core.training.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]
 
@@ -319,7 +319,7 @@ def _text(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses are those of `core.exits`."""
+    """Entry point; exit statuses are those of `core.command_line.exits`."""
     options = build_parser().parse_args(argv)
     command = command_text("benchmarks.training_loop", argv)
     return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)

@@ -23,16 +23,16 @@ import torch
 from lightning_fabric import Fabric
 
 from classification.run import RunConfig
-from core.architecture import Architecture
-from core.channels import trace_channels
 from core.errors import UserError
-from core.files import exclusive, json_text, write_json
-from core.methods import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
-from core.report import number_text
-from core.selection import group_fractions
-from core.space import network_cost
-from core.task import ShrinkConfig, Task
-from core.trial import network, teacher_network, train_network
+from core.experiments.report import number_text
+from core.experiments.task import ShrinkConfig, Task
+from core.experiments.trial import network, teacher_network, train_network
+from core.graph.channels import trace_channels
+from core.methods.registry import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
+from core.storage.files import exclusive, json_text, write_json
+from core.surgery.architecture import Architecture
+from core.widths.selection import group_fractions
+from core.widths.space import network_cost
 
 SCHEMA = 1  # raised when the code changes what a trial with the same key gives
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from core.errors import NonFiniteOutput, UserError
-from core.train import Loader
+from core.training.train import Loader
 
 
 @torch.inference_mode()

@@ -18,15 +18,15 @@ from classification.data import DATASETS, ClassificationData, DataConfig, open_d
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import evaluate
 from classification.models import MODELS, build
-from core.commands import add_experiment_arguments, execute, run_command
-from core.devices import gathered, is_first_process
-from core.distillation import DistillationConfig
+from core.command_line.factories import call_factory
 from core.errors import UserError
-from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
-from core.factories import call_factory
-from core.files import atomic_write
-from core.initialise import seeded
-from core.train import TrainConfig
+from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.experiments.experiment import Metric, ShrinkConfig, Task, TeacherConfig
+from core.storage.files import atomic_write
+from core.surgery.initialise import seeded
+from core.training.devices import gathered, is_first_process
+from core.training.distillation import DistillationConfig
+from core.training.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
 USUAL_MODEL = {
@@ -112,7 +112,7 @@ def with_distillation(config: RunConfig, wanted: bool) -> RunConfig:
 
 
 def make_task(config: RunConfig, data: ClassificationData, device: torch.device) -> Task:
-    """Classification as `core.experiment` sees it.
+    """Classification as `core.experiments.experiment` sees it.
 
     Raises:
         UserError: a network of the user's own does not fit the data set; see `check_own_model`.

@@ -9,38 +9,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.architecture import Architecture
-    from core.channels import ChannelGraph, ChannelGroup, trace_channels
     from core.errors import MissingData, UserError
-    from core.gates import attach_gates, detach
-    from core.hypernetwork import attach_hypernetwork
-    from core.labels import FrozenChannelsWarning, TraceError
-    from core.resize import keep_channels, widen
-    from core.scores import score_channels
-    from core.selection import search
-    from core.shrinkage import Budget, BudgetError, shrink
+    from core.graph.channels import ChannelGraph, ChannelGroup, trace_channels
+    from core.graph.labels import FrozenChannelsWarning, TraceError
+    from core.surgery.architecture import Architecture
+    from core.surgery.gates import attach_gates, detach
+    from core.surgery.hypernetwork import attach_hypernetwork
+    from core.surgery.resize import keep_channels, widen
+    from core.widths.scores import score_channels
+    from core.widths.selection import search
+    from core.widths.shrinkage import Budget, BudgetError, shrink
 
 # Loaded at first use: `import core` costs no torch import, and `python -m core.channels` runs its module once.
-# `core.resize` is the module; a function of that name could not be told from it.
+# `core.surgery.resize` is the module; a function of that name could not be told from it.
 _HOMES = {
-    "Architecture": "architecture",
-    "Budget": "shrinkage",
-    "BudgetError": "shrinkage",
-    "ChannelGraph": "channels",
-    "ChannelGroup": "channels",
-    "FrozenChannelsWarning": "labels",
+    "Architecture": "surgery.architecture",
+    "Budget": "widths.shrinkage",
+    "BudgetError": "widths.shrinkage",
+    "ChannelGraph": "graph.channels",
+    "ChannelGroup": "graph.channels",
+    "FrozenChannelsWarning": "graph.labels",
     "MissingData": "errors",
-    "TraceError": "labels",
+    "TraceError": "graph.labels",
     "UserError": "errors",
-    "attach_gates": "gates",
-    "attach_hypernetwork": "hypernetwork",
-    "detach": "gates",
-    "keep_channels": "resize",
-    "score_channels": "scores",
-    "search": "selection",
-    "shrink": "shrinkage",
-    "trace_channels": "channels",
-    "widen": "resize",
+    "attach_gates": "surgery.gates",
+    "attach_hypernetwork": "surgery.hypernetwork",
+    "detach": "surgery.gates",
+    "keep_channels": "surgery.resize",
+    "score_channels": "widths.scores",
+    "search": "widths.selection",
+    "shrink": "widths.shrinkage",
+    "trace_channels": "graph.channels",
+    "widen": "surgery.resize",
 }
 
 __all__ = [

@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import nn
 
-from core.architecture import Architecture
-from core.checkpoint import load_weights, read_metadata, save_weights
 from core.errors import UserError
-from core.files import from_words, json_text
+from core.storage.checkpoint import load_weights, read_metadata, save_weights
+from core.storage.files import from_words, json_text
+from core.surgery.architecture import Architecture
 from super_resolution.models import build
 
 _KEY = "super_resolution"

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.checkpoint import read_weights
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
-from core.files import refuse_overwriting
+from core.storage.checkpoint import read_weights
+from core.storage.files import refuse_overwriting
 from super_resolution.checkpoint import Description, save_network
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
 

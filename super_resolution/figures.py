@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
 from core.errors import UserError
-from core.files import write_with
+from core.storage.files import write_with
 from super_resolution.data.sets import ImagePair, read_pair
 from super_resolution.evaluation import Upscaler, luminance, psnr
 

@@ -22,9 +22,9 @@ import torch
 from PIL import Image, ImageOps
 from scipy.ndimage import distance_transform_edt
 
-from core.data import is_hidden, require
 from core.errors import MissingData, UserError
-from core.files import write_with
+from core.storage.data import is_hidden, require
+from core.storage.files import write_with
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings that count as images when a folder is read."""

@@ -15,12 +15,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.channels import trace_channels
-from core.checkpoint import load_weights
-from core.commands import add_experiment_arguments, execute, run_command
 from core.errors import UserError
-from core.experiment import Metric, Run, Settings, ShrinkConfig, Task
-from core.train import TrainConfig
+from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.experiments.experiment import Metric, Run, Settings, ShrinkConfig, Task
+from core.graph.channels import trace_channels
+from core.storage.checkpoint import load_weights
+from core.training.train import TrainConfig
 from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.data import PAPER_SETS, DataConfig, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
@@ -91,7 +91,7 @@ def find_config(model: str | None, dataset: str | None) -> Path:
 
 
 def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
-    """Super-resolution as `core.experiment` sees it.
+    """Super-resolution as `core.experiments.experiment` sees it.
 
     Raises:
         UserError: no benchmark set is there to score on.
@@ -245,7 +245,7 @@ def run(arguments: Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses as in `core.commands`."""
+    """Entry point; exit statuses as in `core.experiments.commands`."""
     arguments = build_parser().parse_args(argv)
     return run_command(lambda: run(arguments), arguments.debug)
 

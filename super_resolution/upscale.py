@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from core.command_line.exits import run_command
 from core.errors import MissingData, NonFiniteOutput, UserError
-from core.exits import run_command
-from core.files import refuse_overwriting
-from core.video import CODECS, VideoFile, check_ending, open_video_file
+from core.storage.files import refuse_overwriting
+from core.storage.video import CODECS, VideoFile, check_ending, open_video_file
 from super_resolution.checkpoint import load_network
 from super_resolution.images import (
     SUFFIXES,

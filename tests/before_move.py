@@ -39,20 +39,20 @@ from benchmarks.trials import Trial, our_methods
 from classification.data import open_dataset
 from classification.evaluation import evaluate as evaluate_classifier
 from classification.run import loss_and_error
-from core.budget import Budget
-from core.candidates import ProxyConfig
-from core.config import load_config
-from core.data import data_root
-from core.dhp import DhpConfig
+from core.command_line.config import load_config
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
-from core.files import atomic_write
-from core.methods import METHODS, Request, SearchConfig, find
-from core.run_files import read_history
-from core.train import make_fabric
+from core.methods.candidates import ProxyConfig
+from core.methods.dhp import DhpConfig
+from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.storage.data import data_root
+from core.storage.files import atomic_write
+from core.training.run_files import read_history
+from core.training.train import make_fabric
+from core.widths.budget import Budget
 from tracking.datasets import list_entries
 from tracking.datasets.demo_rendering import SCENES
-from tracking.evaluation import evaluate
+from tracking.evaluation.evaluation import evaluate
 
 TESTS = Path(__file__).resolve().parent
 GOLDEN = TESTS / "golden/before_move.json"
@@ -157,7 +157,7 @@ def widths(network: str, method: str, folder: Path) -> dict[str, Any]:
 
     Args:
         network: of `NETWORKS`.
-        method: of `core.methods.METHODS`.
+        method: of `core.methods.registry.METHODS`.
         folder: an empty one, for the checkpoints of methods that train.
     """
     found = find(method, replace(_request(network), work_dir=folder))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import classification.models
 import super_resolution.models
-from core.channels import ChannelGraph, trace_channels
+from core.graph.channels import ChannelGraph, trace_channels
 
 
 @dataclass(frozen=True)

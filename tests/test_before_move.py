@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.methods import METHODS
+from core.methods.registry import METHODS
 from tests import before_move
 
 GOLDEN: dict[str, Any] = json.loads(before_move.GOLDEN.read_text(encoding="utf-8"))

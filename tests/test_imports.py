@@ -25,7 +25,7 @@ FOREIGN_TO_CORE = {
     *TASKS,
 }
 # The one file of core that decodes pictures: tasks that read videos do not import each other.
-OF_VIDEO = {"core/video.py": {"cv2"}}
+OF_VIDEO = {"core/storage/video.py": {"cv2"}}
 OPTIONAL = {"torchvision", "basicsr", "timm", "onnx", "onnxruntime", "onnxscript", "torch_pruning", "got10k"}
 
 
@@ -76,16 +76,16 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 
 # Files that take arguments apart: commands, and what several commands share.
 COMMANDS = {
-    "core/channels.py",  # python -m core.channels
-    "core/commands.py",
-    "core/config.py",  # mmengine parses the words of --cfg-options as a command line
+    "core/graph/channels.py",  # python -m core.channels
+    "core/experiments/commands.py",
+    "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/run.py",
     "super_resolution/convert.py",
     "super_resolution/run.py",
     "super_resolution/upscale.py",
     "tracking/check_dataset.py",
-    "tracking/command_line.py",
-    "tracking/convert_checkpoint.py",
+    "tracking/datasets/options.py",
+    "tracking/convert.py",
     "tracking/eval.py",
     "tracking/run.py",
     "tracking/track.py",

@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 
 from core.errors import MissingData, UserError
-from tracking.boxes import parse_boxes
-from tracking.command_line import add_data_options, run_with_data
 from tracking.datasets import TITLES, list_entries, read_absent, read_attributes, read_size
 from tracking.datasets.entries import Entry, select
+from tracking.datasets.options import add_data_options, run_with_data
 from tracking.datasets.sequence import frame_number
+from tracking.files.boxes import parse_boxes
 
 
 @dataclass(frozen=True)

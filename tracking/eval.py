@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import atomic_write, refuse_overwriting, write_json
-from tracking.command_line import add_data_options, add_tracker_options, run_with_data, tracker_name
+from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
-from tracking.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
-from tracking.protocols import PROTOCOLS, get_protocol
-from tracking.results_io import (
+from tracking.datasets.options import add_data_options, add_tracker_options, run_with_data, tracker_name
+from tracking.evaluation.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
+from tracking.evaluation.protocols import PROTOCOLS, get_protocol
+from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
     find_results,
@@ -164,8 +164,8 @@ def _refuse_overwriting(
 
 
 def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
-    from tracking.runner import run  # OpenCV is not needed to score stored boxes
-    from tracking.trackers import TrackerSpec
+    from tracking.online.runner import run  # OpenCV is not needed to score stored boxes
+    from tracking.online.trackers import TrackerSpec
 
     tracker = tracker_name(arguments)
     spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed)
@@ -184,7 +184,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
 def _export(
     arguments: argparse.Namespace, dataset: TrackingDataset, trackers: Sequence[StoredTracker]
 ) -> None:
-    from tracking.exporters import export
+    from tracking.evaluation.export import export
 
     kind, path = arguments.export
     if len(trackers) > 1 and Path(path).suffix == ".zip":
@@ -249,8 +249,14 @@ def _report(
     dataset: TrackingDataset,
     evaluations: Sequence[Evaluation],
 ) -> None:
-    from tracking.comparison import compare
-    from tracking.tables import attribute_table, comparison_table, latex_table, markdown_table, score_rows
+    from tracking.evaluation.comparison import compare
+    from tracking.evaluation.tables import (
+        attribute_table,
+        comparison_table,
+        latex_table,
+        markdown_table,
+        score_rows,
+    )
 
     if arguments.attributes and not evaluations[0].attributes:
         raise UserError(
@@ -289,7 +295,9 @@ def _report(
             with atomic_write(path) as file:
                 file.write(text)
     if arguments.plots:
-        from tracking.plots import save_plots  # matplotlib takes longer to import than the scoring takes
+        from tracking.evaluation.plots import (
+            save_plots,  # matplotlib takes longer to import than the scoring takes
+        )
 
         for path in save_plots(arguments.plots, evaluations, dataset.split):
             print(f"wrote {path}", file=sys.stderr)

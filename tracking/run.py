@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.commands import add_experiment_arguments, execute, run_command
-from core.experiment import Task
-from tracking.experiment import ExperimentConfig, make_task, with_given_budget
+from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.experiments.experiment import Task
+from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "compare_small.py"
@@ -72,7 +72,7 @@ def _silent(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses as in `core.commands`."""
+    """Entry point; exit statuses as in `core.experiments.commands`."""
     arguments = build_parser().parse_args(argv)
     return run_command(lambda: run(arguments), arguments.debug)
 

@@ -19,14 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
+from core.command_line.exits import run_command
 from core.errors import UserError
-from core.exits import run_command
-from core.files import refuse_overwriting
-from core.video import Frame, Video, VideoFile, check_ending
-from tracking.boxes import format_boxes
-from tracking.command_line import add_tracker_options, tracker_name
-from tracking.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
-from tracking.video import draw, open_video, source_path
+from core.storage.files import refuse_overwriting
+from core.storage.video import Frame, Video, VideoFile, check_ending
+from tracking.datasets.options import add_tracker_options, tracker_name
+from tracking.files.boxes import format_boxes
+from tracking.online.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
+from tracking.online.video import draw, open_video, source_path
 
 
 def parser() -> argparse.ArgumentParser:

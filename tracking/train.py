@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
-from core.config import dump_config, load_config
-from core.data import data_root
-from core.divergence import lowered_rate, read_divergences, with_rate
-from core.exits import run_command
-from core.run_files import training_notes
-from core.train import fit, make_fabric
+from core.command_line.config import dump_config, load_config
+from core.command_line.exits import run_command
+from core.experiments.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
+from core.storage.data import data_root
+from core.training.divergence import lowered_rate, read_divergences, with_rate
+from core.training.run_files import training_notes
+from core.training.train import fit, make_fabric
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.training import TrackingConfig, build_network, make_loader, make_loss, make_validation
 
@@ -145,7 +145,7 @@ def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses as in `core.exits`."""
+    """Entry point; exit statuses as in `core.command_line.exits`."""
     arguments = build_parser().parse_args(argv)
     return run_command(lambda: train(arguments), arguments.debug)
 

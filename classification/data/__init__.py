@@ -23,7 +23,7 @@ def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) 
 
     Args:
         name: one of `DATASETS`.
-        root: the data root (`core.data.data_root`), under which each data set lies in its official layout:
+        root: the data root (`core.storage.data.data_root`), under which each data set lies in its official layout:
             `cifar-10-batches-py` or `cifar-10-batches-bin`, `cifar-100-python` or `cifar-100-binary`,
             `tiny-imagenet-200`, `imagenet/train` and `imagenet/val`. Digits need none.
         config: options; None for the defaults.

@@ -72,7 +72,7 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class ArrayLoader:
-    """Batches of an `ArraySplit`; fulfils `core.train.Loader`.
+    """Batches of an `ArraySplit`; fulfils `core.training.train.Loader`.
 
     A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It
     is made when it is asked for: a crop and a normalisation are so little beside a training step that a thread

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from classification.data.images import BadImage, read_image
-from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.errors import UserError
-from core.files import atomic_write
+from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
+from core.storage.files import atomic_write
 
 _FORMAT = 2  # to be raised when the meaning of the file changes
 _CHUNK = 256

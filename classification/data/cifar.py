@@ -18,8 +18,8 @@ import numpy as np
 from classification.data.arrays import array_split
 from classification.data.config import CIFAR_MEAN, CIFAR_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from core.data import require
 from core.errors import UserError
+from core.storage.data import require
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32

@@ -102,7 +102,7 @@ class ClassificationData:
     def train_loader(
         self, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> ArrayLoader | FolderLoader:
-        """Shuffled, augmented batches without the last partial one; see `core.train.Loader`.
+        """Shuffled, augmented batches without the last partial one; see `core.training.train.Loader`.
 
         Args:
             batch_size: images per batch, all processes together.

@@ -90,7 +90,7 @@ class FolderSplit:
 
 @dataclass(frozen=True)
 class FolderLoader:
-    """Batches of a `FolderSplit`; fulfils `core.train.Loader`.
+    """Batches of a `FolderSplit`; fulfils `core.training.train.Loader`.
 
     Every image's crop is a function of (seed, epoch, image) alone, whatever the number of workers.
 

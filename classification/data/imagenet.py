@@ -15,8 +15,8 @@ from classification.data.dataset import ClassificationData
 from classification.data.folders import FolderSplit
 from classification.data.scan import ClassFolders, require_same_classes, scan_class_folders
 from classification.data.views import CROP
-from core.data import require
 from core.errors import UserError
+from core.storage.data import require
 
 _ADDRESS = "https://image-net.org/download-images (ILSVRC2012, sorted into one folder per class)"
 

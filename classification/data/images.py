@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from core.errors import UserError
-from core.truncation import JPEG, PNG, find_truncation
+from core.storage.truncation import JPEG, PNG, find_truncation
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _EXTRA_SAMPLES = 338  # a TIFF's tag

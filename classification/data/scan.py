@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import is_hidden
 from core.errors import UserError
+from core.storage.data import is_hidden
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 KINDS = "JPEG, PNG, WebP, BMP, TIFF or GIF"

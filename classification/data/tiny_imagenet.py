@@ -17,8 +17,8 @@ from classification.data.cache import DecodedImages, decoded_images, why_unreada
 from classification.data.config import TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.scan import LeftOut, few, list_images
-from core.data import is_hidden, require
 from core.errors import UserError
+from core.storage.data import is_hidden, require
 
 _FOLDER = "tiny-imagenet-200"
 _ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

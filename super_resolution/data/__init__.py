@@ -76,7 +76,7 @@ def open_training_loader(
 
     Args:
         dataset: a name of `TRAINING_SETS` or the path of a folder of images.
-        root: the data root (`core.data.data_root`).
+        root: the data root (`core.storage.data.data_root`).
         scale: the up-sampling factor.
         data: the section `data` of the config; crops are of `data.patch`, rounded down to a multiple of `scale`.
         batch_size: crops per batch, over all processes.

@@ -1,7 +1,7 @@
 """Decoded images in one memory-mapped file, so that training never waits for PNG or JPEG decoding.
 
-The file (`core.packed`) holds the uint8 RGB planes of every HR and LR image of a set, one after another; its table of
-contents has the images' names and sizes. One that is not whole is made again.
+The file (`core.storage.packed`) holds the uint8 RGB planes of every HR and LR image of a set, one after another; its
+table of contents has the images' names and sizes. One that is not whole is made again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
-from core.packed import read_packed, write_packed
+from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
+from core.storage.packed import read_packed, write_packed
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 
 _MARK = b"LWDNASR2"  # to be changed with the meaning of the file

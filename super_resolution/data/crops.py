@@ -17,7 +17,7 @@ _ORDER, _CROPS = 0, 1  # the two uses of the seed must not share random numbers
 
 @dataclass(frozen=True)
 class CropLoader:
-    """Batches of (LR crops, HR crops) from a pixel cache; a `core.train.Loader`.
+    """Batches of (LR crops, HR crops) from a pixel cache; a `core.training.train.Loader`.
 
     Attributes:
         images: the cached training set.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import skimage
 
-from core.data import require
 from core.errors import MissingData, UserError, did_you_mean
+from core.storage.data import require
 from super_resolution.data.sets import ImagePair, ImageSet, pair_up
 from super_resolution.images import find_images
 
@@ -162,7 +162,7 @@ def open_training_set(name: str, root: Path, scale: int, *, sub_images: bool = F
 
     Args:
         name: `"skimage"`, `"bsds500"`, `"div2k"`, `"flickr2k"`, `"df2k"`, or a path.
-        root: the data root (`core.data.data_root`).
+        root: the data root (`core.storage.data.data_root`).
         scale: the up-sampling factor.
         sub_images: read the pre-cut sub-images of DIV2K or Flickr2K instead of the whole images.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import is_hidden
 from core.errors import MissingData, UserError
+from core.storage.data import is_hidden
 from super_resolution.images import SUFFIXES, read_photo
 from super_resolution.resize import crop_to_multiple, downscale
 

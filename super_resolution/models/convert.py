@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoint import find_weights
 from core.errors import UserError
+from core.storage.checkpoint import find_weights
 from super_resolution.models import build
 
 # Present in our EDSR alone: BasicSR adds the mean colour without a layer.
@@ -45,7 +45,7 @@ def convert_basicsr(checkpoint: Mapping[str, Any], res_scale: float | None = Non
     """Find out which network a checkpoint of BasicSR belongs to, and name its weights as that network does.
 
     Args:
-        checkpoint: what `core.checkpoint.read_weights(path)` or `torch.load(path, weights_only=True)` gives:
+        checkpoint: what `core.storage.checkpoint.read_weights(path)` or `torch.load(path, weights_only=True)` gives:
             weights by name, alone or under `"params_ema"` (preferred) or `"params"`.
         res_scale: EDSR's branch factor, which the weights do not tell. None: 0.1 for 256 channels, else 1, as
             in all of BasicSR's published checkpoints.

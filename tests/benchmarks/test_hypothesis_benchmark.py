@@ -23,16 +23,16 @@ from benchmarks.jobs import run_seeds
 from benchmarks.trial_report import Series, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
 from classification.run import RunConfig
-from core.architecture import Architecture
-from core.budget import Budget
-from core.complexity import count, count_params
-from core.config import load_config
-from core.distillation import DistillationConfig
+from core.command_line.config import load_config
 from core.errors import UserError
-from core.files import exclusive, write_json
-from core.methods import find
-from core.report import holm, paired_p
-from core.task import Metric
+from core.experiments.report import holm, paired_p
+from core.experiments.task import Metric
+from core.graph.complexity import count, count_params
+from core.methods.registry import find
+from core.storage.files import exclusive, write_json
+from core.surgery.architecture import Architecture
+from core.training.distillation import DistillationConfig
+from core.widths.budget import Budget
 
 FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
         "--no-progress", "--device", "cpu"]  # fmt: skip
@@ -70,7 +70,7 @@ def test_one_record_per_method_and_seed(experiment: Path) -> None:
 
 def test_methods_that_find_equal_widths_share_a_training(experiment: Path) -> None:
     by = {(r["method"], r["seed"]): r for r in records(experiment)}
-    for seed in (0, 1):  # behind plain gates the two scores are one (core.scores)
+    for seed in (0, 1):  # behind plain gates the two scores are one (core.widths.scores)
         assert by["gradient", seed]["training"] == by["sensitivity", seed]["training"]
         assert by["gradient", seed]["metrics"] == by["sensitivity", seed]["metrics"]
     assert len({r["training"] for r in by.values()}) == 6
@@ -321,7 +321,7 @@ def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own
 
 
 def test_trials_go_seed_by_seed_with_one_baseline() -> None:
-    from core.task import ShrinkConfig
+    from core.experiments.task import ShrinkConfig
 
     settings = [ShrinkConfig(budget=Budget(flops=value)) for value in (0.5, 0.9)]
     trials = grid(["baseline", "random"], settings, range(2))
@@ -373,7 +373,7 @@ def test_a_peer_that_is_not_installed_is_missed_before_anything_trains(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "core.methods.find_spec", lambda name: None if name == "torch_pruning" else real(name)
+        "core.methods.registry.find_spec", lambda name: None if name == "torch_pruning" else real(name)
     )
     common = [*FAST, "--seeds", "1", "--work-dir", str(tmp_path / "work")]
     assert main([*common, "--methods", "baseline", "torch-pruning"]) == 2

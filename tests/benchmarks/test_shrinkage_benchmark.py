@@ -23,7 +23,7 @@ from benchmarks.shrinkage_report import (
     to_markdown,
 )
 from benchmarks.shrinking import Shrunk, peer_ways, shrink_ours
-from core.channels import trace_channels
+from core.graph.channels import trace_channels
 
 FACTS = {
     "date": "2026-01-01 00:00 UTC", "processor": "P", "cores": 2, "memory_gib": 8.0, "load_average": 0.5,

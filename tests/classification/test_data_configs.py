@@ -10,8 +10,8 @@ import shared_configs
 from classification.data import DATASETS
 from classification.models import build
 from classification.run import RunConfig
-from core.config import load_config
-from core.distillation import DistillationConfig
+from core.command_line.config import load_config
+from core.training.distillation import DistillationConfig
 
 FOLDER = Path(shared_configs.__file__).parent / "classification"
 FILES = sorted(FOLDER.glob("*.py"))

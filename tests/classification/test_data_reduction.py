@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from classification.data import DataConfig, open_dataset
 from classification.data.reduction import reduce_data
-from core.data import ENVIRONMENT_VARIABLE
 from core.errors import UserError
+from core.storage.data import ENVIRONMENT_VARIABLE
 
 WHOLE = open_dataset("digits", ".")
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-import core.cache
+import core.storage.cache
 from classification.data import DataConfig, cache, open_dataset
-from core.data import ENVIRONMENT_VARIABLE
 from core.errors import MissingData, UserError
+from core.storage.data import ENVIRONMENT_VARIABLE
 
 CLASSES = ("n02", "n01", "n03")  # as in wnids.txt: not sorted
 PER_CLASS = 6
@@ -62,11 +62,11 @@ def damage(root: Path, number: int = 2, label: str = "n01") -> Path:
 
 
 def caches(root: Path) -> list[Path]:
-    return sorted((root / "tiny-imagenet-200" / core.cache.FOLDER).glob("*.npy"))
+    return sorted((root / "tiny-imagenet-200" / core.storage.cache.FOLDER).glob("*.npy"))
 
 
 def leftovers(root: Path) -> list[Path]:
-    return list((root / "tiny-imagenet-200" / core.cache.FOLDER).glob(".*tmp"))
+    return list((root / "tiny-imagenet-200" / core.storage.cache.FOLDER).glob(".*tmp"))
 
 
 def test_images_and_labels_follow_the_sorted_classes(root):
@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_written_sends_the_cache_to_the_user(root, monke
 
     monkeypatch.setattr(Path, "mkdir", read_only)
     open_dataset("tiny-imagenet", root)
-    assert not (folder / core.cache.FOLDER).exists()
+    assert not (folder / core.storage.cache.FOLDER).exists()
     assert len(list((root / "user_cache" / "lwdna").glob("tiny-imagenet-200-*/*.npy"))) == 2
     monkeypatch.setattr(cache, "read_image", None)
     assert len(open_dataset("tiny-imagenet", root).train) == 18  # and is found there

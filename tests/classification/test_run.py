@@ -17,9 +17,9 @@ import torch
 from classification.data import ClassificationData, open_dataset
 from classification.data.scan import LeftOut
 from classification.run import RunConfig, main, with_distillation
-from core.architecture import Architecture
-from core.config import load_config
-from core.distillation import DistillationConfig
+from core.command_line.config import load_config
+from core.surgery.architecture import Architecture
+from core.training.distillation import DistillationConfig
 
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
 
@@ -86,7 +86,7 @@ def test_the_report_shows_each_method_and_the_paired_difference(experiment: Path
 
 def test_the_trained_network_can_be_rebuilt_from_its_two_files(experiment: Path) -> None:
     from classification.models import build
-    from core.checkpoint import load_weights
+    from core.storage.checkpoint import load_weights
 
     network = Architecture.load(experiment / "widths.json").build(build("resnet20", 10, dataset="digits"))
     load_weights(network, experiment / "runs" / "lwdna-seed0" / "model.safetensors")

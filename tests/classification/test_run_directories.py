@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from classification.run import main
-from core.claims import CLAIM_FILE, Claim
-from core.experiment import Settings
-from core.files import write_json
-from core.plan import PLAN_FILE
+from core.experiments.experiment import Settings
+from core.experiments.plan import PLAN_FILE
+from core.storage.claims import CLAIM_FILE, Claim
+from core.storage.files import write_json
 
 QUICK = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--device", "cpu", "--cfg-options",
          "train.batch_size=30", "shrink.batch_size=20"]  # fmt: skip
@@ -28,7 +28,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """The experiments that commands would have run, in an empty current directory."""
     found: list[Settings] = []
     monkeypatch.setattr(
-        "core.commands.run_experiment", lambda task, settings, *rest, **more: found.append(settings)
+        "core.experiments.commands.run_experiment",
+        lambda task, settings, *rest, **more: found.append(settings),
     )
     monkeypatch.chdir(tmp_path)
     return found
@@ -127,7 +128,7 @@ def test_the_stored_precision_counts(started: list[Settings]) -> None:
         devices.append((settings.train.precision, fabric.strategy.precision.precision))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.commands.run_experiment", watch)
+        patch.setattr("core.experiments.commands.run_experiment", watch)
         assert main([*RESUME, "--work-dir", "w"]) == 0
     assert devices == [("bf16-mixed", "bf16-mixed")]
 
@@ -177,7 +178,7 @@ def test_a_used_directory_is_another_commands(
 
 
 def _claim_of(pid: int) -> Claim:
-    from core.claims import _start_of
+    from core.storage.claims import _start_of
 
     return replace(Claim.own(), pid=pid, started=_start_of(pid) or "", token="x")
 
@@ -205,7 +206,7 @@ def test_the_claim_is_let_go_however_a_run_ends(
         raise errors.pop()
 
     errors: list[BaseException] = [KeyboardInterrupt(), RuntimeError("out of memory")]
-    monkeypatch.setattr("core.commands.run_experiment", stop)
+    monkeypatch.setattr("core.experiments.commands.run_experiment", stop)
     assert main([*QUICK, "--work-dir", "w"]) == 1
     assert main([*RESUME, "--work-dir", "w"]) == 1
     assert held == [True, True]
@@ -224,7 +225,7 @@ def test_commands_without_a_name_of_their_own_get_one_each(
             nested.append(1)
             assert main(QUICK) == 0
 
-    monkeypatch.setattr("core.commands.run_experiment", first)
+    monkeypatch.setattr("core.experiments.commands.run_experiment", first)
     assert main(QUICK) == 0
     assert main(QUICK) == 0
     names = [settings.work_dir.name for settings in started]

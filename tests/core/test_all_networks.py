@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import classification.models
-from core.channels import ChannelGraph, trace_channels
-from core.complexity import count, count_params
-from core.gates import LATENTS, attach_gates, detach
-from core.hypernetwork import attach_hypernetwork
-from core.labels import FrozenChannelsWarning, TraceError
-from core.resize import keep_channels, resize, widen
-from core.verification import random_keep, randomise_
+from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.complexity import count, count_params
+from core.graph.labels import FrozenChannelsWarning, TraceError
+from core.surgery.gates import LATENTS, attach_gates, detach
+from core.surgery.hypernetwork import attach_hypernetwork
+from core.surgery.resize import keep_channels, resize, widen
+from core.surgery.verification import random_keep, randomise_
 from tests.properties import examples
 from tests.subjects import RELATIVES, SUBJECTS, Traced, traced_subject
 

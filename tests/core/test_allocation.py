@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.allocation import greedy_order
-from core.budget import Budget
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.shrinkage import search, shrink
+from core.graph.channels import ChannelGraph, trace_channels
+from core.widths.allocation import greedy_order
+from core.widths.budget import Budget
+from core.widths.shrinkage import search, shrink
 from tests.properties import examples
 from tests.toys import TOYS
 

@@ -18,10 +18,16 @@ from torch import nn
 
 import core
 from classification.models import build as build_classifier
-from core.architecture import SCHEMA_VERSION, Architecture, ArchitectureError, describe_inputs, example_inputs
-from core.budget import Budget
 from core.errors import UserError
-from core.shrinkage import shrink
+from core.surgery.architecture import (
+    SCHEMA_VERSION,
+    Architecture,
+    ArchitectureError,
+    describe_inputs,
+    example_inputs,
+)
+from core.widths.budget import Budget
+from core.widths.shrinkage import shrink
 from super_resolution.models import build as build_upscaler
 from tests.toys import TOYS, Net
 
@@ -127,11 +133,12 @@ def test_building_needs_neither_gates_nor_scores(tmp_path: Path) -> None:
     code = f"""
 import sys, torch
 from classification.models import build
-from core.architecture import Architecture
+from core.surgery.architecture import Architecture
 net = Architecture.load({str(tmp_path / "w.json")!r}).build(build("resnet20", 10, dataset="digits"), seed=0)
 net(torch.zeros(2, 1, 8, 8))
 torch.save(net.state_dict(), {str(tmp_path / "net.pt")!r})
-search = ["core.gates", "core.hypernetwork", "core.scores", "core.selection", "core.shrinkage", "core.train"]
+search = ["core.surgery.gates", "core.surgery.hypernetwork", "core.training.train"]
+search += ["core.widths.scores", "core.widths.selection", "core.widths.shrinkage"]
 print([name for name in search if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -311,7 +318,7 @@ def test_description_and_difference() -> None:
 )
 def test_example_inputs_as_json(inputs: Any) -> None:
     again = example_inputs(json.loads(json.dumps(describe_inputs(inputs))))
-    flat, expected = core.labels.tensors_in(again), core.labels.tensors_in(inputs)
+    flat, expected = core.graph.labels.tensors_in(again), core.graph.labels.tensors_in(inputs)
     assert [(t.shape, t.dtype) for t in flat] == [(t.shape, t.dtype) for t in expected]
     assert isinstance(again, type(inputs)) or isinstance(inputs, list)
 

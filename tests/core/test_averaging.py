@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from core.averaging import recompute_statistics, running_average, warmed_up
-from core.checkpoint import load_state, load_weights, save_state
 from core.errors import UserError
-from core.train import TrainConfig
+from core.storage.checkpoint import load_state, load_weights, save_state
+from core.training.averaging import recompute_statistics, running_average, warmed_up
+from core.training.train import TrainConfig
 from tests.core.test_train_resume import Stop, assert_same_bits, stop_at
 from tests.core.training_runs import DigitsLoader, held_out_accuracy, network, run
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import core
-from core.budget import Budget
 from core.errors import UserError
+from core.widths.budget import Budget
 
 BASELINE = {"flops": 4_117_734_400, "params": 25_557_032, "latency": 0.08}
 

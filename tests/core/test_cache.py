@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import core.files
-from core.cache import FOLDER, cache_folders, decode_in_order, fingerprint, open_or_build
+import core.storage.files
 from core.errors import UserError
-from core.files import atomic_write
+from core.storage.cache import FOLDER, cache_folders, decode_in_order, fingerprint, open_or_build
+from core.storage.files import atomic_write
 
 FORK = multiprocessing.get_context("fork")
 MARK, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -137,7 +137,7 @@ def test_without_file_locks_nobody_elses_files_are_touched(
 ) -> None:
     theirs = tmp_path / f".set-{OTHER}.txt.x1y2.tmp"
     theirs.write_text("another builder is at it")
-    monkeypatch.setattr(core.files, "fcntl", None)
+    monkeypatch.setattr(core.storage.files, "fcntl", None)
     assert make(tmp_path) == "made"
     assert theirs.exists()
 

@@ -14,8 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core.checkpoint import load_state, load_weights, read_metadata, read_weights, save_state, save_weights
 from core.errors import MissingData, UserError
+from core.storage.checkpoint import (
+    load_state,
+    load_weights,
+    read_metadata,
+    read_weights,
+    save_state,
+    save_weights,
+)
 from tests.properties import examples
 
 TENSORS = st.sampled_from(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from core.claims import CLAIM_FILE, Claim, Claimed, claimed
 from core.errors import UserError
-from core.files import write_json
+from core.storage.claims import CLAIM_FILE, Claim, Claimed, claimed
+from core.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = (
-    "import sys, time\nfrom pathlib import Path\nfrom core.claims import claimed\n"
+    "import sys, time\nfrom pathlib import Path\nfrom core.storage.claims import claimed\n"
     "with claimed(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 )
 
@@ -130,7 +130,7 @@ def test_of_another_machine_the_user_decides(change: dict[str, str], tmp_path: P
 def test_a_claim_that_was_cut_short_blocks_nobody(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.claims._PATIENCE", 0.1)
+    monkeypatch.setattr("core.storage.claims._PATIENCE", 0.1)
     (tmp_path / CLAIM_FILE).write_text(text)
     said: list[str] = []
     with claimed(tmp_path, said.append):
@@ -153,7 +153,7 @@ def test_a_claim_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
 RACE = """
 import sys, time
 from pathlib import Path
-from core.claims import Claimed, claimed
+from core.storage.claims import Claimed, claimed
 folder, start = Path(sys.argv[1]), Path(sys.argv[2])
 print("ready", flush=True)
 while not start.exists():

@@ -10,9 +10,9 @@ from torch import nn
 
 import classification.models
 import super_resolution.models
-from core.channels import trace_channels
-from core.complexity import count, count_params, latency, millions
 from core.errors import UserError
+from core.graph.channels import trace_channels
+from core.graph.complexity import count, count_params, latency, millions
 from tests.toys import Net, conv
 
 # FLOPs of the convention "paper" and parameters, as published for LW-DNA and DHP; to the digits that were printed.

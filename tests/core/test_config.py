@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import dump_config, load_config
+from core.command_line.config import dump_config, load_config
 from core.errors import MissingData, UserError
-from core.task import ShrinkConfig
-from core.train import OptimizerConfig, ScheduleConfig, TrainConfig
+from core.experiments.task import ShrinkConfig
+from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from tests.properties import examples
 
 

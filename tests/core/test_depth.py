@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classification.models import build
-from core.architecture import Architecture, ArchitectureError
-from core.budget import Budget, BudgetError
-from core.channels import TraceOptions, trace_channels
-from core.complexity import count, count_params
-from core.depth import free_blocks, inner_groups, lifted, removable_blocks, shorten, vanished
 from core.errors import UserError
-from core.plots import layer_widths
-from core.resize import resize
-from core.shrinkage import shrink
-from core.verification import randomise_
+from core.experiments.plots import layer_widths
+from core.graph.channels import TraceOptions, trace_channels
+from core.graph.complexity import count, count_params
+from core.surgery.architecture import Architecture, ArchitectureError
+from core.surgery.depth import free_blocks, inner_groups, lifted, removable_blocks, shorten, vanished
+from core.surgery.resize import resize
+from core.surgery.verification import randomise_
+from core.widths.budget import Budget, BudgetError
+from core.widths.shrinkage import shrink
 from super_resolution.models import build as build_upscaler
 from tests.toys import TOYS
 

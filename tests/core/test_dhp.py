@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.accumulated import accumulate_scores, stretch
-from core.budget import Budget
-from core.dhp import DhpConfig, dhp_search
 from core.errors import UserError
-from core.gates import LATENTS
-from core.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
-from core.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
-from core.scores import score_channels
-from core.space import Space, open_space
-from core.train import fit, make_fabric
+from core.methods.accumulated import accumulate_scores, stretch
+from core.methods.dhp import DhpConfig, dhp_search
+from core.surgery.gates import LATENTS
+from core.surgery.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
+from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
+from core.training.train import fit, make_fabric
+from core.widths.budget import Budget
+from core.widths.scores import score_channels
+from core.widths.space import Space, open_space
 from tests.core.training_runs import DigitsLoader, cross_entropy, network
 
 TRAIN = TrainConfig(epochs=4, batch_size=32, optimizer=OptimizerConfig(lr=0.05), checkpoint_every_steps=3)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from torch.nn import functional as F
 
-from core.distillation import DistillationConfig, distillation_loss, soft_target_loss
 from core.errors import UserError
+from core.training.distillation import DistillationConfig, distillation_loss, soft_target_loss
 from tests.properties import examples
 
 

@@ -15,11 +15,17 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from core.checkpoint import load_state
-from core.divergence import Divergence, lowered_rate, read_divergences, settle_rate, write_divergences
 from core.errors import NonFiniteOutput, UserError
-from core.run_files import training_notes
-from core.train import EpochRecord, FitResult, OptimizerConfig, TrainingDiverged
+from core.storage.checkpoint import load_state
+from core.training.divergence import (
+    Divergence,
+    lowered_rate,
+    read_divergences,
+    settle_rate,
+    write_divergences,
+)
+from core.training.run_files import training_notes
+from core.training.train import EpochRecord, FitResult, OptimizerConfig, TrainingDiverged
 from tests.core.test_train_resume import Stop, assert_same_bits, stop_at
 from tests.core.training_runs import RECIPE, DigitsLoader, held_out_accuracy, network, run
 
@@ -186,7 +192,7 @@ def test_infinities_by_design_are_none_of_the_trainings_doing(tmp_path):
 
 
 def test_a_blown_up_state_of_an_earlier_release_is_refused(tmp_path):
-    from core.checkpoint import save_state
+    from core.storage.checkpoint import save_state
 
     with pytest.raises(Stop):
         run(tmp_path, loader=stop_at(1, 9))
@@ -288,7 +294,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 def test_a_protocols_rate_may_be_lowered_where_a_training_diverged(tmp_path):
     """The stored protocol stays; the rate goes to the trainings that have diverged."""
-    from core.experiment import Settings, ShrinkConfig
+    from core.experiments.experiment import Settings, ShrinkConfig
 
     asked = Settings(RECIPE, ShrinkConfig(), tmp_path)
     lower = replace(asked, train=replace(RECIPE, optimizer=OptimizerConfig(lr=0.005)))

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from core.command_line.exits import run_command
 from core.errors import MissingData, UserError
-from core.exits import run_command
 
 
 def failing(error: BaseException) -> int:
@@ -48,7 +48,7 @@ def test_statuses_and_other_errors_pass_through() -> None:
 @pytest.mark.parametrize("lines", [1, 100_000])  # fewer and more than the buffer holds
 def test_a_reader_that_leaves_is_no_failure_to_print(lines: int) -> None:
     code = (
-        "import sys; from core.exits import run_command\n"
+        "import sys; from core.command_line.exits import run_command\n"
         "def command():\n"
         "    sys.stdin.read()\n"  # until the reader has left
         f"    for _ in range({lines}): print('x')\n"
@@ -71,5 +71,5 @@ def test_a_reader_that_leaves_is_no_failure_to_print(lines: int) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, core.exits; sys.exit('torch' in sys.modules)"
+    code = "import sys, core.command_line.exits; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

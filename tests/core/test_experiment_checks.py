@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from classification.models import build
-from core.budget import Budget, BudgetError
 from core.errors import UserError
-from core.experiment import Settings, check
-from core.scores import GATES_ONLY
-from core.task import Metric, ShrinkConfig, Task
-from core.train import TrainConfig
+from core.experiments.experiment import Settings, check
+from core.experiments.task import Metric, ShrinkConfig, Task
+from core.training.train import TrainConfig
+from core.widths.budget import Budget, BudgetError
+from core.widths.scores import GATES_ONLY
 
 
 class Batches:
@@ -82,7 +82,7 @@ def test_a_latency_alone_is_checked_without_being_measured(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("core.shrinkage.latency", never)
+    monkeypatch.setattr("core.widths.shrinkage.latency", never)
     check(task, ShrinkConfig(budget=Budget(latency=0.5)))
     with pytest.raises(UserError, match="round_to"):
         check(task, ShrinkConfig(budget=Budget(latency=0.5), round_to=-1))

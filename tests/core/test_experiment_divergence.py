@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.experiment import Settings, run_experiment
-from core.task import Metric, Task
-from core.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
+from core.experiments.experiment import Settings, run_experiment
+from core.experiments.task import Metric, Task
+from core.training.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
 from tests.core.test_experiment_part import Batches, Whole, config, trunk
 
 

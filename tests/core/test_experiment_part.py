@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.architecture import Architecture
-from core.budget import Budget
-from core.experiment import Settings, check, run_experiment
-from core.initialise import seeded
-from core.task import Metric, Part, ShrinkConfig, Task
-from core.train import OptimizerConfig, TrainConfig, make_fabric
-from core.trial import find_architecture, network
+from core.experiments.experiment import Settings, check, run_experiment
+from core.experiments.task import Metric, Part, ShrinkConfig, Task
+from core.experiments.trial import find_architecture, network
+from core.surgery.architecture import Architecture
+from core.surgery.initialise import seeded
+from core.training.train import OptimizerConfig, TrainConfig, make_fabric
+from core.widths.budget import Budget
 
 HEAD_WIDTH = 6
 

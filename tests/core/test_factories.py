@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from core.command_line.factories import call_factory, load_factory, parse_shape
 from core.errors import UserError
-from core.factories import call_factory, load_factory, parse_shape
 
 SOURCE = """
 from torch import nn

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.data import data_root, require
 from core.errors import MissingData, UserError
-from core.files import atomic_write, from_words, refuse_overwriting, write_json, write_with
+from core.storage.data import data_root, require
+from core.storage.files import atomic_write, from_words, refuse_overwriting, write_json, write_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
-        "import sys, time\nfrom core.files import atomic_write\n"
+        "import sys, time\nfrom core.storage.files import atomic_write\n"
         f"with atomic_write({str(path)!r}) as file:\n"
         "    file.write('half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
     )

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.fisher import fisher
-from core.gates import LATENTS, attach_gates
-from core.scores import score_channels
+from core.graph.channels import ChannelGraph, trace_channels
+from core.surgery.gates import LATENTS, attach_gates
+from core.widths.fisher import fisher
+from core.widths.scores import score_channels
 from tests.toys import TOYS, Net, conv
 
 # Without batch norm, samples do not see each other: a sample's share is the gradient of its own loss.

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.channels import ChannelGraph, trace_channels
-from core.gates import LATENTS, attach_gates, detach, governed_weights
-from core.resize import keep_channels
-from core.scores import governed_sums
-from core.verification import random_keep, randomise_
+from core.graph.channels import ChannelGraph, trace_channels
+from core.surgery.gates import LATENTS, attach_gates, detach, governed_weights
+from core.surgery.resize import keep_channels
+from core.surgery.verification import random_keep, randomise_
+from core.widths.scores import governed_sums
 from tests.toys import TOYS, Net, conv
 
 # Statistics over channels see zeros where a cut network has none: masking is not cutting there.

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.channels import trace_channels
-from core.gates import LATENTS, detach
-from core.hypernetwork import attach_hypernetwork, soft_threshold_
-from core.resize import keep_channels
-from core.verification import random_keep
+from core.graph.channels import trace_channels
+from core.surgery.gates import LATENTS, detach
+from core.surgery.hypernetwork import attach_hypernetwork, soft_threshold_
+from core.surgery.resize import keep_channels
+from core.surgery.verification import random_keep
 from tests.toys import TOYS, Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8, dtype=torch.float64)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.channels import trace_channels
-from core.initialise import initialise_, seeded
-from core.resize import resize
+from core.graph.channels import trace_channels
+from core.surgery.initialise import initialise_, seeded
+from core.surgery.resize import resize
 from tests.toys import Net, channels, conv
 
 IMAGE = torch.randn(1, 3, 8, 8)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.channels import ChannelGraph, trace_channels
-from core.labels import FrozenChannelsWarning
-from core.resize import resize, widen
+from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.labels import FrozenChannelsWarning
+from core.surgery.resize import resize, widen
 from tests.toys import TOYS, Net, Toy, conv
 
 FREE = [name for name, toy in TOYS.items() if toy.groups]

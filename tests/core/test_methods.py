@@ -12,14 +12,14 @@ from torch import nn
 from benchmarks.pruning_peer import PEERS
 from classification.data import open_dataset
 from classification.run import RunConfig, find_config, make_task
-from core.candidates import ProxyConfig
-from core.config import load_config
-from core.dhp import DhpConfig
+from core.command_line.config import load_config
 from core.errors import UserError
-from core.methods import METHODS, Request, SearchConfig, find
-from core.space import network_cost
-from core.task import Part
-from core.train import make_fabric
+from core.experiments.task import Part
+from core.methods.candidates import ProxyConfig
+from core.methods.dhp import DhpConfig
+from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.training.train import make_fabric
+from core.widths.space import network_cost
 
 QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=2), proxy=ProxyConfig(4, 2),
                      accumulate_epochs=1)  # fmt: skip

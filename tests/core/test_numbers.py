@@ -14,12 +14,12 @@ import torch
 from scipy import stats
 from torch import nn
 
-from core.budget import Budget
-from core.experiment import Settings, _statistics, run_experiment
-from core.plots import new_figure, say_what_is_not_drawn
-from core.report import half_interval, holm, number_text, paired_p, results_table, with_interval
-from core.task import Metric, ShrinkConfig, Task
-from core.train import OptimizerConfig, TrainConfig, make_fabric
+from core.experiments.experiment import Settings, _statistics, run_experiment
+from core.experiments.plots import new_figure, say_what_is_not_drawn
+from core.experiments.report import half_interval, holm, number_text, paired_p, results_table, with_interval
+from core.experiments.task import Metric, ShrinkConfig, Task
+from core.training.train import OptimizerConfig, TrainConfig, make_fabric
+from core.widths.budget import Budget
 from tests.core.test_experiment_checks import Batches
 
 INF, NAN = math.inf, math.nan

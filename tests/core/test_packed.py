@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.packed import read_packed, write_packed
+from core.storage.packed import read_packed, write_packed
 
 MARK = b"LWDNATST"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
 
 PLAN = Plan("toy", (5, 6, 7), ("random", "uniform"), "/data")
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.budget import Budget, BudgetError
-from core.candidates import ProxyConfig, best_by_proxy, draw, exchange, limits_of, scale_to_budget
-from core.channels import trace_channels
 from core.errors import UserError
-from core.proxies import PROXIES, naswot, synflow, synflow_products, zico
-from core.scores import score_channels
-from core.space import Space, open_space
-from core.tilts import tilted_shares, tilted_widths, trunk_groups
+from core.graph.channels import trace_channels
+from core.methods.candidates import ProxyConfig, best_by_proxy, draw, exchange, limits_of, scale_to_budget
+from core.methods.tilts import tilted_shares, tilted_widths, trunk_groups
+from core.widths.budget import Budget, BudgetError
+from core.widths.proxies import PROXIES, naswot, synflow, synflow_products, zico
+from core.widths.scores import score_channels
+from core.widths.space import Space, open_space
 from tests.properties import examples
 from tests.toys import TOYS, Net, conv
 

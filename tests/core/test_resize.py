@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from classification.models import build
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.resize import grouped_convolutions, keep_channels, resize, widen, widened_widths
+from core.graph.channels import ChannelGraph, trace_channels
+from core.surgery.resize import grouped_convolutions, keep_channels, resize, widen, widened_widths
 from tests.properties import examples
 from tests.toys import TOYS, Net, channels, conv
 

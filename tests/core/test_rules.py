@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.labels import FrozenChannelsWarning, TraceError
+from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.labels import FrozenChannelsWarning, TraceError
 from tests.toys import Net, channels, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -302,7 +302,7 @@ def test_other_mistakes_are_told_in_one_line() -> None:
 
 
 def test_a_typed_in_size_that_no_trace_can_see_is_found_by_verify() -> None:
-    from core.verification import VerificationError
+    from core.surgery.verification import VerificationError
 
     def forward(n: Any, x: Tensor) -> Tensor:
         y = n.a(x)

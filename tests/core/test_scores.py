@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.gates import LATENTS, attach_gates
-from core.hypernetwork import attach_hypernetwork
-from core.scores import governed_sums, score_channels
+from core.graph.channels import ChannelGraph, trace_channels
+from core.surgery.gates import LATENTS, attach_gates
+from core.surgery.hypernetwork import attach_hypernetwork
+from core.widths.scores import governed_sums, score_channels
 from tests.toys import TOYS, Net, conv
 
 NAMES = ["residual", "squeeze_excite", "grouped", "depthwise", "transposed", "pixel_shuffle", "dense_block",

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import classification.models
 import core
-from core.budget import Budget, BudgetError
-from core.channels import ChannelGraph, trace_channels
 from core.errors import UserError
-from core.shrinkage import shrink
+from core.graph.channels import ChannelGraph, trace_channels
+from core.widths.budget import Budget, BudgetError
+from core.widths.shrinkage import shrink
 from tests.toys import TOYS
 
 
@@ -136,7 +136,7 @@ def test_latency_is_measured_where_the_model_is(monkeypatch: pytest.MonkeyPatch)
         devices.append(torch.device(device).type)
         return [1.0 for _ in (models if isinstance(models, list) else [models])]
 
-    monkeypatch.setattr("core.shrinkage.latency", fake)
+    monkeypatch.setattr("core.widths.shrinkage.latency", fake)
     for place in (
         "meta",
         "cpu",

@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.budget import Budget, BudgetError
-from core.channels import ChannelGraph, ChannelGroup, trace_channels
 from core.errors import UserError
-from core.selection import group_fractions
-from core.shrinkage import SearchResult, search
+from core.graph.channels import ChannelGraph, ChannelGroup, trace_channels
+from core.widths.budget import Budget, BudgetError
+from core.widths.selection import group_fractions
+from core.widths.shrinkage import SearchResult, search
 from tests.properties import examples
 from tests.toys import TOYS
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core.channels import ChannelGraph, trace_channels
-from core.labels import FrozenChannelsWarning, TraceError
+from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.labels import FrozenChannelsWarning, TraceError
+from core.graph.rules.calls import slid, spread
+from core.graph.rules.reduction import _pooled
 from core.modules import walk
-from core.rules.calls import slid, spread
-from core.rules.reduction import _pooled
 from tests.toys import TOYS, Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)

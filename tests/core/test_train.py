@@ -14,12 +14,12 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from core.checkpoint import load_state, load_weights
-from core.distillation import DistillationConfig, distillation_loss
 from core.errors import UserError
-from core.progress import TrainingDisplay
-from core.run_files import read_history
-from core.train import (
+from core.storage.checkpoint import load_state, load_weights
+from core.training.distillation import DistillationConfig, distillation_loss
+from core.training.progress import TrainingDisplay
+from core.training.run_files import read_history
+from core.training.train import (
     EpochRecord,
     OptimizerConfig,
     TrainConfig,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.checkpoint import load_state, load_weights
-from core.devices import gathered, is_first_process
-from core.divergence import read_divergences
+from core.storage.checkpoint import load_state, load_weights
+from core.training.devices import gathered, is_first_process
+from core.training.divergence import read_divergences
 from tests.core.test_train_resume import assert_same_bits
 from tests.core.training_runs import DigitsLoader, network, run
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from core.errors import UserError
-from core.optim import build_optimizer, learning_rate_factor
-from core.train import OptimizerConfig, ScheduleConfig, TrainConfig, make_fabric, seed_everything
+from core.training.optim import build_optimizer, learning_rate_factor
+from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig, make_fabric, seed_everything
 from tests.core.training_runs import DigitsLoader, network, run
 
 

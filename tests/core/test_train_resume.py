@@ -18,9 +18,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from core.checkpoint import load_state
 from core.errors import UserError
-from core.train import FitResult, OptimizerConfig
+from core.storage.checkpoint import load_state
+from core.training.train import FitResult, OptimizerConfig
 from tests.core.training_runs import DigitsLoader, network, run, send_signal
 from tests.properties import examples
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.channels import ChannelGraph, trace_channels
-from core.verification import VerificationError, random_keep, randomise_, verify
+from core.graph.channels import ChannelGraph, trace_channels
+from core.surgery.verification import VerificationError, random_keep, randomise_, verify
 from tests.toys import TOYS, Net
 
 MUTATED = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.containers import Structure, read_structure
 from core.errors import UserError
-from core.video import VideoFile, _plan, list_frames, missing_numbers, open_video_file
+from core.storage.containers import Structure, read_structure
+from core.storage.video import VideoFile, _plan, list_frames, missing_numbers, open_video_file
 from tests.video_files import (
     cut,
     destroy_frames,

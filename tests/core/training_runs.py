@@ -20,9 +20,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.devices import gathered, is_first_process
 from core.errors import NonFiniteOutput
-from core.train import (
+from core.training.devices import gathered, is_first_process
+from core.training.train import (
     FitResult,
     OptimizerConfig,
     ScheduleConfig,

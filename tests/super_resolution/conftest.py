@@ -12,7 +12,7 @@ import skimage
 import torch
 from PIL import Image
 
-from core.data import data_root
+from core.storage.data import data_root
 
 
 @pytest.fixture(scope="session")

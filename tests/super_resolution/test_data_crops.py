@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.cache import FOLDER
 from core.errors import UserError
+from core.storage.cache import FOLDER
 from super_resolution.data import (
     CropLoader,
     DataConfig,

@@ -12,8 +12,8 @@ import torch
 
 import shared_configs
 from core import Architecture, BudgetError, shrink
-from core.channels import trace_channels
-from core.config import load_config
+from core.command_line.config import load_config
+from core.graph.channels import trace_channels
 from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
 from super_resolution.models import build

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.architecture import Architecture
-from core.channels import trace_channels
-from core.scores import score_channels
+from core.graph.channels import trace_channels
+from core.surgery.architecture import Architecture
+from core.widths.scores import score_channels
 from super_resolution.data import PAPER_SETS
 from super_resolution.images import write_image
 from super_resolution.models import build

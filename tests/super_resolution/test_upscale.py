@@ -20,7 +20,7 @@ from rich.console import Console
 
 from core import Budget, shrink
 from core.errors import UserError
-from core.video import open_video_file
+from core.storage.video import open_video_file
 from super_resolution.checkpoint import Description, load_network, read_description, save_network
 from super_resolution.images import read_image, write_image
 from super_resolution.models import build

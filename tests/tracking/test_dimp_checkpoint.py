@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import core
-from core.architecture import ArchitectureError, describe_inputs
-from core.checkpoint import save_weights
 from core.errors import MissingData, UserError
-from tracking.convert_checkpoint import main as convert
+from core.storage.checkpoint import save_weights
+from core.surgery.architecture import ArchitectureError, describe_inputs
+from tracking.convert import main as convert
 from tracking.dimp import DiMPConfig, DiMPNet, checkpoint
 from tracking.dimp.backbones import (
     RESNETS,

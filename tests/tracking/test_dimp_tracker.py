@@ -26,8 +26,8 @@ from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.localisation import Finding
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
-from tracking.trackers import TrackerSpec, make_tracker
-from tracking.video import open_video
+from tracking.online.trackers import TrackerSpec, make_tracker
+from tracking.online.video import open_video
 
 CONFIG = DiMPConfig(classification_channels=32, iou_channels=16)
 # Whatever a network without training sees counts as found, so that every stage runs in every frame.
@@ -377,12 +377,12 @@ def test_evaluates_a_checkpoint(
     # Boxes of the data set count from 1, those of the tracker from 0.
     tracker = make_tracker(TrackerSpec("dimp50", str(checkpoint), "cpu", 3))
     from tracking.datasets import load
-    from tracking.runner import track_sequence
+    from tracking.online.runner import track_sequence
 
     (sequence,) = load("demo", frames=True, patterns=["face"]).sequences
     assert sequence.frames is not None
     track = track_sequence(tracker, sequence.frames.paths(), sequence.boxes[0].tolist(), sequence.first_pixel)
-    from tracking.boxes import format_boxes, parse_boxes
+    from tracking.files.boxes import format_boxes, parse_boxes
 
     assert np.abs(parse_boxes(stored, "face").boxes - track.boxes).max() < 0.01
     assert format_boxes(track.boxes[:1]) == format_boxes(sequence.boxes[:1])
@@ -426,7 +426,7 @@ def test_tracks_a_folder_with_a_checkpoint(
 
 
 def test_boxes_reach_trackers_in_their_own_numbering() -> None:
-    from tracking.runner import track_sequence
+    from tracking.online.runner import track_sequence
 
     class Zero:
         first_pixel = 0

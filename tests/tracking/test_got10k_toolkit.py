@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.boxes import BoxTable
 from tracking.datasets import TrackingDataset
 from tracking.datasets.lasot import test_names as lasot_names
 from tracking.datasets.sequence import Sequence
-from tracking.evaluation import as_dict, evaluate, evaluate_trackers
-from tracking.protocols import get_protocol
-from tracking.results_io import find_trackers
-from tracking.scoring import score_curves
+from tracking.evaluation.evaluation import as_dict, evaluate, evaluate_trackers
+from tracking.evaluation.protocols import get_protocol
+from tracking.evaluation.scoring import score_curves
+from tracking.evaluation.stored_results import find_trackers
+from tracking.files.boxes import BoxTable
 
 pytest.importorskip("six", reason="the got10k toolkit needs six")
 EXPERIMENTS: ModuleType = pytest.importorskip("got10k.experiments", reason="needs the extra peers: got10k")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tracking.datasets.lasot import ATTRIBUTES
-from tracking.evaluation import evaluate
+from tracking.evaluation.evaluation import evaluate
 
 KEYS = {
     "success_auc": "success_auc",

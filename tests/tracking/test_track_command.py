@@ -18,14 +18,14 @@ import skimage
 from PIL import Image
 
 from core.errors import MissingData, UserError
-from core.video import Frame, VideoFile
+from core.storage.video import Frame, VideoFile
 from tests.tracking.files import PROJECT
 from tests.video_files import cut, destroy_frames, number_of, vary_rate, write_video
 from tracking import images, track
-from tracking.images import as_rgb, read_image
-from tracking.runner import track_sequence
-from tracking.trackers import StillTracker
-from tracking.video import draw, open_video
+from tracking.files.images import as_rgb, read_image
+from tracking.online.runner import track_sequence
+from tracking.online.trackers import StillTracker
+from tracking.online.video import draw, open_video
 
 PHOTOS = Path(skimage.data_dir)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import MissingData, UserError
-from tracking.archives import StoredFile
-from tracking.box_files import read_box_files
-from tracking.boxes import format_boxes, parse_boxes, parse_flags
+from tracking.files.archives import StoredFile
+from tracking.files.box_files import read_box_files
+from tracking.files.boxes import format_boxes, parse_boxes, parse_flags
 
 NUMBERS = st.one_of(
     st.integers(-(10**9), 10**9).map(str),

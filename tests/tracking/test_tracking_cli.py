@@ -169,7 +169,9 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_as_a_module_in_a_fresh_process(otb_frames: Path, tmp_path: Path) -> None:
     """Workers are spawned from the command itself; torch and matplotlib are not loaded to score."""
     tracker = tmp_path / "mine.py"
-    tracker.write_text("from tracking.trackers import StillTracker\ndef make():\n    return StillTracker()\n")
+    tracker.write_text(
+        "from tracking.online.trackers import StillTracker\ndef make():\n    return StillTracker()\n"
+    )
     done = subprocess.run(
         [
             sys.executable, "-m", "tracking.eval", "--dataset", "otb", "--data-root", str(otb_frames), "--partial",

@@ -9,14 +9,14 @@ import pytest
 from core.errors import MissingData, UserError
 from tests.tracking.files import write_boxes
 from tracking import check_dataset
-from tracking.boxes import BoxTable, parse_boxes
 from tracking.datasets import list_entries, load
 from tracking.datasets.lasot import test_names as lasot_names
 from tracking.datasets.otb import folder_names
 from tracking.datasets.uav123 import frame_ranges
-from tracking.evaluation import evaluate
-from tracking.exporters import export
-from tracking.runner import run
+from tracking.evaluation.evaluation import evaluate
+from tracking.evaluation.export import export
+from tracking.files.boxes import BoxTable, parse_boxes
+from tracking.online.runner import run
 
 
 def image(path: Path, size: tuple[int, int] = (32, 24)) -> None:

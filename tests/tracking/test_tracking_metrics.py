@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking import metrics
+from tracking.evaluation import metrics
 
 BOX = st.tuples(st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 25), st.integers(1, 25))
 

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from tracking.boxes import BoxTable
 from tracking.datasets.sequence import Sequence
-from tracking.evaluation import evaluate, summarise
-from tracking.protocols import PROTOCOLS, get_protocol, score_labels
-from tracking.scoring import score_curves
+from tracking.evaluation.evaluation import evaluate, summarise
+from tracking.evaluation.protocols import PROTOCOLS, get_protocol, score_labels
+from tracking.evaluation.scoring import score_curves
+from tracking.files.boxes import BoxTable
 
 
 def scores(

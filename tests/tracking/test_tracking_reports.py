@@ -12,18 +12,18 @@ import pytest
 from matplotlib.image import imread
 
 from core.errors import UserError
-from tracking.boxes import BoxTable
-from tracking.comparison import compare, paired_bootstrap
 from tracking.datasets import TrackingDataset
 from tracking.datasets.sequence import Sequence
-from tracking.evaluation import Evaluation, evaluate_trackers
-from tracking.experiment_report import _auc
-from tracking.exporters import export
-from tracking.plots import Kind, attribute_figure, curve_figure, save_plots
-from tracking.protocols import get_protocol
-from tracking.results_io import find_trackers, read_results
-from tracking.scoring import score_curves
-from tracking.tables import comparison_table, latex_table, markdown_table, score_rows
+from tracking.evaluation.comparison import compare, paired_bootstrap
+from tracking.evaluation.evaluation import Evaluation, evaluate_trackers
+from tracking.evaluation.export import export
+from tracking.evaluation.plots import Kind, attribute_figure, curve_figure, save_plots
+from tracking.evaluation.protocols import get_protocol
+from tracking.evaluation.scoring import score_curves
+from tracking.evaluation.stored_results import find_trackers, read_results
+from tracking.evaluation.tables import comparison_table, latex_table, markdown_table, score_rows
+from tracking.experiment.report import _auc
+from tracking.files.boxes import BoxTable
 
 
 def case(name: str, seed: int, noise: float, sequences: list[Sequence], protocol: str = "otb") -> Evaluation:

@@ -11,15 +11,21 @@ import pytest
 
 from core.errors import MissingData, UserError
 from tests.tracking.files import write_boxes
-from tracking import archives
-from tracking.archives import StoredFile, zip_members
 from tracking.datasets import PREFIXES
 from tracking.datasets.lasot import test_names as lasot_names
 from tracking.datasets.otb import TWO_TARGETS, folder_names
 from tracking.datasets.sequence import Sequence
 from tracking.datasets.uav123 import frame_ranges
-from tracking.evaluation import evaluate
-from tracking.results_io import find_results, find_trackers, frames_per_second, normal_name, read_results
+from tracking.evaluation.evaluation import evaluate
+from tracking.evaluation.stored_results import (
+    find_results,
+    find_trackers,
+    frames_per_second,
+    normal_name,
+    read_results,
+)
+from tracking.files import archives
+from tracking.files.archives import StoredFile, zip_members
 
 OTB_NAMES = [
     name
@@ -239,7 +245,7 @@ def test_problems_are_in_the_order_of_the_files(
     together = score(results, lasot_tree)
     files = [Path(item["file"]).name for item in together["problems"]]  # type: ignore[attr-defined]
     assert files == ["car-2.txt"] * 3 + ["rubicCube-6.txt"] * 3
-    monkeypatch.setattr("tracking.scoring.FRAMES_AT_A_TIME", 1)
+    monkeypatch.setattr("tracking.evaluation.scoring.FRAMES_AT_A_TIME", 1)
     assert score(results, lasot_tree) == together
 
 

@@ -10,14 +10,14 @@ import torch
 
 import core
 from classification.models import build
-from core.architecture import describe_inputs
-from core.checkpoint import save_weights
-from core.config import load_config
+from core.command_line.config import load_config
 from core.errors import UserError
+from core.storage.checkpoint import save_weights
+from core.surgery.architecture import describe_inputs
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
-from tracking.experiment import ExperimentConfig, given_architecture, with_given_budget
+from tracking.experiment.task import ExperimentConfig, given_architecture, with_given_budget
 from tracking.run import CONFIGS, DEFAULT_CONFIG, main
 
 SHORT = [

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.claims import claimed
 from core.errors import UserError
-from tracking.boxes import parse_boxes
+from core.storage.claims import claimed
 from tracking.datasets import load
-from tracking.runner import run, track_sequence
-from tracking.trackers import CorrelationTracker, StillTracker, make_tracker
+from tracking.files.boxes import parse_boxes
+from tracking.online.runner import run, track_sequence
+from tracking.online.trackers import CorrelationTracker, StillTracker, make_tracker
 
 OWN_TRACKER = """
 class Shifts:

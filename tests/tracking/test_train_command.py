@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import nn
 
-from core.architecture import Architecture, describe_inputs
-from core.channels import trace_channels
-from core.checkpoint import read_weights, save_weights
-from core.config import dump_config, load_config
+from core.command_line.config import dump_config, load_config
 from core.errors import UserError
-from core.optim import build_optimizer
+from core.graph.channels import trace_channels
+from core.storage.checkpoint import read_weights, save_weights
+from core.surgery.architecture import Architecture, describe_inputs
+from core.training.optim import build_optimizer
 from tests.tracking.training_trees import sequence_folder, small_config
 from tracking import train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network
-from tracking.experiment import ExperimentConfig
+from tracking.experiment.task import ExperimentConfig
 from tracking.training import TrackingConfig, build_network
 from tracking.training.loader import SequenceLoader
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import load_config
+from core.command_line.config import load_config
 from core.errors import MissingData
 from tests.tracking.training_trees import sequence_folder, small_config
 from tracking.datasets.demo_rendering import SCENES

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
-from tracking.metrics import overlap
+from tracking.evaluation.metrics import overlap
 from tracking.training.config import JitterConfig
 from tracking.training.jitter import draw_proposals, jitter
 from tracking.training.labels import gaussian_labels

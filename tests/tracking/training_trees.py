@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from core.recipe import OptimizerConfig, TrainConfig
+from core.training.recipe import OptimizerConfig, TrainConfig
 from tracking.dimp.net import DiMPConfig
 from tracking.training import TrackingConfig
 from tracking.training.config import CacheConfig, DataConfig, SamplingConfig, SourceConfig, ViewConfig
@@ -66,7 +66,7 @@ def small_config(folder: Path, **changes: object) -> TrackingConfig:
 
 def in_two_processes(folder: Path) -> None:
     """A training whose batches can be shared, and one whose batches are too small for that."""
-    from core.config import dump_config
+    from core.command_line.config import dump_config
     from tracking import train
 
     for name, batch_size in (("enough", 5), ("too-few", 3)):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import data_root
 from core.errors import MissingData, UserError
-from tracking.archives import StoredFile
-from tracking.box_files import pack, read_box_files, unpack
-from tracking.boxes import SEPARATORS, BoxTable, parse_flags
-from tracking.cache import cached
+from core.storage.data import data_root
 from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.files.archives import StoredFile
+from tracking.files.box_files import pack, read_box_files, unpack
+from tracking.files.boxes import SEPARATORS, BoxTable, parse_flags
+from tracking.files.cache import cached
 
 # name -> (lists the files of a split, the splits, the first of which is the default)
 DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = {

@@ -6,9 +6,9 @@ test split shares no photograph with the others. `demo_rendering` makes the fram
 
 from __future__ import annotations
 
-from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split
 from tracking.datasets.sequence import FrameFolder
+from tracking.files.archives import StoredFile
 
 SPLITS = ("test", "train", "random")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import MissingData, UserError
-from tracking.archives import StoredFile
 from tracking.datasets.sequence import FrameFolder, Part
+from tracking.files.archives import StoredFile
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ The test split's ground truth is its first box only; the rest is on the benchmar
 
 from __future__ import annotations
 
-from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
+from tracking.files.archives import StoredFile
 
 SPLITS = ("val", "test", "train")
 FOLDERS = ("got10k", "GOT-10k", "got-10k", "GOT10k", "GOT-10k/full_data", ".")

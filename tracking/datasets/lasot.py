@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
+from tracking.files.archives import StoredFile
 
 SPLITS = ("test", "train", "all")
 FOLDERS = ("lasot", "LaSOT", "LaSOTBenchmark", "LaSOT/LaSOTBenchmark", ".")

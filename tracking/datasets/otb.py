@@ -7,9 +7,9 @@ attributes.
 
 from __future__ import annotations
 
-from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder, Part
+from tracking.files.archives import StoredFile
 
 SPLITS = ("otb100", "otb50", "otb2013")
 FOLDERS = ("otb", "OTB", "OTB100", "otb100", "OTB2015", ".")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.archives import StoredFile, zip_members
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
+from tracking.files.archives import StoredFile, zip_members
 
 SPLITS = ("TEST", *(f"TRAIN_{chunk}" for chunk in range(12)))
 FOLDERS = ("trackingnet", "TrackingNet", "TRACKINGNET", ".")

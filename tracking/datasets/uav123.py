@@ -7,9 +7,9 @@ NaN where the target is out of view.
 
 from __future__ import annotations
 
-from tracking.archives import StoredFile
 from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
+from tracking.files.archives import StoredFile
 
 SPLITS = ("uav123", "uav20l")
 FOLDERS = ("uav123", "UAV123", "UAV", "uav", ".")

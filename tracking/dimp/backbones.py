@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.architecture import Architecture, ArchitectureError, describe_inputs
-from core.channels import trace_channels
-from core.checkpoint import fit_weights, read_weights
-from core.depth import shorten
 from core.errors import UserError, did_you_mean
+from core.graph.channels import trace_channels
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
-from core.space import network_cost
+from core.storage.checkpoint import fit_weights, read_weights
+from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
+from core.surgery.depth import shorten
+from core.widths.space import network_cost
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64

@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from core.architecture import Architecture
-from core.checkpoint import fit_weights, load_weights, read_metadata, save_weights
 from core.errors import MissingData, UserError
-from core.files import from_words, json_text
+from core.storage.checkpoint import fit_weights, load_weights, read_metadata, save_weights
+from core.storage.files import from_words, json_text
+from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, resnet_trunk
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
@@ -94,7 +94,7 @@ def read_description(path: str | Path) -> Description:
             raise
         raise UserError(
             f"checkpoint '{path}' does not say which tracker it is for: use one that tracking.train or "
-            "tracking.convert_checkpoint has written"
+            "tracking.convert has written"
         ) from error
 
 

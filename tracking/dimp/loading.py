@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.devices import make_fabric
+from core.training.devices import make_fabric
 from tracking.dimp.checkpoint import load_network
 from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.settings import preset

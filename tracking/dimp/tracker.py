@@ -20,7 +20,7 @@ from tracking.dimp.memory import SampleMemory
 from tracking.dimp.net import DiMPNet
 from tracking.dimp.refinement import best_box, refine, starting_boxes
 from tracking.dimp.settings import STRIDE, TrackerSettings
-from tracking.images import as_rgb
+from tracking.files.images import as_rgb
 
 STAGES = ("crop", "backbone", "classification", "localisation", "iou features", "refinement", "learning")
 LEGACY_SHIFT = 0.5

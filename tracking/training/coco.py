@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from core.errors import UserError
-from tracking.cache import cached
 from tracking.datasets.entries import first_folder, not_found
 from tracking.dimp.crops import to_centres
+from tracking.files.cache import cached
 from tracking.training.sequences import StillFiles, TrainingSet
 
 FOLDERS = ("coco", "COCO", "MSCOCO", ".")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import UserError
-from core.recipe import require_range
+from core.training.recipe import require_range
 
 BadFrames = Literal["error", "skip"]
 

@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.errors import UserError
-from core.packed import read_packed, write_packed
+from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
+from core.storage.packed import read_packed, write_packed
 from tracking.training.config import CacheConfig
 from tracking.training.frames import BadFrame, DecodedFrames, Frame
 from tracking.training.sequences import UsableSet

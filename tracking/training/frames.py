@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from core.errors import UserError
-from tracking.images import read_image
+from tracking.files.images import read_image
 from tracking.training.sequences import TrainingSet
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tracking.metrics import overlap
+from tracking.evaluation.metrics import overlap
 from tracking.training.config import JitterConfig
 
 _TRIES = 100

@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class SequenceLoader:
-    """Batches of training samples; fulfils `core.train.Loader`.
+    """Batches of training samples; fulfils `core.training.train.Loader`.
 
     Attributes:
         sources: what is drawn from.

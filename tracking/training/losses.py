@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.recipe import require_range
+from core.training.recipe import require_range
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.architecture import Architecture
-from core.checkpoint import load_weights
+from core.storage.checkpoint import load_weights
+from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import load_backbone_weights, resnet_trunk
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import DiMPConfig, DiMPNet, DiMPOutput

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.errors import MissingData, NonFiniteOutput, UserError
-from core.seeding import seed_everything
-from core.train import TrainConfig
+from core.training.seeding import seed_everything
+from core.training.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
 from tracking.dimp.settings import TrackerSettings
 from tracking.training.config import DataConfig, SourceConfig
@@ -75,7 +75,7 @@ def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) 
 
     Args:
         config: the protocol.
-        root: the data root (`core.data.data_root`).
+        root: the data root (`core.storage.data.data_root`).
         batch_size: sequences per batch, over all processes.
         seed: of all that is drawn.
 
@@ -86,7 +86,7 @@ def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) 
 
 
 def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """What `core.train.fit` calls to evaluate: the losses on samples of other sequences, always the same ones.
+    """What `core.training.train.fit` calls to evaluate: the losses on samples of other sequences, always the same ones.
 
     Returns:
         network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it. It

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from core.errors import MissingData, UserError, did_you_mean
-from tracking.archives import StoredFile
-from tracking.box_files import read_box_files
-from tracking.boxes import parse_flags
 from tracking.datasets import DATASETS, TITLES, load
 from tracking.datasets.sequence import FrameFolder
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.dimp.crops import to_centres
+from tracking.files.archives import StoredFile
+from tracking.files.box_files import read_box_files
+from tracking.files.boxes import parse_flags
 from tracking.training.coco import read_coco
 from tracking.training.config import SourceConfig
 from tracking.training.sequences import TrainingSet, VideoFiles

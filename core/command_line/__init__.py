@@ -1,0 +1,1 @@
+"""Configurations, exit statuses and models named on a command line."""

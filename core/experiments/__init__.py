@@ -1,0 +1,1 @@
+"""Whole experiments: what is compared, where results are kept, what is reported."""

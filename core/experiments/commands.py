@@ -1,0 +1,349 @@
+"""What every experiment's command line shares: common arguments, protocols, work directories."""
+
+from __future__ import annotations
+
+import glob
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lightning_fabric import Fabric
+
+from core.command_line.config import dump_config, load_config
+from core.command_line.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
+from core.errors import UserError
+from core.experiments.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.storage.claims import Claimed, take
+from core.storage.data import data_root
+from core.training.divergence import lowered_rate
+from core.training.train import make_fabric
+from core.widths.budget import Budget
+from core.widths.scores import NAMES
+
+CONFIG_FILE = "config.py"
+WORK_DIRS = Path("work_dirs")
+T = TypeVar("T")
+Use = Literal["new", "existing", "either"]
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that `run` of every task understands."""
+    run = parser.add_argument_group("experiment")
+    run.add_argument(
+        "--config",
+        help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
+    )
+    run.add_argument(
+        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
+    )
+    run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    run.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        help="run only these stages, by the plan of the work directory where it has one (default: all)",
+    )
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
+    )
+    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
+    run.add_argument(
+        "--seeds",
+        type=int,
+        help="repetitions, each with its own seed (default: 1, or as planned; with --resume more can be added)",
+    )
+    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    run.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    run.add_argument("--no-progress", action="store_true", help="no progress bars")
+    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    method = parser.add_argument_group("shrinkage")
+    method.add_argument(
+        "--budget", help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms"
+    )
+    method.add_argument("--score", help=", ".join(NAMES))
+    method.add_argument("--widen", type=float, help="growth of the space of widths")
+    method.add_argument(
+        "--controls",
+        nargs="+",
+        default=[],
+        help="scores to compare with, such as random (whose widths are nearly uniform) and uniform "
+        "(with --resume: added to those that are planned)",
+    )
+
+
+def read_protocol(
+    path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any], *, dumped: bool = False
+) -> T:
+    """The protocol in `path` with everything that the command line changes in it.
+
+    Args:
+        path: an mmengine config file.
+        schema: the task's dataclass; its fields `train` and `shrink` are those of `core.experiments.experiment`.
+        arguments: parsed `add_experiment_arguments`.
+        given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
+        dumped: it is a work directory's: read as data.
+    """
+    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed}
+    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
+    overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
+    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
+    if arguments.budget is not None:
+        config = replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
+    return config
+
+
+def execute(
+    arguments: Namespace,
+    task_name: str,
+    schema: type[T],
+    find_protocol: Callable[[], Path],
+    given: Mapping[str, Any],
+    default_name: Callable[[T], str],
+    open_task: Callable[[T, Fabric, Path, Path], Task],
+    complete: Callable[[T], T] = lambda config: config,
+) -> int:
+    """Run the experiment that a command line describes; returns the exit status 0.
+
+    Args:
+        arguments: parsed arguments, `add_experiment_arguments` among them.
+        task_name: "classification", ...
+        schema: dataclass of the task's protocol.
+        find_protocol: the protocol file where `--config` does not name one.
+        given: see `read_protocol`.
+        default_name: name of the work directory for a protocol.
+        open_task: opens data and describes the task; takes protocol, devices, work directory and data root.
+        complete: fills in what follows from the rest of the protocol.
+    """
+
+    def protocol(path: Path, dumped: bool = False) -> T:
+        if arguments.config:
+            path, dumped = Path(arguments.config), False
+        return complete(read_protocol(path, schema, arguments, given, dumped=dumped))
+
+    def name() -> str:
+        return default_name(protocol(Path() if arguments.config else find_protocol()))
+
+    use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
+    said_what = bool(arguments.config or arguments.cfg_options) or any(v is not None for v in given.values())
+    there = find_run(arguments.work_dir, name, use, None if said_what else task_name)
+    stored: Any = None
+    if there is None:
+        config: Any = protocol(Path() if arguments.config else find_protocol())
+    else:
+        stored = load_config(there / CONFIG_FILE, schema, dumped=True)
+        config = protocol(there / CONFIG_FILE, dumped=True)
+    devices, num_nodes = launched_processes()
+    fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    config, lowered_lr = lowered_rate(config, stored, there or Path())
+    say = _say if fabric.is_global_zero else _silent
+    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+        first_seed = config.train.seed
+        if there is None:
+            plan = new_plan(task_name, first_seed, arguments.seeds, arguments.controls, arguments.data_root)
+        else:
+            asked = arguments.seeds, arguments.controls, arguments.data_root
+            earlier = stored_plan(there, task_name, stored.train.seed, say)
+            plan = extended(earlier, there, *asked, say)
+        settings = Settings(
+            train=config.train,
+            shrink=config.shrink,
+            work_dir=folder,
+            controls=plan.controls,
+            seeds=len(plan.seeds),
+            stages=tuple(arguments.stages or STAGES),
+            distillation=getattr(config, "distillation", None),
+            teacher=getattr(config, "teacher", TeacherConfig()),
+            progress=not arguments.no_progress,
+            lowered_lr=lowered_lr,
+        )
+        if stored is not None:
+            check_same(config, stored, folder)
+        task = open_task(config, fabric, folder, data_root(plan.data_root))
+        check(task, config.shrink)
+        fabric.barrier()  # every process has read what is stored before the first one writes
+        if fabric.is_global_zero:
+            settle(plan, config, stored, folder, settings.stages)
+        run_experiment(task, settings, fabric, say=say)
+    return 0
+
+
+def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[str]) -> None:
+    """Write plan and protocol into a work directory, the protocol last: what has one has a plan.
+
+    A comparison alone leaves the plan as it is: it can only be made if nothing is added.
+    """
+    if stored is None or tuple(stages) != ("compare",):
+        plan.save(folder)
+    if stored is None:
+        dump_config(config, folder / CONFIG_FILE)
+
+
+def launched_processes() -> tuple[int, int]:
+    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
+    environment = os.environ
+    if "WORLD_SIZE" in environment:
+        world = int(environment["WORLD_SIZE"])
+        local = int(environment.get("LOCAL_WORLD_SIZE", world))
+        return local, world // local
+    if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
+        nodes = int(environment.get("SLURM_NNODES", 1))
+        return int(environment["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
+    """What the first process decides, for all of them; its error is everybody's error."""
+    folder, problem = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = str(decide())
+        except UserError as error:
+            problem = str(error)
+    folder, problem = fabric.broadcast((folder, problem))
+    if folder is None:
+        raise UserError(problem)
+    return Path(folder)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Other processes than the first one say nothing."""
+
+
+def find_run(
+    given: Path | None, default_name: Callable[[], str], use: Use, any_of: str | None = None
+) -> Path | None:
+    """The work directory of an earlier run, or None for a fresh run; nothing is written.
+
+    Without `--work-dir`: the latest of work_dirs/NAME, NAME-2, NAME-3 ...
+
+    Args:
+        given: `--work-dir`.
+        default_name: gives NAME.
+        use: "new" for a fresh run, "existing" to resume, "either" to run single stages.
+        any_of: a task: where there is no run called NAME, its only experiment under another name is taken.
+
+    Raises:
+        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume, or
+            there are several to choose from.
+    """
+    if given is not None:
+        runs = [given] if (given / CONFIG_FILE).exists() else []
+    elif use == "new":
+        return None
+    else:
+        runs = _runs_called(default_name())
+    if runs and use != "new":
+        return runs[-1]
+    if runs:
+        raise UserError(
+            f"work directory '{given}' already holds a run: add --resume to go on, or name another"
+        )
+    if use != "existing":
+        return None
+    others = [] if given is not None or any_of is None else _experiments_of(any_of)
+    if len(others) == 1:
+        return others[0]
+    if others:
+        raise UserError(f"several runs could go on: name one with --work-dir: {', '.join(map(str, others))}")
+    raise UserError(f"no run in '{given or WORK_DIRS / default_name()}': there is nothing to resume")
+
+
+@contextmanager
+def work_directory(
+    fabric: Fabric,
+    place: Path | None,
+    default_name: Callable[[], str],
+    fresh: bool,
+    say: Callable[[str], object],
+) -> Iterator[Path]:
+    """Hold the work directory of a run until the block is left; the first process does so for all.
+
+    Args:
+        fabric: the processes.
+        place: the directory; None for work_dirs/NAME, NAME-2, NAME-3 ..., the first that is free.
+        default_name: gives NAME.
+        fresh: it must not hold a run yet.
+        say: takes one line of news at a time.
+
+    Raises:
+        UserError: another command has it.
+    """
+    release: list[Callable[[], None]] = []
+
+    def hold() -> Path:
+        if place is not None:
+            release.append(take(place, say))
+            if fresh and (place / CONFIG_FILE).exists():
+                raise UserError(
+                    f"work directory '{place}' holds the run of another command, which has just been there: add "
+                    f"--resume to go on with it, or name another"
+                )
+            return place
+        first = WORK_DIRS / default_name()
+        number = max(map(_number, _runs_called(first.name)), default=0)
+        while True:
+            number += 1
+            folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+            try:
+                let_go = take(folder, say)
+            except Claimed:  # another command has just begun there
+                continue
+            if not (folder / CONFIG_FILE).exists():
+                release.append(let_go)
+                return folder
+            let_go()
+
+    try:
+        yield agree(fabric, hold)
+    finally:
+        for let_go in release:
+            let_go()
+
+
+def check_same(config: Any, stored: Any, folder: Path) -> None:
+    """Check that the protocol to run with is the one that the work directory holds.
+
+    Raises:
+        UserError: they differ: results of two protocols would be mixed.
+    """
+    names = [item.name for item in fields(config) if getattr(stored, item.name) != getattr(config, item.name)]
+    if names:
+        raise UserError(
+            f"'{folder}' was made with another protocol ({', '.join(names)} differ): use another --work-dir, or leave "
+            f"out what changes it"
+        )
+
+
+def _runs_called(name: str) -> list[Path]:
+    """work_dirs/NAME, NAME-2, ... as far as they hold a run, by number."""
+    first = WORK_DIRS / name
+    numbered = [path for path in first.parent.glob(f"{glob.escape(name)}-[0-9]*") if _number(path) > 1]
+    return [path for path in (first, *sorted(numbered, key=_number)) if (path / CONFIG_FILE).exists()]
+
+
+def _experiments_of(task: str) -> list[Path]:
+    """The work directories under work_dirs/ that hold an experiment of this task with a plan."""
+    return sorted(
+        path.parent
+        for path in WORK_DIRS.glob(f"{task}-*/{PLAN_FILE}")
+        if (path.parent / CONFIG_FILE).exists()
+    )
+
+
+def _number(path: Path) -> int:
+    tail = path.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else 1

@@ -1,0 +1,178 @@
+"""The plan of an experiment: which seeds and controls it compares. Kept in its work directory, so that a resume that
+names nothing goes on with exactly that.
+
+    work_dir/plan.json      {"task", "seeds", "controls", "data_root"}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from core.errors import UserError
+from core.storage.files import write_json
+from core.widths.scores import NAMES
+
+PLAN_FILE = "plan.json"
+_NO_CONTROLS = ("baseline", "lwdna", "teacher")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment compares, beside its protocol.
+
+    Attributes:
+        task: whose experiment it is: "classification", ...
+        seeds: of the repetitions, one after the other.
+        controls: scores to compare with.
+        data_root: `--data-root`, where it was given.
+    """
+
+    task: str
+    seeds: tuple[int, ...]
+    controls: tuple[str, ...] = ()
+    data_root: str | None = None
+
+    def __str__(self) -> str:
+        controls = f"controls {', '.join(self.controls)}" if self.controls else "no controls"
+        return f"{_seeds_text(self.seeds)}; {controls}"
+
+    def save(self, folder: Path) -> None:
+        """Write it into a work directory, atomically."""
+        write_json(folder / PLAN_FILE, asdict(self))
+
+
+def new_plan(
+    task: str, first_seed: int, seeds: int | None, controls: Sequence[str], data_root: str | None
+) -> Plan:
+    """The plan of a fresh experiment: one seed and no controls unless they are asked for.
+
+    Raises:
+        UserError: fewer than one seed.
+    """
+    count = 1 if seeds is None else seeds
+    if count < 1:
+        raise UserError(f"seeds={count}: use at least 1")
+    root = None if data_root is None else str(Path(data_root).expanduser().absolute())
+    return Plan(task, tuple(range(first_seed, first_seed + count)), tuple(dict.fromkeys(controls)), root)
+
+
+def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], object]) -> Plan:
+    """The plan that a work directory holds; where it was made without one, what its files show of it.
+
+    Args:
+        folder: the work directory.
+        task: whose experiment is to go on.
+        first_seed: the protocol's.
+        say: is told what was derived.
+
+    Raises:
+        UserError: the plan is damaged, another task's, or of other seeds than the protocol; or the directory holds no
+            experiment.
+    """
+    path = folder / PLAN_FILE
+    if not path.exists():
+        return _derived(folder, task, first_seed, say)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seeds, controls, root = content["seeds"], content["controls"], content.get("data_root")
+        sound = (
+            isinstance(seeds, list) and len(seeds) > 0 and all(type(seed) is int for seed in seeds)
+            and isinstance(controls, list) and all(isinstance(name, str) for name in controls)
+            and isinstance(content["task"], str) and isinstance(root, str | None)
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"'{path}' is damaged: it holds 'task', 'seeds' and 'controls'; restore it, or remove it to go by the "
+            f"files that are there"
+        )
+    if content["task"] != task:
+        raise UserError(f"'{folder}' holds an experiment of {content['task']}, not of {task}")
+    if seeds != list(range(first_seed, first_seed + len(seeds))):
+        raise UserError(
+            f"'{path}' names the seeds {seeds}, but the protocol beside it begins with {first_seed}"
+        )
+    return Plan(task, tuple(seeds), tuple(controls), root)
+
+
+def extended(
+    plan: Plan,
+    folder: Path,
+    seeds: int | None,
+    controls: Sequence[str],
+    data_root: str | None,
+    say: Callable[[str], object],
+) -> Plan:
+    """A stored plan with what a command line adds to it; nothing is ever taken away.
+
+    Args:
+        plan: from `stored_plan`.
+        folder: where it is kept, for messages.
+        seeds: how many there shall be; None for as many as there are.
+        controls: those that shall be among them.
+        data_root: where the data are now; None for where they were.
+        say: is told of the plan and of what was added.
+
+    Raises:
+        UserError: fewer seeds than planned are asked for.
+    """
+    say(f"'{folder}' goes on with its plan: {plan}")
+    asked = new_plan(
+        plan.task, plan.seeds[0], len(plan.seeds) if seeds is None else seeds, controls, data_root
+    )
+    if len(asked.seeds) < len(plan.seeds):
+        raise UserError(
+            f"--seeds {seeds}: '{folder / PLAN_FILE}' has {len(plan.seeds)}, and none of them is dropped: leave "
+            f"--seeds out to go on, give more to add some, or use another --work-dir"
+        )
+    more_seeds = asked.seeds[len(plan.seeds) :]
+    more_controls = tuple(name for name in asked.controls if name not in plan.controls)
+    if more_seeds:
+        say(f"added to the plan: {_seeds_text(more_seeds)}")
+    if more_controls:
+        say(f"added to the plan: controls {', '.join(more_controls)}")
+    return replace(
+        plan,
+        seeds=plan.seeds + more_seeds,
+        controls=plan.controls + more_controls,
+        data_root=asked.data_root or plan.data_root,
+    )
+
+
+def _derived(folder: Path, task: str, first_seed: int, say: Callable[[str], object]) -> Plan:
+    if (folder / "last.safetensors").exists():
+        raise UserError(f"'{folder}' holds a single training, not an experiment: go on with tracking.train")
+    found = {path.stem for path in folder.glob("widths/*.json")} | {
+        path.name for path in folder.glob("runs/*")
+    }
+    parts = [match for name in sorted(found) if (match := re.fullmatch(r"(.+)-seed(\d+)", name))]
+    methods = list(dict.fromkeys([*_reported_methods(folder), *(part[1] for part in parts)]))
+    controls = tuple(name for name in methods if name in NAMES)
+    others = [name for name in methods if name not in (*controls, *_NO_CONTROLS)]
+    last = max((int(part[2]) for part in parts if part[1] not in others), default=first_seed)
+    plan = Plan(task, tuple(range(first_seed, max(first_seed, last) + 1)), controls)
+    say(
+        f"'{folder}' has no {PLAN_FILE}; its files show {plan}"
+        + (f"; {', '.join(others)} there is unknown and left out" if others else "")
+        + ". What had not begun is not known: --seeds and --controls add it"
+    )
+    return plan
+
+
+def _reported_methods(folder: Path) -> list[str]:
+    """The methods of an earlier result, in its order."""
+    try:
+        return [
+            str(name) for name in json.loads((folder / "result.json").read_text(encoding="utf-8"))["methods"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"

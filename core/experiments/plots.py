@@ -1,0 +1,198 @@
+"""Plots that every task shares: widths per layer, and curves of training."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from core.experiments.report import NAMES
+from core.storage.files import write_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from core.experiments.experiment import Run, Task
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in grey.
+COLOURS = {"baseline": "#6b6b6b", "lwdna": "#0072b2", "random": "#e69f00", "uniform": "#009e73", "magnitude": "#cc79a7",
+           "sensitivity": "#56b4e9", "gradient": "#d55e00"}  # fmt: skip
+
+
+def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure that needs no display, with quiet axes; `options` go to `subplots`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, 1, **options)
+    for axis in np.ravel(axes):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, atomically."""
+    write_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
+
+
+def layer_widths(model: nn.Module, order: Sequence[str]) -> list[int]:
+    """Output channels of the named convolutions and linear layers; 0 for those of a block that was left out."""
+    modules = dict(model.named_modules())
+    widths = []
+    for name in order:
+        module: Any = modules.get(name)
+        widths.append(int(getattr(module, "out_channels", getattr(module, "out_features", 0))))
+    return widths
+
+
+def plot_widths(
+    path: Path, title: str, layers: Sequence[str], baseline: Sequence[int], found: dict[str, list[list[int]]]
+) -> None:
+    """Draw width per layer, found against baseline, and their ratio below (figure 1 (a), (b) of LW-DNA).
+
+    Args:
+        path: the PNG to write.
+        title: shown above.
+        layers: names in the order of execution.
+        baseline: channels per layer.
+        found: method -> one list of channels per seed; the first method is drawn as bars, others as markers.
+    """
+    positions = np.arange(len(layers))
+    figure, (top, bottom) = new_figure(
+        float(np.clip(2.5 + 0.24 * len(layers), 7, 18)), 6.2, 2, sharex=True, height_ratios=[3, 2]
+    )
+    base = np.asarray(baseline, dtype=float)
+    top.bar(positions, base, width=0.84, color="0.85", label="Baseline")
+    for number, (method, runs) in enumerate(found.items()):
+        widths = np.asarray(runs, dtype=float)
+        colour = COLOURS.get(method, f"C{number}")
+        label = NAMES.get(method, method)
+        ratio = widths / base
+        if number == 0:
+            top.bar(positions, widths.mean(axis=0), width=0.42, color=colour, label=label)
+            bottom.bar(positions, ratio.mean(axis=0) - 1, bottom=1, width=0.42, color=colour, label=label)
+        else:
+            bottom.plot(positions, ratio.mean(axis=0), "o", markersize=3.5, color=colour, label=label)
+        if len(runs) > 1:
+            spread = [ratio.mean(axis=0) - ratio.min(axis=0), ratio.max(axis=0) - ratio.mean(axis=0)]
+            bottom.errorbar(positions, ratio.mean(axis=0), spread, fmt="none", ecolor=colour, elinewidth=1)
+    bottom.axhline(1, color="0.4", linewidth=1)
+    top.set_ylabel("channels")
+    bottom.set_ylabel("ratio to baseline")
+    step = max(1, -(-len(layers) // 60))
+    bottom.set_xticks(positions[::step], [layers[at] for at in positions[::step]], rotation=90, fontsize=7)
+    top.set_xlim(-0.7, len(layers) - 0.3)
+    _set_title(top, title)
+    top.legend(frameon=False, ncols=2)
+    if len(found) > 1:
+        # Above the axes: bars and markers may be anywhere within them.
+        bottom.legend(
+            frameon=False,
+            ncols=len(found),
+            fontsize=8,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0,
+        )
+    save_figure(figure, path)
+
+
+def _set_title(axis: Any, title: str) -> None:
+    """At the left, in as many lines as a figure of seven inches needs."""
+    axis.set_title(textwrap.fill(title, 72), loc="left", fontsize=11)
+
+
+def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
+    """channels.png of an experiment: every convolution and linear layer whose width is free."""
+    from core.graph.channels import trace_channels
+
+    model, inputs, outputs = task.searched()
+    first = next(run.architecture for run in runs if run.architecture is not None)
+    options = first.options
+    graph = trace_channels(model, inputs, freeze=options.freeze, ties=options.ties, outputs=outputs)
+    layers = [name for name in graph.producers if name not in graph.depthwise]
+    found: dict[str, list[list[int]]] = {}
+    for run in runs:
+        if run.architecture is not None:
+            found.setdefault(run.method, []).append(layer_widths(run.architecture.build(model), layers))
+    title = f"{task.model_name} on {task.dataset}: channels per layer"
+    if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
+        limits = first.found_by["budget"].items()
+        budget = " ".join(f"{kind} {value}" for kind, value in limits if kind != "convention")
+        title += f" ({first.found_by['score']}, budget {budget})"
+    plot_widths(path, title, layers, layer_widths(model, layers), found)
+
+
+def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
+    """curves.png: training (dashed) and test (solid) metric per epoch; bands span the seeds."""
+    from matplotlib.ticker import ScalarFormatter
+
+    train_key, test_key, label = task.curves
+    figure, axis = new_figure(7.5, 4.6)
+    strange: list[float] = []
+    for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
+        own = [run for run in runs if run.method == method]
+        colour = COLOURS.get(method, f"C{number}")
+        name = NAMES.get(method, method)
+        train = [[r.train_metrics.get(train_key, r.train_loss) for r in run.history] for run in own]
+        strange += _curve(axis, range(1, len(train[0]) + 1), train, colour, "--", f"{name}, training")
+        tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]
+        test = [[record.eval_metrics[test_key] for record in records] for records in tested]
+        strange += _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
+    if not task.metrics[0].higher_is_better:
+        # Errors fall by orders of magnitude: a logarithm above 1, so that the last epochs can be told apart.
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if axis.get_xlim()[1] < 2:  # a single epoch, a single tick
+        axis.set_xlim(0, 2)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    _set_title(axis, f"{task.model_name} on {task.dataset}")
+    axis.legend(frameon=False, fontsize=8)
+    say_what_is_not_drawn(axis, strange, "triangles at the edge")
+    save_figure(figure, path)
+
+
+def say_what_is_not_drawn(axis: Any, values: Sequence[float], infinite: str = "not drawn") -> None:
+    """Write into a plot how many of the `values` are infinite, and what became of them, and how many are NaN."""
+    kinds = (("infinite", infinite, np.isinf), ("not a number", "not drawn", np.isnan))
+    counts = [(kind, fate, int(test(values).sum())) for kind, fate, test in kinds] if len(values) else []
+    lines = [f"{count} value{'s' * (count != 1)} {kind}: {fate}" for kind, fate, count in counts if count]
+    if lines:
+        axis.text(0.01, 0.99, "\n".join(lines), transform=axis.transAxes, va="top", fontsize=8)
+
+
+def _curve(
+    axis: Any, epochs: Sequence[int], runs: Sequence[Sequence[float]], colour: str, style: str, label: str
+) -> list[float]:
+    """Draw the mean over the runs and the span of them; returns the values that are not finite."""
+    values = np.asarray(runs, dtype=float)
+    mean = np.array([sum(column) / len(column) for column in values.T])  # numpy's mean warns of infinities
+    marker = "o" if len(mean) == 1 else None
+    axis.plot(
+        list(epochs),
+        np.where(np.isfinite(mean), mean, np.nan),
+        style,
+        color=colour,
+        label=label,
+        linewidth=1.6,
+        marker=marker,
+    )
+    if len(runs) > 1:
+        axis.fill_between(
+            list(epochs), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0
+        )
+    for edge, infinity, marker in ((1, np.inf, "^"), (0, -np.inf, "v")):
+        at = [epoch for epoch, value in zip(epochs, mean, strict=True) if value == infinity]
+        if at:
+            place = axis.get_xaxis_transform()
+            axis.plot(at, [edge] * len(at), marker, color=colour, transform=place, clip_on=False)
+    return values[~np.isfinite(values)].tolist()

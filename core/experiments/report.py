@@ -1,0 +1,276 @@
+"""Result tables: for a terminal, in Markdown, and the numbers behind them (mean and 95 % interval over seeds)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scipy import stats
+
+from core.storage.files import json_text
+
+if TYPE_CHECKING:
+    from core.experiments.experiment import Metric, Settings, Task
+
+NAMES = {
+    "baseline": "Baseline",
+    "lwdna": "LW-DNA",
+    "random": "Random widths (nearly uniform)",
+    "uniform": "Uniform widths",
+}
+NEARLY_UNIFORM = (
+    "Random widths are those that random scores give: one threshold over independent scores keeps nearly the same "
+    "share of every group, so they are nearly uniform, and no sample of what widths can be at this cost."
+)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain-text table; the first column is left-aligned, the others right-aligned."""
+    widths = [max(len(str(row[column])) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            str(cell).ljust(width) if column == 0 else str(cell).rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers are right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+UNDEFINED = (
+    "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
+)
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % confidence interval of the mean (Student's t).
+
+    None for a single value; NaN where values are infinite or NaN, for then there is none.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    if not all(math.isfinite(value) for value in values):
+        return math.nan
+    mean = sum(values) / n
+    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+
+
+def with_interval(values: Sequence[float], digits: int = 2) -> str:
+    """'23.00 ± 0.12', or '23.00' for a single value.
+
+    Of infinite values: 'inf ± undefined'; 'undefined' where the mean itself is NaN.
+    """
+    half, mean = half_interval(values), sum(values) / len(values)
+    if half is None or math.isnan(mean):
+        return number_text(mean, digits)
+    return f"{number_text(mean, digits)} ± {number_text(half, digits)}"
+
+
+def number_text(value: float | str, digits: int = 2) -> str:
+    """'23.00', 'inf', or 'undefined' for NaN; takes the words of JSON files too (`core.storage.files`)."""
+    value = float(value)
+    return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of methods."""
+    shown = [metric for metric in metrics if metric.key in result["methods"]["baseline"]["metrics"]]
+    header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
+    rows = []
+    for name, values in result.get("references", {}).items():
+        cells = [
+            number_text(values[metric.key], metric.digits) if metric.key in values else "" for metric in shown
+        ]
+        rows.append([name, *cells, "", "", "", ""])
+    for method, entry in result["methods"].items():
+        cells = [with_interval(_values(entry, metric), metric.digits) for metric in shown]
+        rows.append(
+            [
+                NAMES.get(method, method.capitalize()),
+                *cells,
+                engineering(entry["flops"]),
+                f"{100 * entry['flops_ratio']:.2f}",
+                engineering(entry["params"]),
+                f"{100 * entry['params_ratio']:.2f}",
+            ]
+        )
+    return header, rows
+
+
+def _values(entry: Mapping[str, Any], metric: Metric) -> list[float]:
+    """A method's metric over the seeds; in a file that was read back infinities are words."""
+    return [float(value) for value in entry["metrics"][metric.key]["values"]]
+
+
+def engineering(number: float) -> str:
+    """4117734400 -> '4.1177 G'."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.4f} {unit}"
+    return f"{number:.0f}"
+
+
+def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
+    """The table of methods for a terminal."""
+    header, rows = results_rows(metrics, result)
+    return "\n".join([text_table(header, rows), _footnote(result), *_training_remarks(metrics, result)])
+
+
+def _footnote(result: Mapping[str, Any]) -> str:
+    seeds = result["seeds"]
+    if len(seeds) == 1:
+        text = "One seed: no interval, and no claim about which network is better (use --seeds)."
+    else:
+        text = f"Mean ± 95 % confidence interval over {len(seeds)} seeds."
+    values = [
+        float(value)
+        for entry in result["methods"].values()
+        for metric in entry["metrics"].values()
+        for value in metric["values"]
+    ]
+    strange = sum(not math.isfinite(value) for value in values)
+    if strange:
+        text += (
+            f" {strange} of {len(values)} values {'is' if strange == 1 else 'are'} infinite or not a number (the PSNR "
+            f"of an exactly reproduced image is infinite): intervals and tests with them are undefined."
+        )
+    return text
+
+
+def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
+    """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
+    lines = []
+    changes = result.get("recipe_changes", [])
+    if changes:
+        lines.append(f"Not all networks had the same recipe: {' '.join(changes)}")
+    raw = []
+    for method, entry in result["methods"].items():
+        values = entry.get("raw_metrics", {})
+        cells = [
+            f"{metric.label} {with_interval([float(value) for value in values[metric.key]['values']], metric.digits)}"
+            for metric in metrics
+            if metric.key in values
+        ]
+        if cells:
+            raw.append(f"{NAMES.get(method, method)} {', '.join(cells)}")
+    if raw:
+        lines.append(
+            f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
+        )
+    return [*lines, *result.get("training_notes", [])]
+
+
+def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
+    """Method minus baseline, seed by seed: mean, interval and p-value of the paired t-test, per metric."""
+    base = result["methods"]["baseline"]
+    rows = []
+    for method, entry in result["methods"].items():
+        for metric in metrics:
+            if method == "baseline" or metric.key not in entry["metrics"] or len(result["seeds"]) < 2:
+                continue
+            pairs = zip(_values(entry, metric), _values(base, metric), strict=True)
+            differences = [ours - theirs for ours, theirs in pairs]
+            shown = p_text(paired_p(differences))
+            rows.append(
+                [NAMES.get(method, method), metric.label, with_interval(differences, metric.digits), shown]
+            )
+    return rows
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test, from the differences pair by pair.
+
+    NaN where they do not vary, or are not all finite: there is no test then.
+    """
+    if len(set(differences)) < 2 or not all(math.isfinite(difference) for difference in differences):
+        return math.nan
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics, 1979): the chance of one false finding among all.
+
+    NaNs are no tests: they stay NaN and do not count.
+    """
+    order = sorted(
+        (index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def p_text(p: float) -> str:
+    """'0.031', '<0.001' or 'n/a'."""
+    if math.isnan(p):
+        return "n/a"
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def markdown_report(
+    task: Task, settings: Settings, result: Mapping[str, Any], sections: Sequence[str] = ()
+) -> str:
+    """report.md: what was compared, the table, differences, widths, and how it was made."""
+    header, rows = results_rows(task.metrics, result)
+    epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
+    parts = [
+        f"# {task.model_name} on {task.dataset}",
+        f"{epochs} for every network, the same recipe{_but(result)}, the same seeds "
+        f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
+        + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
+        markdown_table(header, rows),
+        _footnote(result),
+        *([NEARLY_UNIFORM] if "random" in result["methods"] else []),
+        *_training_remarks(task.metrics, result),
+        *task.notes,
+    ]
+    differences = paired_differences(task.metrics, result)
+    if differences:
+        parts += [
+            "## Difference to the baseline, seed by seed",
+            markdown_table(["method", "metric", "difference", "p (paired t-test)"], differences),
+        ]
+    parts += [
+        *sections,
+        "## Widths",
+        "![Widths per layer](channels.png)",
+        _widths_table(result),
+        "## Training",
+        "![Error per epoch](curves.png)",
+        "## Made with",
+        "```json\n" + json_text(result["environment"], indent=2) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _but(result: Mapping[str, Any]) -> str:
+    return " but for the learning rates below" if result.get("recipe_changes") else ""
+
+
+GONE = "–"  # in the place of a width
+
+
+def _widths_table(result: Mapping[str, Any]) -> str:
+    methods = result["methods"]
+    header = ["group", *(NAMES.get(method, method) for method in methods)]
+    rows = [
+        [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
+        for group in methods["baseline"]["widths"]
+    ]
+    lines = [f"Channels per group, seed {result['seeds'][0]}:", markdown_table(header, rows)]
+    if any(GONE in row for row in rows):
+        lines.append(f"{GONE}: the block was left out.")
+    return "\n\n".join(lines)

@@ -1,0 +1,392 @@
+"""Channel groups of any CNN: which channel dimensions must stay equal, their widths, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.errors import UserError, did_you_mean
+from core.graph.complexity import WEIGHT, Convention, CostModel
+from core.graph.grouping import Grouping, count_rows, group_labels
+from core.graph.labels import Labels, SlotKey, Trace
+from core.graph.tracing import run_labelled
+from core.modules import collection_paused
+
+IntArray = NDArray[np.int64]
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """How a model was traced; an architecture file keeps it so that the same groups are found again."""
+
+    freeze: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
+    outputs: Literal["single", "freeze", "free"] = "single"
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of several layers that share one width.
+
+    Attributes:
+        name: qualified name of the first module that produces the group.
+        size: number of independent choices (elements).
+        step: channels of that module per choice: 1 for most groups, s² in front of a pixel shuffle by s, the number
+            of groups of a grouped convolution.
+        slots: (parameter or buffer, dimension) -> rows that one choice owns there.
+    """
+
+    name: str
+    size: int
+    step: int
+    slots: Mapping[SlotKey, int] = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Channels of the naming module."""
+        return self.size * self.step
+
+    def elements(self, width: int, step: int | None = None) -> int:
+        """A width in channels as a number of choices.
+
+        Raises:
+            UserError: the width is not positive or not a multiple of the step.
+        """
+        step = step or self.step
+        if not isinstance(width, (int, np.integer)) or isinstance(width, bool) or width < 1 or width % step:
+            raise UserError(
+                f"group '{self.name}': width {width!r} is not a positive multiple of {step} (its channels come in "
+                f"steps of {step})"
+            )
+        return int(width) // step
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """Every channel dimension of a network, by group.
+
+    Attributes:
+        groups: the free groups; input, output and frozen dimensions are not among them.
+        slots: (parameter or buffer, dimension) -> row -> flat choice index over all groups in order, -1 if frozen.
+        conv_groups: group counts of grouped (not depthwise) convolutions.
+        depthwise: modules whose group count is their channel count.
+        per_group: slots that count channels *per group* of a grouped convolution.
+        producers: convolutions and linear layers with a free output, in the order of execution.
+        bare_norms: norm layers without weights, which still repeat a width in an attribute.
+        taps: tapped module -> row -> flat choice index, as in slots.
+        outputs: the same for the tensors that the model returns.
+        notes: what was frozen by an operation without a rule, and where.
+    """
+
+    groups: list[ChannelGroup]
+    slots: Mapping[SlotKey, IntArray] = field(repr=False)
+    cost: CostModel = field(repr=False)
+    conv_groups: Mapping[str, int]
+    depthwise: frozenset[str] = field(repr=False)
+    per_group: frozenset[SlotKey] = field(repr=False)
+    producers: tuple[str, ...] = field(repr=False)
+    bare_norms: Mapping[str, IntArray] = field(repr=False)
+    taps: Mapping[str, IntArray] = field(repr=False)
+    outputs: tuple[IntArray, ...] = field(repr=False)
+    output_axes: tuple[int, ...] = field(repr=False)
+    notes: tuple[str, ...]
+    options: TraceOptions
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group name -> today's width in channels."""
+        return {group.name: group.width for group in self.groups}
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Choices of each group, (G,)."""
+        return np.array([group.size for group in self.groups], dtype=np.int64)
+
+    @cached_property
+    def offsets(self) -> IntArray:
+        """Flat index of each group's first choice, and the total, (G + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def owner(self) -> IntArray:
+        """Flat choice index -> index of its group."""
+        return np.repeat(np.arange(len(self.groups)), self.sizes)
+
+    @cached_property
+    def _free_tables(self) -> set[int]:
+        distinct = {id(table): table for table in self.slots.values()}
+        return {key for key, table in distinct.items() if (table >= 0).any()}
+
+    def free_table(self, tensor: str, dim: int) -> IntArray | None:
+        """Row -> flat choice index of one dimension of a tensor; None where no row belongs to a group."""
+        table = self.slots.get((tensor, dim))
+        return table if id(table) in self._free_tables else None
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called `name`.
+
+        Raises:
+            UserError: there is none; the message lists close names and what there is.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UserError(f"no channel group is called '{name}'; {did_you_mean(name, self.widths)}")
+
+    def elements(self, widths: Mapping[str, int] | None = None) -> IntArray:
+        """Widths in channels as choices per group, (G,); groups that are not named keep their size.
+
+        Raises:
+            UserError: an unknown group, or a width that is not a positive multiple of the group's step.
+        """
+        sizes = self.sizes.copy()
+        if widths is not None:
+            at = {group.name: index for index, group in enumerate(self.groups)}
+            for name, width in widths.items():
+                group = self.group(name)
+                sizes[at[name]] = group.elements(width)
+        return sizes
+
+    def flops(self, widths: Mapping[str, int] | None = None, convention: Convention = "macs") -> int:
+        """FLOPs per sample at the given widths (default: today's), in closed form.
+
+        Raises:
+            UserError: an unknown convention or group, or an impossible width.
+        """
+        if convention not in WEIGHT:
+            raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+        return int(self.cost(convention, self.elements(widths)))
+
+    def params(self, widths: Mapping[str, int] | None = None) -> int:
+        """Parameters at the given widths (default: today's), in closed form."""
+        return int(self.cost("params", self.elements(widths)))
+
+    def width_of(self, module: str, widths: Mapping[str, int] | None = None) -> int:
+        """Output channels of a tapped module or a convolution / linear layer at the given widths.
+
+        Raises:
+            UserError: the module neither is tapped (`taps=`) nor owns a weight.
+        """
+        table = self.taps.get(module, self.slots.get((f"{module}.weight", 0)))
+        if table is None:
+            raise UserError(f"'{module}' is not tapped; pass taps=('{module}',) to trace_channels")
+        constant, multiplicity = count_rows([table], self.sizes.tolist())
+        return int(constant[0] + multiplicity[0] @ self.elements(widths))
+
+    def verify(self, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0) -> float:
+        """Prove on a random keep that masked equals cut; see `core.surgery.verification.verify`."""
+        from core.surgery.verification import verify
+
+        return verify(self, model, example_inputs, keep=keep, seed=seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for people and for golden files: groups, what they own, costs, what is frozen and why."""
+        return {
+            "plan_version": PLAN_VERSION,
+            "groups": [
+                {
+                    "name": group.name,
+                    "width": group.width,
+                    "step": group.step,
+                    "slots": {f"{tensor}:{dim}": rows for (tensor, dim), rows in group.slots.items()},
+                }
+                for group in self.groups
+            ],
+            "conv_groups": dict(self.conv_groups),
+            "flops": {convention: self.flops(convention=convention) for convention in ("macs", "paper")},
+            "params": self.params(),
+            "notes": list(self.notes),
+        }
+
+    def describe(self) -> str:
+        """The plan as a table for a terminal."""
+        from core.experiments.report import text_table
+
+        rows = [
+            [group.name, str(group.width), str(group.step), str(len(group.slots))] for group in self.groups
+        ]
+        table = text_table(["group", "width", "step", "slots"], rows)
+        flops = {c: self.flops(convention=c) for c in ("macs", "paper")}
+        costs = (
+            f"{len(self.groups)} free groups · {flops['macs']:,} MACs · {flops['paper']:,} FLOPs (paper) · "
+        )
+        notes = "".join(f"\nfrozen: {note}" for note in self.notes)
+        return f"{table}\n{costs}{self.params():,} parameters{notes}"
+
+
+def trace_channels(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    freeze: Sequence[str] = (),
+    taps: Sequence[str] = (),
+    ties: Sequence[tuple[str, str]] = (),
+    outputs: Literal["single", "freeze", "free"] = "single",
+) -> ChannelGraph:
+    """Find the channel groups of a CNN by running it once on labelled tensors.
+
+    Args:
+        model: any CNN; it is not changed. The run is in eval mode, on the meta device where possible.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones. Only shapes
+            matter; the first axis is the batch. Input channels are frozen.
+        freeze: names (or patterns, `layer1.*`) of modules that are left as they are.
+        taps: modules whose output width others read (a tracker's backbone stages); see `ChannelGraph.width_of`.
+        ties: pairs of modules whose outputs must have the same channels although the network does not need it.
+        outputs: what to do with the channels that the model returns: "single" freezes the one tensor and refuses
+            more, "freeze" freezes all, "free" lets them change.
+
+    Returns:
+        The graph. An operation that no rule knows freezes the channels that it touches, with a
+        `FrozenChannelsWarning` that names it and its place.
+
+    Raises:
+        TraceError: an input of unknown origin, several outputs, or a parameter that cannot be tied; the message names
+            the place and the remedy.
+        UserError: a name in `freeze`, `taps` or `ties` that the model does not have.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> trace_channels(net, torch.zeros(1, 3, 8, 8)).widths
+        {'0': 8}
+    """
+    options = TraceOptions(tuple(freeze), tuple(taps), tuple((a, b) for a, b in ties), outputs)
+    if outputs not in ("single", "freeze", "free"):
+        raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
+    with collection_paused():
+        trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+        factors = [factor for term in trace.terms for factor in term.factors]
+        factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
+        return _graph(trace, group_labels(trace, factors), options)
+
+
+def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGraph:
+    # Table -> (group, rows per element) of the groups in it.
+    counted: list[list[tuple[int, int]]] = [[] for _ in grouping.tables]
+    for table, group in zip(*(axis.tolist() for axis in grouping.multiplicity.nonzero()), strict=True):
+        counted[table].append((group, int(grouping.multiplicity[table, group])))
+    slots_of: list[dict[SlotKey, int]] = [{} for _ in grouping.names]
+    for key, table in grouping.slots.items():
+        for group, rows in counted[table]:
+            slots_of[group][key] = rows
+    groups = [
+        ChannelGroup(name, size, step, slots)
+        for name, size, step, slots in zip(
+            grouping.names, grouping.sizes, grouping.steps, slots_of, strict=True
+        )
+    ]
+
+    def table_of(labels: Labels) -> IntArray:
+        return grouping.tables[grouping.factors[id(labels)]]
+
+    return ChannelGraph(
+        groups=groups,
+        slots={key: grouping.tables[table] for key, table in grouping.slots.items()},
+        cost=_cost_model(trace, grouping),
+        conv_groups=trace.conv_groups,
+        depthwise=frozenset(name.rpartition(".")[0] for name in trace.depthwise),
+        per_group=frozenset(trace.per_group),
+        producers=tuple(module for module, key in trace.producers.items() if counted[grouping.slots[key]]),
+        bare_norms={name: table_of(labels) for name, labels in trace.bare_norms.items()},
+        taps={name: table_of(labels) for name, labels in trace.taps.items()},
+        outputs=tuple(table_of(labels) for labels in trace.outputs),
+        output_axes=tuple(trace.output_axes),
+        notes=tuple(trace.notes),
+        options=options,
+    )
+
+
+def _cost_model(trace: Trace, grouping: Grouping) -> CostModel:
+    """Write every cost as coefficient · rows_a · rows_b, where the rows are those of the tables."""
+    constants = grouping.constant.tolist()
+    changes = [bool(row) for row in grouping.multiplicity.max(axis=1, initial=0)]
+    collected: dict[str, list[tuple[int, int, int]]] = {"macs": [], "paper": [], "params": []}
+
+    def add(weights: Mapping[str, int], coefficient: int, tables: Sequence[int]) -> None:
+        free = []
+        for table in tables:
+            if changes[table]:
+                free.append(1 + table)  # row 0 is the constant 1
+            else:
+                coefficient *= constants[table]
+        a, b = (*free, 0, 0)[:2]
+        for kind, weight in weights.items():
+            collected[kind].append((coefficient * weight, a, b))
+
+    weights_of = {
+        kind: {convention: weights[kind] for convention, weights in WEIGHT.items() if kind in weights}
+        for kind in {term.kind for term in trace.terms}
+    }
+    for term in trace.terms:
+        factors = [grouping.factors[id(factor)] for factor in term.factors]
+        add(weights_of[term.kind], term.coefficient, factors)
+    for name, shape in trace.parameters.items():
+        tables = [grouping.slots.get((name, dim)) for dim in range(len(shape))]
+        rest = math.prod(size for size, table in zip(shape, tables, strict=True) if table is None)
+        add({"params": 1}, rest, [table for table in tables if table is not None])
+    arrays = {
+        kind: tuple(np.array(column, dtype=np.int64) for column in zip(*(items or [(0, 0, 0)]), strict=True))
+        for kind, items in collected.items()
+    }
+    nothing = np.zeros((1, len(grouping.names)), dtype=np.int64)
+    return CostModel(
+        constant=np.concatenate([[1], grouping.constant]),
+        multiplicity=np.concatenate([nothing, grouping.multiplicity]),
+        terms=arrays,  # type: ignore[arg-type]
+        batch=trace.batch,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m core.channels MODEL`: print the plan of a model."""
+    import argparse
+    import sys
+
+    from core.command_line.factories import call_factory, parse_shape
+
+    parser = argparse.ArgumentParser(prog="python -m core.channels", description=main.__doc__)
+    parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
+    parser.add_argument(
+        "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
+    )
+    parser.add_argument("--freeze", nargs="*", default=[], help="modules to leave as they are")
+    parser.add_argument("--taps", nargs="*", default=[], help="modules whose output width others read")
+    parser.add_argument("--outputs", default="single", choices=["single", "freeze", "free"])
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument(
+        "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        model = call_factory(arguments.model)
+        inputs = torch.zeros(parse_shape(arguments.input))
+        try:
+            graph = trace_channels(
+                model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
+            )
+        except RuntimeError as failure:
+            reason = str(failure).splitlines()[0]
+            raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
+        print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
+        if arguments.verify:
+            error = graph.verify(model, torch.randn(inputs.shape))
+            print(f"masked equals cut: largest relative difference {error:.1e}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,375 @@
+"""Runs a module once on tensors whose channels carry integer labels, and notes which labels must live and die together.
+
+Vocabulary used here and in `core.graph.rules`:
+
+    label    an integer that stands for one row of one parameter dimension; 0 means "keeps its size" (frozen)
+    labels   an int64 array of the same rank as the activation it describes; an axis has size 1 where the labels do
+             not vary along it, else the activation's own size. A convolution's output carries (1, C, 1, 1).
+             A NumPy array: short operations on it take a fraction of what torch's take. Never written to.
+    edge     two label arrays of one shape whose entries must stay or go together
+    slot     one dimension of one parameter or buffer: ("layer1.0.conv1.weight", 0)
+
+`core.graph.tracing` makes the run; nothing here decides what a group is: `core.graph.grouping` does, from the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from core.errors import UserError
+from core.modules import RELU_MODULES, tensors_in
+
+Labels = NDArray[np.int64]
+SlotKey = tuple[str, int]
+FROZEN = 0
+_LABELS = "_lwdna_labels"  # attribute of an activation
+_MISSING: Any = object()
+COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
+
+
+class TraceError(UserError):
+    """The module cannot be traced; the message names the place and the remedy (`freeze=`, `taps=`, `ties=`, ...)."""
+
+
+class FrozenChannelsWarning(UserWarning):
+    """An operation without a channel rule was met: the channels that it touches keep their widths."""
+
+
+def _marked(name: str) -> Any:
+    plain = getattr(int, name)
+
+    def method(self: SizeOfChannels, other: Any) -> Any:
+        value = plain(self, other)
+        if type(value) is not int:
+            return value
+        both = isinstance(other, SizeOfChannels)
+        labels = np.concatenate([self.labels, other.labels]) if both else self.labels
+        proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
+        return SizeOfChannels(value, labels, proportional)
+
+    return method
+
+
+class SizeOfChannels(int):
+    """A size read off a channel axis, with the labels that it counts.
+
+    Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
+    and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count.
+    """
+
+    labels: Labels
+    proportional: bool
+
+    def __new__(cls, value: int, labels: Labels, proportional: bool = True) -> SizeOfChannels:
+        """`value` computed from the number of `labels`, (C,)."""
+        size = super().__new__(cls, value)
+        size.labels = labels
+        size.proportional = proportional
+        return size
+
+    __add__, __radd__ = _marked("__add__"), _marked("__radd__")
+    __sub__, __rsub__ = _marked("__sub__"), _marked("__rsub__")
+    __mul__, __rmul__ = _marked("__mul__"), _marked("__rmul__")
+    __floordiv__ = _marked("__floordiv__")
+    __hash__ = int.__hash__
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """One summand of a cost: `coefficient` times the number of surviving rows of each factor (label vectors)."""
+
+    kind: (
+        str  # "macs", "norm" (BatchNorm output elements) or "relu" (ReLU/ReLU6/PReLU module output elements)
+    )
+    where: str
+    coefficient: int
+    factors: tuple[Labels, ...]
+
+
+@dataclass
+class Trace:
+    """Everything that one labelled run writes down."""
+
+    slots: dict[SlotKey, Labels] = field(default_factory=dict)
+    edges: list[tuple[Labels, Labels]] = field(default_factory=list)
+    frozen: list[Labels] = field(default_factory=list)
+    producers: dict[str, SlotKey] = field(
+        default_factory=dict
+    )  # module name -> its output slot, in order of use
+    terms: list[CostTerm] = field(default_factory=list)
+    per_group: set[SlotKey] = field(default_factory=set)  # per-group dimensions of grouped convolutions
+    conv_groups: dict[str, int] = field(default_factory=dict)  # grouped, non-depthwise convolutions
+    depthwise: set[str] = field(default_factory=set)
+    bare_norms: dict[str, Labels] = field(default_factory=dict)  # norm modules without weights
+    taps: dict[str, Labels] = field(default_factory=dict)
+    outputs: list[Labels] = field(default_factory=list)  # channel labels of what the model returns
+    output_axes: list[int] = field(default_factory=list)
+    parameters: dict[str, torch.Size] = field(default_factory=dict)
+    batch: int = 1
+    notes: list[str] = field(default_factory=list)
+    next_label: int = 1
+
+
+class LabelMode(TorchFunctionMode):
+    """Intercepts every torch function of one forward pass and applies the operation's rule to the labels.
+
+    Args:
+        module: what runs.
+        named: its parameters and buffers. On the meta device they are those of the model itself, on any device:
+            rules only look at their shapes, and what executes an operation hands it meta tensors
+            (`core.graph.rules.calls`).
+        on_meta: whether activations are on the meta device.
+    """
+
+    def __init__(self, module: nn.Module, named: Sequence[tuple[str, Tensor]], on_meta: bool) -> None:
+        super().__init__()
+        from core.graph.rules import apply_rule
+
+        self.apply_rule = apply_rule
+        self.on_meta = on_meta
+        self.names = {id(tensor): name for name, tensor in named}
+        self.trace = Trace(
+            parameters={name: tensor.shape for name, tensor in named if isinstance(tensor, nn.Parameter)}
+        )
+        self.relabelled: dict[int, Labels | None] = {}  # parameters that a module returned, by id
+        # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer thus
+        # refers to one vector, which is looked at once when groups are formed.
+        self.vectors: dict[int, tuple[Labels, Labels]] = {}
+        self.place: list[tuple[str, nn.Module]] = [("", module)]
+        self.frozen_depth = 0
+        self.counted: dict[int, CostTerm] = {}
+
+    # ---- what rules use -------------------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """The module that is running, for messages."""
+        return self.place[-1][0] or "the model's own forward"
+
+    @property
+    def module(self) -> nn.Module:
+        """The innermost module that is running."""
+        return self.place[-1][1]
+
+    def fresh(self, size: int) -> Labels:
+        """`size` new labels, (size,)."""
+        start = self.trace.next_label
+        self.trace.next_label += size
+        return np.arange(start, start + size)
+
+    def slot(self, name: str, dim: int, size: int) -> Labels:
+        """The labels of one dimension of a parameter or buffer, (size,); made at first use."""
+        key = (name, dim)
+        labels = self.trace.slots.get(key)
+        if labels is None:
+            labels = self.trace.slots[key] = self.fresh(size)
+        return labels
+
+    def tie_slot(self, name: str, dim: int, labels: Labels) -> None:
+        """One dimension of a parameter or buffer follows `labels`, (size,).
+
+        At its first use it gets these very labels, which saves an edge for most parameters.
+        """
+        known = self.trace.slots.setdefault((name, dim), labels)
+        self.tie(known, labels)
+
+    def tie(self, a: Labels, b: Labels) -> None:
+        """Entries of `a` and `b` (broadcast against each other) live and die together."""
+        if a is not b:
+            if a.shape != b.shape:
+                a, b = np.broadcast_arrays(a, b)
+            self.trace.edges.append((a.reshape(-1), b.reshape(-1)))
+
+    def freeze(self, labels: Labels) -> None:
+        """The channels behind `labels` keep their widths."""
+        self.trace.frozen.append(labels.reshape(-1))
+
+    def freeze_and_warn(self, labels: Iterable[Labels], reason: str) -> None:
+        """Freeze, and note it once for each place (only where a channel that could have been free is touched)."""
+        touched = [item for item in labels if (item != FROZEN).any()]
+        for item in touched:
+            self.freeze(item)
+        message = f"{reason} in '{self.where}': the channels that it touches keep their widths"
+        if touched and not self.frozen_depth and message not in self.trace.notes:
+            self.trace.notes.append(message)
+
+    def uniform_along(self, labels: Labels, axis: int) -> Labels:
+        """Tie all entries along `axis`, and return labels that do not vary along it any more."""
+        if labels.shape[axis] == 1:
+            return labels
+        first = labels.take([0], axis)
+        self.tie(first, labels)
+        return first
+
+    def vector(self, labels: Labels, axis: int, size: int) -> Labels:
+        """The labels along `axis`, (size,); entries that differ along other axes of one channel are tied."""
+        known = self.vectors.get(id(labels))
+        if known is not None and known[1].size == labels.shape[axis] == size:
+            return known[1]
+        if labels.size > 1 == labels.shape[axis]:
+            self.freeze_and_warn([labels], "an operation that expects channels on another axis")
+            return np.zeros(size, dtype=np.int64)
+        if labels.size == labels.shape[axis] == size:
+            return self.flat(labels)
+        for other in range(labels.ndim):
+            if other != axis % labels.ndim:
+                labels = self.uniform_along(labels, other)
+        return np.broadcast_to(labels.reshape(-1), size).copy()
+
+    def flat(self, labels: Labels) -> Labels:
+        """`labels` as a vector; the same object whenever it is asked for."""
+        known = self.vectors.get(id(labels))
+        if known is None:
+            known = self.vectors[id(labels)] = labels, labels.reshape(-1)
+        return known[1]
+
+    def shaped(self, vector: Labels, axis: int, rank: int) -> Labels:
+        """Labels of an activation of `rank` axes whose channels, `vector`, lie along `axis`."""
+        labels = vector.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+        self.vectors[id(labels)] = labels, vector
+        return labels
+
+    def parameter_name(self, tensor: Tensor) -> str | None:
+        """The qualified name, if `tensor` is a parameter or buffer of the model."""
+        return self.names.get(id(tensor))
+
+    def known_labels(self, tensor: Tensor) -> Labels | None:
+        """The labels that a rule gave to an activation; None for a constant and where no rule gave any."""
+        found: Labels | None = tensor.__dict__.get(_LABELS)
+        return found
+
+    def labels_of(self, tensor: Tensor) -> Labels | None:
+        """The labels of an activation; None for a constant.
+
+        A parameter or buffer with one dimension longer than 1 is labelled like an activation.
+
+        Raises:
+            TraceError: the tensor was made where no rule could see it, or it is a parameter of more than one
+                dimension that is used in a way that no rule can tie.
+        """
+        found: Labels | None = tensor.__dict__.get(_LABELS, _MISSING)
+        if found is not _MISSING:
+            return found
+        name = self.parameter_name(tensor)
+        if name is not None:
+            if id(tensor) in self.relabelled:
+                return self.relabelled[id(tensor)]
+            long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+            if not long:
+                return None
+            if len(long) == 1:
+                shape = [1] * tensor.dim()
+                shape[long[0]] = tensor.shape[long[0]]
+                return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
+            if self.frozen_depth:
+                return frozen_labels(tensor)
+            raise TraceError(
+                f"parameter '{name}' of shape {tuple(tensor.shape)} is used in '{self.where}' in a way that ties it "
+                f"to no channel dimension; {self._remedy()}"
+            )
+        if self.frozen_depth:
+            return frozen_labels(tensor)
+        raise TraceError(
+            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made by an "
+            f"autograd Function, a compiled extension or outside the forward pass; pass freeze=('NAME',) with the "
+            f"name of the module that makes it, or trace a part of the model that does not need it"
+        )
+
+    def _remedy(self) -> str:
+        place = self.place[-1][0]
+        if place:
+            return f"pass freeze=('{place}',) to leave that module as it is"
+        return "move that part into a module of its own and pass its name as freeze=, or trace the parts without it"
+
+    def mark(self, tensor: Tensor, labels: Labels | None) -> Tensor:
+        """Attach labels (None: a constant) to an activation."""
+        if self.frozen_depth and labels is not None:
+            self.freeze(labels)
+        if id(tensor) in self.names:  # it outlives this run, so nothing may stick to it
+            self.relabelled[id(tensor)] = labels
+        else:
+            tensor.__dict__[_LABELS] = labels
+        return tensor
+
+    def count(self, kind: str, coefficient: int, *factors: Labels) -> None:
+        """Note a cost of one forward pass over the whole example batch."""
+        self.trace.terms.append(CostTerm(kind, self.where, coefficient, factors))
+
+    def count_module(self, module: nn.Module, name: str, output: Tensor) -> None:
+        """Note an activation or BatchNorm module; one that is used twice counts once, at its last shape."""
+        labels = self.labels_of(output)
+        factor = np.zeros(1, dtype=np.int64) if labels is None else self.flat(labels)
+        kind = "relu" if isinstance(module, RELU_MODULES) else "norm"
+        self.counted[id(module)] = CostTerm(kind, name, output.numel() // factor.size, (factor,))
+
+    def tap(self, name: str, output: Tensor) -> None:
+        """Remember the channels that a tapped module returns."""
+        labels = self.labels_of(output)
+        if labels is not None and output.dim() > 1:
+            axis = channel_axis(labels)
+            self.trace.taps[name] = self.vector(labels, axis, output.shape[axis])
+
+    # ---- torch's side ---------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.apply_rule(self, func, args, kwargs or {})
+
+    def watch(self, name: str, module: nn.Module, frozen: bool, tapped: bool) -> None:
+        """Enter hooks into a copied module that note where the run is, tapped outputs, and what counts as a cost."""
+        counted = isinstance(module, COUNTED_MODULES)
+        compiled = isinstance(module, torch.jit.ScriptModule)
+
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.place.append((name, module))  # its own argument: a reference from here would be a cycle
+            if frozen:
+                self.frozen_depth += 1
+                self._freeze_all(inputs)
+            elif compiled and not self.frozen_depth:
+                raise TraceError(
+                    f"'{name}' is a TorchScript module, whose operations no rule can see; {self._remedy()}"
+                )
+
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if frozen or tapped or counted:
+                with torch._C.DisableTorchFunction():  # the book-keeping is not part of the model
+                    if frozen:
+                        for tensor in tensors_in(output):
+                            self.mark(tensor, self.labels_of(tensor))
+                    if counted and isinstance(output, Tensor):
+                        self.count_module(module, name, output)
+                    if tapped and isinstance(output, Tensor):
+                        self.tap(name, output)
+            self.frozen_depth -= frozen
+            self.place.pop()
+
+        # What register_forward_hook does, without the handles to take the hooks off again: the copy is thrown away.
+        module._forward_pre_hooks[id(self)] = enter
+        module._forward_hooks[id(self)] = leave
+
+    def _freeze_all(self, inputs: tuple[Any, ...]) -> None:
+        with torch._C.DisableTorchFunction():
+            for tensor in tensors_in(inputs):
+                labels = self.labels_of(tensor)
+                if labels is not None:
+                    self.freeze(labels)
+
+
+def channel_axis(labels: Labels) -> int:
+    """The axis along which labels vary, by convention axis 1 where none does."""
+    varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
+    return varying[0] if len(varying) == 1 else min(1, labels.ndim - 1)
+
+
+def frozen_labels(tensor: Tensor) -> Labels:
+    """Labels that freeze every channel of `tensor`."""
+    return np.zeros((1,) * tensor.dim(), dtype=np.int64)

@@ -1,0 +1,97 @@
+"""What each torch operation does to channel labels.
+
+Five kinds of rule, one file each:
+
+    parametric    convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
+    elementwise   operands of one shape are tied channel by channel; operands that broadcast are not
+    movement      view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
+    reduction     pooling and interpolation; mean, max, softmax ... over axes: free where the axes carry no labels
+    calls         constants, and everything else: it freezes the channels that it touches, with a warning
+
+To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.graph.labels import LabelMode, Labels, SizeOfChannels
+from core.graph.rules import elementwise, movement, parametric, reduction
+from core.graph.rules.calls import canonical, constant, execute, unknown
+from core.modules import tensors_in
+
+Rule = Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+FACTORIES = frozenset(
+    """arange as_tensor empty empty_strided eye from_numpy full linspace new_empty new_full new_ones new_tensor
+    new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
+)
+RESULT_IS_NO_TENSOR = frozenset(
+    "__len__ dim is_contiguous is_floating_point numel stride element_size".split()
+)
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(reduction.SPATIAL, reduction.spatial),
+    **dict.fromkeys(reduction.REDUCTION, reduction.reduction),
+    **dict.fromkeys(
+        ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"],
+        parametric.convolution,
+    ),
+    **dict.fromkeys(["batch_norm", "instance_norm"], parametric.channelwise_norm),
+    **dict.fromkeys(["layer_norm", "rms_norm"], parametric.layer_norm),
+    "linear": parametric.linear,
+    "group_norm": parametric.group_norm,
+    "prelu": parametric.prelu,
+    "pad": parametric.pad,
+    **movement.RULES,
+    **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
+}
+
+
+def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Execute one intercepted call and label its result."""
+    name = canonical(func)
+    rule = RULES.get(name)
+    if rule is not None:
+        return rule(mode, func, args, kwargs)
+    if name in RESULT_IS_NO_TENSOR:
+        return func(*args, **kwargs)
+    if name.startswith("__get__"):
+        return _property(mode, name.removeprefix("__get__"), func, args)
+    if name == "size":
+        shape = _marked_shape(mode, args[0])
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        return shape if dim is None else shape[dim]
+    if name in FACTORIES or not tensors_in((args, kwargs)):
+        return constant(mode, func, args, kwargs)
+    return unknown(mode, func, args, kwargs)
+
+
+def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> Any:
+    if name == "shape":
+        return _marked_shape(mode, args[0])
+    if name in ("T", "mT", "H", "mH"):
+        return movement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
+    result = execute(mode, func, args, {})
+    if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
+        mode.mark(result, mode.labels_of(args[0]))
+    return result
+
+
+def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
+    shape = tensor.shape
+    labels = mode.known_labels(tensor)
+    if labels is None or labels.size == 1:
+        return shape
+    return torch.Size(_marked_size(labels, axis, size) for axis, size in enumerate(shape))
+
+
+def _marked_size(labels: Labels, axis: int, size: int) -> int:
+    if labels.shape[axis] == 1:
+        return size
+    return SizeOfChannels(size, np.moveaxis(labels, axis, -1).reshape(-1, size)[0])

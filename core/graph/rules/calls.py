@@ -1,0 +1,212 @@
+"""How rules call torch: names of operations, plain arguments, constants, and the answer to what no rule knows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.rules.sizes import keep, marks_in
+from core.modules import map_tensors, tensors_in
+
+
+@functools.cache
+def in_place(func: Any) -> bool:
+    """Is it `relu_`, `add_` ...? Python's `+=` is another name, and torch is asked for its result."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+@functools.cache
+def canonical(func: Any) -> str:
+    """One name for `add`, `add_`, `__add__`, `__radd__`, `__iadd__`; a property's own name for its getter."""
+    name = getattr(func, "__name__", str(func))
+    if name in ("__get__", "__set__"):
+        return f"{name}{getattr(getattr(func, '__self__', None), '__name__', '')}"
+    if name.startswith("__") and name.endswith("__"):
+        core = name[2:-2]
+        if core in _IN_PLACE or core in _REFLECTED:
+            core = core[1:]
+        return _OPERATORS.get(core, name)
+    return name if name == "requires_grad_" else name.rstrip("_")
+
+
+_META = torch.device("meta")
+_OPERATORS = {
+    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "pow", "neg": "neg", "abs": "abs", "invert": "bitwise_not", "and": "logical_and",
+    "or": "logical_or", "xor": "logical_xor", "eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge",
+}  # fmt: skip
+_IN_PLACE = {f"i{name}" for name in _OPERATORS}
+_REFLECTED = {f"r{name}" for name in _OPERATORS}
+
+
+def argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None
+) -> Any:
+    """One argument of a call, given by position or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def plain(value: Any) -> Any:
+    """Arguments for torch: marked sizes become plain integers."""
+    if isinstance(value, SizeOfChannels):
+        return int(value)
+    if type(value) in (list, tuple, torch.Size):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call torch with plain sizes and, on the meta device, with meta tensors only."""
+    args, kwargs = plain(args), {key: plain(item) for key, item in kwargs.items()}
+    if mode.on_meta:
+
+        def on_meta(tensor: Tensor) -> Tensor:
+            # Parameters and buffers are the model's own: whatever is done here is done to a stand-in.
+            shared = mode.parameter_name(tensor) is not None
+            return tensor.to("meta", copy=shared) if shared or not tensor.is_meta else tensor
+
+        args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
+    return func(*args, **kwargs)
+
+
+def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A meta tensor for a result whose shape is known: many times faster than asking torch's meta kernels for it."""
+    return torch.empty(shape, dtype=dtype, device=_META)
+
+
+def alike(source: Tensor) -> Tensor:
+    """A contiguous meta tensor of the shape and type of one: an alias takes a third of the time of a blank one."""
+    return source.detach() if source.is_contiguous() else blank(source.shape, source.dtype)
+
+
+def slid(sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[int] | None:
+    """The grid that a window leaves as it slides over `sizes`; None where settings are unusual and torch has to say.
+
+    Each setting is an integer or one per axis, as for convolutions and pooling. Torch refuses an empty grid here.
+    """
+    settings = per_axis(len(sizes), kernel, stride, padding, dilation)
+    if settings is None or not _usual(sizes, *settings):
+        return None
+    grid = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *settings, strict=True)]
+    return grid if min(grid) > 0 else None
+
+
+def spread(
+    sizes: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, extra: Any
+) -> list[int] | None:
+    """The grid of a transposed convolution, likewise; `extra` is its output padding. It may be empty."""
+    settings = per_axis(len(sizes), kernel, stride, padding, dilation, extra)
+    if settings is None or not _usual(sizes, *settings[:-1]):
+        return None
+    _, strides, _, dilations, extras = settings
+    if not all(0 <= e < max(s, d) for s, d, e in zip(strides, dilations, extras, strict=True)):
+        return None
+    grid = [
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in zip(sizes, *settings, strict=True)
+    ]
+    return grid if min(grid) > 0 or (min(grid) == 0 and _may_be_empty(sizes, *settings)) else None
+
+
+def _may_be_empty(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+) -> bool:
+    """Some of torch's kernels return an empty grid and others refuse it, so torch is asked which one it takes."""
+    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(sizes) - 1]
+    try:
+        run(torch.zeros(1, 1, *sizes), torch.zeros(1, 1, *kernel), None, stride, padding, extra, 1, dilation)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _usual(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> bool:
+    """Is there something to slide over and with, in steps forward? Torch refuses all else."""
+    return min(*sizes, *kernel, *stride, *dilation) > 0 and min(padding) >= 0
+
+
+def per_axis(axes: int, *settings: Any) -> list[Sequence[int]] | None:
+    """Each setting, an integer or a sequence, as one integer per axis; None for a name or another number of axes."""
+    found: list[Sequence[int]] = []
+    for value in settings:
+        if isinstance(value, int):
+            found.append((value,) * axes)
+        elif isinstance(value, str) or len(value) not in (1, axes):
+            return None
+        else:
+            found.append(value if len(value) == axes else tuple(value) * axes)
+    return found
+
+
+def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
+    """The shape that operands of an element-wise operation broadcast to.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
+    result = [1] * max(len(shape) for shape in shapes)
+    for shape in shapes:
+        offset = len(result) - len(shape)
+        for axis, size in enumerate(shape, start=offset):
+            if size != 1 and result[axis] not in (1, size):
+                raise ValueError(f"shapes {', '.join(str(tuple(item)) for item in shapes)} do not broadcast")
+            result[axis] = size if result[axis] == 1 else result[axis]
+    return result
+
+
+def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
+    if marks := marks_in((args, kwargs)):
+        keep(mode, [], marks, canonical(func))
+    kwargs = {key: plain(item) for key, item in kwargs.items()}
+    if mode.on_meta and "device" in kwargs:
+        kwargs["device"] = "meta"
+    result = func(*plain(args), **kwargs)
+    for tensor in tensors_in(result):
+        mode.mark(tensor, None)
+    return result
+
+
+def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """No rule: freeze what goes in and what comes out, with a warning that names the operation and the place."""
+    labels: list[Labels] = []
+    for tensor in tensors_in((args, kwargs)):
+        name = mode.parameter_name(tensor)
+        if name is None:
+            found = mode.labels_of(tensor)
+            labels += [] if found is None else [found]
+        else:
+            for dim, size in enumerate(tensor.shape):
+                known = (name, dim) in mode.trace.slots
+                rows = mode.slot(name, dim, size)
+                if known:
+                    labels.append(rows)
+                else:
+                    mode.freeze(rows)  # nothing follows it so far, so there is nothing to tell
+    mode.freeze_and_warn(labels, f"no channel rule for operation '{getattr(func, '__name__', func)}'")
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
+
+    with FlopCounterMode(display=False) as counter:
+        result = execute(mode, func, args, kwargs)
+    if flops := counter.get_total_flops():
+        mode.count("macs", flops // 2)  # a matrix product of attention, say; its channels are frozen
+    for tensor in tensors_in(result):
+        mode.mark(tensor, frozen_labels(tensor))
+    return result

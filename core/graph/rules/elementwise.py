@@ -1,0 +1,130 @@
+"""Element-wise operations: operands of one shape are tied channel by channel, operands that broadcast are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.graph.labels import FROZEN, LabelMode, Labels
+from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place
+from core.modules import tensors_in
+
+NAMES = frozenset(
+    """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
+    bitwise_or ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad detach div
+    divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1 feature_alpha_dropout
+    feature_dropout fill float floor floor_divide fmax fmin fmod frac ge gelu gt half hardshrink hardsigmoid hardswish
+    hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 logical_and logical_not logical_or
+    logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative normal
+    ones_like pow rand_like randn_like reciprocal relu relu6 remainder requires_grad_ round rrelu rsqrt rsub selu sgn
+    sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold to
+    true_divide trunc type type_as uniform where zero zeros_like""".split()
+)
+
+# Their results are made by torch even on the meta device, as their type matters.
+CONVERSIONS = frozenset("bfloat16 cpu cuda double float half to type type_as where".split())
+COMPARISONS = frozenset(
+    "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne".split()
+)
+
+
+def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tie the operands channel by channel; the result carries their labels."""
+    operands, name = tensors_in((args, kwargs)), canonical(func)
+    if not mode.on_meta or name in CONVERSIONS:
+        result = execute(mode, func, args, kwargs)
+    elif in_place(func):
+        result = operands[0]
+    else:
+        shapes = [tensor.shape for tensor in operands]
+        if name in COMPARISONS:
+            result = blank(broadcast(shapes), torch.bool)
+        elif operands[0].is_meta and shapes.count(shapes[0]) == len(shapes):
+            result = alike(operands[0])
+        else:
+            result = blank(broadcast(shapes), operands[0].dtype)
+    if not isinstance(result, Tensor):
+        return result
+    return mode.mark(result, tie_operands(mode, operands, result.shape))
+
+
+def aligned_labels(mode: LabelMode, tensor: Tensor, rank: int) -> Labels | None:
+    """The labels of `tensor` with axes of size 1 in front, as broadcasting to `rank` axes adds them."""
+    labels = mode.labels_of(tensor)
+    if labels is None or labels.ndim == rank:
+        return labels
+    return labels.reshape([1] * (rank - labels.ndim) + list(labels.shape))
+
+
+def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> Labels | None:
+    """The labels of an element-wise result of `shape`; None if every operand is constant."""
+    if len(operands) == 1:
+        return mode.labels_of(operands[0])
+    rank = len(shape)
+    known = [mode.known_labels(tensor) for tensor in operands]
+    first = known[0]
+    if (
+        first is not None
+        and first.ndim == rank
+        and all(labels is not None and labels.shape == first.shape for labels in known)
+    ):  # by far the most frequent: a residual addition, a gate per channel
+        for labels in known[1:]:
+            mode.tie(first, labels)  # type: ignore[arg-type]
+        return first
+    labelled, parameters, constants = [], [], []
+    for tensor in operands:
+        name = mode.parameter_name(tensor)
+        if name is not None and sum(size > 1 for size in tensor.shape) > 1:
+            parameters.append((name, tensor))
+            continue
+        labels = aligned_labels(mode, tensor, rank)
+        if labels is None:
+            constants.append(tensor)
+        else:
+            labelled.append((labels, [1] * (rank - tensor.dim()) + list(tensor.shape)))
+    if not labelled:
+        return mode.labels_of(parameters[0][1]) if parameters else None
+    labels = _tie_labelled(mode, labelled, shape)
+    for tensor in constants:
+        _meet_constant(mode, labels, tensor, rank)
+    for name, tensor in parameters:
+        _meet_parameter(mode, labels, name, tensor, rank)
+    return labels
+
+
+def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], shape: torch.Size) -> Labels:
+    rank = len(shape)
+    varying = {axis for labels, _ in labelled for axis in range(rank) if labels.shape[axis] > 1}
+    joined: Labels | None = None
+    for labels, own in sorted(labelled, key=lambda item: -item[0].size):
+        spread = [axis for axis in varying if own[axis] == 1 and shape[axis] > 1]
+        if spread and labels.size == 1:
+            # One channel broadcast over many, as spatial attention does: it has to stay one channel.
+            if int(labels.item()) != FROZEN:
+                mode.freeze(labels)
+            continue
+        if spread:
+            mode.freeze_and_warn([item for item, _ in labelled], "an outer product of two channel axes")
+            return np.zeros((1,) * rank, dtype=np.int64)
+        if joined is None:
+            joined = labels
+        else:
+            mode.tie(joined, labels)
+    return labelled[0][0] if joined is None else joined
+
+
+def _meet_constant(mode: LabelMode, labels: Labels, tensor: Tensor, rank: int) -> None:
+    own = [1] * (rank - tensor.dim()) + list(tensor.shape)
+    if any(own[axis] > 1 and labels.shape[axis] > 1 for axis in range(rank)):
+        mode.freeze_and_warn([labels], f"a constant of fixed shape {tuple(tensor.shape)} meets channels")
+
+
+def _meet_parameter(mode: LabelMode, labels: Labels, name: str, tensor: Tensor, rank: int) -> None:
+    offset = rank - tensor.dim()
+    for axis in range(offset, rank):
+        if labels.shape[axis] > 1 and tensor.shape[axis - offset] > 1:
+            vector = mode.vector(labels, axis, labels.shape[axis])
+            mode.tie_slot(name, axis - offset, vector)

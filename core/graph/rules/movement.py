@@ -1,0 +1,348 @@
+"""Operations that only move data. They are executed on the labels themselves, so that none needs a formula of its own.
+
+A size that the author typed in cannot change with the channels. Where such a size cuts a channel axis (`chunk(2)`,
+`view(b, 2, c // 2, h, w)`), the pieces have to shrink alike: their labels are tied position by position. Where it
+names a whole channel axis (`view(-1, 1280)`, `split([24, 40])`), the channels are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
+from core.graph.rules.sizes import agree, follows, given_sizes, keep, marks_in
+from core.modules import tensors_in
+
+
+def compress(labels: Labels) -> Labels:
+    """Narrow every axis along which `labels` does not vary to size 1."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1:
+            first = labels[(slice(None),) * axis + (slice(0, 1),)]
+            if labels.strides[axis] == 0 or (labels == first).all():
+                labels = first
+    return labels
+
+
+def reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """permute, transpose, movedim, unsqueeze, t: the same call on the small array of labels."""
+    labels = mode.labels_of(args[0])
+    result = execute(mode, func, args, kwargs)
+    return mode.mark(result, None if labels is None else _on_labels(func, labels, args, kwargs))
+
+
+def squeeze(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Which axes go is decided by the activation's sizes, not by the labels'."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    dim = argument(args, kwargs, 1, "dim")
+    dims = range(source.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = [axis % source.dim() for axis in dims if source.shape[axis] == 1]
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        labels = labels.reshape([size for axis, size in enumerate(labels.shape) if axis not in gone])
+    return mode.mark(result, labels)
+
+
+def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """view, reshape, flatten, unflatten, view_as, reshape_as."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    if any(isinstance(item, torch.dtype) for item in (*args[1:], *kwargs.values())):
+        return unknown(mode, func, args, kwargs)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        return mode.mark(result, None)
+    if labels.size == 1:
+        if marks := marks_in((args[1:], kwargs)):
+            keep(mode, [], marks, canonical(func))
+        return mode.mark(result, labels.reshape([1] * result.dim()))
+    shape, target = list(source.shape), list(result.shape)
+    if shape[0] == target[0] and labels.shape[0] == 1:
+        shape[0] = target[0] = 1  # the batch is not needed to see where channels go
+    moved = compress(np.broadcast_to(labels, shape).reshape(target))
+    sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
+    varying = [axis for axis in range(moved.ndim) if moved.shape[axis] > 1]
+    fixed = [axis for axis in varying if not follows(sizes[axis])]
+    if fixed and len(fixed) == len(varying):
+        typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
+        mode.freeze_and_warn(
+            [labels], f"'{canonical(func)}' with the typed-in size {typed_in} on a channel axis"
+        )
+        return mode.mark(result, frozen_labels(result))
+    for axis in fixed:
+        moved = mode.uniform_along(moved, axis)
+    if _splits(labels, moved):
+        mode.freeze_and_warn(
+            [labels], f"'{canonical(func)}' splits a channel axis in two that both change size"
+        )
+        return mode.mark(result, frozen_labels(result))
+    for axis, size in enumerate(sizes):
+        agree(mode, moved, axis, size, canonical(func))
+    return mode.mark(result, moved)
+
+
+def _splits(before: Labels, after: Labels) -> bool:
+    """Does one channel axis become several?"""
+    return sum(size > 1 for size in after.shape) > sum(size > 1 for size in before.shape)
+
+
+def _sizes_by_axis(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> list[Any]:
+    """The sizes of the output axes as the call gave them; -1 where it did not."""
+    sizes: list[Any] = [-1] * result.dim()
+    if name == "unflatten":
+        start = int(argument(args, kwargs, 1, "dim")) % args[0].dim()
+        given = argument(args, kwargs, 2, "sizes")
+        sizes[start : start + len(given)] = given
+    elif name in ("view", "reshape"):
+        sizes = list(given_sizes(args, kwargs))
+    return sizes
+
+
+def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """expand, expand_as, broadcast_to: a single channel that is spread over many has to stay single."""
+    source = args[0]
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        # A constant that takes the shape of an activation is still a constant; a typed-in size shows when it is used.
+        return mode.mark(result, None)
+    sizes = [] if canonical(func) == "expand_as" else given_sizes(args, kwargs)
+    if labels.size == 1 and source.numel() != result.numel():
+        mode.freeze(labels)
+        if marks := marks_in(sizes):
+            keep(mode, [], marks, canonical(func))
+    for axis, size in zip(range(-1, -labels.ndim - 1, -1), reversed(sizes), strict=False):
+        if labels.shape[axis] > 1:
+            if not follows(size):
+                mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
+            agree(mode, labels, axis, size, canonical(func))
+    return mode.mark(result, labels.reshape([1] * (result.dim() - labels.ndim) + list(labels.shape)))
+
+
+def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """repeat, tile, repeat_interleave, flip: executed on the labels at full size."""
+    source = args[0]
+    if len(tensors_in((args, kwargs))) > 1:
+        return unknown(mode, func, args, kwargs)
+    if marks := marks_in((args[1:], kwargs)):
+        keep(mode, [], marks, canonical(func))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        labels = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
+    return mode.mark(result, labels)
+
+
+def _on_labels(func: Any, labels: Labels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Labels:
+    """The call with labels, which have values, in place of the activation."""
+    source = torch.from_numpy(labels if labels.flags.writeable else labels.copy())
+    result: Tensor = func(source, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
+    return result.numpy()
+
+
+def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Roll over space moves no channel; over a channel axis it freezes, as a cut changes who comes round."""
+    source, dims = args[0], argument(args, kwargs, 2, "dims")
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        axes = range(source.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+        if any(labels.shape[axis] > 1 for axis in axes):
+            mode.freeze_and_warn([labels], "'roll' over a channel axis")
+            labels = frozen_labels(result)
+    return mode.mark(result, labels)
+
+
+def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Slices, select, narrow: a part of a channel axis freezes the whole of it, as its borders are typed in.
+
+    A slice up to a typed-in border is a part even where it takes everything today (`x[:, :24]` of 24 channels).
+    """
+    source = args[0]
+    if len(tensors_in((args, kwargs))) > 1:
+        return unknown(mode, func, args, kwargs)
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is None:
+        return mode.mark(result, None)
+    part = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
+    if part.size < labels.size or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
+        mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
+        part = frozen_labels(result)
+    return mode.mark(result, part)
+
+
+def _ends_at_a_typed_in_border(
+    labels: Labels, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    if name == "narrow":
+        axis, length = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 3, "length")
+        return labels.shape[axis] > 1 and not isinstance(length, SizeOfChannels)
+    if name != "__getitem__":
+        return False
+    items = args[1] if isinstance(args[1], tuple) else (args[1],)
+    # None adds an axis, an ellipsis stands for as many as are missing.
+    taken = [item for item in items if item is not None]
+    if Ellipsis in taken:
+        at = taken.index(Ellipsis)
+        taken[at : at + 1] = [slice(None)] * (labels.ndim - len(taken) + 1)
+    return any(
+        isinstance(item, slice) and type(item.stop) is int and item.stop >= 0 and labels.shape[axis] > 1
+        for axis, item in enumerate(taken)
+    )
+
+
+def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """chunk, split, tensor_split, unbind: equal pieces of a channel axis are tied, unequal ones frozen."""
+    source, name = args[0], canonical(func)
+    labels = mode.labels_of(source)
+    results = execute(mode, func, args, kwargs)
+    if labels is None:
+        for piece in results:
+            mode.mark(piece, None)
+        return results
+    axis = argument(args, kwargs, 1, "dim", 0) if name == "unbind" else argument(args, kwargs, 2, "dim", 0)
+    axis = int(axis) % source.dim()
+    kept = labels
+    if labels.shape[axis] > 1:
+        sizes = argument(args, kwargs, 1, "split_size_or_sections") if name.startswith("split") else None
+        equal = name != "unbind" and len({piece.shape[axis] for piece in results}) == 1
+        typed_in = sizes is not None and not all(
+            isinstance(size, SizeOfChannels)
+            for size in (sizes if isinstance(sizes, (list, tuple)) else [sizes])
+        )
+        if not equal or typed_in:
+            mode.freeze_and_warn([labels], f"'{name}' of a channel axis into typed-in or unequal sizes")
+            kept = frozen_labels(source)
+        else:
+            pieces = np.split(labels, len(results), axis)
+            for piece in pieces[1:]:
+                mode.tie(pieces[0], piece)
+            kept = pieces[0]
+            for size in marks_in(sizes):
+                agree(mode, kept, axis, size, name)
+    if name == "unbind":
+        kept = kept.squeeze(axis)
+    for piece in results:
+        mode.mark(piece, kept)
+    return results
+
+
+def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """cat, concat, concatenate: along the channel axis labels follow each other, along others they are tied."""
+    pieces: Sequence[Tensor] = argument(args, kwargs, 0, "tensors")
+    axis = int(argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))) % pieces[0].dim()
+    if mode.on_meta and len({piece.dim() for piece in pieces}) == 1:
+        shape = list(pieces[0].shape)
+        shape[axis] = sum(piece.shape[axis] for piece in pieces)
+        result = blank(shape, pieces[0].dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
+    labels = [mode.labels_of(piece) for piece in pieces]
+    known = [item for item in labels if item is not None]
+    if not known:
+        return mode.mark(result, None)
+    elsewhere = any(size > 1 for item in known for at, size in enumerate(item.shape) if at != axis)
+    if elsewhere or (axis != 1 and all(item.size == 1 for item in known)):
+        joined = max(known, key=np.size)
+        for item in known:
+            mode.tie(joined, item)
+        return mode.mark(result, joined)
+    rows = [
+        mode.vector(frozen_labels(piece) if own is None else own, axis, piece.shape[axis])
+        for piece, own in zip(pieces, labels, strict=True)
+    ]
+    return mode.mark(result, mode.shaped(np.concatenate(rows), axis, pieces[0].dim()))
+
+
+def stack(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """stack: the new axis has a typed-in size, so what lies along it is tied."""
+    pieces: Sequence[Tensor] = argument(args, kwargs, 0, "tensors")
+    result = execute(mode, func, args, kwargs)
+    axis = int(argument(args, kwargs, 1, "dim", 0)) % result.dim()
+    known = [item for item in map(mode.labels_of, pieces) if item is not None]
+    if not known:
+        return mode.mark(result, None)
+    joined = max(known, key=np.size)
+    for item in known:
+        mode.tie(joined, item)
+    return mode.mark(result, np.expand_dims(joined, axis))
+
+
+def pixel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PixelShuffle by s ties s² consecutive channels to one."""
+    source, factor = args[0], int(argument(args, kwargs, 1, "upscale_factor"))
+    labels = mode.labels_of(source)
+    if mode.on_meta and source.dim() > 2 and source.shape[-3] % factor**2 == 0:
+        *batch, channels, height, width = source.shape
+        result = blank([*batch, channels // factor**2, height * factor, width * factor], source.dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.size > 1:
+        vector = mode.vector(labels, source.dim() - 3, source.shape[-3])
+        labels = mode.uniform_along(vector.reshape(-1, factor * factor), 1).reshape(-1, 1, 1)
+        labels = labels.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
+    return mode.mark(result, labels)
+
+
+def pixel_unshuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PixelUnshuffle by s repeats each channel s² times."""
+    source, factor = args[0], int(argument(args, kwargs, 1, "downscale_factor"))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.size > 1:
+        vector = mode.vector(labels, source.dim() - 3, source.shape[-3]).repeat(factor * factor)
+        labels = vector.reshape([1] * (source.dim() - 3) + [-1, 1, 1])
+    return mode.mark(result, labels)
+
+
+def channel_shuffle(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """ChannelShuffle interleaves its groups, which therefore have to keep equal widths."""
+    source, groups = args[0], int(argument(args, kwargs, 1, "groups"))
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.size > 1:
+        by_group = mode.vector(labels, 1, source.shape[1]).reshape(groups, -1)
+        mode.tie(by_group[:1], by_group)
+        labels = by_group.T.reshape([1, -1] + [1] * (source.dim() - 2))
+    return mode.mark(result, labels)
+
+
+def assign(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x[index] = value`: which channels are overwritten depends on typed-in borders, so both sides are frozen."""
+    target = args[0]
+    labels = [item for item in map(mode.labels_of, tensors_in(args)) if item is not None]
+    mode.freeze_and_warn(labels, "assignment to a part of a tensor")
+    execute(mode, func, args, kwargs)
+    mode.mark(target, frozen_labels(target))
+
+
+RULES: dict[str, Any] = {
+    **dict.fromkeys(
+        ["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "t"], reorder
+    ),
+    **dict.fromkeys(["view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel"], reshape),
+    **dict.fromkeys(["expand", "expand_as", "broadcast_to"], expand),
+    **dict.fromkeys(["repeat", "tile", "repeat_interleave", "flip"], replicate),
+    "roll": roll,
+    **dict.fromkeys(["__getitem__", "select", "narrow"], index),
+    **dict.fromkeys(
+        ["chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"],
+        divide,
+    ),
+    **dict.fromkeys(["cat", "concat", "concatenate"], concatenate),
+    "squeeze": squeeze,
+    "stack": stack,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "__setitem__": assign,
+}

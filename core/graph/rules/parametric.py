@@ -1,0 +1,289 @@
+"""Operations with parameters: inputs are tied to parameter rows, and parameter rows label the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
+from core.modules import tensors_in
+
+
+def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Labels, dim: int = 0) -> None:
+    """Tie one dimension of a parameter or buffer (a bias, a running mean) to the channels `labels`, (C,)."""
+    shape = () if tensor is None else tensor.shape
+    if tensor is None or not shape or shape[dim] == 1 != labels.size:
+        return
+    name = mode.parameter_name(tensor)
+    if name is None:
+        mode.freeze_and_warn(
+            [labels], f"a computed tensor of shape {tuple(tensor.shape)} is used as a parameter"
+        )
+    else:
+        mode.tie_slot(name, dim, labels)
+
+
+def _produce(mode: LabelMode, weight: str, key: tuple[str, int]) -> None:
+    mode.trace.producers.setdefault(weight.rpartition(".")[0] or weight, key)
+
+
+def _computed_weight(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The weight is not a parameter (weight standardisation, a parametrization): nothing to cut, so freeze."""
+    source = tensors_in(args)[0]
+    labels = mode.labels_of(source)
+    mode.freeze_and_warn([] if labels is None else [labels], f"'{canonical(func)}' with a computed weight")
+    result = execute(mode, func, args, kwargs)
+    weight = argument(args, kwargs, 1, "weight")
+    positions = source if "transpose" in canonical(func) else result
+    channels = weight.shape[0]
+    mode.count("macs", weight.numel() * (positions.numel() // channels))
+    return mode.mark(result, frozen_labels(result))
+
+
+def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Plain, grouped, depthwise and transposed convolution in one to three dimensions.
+
+    Grouped: position p of every group is one choice, so that the group count survives a cut; with as many outputs as
+    inputs, input and output positions are the same choice (the RegNet rule, method.md 1.3; depthwise is its limit).
+    """
+    source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
+    name = mode.parameter_name(weight)
+    if name is None:
+        return _computed_weight(mode, func, args, kwargs)
+    transposed = "transpose" in canonical(func)
+    given = argument(args, kwargs, 6, "groups", 1)
+    groups, kernel, sizes = int(given), tuple(weight.shape), tuple(source.shape)
+    shape = _convolved(sizes, kernel, args, kwargs, groups, transposed) if mode.on_meta else None
+    if shape is None:
+        result = execute(mode, func, args, kwargs)
+        shape = list(result.shape)
+    else:
+        result = blank(shape, source.dtype)
+    axis = len(sizes) - len(kernel) + 1
+    labels = mode.labels_of(source)
+    labels = frozen_labels(source) if labels is None else labels
+    inputs = mode.vector(labels, axis, sizes[axis])
+    if groups > 1 and not _groups_follow(mode, given, weight):
+        mode.freeze_and_warn([inputs, mode.slot(name, 0, kernel[0])], f"{groups} typed-in groups")
+    if transposed:
+        outputs = _transposed_rows(mode, name, weight, inputs, groups)
+    else:
+        outputs = _convolution_rows(mode, name, weight, inputs, groups)
+    bias = argument(args, kwargs, 2, "bias")
+    if bias is not None:
+        _tie_rows(mode, bias, outputs)
+    grid = (sizes if transposed else shape)[axis + 1 :]
+    macs, factors = math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), []
+    for dim in (0, 1):
+        slot = mode.trace.slots.get((name, dim))
+        if slot is None:
+            macs *= kernel[dim]
+        else:
+            factors.append(slot)
+    mode.count("macs", macs, *factors)
+    return mode.mark(result, mode.shaped(outputs, axis, len(shape)))
+
+
+def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
+    """Does the number of groups change with the channels: a layer's attribute, or all channels of the input?"""
+    return getattr(mode.module, "groups", None) == groups or (
+        isinstance(groups, SizeOfChannels) and weight.shape[1] == 1
+    )
+
+
+def _convolved(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    groups: int,
+    transposed: bool,
+) -> list[int] | None:
+    """The output shape of a convolution; None where torch has to be asked (padding by name, wrong shapes)."""
+    axis = len(sizes) - len(kernel) + 1
+    if axis < 0 or sizes[axis] != (kernel[0] if transposed else kernel[1] * groups):
+        return None
+    stride, padding = argument(args, kwargs, 3, "stride", 1), argument(args, kwargs, 4, "padding", 0)
+    before, after = sizes[:axis], sizes[axis + 1 :]
+    if transposed:
+        extra, dilation = (
+            argument(args, kwargs, 5, "output_padding", 0),
+            argument(args, kwargs, 7, "dilation", 1),
+        )
+        grid = spread(after, kernel[2:], stride, padding, dilation, extra)
+    else:
+        grid = slid(after, kernel[2:], stride, padding, argument(args, kwargs, 5, "dilation", 1))
+    channels = kernel[1] * groups if transposed else kernel[0]
+    return None if grid is None else [*before, channels, *grid]
+
+
+def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
+    outputs = mode.slot(name, 0, weight.shape[0])
+    _produce(mode, name, (name, 0))
+    if groups == 1:
+        mode.tie_slot(name, 1, inputs)
+    elif weight.shape[1] == 1:
+        mode.tie(outputs.reshape(groups, -1), inputs[:, None])
+        mode.trace.depthwise.add(name)
+    else:
+        by_group = inputs.reshape(groups, -1)
+        mode.tie(mode.slot(name, 1, weight.shape[1])[None], by_group)
+        rows = outputs.reshape(groups, -1)
+        mode.tie(rows[:1], rows)
+        if rows.shape == by_group.shape:
+            mode.tie(rows[0], by_group[0])
+        _note_grouped(mode, name, groups)
+    return outputs
+
+
+def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
+    mode.tie_slot(name, 0, inputs)
+    if weight.shape[0] == groups > 1 and weight.shape[1] == 1:
+        mode.trace.depthwise.add(name)
+        _produce(mode, name, (name, 0))
+        return inputs
+    outputs = mode.slot(name, 1, weight.shape[1])
+    _produce(mode, name, (name, 1))
+    if groups > 1:
+        by_group = inputs.reshape(groups, -1)
+        mode.tie(by_group[:1], by_group)
+        _note_grouped(mode, name, groups)
+        outputs = np.tile(outputs, groups)
+    return outputs
+
+
+def _note_grouped(mode: LabelMode, name: str, groups: int) -> None:
+    mode.trace.per_group.add((name, 1))
+    mode.trace.conv_groups[name.rpartition(".")[0]] = groups
+
+
+def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A linear layer over the last axis; after a flatten each channel owns H·W of its columns."""
+    source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
+    name = mode.parameter_name(weight)
+    if name is None:
+        return _computed_weight(mode, func, args, kwargs)
+    if mode.on_meta and source.shape[-1] == weight.shape[1]:
+        result = blank([*source.shape[:-1], weight.shape[0]], source.dtype)
+    else:
+        result = execute(mode, func, args, kwargs)
+    labels = mode.labels_of(source)
+    labels = frozen_labels(source) if labels is None else labels
+    mode.tie_slot(name, 1, mode.vector(labels, source.dim() - 1, source.shape[-1]))
+    outputs = mode.slot(name, 0, weight.shape[0])
+    _produce(mode, name, (name, 0))
+    _tie_rows(mode, argument(args, kwargs, 2, "bias"), outputs)
+    mode.count("macs", result.numel() // result.shape[-1], outputs, mode.slot(name, 1, weight.shape[1]))
+    return mode.mark(result, mode.shaped(outputs, result.dim() - 1, result.dim()))
+
+
+def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """BatchNorm and InstanceNorm: weight, bias and running statistics follow the channels of axis 1."""
+    source = args[0] if args else kwargs["input"]
+    labels = mode.labels_of(source)
+    if labels is not None:
+        vector = mode.vector(labels, 1, source.shape[1])
+        tensors = [argument(args, kwargs, at, name) for at, name in enumerate(_CHANNELWISE, start=1)]
+        for tensor in tensors:
+            _tie_rows(mode, tensor, vector)
+        _note_bare_norm(mode, tensors, vector)
+        if labels.size != labels.shape[1] or vector.size != labels.size:
+            labels = mode.shaped(vector, 1, labels.ndim)
+    result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)
+    return mode.mark(result, labels)
+
+
+_CHANNELWISE = ("running_mean", "running_var", "weight", "bias")
+_NORMS = (nn.modules.instancenorm._InstanceNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: Labels) -> bool:
+    """A norm layer without any tensor still repeats its width in an attribute, which a resize has to update."""
+    bare = all(tensor is None for tensor in tensors) and isinstance(mode.module, _NORMS)
+    if bare:
+        mode.trace.bare_norms[mode.where] = vector
+    return bare
+
+
+def group_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """GroupNorm: every statistics group loses the same positions; with one channel a group, channels are free."""
+    source, groups = args[0] if args else kwargs["input"], int(argument(args, kwargs, 1, "num_groups"))
+    labels = mode.labels_of(source)
+    if labels is not None:
+        vector = mode.vector(labels, 1, source.shape[1])
+        tensors = [argument(args, kwargs, at, name) for at, name in ((2, "weight"), (3, "bias"))]
+        for tensor in tensors:
+            _tie_rows(mode, tensor, vector)
+        _note_bare_norm(mode, tensors, vector)
+        if 1 < groups < source.shape[1]:
+            by_group = vector.reshape(groups, -1)
+            mode.tie(by_group[:1], by_group)
+        elif groups == source.shape[1] and not isinstance(mode.module, nn.GroupNorm):
+            mode.freeze_and_warn([vector], f"'group_norm' with {groups} typed-in groups of one channel")
+        labels = vector.reshape([1, -1] + [1] * (source.dim() - 2))
+    return mode.mark(execute(mode, func, args, kwargs), labels)
+
+
+def layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """LayerNorm and RMSNorm over trailing axes: weight and bias follow the channel axis among them."""
+    source, shape = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "normalized_shape")
+    labels = mode.labels_of(source)
+    if labels is not None:
+        offset = source.dim() - len(shape)
+        tensors = [argument(args, kwargs, at, name) for at, name in ((2, "weight"), (3, "bias"))]
+        for axis in range(offset, source.dim()):
+            if labels.shape[axis] == 1:
+                continue
+            vector = mode.vector(labels, axis, labels.shape[axis])
+            for tensor in tensors:
+                _tie_rows(mode, tensor, vector, axis - offset)
+            if tensors[0] is not None:
+                if not isinstance(shape[axis - offset], SizeOfChannels) and not _is_attribute(mode, shape):
+                    mode.freeze_and_warn([vector], f"'layer_norm' over the typed-in shape {tuple(shape)}")
+            elif len(shape) > 1 or not _note_bare_norm(mode, tensors, vector):
+                mode.freeze_and_warn([vector], f"'layer_norm' without weights over the shape {tuple(shape)}")
+    return mode.mark(execute(mode, func, args, kwargs), labels)
+
+
+def _is_attribute(mode: LabelMode, shape: Sequence[int]) -> bool:
+    """Does the shape come from the running module's `normalized_shape`, which follows a resize?"""
+    attribute = getattr(mode.module, "normalized_shape", None)
+    return isinstance(attribute, (tuple, list)) and tuple(attribute) == tuple(shape)
+
+
+def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """PReLU with one slope, or one slope per channel of axis 1."""
+    source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
+    labels = mode.labels_of(source)
+    if labels is not None and weight.numel() > 1:
+        _tie_rows(mode, weight, mode.vector(labels, min(1, source.dim() - 1), weight.numel()))
+    result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)
+    return mode.mark(result, labels)
+
+
+def pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Padding: padded channels are constants of fixed number, so they carry the frozen label."""
+    source, widths = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "pad")
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None:
+        widths = list(plain(widths)) + [0] * (2 * labels.ndim - len(widths))
+        for axis in range(labels.ndim):
+            before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]
+            if (before or after) and labels.shape[axis] > 1:
+                labels = _padded(labels, axis, before, after)
+    return mode.mark(result, labels)
+
+
+def _padded(labels: Labels, axis: int, before: int, after: int) -> Labels:
+    """Frozen labels in front of and behind `labels`; negative numbers take labels away."""
+    stop = labels.shape[axis] + min(after, 0)
+    kept = labels.take(range(max(-before, 0), stop), axis)
+    spec = [(0, 0)] * labels.ndim
+    spec[axis] = (max(before, 0), max(after, 0))
+    return np.pad(kept, spec, constant_values=FROZEN)

@@ -1,0 +1,63 @@
+"""Sizes that a forward method reads off one activation and gives to an operation on another.
+
+`y.view(b, c, 1, 1)` with `c` read off `x` says that `y` has as many channels as `x`, now and after every resizing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels
+
+
+def follows(size: Any) -> bool:
+    """Does a size change with the channels: computed from a channel size, or given as -1?"""
+    return isinstance(size, SizeOfChannels) or size == -1
+
+
+def given_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """The sizes that `view`, `reshape` and `expand` take, one by one or as one sequence."""
+    sizes = kwargs.get("shape", kwargs.get("size", args[1:]))
+    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+
+
+def marks_in(value: Any) -> list[SizeOfChannels]:
+    """All channel sizes in nested arguments."""
+    if isinstance(value, SizeOfChannels):
+        return [value]
+    if isinstance(value, dict):
+        return [mark for item in value.values() for mark in marks_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [mark for item in value for mark in marks_in(item)]
+    return []
+
+
+def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> None:
+    """Make the channels of `labels` along `axis` follow those that `size` was read off.
+
+    Sizes of the tensor's own channels agree by themselves. Those of others are tied: one to one, or, for a quotient
+    c // g, position p of every one of g parts to p. Where neither fits, both keep their widths.
+    """
+    if not isinstance(size, SizeOfChannels):
+        return
+    if np.isin(labels, size.labels).all():
+        return
+    here, there = labels.shape[axis], size.labels.size
+    if here > 1 and size.proportional and max(here, there) % min(here, there) == 0:
+        part = min(here, there)
+        mine = mode.vector(labels, axis, here).reshape(-1, part)
+        theirs = size.labels.reshape(-1, part)
+        mode.tie(mine[:1], mine)
+        mode.tie(theirs[:1], theirs)
+        mode.tie(mine[0], theirs[0])
+    else:
+        keep(mode, [labels], [size], name)
+
+
+def keep(mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str) -> None:
+    """Freeze, with a warning, the channels that sizes were read off."""
+    reason = f"'{name}' with a size that was read off other channels"
+    mode.freeze_and_warn([*labels, *(size.labels for size in sizes if (size.labels != FROZEN).any())], reason)

@@ -1,0 +1,1 @@
+"""Every way of finding widths under one name."""

@@ -1,0 +1,131 @@
+"""Scores accumulated over the first epochs of the baseline's own training, which has to be run anyway.
+
+At the start of training one batch decides; here |Σ W · dL/dW| of every channel is added up over all steps of the first
+epochs. The run is the baseline's: same seed, same data, same learning rates. Its channels are not those of the widened
+network, so what is handed on is how scores are distributed within each group, read at the widened width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.graph.channels import ChannelGraph
+from core.surgery.gates import governed_weights
+from core.training.train import Loader, TrainConfig, fit
+from core.widths.scores import governed_sums
+
+BUFFER = "accumulated_scores"
+
+
+class _Enough(Exception):
+    """The epochs are over."""
+
+
+def accumulate_scores(
+    model: nn.Module,
+    graph: ChannelGraph,
+    loader: Loader,
+    loss_fn: Callable[[Any, Any], Any],
+    train: TrainConfig,
+    *,
+    epochs: int,
+    work_dir: Path,
+    fabric: Fabric,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Train the first `epochs` epochs of the recipe and add up |Σ W · dL/dW| over the steps.
+
+    Args:
+        model: the baseline; trained in place.
+        graph: its channel groups.
+        loader: training batches.
+        loss_fn: (outputs, targets) -> loss, or (loss, metrics).
+        train: the recipe; its learning rates are those of the whole training.
+        epochs: how many of its epochs.
+        work_dir: for checkpoints; a call that was interrupted goes on.
+        fabric: device and processes.
+        progress: show a bar.
+
+    Returns:
+        Group -> (size,), float32: the mean over the steps.
+
+    Raises:
+        UserError: gradients are scaled (precision 16-mixed) or accumulated over batches, or there are fewer epochs.
+    """
+    if train.precision == "16-mixed" or train.accumulate != 1:
+        raise UserError(
+            "accumulated scores need gradients as they are: use bf16-mixed or 32-true and accumulate=1"
+        )
+    if not 1 <= epochs <= train.epochs:
+        raise UserError(f"accumulated scores over {epochs} epochs: use between 1 and {train.epochs}")
+    steps = epochs * len(loader)
+    fabric.to_device(model)  # before hooks are put on its weights
+    # In a buffer, so that the state of an interrupted run holds it.
+    zeros = torch.zeros(int(graph.offsets[-1]), dtype=torch.float64, device=fabric.device)
+    model.register_buffer(BUFFER, zeros)
+    names = set(governed_weights(model, graph))
+    step_sums: list[Tensor] = []
+
+    def add(name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        step_sums.append(governed_sums(graph, [(name, weight.detach() * weight.grad.float())]))
+
+    def after_step(step: int, lr: float) -> None:
+        if step_sums:
+            getattr(model, BUFFER).add_(torch.stack(step_sums).sum(0).abs())
+            step_sums.clear()
+        if step >= steps:
+            raise _Enough
+
+    handles = [
+        weight.register_post_accumulate_grad_hook(lambda tensor, name=name: add(name, tensor))
+        for name, weight in model.named_parameters()
+        if name in names
+    ]
+    try:
+        fit(
+            model,
+            loader,
+            loss_fn,
+            train,
+            work_dir=work_dir,
+            fabric=fabric,
+            progress=progress,
+            after_step=after_step,
+        )
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    flat = (getattr(model, BUFFER) / steps).float().cpu()
+    return dict(zip([group.name for group in graph.groups], flat.split(graph.sizes.tolist()), strict=True))
+
+
+def stretch(scores: dict[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
+    """Scores of the baseline's channels as scores of the widened network's, by the quantiles of each group.
+
+    Args:
+        scores: group -> (size in the baseline,).
+        graph: the widened network's groups, of the same names.
+
+    Returns:
+        Group -> (size,), falling: at the place (i + 1/2) / size the value that the baseline's sorted scores have at
+        that fraction, linearly interpolated; beyond the first and the last they keep their values.
+    """
+    stretched = {}
+    for group in graph.groups:
+        known = scores[group.name].double().sort(descending=True).values
+        places = (torch.arange(group.size, dtype=torch.float64) + 0.5) / group.size * len(known) - 0.5
+        places = places.clamp(0, len(known) - 1)
+        left = places.floor().long()
+        right = (left + 1).clamp_max(len(known) - 1)
+        stretched[group.name] = (known[left] + (places - left) * (known[right] - known[left])).float()
+    return stretched

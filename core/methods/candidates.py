@@ -1,0 +1,209 @@
+"""Width allocations drawn under a closed-form budget, and the best of them by a training-free proxy.
+
+Pricing is one matrix product for thousands of allocations (`core.graph.complexity.CostModel`), so all that are drawn
+meet the budget and only the proxy costs time. Evolution goes on from the best by exchanging width between two groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.errors import UserError
+from core.graph.channels import ChannelGraph
+from core.surgery.initialise import seeded
+from core.surgery.resize import resize
+from core.widths.budget import BudgetError
+from core.widths.proxies import Batches, Proxy
+from core.widths.selection import Fractions, group_fractions
+from core.widths.space import Space
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BISECTIONS = 24  # halvings of a common factor: far below one channel
+
+
+@dataclass(frozen=True)
+class ProxyConfig:
+    """How allocations are drawn and improved.
+
+    Args:
+        candidates: allocations that the proxy is computed for, over all rounds.
+        rounds: 1 draws all at random; more keep the best quarter of each round and exchange width between its groups.
+        spread: standard deviation of the logarithm of a group's share of width.
+    """
+
+    candidates: int = 64
+    rounds: int = 4
+    spread: float = 0.35
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.candidates < self.rounds:
+            raise UserError("candidates: use at least one round and one candidate in each")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an allocation may cost and how wide its groups may be, in elements of the widened network.
+
+    Attributes:
+        kind: "macs", "paper" or "params".
+        cost: the most that it may cost.
+        low: least elements, (G,).
+        high: most elements, (G,).
+        base: the baseline's elements, (G,), in the widened network's steps.
+    """
+
+    kind: str
+    cost: int
+    low: IntArray
+    high: IntArray
+    base: IntArray
+
+
+def limits_of(space: Space, kind: str, cost: int, floor: Fractions, ceiling: Fractions) -> Limits:
+    """Limits of a space; floor and ceiling are fractions of the widened widths, as for `core.widths.selection.search`.
+
+    Raises:
+        BudgetError: the floors alone cost more, or the ceilings do not reach the budget.
+        UserError: see `core.widths.selection.group_fractions`.
+    """
+    groups, sizes = space.graph.groups, space.graph.sizes
+    low = np.maximum((group_fractions(groups, floor, "floor") * sizes + 1e-9).astype(np.int64), 1)
+    high = np.maximum((group_fractions(groups, ceiling, "ceiling") * sizes + 1e-9).astype(np.int64), low)
+    widths = space.base_graph.widths
+    base = np.array(
+        [max(1, widths[group.name] // group.step) for group in space.graph.groups], dtype=np.int64
+    )
+    lowest, highest = int(space.graph.cost(kind, low)), int(space.graph.cost(kind, high))
+    if not lowest <= cost <= highest:
+        raise BudgetError(
+            f"a budget of {cost:,} {kind} cannot be reached: with these floors and ceilings networks have between "
+            f"{lowest:,} and {highest:,}; change the budget, floor or widen"
+        )
+    return Limits(kind, cost, low, high, base)
+
+
+def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> IntArray:
+    """The widest allocations of given proportions within the limits, (N, G) elements.
+
+    Args:
+        graph: the widened network's groups.
+        shares: proportions, (N, G), positive: an allocation is a common factor times its shares times the baseline's
+            elements, rounded and kept within `low` and `high`.
+        limits: see `Limits`.
+
+    Returns:
+        (N, G) whole elements, none above the budget, to none of which a single element could be added within it.
+    """
+
+    def sizes(factors: FloatArray) -> IntArray:
+        wanted = np.rint(factors[:, None] * shares * limits.base).astype(np.int64)
+        return np.clip(wanted, limits.low, limits.high)
+
+    low = np.zeros(len(shares))
+    high = np.full(len(shares), float((limits.high / (shares * limits.base)).max()) + 1)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        fits = graph.cost(limits.kind, sizes(middle)) <= limits.cost
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    return fill(graph, sizes(low), limits)
+
+
+def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
+    """Add elements in turns, one to every group that may have one more, while they fit; all allocations at once.
+
+    Groups of one proportion cross their roundings together, so scaling alone stops up to a channel of each too early.
+    """
+    sizes = sizes.copy()
+    curvature = graph.cost.curvature(limits.kind)
+    marginal = graph.cost.marginal(limits.kind, np.zeros_like(limits.low)) + sizes @ curvature
+    room = limits.cost - graph.cost(limits.kind, sizes)
+    grown = True
+    while grown:
+        grown = False
+        for group in range(sizes.shape[1]):
+            fits = (sizes[:, group] < limits.high[group]) & (marginal[:, group] <= room)
+            sizes[fits, group] += 1
+            room[fits] -= marginal[fits, group]
+            marginal[fits] += curvature[group]
+            grown = grown or bool(fits.any())
+    return sizes
+
+
+def draw(
+    graph: ChannelGraph, limits: Limits, count: int, spread: float, generator: np.random.Generator
+) -> IntArray:
+    """Random allocations within the budget, (count, G): log-normal shares, scaled to the budget."""
+    shares = np.exp(spread * generator.standard_normal((count, len(limits.base))))
+    return scale_to_budget(graph, shares, limits)
+
+
+def exchange(
+    graph: ChannelGraph, limits: Limits, parents: IntArray, spread: float, generator: np.random.Generator
+) -> IntArray:
+    """A child of every parent: one group has got wider and another one narrower, at the same budget, (N, G)."""
+    shares = parents / limits.base
+    rows = np.arange(len(parents))
+    first = generator.integers(0, shares.shape[1], len(parents))
+    second = (first + generator.integers(1, max(2, shares.shape[1]), len(parents))) % shares.shape[1]
+    step = np.exp(np.abs(spread * generator.standard_normal(len(parents))))
+    shares[rows, first] *= step
+    shares[rows, second] /= step
+    return scale_to_budget(graph, shares, limits)
+
+
+def best_by_proxy(
+    space: Space,
+    limits: Limits,
+    proxy: Proxy,
+    batches: Batches,
+    loss_fn: Callable[..., object],
+    config: ProxyConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, int], list[tuple[float, IntArray]]]:
+    """Draw, rank and exchange; every candidate is built with the same seed and sees the same batches.
+
+    Returns:
+        (group -> channels of the best candidate, all (proxy, elements) from best to worst).
+
+    Raises:
+        UserError: whatever the proxy raises.
+    """
+    generator = np.random.default_rng(seed)
+    kept = list(batches)
+    graph = space.graph
+    ranked: list[tuple[float, IntArray]] = []
+    per_round = [len(part) for part in np.array_split(np.arange(config.candidates), config.rounds)]
+    for number, count in enumerate(per_round):
+        if number == 0:
+            # The proportional allocation is one of the candidates: the search can do no worse by its own measure.
+            even = scale_to_budget(graph, np.ones((1, len(limits.base))), limits)
+            found = np.concatenate([even, draw(graph, limits, count - 1, config.spread, generator)])
+        else:
+            parents = np.stack([sizes for _, sizes in ranked[: max(1, len(ranked) // 4)]])
+            chosen = parents[generator.integers(0, len(parents), count)]
+            found = exchange(graph, limits, chosen, config.spread, generator)
+        for sizes in found:
+            model = built(space, sizes, seed).to(device)
+            with seeded(seed):
+                ranked.append((proxy(model, kept, loss_fn), sizes))
+        ranked.sort(key=lambda item: -item[0])
+    return widths_of(graph, ranked[0][1]), ranked
+
+
+def built(space: Space, sizes: Sequence[int] | IntArray, seed: int) -> nn.Module:
+    """A fresh network of the given elements per group."""
+    return resize(space.wide, space.graph, widths_of(space.graph, sizes), seed=seed)
+
+
+def widths_of(graph: ChannelGraph, sizes: Sequence[int] | IntArray) -> dict[str, int]:
+    """Elements per group as channels."""
+    return {group.name: int(size) * group.step for group, size in zip(graph.groups, sizes, strict=True)}

@@ -1,0 +1,1 @@
+"""Files: whole or not at all, checkpoints without code, caches of decoded data."""

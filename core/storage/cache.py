@@ -1,0 +1,168 @@
+"""Files made once from a data set's images: where they lie, who makes them, what a killed process left.
+
+A cache file's name holds a fingerprint of the files that it was made from (names, sizes, times of their last change and
+of the last change of their status, which nobody sets back), so that a changed image asks for another file. It
+appears by an atomic rename: whoever sees it sees it whole. What stands in the file is its task's business; it may be a
+folder, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from core.errors import UserError
+from core.storage.files import exclusive
+
+FOLDER = ".lwdna_cache"
+_DIGITS = 16
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+def cache_folders(data: Path | None) -> tuple[Path, ...]:
+    """Where the caches of a data set may lie, best place first.
+
+    Args:
+        data: the data set's folder; None for one that lies where nothing may be written.
+
+    Returns:
+        `.lwdna_cache` in the data set's folder, then a folder of its own under `$XDG_CACHE_HOME/lwdna`
+        (`~/.cache/lwdna`); for None that last one itself.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna"
+    if data is None:
+        return (home,)
+    mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+    return data / FOLDER, home / f"{data.name}-{mark}"
+
+
+def fingerprint(files: Iterable[tuple[str, str | Path]], facts: object) -> str:
+    """A digest that changes with any file's name, size, modification or status-change time, and with `facts`.
+
+    Args:
+        files: what each file is called in the data set, and its path; one that is missing counts as such.
+        facts: what else the cache depends on, such as a version of its format; its `repr` is taken.
+    """
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, path in files:
+        try:
+            status = os.stat(path)
+            times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
+            digest.update(f"{name}\0{status.st_size}\0{times}\0".encode(errors="surrogateescape"))
+        except OSError:
+            digest.update(f"{name}\0missing\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:_DIGITS]
+
+
+def open_or_build(
+    folders: Sequence[Path],
+    stem: str,
+    mark: str,
+    suffix: str,
+    *,
+    open_file: Callable[[Path], T | None],
+    build: Callable[[Path], None],
+    setting: str = "$XDG_CACHE_HOME",
+) -> T:
+    """Open the cache file `<stem>-<mark><suffix>`, and make it first where there is none that is whole.
+
+    Of several processes that want it at once one makes it while the others wait. Before that, files of the same stem
+    with another mark go, and so does what a killed process left.
+
+    Args:
+        folders: where it may lie, best place first (`cache_folders`).
+        stem: the cache's name.
+        mark: of `fingerprint`.
+        suffix: with its dot.
+        open_file: opens the file; None where it is not there or not whole.
+        build: writes the file, atomically (`core.storage.files.atomic_write`), or a folder that is renamed when it is
+            complete; called in the first folder that can be written.
+        setting: where the user can name another folder; for the error's text.
+
+    Raises:
+        UserError: no folder can be written, or the file cannot be opened after it was made.
+    """
+    name = f"{stem}-{mark}{suffix}"
+    for folder in folders:
+        found = open_file(folder / name)
+        if found is not None:
+            return found
+    folder = _first_writable(folders, setting)
+    with exclusive(folder / f"{stem}.lock") as alone:
+        found = open_file(folder / name)  # made by another process while this one waited
+        if found is None:
+            if alone:
+                _remove_outdated(folder, stem, suffix)
+            build(folder / name)
+            found = open_file(folder / name)
+    if found is None:
+        raise UserError(
+            f"image cache '{folder / name}' cannot be read back; check the file system, then delete it"
+        )
+    return found
+
+
+def decode_in_order(
+    decode: Callable[[Item], T], items: Sequence[Item], *, threads: int, title: str
+) -> Iterator[T]:
+    """`decode` of every item in order, by several threads, with a bar on a terminal's error stream.
+
+    Args:
+        decode: called from the threads; what it raises ends the iteration.
+        items: its arguments.
+        threads: at least 1; at most two results a thread wait in memory.
+        title: of the bar.
+    """
+    console = Console(stderr=True)
+    results = _in_order(decode, items, max(threads, 1))
+    yield from track(results, title, total=len(items), console=console, disable=not console.is_terminal)
+
+
+def _in_order(decode: Callable[[Item], T], items: Sequence[Item], threads: int) -> Iterator[T]:
+    executor = ThreadPoolExecutor(threads)
+    upcoming: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            upcoming.append(executor.submit(decode, item))
+            if len(upcoming) >= 2 * threads:
+                yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _first_writable(folders: Sequence[Path], setting: str) -> Path:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    places = " nor to ".join(f"'{folder}'" for folder in folders)
+    raise UserError(
+        f"decoded images cannot be written to {places}; name a folder that can be written in {setting}"
+    )
+
+
+def _remove_outdated(folder: Path, stem: str, suffix: str) -> None:
+    """Remove caches of earlier states of the images and what a killed process left; needs the lock."""
+    name = f"{stem}-{'[0-9a-f]' * _DIGITS}{suffix}"
+    for pattern in (name, f".{name}.*.tmp"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

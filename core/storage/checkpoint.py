@@ -1,0 +1,329 @@
+"""States and weights on disk: safetensors with a JSON skeleton, written atomically, read as data alone.
+
+A state is any nesting of dicts, lists and tuples over ints, floats, strings, bools, None and tensors. It
+becomes one safetensors file: the tensors as such, the rest as JSON in its metadata, a checksum over both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import pickle
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from core.errors import MissingData, UserError
+from core.storage.files import atomic_write
+
+_FORMAT = "lwdna-state-1"
+# Keys under which common training codes keep weights; the average first, for it is what authors evaluate.
+_WRAPPERS = ("params_ema", "params", "state_dict", "model")
+# What torch.load raises on damaged and foreign files, apart from UnpicklingError.
+_BROKEN_PICKLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+    OSError,
+)
+
+
+class KeyDifference(NamedTuple):
+    """Which names `load_weights(strict=False)` left out."""
+
+    missing: list[str]
+    unexpected: list[str]
+
+
+def save_state(path: str | Path, state: Any) -> None:
+    """Write a nested state as one safetensors file, atomically.
+
+    Raises:
+        TypeError: a value is none of the types that a state may hold; the message names where it sits.
+        OSError: the file cannot be written; `path` is then as it was before.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_flatten(state, "", tensors), separators=(",", ":"))
+    metadata = {"format": _FORMAT, "skeleton": skeleton, "crc32": str(_checksum(skeleton, tensors))}
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(_unshared(tensors), metadata))
+
+
+def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """Read what `save_state` wrote, with tensors on `map_location`.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no state file.
+    """
+    metadata, tensors = _read_safetensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
+    return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
+
+
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a module's parameters and buffers as a plain safetensors file, which any reader opens.
+
+    Args:
+        module: a module, compiled or not.
+        path: the file, by custom `*.safetensors`.
+        metadata: further entries of the file's header, which `read_metadata` gives back.
+
+    Raises:
+        TypeError: the module's state_dict holds something else than tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in unwrap_compiled(module).state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"weights hold tensors alone, but '{name}' is a {type(value).__name__}")
+        tensors[name] = value.detach().cpu().contiguous()
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(_unshared(tensors), {"format": "pt", **(metadata or {})}))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The entries in the header of a safetensors file; its tensors are not read.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Weights by name, on the CPU, from a safetensors file, a training state or a torch checkpoint (.pth).
+
+    No code in the file is ever run: torch checkpoints are read with weights_only=True.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken, needs code to be read, or holds no weights.
+    """
+    return find_weights(_read_any(path), path)
+
+
+def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Take off wrappers until a mapping of names to tensors is left; what is no tensor is left out.
+
+    Args:
+        content: what a checkpoint holds: weights by name, alone or under "params_ema" (preferred: it is what authors
+            evaluate), "params", "state_dict" or "model". Of a training state these are the weights that are trained,
+            also where a running average is kept: that is in the run's model.safetensors.
+        source: where it comes from, for the error's text.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            break
+        content = content[key]
+    if not isinstance(content, Mapping):
+        raise UserError(f"'{source}' holds a {type(content).__name__}, not weights by name")
+    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(
+            f"'{source}' holds no weights: its keys are {_first([str(key) for key in content]) or 'none'}"
+        )
+    return weights
+
+
+def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> KeyDifference:
+    """Load weights from a safetensors file, a training state or a torch checkpoint (.pth) into `module`.
+
+    The weights may lie under "params_ema", "params", "state_dict" or "model", and their names may start with
+    the "module." of a data-parallel wrapper. No code in the file is ever run: torch checkpoints are read with
+    weights_only=True.
+
+    Args:
+        module: changed in place; left as it is when an error is raised.
+        path: the file.
+        strict: refuse missing and unexpected names; wrong shapes are refused always.
+
+    Returns:
+        The names that are missing in the file and those that the module does not have.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken, needs code to be read, or does not fit the module.
+    """
+    return fit_weights(module, read_weights(path), path, strict)
+
+
+def fit_weights(
+    module: nn.Module, found: Mapping[str, Tensor], source: str | Path, strict: bool = True
+) -> KeyDifference:
+    """`load_weights` for weights that are in memory already; `source` names them in messages.
+
+    Raises:
+        UserError: they do not fit the module.
+    """
+    module = unwrap_compiled(module)
+    wanted = module.state_dict()
+    if not wanted.keys() & found.keys() and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and isinstance(tensor, Tensor) and found[name].shape != tensor.shape
+    ]
+    problems = [("of another shape", shapes)]
+    if strict:
+        problems += [("missing", missing), ("unexpected", unexpected)]
+    text = "; ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems if names)
+    if text:
+        text += _hint(missing, unexpected)
+        raise UserError(f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors: {text}")
+    module.load_state_dict(found, strict=False)
+    return KeyDifference(missing, unexpected)
+
+
+def unwrap_compiled(module: nn.Module) -> nn.Module:
+    """The module that torch.compile wrapped, or `module` itself; the wrapper would prefix every name."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """The JSON form of `value`; its tensors are put into `tensors` under the path at which they sit."""
+    match value:
+        case Tensor():
+            return {"tensor": _add_tensor(tensors, where or "tensor", value)}
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"float": str(value)}
+        case list() | tuple():
+            items = [_flatten(item, f"{where}/{index}", tensors) for index, item in enumerate(value)]
+            return items if isinstance(value, list) else {"tuple": items}
+        case Mapping():
+            strange = [key for key in value if type(key) not in (str, int)]
+            if strange:
+                raise TypeError(
+                    f"a state's keys are strings or ints, but '{where}' has the key {strange[0]!r}"
+                )
+            # Pairs, not a JSON object, which would turn the ints that optimisers use as keys into strings.
+            return {"dict": [[key, _flatten(item, f"{where}/{key}", tensors)] for key, item in value.items()]}
+    raise TypeError(f"a state cannot hold the {type(value).__name__} at '{where}'")
+
+
+def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_restore(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "tuple":
+        return tuple(_restore(item, tensors) for item in content)
+    return {key: _restore(item, tensors) for key, item in content}
+
+
+def _add_tensor(tensors: dict[str, Tensor], where: str, value: Tensor) -> str:
+    """Put `value` into `tensors` under `where` or a free name like it; return that."""
+    name, count = where.lstrip("/"), 1
+    while name in tensors:
+        name, count = f"{where.lstrip('/')}~{count}", count + 1
+    tensors[name] = value.detach().cpu().contiguous()
+    return name
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory, which safetensors refuses: tied weights are written twice."""
+    seen: set[int] = set()
+    unshared: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return unshared
+
+
+def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> int:
+    value = zlib.crc32(skeleton.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
+
+
+def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+    skeleton = metadata.get("skeleton", "")
+    if metadata.get("crc32") != str(_checksum(skeleton, tensors)):
+        raise UserError(
+            f"'{path}' is damaged: its checksum does not fit; delete it or restore it from a copy"
+        )
+    return _restore(json.loads(skeleton), tensors)
+
+
+def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _open_safetensors(path: str | Path) -> Iterator[Any]:
+    _require_file(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{path}' is truncated or no safetensors file: {_one_line(error)}") from error
+
+
+def _read_any(path: str | Path) -> Any:
+    if Path(path).suffix == ".safetensors":
+        metadata, tensors = _read_safetensors(path)
+        return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+    _require_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries; "
+            "convert it to safetensors where you trust it"
+        ) from error
+    except _BROKEN_PICKLE as error:
+        raise UserError(f"'{path}' is truncated or no torch checkpoint: {_one_line(error)}") from error
+
+
+def _require_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise MissingData(f"'{path}' not found: there is no such file; check the path")
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """Point to a name that looks like the first missing one: most misfits are renamed or prefixed modules."""
+    close = difflib.get_close_matches(missing[0], unexpected, n=1) if missing else []
+    return f"; is '{missing[0]}' called '{close[0]}' there?" if close else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,227 @@
+"""Claims: a work directory belongs to one command at a time, which says so in a file there.
+
+    work_dir/claim.json     host, process and command that write here; made exclusively, removed at the end
+
+A process that is killed leaves its claim. On the same machine the next command sees that the process is gone and takes
+over; of another machine nobody can tell, and the user decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from core.errors import UserError
+from core.storage.files import exclusive, write_json
+
+CLAIM_FILE = "claim.json"
+_PATIENCE = 2.0  # seconds that a claim may take from its creation to its text
+
+
+class Claimed(UserError):
+    """The directory is another command's. The message says whose, and what to do."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who writes into a directory.
+
+    Attributes:
+        host: name of the machine.
+        boot: of this start of it, where the system tells: process numbers begin anew with each.
+        processes: the process namespace, where the system tells: within another one numbers mean other processes.
+        pid: process number.
+        started: when the process was started, in the system's own count; "" where it does not tell.
+        since: when the claim was made.
+        command: the command line.
+        token: no other claim has it.
+    """
+
+    host: str
+    boot: str
+    processes: str
+    pid: int
+    started: str
+    since: str
+    command: str
+    token: str
+
+    @classmethod
+    def own(cls) -> Claim:
+        """This process's."""
+        return cls(
+            host=socket.gethostname(),
+            boot=_text_of("/proc/sys/kernel/random/boot_id"),
+            processes=_process_namespace(),
+            pid=os.getpid(),
+            started=_start_of(os.getpid()) or "",
+            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            token=secrets.token_hex(8),
+        )
+
+    def __str__(self) -> str:
+        command = " ".join(self.command.split())[:200]
+        return f"process {self.pid} on '{self.host}' since {self.since} ({command})"
+
+    def is_over(self) -> bool | None:
+        """Whether its process has ended; None where that cannot be told from here."""
+        here = Claim.own()
+        if self.host != here.host:
+            return None
+        if self.boot != here.boot:
+            return True  # the machine was started anew
+        if self.processes != here.processes:
+            return None
+        start = _start_of(self.pid)
+        if start is not None:
+            return self.started not in ("", start)
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # it is there, and somebody else's
+            return False
+        return bool(self.started)  # there, but without a start: it has ended and waits for its parent
+
+
+@contextmanager
+def claimed(folder: str | Path, say: Callable[[str], object] = print) -> Iterator[None]:
+    """Hold a directory until the block is left, however it is left.
+
+    Args:
+        folder: made where it is missing, and removed afterwards if it was made here and nothing was written.
+        say: is told of a claim that was taken over.
+
+    Raises:
+        Claimed: it is held by a process that runs, or that may run elsewhere.
+    """
+    folder = Path(folder)
+    release = take(folder, say)
+    try:
+        yield
+    finally:
+        release()
+
+
+def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], None]:
+    """What `claimed` does at its beginning; returns what it does at its end.
+
+    Raises:
+        Claimed: see `claimed`.
+        UserError: there is a file of that name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is a file, not a folder to write into: name another")
+    made = not folder.exists()
+    path, own = folder / CLAIM_FILE, Claim.own()
+    text = json.dumps(asdict(own), indent=2) + "\n"
+    while not _create(path, text):
+        left = _read_settled(path)
+        if left is not None and not left.is_over():
+            raise Claimed(_refusal(folder, left))
+        if _take_over(path, own, left):
+            who = "a command that was killed at once" if left is None else f"{left}, which has ended"
+            say(f"'{folder}' was claimed by {who}: taken over")
+            break
+
+    def release() -> None:
+        current = _read(path)
+        if current is not None and current.token == own.token:
+            path.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # it holds what the command wrote
+                folder.rmdir()
+
+    return release
+
+
+def _refusal(folder: Path, holder: Claim) -> str:
+    if holder.is_over() is None:
+        return (
+            f"'{folder}' is claimed by {holder}, which cannot be looked at from here: wait for it, use another folder, "
+            f"or remove '{folder / CLAIM_FILE}' if it no longer runs"
+        )
+    return f"'{folder}' is in use by {holder}: wait for it, or use another folder"
+
+
+def _create(path: Path, text: str) -> bool:
+    """Create the file with this text; False if it is there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:  # another command made the folder too, and has just removed it again
+        return _create(path, text)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return True
+
+
+def _take_over(path: Path, own: Claim, left: Claim | None) -> bool:
+    """Put `own` in the place of the claim that was `left`; False if that is no longer there.
+
+    The lock lets one of several commands do this that find the same claim.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with exclusive(lock):
+        unchanged = path.exists() and _read(path) == left
+        if unchanged:
+            write_json(path, asdict(own))
+    lock.unlink(missing_ok=True)
+    current = _read(path)
+    return unchanged and current is not None and current.token == own.token
+
+
+def _read_settled(path: Path) -> Claim | None:
+    """The claim in the file; one that is just being written is waited for."""
+    deadline = time.monotonic() + _PATIENCE
+    claim = _read(path)
+    while claim is None and path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+        claim = _read(path)
+    return claim
+
+
+def _read(path: Path) -> Claim | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        texts = {name: str(content[name]) for name in _TEXTS}
+        return Claim(pid=int(content["pid"]), **texts)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+_TEXTS = [item.name for item in fields(Claim) if item.name != "pid"]
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process was started; None where it does not run, or the system does not tell."""
+    # Its name, in parentheses, may hold anything: what follows the last one is fields 3 (state) to 22 (start) and more.
+    rest = _text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return rest[19] if len(rest) > 19 and rest[0] not in "ZX" else None
+
+
+def _process_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,70 @@
+"""Bytes of many arrays and their table of contents in one file, read by memory mapping.
+
+The file holds the arrays' bytes one after another, then a JSON table of contents, then the table's length and a mark
+of the kind of file. One whose mark or length do not agree is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from core.storage.files import atomic_write
+
+MARK_BYTES = 8
+_FOOTER = struct.Struct(f"<Q{MARK_BYTES}s")
+
+
+def write_packed(
+    path: Path, mark: bytes, arrays: Iterable[np.ndarray], contents: Callable[[], dict[str, Any]]
+) -> None:
+    """Write the arrays' bytes, atomically.
+
+    Args:
+        path: the file.
+        mark: eight bytes that name the kind of file; to be changed with its meaning.
+        arrays: written in order, as they come.
+        contents: called when all are written; what it returns must be JSON.
+    """
+    if len(mark) != MARK_BYTES:
+        raise ValueError(f"a mark has {MARK_BYTES} bytes, got {mark!r}")
+    with atomic_write(path, "wb") as file:
+        for array in arrays:
+            file.write(array.tobytes())
+        table = json.dumps(contents()).encode()
+        file.write(table)
+        file.write(_FOOTER.pack(len(table), mark))
+
+
+def read_packed(
+    path: Path, mark: bytes, mode: Literal["r", "c"] = "r"
+) -> tuple[dict[str, Any], np.ndarray] | None:
+    """The table of contents and all bytes before it; None where there is no such file that is whole.
+
+    Args:
+        path: the file.
+        mark: the kind of file that it must be.
+        mode: "r" for a read-only array; "c" for one that torch takes, which wants memory that it may write: changes
+            stay in memory.
+
+    Returns:
+        the contents, and a flat, memory-mapped uint8 array.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(-_FOOTER.size, os.SEEK_END)
+            length, found = _FOOTER.unpack(file.read(_FOOTER.size))
+            if found != mark or length > end:
+                return None
+            file.seek(end - length)
+            contents = json.loads(file.read(length))
+    except (OSError, ValueError):
+        return None
+    # A plain array slices many times faster than a memmap.
+    return contents, np.asarray(np.memmap(path, np.uint8, mode=mode))[: end - length]

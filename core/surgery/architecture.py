@@ -1,0 +1,298 @@
+"""The found widths as a small JSON file: the only hand-over between the search and the training.
+
+Nothing after the file knows how it was found, nothing before it knows how it is trained. A person can write one by
+hand: `model`, `inputs` and `widths` are enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.graph.channels import ChannelGraph, TraceOptions, trace_channels
+from core.graph.complexity import WEIGHT
+from core.modules import FORWARD_FAILURES
+from core.storage.files import write_json
+from core.surgery.depth import shorten
+from core.surgery.resize import resize
+
+SCHEMA_VERSION = 1
+LARGEST_WIDTH = 2**24  # far above any network, and small enough for every product of two
+
+
+class ArchitectureError(UserError):
+    """A widths file that is damaged, or that does not fit the model; the message names the file and the group."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Layer-wise widths of a network, and how they were found.
+
+    Attributes:
+        model: name of the baseline.
+        widths: group -> channels of the module that the group is named after.
+        conv_groups: grouped convolution -> number of groups, where widening changed it.
+        inputs: shapes and types of the example inputs (`describe_inputs`), with which the groups are found again.
+        options: how the model was traced.
+        cost: {"flops": {"macs", "paper"}, "params"} of the found network.
+        baseline: the same of the baseline, and its "widths".
+        found_by: score, seed, budget, batches, widening, floors ...; empty for a file written by hand.
+        removed: blocks of the baseline that the network lacks (`core.surgery.depth`); their groups are not in `widths`.
+    """
+
+    model: str
+    widths: dict[str, int]
+    inputs: Any
+    conv_groups: dict[str, int] = field(default_factory=dict)
+    options: TraceOptions = field(default_factory=TraceOptions)
+    cost: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    found_by: dict[str, Any] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, atomically."""
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content, as plain JSON: lists, not tuples."""
+        content: dict[str, Any] = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}))
+        return content
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read a file.
+
+        Raises:
+            ArchitectureError: it does not exist, is not JSON, or is not a widths file; the message names the group
+                where one is at fault.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArchitectureError(f"widths file '{path}' cannot be read: {error}") from None
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ArchitectureError(
+                f"widths file '{path}' is not valid JSON ({error}); it may be truncated"
+            ) from None
+        return cls.from_json(content, f"widths file '{path}'")
+
+    @classmethod
+    def from_json(cls, content: Any, source: str = "architecture") -> Architecture:
+        """From the content of a file; `source` names it in messages.
+
+        Raises:
+            ArchitectureError: see `load`.
+        """
+        if not isinstance(content, Mapping):
+            raise ArchitectureError(f"{source}: expected an object with 'model', 'inputs' and 'widths'")
+        version = content.get("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            raise ArchitectureError(
+                f"{source} has schema version {version!r}, this release reads {SCHEMA_VERSION}: update LW-DNA"
+            )
+        known = {"schema_version", *cls.__dataclass_fields__}
+        for key in content:
+            if key not in known:
+                raise ArchitectureError(
+                    f"{source}: unknown key '{key}'; known are {', '.join(sorted(known))}"
+                )
+        for key in ("model", "inputs", "widths"):
+            if key not in content:
+                raise ArchitectureError(f"{source}: '{key}' is missing")
+        for key in ("widths", "conv_groups"):
+            _check_counts(content.get(key, {}), source, key)
+        for key in ("cost", "baseline", "found_by", "options"):
+            if not isinstance(content.get(key, {}), Mapping):
+                raise ArchitectureError(f"{source}: '{key}' has to be an object")
+        for key in ("cost", "baseline"):
+            if content.get(key):
+                _check_cost(content[key], source, key)
+        for key in ("at_floor", "at_ceiling"):
+            if not isinstance(content.get("found_by", {}).get(key, []), list):
+                raise ArchitectureError(f"{source}: '{key}' in 'found_by' has to be a list of groups")
+        removed = content.get("removed", [])
+        if not isinstance(removed, list) or not all(isinstance(name, str) and name for name in removed):
+            raise ArchitectureError(f"{source}: 'removed' has to be a list of module names")
+        trace_options = _trace_options(content.get("options", {}), source)
+        try:
+            example_inputs(content["inputs"])
+        except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
+        own = ("schema_version", "options", "removed")
+        values = {key: value for key, value in content.items() if key not in own}
+        return cls(**values, options=trace_options, removed=tuple(removed))
+
+    def graph(self, model: nn.Module) -> ChannelGraph:
+        """The channel groups of the baseline (without the removed blocks), as they were when the file was made.
+
+        Raises:
+            ArchitectureError: the groups of `model` are not the file's.
+        """
+        model = self._shortened(model)
+        try:
+            graph = trace_channels(model, example_inputs(self.inputs), **asdict(self.options))
+        except UserError as error:
+            raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
+        except FORWARD_FAILURES as error:
+            reason = str(error).splitlines()[0]
+            raise ArchitectureError(
+                f"{type(model).__name__} does not run on the inputs of the widths file of '{self.model}': {reason}"
+            ) from error
+        for name in self.widths:
+            if name not in graph.widths:
+                raise ArchitectureError(
+                    f"group '{name}' of the widths file is not a channel group of {type(model).__name__}; the file was "
+                    f"made for '{self.model}'"
+                )
+        for name in graph.widths:
+            if name not in self.widths:
+                raise ArchitectureError(
+                    f"group '{name}' of {type(model).__name__} is missing in the widths file, which was made for "
+                    f"'{self.model}'"
+                )
+        return graph
+
+    def build(self, model: nn.Module, *, seed: int | None = None) -> nn.Module:
+        """A plain module at these widths, freshly initialised by the baseline's own rules.
+
+        Args:
+            model: the baseline; it is not changed, and its weights only tell how to initialise.
+            seed: for the fresh weights; None draws from torch's global generator.
+
+        Returns:
+            A module of the baseline's class with no trace of the search in it, in training mode.
+
+        Raises:
+            ArchitectureError: the file does not fit the model; the message names the group.
+        """
+        try:
+            short = self._shortened(model)
+            return resize(short, self.graph(model), self.widths, conv_groups=self.conv_groups, seed=seed)
+        except ArchitectureError:
+            raise
+        except UserError as error:
+            raise ArchitectureError(f"the widths do not fit {type(model).__name__}: {error}") from error
+
+    def _shortened(self, model: nn.Module) -> nn.Module:
+        try:
+            return shorten(model, self.removed)
+        except UserError as error:
+            raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
+
+    def diff(self, other: Architecture) -> str:
+        """Widths of two architectures side by side, where they differ."""
+        from core.experiments.report import text_table
+
+        rows = []
+        for name in dict.fromkeys([*self.widths, *other.widths]):
+            mine, theirs = self.widths.get(name), other.widths.get(name)
+            if mine != theirs:
+                ratio = f"{theirs / mine:.2f}" if mine and theirs else ""
+                rows.append(
+                    [name, "-" if mine is None else str(mine), "-" if theirs is None else str(theirs), ratio]
+                )
+        return text_table(["group", "this", "other", "ratio"], rows) if rows else "no difference in widths"
+
+    def describe(self) -> str:
+        """Widths against the baseline's as a table for a terminal, with what they cost and which are on a floor."""
+        from core.experiments.report import text_table
+
+        base = self.baseline.get("widths", {})
+        floor = self.found_by.get("at_floor", ())
+        ceiling = self.found_by.get("at_ceiling", ())
+        rows = []
+        for name, width in self.widths.items():
+            note = "floor" if name in floor else "ceiling" if name in ceiling else ""
+            was = base.get(name)
+            rows.append([name, str(was or "-"), str(width), f"{width / was:.2f}" if was else "", note])
+        lines = [text_table(["group", "baseline", "found", "ratio", ""], rows)]
+        if self.removed:
+            lines.append(f"left out: {', '.join(self.removed)}")
+        if free := self.found_by.get("without_floor"):
+            lines.append(f"no floor was set for {len(free)} groups: {', '.join(free)}")
+        if self.cost:
+            lines.append(f"FLOPs (paper) {self.cost['flops']['paper']:,} · MACs {self.cost['flops']['macs']:,} · "
+                         f"parameters {self.cost['params']:,}")  # fmt: skip
+        return "\n".join(lines)
+
+
+def describe_inputs(value: Any) -> Any:
+    """Example inputs as JSON: tensors become {"shape", "dtype"}, tuples become lists, dictionaries stay."""
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        return {"named": {key: describe_inputs(item) for key, item in value.items()}}
+    if isinstance(value, (tuple, list)):
+        return [describe_inputs(item) for item in value]
+    raise UserError(
+        f"example inputs hold a {type(value).__name__}; only tensors can be written to a widths file"
+    )
+
+
+def example_inputs(description: Any) -> Any:
+    """Meta tensors of the described shapes, in the described structure."""
+    if isinstance(description, list):
+        return tuple(example_inputs(item) for item in description)
+    if "named" in description:
+        return {key: example_inputs(item) for key, item in description["named"].items()}
+    return torch.empty(description["shape"], dtype=getattr(torch, description["dtype"]), device="meta")
+
+
+def _check_counts(value: Any, source: str, key: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ArchitectureError(f"{source}: '{key}' has to be an object of name: number")
+    for name, width in value.items():
+        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= LARGEST_WIDTH:
+            raise ArchitectureError(
+                f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number"
+            )
+
+
+def _check_cost(value: Mapping[str, Any], source: str, key: str) -> None:
+    flops, widths = value.get("flops"), value.get("widths", {})
+    numbers = [
+        value.get("params"),
+        *(flops.get(name) if isinstance(flops, Mapping) else None for name in WEIGHT),
+    ]
+    if not isinstance(widths, Mapping) or not all(isinstance(number, int) for number in numbers):
+        raise ArchitectureError(
+            f"{source}: '{key}' is damaged: it holds whole numbers under 'flops' ({', '.join(WEIGHT)}) and 'params'"
+        )
+    _check_counts(widths, source, f"{key} widths")
+
+
+def _trace_options(value: Mapping[str, Any], source: str) -> TraceOptions:
+    names, pairs = {"freeze", "taps"}, value.get("ties", [])
+    lists = {key: value.get(key, []) for key in names}
+    well_formed = (
+        set(value) <= {*names, "ties", "outputs"}
+        and all(
+            isinstance(item, list) and all(isinstance(name, str) for name in item) for item in lists.values()
+        )
+        and isinstance(pairs, list)
+        and all(
+            isinstance(p, list) and len(p) == 2 and all(isinstance(name, str) for name in p) for p in pairs
+        )
+        and value.get("outputs", "single") in ("single", "freeze", "free")
+    )
+    if not well_formed:
+        raise ArchitectureError(
+            f"{source}: 'options' is damaged: 'freeze' and 'taps' are lists of module names, 'ties' is a list of pairs "
+            f"of them, 'outputs' is single, freeze or free"
+        )
+    return TraceOptions(
+        tuple(lists["freeze"]),
+        tuple(lists["taps"]),
+        tuple((first, second) for first, second in pairs),
+        value.get("outputs", "single"),
+    )

@@ -1,0 +1,169 @@
+"""Trainings whose numbers stopped being finite: the error, its record on disk, and going on at a lower rate.
+
+The record, `divergences.json` beside the states, is what allows a resumed run the one change of its recipe that a
+divergence asks for, and what lets a report say that there was one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.storage.files import write_json
+from core.training.recipe import TrainConfig
+
+FILE = "divergences.json"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One divergence of a training, and what followed.
+
+    Args:
+        what: what was not finite.
+        epoch: in which it was seen, counted from 1.
+        step: optimiser steps taken by then.
+        lr: the recipe's learning rate (the schedule's factor left out).
+        kept_step: steps taken in the state that was gone back to; 0 where the training starts anew.
+        lowered_to: the recipe's learning rate from that state on; None while nobody has lowered it.
+    """
+
+    what: str
+    epoch: int
+    step: int
+    lr: float
+    kept_step: int
+    lowered_to: float | None = None
+
+    def __str__(self) -> str:
+        text = f"diverged at step {self.step} (epoch {self.epoch}) at learning rate {self.lr:g}: {self.what}"
+        if self.lowered_to is None:
+            return f"{text}; gone on at the same rate"
+        start = f"from step {self.kept_step} on" if self.kept_step else "started anew"
+        return f"{text}; {start} at {self.lowered_to:g}"
+
+
+class TrainingDiverged(RuntimeError):
+    """Numbers of a training stopped being finite. The message is one line: what, where, what is kept, what to do.
+
+    Args:
+        divergence: what happened.
+        lr: the learning rate of that step.
+        kept: the state that is left to go on from, in words; None without one.
+        least: the lowest learning rate that the recipe allows.
+        trial: which training of an experiment it was.
+    """
+
+    def __init__(
+        self, divergence: Divergence, lr: float, kept: str | None, *, least: float = 0.0, trial: str = ""
+    ) -> None:
+        self.divergence, self.step, self.lr = divergence, divergence.step, lr
+        self.kept, self.least, self.trial = kept, least, trial
+        lower = f"--resume and --cfg-options train.optimizer.lr={max(divergence.lr / 10, least):.3g}"
+        where = f"step {divergence.step} (epoch {divergence.epoch}), learning rate {lr:.3g}"
+        if kept is None:
+            left = f"there is no good state to return to; {lower} starts this training anew at a lower rate"
+        else:
+            left = f"kept is the last good state, {kept}; {lower} goes on from it at a lower rate"
+        super().__init__(
+            f"{f'{trial}: ' if trial else ''}training diverged: {divergence.what} at {where}; {left}; "
+            "a new run may also add warm-up epochs or set clip_grad_norm"
+        )
+
+    def of(self, trial: str) -> TrainingDiverged:
+        """The same error with the training's name in front."""
+        return TrainingDiverged(self.divergence, self.lr, self.kept, least=self.least, trial=trial)
+
+
+def read_divergences(folder: str | Path) -> tuple[Divergence, ...]:
+    """The divergences of the training in `folder`, in order; none where it has not diverged.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return ()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Divergence(**entry) for entry in entries)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"'{path}' is damaged: restore it from a copy, or start the training anew: {error}"
+        ) from error
+
+
+def write_divergences(folder: str | Path, divergences: tuple[Divergence, ...]) -> None:
+    """Write the record; an empty one is no file."""
+    path = Path(folder) / FILE
+    if divergences:
+        write_json(path, [dataclasses.asdict(divergence) for divergence in divergences])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def added(divergences: tuple[Divergence, ...], new: Divergence) -> tuple[Divergence, ...]:
+    """The record with one more; one after which nobody lowered the rate has merely happened again."""
+    earlier = divergences[:-1] if awaits_lower_rate(divergences) else divergences
+    return (*earlier, new)
+
+
+def awaits_lower_rate(divergences: tuple[Divergence, ...]) -> bool:
+    """Whether the training's last word is a divergence."""
+    return bool(divergences) and divergences[-1].lowered_to is None
+
+
+def settle_rate(
+    config: TrainConfig, divergences: tuple[Divergence, ...]
+) -> tuple[TrainConfig, TrainConfig, tuple[Divergence, ...]]:
+    """The recipe with which a training that may have diverged goes on.
+
+    Args:
+        config: the recipe that is asked for: the one that the training began with, or the same at a lower rate.
+        divergences: its record.
+
+    Returns:
+        The recipe at the rate that holds now, the recipe that the training began with, and the record after that. Where
+        `config` has a rate that is neither the first, nor the present one, nor lower after a divergence, it comes back
+        as it is, with an empty record: it is another recipe.
+    """
+    if not divergences:
+        return config, config, ()
+    first, last, wanted = divergences[0].lr, divergences[-1], config.optimizer.lr
+    present = last.lr if last.lowered_to is None else last.lowered_to
+    if last.lowered_to is None and wanted < present:
+        divergences, present = (*divergences[:-1], replace(last, lowered_to=wanted)), wanted
+    elif wanted not in (first, present):
+        return config, config, ()
+    return with_rate(config, present), with_rate(config, first), divergences
+
+
+def with_rate(config: TrainConfig, lr: float) -> TrainConfig:
+    """The recipe with another learning rate."""
+    return replace(config, optimizer=replace(config.optimizer, lr=lr))
+
+
+def lowered_rate(config: Any, stored: Any, folder: Path) -> tuple[Any, float | None]:
+    """After a divergence the learning rate, and nothing else, may be lower than in the stored protocol.
+
+    Args:
+        config: the protocol that is asked for; its field `train` is a `TrainConfig`.
+        stored: the one that the work directory holds, or None.
+        folder: the work directory.
+
+    Returns:
+        The stored protocol and the rate for the trainings in `folder` that have diverged; or `config` and None.
+    """
+    if stored is None:
+        return config, None
+    wanted, before = config.train.optimizer.lr, stored.train.optimizer.lr
+    if not wanted < before or replace(config, train=with_rate(config.train, before)) != stored:
+        return config, None
+    records = [read_divergences(path.parent) for path in folder.rglob(FILE)]
+    if any(awaits_lower_rate(record) or record[-1].lowered_to == wanted for record in records):
+        return stored, wanted
+    return config, None

@@ -1,0 +1,164 @@
+"""The files of a training run, and what they say about its epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.storage.files import atomic_write, json_text
+from core.training.divergence import FILE as DIVERGENCES
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave.
+
+    Args:
+        epoch: counted from 1.
+        lr: learning rate (of parameters outside all groups).
+        train_loss: mean over the epoch's images, as seen while training.
+        train_metrics: means of the loss function's metrics over the epoch's images.
+        eval_metrics: what `evaluate` returned, empty in epochs without an evaluation.
+        seconds: wall time of training and evaluation.
+        images: training images seen.
+        first_loss: loss of the epoch's first step; None in logs of earlier releases.
+        raw_metrics: what `evaluate` returned for the weights themselves, where `eval_metrics` are their average's.
+        skipped_steps: optimiser steps left out because scaled gradients overflowed (precision 16-mixed).
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_metrics: dict[str, float]
+    eval_metrics: dict[str, float]
+    seconds: float
+    images: int
+    first_loss: float | None = None
+    raw_metrics: dict[str, float] = field(default_factory=dict)
+    skipped_steps: int = 0
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files that `fit` writes into its work directory."""
+
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """The full state of the run, for resuming."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The state before that one, until the run ends: what is gone back to where the last one turns out bad."""
+        return self.folder / "previous.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """The final weights."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object per epoch and line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.folder / "tensorboard"
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, so that no file speaks of another run than the rest."""
+        events = self.tensorboard.glob("events.out.tfevents.*")
+        for path in (self.state, self.previous, self.weights, self.log, *events):
+            path.unlink(missing_ok=True)
+
+    def remove_partial_writes(self) -> None:
+        """Remove the temporary files of a process that was killed while it wrote."""
+        for path in (self.state, self.weights, self.log, self.folder / DIVERGENCES):
+            for partial in self.folder.glob(f".{path.name}.*.tmp"):
+                partial.unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Keep the last state, if there is one, as the previous one, before a new one is written."""
+        if self.state.exists():
+            os.replace(self.state, self.previous)
+
+    def recover(self) -> None:
+        """Take the previous state where a process was killed after setting the last one aside."""
+        if not self.state.exists() and self.previous.exists():
+            os.replace(self.previous, self.state)
+
+    def fall_back(self, good: bool) -> None:
+        """After a divergence: leave only a state that can be gone on from, if there is one.
+
+        Args:
+            good: whether the last state is known to be one; else the previous one takes its place.
+        """
+        if not good:
+            self.state.unlink(missing_ok=True)
+        self.recover()
+
+    def write_log(self, history: list[EpochRecord]) -> None:
+        """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
+        with atomic_write(self.log) as file:
+            for record in history:
+                file.write(json_text(dataclasses.asdict(record)) + "\n")
+
+    def open_tensorboard(self, epoch: int) -> SummaryWriter:
+        """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.tensorboard, purge_step=epoch + 1)
+
+
+def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
+    """Add an epoch's numbers to TensorBoard, on disk before this returns."""
+    writer.add_scalar("train/loss", record.train_loss, record.epoch)
+    writer.add_scalar("train/lr", record.lr, record.epoch)
+    for name, value in record.train_metrics.items():
+        writer.add_scalar(f"train/{name}", value, record.epoch)
+    for name, value in record.eval_metrics.items():
+        writer.add_scalar(f"eval/{name}", value, record.epoch)
+    for name, value in record.raw_metrics.items():
+        writer.add_scalar(f"eval_raw/{name}", value, record.epoch)
+    writer.flush()
+
+
+def training_notes(history: Sequence[EpochRecord]) -> list[str]:
+    """What a reader of the results should know about how a finished training went, one sentence each."""
+    notes = []
+    first, last = (history[0].first_loss, history[-1].train_loss) if history else (None, 0.0)
+    if first is not None and not last <= first:
+        notes.append(
+            f"did not learn: the training loss is {last:.4g} in the last epoch and was {first:.4g} at the first step"
+        )
+    if skipped := sum(record.skipped_steps for record in history):
+        notes.append(f"{skipped} optimiser steps were left out, as scaled gradients overflowed (16-mixed)")
+    return notes
+
+
+def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
+    """The epochs that the run in `folder` has finished, from its log; none where it was never started."""
+    path = RunFiles(Path(folder)).log
+    if not path.exists():
+        return ()
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        for key in ("lr", "train_loss", "seconds"):
+            values[key] = float(values[key])
+        for key in ("train_metrics", "eval_metrics", "raw_metrics"):
+            values[key] = {name: float(value) for name, value in values.get(key, {}).items()}
+        records.append(EpochRecord(**values))
+    return tuple(records)

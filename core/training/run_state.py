@@ -1,0 +1,214 @@
+"""Everything that a training run needs to go on at any step as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from core.errors import UserError
+from core.storage.checkpoint import load_state, save_state
+from core.training.run_files import EpochRecord
+from core.training.seeding import random_state, restore_random_state
+
+AVERAGING = "averaging"  # in a state's identity: how the running average is made
+
+
+@dataclass
+class Position:
+    """Where a run stands, between two optimiser steps."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    skipped: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def next_epoch(self, record: EpochRecord) -> None:
+        """Close the epoch with its record."""
+        self.history.append(record)
+        self.epoch, self.batch, self.images, self.seconds, self.sums = self.epoch + 1, 0, 0, 0.0, {}
+        self.first_loss, self.skipped = None, 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The live objects of a run whose state a checkpoint holds.
+
+    Args:
+        fabric: devices and processes; its gradient scaler has a state.
+        model: what is trained.
+        optimizer: the bare optimiser, not Fabric's wrapper.
+        ema: the running average of the weights, or None.
+        position: where the run stands.
+        identity: what must be equal for a state to be resumed.
+        control: process group (gloo) for the few numbers that must not wait for a GPU; None with one process.
+        infinite: buffers that hold infinities by design, such as a mask of attention.
+    """
+
+    fabric: Fabric
+    model: nn.Module
+    optimizer: Optimizer
+    ema: AveragedModel | None
+    position: Position
+    identity: Mapping[str, Any]
+    control: Any = None
+    infinite: frozenset[str] = frozenset()
+
+    def not_finite(self) -> str | None:
+        """What of this state is not finite, in words; None if all is. Every process must call this.
+
+        One reduction over all floating-point tensors (the largest magnitude, which cannot overflow as a sum of squares
+        does); only where that is not finite are they looked at one by one.
+        """
+        tensors = dict(_floating(self.model, self.infinite))
+        names: dict[Any, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        if self.ema is not None:
+            average = _floating(self.ema.module, self.infinite)
+            tensors |= {f"average of {name}": value for name, value in average}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                    tensors[f"{key} of {names.get(parameter, 'a parameter')}"] = value
+        bad: list[str] = []
+        if tensors and not get_total_norm(tensors.values(), norm_type=math.inf).isfinite():
+            bad = [name for name, value in tensors.items() if not value.isfinite().all()]
+        found = (
+            f"{len(bad)} of {len(tensors)} tensors of the state not finite, such as '{bad[0]}'"
+            if bad
+            else None
+        )
+        return self.first(found)
+
+    def first(self, problem: str | None) -> str | None:
+        """The first process' problem that has one; every process must call this."""
+        if self.control is None:
+            return problem
+        problems: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(problems, problem, group=self.control)
+        return next((problem for problem in problems if problem is not None), None)
+
+    def save(self, path: Path) -> None:
+        """Write the state; every process must call this, the first one writes."""
+        generators = self._gather_random_states()
+        if self.fabric.is_global_zero:
+            position = {key.name: getattr(self.position, key.name) for key in dataclasses.fields(Position)}
+            position["history"] = [dataclasses.asdict(record) for record in self.position.history]
+            state = {
+                "identity": self.identity,
+                "model": self.model.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(),
+                "random": generators,
+                "position": position,
+            }
+            save_state(path, state)
+
+    def _gather_random_states(self) -> dict[str, Tensor]:
+        """The generators' states, stacked over the processes."""
+        own = random_state(self.fabric.device)
+        if self.control is None:
+            return {name: state.unsqueeze(0) for name, state in own.items()}
+        gathered: dict[str, Tensor] = {}
+        for name, state in own.items():
+            states = [torch.empty_like(state) for _ in range(self.fabric.world_size)]
+            torch.distributed.all_gather(states, state, group=self.control)
+            gathered[name] = torch.stack(states)
+        return gathered
+
+    def restore(self, path: Path) -> None:
+        """Bring every object to the state in `path`.
+
+        Raises:
+            UserError: the file is damaged, holds what is not finite or belongs to another run; the message names the
+                first difference.
+        """
+        state = load_state(path)
+        difference = _difference(state.get("identity"), self.identity, "")
+        if difference:
+            raise UserError(
+                f"'{path}' belongs to another run: {difference}; resume with the same settings, "
+                "use another work directory or start anew with resume=False"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        _match_memory_format(self.optimizer)
+        if state["scaler"]:
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        generators = {name: states[self.fabric.global_rank] for name, states in state["random"].items()}
+        restore_random_state(generators, self.fabric.device)
+        history = [EpochRecord(**record) for record in state["position"].pop("history")]
+        for name, value in {**state["position"], "history": history}.items():
+            setattr(self.position, name, value)
+        if problem := self.not_finite():
+            raise UserError(
+                f"'{path}' cannot be gone on from: {problem}; the run had diverged: start it anew in another work "
+                "directory, with a lower learning rate"
+            )
+
+
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """Names of buffers that hold infinities and no NaN."""
+    return frozenset(
+        name
+        for name, value in model.named_buffers()
+        if value.is_floating_point() and value.isinf().any() and not value.isnan().any()
+    )
+
+
+def _floating(model: nn.Module, but: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() and name not in but:
+            yield name, value
+
+
+def model_identity(model: nn.Module) -> dict[str, list[int]]:
+    """Names and shapes of a model's state: a checkpoint of another network is told by them."""
+    return {
+        name: list(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)
+    }
+
+
+def _match_memory_format(optimizer: Optimizer) -> None:
+    """Lay the optimiser's tensors out as the parameters are.
+
+    A checkpoint holds them contiguous; element-wise kernels may round the last bit differently when the
+    operands' strides differ, so that a channels-last run would not resume exactly.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _difference(stored: Any, current: Any, where: str) -> str | None:
+    """The first place where two nested values differ, in words."""
+    if isinstance(stored, Mapping) and isinstance(current, Mapping):
+        for key in [*current, *(key for key in stored if key not in current)]:
+            inner = f"{where}.{key}" if where else str(key)
+            difference = _difference(stored.get(key), current.get(key), inner)
+            if difference:
+                return difference
+        return None
+    if stored == current:
+        return None
+    if where == AVERAGING and stored is None:
+        return f"an earlier release averaged its weights otherwise ({where} is now {current!r})"
+    return f"{where} is {stored} there and {current} here"

@@ -1,0 +1,1 @@
+"""The method: score channels, search under a budget, give the widths."""

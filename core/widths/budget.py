@@ -1,0 +1,138 @@
+"""Budgets: upper limits on FLOPs, parameters and latency, as fractions of the baseline or absolute."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+from core.errors import UserError
+from core.graph.complexity import Convention
+
+SUFFIX = {
+    "": Fraction(1),
+    "K": Fraction(10**3),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+}
+SECONDS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
+LARGEST_FRACTION = 10  # no baseline costs ten FLOPs or has ten parameters, so larger numbers are absolute
+
+
+class BudgetError(UserError):
+    """A budget that no choice of channels can meet; the message gives the reachable range."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits on a network's cost; every limit that is set has to hold.
+
+    Numbers up to 10 are fractions of the *baseline*; larger ones are absolute FLOPs or parameters. Texts say which:
+    "90%", "3.7G", "25.5M", and for latency "12ms" (a bare number is a fraction there).
+
+    Attributes:
+        flops: per sample, in `convention`.
+        params: parameters.
+        latency: seconds of one forward pass of the example inputs, measured (`core.graph.complexity.latency`) on the
+            device that the model's parameters are on.
+        convention: of the FLOPs, "macs" or "paper"; the fractions of published tables use "paper".
+
+    Raises:
+        UserError: no limit, or one that is not a positive number.
+
+    Example:
+        >>> Budget(flops=0.9, params="25M").limits({"flops": 1000, "params": 30_000_000})
+        {'flops': 900, 'params': 25000000}
+    """
+
+    flops: float | str | None = None
+    params: float | str | None = None
+    latency: float | str | None = None
+    convention: Convention = "paper"
+
+    def __post_init__(self) -> None:
+        if self.convention not in ("macs", "paper"):
+            raise UserError(f"budget: convention '{self.convention}'; use 'macs' or 'paper'")
+        if self.flops is None and self.params is None and self.latency is None:
+            raise UserError("budget: set at least one of flops, params and latency")
+        for kind in ("flops", "params", "latency"):
+            value = getattr(self, kind)
+            if value is not None:
+                _parse(kind, value)
+
+    def limits(self, baseline: Mapping[str, float]) -> dict[str, float]:
+        """Absolute limits by kind; FLOPs and parameters are rounded down to whole numbers.
+
+        Args:
+            baseline: cost of the baseline by kind ("flops", "params", "latency" as far as they are limited).
+        """
+        limits: dict[str, float] = {}
+        for kind in ("flops", "params", "latency"):
+            value = getattr(self, kind)
+            if value is None:
+                continue
+            # In exact arithmetic: 0.9 means nine tenths, and 0.9 * 10 is 9.
+            number, fraction = _parse(kind, value)
+            limit = number * Fraction(baseline[kind]) if fraction else number
+            limits[kind] = float(limit) if kind == "latency" else math.floor(limit)
+        return limits
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms'.
+
+        Raises:
+            UserError: an unknown kind or a value that is not a number.
+        """
+        if "=" not in text:
+            return cls(flops=_number(text))
+        values: dict[str, Any] = {}
+        allowed = [item.name for item in fields(cls)]
+        for part in text.split(","):
+            kind, _, value = part.strip().partition("=")
+            if kind not in allowed:
+                raise UserError(f"budget '{text}': '{kind}' is none of {', '.join(allowed)}")
+            values[kind] = value if kind == "convention" else _number(value)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The limits that are set, as given, and the convention."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if getattr(self, item.name) is not None
+        }
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _parse(kind: str, value: float | str) -> tuple[Fraction, bool]:
+    """(number, is it a fraction)."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([%A-Za-z]*)\s*", value)
+        units = SECONDS if kind == "latency" else SUFFIX
+        if match and match[2] == "%":
+            number, fraction = Fraction(match[1]) / 100, True
+        elif match and match[2] in units:
+            number, fraction = Fraction(match[1]) * units[match[2]], False
+        else:
+            raise UserError(
+                f"budget: {kind}='{value}' is not a number with one of %, {', '.join(filter(None, units))}"
+            )
+    else:
+        if not math.isfinite(value):
+            raise UserError(f"budget: {kind}={value!r} has to be a positive number")
+        number = Fraction(repr(float(value)))
+        fraction = kind == "latency" or number <= LARGEST_FRACTION
+    if number <= 0:
+        raise UserError(f"budget: {kind}={value!r} has to be a positive number")
+    return number, fraction

@@ -1,0 +1,251 @@
+"""Channel scores: how much each channel of a network matters, from a few batches.
+
+    gradient      |dL/dz|      LW-DNA's criterion
+    sensitivity   |z · dL/dz|  equal to `gradient` for plain gates, whose z is 1; different behind a hypernetwork
+    magnitude     |z| behind a hypernetwork; for gates the mean |W| over the slices that a channel governs
+    fisher        Σ over samples of (z · dL/dz)²: see `core.widths.fisher`; fisher-readers leaves out the producers
+    synflow       z · dR/dz of the data-free R of SynFlow: see `core.widths.proxies`
+    random        a draw from U(0, 1): the control that keeps the search and drops the information; one threshold over
+                  independent draws keeps nearly the same share of every group, so its widths are nearly uniform
+    uniform       the rank within the group: every group keeps the same fraction
+
+or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.
+
+For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
+(method.md 0.6), which costs one ordinary forward and backward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from core.errors import UserError, did_you_mean
+from core.graph.channels import ChannelGraph
+from core.modules import call, map_tensors
+from core.surgery.gates import LATENTS, governed_parameters, governed_weights
+from core.surgery.initialise import seeded
+from core.widths.fisher import Roles, fisher
+from core.widths.proxies import synflow_products
+
+Scores = Mapping[str, Tensor]
+ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
+NAMES = ("gradient", "sensitivity", "magnitude", "random", "uniform", "fisher", "fisher-readers", "synflow")
+GATES_ONLY = ("fisher", "fisher-readers", "synflow")
+
+
+def score_channels(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[tuple[Any, Any]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    score: str | ScoreFunction = "gradient",
+    latents: Literal["gate", "hypernetwork"] = "gate",
+    embedding: int = 8,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Score every choice of every group; a higher score is kept longer.
+
+    Args:
+        model: the (widened) network that `graph` was traced from; it is not changed. Scored in training mode on its
+            own device.
+        graph: its channel groups.
+        batches: (inputs, targets) pairs; the score is the mean over them of the absolute value per batch.
+        loss_fn: (outputs, targets) -> scalar loss.
+        score: one of the names above, or a callable.
+        latents: where the latents live: multiplicative gates, or DHP's hypernetworks with random latents.
+        embedding: size of the hypernetworks' embedding.
+        seed: for random scores, hypernetworks and dropout.
+
+    Returns:
+        Group name -> scores, (size,), float32 on the CPU.
+
+    Raises:
+        UserError: an unknown score, no batch, a loss that is not finite, or a callable that returns the wrong groups,
+            shapes or values.
+    """
+    with seeded(seed):
+        if callable(score):
+            return _checked(graph, score(copy.deepcopy(model), graph, batches, loss_fn))
+        if score not in NAMES:
+            raise UserError(f"unknown score '{score}', {did_you_mean(score, NAMES)}, or a callable")
+        if score == "random":
+            return {group.name: torch.rand(group.size) for group in graph.groups}
+        if score == "uniform":
+            return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in graph.groups}
+        if score in GATES_ONLY and latents != "gate":
+            raise UserError(f"score '{score}' is defined for plain gates: use latents='gate'")
+        if score == "synflow":
+            return _checked(graph, synflow_scores(copy.deepcopy(model), graph, batches))
+        if score in GATES_ONLY:
+            roles: Roles = "all" if score == "fisher" else "readers"
+            return _checked(graph, fisher(copy.deepcopy(model), graph, batches, loss_fn, roles=roles))
+        if latents == "hypernetwork":
+            flat = _hypernetwork_scores(model, graph, batches, loss_fn, score, embedding)
+        elif latents == "gate":
+            flat = _gate_scores(model, graph, batches, loss_fn, score)
+        else:
+            raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
+    sizes = graph.sizes.tolist()
+    names = [group.name for group in graph.groups]
+    return _checked(graph, dict(zip(names, flat.float().cpu().split(sizes), strict=True)))
+
+
+def governed_sums(
+    graph: ChannelGraph, products: Iterable[tuple[str, Tensor]], *, count: bool = False
+) -> Tensor:
+    """Sum weight-shaped tensors over the slices that each choice governs, (sum of sizes,), float64.
+
+    Args:
+        graph: the channel groups.
+        products: (weight name, tensor of the weight's shape), W · dL/dW for instance. Each is used before the next
+            is taken, so they can be made one at a time, in the same memory.
+        count: divide by the number of summed entries.
+    """
+    tables: list[NDArray[np.int64]] = []
+    sums: list[Tensor] = []
+    entries: list[float] = []  # summed entries of each row
+    for name, product in products:
+        for dim in range(product.dim()):
+            table = graph.free_table(name, dim)
+            if table is not None:
+                tables.append(table)
+                sums.append(_sum_but(product, dim))
+                entries.append(product.numel() / len(table))
+    if not tables:
+        raise UserError("no weight is governed by a free channel group: there is nothing to score")
+    choices = int(graph.offsets[-1])
+    # All rows at once. Those that are frozen, index -1, go into one more entry at the end, which is dropped.
+    rows = np.concatenate(tables) % (choices + 1)
+    total = torch.zeros(choices + 1, device=sums[0].device, dtype=torch.float64)
+    total.index_add_(0, torch.from_numpy(rows).to(total.device), torch.cat(sums).double())
+    if count:
+        per_row = np.repeat(entries, [len(table) for table in tables])
+        counted = np.bincount(rows, weights=per_row, minlength=choices + 1)
+        total /= torch.from_numpy(counted).to(total.device).clamp_min(1)
+    return total[:-1]
+
+
+def _sum_but(product: Tensor, dim: int) -> Tensor:
+    """The sum over all dimensions but one; for the first two as plain sums of a matrix, which are many times faster."""
+    if dim == 0:
+        return product.flatten(1).sum(1)
+    if dim == 1:
+        return product.flatten(1).sum(0).reshape(product.shape[1], -1).sum(1)
+    return product.sum([axis for axis in range(product.dim()) if axis != dim])
+
+
+def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """z · dR/dz, R of `core.widths.proxies.synflow`; the first batch tells the shape of the inputs, nothing else."""
+    for inputs, _ in batches:
+        names = governed_weights(model, graph)
+        products = ((name, product) for name, product in synflow_products(model, inputs) if name in names)
+        flat = governed_sums(graph, products)
+        # R grows with the product of all layers' gains, so its logarithm's derivative is what float32 can hold.
+        parts = (flat / flat.max()).cpu().split(graph.sizes.tolist())
+        return dict(zip([group.name for group in graph.groups], parts, strict=True))
+    raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
+
+
+def _gate_scores(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], loss_fn: Callable[..., Any], score: str
+) -> Tensor:
+    if score == "magnitude":
+        return governed_sums(graph, _magnitudes(model, graph), count=True)
+    names = governed_weights(model, graph)
+    model = copy.deepcopy(model).train()
+    weights = {name: weight for name, weight in model.named_parameters() if name in names}
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+
+    def per_batch(gradients: dict[str, Tensor]) -> Tensor:
+        products = ((name, weight.detach() * gradients[name]) for name, weight in weights.items())
+        return governed_sums(graph, products).abs()
+
+    return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
+
+
+def _magnitudes(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, Tensor]]:
+    """|W| of the governed weights, one after the other in the same memory: fresh one would cost more than the sums."""
+    weights = [(name, weight.detach()) for name, weight, _ in governed_parameters(model, graph)]
+    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+    for name, weight in sorted(weights, key=lambda item: -item[1].numel()):
+        place = weight.device, weight.dtype
+        if place not in scratch:
+            scratch[place] = torch.empty(weight.numel(), device=weight.device, dtype=weight.dtype)
+        yield name, torch.abs(weight, out=scratch[place][: weight.numel()].view(weight.shape))
+
+
+def _hypernetwork_scores(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_fn: Callable[..., Any],
+    score: str,
+    embedding: int,
+) -> Tensor:
+    from core.surgery.hypernetwork import attach_hypernetwork
+
+    hyper = attach_hypernetwork(model, graph, embedding=embedding).train()
+    z = getattr(hyper, LATENTS).z
+    if score == "magnitude":
+        return z.detach().abs()
+    for parameter in hyper.parameters():
+        parameter.requires_grad_(parameter is z)
+
+    def per_batch(gradients: dict[str, Tensor]) -> Tensor:
+        scale = z.detach() if score == "sensitivity" else 1.0
+        return (scale * gradients["z"]).abs()
+
+    return _mean_over_batches(hyper, batches, loss_fn, {"z": z}, per_batch)
+
+
+def _mean_over_batches(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_fn: Callable[..., Any],
+    wanted: Mapping[str, Tensor],
+    per_batch: Callable[[dict[str, Tensor]], Tensor],
+) -> Tensor:
+    device = next(model.parameters()).device
+    total: Tensor | None = None
+    count = 0
+    for batch in batches:
+        inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in batch)
+        loss = loss_fn(call(model, inputs), targets)
+        loss = loss[0] if isinstance(loss, tuple) else loss
+        if not bool(torch.isfinite(loss)):
+            raise UserError(f"the loss of batch {count} is {loss.item()}; channels cannot be scored by it")
+        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        gradients = {
+            name: torch.zeros_like(tensor) if gradient is None else gradient
+            for (name, tensor), gradient in zip(wanted.items(), found, strict=True)
+        }
+        value = per_batch(gradients)
+        total = value if total is None else total + value
+        count += 1
+    if total is None:
+        raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
+    return total / count
+
+
+def _checked(graph: ChannelGraph, scores: Scores) -> dict[str, Tensor]:
+    for group in graph.groups:
+        value = scores.get(group.name)
+        if value is None or tuple(value.shape) != (group.size,):
+            shape = None if value is None else tuple(value.shape)
+            raise UserError(f"score of group '{group.name}': need shape ({group.size},), got {shape}")
+    values = {group.name: scores[group.name].detach().float().cpu() for group in graph.groups}
+    if values and not bool(torch.isfinite(torch.cat(list(values.values()))).all()):
+        name = next(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
+        raise UserError(f"score of group '{name}' holds NaN or infinity")
+    return values

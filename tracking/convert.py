@@ -1,0 +1,54 @@
+"""`python -m tracking.convert IN.pth OUT.safetensors`: a published DiMP-50 for this project's commands.
+
+The file is read without running code that it may carry. Every tensor must find its partner, in name and shape, or
+nothing is written; the backbone's last stage and classifier, which the tracker never uses, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.command_line.exits import run_command
+from core.errors import UserError
+from core.storage.files import refuse_overwriting
+
+
+def convert_file(source: Path, target: Path) -> str:
+    """Write a published checkpoint as one that `tracking.dimp.checkpoint.load_network` reads; returns a report.
+
+    Raises:
+        UserError: the source is missing, broken or of another network, or the target has another ending.
+    """
+    from tracking.dimp.checkpoint import load_network, save_network
+
+    if target.suffix != ".safetensors":
+        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending")
+    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
+    network, description = load_network(source)
+    save_network(target, network, description)
+    state = network.state_dict()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return f"DiMP on {description.backbone}: {len(state)} tensors taken over, {parameters:,} parameters; none left over"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+    parser = argparse.ArgumentParser(prog="python -m tracking.convert", description=__doc__)
+    parser.add_argument("source", metavar="IN", type=Path, help="the published checkpoint, dimp50.pth")
+    parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+
+    def run() -> int:
+        print(convert_file(options.source, options.target))
+        print(f"written: {options.target}")
+        return 0
+
+    return run_command(run, options.debug, "start it again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

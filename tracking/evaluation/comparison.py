@@ -1,0 +1,110 @@
+"""Where one tracker beats another: per-sequence differences and a paired bootstrap over sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.errors import UserError
+from tracking.evaluation.evaluation import Evaluation, as_dict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tracker A against tracker B on the sequences that both have.
+
+    Attributes:
+        first: name of A.
+        second: name of B.
+        measure: the score compared.
+        names: sequences, A's largest gain first.
+        first_scores: A's score on each, `(sequences,)`.
+        second_scores: B's.
+        mean: mean difference A - B.
+        low: lower end of the bootstrap interval of the mean difference.
+        high: upper end.
+        confidence: of the interval.
+        left_out: number of sequences of which only one of the two, or not every other tracker, has a result.
+    """
+
+    first: str
+    second: str
+    measure: str
+    names: tuple[str, ...]
+    first_scores: np.ndarray
+    second_scores: np.ndarray
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    left_out: int = 0
+
+    @property
+    def differences(self) -> np.ndarray:
+        """A - B per sequence."""
+        return self.first_scores - self.second_scores
+
+
+def paired_bootstrap(
+    differences: np.ndarray, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of paired differences (Efron and Tibshirani 1993, chapter 13).
+
+    Sequences are drawn with replacement, each with both trackers' scores, so what makes a sequence hard for both
+    cancels.
+
+    Args:
+        differences: one per sequence.
+        resamples: number of draws.
+        confidence: coverage of the interval.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, 1000):  # a thousand draws at a time keep the memory small
+        stop = min(start + 1000, resamples)
+        draws = generator.integers(0, differences.size, (stop - start, differences.size))
+        means[start:stop] = differences[draws].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def compare(
+    first: Evaluation, second: Evaluation, measure: str = "success_auc", confidence: float = 0.95
+) -> Comparison:
+    """Compare two trackers that were scored by the same protocol.
+
+    Args:
+        first: tracker A.
+        second: tracker B.
+        measure: a key of the scores of a sequence.
+        confidence: coverage of the interval.
+
+    Raises:
+        UserError: no sequence in common, or the protocol does not define the measure.
+    """
+    one, two = as_dict(first)["sequences"], as_dict(second)["sequences"]
+    names = [name for name in one if name in two]
+    if not names:
+        raise UserError(f"{first.name} and {second.name} have no sequence in common")
+    known = [key for key, value in one[names[0]].items() if value is not None and key != "frames"]
+    if measure not in known:
+        raise UserError(f"no score '{measure}' per sequence: choose one of {', '.join(known)}")
+    scores_one = np.array([one[name][measure] for name in names])
+    scores_two = np.array([two[name][measure] for name in names])
+    order = np.argsort(scores_two - scores_one, kind="stable")
+    low, high = paired_bootstrap(scores_one - scores_two, confidence=confidence)
+    return Comparison(
+        first.name,
+        second.name,
+        measure,
+        tuple(names[index] for index in order),
+        scores_one[order],
+        scores_two[order],
+        float((scores_one - scores_two).mean()),
+        low,
+        high,
+        confidence,
+        len({*one, *two, *first.left_out, *second.left_out}) - len(names),
+    )

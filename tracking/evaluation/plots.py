@@ -1,0 +1,219 @@
+"""Success, precision and normalised precision plots, and bars per challenge attribute, for papers and posters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+
+from core.errors import UserError
+from core.storage.files import write_with
+from tracking.datasets import TITLES, split_title
+from tracking.evaluation.evaluation import Evaluation, average_curve, comparable, counted
+from tracking.evaluation.protocols import Protocol, score_labels
+
+Kind = Literal["success", "precision", "norm_precision"]
+
+# Okabe and Ito's palette, which readers with any colour vision can tell apart; dashes continue it past eight lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+DASHES = ("-", "--", "-.", ":")
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "pdf.fonttype": 42,  # text stays text, as publishers ask
+    "savefig.bbox": "tight",
+    "savefig.dpi": 200,
+}
+
+
+def _legend_score(kind: Kind, protocol: Protocol) -> tuple[str, str]:
+    """Which score a plot's legend shows: its key and its label."""
+    if kind == "success":
+        key = "ao" if protocol.averaging == "frame" else "success_auc"
+    else:
+        key = kind
+    labels = score_labels(protocol)
+    if key == "norm_precision" and protocol.norm_score != "at":
+        return key, labels["norm_precision_auc"]
+    return key, labels[key]
+
+
+def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> None:
+    """Draw one curve per tracker, sorted by the score that the legend shows.
+
+    Args:
+        axes: where.
+        evaluations: trackers scored by the same protocol.
+        kind: which curve.
+    """
+    protocol = evaluations[0].protocol
+    key, label = _legend_score(kind, protocol)
+    scored = [(item.scores()[key] or 0.0, item) for item in evaluations]
+    places = {
+        item.name: index for index, item in enumerate(evaluations)
+    }  # a tracker looks the same in all plots
+    for score, item in sorted(scored, key=lambda pair: -pair[0]):
+        curves = item.curves
+        grid, curve = {
+            "success": (protocol.overlap_thresholds, curves.success),
+            "precision": (protocol.error_thresholds, curves.precision),
+            "norm_precision": (protocol.norm_thresholds, curves.norm_precision),
+        }[kind]
+        place = places[item.name]
+        axes.plot(
+            grid,
+            average_curve(curve, curves.frames, protocol),
+            color=COLOURS[place % len(COLOURS)],
+            linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
+            linewidth=1.8,
+            label=f"[{100 * score:.1f}] {item.name}",
+        )
+    axes.set_xlim(grid[0], grid[-1])
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(
+        {
+            "success": "Overlap threshold",
+            "precision": "Location error threshold (pixels)",
+            "norm_precision": "Normalised location error threshold",
+        }[kind]
+    )
+    axes.set_ylabel(
+        {"success": "Success rate", "precision": "Precision", "norm_precision": "Normalised precision"}[kind]
+    )
+    if len(evaluations) > len(COLOURS) or _covers(_legend(axes, label, loc="best"), axes):
+        _legend(axes, label, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves
+
+
+def _legend(axes: Axes, title: str, **place: Any) -> Legend:
+    return axes.legend(title=title, fontsize=8, title_fontsize=8, handlelength=1.8, alignment="left", **place)
+
+
+def _covers(legend: Legend, axes: Axes) -> bool:
+    """Whether the legend hides a part of a curve."""
+    axes.figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    paths = (axes.transData.transform_path(line.get_path()) for line in axes.lines)
+    return any(path.intersects_bbox(box, filled=False) for path in paths)
+
+
+def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> Figure:
+    """A figure of one kind of curve for several trackers.
+
+    Raises:
+        UserError: the protocol does not define this curve.
+    """
+    protocol = evaluations[0].protocol
+    if kind != "success" and protocol.averaging == "frame":
+        raise UserError(f"the protocol '{protocol.name}' has no {kind} curve, only success")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        draw_curves(axes, evaluations, kind)
+        legend = axes.get_legend()
+        assert legend is not None  # draw_curves makes one
+        figure.draw_without_rendering()
+        beside = legend.get_window_extent().x0 - axes.bbox.x1
+        if beside > 0:  # as much room for the curves as where the legend lies among them
+            figure.set_figwidth(4.2 + (legend.get_window_extent().width + beside) / figure.dpi)
+        title = {"success": "Success", "precision": "Precision", "norm_precision": "Normalised precision"}[
+            kind
+        ]
+        axes.set_title(f"{title} on {split_title(protocol.dataset, split)} ({counted(evaluations)})")
+    return figure
+
+
+def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
+    """Horizontal bars of the success score on each challenge attribute's sequences, one bar per tracker.
+
+    Attributes are sorted by the best tracker's score.
+
+    Raises:
+        UserError: the data set states no attributes.
+    """
+    first = evaluations[0]
+    if not first.attributes:
+        raise UserError(f"{TITLES[first.protocol.dataset]}: no challenge attributes beside the ground truth")
+    key, label = _legend_score("success", first.protocol)
+    scores = [
+        {name: item.scores(flags)[key] or 0.0 for name, flags in item.attributes.items()}
+        for item in evaluations
+    ]
+    names = sorted(first.attributes, key=lambda name: scores[0][name])
+    shown = evaluations[: len(COLOURS)]
+    height = 0.8 / len(shown)
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(5.0, 0.8 + len(names) * max(0.24, 0.11 * len(shown))), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for place, item in enumerate(shown):
+            values = np.array([100 * scores[place].get(name, 0.0) for name in names])
+            positions = np.arange(len(names)) + 0.4 - height * (place + 0.5)
+            axes.barh(positions, values, height, color=COLOURS[place], label=item.name)
+            if len(shown) <= 3:
+                for position, value in zip(positions, values, strict=True):
+                    axes.text(value + 0.6, position, f"{value:.1f}", va="center", fontsize=6.5)
+        axes.set_yticks(
+            range(len(names)), [f"{name} ({int(first.attributes[name].sum())})" for name in names]
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlim(0, max(10.0, max(100 * max(row.values()) for row in scores[: len(shown)]) * 1.12))
+        axes.set_xlabel(f"{label} (%)")
+        title = f"{split_title(first.protocol.dataset, split)} by attribute (number of sequences)"
+        axes.set_title(title if len(shown) > 1 else f"{first.name} on {title}")
+        if len(shown) > 1:
+            figure.legend(loc="outside lower center", ncols=min(5, len(shown)), fontsize=8, frameon=False)
+    return figure
+
+
+def save_plots(
+    folder: str | Path, evaluations: Sequence[Evaluation], split: str, formats: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
+    """Write every plot that the protocol and the data set allow, of the trackers that have a result.
+
+    Args:
+        folder: where `success.png`, `precision.png`, `norm_precision.png` and `attributes.png` go.
+        evaluations: trackers scored by the same protocol.
+        split: the part of the data set, for the titles.
+        formats: file suffixes that matplotlib knows.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the trackers were scored on different sequences.
+    """
+    evaluations = [item for item in evaluations if item.curves.names]
+    if not comparable(evaluations):
+        raise UserError("the trackers were scored on different sequences, which no plot can rank")
+    kinds: list[Kind] = ["success"]
+    if evaluations[0].protocol.averaging == "sequence":
+        kinds += ["precision", "norm_precision"]
+    figures = {str(kind): curve_figure(evaluations, kind, split) for kind in kinds}
+    if evaluations[0].attributes:
+        figures["attributes"] = attribute_figure(evaluations, split)
+    written = []
+    for name, figure in figures.items():
+        for suffix in formats:
+            path = Path(folder) / f"{name}.{suffix}"
+            with mpl.rc_context(STYLE):
+                write_with(path, figure.savefig)
+            written.append(path)
+    return written

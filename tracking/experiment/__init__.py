@@ -1,0 +1,1 @@
+"""DiMP with a regular and a found backbone, compared."""

@@ -1,0 +1,109 @@
+"""What the comparison of trackers leaves beside the shared report: checkpoints, plots, cost and speed per frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from core.experiments.experiment import Run, Settings
+from core.experiments.report import NAMES, engineering, markdown_table
+from core.graph.complexity import count, count_params, latency
+from core.storage.checkpoint import load_weights
+from tracking.dimp.checkpoint import Description, save_network
+from tracking.dimp.net import DiMPNet
+from tracking.evaluation.evaluation import Evaluation
+from tracking.evaluation.plots import save_plots
+from tracking.experiment.trials import Trials
+
+if TYPE_CHECKING:
+    from tracking.experiment.task import ExperimentConfig
+
+
+class PerFrame(nn.Module):
+    """All of a tracker's convolutions on one search crop: backbone, classification features, box features.
+
+    What else a frame needs, the filter's correlation and the refinement of the box, does not depend on the backbone.
+    """
+
+    def __init__(self, network: DiMPNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised crops (N, 3, s, s)."""
+        stages = self.network.extract(images)
+        return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
+
+
+def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
+    """Write a checkpoint per method and the plots; returns Markdown for the report.
+
+    Args:
+        config: the protocol.
+        trials: where the tracks are.
+        settings: the experiment.
+        runs: all trained trackers.
+    """
+    networks: dict[str, DiMPNet] = {}
+    evaluations: list[Evaluation] = []
+    files = []
+    for run in runs:
+        if run.seed != runs[0].seed:
+            continue
+        name = NAMES.get(run.method, run.method.capitalize())
+        found = None if run.architecture is None else run.architecture.to_json()
+        description = Description(config.backbone.name, found, config.network, trials.changes)
+        network = description.build()
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
+        files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")
+        networks[name] = network.eval()
+        evaluations.append(replace(trials.network(network), name=name))
+    evaluations += [trials.built_in(name) for name in trials.references]
+    evaluations.sort(key=_auc, reverse=True)
+    pictures = save_plots(settings.work_dir, evaluations, trials.dataset.split)
+    return [
+        "## Plots",
+        f"Seed {runs[0].seed}.",
+        *(f"![{path.stem}]({path.name})" for path in pictures if path.suffix == ".png"),
+        "## Cost and speed of a frame",
+        "Convolutions on a search crop, heads included, in the convention `macs`. Milliseconds of these convolutions "
+        "are medians of turns on the CPU; frames per second are those of the evaluation, decoding left out.",
+        _frame_table(networks, evaluations, trials.settings.crop_size),
+        "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
+        + "\n".join(files),
+    ]
+
+
+def _auc(evaluation: Evaluation) -> float:
+    """What trackers are sorted by; one without a score, or with NaN, comes last."""
+    score = evaluation.scores()["success_auc"]
+    return -math.inf if score is None or math.isnan(score) else score
+
+
+def _frame_table(networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation], side: int) -> str:
+    crop = torch.zeros(1, 3, side, side)
+    modules = [PerFrame(network).cpu() for network in networks.values()]
+    speeds = {item.name: item.speed for item in evaluations}
+    seconds = latency(modules, crop)
+    flops = [count(module, crop) for module in modules]
+    rows = []
+    for name, network, cost, time in zip(networks, networks.values(), flops, seconds, strict=True):
+        speed = speeds[name]
+        rows.append(
+            [
+                name,
+                engineering(cost),
+                f"{100 * cost / flops[0]:.2f}",
+                engineering(count_params(network)),
+                f"{1000 * time:.1f}",
+                f"{100 * time / seconds[0]:.1f}",
+                "" if speed is None else f"{speed:.1f}",
+            ]
+        )
+    return markdown_table(["method", "FLOPs", "ratio %", "params", "ms", "ratio %", "frames/s"], rows)

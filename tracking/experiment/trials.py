@@ -1,0 +1,103 @@
+"""Trackers with a network in memory, tried on a data set: tracked once, stored, scored."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tracking.datasets import TrackingDataset
+from tracking.dimp.inference import InferenceNetwork
+from tracking.dimp.net import DiMPNet
+from tracking.dimp.settings import TrackerSettings
+from tracking.dimp.tracker import DiMPTracker
+from tracking.evaluation.evaluation import Evaluation, evaluate_trackers
+from tracking.evaluation.protocols import Protocol
+from tracking.evaluation.stored_results import find_trackers
+from tracking.online.runner import is_finished, store_track, track_sequence
+from tracking.online.trackers import Tracker, make_tracker
+
+SCORES = ("success_auc", "precision", "norm_precision")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Tries trackers on one data set.
+
+    Attributes:
+        dataset: with frames.
+        protocol: how they are scored.
+        folder: where boxes and times are stored, a folder for each tracker. Sequences that are there are not tracked
+            again, so that an evaluation that was stopped goes on.
+        changes: entries of the tracker's settings in which it differs from DiMP-50's.
+        references: trackers of `tracking.online.trackers` to show beside those with a network.
+        device: where networks run.
+        say: is told of each sequence that was tracked.
+    """
+
+    dataset: TrackingDataset
+    protocol: Protocol
+    folder: Path
+    changes: Mapping[str, Any]
+    references: tuple[str, ...]
+    device: torch.device
+    say: Callable[[str], None] = lambda line: None
+
+    @property
+    def settings(self) -> TrackerSettings:
+        """Of trackers with a network."""
+        return TrackerSettings().replaced(self.changes)
+
+    def network(self, network: nn.Module) -> Evaluation:
+        """A tracker's network, tried; its folder is named after a checksum of its weights."""
+        assert isinstance(network, DiMPNet)
+        prepared = InferenceNetwork(network, self.device)
+        name = f"{weights_checksum(network):08x}"
+        return self._try(name, lambda: DiMPTracker(prepared, self.settings))
+
+    def built_in(self, name: str) -> Evaluation:
+        """A tracker of `tracking.online.trackers`, tried."""
+        return self._try(name, lambda: make_tracker(name))
+
+    def _try(self, name: str, make: Callable[[], Tracker]) -> Evaluation:
+        place = self.folder / name
+        waiting = [
+            sequence
+            for sequence in self.dataset.sequences
+            if not is_finished(place, sequence.name, len(sequence.boxes))
+        ]
+        for number, sequence in enumerate(waiting, 1):
+            assert sequence.frames is not None  # the data set was read with frames
+            frames = sequence.frames.paths()[: len(sequence.boxes)]
+            box = sequence.boxes[0].tolist()
+            track = track_sequence(make(), frames, box, sequence.first_pixel)
+            store_track(place, sequence.name, track)
+            speed = len(frames) / track.seconds.sum()
+            self.say(
+                f"{name}: {number}/{len(waiting)} {sequence.name}: {len(frames)} frames, {speed:.1f} frames/s"
+            )
+        (stored,) = find_trackers(place, self.dataset.sequences)
+        (evaluation,) = evaluate_trackers(self.dataset, [stored], self.protocol)
+        return evaluation
+
+
+def percentages(evaluation: Evaluation) -> dict[str, float]:
+    """AUC, precision and normalised precision, in percent."""
+    scores = evaluation.scores()
+    return {key: 100 * value for key in SCORES if (value := scores[key]) is not None}
+
+
+def weights_checksum(module: nn.Module) -> int:
+    """CRC32 of all parameters and buffers."""
+    value = 0
+    for name, tensor in module.state_dict().items():
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, value
+        )
+    return value

@@ -1,0 +1,1 @@
+"""Boxes, and the files and archives that hold them."""

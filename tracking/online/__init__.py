@@ -1,0 +1,1 @@
+"""Trackers at work: their interface, the frame loop, videos."""

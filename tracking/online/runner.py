@@ -1,0 +1,269 @@
+"""Run a tracker over sequences in parallel workers, store each result as it is ready, and go on where a run stopped.
+
+A run's folder holds `<sequence>.txt` (float boxes), `times/<sequence>_time.txt` (seconds per frame, decoding left
+out), `scores/<sequence>_score.txt` (where the tracker gives scores) and `run.json` (what was run). The boxes are
+written last and atomically, so a sequence that has them is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.errors import UserError
+from core.storage.claims import claimed
+from core.storage.files import atomic_write, write_json
+from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.files.boxes import format_boxes, parse_boxes
+from tracking.files.images import read_image
+from tracking.online.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
+
+
+@dataclass(frozen=True)
+class Track:
+    """A tracker's answer to one sequence.
+
+    Attributes:
+        boxes: `(frames, 4)`; the first row is the box that it was started with.
+        seconds: `(frames,)` spent in `init` and `update`.
+        scores: `(frames,)`, NaN where the tracker gave none.
+    """
+
+    boxes: np.ndarray
+    seconds: np.ndarray
+    scores: np.ndarray
+
+
+def track_sequence(
+    tracker: Tracker, frames: Sequence[Path], box: Sequence[float], first_pixel: int = 1
+) -> Track:
+    """Run a fresh tracker over one video.
+
+    Args:
+        tracker: see `trackers.Tracker`.
+        frames: image files.
+        box: the target in the first frame.
+        first_pixel: the number of the image's first pixel in `box` and in the answer; it matters to trackers that
+            say which one they take.
+
+    Raises:
+        UserError: an unreadable frame, or an answer that is not four numbers.
+        RuntimeError: an answer that is not finite.
+    """
+    shift = pixel_shift(tracker, first_pixel)
+    moved = np.array([shift, shift, 0, 0])
+    boxes = np.empty((len(frames), 4))
+    seconds = np.empty(len(frames))
+    scores = np.full(len(frames), np.nan)
+    for index, path in enumerate(frames):
+        frame = read_image(path)
+        start = time.perf_counter()
+        if index == 0:
+            tracker.init(frame, [x + by for x, by in zip(box, moved.tolist(), strict=True)])
+            boxes[0] = box
+        else:
+            answer = tracker.update(frame)
+        seconds[index] = time.perf_counter() - start
+        if index:
+            predicted, score = read_answer(answer, str(path))
+            boxes[index] = predicted - moved
+            if score is not None:
+                scores[index] = score
+    return Track(boxes, seconds, scores)
+
+
+def is_finished(folder: Path, name: str, frames: int) -> bool:
+    """Whether a run's folder holds a result of the sequence `name`, which has so many `frames`.
+
+    Raises:
+        UserError: it holds one with another number of rows, of another version of the data set.
+    """
+    path = folder / f"{name}.txt"
+    if not path.is_file():
+        return False
+    rows = len(parse_boxes(path.read_bytes(), str(path)).boxes)
+    if rows != frames:
+        raise UserError(
+            f"{path}: {rows} rows for {frames} frames: remove the file, or choose another --output"
+        )
+    return True
+
+
+def _frame_count(sequence: TrackingSequence) -> int:
+    frames = len(sequence.frames.paths()) if sequence.frames is not None else 0
+    truth = len(sequence.boxes)
+    # With ground truth for more than the first frame, both must agree; trackers are never run on unannotated tails.
+    if frames < truth or not frames:
+        raise UserError(
+            f"{sequence.name}: {frames} frames for {truth} ground-truth boxes: complete the data set"
+        )
+    return frames if truth == 1 else truth
+
+
+def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
+    """One sequence in a worker; returns the seconds spent tracking."""
+    assert sequence.frames is not None  # run() has counted them
+    frames = sequence.frames.paths()[: _frame_count(sequence)]
+    track = track_sequence(make_tracker(spec), frames, sequence.boxes[0].tolist(), sequence.first_pixel)
+    store_track(folder, sequence.name, track)
+    return float(track.seconds.sum())
+
+
+def store_track(folder: Path, name: str, track: Track) -> None:
+    """Write the answer to the sequence `name` into a run's folder; the boxes come last, and mark it as finished."""
+    with atomic_write(folder / "times" / f"{name}_time.txt") as file:
+        file.write("".join(f"{second:.6f}\n" for second in track.seconds))
+    if np.isfinite(track.scores).any():
+        with atomic_write(folder / "scores" / f"{name}_score.txt") as file:
+            file.write("".join(f"{score:.6f}\n" for score in track.scores))
+    with atomic_write(folder / f"{name}.txt") as file:
+        file.write(format_boxes(track.boxes))
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside see one thread for BLAS and OpenMP: workers that share the cores would only fight."""
+    wanted = [
+        name
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        if name not in os.environ
+    ]
+    os.environ.update(dict.fromkeys(wanted, "1"))
+    try:
+        yield
+    finally:
+        for name in wanted:
+            del os.environ[name]
+
+
+def run(
+    spec: str | TrackerSpec,
+    sequences: Sequence[TrackingSequence],
+    folder: str | Path,
+    workers: int = 0,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Run a tracker over sequences that have no result yet, longest first.
+
+    Args:
+        spec: the tracker, see `trackers.TrackerSpec`; a string names one without options.
+        sequences: with frames.
+        folder: where the results go.
+        workers: processes; 0 for one per available core.
+        report: is told of each finished sequence.
+
+    Returns:
+        The names of the sequences that were run now.
+
+    Raises:
+        UserError: no such tracker, a folder of another tracker's results or in use by another run, unreadable frames.
+        RuntimeError: the tracker failed on some sequences; the others are stored.
+    """
+    spec = TrackerSpec(spec) if isinstance(spec, str) else spec
+    make_tracker(spec)
+    with claimed(folder, report):
+        return _run(spec, sequences, Path(folder), workers, report)
+
+
+def _run(
+    spec: TrackerSpec,
+    sequences: Sequence[TrackingSequence],
+    folder: Path,
+    workers: int,
+    report: Callable[[str], None],
+) -> list[str]:
+    """`run` in a folder that is held."""
+    _claim(folder, spec)
+    frames = {sequence.name: _frame_count(sequence) for sequence in sequences}
+    waiting = [
+        sequence for sequence in sequences if not is_finished(folder, sequence.name, frames[sequence.name])
+    ]
+    waiting.sort(key=lambda sequence: -frames[sequence.name])
+    for sequence in sequences:
+        tail = len(sequence.frames.paths()) - frames[sequence.name] if sequence.frames is not None else 0
+        if tail > 0:
+            report(f"{sequence.name}: the last {tail} frames have no ground truth, they are not run")
+    if len(waiting) < len(sequences):
+        report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
+    if not waiting:
+        return []
+    count = min(workers or _available_cores(), len(waiting))
+    finished: list[str] = []
+    failures: list[tuple[str, BaseException]] = []
+    # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
+        with _one_thread_each():  # all workers start with the first job
+            jobs: dict[Future[float], str] = {
+                pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
+            }
+        pending = set(jobs)
+        try:
+            while pending:
+                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for job in ready:
+                    name, error = jobs[job], job.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise RuntimeError("a worker died (out of memory?): try fewer --workers") from error
+                    if error is not None:
+                        failures.append((name, error))
+                        report(f"{name} failed: {type(error).__name__}: {error}")
+                        continue
+                    finished.append(name)
+                    speed = frames[name] / max(job.result(), 1e-9)
+                    report(
+                        f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s"
+                    )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        name, error = failures[0]
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        if isinstance(error, UserError):
+            raise error
+        raise RuntimeError(f"{spec.name} failed on {name}{more}: {type(error).__name__}: {error}") from error
+    return finished
+
+
+def _claim(folder: Path, spec: TrackerSpec) -> None:
+    """Write down what this folder's results come from; refuse to mix two trackers' results."""
+    record = folder / "run.json"
+    wanted = spec.record()
+    if record.is_file():
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        if earlier.get("tracker") != spec.name:
+            raise UserError(
+                f"{folder} holds results of '{earlier.get('tracker')}', not of '{spec.name}': choose another --name "
+                "or --output"
+            )
+        for key, value in wanted.items():
+            if earlier.get(key) != value:
+                raise UserError(
+                    f"{folder} holds results of '{spec.name}' with another {key.removesuffix('_sha256')}: choose "
+                    "another --name or --output"
+                )
+        return
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__}
+    write_json(record, wanted | versions)
