@@ -24,7 +24,6 @@ from benchmarks.measure import (
     add_output_arguments,
     command_text,
     machine,
-    markdown_table,
     publish,
     time_in_turns,
 )
@@ -35,6 +34,7 @@ from classification.data.images import read_image
 from core.command_line.exits import run_command
 from core.errors import UserError
 from core.storage.data import data_root
+from core.tables import markdown_table
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 64
@@ -167,7 +167,7 @@ def run(options: Namespace, command: str) -> int:
         speed = f"{limit / timing.median:,.0f} ({min(speeds):,.0f}–{max(speeds):,.0f})"
         rows.append((name, str(timing), speed, f"{1e6 * timing.cpu_median / limit:.1f}"))
     table = markdown_table(("way", "epoch", "images a second", "own processor µs per image"), rows)
-    text = f"{table}\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
+    text = f"{table}\n\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
     text += "this process's, without workers'.\n"
     print(text)
     if options.output is not None:

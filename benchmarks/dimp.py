@@ -20,17 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.dimp_endurance import FOUND, endurance, endurance_report, frames_of
-from benchmarks.measure import (
-    Outcome,
-    Timing,
-    machine,
-    machine_text,
-    markdown_table,
-    time_in_turns,
-    write_results,
-)
+from benchmarks.measure import Outcome, Timing, machine, machine_text, time_in_turns, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.tables import markdown_table
 from tracking.dimp import DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.box_judge import BoxJudge
@@ -364,7 +357,7 @@ def speed(
     part_text, part_value = part_report(parts)
     text = (
         "# Speed of DiMP-50 on a CPU\n\nRandom weights, crops of 288 pixels, a memory of 50 samples.\n\n"
-        f"{text}\n{part_text}\n{turns} runs of {frames} frames. {machine_text(facts)}\n"
+        f"{text}\n\n{part_text}\n\n{turns} runs of {frames} frames. {machine_text(facts)}\n"
     )
     return text, {"machine": dict(facts), **value, "parts": part_value}
 

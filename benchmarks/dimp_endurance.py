@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import machine_text, markdown_table
+from benchmarks.measure import machine_text
+from core.tables import markdown_table
 from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import resnet_trunk
@@ -77,6 +78,6 @@ def endurance_report(
         "# Memory of a tracker over many frames\n\n"
         f"`{command}`: a small network, crops of 96 pixels, all stages in every frame. From the first to the last row "
         f"the resident memory changes by {values[-1] - values[0]:+.1f} MiB.\n\n"
-        f"{markdown_table(['frames', 'resident memory, MiB'], rows)}\n{machine_text(facts)}\n"
+        f"{markdown_table(['frames', 'resident memory, MiB'], rows)}\n\n{machine_text(facts)}\n"
     )
     return text, {"machine": dict(facts), "command": command, "resident_mib": dict(held)}

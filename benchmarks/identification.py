@@ -23,17 +23,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.measure import (
-    command_text,
-    machine,
-    machine_text,
-    markdown_table,
-    seconds_text,
-    write_results,
-)
+from benchmarks.measure import command_text, machine, machine_text, seconds_text, write_results
 from classification.models import MODELS, build
 from core.errors import UserError
-from core.experiments.report import text_table
+from core.tables import markdown_table, text_table
 
 ALLOWED = 5.0
 BUDGET = 0.9

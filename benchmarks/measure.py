@@ -220,22 +220,13 @@ def command_text(program: str, argv: Sequence[str] | None) -> str:
     return shlex.join(["python", "-m", program, *(sys.argv[1:] if argv is None else argv)])
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others right-aligned."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)]) + "\n"
-
-
 def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> list[Path]:
     """Write `stem`.json and `stem`.md, atomically; returns the two paths."""
     stem = Path(stem)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md")]
     write_json(paths[0], value)
     with atomic_write(paths[1]) as file:
-        file.write(markdown)
+        file.write(markdown.rstrip("\n") + "\n")
     return paths
 
 

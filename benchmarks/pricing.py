@@ -25,7 +25,6 @@ from benchmarks.measure import (
     add_output_arguments,
     command_text,
     machine,
-    markdown_table,
     publish,
     time_in_turns,
 )
@@ -34,6 +33,7 @@ from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import count
 from core.methods.candidates import IntArray, Limits, built, draw, limits_of
+from core.tables import markdown_table
 from core.widths.space import Space, open_space
 
 USUAL = ("resnet50", "mobilenetv2", "regnety_200mf", "densenet40", "edsr")

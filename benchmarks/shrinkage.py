@@ -32,9 +32,9 @@ from benchmarks.shrinkage_report import (
 )
 from benchmarks.shrinking import FAILURES, Inputs, Shrunk, peer_ways, shrink_ours
 from core.errors import UserError
-from core.experiments.report import text_table
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
+from core.tables import text_table
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:

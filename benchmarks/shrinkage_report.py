@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import Outcome, machine_text, markdown_table
+from benchmarks.measure import Outcome, machine_text
 from benchmarks.networks import Network
 from benchmarks.shrinking import BISECTION_TOLERANCE, Shrunk
+from core.tables import markdown_table
 
 WIDTHS, CUT = "ours, widths", "ours, cut network"
 # How far from the budget a run of Torch-Pruning may end, in shares of the baseline's MACs: above it never further than
@@ -190,11 +191,11 @@ def to_markdown(rows: Sequence[Row], target: float, facts: Mapping[str, Any], co
         "## Ours\n\nTrace, magnitude scores and exact search give widths and masks; then the network is cut. Seconds "
         "are medians (lowest–highest run). Channels to spare: how many single channels would still fit into the "
         "budget. Masked − cut: largest relative difference of the outputs. First call: in a fresh process, imports of "
-        f"the library included, torch imported before.\n\n{markdown_table(*our_table(rows))}\n"
+        f"the library included, torch imported before.\n\n{markdown_table(*our_table(rows))}\n\n"
         "## Against Torch-Pruning\n\nIts fastest way to a network that runs and ends at most so much of the "
         f"baseline's MACs under the budget, and never more than {ABOVE:.1%} above it. Compared with ours to the cut "
         "network, which is what it ends with; *ours, widths*: with ours to the widths that meet the budget, its "
-        f"trace, scores and search.\n\n{markdown_table(*comparison_table(rows, target))}\n"
+        f"trace, scores and search.\n\n{markdown_table(*comparison_table(rows, target))}\n\n"
         f"## Torch-Pruning, every way\n\n{markdown_table(*peer_table(rows))}"
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.measure import Timing, machine_text, markdown_table, seconds_text
+from benchmarks.measure import Timing, machine_text, seconds_text
 from core import Architecture
+from core.tables import markdown_table
 
 MARGIN = 0.05
 FASTER = 5.0
@@ -174,7 +175,7 @@ def inference_text(frame: str, networks: Sequence[Contender], inference: Inferen
         "/ CPU, which other work on the machine disturbs least. Limit: FLOPs ratio + "
         f"{MARGIN}, by elapsed / CPU time. Where no layout is named images lie as our commands lay them out: on CPUs "
         "with oneDNN channels last, which spares copies between layers.\n",
-        markdown_table(header, rows),
+        markdown_table(header, rows) + "\n",
         "Widths:\n",
     ]
     for one in networks:
@@ -201,7 +202,7 @@ def convolution_text(convolutions: Convolutions) -> list[str]:
         "## One upsampling convolution\n",
         "3 x 3, from 128 channels, on the frame, one thread. CPU kernels compute channels in blocks of 8 or 16, and in "
         "the default layout several blocks at once, so that numbers of blocks with small factors are quickest.\n",
-        markdown_table(("layout", "channels out", "elapsed", "CPU", "µs a channel, fastest"), rows),
+        markdown_table(("layout", "channels out", "elapsed", "CPU", "µs a channel, fastest"), rows) + "\n",
     ]
 
 
@@ -214,7 +215,7 @@ def loading_text(batches: str, timings: Mapping[str, Timing]) -> list[str]:
         "## Training batches\n",
         f"{batches}. BasicSR's time over the pixel cache's, turn by turn: {ratio_text(ratio)}; the aim of "
         f"{FASTER:.0f} is {kept}.\n",
-        markdown_table(("source", "elapsed", "CPU"), rows),
+        markdown_table(("source", "elapsed", "CPU"), rows) + "\n",
     ]
 
 

@@ -25,18 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import (
-    Outcome,
-    Timing,
-    Work,
-    machine,
-    machine_text,
-    markdown_table,
-    time_in_turns,
-    write_results,
-)
+from benchmarks.measure import Outcome, Timing, Work, machine, machine_text, time_in_turns, write_results
 from core.errors import UserError
 from core.storage.data import data_root, require
+from core.tables import markdown_table
 from tracking.datasets.lasot import test_names
 from tracking.evaluation.evaluation import evaluate
 
@@ -236,7 +228,7 @@ def report(
             f"{total / cpu[WARM]:.0f} times as much CPU time"
         )
     command_line = f"The whole command, cached: {command} elapsed, {command.cpu_median:.2f} s of CPU time."
-    return f"{summary}.\n\n{table}\n{command_line}\n"
+    return f"{summary}.\n\n{table}\n\n{command_line}\n"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,6 @@ from benchmarks.measure import (
     add_output_arguments,
     command_text,
     machine,
-    markdown_table,
     publish,
     time_in_turns,
 )
@@ -42,6 +41,7 @@ from core.command_line.exits import run_command
 from core.graph.complexity import count
 from core.modules import RELU_MODULES
 from core.storage.data import data_root
+from core.tables import markdown_table
 from core.training.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]
@@ -310,7 +310,7 @@ def _text(
     )
     rate = steps * options.batch_size / timings["fit"].median
     text = (
-        f"{table}\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
+        f"{table}\n\nSpeed of fit relative to the bare loop: {speeds}; {options.turns} turns.\n\n"
         f"{options.model} on {options.dataset}, {options.precision}: {rate:,.1f} images/s of training.\n"
     )
     if subject.device.type == "cuda":

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
-from core.experiments.report import half_interval, holm, markdown_table, p_text, paired_p, with_interval
+from core.experiments.report import half_interval, holm, p_text, paired_p, with_interval
 from core.experiments.task import Metric
+from core.tables import markdown_table
 
 Record = Mapping[str, Any]
 # Drawn in turns, each with a marker of its own, where there are more methods than colours.

@@ -76,7 +76,7 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 
 # Files that take arguments apart: commands, and what several commands share.
 COMMANDS = {
-    "core/graph/channels.py",  # python -m core.channels
+    "core/channels.py",  # python -m core.channels
     "core/experiments/commands.py",
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/run.py",

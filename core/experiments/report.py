@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scipy import stats
 
 from core.storage.files import json_text
+from core.tables import engineering, markdown_table, text_table
 
 if TYPE_CHECKING:
     from core.experiments.experiment import Metric, Settings, Task
@@ -23,26 +24,6 @@ NEARLY_UNIFORM = (
     "Random widths are those that random scores give: one threshold over independent scores keeps nearly the same "
     "share of every group, so they are nearly uniform, and no sample of what widths can be at this cost."
 )
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain-text table; the first column is left-aligned, the others right-aligned."""
-    widths = [max(len(str(row[column])) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            str(cell).ljust(width) if column == 0 else str(cell).rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers are right-aligned."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 UNDEFINED = (
@@ -110,14 +91,6 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
 def _values(entry: Mapping[str, Any], metric: Metric) -> list[float]:
     """A method's metric over the seeds; in a file that was read back infinities are words."""
     return [float(value) for value in entry["metrics"][metric.key]["values"]]
-
-
-def engineering(number: float) -> str:
-    """4117734400 -> '4.1177 G'."""
-    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= scale:
-            return f"{number / scale:.4f} {unit}"
-    return f"{number:.0f}"
 
 
 def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:

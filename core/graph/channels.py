@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,6 +18,7 @@ from core.graph.grouping import Grouping, count_rows, group_labels
 from core.graph.labels import Labels, SlotKey, Trace
 from core.graph.tracing import run_labelled
 from core.modules import collection_paused
+from core.tables import text_table
 
 IntArray = NDArray[np.int64]
 PLAN_VERSION = 1
@@ -211,8 +210,6 @@ class ChannelGraph:
 
     def describe(self) -> str:
         """The plan as a table for a terminal."""
-        from core.experiments.report import text_table
-
         rows = [
             [group.name, str(group.width), str(group.step), str(len(group.slots))] for group in self.groups
         ]
@@ -346,47 +343,3 @@ def _cost_model(trace: Trace, grouping: Grouping) -> CostModel:
         terms=arrays,  # type: ignore[arg-type]
         batch=trace.batch,
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m core.channels MODEL`: print the plan of a model."""
-    import argparse
-    import sys
-
-    from core.command_line.factories import call_factory, parse_shape
-
-    parser = argparse.ArgumentParser(prog="python -m core.channels", description=main.__doc__)
-    parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
-    parser.add_argument(
-        "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
-    )
-    parser.add_argument("--freeze", nargs="*", default=[], help="modules to leave as they are")
-    parser.add_argument("--taps", nargs="*", default=[], help="modules whose output width others read")
-    parser.add_argument("--outputs", default="single", choices=["single", "freeze", "free"])
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    parser.add_argument(
-        "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
-    )
-    arguments = parser.parse_args(argv)
-    try:
-        model = call_factory(arguments.model)
-        inputs = torch.zeros(parse_shape(arguments.input))
-        try:
-            graph = trace_channels(
-                model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
-            )
-        except RuntimeError as failure:
-            reason = str(failure).splitlines()[0]
-            raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
-        print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
-        if arguments.verify:
-            error = graph.verify(model, torch.randn(inputs.shape))
-            print(f"masked equals cut: largest relative difference {error:.1e}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

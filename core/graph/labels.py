@@ -14,7 +14,7 @@ Vocabulary used here and in `core.graph.rules`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,12 +127,17 @@ class LabelMode(TorchFunctionMode):
             rules only look at their shapes, and what executes an operation hands it meta tensors
             (`core.graph.rules.calls`).
         on_meta: whether activations are on the meta device.
+        apply_rule: (mode, function, args, kwargs) -> result, labelled; `core.graph.rules.apply_rule`.
     """
 
-    def __init__(self, module: nn.Module, named: Sequence[tuple[str, Tensor]], on_meta: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        named: Sequence[tuple[str, Tensor]],
+        on_meta: bool,
+        apply_rule: Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any],
+    ) -> None:
         super().__init__()
-        from core.graph.rules import apply_rule
-
         self.apply_rule = apply_rule
         self.on_meta = on_meta
         self.names = {id(tensor): name for name, tensor in named}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
 from core.graph.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
+from core.graph.rules import apply_rule
 from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in, walk
 
 
@@ -75,7 +76,7 @@ def _run(
 ) -> Trace:
     children = walk(module)
     _evaluate(module, [child for _, child in children])
-    mode = LabelMode(module, named, on_meta)
+    mode = LabelMode(module, named, on_meta, apply_rule)
     tapped = {*taps, *(name for pair in ties for name in pair)}
     for name, child in children:
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)

@@ -22,6 +22,7 @@ from core.modules import FORWARD_FAILURES
 from core.storage.files import write_json
 from core.surgery.depth import shorten
 from core.surgery.resize import resize
+from core.tables import text_table
 
 SCHEMA_VERSION = 1
 LARGEST_WIDTH = 2**24  # far above any network, and small enough for every product of two
@@ -191,8 +192,6 @@ class Architecture:
 
     def diff(self, other: Architecture) -> str:
         """Widths of two architectures side by side, where they differ."""
-        from core.experiments.report import text_table
-
         rows = []
         for name in dict.fromkeys([*self.widths, *other.widths]):
             mine, theirs = self.widths.get(name), other.widths.get(name)
@@ -205,8 +204,6 @@ class Architecture:
 
     def describe(self) -> str:
         """Widths against the baseline's as a table for a terminal, with what they cost and which are on a floor."""
-        from core.experiments.report import text_table
-
         base = self.baseline.get("widths", {})
         floor = self.found_by.get("at_floor", ())
         ceiling = self.found_by.get("at_ceiling", ())

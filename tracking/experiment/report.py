@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from core.experiments.experiment import Run, Settings
-from core.experiments.report import NAMES, engineering, markdown_table
+from core.experiments.report import NAMES
 from core.graph.complexity import count, count_params, latency
 from core.storage.checkpoint import load_weights
+from core.tables import engineering, markdown_table
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation

@@ -1,0 +1,56 @@
+"""`python -m core.channels MODEL`: the channel groups of a network, printed, and proved with `--verify`.
+
+The groups themselves are `core.graph.channels`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from core.command_line.factories import call_factory, parse_shape
+from core.errors import UserError
+from core.graph.channels import trace_channels
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m core.channels MODEL`: print the plan of a model."""
+    parser = argparse.ArgumentParser(prog="python -m core.channels", description=main.__doc__)
+    parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
+    parser.add_argument(
+        "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
+    )
+    parser.add_argument("--freeze", nargs="*", default=[], help="modules to leave as they are")
+    parser.add_argument("--taps", nargs="*", default=[], help="modules whose output width others read")
+    parser.add_argument("--outputs", default="single", choices=["single", "freeze", "free"])
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument(
+        "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        model = call_factory(arguments.model)
+        inputs = torch.zeros(parse_shape(arguments.input))
+        try:
+            graph = trace_channels(
+                model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
+            )
+        except RuntimeError as failure:
+            reason = str(failure).splitlines()[0]
+            raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
+        print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
+        if arguments.verify:
+            error = graph.verify(model, torch.randn(inputs.shape))
+            print(f"masked equals cut: largest relative difference {error:.1e}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
