@@ -1,1 +1,5 @@
 """Image classification: networks, data, protocols and `python -m classification.run`."""
+
+from lwdna.shadowing import check_packages
+
+check_packages()  # before anything of core is imported

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import core
+from core.channels import main
 from core.errors import UserError
-from core.graph.channels import ChannelGraph, main, trace_channels
+from core.graph.channels import ChannelGraph, trace_channels
 from tests.toys import TOYS
 
 

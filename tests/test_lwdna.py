@@ -1,0 +1,139 @@
+"""The package `lwdna` and its command, from a checkout and from a wheel, beside a stranger's package called `core`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import core
+import lwdna
+from lwdna.__main__ import ALONE, TASKS, find_command, main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs, its console command under bin/."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout: which files belong to the wheel is not known")
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(folder / "site"), str(wheel)], check=True, capture_output=True)
+    return folder / "site"
+
+
+@pytest.fixture
+def strangers_folder(tmp_path: Path) -> Path:
+    """A project of somebody else's with a package `core` and a network."""
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "__init__.py").write_text("raise RuntimeError('a stranger')\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    text = "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))\n"
+    (tmp_path / "own" / "nets.py").write_text(text)
+    return tmp_path
+
+
+def run(site: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_public_names_are_cores() -> None:
+    assert set(lwdna.__all__) == {"__version__", *core.__all__}
+    assert lwdna.shrink is core.shrink
+    assert dir(lwdna) == ["__version__", *core.__all__]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lwdna.nothing  # noqa: B018
+
+
+def test_every_command_is_there() -> None:
+    modules = [*ALONE.values(), *(f"{task}.{verb}" for task, verbs in TASKS.items() for verb in verbs)]
+    for module in modules:
+        assert callable(import_module(module).main), module
+    # A task's verbs are the files at its top that can be run.
+    for task, verbs in TASKS.items():
+        commands = [p.stem for p in (ROOT / task).glob("*.py") if '__name__ == "__main__"' in p.read_text()]
+        assert sorted(commands) == sorted(verbs)
+
+
+def test_words_become_a_command_and_its_arguments() -> None:
+    assert find_command(["super-resolution", "upscale", "a", "b"]) == ("super_resolution.upscale", ["a", "b"])
+    assert find_command(["tracking", "check-dataset"]) == ("tracking.check_dataset", [])
+    assert find_command(["channels", "m:f"]) == ("core.channels", ["m:f"])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["tracking", "evl"], "did you mean 'tracking eval'"), (["clasification", "run"], "did you mean 'classification'"),
+     (["tracking"], "use one of|did you mean"), (["x"], "use one of classification")],
+)  # fmt: skip
+def test_unknown_commands(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown command")
+    assert any(part in error for part in hint.split("|"))
+
+
+def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.count("lwdna tracking eval ...") == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lwdna {lwdna.__version__}\n"
+
+
+def test_our_commands_say_that_they_are_shadowed(site: Path, strangers_folder: Path) -> None:
+    for module in ("classification.run", "super_resolution.upscale", "tracking.eval"):
+        done = run(site, strangers_folder, "-m", module, "--help")
+        assert done.returncode == 2
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: '{strangers_folder / 'core'}' is imported in the place of LW-DNA's package 'core'")
+
+
+def test_a_library_import_says_it_too(site: Path, strangers_folder: Path) -> None:
+    done = run(site, strangers_folder, "-c", "import lwdna; lwdna.shrink")
+    assert done.returncode == 1
+    assert "ShadowedError" in done.stderr
+    assert "a stranger" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["console", "module"])
+def test_the_command_works_beside_a_stranger(site: Path, strangers_folder: Path, form: str) -> None:
+    start = [str(site / "bin" / "lwdna")] if form == "console" else ["-m", "lwdna"]
+    done = run(site, strangers_folder, *start, "channels", "own.nets:net", "--input", "1,3,8,8")
+    assert done.returncode == 0, done.stderr
+    assert "1 free groups" in done.stdout
+
+
+def test_the_wheel_brings_what_the_commands_need(site: Path, tmp_path: Path) -> None:
+    program = (
+        f"import lwdna, classification.run, super_resolution.run, tracking.run; "
+        f"assert lwdna.__file__.startswith({str(site)!r}); "
+        f"print(lwdna.__version__, lwdna.Budget(flops=0.9).flops, classification.run.find_config(None, None, False))"
+    )
+    done = run(site, tmp_path, "-c", program)
+    assert done.returncode == 0, done.stderr
+    version, budget, protocol = done.stdout.split()
+    assert (version, budget) == (lwdna.__version__, "0.9")
+    assert Path(protocol).is_file()
+    assert protocol.startswith(str(site))
