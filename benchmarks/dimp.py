@@ -12,12 +12,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from benchmarks.dimp_endurance import FOUND, endurance, endurance_report, frames_of
 from benchmarks.measure import Outcome, Timing, machine, machine_text, time_in_turns, write_results
@@ -118,6 +120,7 @@ def grid_sample_pool(features: Tensor, boxes: Tensor, bins: int, scale: float) -
     return functional.avg_pool2d(samples, POINTS).transpose(0, 1)
 
 
+@torch.inference_mode()
 def plain_descent(
     optimiser: FilterOptimizer, weight: Tensor, features: Tensor, boxes: Tensor, shares: Tensor, steps: int
 ) -> Tensor:
@@ -134,12 +137,26 @@ def plain_descent(
         scores = scores_of(weight)
         residual = strength * ((1 - mask) / 2 * scores.abs() + (1 + mask) / 2 * scores - label)
         slope = strength * ((1 - mask) / 2 * scores.sign() + (1 + mask) / 2)
-        gradient = torch.nn.grad.conv2d_weight(features, weight.shape, (slope * residual)[:, None], padding=2)
+        gradient = conv2d_weight(features, weight.shape, (slope * residual)[:, None], padding=2)
         gradient = gradient + ridge * weight
         curvature = (slope * scores_of(gradient)).square().sum() + ridge * gradient.square().sum()
         length = optimiser.log_step_length.exp() * gradient.square().sum() / curvature
         weight = weight - length * gradient
     return weight
+
+
+@torch.inference_mode()
+def descent(
+    optimiser: FilterOptimizer, weight: Tensor, features: Tensor, boxes: Tensor, shares: Tensor, steps: int
+) -> Tensor:
+    """Ours: products and fold."""
+    found, _ = optimiser(weight, features[None], boxes[None], shares[None], iterations=steps)
+    return found[-1]
+
+
+def ready(work: Callable[[], Tensor]) -> Callable[[], Callable[[], Tensor]]:
+    """A way that has nothing to prepare."""
+    return lambda: work
 
 
 def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Tensor]]]]:
@@ -172,14 +189,12 @@ def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Ten
     for backward in (False, True):
         title = f"pooling 10 boxes on both maps, forward{' and backward' if backward else ''}"
         ways[title] = {
-            "exact": lambda backward=backward: lambda: pooled(backward, True),
-            f"grid_sample, {POINTS} x {POINTS} points": lambda backward=backward: (
-                lambda: pooled(backward, False)
-            ),
+            "exact": ready(partial(pooled, backward, True)),
+            f"grid_sample, {POINTS} x {POINTS} points": ready(partial(pooled, backward, False)),
         }
     ways["overlap of 10 boxes and its gradient"] = {
-        "closed form": lambda: lambda: judge(maps, boxes)[1],
-        "autograd": lambda: overlap_by_autograd,
+        "closed form": ready(lambda: judge(maps, boxes)[1]),
+        "autograd": ready(overlap_by_autograd),
     }
     optimiser = net.classifier.filter_optimizer
     for samples, steps in ((50, 2), (50, 1), (15, 10)):
@@ -189,18 +204,9 @@ def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Ten
         shares = torch.full((samples,), 1 / samples)
         weight = 0.01 * torch.randn(1, 512, 4, 4)
 
-        @torch.inference_mode()
-        def ours(features=features, places=places, shares=shares, weight=weight, steps=steps) -> Tensor:
-            found, _ = optimiser(weight, features[None], places[None], shares[None], iterations=steps)
-            return found[-1]
-
-        @torch.inference_mode()
-        def plain(planar=planar, places=places, shares=shares, weight=weight, steps=steps) -> Tensor:
-            return plain_descent(optimiser, weight, planar, places, shares, steps)
-
         ways[f"steepest descent, {samples} samples, {steps} step{'s' * (steps > 1)}"] = {
-            "products and fold": lambda ours=ours: ours,
-            "convolutions": lambda plain=plain: plain,
+            "products and fold": ready(partial(descent, optimiser, weight, features, places, shares, steps)),
+            "convolutions": ready(partial(plain_descent, optimiser, weight, planar, places, shares, steps)),
         }
     return ways
 

@@ -92,7 +92,9 @@ def measure(network: Network, arguments: Namespace) -> dict[str, Any]:
             raise UserError(
                 f"{network.title}: the closed form prices {expected}, {way} are {outcomes[way].result}"
             )
-    under = space.graph.cost("macs", outcomes[DRAWN].result)
+    drawn = outcomes[DRAWN].result
+    assert drawn is not None
+    under = space.graph.cost("macs", drawn)
     numbers = {CLOSED: arguments.candidates, DRAWN: arguments.candidates}
     rates = {}
     for way, outcome in outcomes.items():

@@ -98,6 +98,10 @@ def _outputs(space: Space, model: nn.Module) -> list[nn.Module]:
     ]
 
 
+def _rows(model: nn.Module, name: str) -> int:
+    return int(model.get_parameter(f"{name}.weight").shape[0])
+
+
 def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
     """Our group names -> channels of the pruned network; all layers of a group have to agree.
 
@@ -106,14 +110,14 @@ def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
     """
     widths = {}
     for group in space.graph.groups:
-        widths[group.name] = int(model.get_submodule(group.name).weight.shape[0])
+        widths[group.name] = _rows(model, group.name)
     expected = {
         name: space.graph.width_of(name, widths)
         for name in space.graph.producers
         if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear)
     }
     for name, width in expected.items():
-        found = int(model.get_submodule(name).weight.shape[0])
+        found = _rows(model, name)
         if found != width:
             raise UserError(f"Torch-Pruning left '{name}' with {found} channels where its group has {width}")
     return widths

@@ -133,8 +133,8 @@ def peer_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     cells: list[list[str]] = []
     for row in rows:
         peer = {name: outcome for name, outcome in row.outcomes.items() if name not in (WIDTHS, CUT)}
-        failures = {outcome.failure for outcome in peer.values()}
-        if len(failures) == 1 and None not in failures:
+        failures = {outcome.failure or "" for outcome in peer.values()}
+        if len(failures) == 1 and "" not in failures:
             cells.append([row.network.title, f"every way ({len(peer)})", *["–"] * 5, *failures])
             continue
         for name, outcome in peer.items():

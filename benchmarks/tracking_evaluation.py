@@ -207,9 +207,9 @@ def report(
         rows.append([name, str(timing), f"{timing.cpu_median:.3f} s", ratio, f"{100 * result[0]:.4f}"])
     for run, kind in zip(octave, ("precision", "normalised precision"), strict=False):
         ratio = f"{run['cpu_seconds'] / ours.cpu_median:.0f}"
-        cpu = f"{run['cpu_seconds']:.1f} s"
+        spent = f"{run['cpu_seconds']:.1f} s"
         name = f"LaSOT toolkit in Octave, success and {kind}"
-        rows.append([name, f"{run['seconds']:.1f} s", cpu, ratio, f"{100 * run['success_auc']:.4f}"])
+        rows.append([name, f"{run['seconds']:.1f} s", spent, ratio, f"{100 * run['success_auc']:.4f}"])
     table = markdown_table(["way", "elapsed", "CPU", "CPU, times ours from text", "AUC"], rows)
     cpu = {name: outcome.timing.cpu_median for name, outcome in outcomes.items() if outcome.timing}
     summary = (

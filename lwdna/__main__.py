@@ -31,7 +31,11 @@ def usage() -> str:
     """What there is to type."""
     lines = [f"lwdna {task} {verb} ..." for task, verbs in TASKS.items() for verb in verbs]
     lines += [f"lwdna {name} ..." for name in ALONE]
-    return "usage: " + "\n       ".join(lines) + "\n\nEach of them knows --help; lwdna --version says which release."
+    return (
+        "usage: "
+        + "\n       ".join(lines)
+        + "\n\nEach of them knows --help; lwdna --version says which release."
+    )
 
 
 def find_command(words: Sequence[str]) -> tuple[str, list[str]]:

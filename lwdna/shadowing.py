@@ -45,7 +45,9 @@ def check_packages() -> None:
         f"'{place}' is imported in the place of LW-DNA's package '{name}': run from another folder, or use the command "
         f"lwdna, which looks into the current folder last"
     )
-    if sys.argv[:1] == ["-m"]:  # what runpy sets while it looks for the module of `python -m classification.run`
+    if sys.argv[:1] == [
+        "-m"
+    ]:  # what runpy sets while it looks for the module of `python -m classification.run`
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2)
     raise ShadowedError(line)

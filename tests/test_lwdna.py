@@ -60,7 +60,7 @@ def run(site: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[
 def test_the_public_names_are_cores() -> None:
     assert set(lwdna.__all__) == {"__version__", *core.__all__}
     assert lwdna.shrink is core.shrink
-    assert dir(lwdna) == ["__version__", *core.__all__]
+    assert dir(lwdna) == sorted(["__version__", *core.__all__])
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lwdna.nothing  # noqa: B018
 
@@ -107,7 +107,9 @@ def test_our_commands_say_that_they_are_shadowed(site: Path, strangers_folder: P
         assert done.returncode == 2
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"error: '{strangers_folder / 'core'}' is imported in the place of LW-DNA's package 'core'")
+        assert line.startswith(
+            f"error: '{strangers_folder / 'core'}' is imported in the place of LW-DNA's package 'core'"
+        )
 
 
 def test_a_library_import_says_it_too(site: Path, strangers_folder: Path) -> None:

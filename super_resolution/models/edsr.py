@@ -32,6 +32,7 @@ class MeanShift(nn.Module):
 
     def init_weights(self) -> None:
         """Zero weights; the bias is the shift."""
+        assert self.conv.bias is not None
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.bias.copy_(torch.tensor(self.shift))

@@ -50,6 +50,7 @@ class MSRResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 with torch.no_grad():
                     module.weight.mul_(0.1)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -94,6 +94,8 @@ class BoxJudge:
 
 def _fold(layer: LinearBlock, vector: Tensor, answer: Tensor, bins: int, stride: int) -> _Level:
     norm = layer.bn
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     factor = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
     weight = layer.linear.weight.detach() * factor[:, None]
     bias = (layer.linear.bias.detach() - norm.running_mean) * factor + norm.bias.detach()

@@ -157,7 +157,7 @@ def pickled_classes(path: Path) -> set[str]:
     """
     with path.open("rb") as file:
         return {
-            argument.replace(" ", ".")
+            str(argument).replace(" ", ".")
             for stream in _pickles(file)
             for opcode, argument, _ in pickletools.genops(stream)
             if opcode.name == "GLOBAL"

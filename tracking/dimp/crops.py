@@ -94,7 +94,12 @@ def replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
         return inside
     beyond = (first_x - left, left + length - last_x, first_y - top, top + length - last_y)
     if min(beyond) < 0:
-        beyond = tuple(min(max(side, 0), length - 1) for side in beyond)
+        return _repeated(inside, tuple(min(max(side, 0), length - 1) for side in beyond))
+    return _repeated(inside, beyond)
+
+
+def _repeated(inside: Tensor, beyond: tuple[int, ...]) -> Tensor:
+    """Border pixels repeated: left, right, top, bottom."""
     return functional.pad(inside[None], beyond, mode="replicate")[0]
 
 

@@ -38,10 +38,10 @@ class InferenceNetwork:
         self.net = copy.deepcopy(net).to(self.device).eval().requires_grad_(False)
         classifier, regressor = self.net.classifier, self.net.bb_regressor
         # All but the last layer, whose energy is taken over the whole map.
-        self._features = nn.Sequential(*classifier.feature_extractor[:-1])
+        self._features: nn.Module = nn.Sequential(*list(classifier.feature_extractor)[:-1])
         self._norm = classifier.feature_extractor[-1]
-        self._fine = nn.Sequential(regressor.conv3_1t, regressor.conv3_2t)
-        self._coarse = nn.Sequential(regressor.conv4_1t, regressor.conv4_2t)
+        self._fine: nn.Module = nn.Sequential(regressor.conv3_1t, regressor.conv3_2t)
+        self._coarse: nn.Module = nn.Sequential(regressor.conv4_1t, regressor.conv4_2t)
         self._backbone: nn.Module = self.net.feature_extractor
         known = isinstance(self._backbone, ResNetTrunk)
         self._own_layout = (

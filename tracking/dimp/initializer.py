@@ -26,6 +26,7 @@ class FilterInitializer(nn.Module):
         self.stride = stride
         self.filter_conv = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.normal_(self.filter_conv.weight, 0, math.sqrt(2 / (9 * channels)))
+        assert self.filter_conv.bias is not None
         nn.init.zeros_(self.filter_conv.bias)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:

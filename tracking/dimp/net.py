@@ -6,8 +6,9 @@ with stages of stride 8 and 16 fits (`tracking.dimp.backbones`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,8 @@ class DiMPNet(nn.Module):
     def __init__(self, backbone: nn.Module, config: DiMPConfig | None = None) -> None:
         super().__init__()
         self.config = config or DiMPConfig()
-        channels, strides = backbone.channels, backbone.strides
+        channels: Mapping[str, int] = cast(Any, backbone).channels
+        strides: Mapping[str, int] = cast(Any, backbone).strides
         if dict(strides) != STRIDES:
             raise UserError(f"DiMP needs a backbone with the strides {STRIDES}, this one has {dict(strides)}")
         self.feature_extractor = backbone
@@ -176,8 +178,8 @@ class DiMPNet(nn.Module):
             name: stage.unflatten(0, (sequences, train_count))[:, 0] for name, stage in train.items()
         }
         modulation = self.bb_regressor.modulation(reference, train_boxes[:, 0])
-        repeated = tuple(vector.repeat_interleave(test_count, dim=0) for vector in modulation)
+        fine, coarse = (vector.repeat_interleave(test_count, dim=0) for vector in modulation)
         iou = self.bb_regressor.predict_iou(
-            repeated, self.bb_regressor.iou_features(test), test_proposals.flatten(0, 1)
+            (fine, coarse), self.bb_regressor.iou_features(test), test_proposals.flatten(0, 1)
         )
         return DiMPOutput(scores, iou.reshape(test_proposals.shape[:3]))
