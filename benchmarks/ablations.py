@@ -42,10 +42,10 @@ from benchmarks.trials import Bench, Trial, run_trials
 from core.command_line.exits import run_command
 from core.errors import UserError
 from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
-from core.experiments.task import ShrinkConfig
 from core.methods.registry import BASELINE
 from core.storage.files import atomic_write, write_json
 from core.widths.budget import Budget, BudgetError
+from core.widths.config import ShrinkConfig
 
 BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 WIDENINGS = (1.0, 1.5, 2.0, 3.0)

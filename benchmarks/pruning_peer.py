@@ -14,8 +14,8 @@ from typing import Any, cast
 from torch import nn
 
 from core.errors import UserError
-from core.experiments.trial import first_batches, only_loss
 from core.methods.registry import Found, Method, Request, limits_in, open_request
+from core.methods.subject import first_batches, only_loss
 from core.modules import call, map_tensors
 from core.widths.space import Space
 
@@ -52,7 +52,7 @@ def prune(request: Request, *, importance: str) -> Found:
         model = copy.deepcopy(wide)
         for copied, original in zip(model.parameters(), wide.parameters(), strict=True):
             copied.grad = None if original.grad is None else original.grad.clone()  # deepcopy drops them
-        inputs = map_tensors(request.task.example_inputs, lambda tensor: tensor.to(request.fabric.device))
+        inputs = map_tensors(request.subject.example_inputs, lambda tensor: tensor.to(request.fabric.device))
         torch_pruning.pruner.MetaPruner(
             model, inputs, importance=ranking, global_pruning=True, pruning_ratio=ratio,
             max_pruning_ratio=1 - floor, ignored_layers=_outputs(space, model),
@@ -75,14 +75,16 @@ def prune(request: Request, *, importance: str) -> Found:
              "widen": config.widen, "floor": config.floor, "ratio": high}  # fmt: skip
     epochs = 0.0
     if importance == "taylor":
-        loader = request.task.train_loader(request.train.batch_size, request.seed)
+        loader = request.subject.train_loader(request.train.batch_size, request.seed)
         epochs = config.batches * config.batch_size / (len(loader) * request.train.batch_size)
-    return Found(space.architecture(best, request.task.model_name, facts), epochs, epochs * config.widen**2)
+    return Found(
+        space.architecture(best, request.subject.model_name, facts), epochs, epochs * config.widen**2
+    )
 
 
 def _accumulate_gradients(model: nn.Module, request: Request) -> None:
-    loss_fn = only_loss(request.task)
-    for batch in first_batches(request.task, request.shrink, request.seed):
+    loss_fn = only_loss(request.subject)
+    for batch in first_batches(request.subject, request.shrink, request.seed):
         inputs, targets = (
             map_tensors(item, lambda tensor: tensor.to(request.fabric.device)) for item in batch
         )

@@ -25,12 +25,13 @@ from lightning_fabric import Fabric
 from classification.run import RunConfig
 from core.errors import UserError
 from core.experiments.report import number_text
-from core.experiments.task import ShrinkConfig, Task
+from core.experiments.task import Task
 from core.experiments.trial import network, teacher_network, train_network
 from core.graph.channels import trace_channels
 from core.methods.registry import BASELINE, METHODS, Found, Method, Request, SearchConfig, find, without_young
 from core.storage.files import exclusive, json_text, write_json
 from core.surgery.architecture import Architecture
+from core.widths.config import ShrinkConfig
 from core.widths.selection import group_fractions
 from core.widths.space import network_cost
 

@@ -21,12 +21,13 @@ from classification.models import MODELS, build
 from core.command_line.factories import call_factory
 from core.errors import UserError
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Metric, ShrinkConfig, Task, TeacherConfig
+from core.experiments.experiment import Metric, Task, TeacherConfig
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded
 from core.training.devices import gathered, is_first_process
 from core.training.distillation import DistillationConfig
 from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
 USUAL_MODEL = {

@@ -63,7 +63,7 @@ def _unknown(said: str, known: Sequence[str]) -> str:
 
 
 def current_folder_last() -> None:
-    """Move the current folder to the end of the path; `python -m lwdna` has it in front, the console command nowhere."""
+    """Move the current folder to the end of the path; `python -m lwdna` has it in front, the command nowhere."""
     here = Path.cwd()
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here.resolve()]
     sys.path.append(str(here))

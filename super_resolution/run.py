@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from core.errors import UserError
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Metric, Run, Settings, ShrinkConfig, Task
+from core.experiments.experiment import Metric, Run, Settings, Task
 from core.graph.channels import trace_channels
 from core.storage.checkpoint import load_weights
 from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
 from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.data import PAPER_SETS, DataConfig, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics

@@ -18,7 +18,7 @@ from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import select
 from tracking.datasets.options import add_data_options, add_tracker_options, run_with_data, tracker_name
 from tracking.evaluation.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
-from tracking.evaluation.protocols import PROTOCOLS, get_protocol
+from tracking.evaluation.protocols import PROTOCOL_OF, PROTOCOLS, get_protocol
 from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
@@ -29,14 +29,6 @@ from tracking.evaluation.stored_results import (
     read_times,
 )
 
-PROTOCOL_OF = {
-    "lasot": "lasot",
-    "trackingnet": "trackingnet",
-    "got10k": "got10k",
-    "otb": "otb",
-    "uav123": "uav",
-    "demo": "otb",
-}
 PROBLEMS_SHOWN = 20
 
 

@@ -27,8 +27,9 @@ from torch import nn
 from core.errors import UserError
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
-from core.experiments.task import Metric, ShrinkConfig, Task, TeacherConfig
-from core.experiments.trial import find_architecture, network, teacher_network, train_network
+from core.experiments.task import Metric, Task, TeacherConfig
+from core.experiments.trial import network, teacher_network, train_network
+from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted
@@ -37,6 +38,7 @@ from core.training.distillation import DistillationConfig
 from core.training.divergence import Divergence, TrainingDiverged, read_divergences
 from core.training.run_files import EpochRecord, read_history, training_notes
 from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
 from core.widths.scores import GATES_ONLY, NAMES
 from core.widths.selection import search
 from core.widths.space import open_space

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
-from core.experiments.task import ShrinkConfig, Task, TeacherConfig
+from core.experiments.task import Task, TeacherConfig
 from core.graph.channels import trace_channels
+from core.methods.subject import fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
-from core.surgery.initialise import seeded
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import awaits_lower_rate, read_divergences, with_rate
 from core.training.train import FitResult, TrainConfig, fit
-from core.widths.shrinkage import shrink
-
-
-def fresh_baseline(task: Task, seed: int) -> nn.Module:
-    """The task's network, its weights a function of `seed`."""
-    with seeded(seed):
-        return task.build()
-
-
-def only_loss(task: Task) -> Callable[[Any, Any], Tensor]:
-    """The task's loss function without the metrics that it may return beside the loss."""
-
-    def loss_fn(outputs: Any, targets: Any) -> Tensor:
-        loss = task.loss_fn(outputs, targets)
-        return loss[0] if isinstance(loss, tuple) else loss
-
-    return loss_fn
+from core.widths.config import ShrinkConfig
 
 
 def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:
@@ -101,45 +81,3 @@ def teacher_network(
     else:
         train_network(task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress)
     return model.eval()
-
-
-def find_architecture(
-    task: Task, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
-) -> Architecture:
-    """Shrink the task's baseline, or the part of it that is searched, once.
-
-    Raises:
-        UserError: see `core.widths.shrinkage.shrink`.
-    """
-    with seeded(seed):
-        model, inputs, outputs = task.searched()
-    batches = first_batches(task, config, seed)
-    part = task.part
-    return shrink(
-        model.to(device),
-        inputs,
-        batches if part is None else (part.batch(*batch) for batch in batches),
-        only_loss(task) if part is None else part.loss_fn,
-        widen=config.widen,
-        budget=config.budget,
-        score=score,
-        allocation=config.allocation,
-        floor=config.floor,
-        ceiling=config.ceiling,
-        round_to=config.round_to,
-        seed=seed,
-        latents=config.latents,
-        embedding=config.embedding,
-        name=task.model_name,
-        freeze=config.freeze,
-        ties=config.ties,
-        outputs=outputs,
-        vanish=config.vanish,
-    )
-
-
-def first_batches(task: Task, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
-    """The first `config.batches` batches of the data set, from the second epoch on where the first has not as many."""
-    loader = task.train_loader(config.batch_size, seed)
-    endless = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
-    return itertools.islice(endless, config.batches if len(loader) else 0)

@@ -17,15 +17,15 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from core.errors import MissingData, UserError
-from core.experiments.task import ShrinkConfig, Task
-from core.experiments.trial import find_architecture, first_batches, fresh_baseline, only_loss
 from core.methods.accumulated import accumulate_scores, stretch
 from core.methods.candidates import Limits, ProxyConfig, best_by_proxy, limits_of
 from core.methods.dhp import DhpConfig, dhp_search
+from core.methods.subject import Subject, find_architecture, first_batches, fresh_baseline, only_loss
 from core.methods.tilts import tilted_widths
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import NAMES
 from core.widths.selection import group_fractions, search
@@ -56,7 +56,7 @@ class Request:
     """One search for widths.
 
     Attributes:
-        task: what is trained.
+        subject: what is trained.
         shrink: space, floors, budget, batches.
         train: the recipe, for methods that train while they search; its seed is the repetition's.
         search: see `SearchConfig`.
@@ -65,7 +65,7 @@ class Request:
         progress: show bars.
     """
 
-    task: Task
+    subject: Subject
     shrink: ShrinkConfig
     train: TrainConfig
     search: SearchConfig
@@ -199,18 +199,18 @@ def open_request(request: Request, *, whole: bool = True) -> Space:
 
     Args:
         request: the search.
-        whole: the method runs the task's whole network while it searches.
+        whole: the method runs the subject's whole network while it searches.
 
     Raises:
-        UserError: it does, and the task searches a part of its network.
+        UserError: it does, and the subject searches a part of its network.
     """
-    config, task = request.shrink, request.task
-    if task.part is not None and whole:
+    config, subject = request.shrink, request.subject
+    if subject.part is not None and whole:
         raise UserError(
-            f"this method cannot search a part of {task.model_name}: use a score, a control or a tilt"
+            f"this method cannot search a part of {subject.model_name}: use a score, a control or a tilt"
         )
     with seeded(request.seed):
-        baseline, inputs, outputs = task.searched()
+        baseline, inputs, outputs = subject.searched()
     return open_space(baseline.to(request.fabric.device), inputs, config.widen, seed=request.seed,
                       freeze=config.freeze, ties=config.ties, outputs=outputs)  # fmt: skip
 
@@ -235,13 +235,13 @@ def _found_by(request: Request, **more: Any) -> dict[str, Any]:
 
 def _images(request: Request, batches: int) -> float:
     """So many scoring batches in epochs."""
-    loader = request.task.train_loader(request.train.batch_size, request.seed)
+    loader = request.subject.train_loader(request.train.batch_size, request.seed)
     return batches * request.shrink.batch_size / (len(loader) * request.train.batch_size)
 
 
 def _by_score(request: Request) -> Found:
     architecture = find_architecture(
-        request.task, request.shrink, request.shrink.score, request.seed, request.fabric.device
+        request.subject, request.shrink, request.shrink.score, request.seed, request.fabric.device
     )
     if request.shrink.score in ("random", "uniform") or not architecture.found_by["batches"]:
         return Found(architecture)
@@ -249,7 +249,7 @@ def _by_score(request: Request) -> Found:
     growth = [request.shrink.widen**2]
     if architecture.removed:  # scored once more without these blocks
         with seeded(request.seed):
-            baseline = request.task.searched().model
+            baseline = request.subject.searched().model
         short = network_cost(architecture.graph(baseline))["flops"]["paper"]
         growth.append(growth[0] * short / architecture.baseline["flops"]["paper"])
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
@@ -264,11 +264,11 @@ def _by_depth(request: Request) -> Found:
 
 def _by_dhp(request: Request) -> Found:
     space, config = open_request(request), request.shrink
-    task, train = request.task, request.train
+    subject, train = request.subject, request.train
     found = dhp_search(
         space,
-        task.train_loader(train.batch_size, request.seed),
-        task.loss_fn,
+        subject.train_loader(train.batch_size, request.seed),
+        subject.loss_fn,
         train,
         request.search.dhp,
         config.budget,
@@ -278,7 +278,7 @@ def _by_dhp(request: Request) -> Found:
         seed=request.seed,
         work_dir=request.work_dir,
         fabric=request.fabric,
-        name=task.model_name,
+        name=subject.model_name,
         progress=request.progress,
     )
     return Found(found.architecture, found.epochs, found.epochs * _growth(space))
@@ -289,13 +289,13 @@ def _growth(space: Space) -> float:
 
 
 def _by_accumulation(request: Request) -> Found:
-    space, config, task = open_request(request), request.shrink, request.task
+    space, config, subject = open_request(request), request.shrink, request.subject
     group_fractions(space.graph.groups, config.floor, "floor")  # refuses mistakes before epochs of training
     group_fractions(space.graph.groups, config.ceiling, "ceiling")
     epochs = min(request.search.accumulate_epochs, request.train.epochs)
-    loader = task.train_loader(request.train.batch_size, request.seed)
-    baseline = fresh_baseline(task, request.seed)
-    scores = accumulate_scores(baseline, space.base_graph, loader, task.loss_fn, request.train, epochs=epochs,
+    loader = subject.train_loader(request.train.batch_size, request.seed)
+    baseline = fresh_baseline(subject, request.seed)
+    scores = accumulate_scores(baseline, space.base_graph, loader, subject.loss_fn, request.train, epochs=epochs,
                                work_dir=request.work_dir, fabric=request.fabric, progress=request.progress)  # fmt: skip
     budget = config.budget
     found = search(
@@ -304,13 +304,13 @@ def _by_accumulation(request: Request) -> Found:
     )  # fmt: skip
     facts = _found_by(request, score="accumulated", epochs=epochs, allocation=config.allocation,
                       at_floor=found.at_floor, at_ceiling=found.at_ceiling)  # fmt: skip
-    return Found(space.architecture(found.widths, task.model_name, facts), epochs, epochs)
+    return Found(space.architecture(found.widths, subject.model_name, facts), epochs, epochs)
 
 
 def _by_proxy(request: Request, *, proxy: str) -> Found:
-    space, config, task = open_request(request), request.shrink, request.task
+    space, config, subject = open_request(request), request.shrink, request.subject
     # Two batches at least: ZiCo compares gradients.
-    batches = list(first_batches(task, replace(config, batches=max(2, config.batches)), request.seed))
+    batches = list(first_batches(subject, replace(config, batches=max(2, config.batches)), request.seed))
     own = request.search.proxy
     limits = limits_in(space, config)
     widths, ranked = best_by_proxy(
@@ -318,7 +318,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
         limits,
         PROXIES[proxy],
         batches,
-        only_loss(task),
+        only_loss(subject),
         own,
         seed=request.seed,
         device=request.fabric.device,
@@ -329,7 +329,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
     epochs = own.candidates * _images(request, used)
     share = config.budget.limits(space.baseline(config.budget.convention))["flops"]
     ratio = share / space.baseline(config.budget.convention)["flops"]
-    return Found(space.architecture(widths, task.model_name, facts), epochs, epochs * ratio)
+    return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)
 
 
 def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
@@ -337,7 +337,7 @@ def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
     tilts = {"depth": depth * size, "trunk": trunk * size}
     widths = tilted_widths(space, limits_in(space, request.shrink), **tilts)
     return Found(
-        space.architecture(widths, request.task.model_name, _found_by(request, score="tilt", **tilts))
+        space.architecture(widths, request.subject.model_name, _found_by(request, score="tilt", **tilts))
     )
 
 

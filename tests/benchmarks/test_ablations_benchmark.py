@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import ablations
 from benchmarks.ablations import SWEEPS, at_budget, at_widening, main
-from core.experiments.task import ShrinkConfig
+from core.widths.config import ShrinkConfig
 
 FAST = ["--train-limit", "60", "--epochs", "1", "--seeds", "1", "--no-progress", "--device", "cpu",
         "--cfg-options", "train.batch_size=30", "shrink.batch_size=10"]  # fmt: skip

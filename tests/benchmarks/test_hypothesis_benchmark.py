@@ -321,7 +321,7 @@ def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own
 
 
 def test_trials_go_seed_by_seed_with_one_baseline() -> None:
-    from core.experiments.task import ShrinkConfig
+    from core.widths.config import ShrinkConfig
 
     settings = [ShrinkConfig(budget=Budget(flops=value)) for value in (0.5, 0.9)]
     trials = grid(["baseline", "random"], settings, range(2))

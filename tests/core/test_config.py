@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from core.command_line.config import dump_config, load_config
 from core.errors import MissingData, UserError
-from core.experiments.task import ShrinkConfig
 from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig
+from core.widths.config import ShrinkConfig
 from tests.properties import examples
 
 

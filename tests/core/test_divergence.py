@@ -294,7 +294,8 @@ def test_a_damaged_record_is_named(tmp_path):
 
 def test_a_protocols_rate_may_be_lowered_where_a_training_diverged(tmp_path):
     """The stored protocol stays; the rate goes to the trainings that have diverged."""
-    from core.experiments.experiment import Settings, ShrinkConfig
+    from core.experiments.experiment import Settings
+    from core.widths.config import ShrinkConfig
 
     asked = Settings(RECIPE, ShrinkConfig(), tmp_path)
     lower = replace(asked, train=replace(RECIPE, optimizer=OptimizerConfig(lr=0.005)))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from classification.models import build
 from core.errors import UserError
 from core.experiments.experiment import Settings, check
-from core.experiments.task import Metric, ShrinkConfig, Task
+from core.experiments.task import Metric, Task
 from core.training.train import TrainConfig
 from core.widths.budget import Budget, BudgetError
+from core.widths.config import ShrinkConfig
 from core.widths.scores import GATES_ONLY
 
 

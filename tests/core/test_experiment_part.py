@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from core.experiments.experiment import Settings, check, run_experiment
-from core.experiments.task import Metric, Part, ShrinkConfig, Task
-from core.experiments.trial import find_architecture, network
+from core.experiments.task import Metric, Task
+from core.experiments.trial import network
+from core.methods.subject import Part, find_architecture
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 
 HEAD_WIDTH = 6
 

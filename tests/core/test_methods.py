@@ -14,10 +14,10 @@ from classification.data import open_dataset
 from classification.run import RunConfig, find_config, make_task
 from core.command_line.config import load_config
 from core.errors import UserError
-from core.experiments.task import Part
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.methods.subject import Part
 from core.training.train import make_fabric
 from core.widths.space import network_cost
 
@@ -50,7 +50,7 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
     step = 8 if name == "gradient-rounded" else 1  # floors are rounded down to what widths are multiples of
     for group, width in architecture.widths.items():
         assert width >= int(0.8 * architecture.baseline["widths"][group] / step) * step
-    network = architecture.build(request.task.build())
+    network = architecture.build(request.subject.build())
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.cost["params"]
     free = ("random", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude", "synflow-search")
     assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
@@ -118,7 +118,7 @@ def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:
     assert (found.epochs, found.baseline_epochs) == (0.5, 2.0)
     # Twice, where blocks vanish; the second time without them.
     deep = find("gradient-depth", request_for_digits)
-    short = network_cost(deep.architecture.graph(request_for_digits.task.build()))["flops"]["paper"]
+    short = network_cost(deep.architecture.graph(request_for_digits.subject.build()))["flops"]["paper"]
     share = short / deep.architecture.baseline["flops"]["paper"]
     assert 0.2 < share < 0.9
     assert (deep.epochs, deep.baseline_epochs) == (1.0, 2.0 + 2.0 * share)
@@ -158,7 +158,7 @@ def test_what_decides_a_result_is_told_apart(request_for_digits: Request) -> Non
 def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
     request_for_digits: Request,
 ) -> None:
-    task = request_for_digits.task
+    task = request_for_digits.subject
 
     def trunk() -> nn.Module:
         net = task.build()
@@ -172,7 +172,7 @@ def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
         lambda out, y: out.square().mean(),
         lambda a, s: trunk(),
     )
-    request = replace(request_for_digits, task=replace(task, part=part))
+    request = replace(request_for_digits, subject=replace(task, part=part))
     for name in ("gradient", "uniform", "late-wide"):
         architecture = find(name, request).architecture
         assert set(architecture.widths) == {

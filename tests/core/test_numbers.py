@@ -17,9 +17,10 @@ from torch import nn
 from core.experiments.experiment import Settings, _statistics, run_experiment
 from core.experiments.plots import new_figure, say_what_is_not_drawn
 from core.experiments.report import half_interval, holm, number_text, paired_p, results_table, with_interval
-from core.experiments.task import Metric, ShrinkConfig, Task
+from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from tests.core.test_experiment_checks import Batches
 
 INF, NAN = math.inf, math.nan

@@ -218,6 +218,16 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (LASOT, PYTRACKING, PYSOT, GOT10K_OTB, GOT10K, TRACKINGNET, OTB, UAV)
 }
 
+# The data set's own rules, unless the user names others.
+PROTOCOL_OF = {
+    "lasot": "lasot",
+    "trackingnet": "trackingnet",
+    "got10k": "got10k",
+    "otb": "otb",
+    "uav123": "uav",
+    "demo": "otb",
+}
+
 
 def get_protocol(name: str, dataset: str | None = None) -> Protocol:
     """The preset `name` as its toolkit applies it to `dataset` (default: the preset's own data set).

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.experiments.task import Metric, Part, ShrinkConfig, Task
+from core.experiments.task import Metric, Task
+from core.methods.subject import Part
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from tracking.datasets import TITLES, load
 from tracking.dimp.backbones import resnet_trunk, trunk_architecture
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
-from tracking.eval import PROTOCOL_OF
-from tracking.evaluation.protocols import get_protocol
+from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
 from tracking.experiment.report import finish
 from tracking.experiment.trials import Trials, percentages
 from tracking.training import TrackingConfig, make_loader, make_loss

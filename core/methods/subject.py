@@ -1,0 +1,137 @@
+"""What methods search in: a network that trains on some data, or a part of it; and its widths, found by scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from core.surgery.architecture import Architecture
+from core.surgery.initialise import seeded
+from core.training.train import Loader
+from core.widths.config import ShrinkConfig
+from core.widths.shrinkage import shrink
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a task's network whose widths are searched while the rest keeps its own: a tracker's backbone.
+
+    Attributes:
+        name: what it is called in reports: "backbone".
+        build: the part with its regular widths, freshly initialised from torch's global generator.
+        example_inputs: of the part; only shapes matter.
+        batch: a training batch's (inputs, targets) -> (inputs of the part, what the loss needs besides its outputs).
+        loss_fn: (outputs of the part at any widths, the rest) -> loss.
+        insert: (widths of the part, seed) -> the whole network around it, freshly initialised.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    example_inputs: Any
+    batch: Callable[[Any, Any], tuple[Any, Any]]
+    loss_fn: Callable[[Any, Any], Tensor]
+    insert: Callable[[Architecture, int], nn.Module]
+
+
+class Searched(NamedTuple):
+    """What `core.shrink` and `core.trace_channels` take of a task.
+
+    Attributes:
+        model: freshly initialised.
+        example_inputs: of it.
+        outputs: what becomes of the channels that it returns.
+    """
+
+    model: nn.Module
+    example_inputs: Any
+    outputs: Literal["single", "free"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network and how it is trained, as far as a search for widths needs to know.
+
+    Attributes:
+        model_name: name of the baseline, for the report and the widths file.
+        build: a freshly initialised baseline, from torch's global generator.
+        example_inputs: what one sample looks like to the network; only shapes matter.
+        train_loader: (batch size, seed) -> training batches.
+        loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
+        part: what is searched, where that is not the whole network; FLOPs and parameters are then the part's.
+    """
+
+    model_name: str
+    build: Callable[[], nn.Module]
+    example_inputs: Any
+    train_loader: Callable[[int, int], Loader]
+    loss_fn: Callable[[Any, Any], Any]
+    part: Part | None = None
+
+    def searched(self) -> Searched:
+        """What widths are searched in: the whole network or its part, freshly initialised."""
+        if self.part is None:
+            return Searched(self.build(), self.example_inputs, "single")
+        return Searched(self.part.build(), self.part.example_inputs, "free")
+
+
+def fresh_baseline(subject: Subject, seed: int) -> nn.Module:
+    """The subject's network, its weights a function of `seed`."""
+    with seeded(seed):
+        return subject.build()
+
+
+def only_loss(subject: Subject) -> Callable[[Any, Any], Tensor]:
+    """The subject's loss function without the metrics that it may return beside the loss."""
+
+    def loss_fn(outputs: Any, targets: Any) -> Tensor:
+        loss = subject.loss_fn(outputs, targets)
+        return loss[0] if isinstance(loss, tuple) else loss
+
+    return loss_fn
+
+
+def find_architecture(
+    subject: Subject, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
+) -> Architecture:
+    """Shrink the subject's baseline, or the part of it that is searched, once.
+
+    Raises:
+        UserError: see `core.widths.shrinkage.shrink`.
+    """
+    with seeded(seed):
+        model, inputs, outputs = subject.searched()
+    batches = first_batches(subject, config, seed)
+    part = subject.part
+    return shrink(
+        model.to(device),
+        inputs,
+        batches if part is None else (part.batch(*batch) for batch in batches),
+        only_loss(subject) if part is None else part.loss_fn,
+        widen=config.widen,
+        budget=config.budget,
+        score=score,
+        allocation=config.allocation,
+        floor=config.floor,
+        ceiling=config.ceiling,
+        round_to=config.round_to,
+        seed=seed,
+        latents=config.latents,
+        embedding=config.embedding,
+        name=subject.model_name,
+        freeze=config.freeze,
+        ties=config.ties,
+        outputs=outputs,
+        vanish=config.vanish,
+    )
+
+
+def first_batches(subject: Subject, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
+    """The first `config.batches` batches of the data set, from the second epoch on where the first has not as many."""
+    loader = subject.train_loader(config.batch_size, seed)
+    endless = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
+    return itertools.islice(endless, config.batches if len(loader) else 0)
