@@ -21,7 +21,8 @@ from core.errors import MissingData, UserError
 from core.storage.video import Frame, VideoFile
 from tests.tracking.files import PROJECT
 from tests.video_files import cut, destroy_frames, number_of, vary_rate, write_video
-from tracking import images, track
+from tracking import track
+from tracking.files import images
 from tracking.files.images import as_rgb, read_image
 from tracking.online.runner import track_sequence
 from tracking.online.trackers import StillTracker
