@@ -205,6 +205,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
     n = len(times)
     places = list(range(n))
     known = 0 < speed < 1000
+    if structure.misplaced and structure.stored is not None and n < structure.stored:
+        # Of what was overwritten no trace is left in the times. A chunk may have swallowed those after it.
+        stored = range(1, structure.stored + 1)
+        suspects = [*structure.misplaced, *(k for k in stored if k > structure.misplaced[0])]
+        gone = set(list(dict.fromkeys(suspects))[: structure.stored - n])
+        numbers = [number for number in stored if number not in gone]
+        rate = speed if known else USUAL_SPEED
+        return _Plan(numbers, [number - 1 for number in numbers], structure.stored, rate)
     seconds = (np.asarray(times) - times[0]) / 1000
     gaps = np.diff(seconds)
     count = max(n, int(stated)) if structure.damage and stated > 0 else n
