@@ -180,7 +180,7 @@ def run(
         UserError: no such tracker, a folder of another tracker's results, unreadable frames.
         RuntimeError: the tracker failed on some sequences; the others are stored.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     spec = TrackerSpec(spec) if isinstance(spec, str) else spec
     make_tracker(spec)
     _claim(folder, spec)
@@ -253,5 +253,11 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
                     "another --name or --output"
                 )
         return
+    foreign = next(iter(sorted(folder.glob("*.txt"))), None)
+    if foreign is not None:
+        raise UserError(
+            f"'{foreign}' is not of a run of this command ('{record.name}' is missing): choose another --name or "
+            "--output, or score stored boxes with --results"
+        )
     versions = {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__}
     write_json(record, wanted | versions)

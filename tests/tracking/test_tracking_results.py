@@ -434,3 +434,21 @@ def test_results_of_sequences_that_were_not_asked_for(tmp_path: Path) -> None:
     assert (found["files_of_other_sequences"], found["unused_files"], found["renamed_files"]) == (4, [], {})
     found = evaluate(tmp_path / "results", "otb", tmp_path, sequences=["Crossing", "Human4"])["T"]
     assert (list(found["sequences"]), found["files_of_other_sequences"]) == (["Crossing", "Human4"], 3)
+
+
+def test_a_repetition_is_no_other_sequence(tmp_path: Path) -> None:
+    videos = [Sequence("David", np.ones((4, 4))), Sequence("David2", np.ones((4, 4)))]
+    write_boxes(tmp_path / "T/David_002.txt", TRUTH["car-2"])
+    with pytest.raises(
+        UserError, match=r"'David_002' could be a repetition of 'David' or a result of 'David2'"
+    ):
+        find_trackers(tmp_path, videos)
+
+
+def test_a_link_to_a_folder_above_makes_no_trackers(tmp_path: Path) -> None:
+    write_boxes(tmp_path / "R/T/car-2.txt", TRUTH["car-2"])
+    (tmp_path / "R/T/self").symlink_to(".")
+    (tmp_path / "R/T/up").symlink_to("..")
+    found = find_results(tmp_path / "R", SEQUENCES)
+    assert [tracker.name for tracker in found.trackers] == ["T"]
+    assert found.trackers[0].unused == ("T/self/", "T/up/")

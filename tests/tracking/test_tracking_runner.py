@@ -190,3 +190,10 @@ def test_frames_without_ground_truth_are_said(otb_frames: Path, tmp_path: Path) 
     run("still", [sequence], tmp_path / "out", workers=1, report=said.append)
     assert said[0] == "Crossing: the last 2 frames have no ground truth, they are not run"
     assert len(parse_boxes((tmp_path / "out/Crossing.txt").read_bytes(), "f").boxes) == 120
+
+
+def test_boxes_of_others_are_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "Crossing.txt").write_text("1,2,3,4\n")
+    with pytest.raises(UserError, match=r"Crossing\.txt' is not of a run of this command"):
+        run("still", [], tmp_path)
+    assert not (tmp_path / "run.json").exists()
