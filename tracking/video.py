@@ -70,6 +70,9 @@ def open_video(source: str | Path) -> Video:
         notes.append(
             f"'{path}': there are several images of {list_frames(twice)}; all are taken, by their names"
         )
+    nameless = [file.name for file in paths if frame_number(file) < 0]
+    if nameless and len(nameless) < len(paths):
+        notes.append(f"'{path}': '{nameless[0]}' has no number, unlike others; such images come first")
     others = [file.name for file in sorted(path.iterdir()) if _is_another_image(file)]
     if others:
         notes.append(

@@ -477,7 +477,9 @@ def test_boxes_of_before_stay_where_no_frame_can_be_read(folder: Path, tmp_path:
 def test_images_that_are_no_frames_or_several_of_one_number_are_said(folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "img/13.tif")
     Image.new("RGB", (8, 8)).save(folder / "img/3.jpg")
+    Image.new("RGB", (8, 8)).save(folder / "img/3 (1).png")
     (folder / "img/groundtruth.txt").write_text("no image")
-    twice, others = open_video(folder).notes
+    twice, nameless, others = open_video(folder).notes
     assert twice.endswith("there are several images of frame 3; all are taken, by their names")
+    assert nameless.endswith("'3 (1).png' has no number, unlike others; such images come first")
     assert "1 images are not used, such as '13.tif'" in others
