@@ -113,7 +113,7 @@ def _avi_index(data: Data) -> tuple[int | None, tuple[int, ...], int]:
     streams = [start for kind, start, _ in _riff_chunks(data, *parts.get(b"hdrl", (0, 0))) if kind == b"strl"]
     video = next((n for n, start in enumerate(streams) if data[start + 8 : start + 12] == b"vids"), 0)
     entries = [
-        (data[entry : entry + 4], *struct.unpack("<II", data[entry + 8 : entry + 16]))
+        (data[entry : entry + 2], *struct.unpack("<II", data[entry + 8 : entry + 16]))
         for entry in range(at + 8, min(at + 8 + size, len(data)) - 15, 16)
         if data[entry : entry + 4] in (b"%02ddc" % video, b"%02ddb" % video)
     ]
@@ -126,8 +126,9 @@ def _avi_index(data: Data) -> tuple[int | None, tuple[int, ...], int]:
     def misplaced(base: int) -> list[int]:
         return [
             number
-            for number, (kind, offset, length) in enumerate(entries, 1)
-            if data[base + offset : base + offset + 8] != kind + length.to_bytes(4, "little")
+            for number, (stream, offset, length) in enumerate(entries, 1)
+            if data[base + offset : base + offset + 2] != stream
+            or data[base + offset + 4 : base + offset + 8] != length.to_bytes(4, "little")
         ]
 
     # Offsets count from the list's kind, or, by some writers, from the file's beginning.

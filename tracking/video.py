@@ -65,8 +65,10 @@ def open_video(source: str | Path) -> Video:
             f"'{path}': by the names of the images {list_frames(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing; the {len(paths)} images that are there are taken one after the other"
         )
-    twice = [number for number, count in Counter(map(frame_number, paths)).items() if count > 1]
-    if twice and len(paths) > 1 and min(twice) >= 0:
+    twice = [
+        number for number, count in Counter(map(frame_number, paths)).items() if count > 1 and number >= 0
+    ]
+    if twice:
         notes.append(
             f"'{path}': there are several images of {list_frames(twice)}; all are taken, by their names"
         )

@@ -91,10 +91,11 @@ def test_a_trimmed_video_lacks_nothing(tmp_path: Path) -> None:
     assert numbers(path) == (list(range(6, 31)), list(range(1, 26)), list(range(25)), None)
 
 
+@pytest.mark.parametrize("codec", ["MPG1", "MPG2"])
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
-def test_frames_stored_in_another_order_than_shown(tmp_path: Path, name: str) -> None:
-    """MPEG-2 with B-frames; AVI stores no times for them."""
-    path = write_video(tmp_path / name, 30, 25, "MPG2")
+def test_frames_stored_in_another_order_than_shown(tmp_path: Path, name: str, codec: str) -> None:
+    """MPEG-1 and MPEG-2 with B-frames; AVI stores no times for them."""
+    path = write_video(tmp_path / name, 30, 25, codec)
     everything = list(range(1, 31))
     assert numbers(path) == (everything, everything, list(range(30)), None)
 
