@@ -40,7 +40,7 @@ _MODES = {
     "La": "LA",
     "RGBa": "RGBA",
 }
-_TIFF_BITS, _EXIF_ORIENTATION = 258, 274
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _EXIF_ORIENTATION = 258, 262, 274
 _PNG_HEADER = 33  # bytes of a PNG's signature and first chunk
 _RGB_OF_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, cv2.error)
@@ -261,6 +261,8 @@ def _decode(file: Image.Image) -> np.ndarray:
         deep = np.asarray(upright)
         if deep.min() < 0 or deep.max() > np.iinfo(np.uint16).max:
             raise ValueError("its values do not fit in 16 bits")
+        if file.format == "TIFF" and file.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+            deep = np.iinfo(np.uint16).max - deep  # counted from white, which Pillow heeds in 8 bits alone
         return deep.astype(np.uint16)
     if mode == "F":
         raise ValueError("floating-point pixels; convert it to 8 or 16 bits")

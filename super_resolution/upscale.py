@@ -89,8 +89,15 @@ def open_upscaler(
 
     Raises:
         UserError: the checkpoint is missing, broken or of another scale, or the device is not there.
+        NonFiniteOutput: its weights are not finite.
     """
     network, description = load_network(checkpoint, scale)
+    broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise NonFiniteOutput(
+            f"checkpoint '{checkpoint}': weights are not finite in {len(broken)} tensors, such as '{broken[0]}'; it "
+            "may come from a run that diverged: name another one"
+        )
     overlap = 0 if tile is None else receptive_radius(network, description.scale)
     return ImageUpscaler(network.to(_device(device)), description.scale, tile, overlap)
 
@@ -233,6 +240,8 @@ def _run(options: argparse.Namespace) -> int:
         raise UserError(f"'{source}' is neither an image nor a video by its ending; allowed are {allowed}.")
     if source.is_file() and target.is_dir():
         target = target / (f"{source.stem}.png" if suffix in SUFFIXES else source.name)
+        if target.exists() and not target.samefile(source) and target.parent.samefile(source.parent):
+            raise UserError(f"'{target}' lies beside '{source.name}' already; name the file to write")
     if source.is_file():
         what = "the file that is read"
         refuse_overwriting(

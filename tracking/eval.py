@@ -15,7 +15,7 @@ from pathlib import Path
 from core.errors import UserError
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
-from tracking.datasets.entries import select
+from tracking.datasets.entries import Entry, select
 from tracking.datasets.options import add_data_options, add_tracker_options, run_with_data, tracker_name
 from tracking.evaluation.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.evaluation.protocols import PROTOCOL_OF, PROTOCOLS, get_protocol
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     if arguments.list:
-        entries = list_entries(arguments.dataset, arguments.data_root, arguments.split, arguments.annotations)
+        entries = _entries(arguments)
         for entry in select(entries, arguments.sequences) if arguments.sequences else entries:
             print(entry.name)
         return 0
@@ -123,12 +123,12 @@ def command(arguments: argparse.Namespace) -> int:
         cache=not arguments.no_cache,
     )
     if running:
-        _refuse_overwriting(arguments, dataset, ())
+        _refuse_overwriting(arguments, ())
     place = _run(arguments, dataset) if running else arguments.results
     stored = find_results(place, dataset.sequences, dataset.others)
     trackers = pick_trackers(stored, arguments.trackers)
     if not running:
-        _refuse_overwriting(arguments, dataset, trackers)
+        _refuse_overwriting(arguments, trackers)
     _warn_of_files(stored, trackers)
     if arguments.export:
         _export(arguments, dataset, [tracker for tracker in trackers if tracker.files])
@@ -140,17 +140,28 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overwriting(
-    arguments: argparse.Namespace, dataset: TrackingDataset, trackers: Sequence[StoredTracker]
-) -> None:
+def _entries(arguments: argparse.Namespace) -> list[Entry]:
+    running = arguments.results is None and not arguments.list
+    return list_entries(
+        arguments.dataset, arguments.data_root, arguments.split, arguments.annotations, beside_frames=running
+    )
+
+
+def _refuse_overwriting(arguments: argparse.Namespace, trackers: Sequence[StoredTracker]) -> None:
     outputs = ("json", "table_json", "markdown", "latex")
-    results = {file.path for tracker in trackers for files in tracker.files.values() for file in files}
+    results = {
+        file.path
+        for tracker in trackers
+        for files in (*tracker.files.values(), tracker.times.values())
+        for file in files
+    }
+    read = {path for entry in _entries(arguments) for path in entry.sources()}
     refuse_overwriting(
         [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in outputs],
         [
             ("the network that is read", arguments.checkpoint),
             *(("a result that is read", path) for path in results),
-            *(("the ground truth that is read", item.source) for item in dataset.sequences if item.source),
+            *(("the ground truth that is read", path) for path in read),
         ],
     )
 

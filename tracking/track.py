@@ -124,11 +124,15 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.frames is not None and arguments.frames < 1:
         raise UserError(f"--frames {arguments.frames}: expected 1 or more")
     spec = TrackerSpec(tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed)
-    source = source_path(arguments.source)
+    source, named = source_path(arguments.source), Path(arguments.source).expanduser()
     what = "the folder of images that is read" if source and source.is_dir() else "the video that is read"
     refuse_overwriting(
         [("--out", out_path), ("--save", save_path)],
-        [(what, source), ("the network that is read", spec.checkpoint)],
+        [
+            (what, source),
+            (what, named if named.is_dir() else None),
+            ("the network that is read", spec.checkpoint),
+        ],
     )
     if out_path is not None:
         check_ending(out_path)
@@ -140,10 +144,6 @@ def command(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         out = stack.enter_context(VideoFile(out_path, video.speed)) if out_path else None
         save = None
-        if save_path:
-            save_path.parent.mkdir(parents=True, exist_ok=True)
-            # Not atomic: a line is on the disk as soon as it is known, and half a file is the boxes so far.
-            save = stack.enter_context(save_path.open("w", encoding="utf-8", buffering=1))
         console = Console(stderr=True)
         limits = [limit for limit in (video.count, arguments.frames) if limit is not None]
         steps = progress(
@@ -157,6 +157,10 @@ def command(arguments: argparse.Namespace) -> int:
         lines = 0
         try:
             for found in steps:
+                if save_path and save is None:
+                    save_path.parent.mkdir(parents=True, exist_ok=True)
+                    # Not atomic: a line is on the disk as soon as it is known, and half a file is the boxes so far.
+                    save = stack.enter_context(save_path.open("w", encoding="utf-8", buffering=1))
                 if save is not None:
                     # Line n is frame n, whatever could not be read before it.
                     save.write(format_boxes(np.full((found.frame.number - 1 - lines, 4), np.nan)))

@@ -189,6 +189,19 @@ def list_images(folder: Path) -> Listing:
     return listing
 
 
+def stray_images(folder: Path) -> list[LeftOut]:
+    """Images directly in a folder whose layout has them one folder below.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    return [
+        LeftOut(entry.path, "image beside the folders of images")
+        for entry in sorted(_scandir(str(folder)), key=lambda entry: entry.name)
+        if entry.name.lower().endswith(SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
+    ]
+
+
 def summary(left_out: Sequence[LeftOut]) -> str:
     """How much was left out and why: "5 files or folders were left out: 3 hidden, 2 broken link"."""
     if not left_out:

@@ -16,7 +16,7 @@ from classification.data.arrays import ArraySplit, array_split
 from classification.data.cache import DecodedImages, decoded_images, why_unreadable
 from classification.data.config import TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from classification.data.scan import LeftOut, few, list_images
+from classification.data.scan import LeftOut, few, list_images, stray_images
 from core.errors import UserError
 from core.storage.data import is_hidden, require
 
@@ -60,10 +60,22 @@ def _required(folder: Path, name: str) -> Path:
     return require(folder / name, f"Tiny-ImageNet's {name}", _ADDRESS)
 
 
+def _read_list(path: Path) -> str:
+    """The text of one of the official lists; Windows' editors put a mark before it.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); get it from {_ADDRESS}") from error
+
+
 def _identifiers(folder: Path) -> list[str]:
     """The WordNet ids of the list, which are those of the training folders."""
     listed = _required(folder, "wnids.txt")
-    identifiers = sorted(listed.read_text(encoding="utf-8").split())
+    identifiers = sorted(_read_list(listed).split())
     twice = [name for name, count in Counter(identifiers).items() if count > 1]
     if twice:
         raise UserError(f"'{listed}' names classes twice: {few(twice)}; get it from {_ADDRESS}")
@@ -84,10 +96,11 @@ def _identifiers(folder: Path) -> list[str]:
 def _train_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray, list[LeftOut]]:
     files: list[str] = []
     labels: list[int] = []
-    left_out: list[LeftOut] = []
+    left_out = stray_images(folder / "train")
     empty: list[str] = []
     for label, identifier in enumerate(identifiers):
         listing = list_images(_required(folder, f"train/{identifier}/images"))
+        left_out += stray_images(folder / "train" / identifier)
         files += [f"train/{identifier}/images/{name}" for name in listing.files]
         labels += [label] * len(listing.files)
         left_out += listing.left_out
@@ -103,11 +116,12 @@ def _train_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.nd
 
 def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], np.ndarray, list[LeftOut]]:
     listing = list_images(_required(folder, "val/images"))
+    listing.left_out += stray_images(folder / "val")
     annotations = _required(folder, "val/val_annotations.txt")
     label_of = {identifier: label for label, identifier in enumerate(identifiers)}
     lines: dict[str, int] = {}
     labels: list[int] = []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_list(annotations).splitlines(), start=1):
         name, identifier, *_ = [*line.split("\t"), ""]
         if identifier not in label_of:
             raise UserError(
@@ -143,7 +157,7 @@ def _incomplete(identifiers: list[str], labels: np.ndarray, validation: int) -> 
 
 
 def _class_names(folder: Path, identifiers: list[str]) -> tuple[str, ...]:
-    lines = _required(folder, "words.txt").read_text(encoding="utf-8").splitlines()
+    lines = _read_list(_required(folder, "words.txt")).splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     return tuple(words.get(identifier, identifier) for identifier in identifiers)
 

@@ -130,9 +130,10 @@ def open_video_file(path: str | Path) -> Video:
     with quiet():
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     speed, stated = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    opened, first = capture.isOpened(), _next_time(capture)
+    opened = capture.isOpened()
+    first = [time for time in (_next_time(capture), _next_time(capture)) if time is not None]
     capture.release()
-    if not opened or first is None:
+    if not opened or not first:
         problem = (
             "cannot be opened: not a video that OpenCV reads, or no frame" if not opened else "has no frame"
         )
@@ -140,7 +141,7 @@ def open_video_file(path: str | Path) -> Video:
     packets = _decoded_times(path) if structure.trimmed else _packet_times(path)
     # Some decoders give their frames other times than the container does (AVI with B-frames). Where all of
     # them can be decoded, their order is enough.
-    in_order = first != packets[0] and len(_decoded_times(path)) >= len(packets)
+    in_order = first != packets[:2] and len(_decoded_times(path)) >= len(packets)
     plan = _plan(packets, speed, stated, structure)
     return _assemble(path, name, plan, None if in_order else packets, structure.damage)
 
@@ -205,6 +206,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
     n = len(times)
     places = list(range(n))
     known = 0 < speed < 1000
+    if structure.misplaced and structure.stored is not None and n < structure.stored:
+        # Of what was overwritten no trace is left in the times. A chunk may have swallowed those after it.
+        stored = range(1, structure.stored + 1)
+        suspects = [*structure.misplaced, *(k for k in stored if k > structure.misplaced[0])]
+        gone = set(list(dict.fromkeys(suspects))[: structure.stored - n])
+        numbers = [number for number in stored if number not in gone]
+        rate = speed if known else USUAL_SPEED
+        return _Plan(numbers, [number - 1 for number in numbers], structure.stored, rate)
     seconds = (np.asarray(times) - times[0]) / 1000
     gaps = np.diff(seconds)
     count = max(n, int(stated)) if structure.damage and stated > 0 else n

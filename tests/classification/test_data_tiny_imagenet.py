@@ -397,3 +397,25 @@ def test_the_real_tiny_imagenet():
     inputs = next(iter(data.train_loader(2000, seed=0).epoch(0)))[0]
     assert inputs.mean(dim=(0, 2, 3)).abs().max() < 0.05
     assert (inputs.std(dim=(0, 2, 3)) - 1).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("name", ["wnids.txt", "words.txt", "val/val_annotations.txt"])
+def test_lists_that_are_no_text_and_lists_of_windows(root: Path, name: str) -> None:
+    path = root / "tiny-imagenet-200" / name
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert open_dataset("tiny-imagenet", root).class_names == ("one, uno", "two", "three")
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(UserError, match=rf"{name}' is no text in UTF-8"):
+        open_dataset("tiny-imagenet", root)
+
+
+def test_images_beside_their_folders_are_listed(root: Path) -> None:
+    folder = root / "tiny-imagenet-200"
+    stray = [folder / "train/a.JPEG", folder / "train/n01/b.png", folder / "val/c.JPEG"]
+    for path in stray:
+        path.write_bytes(jpeg(0))
+    (folder / "train/n01/n01_boxes.txt").write_text("of the official archive")
+    data = open_dataset("tiny-imagenet", root)
+    assert [entry.path for entry in data.left_out] == [str(path) for path in stray]
+    assert {entry.reason for entry in data.left_out} == {"image beside the folders of images"}

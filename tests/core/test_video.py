@@ -91,10 +91,11 @@ def test_a_trimmed_video_lacks_nothing(tmp_path: Path) -> None:
     assert numbers(path) == (list(range(6, 31)), list(range(1, 26)), list(range(25)), None)
 
 
+@pytest.mark.parametrize("codec", ["MPG1", "MPG2"])
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
-def test_frames_stored_in_another_order_than_shown(tmp_path: Path, name: str) -> None:
-    """MPEG-2 with B-frames; AVI stores no times for them."""
-    path = write_video(tmp_path / name, 30, 25, "MPG2")
+def test_frames_stored_in_another_order_than_shown(tmp_path: Path, name: str, codec: str) -> None:
+    """MPEG-1 and MPEG-2 with B-frames; AVI stores no times for them."""
+    path = write_video(tmp_path / name, 30, 25, codec)
     everything = list(range(1, 31))
     assert numbers(path) == (everything, everything, list(range(30)), None)
 
@@ -202,3 +203,68 @@ def test_a_turned_telephones_video_comes_upright(tmp_path: Path) -> None:
     struct.pack_into(">9i", content, place, 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     assert [frame.image.shape for frame in open_video_file(path).frames()] == [(64, 48, 3)] * 3
+
+
+@pytest.mark.parametrize("codec", ["MJPG", "XVID"])
+def test_an_overwritten_piece_of_an_avi_keeps_the_others_numbers(tmp_path: Path, codec: str) -> None:
+    """Headers of chunks are gone with it: a reader looks for the next one, and counts on as if nothing had been."""
+    path = write_video(tmp_path / "a.avi", 30, 25, codec)
+    content, encoded = bytearray(path.read_bytes()), packets(path)
+    place = content.index(b"movi")
+    starts = [place := content.index(b"00dc", place + 1) for _ in encoded]
+    content[starts[6] : starts[8]] = bytes(starts[8] - starts[6])
+    path.write_bytes(content)
+    rest = [number for number in range(1, 31) if number not in (7, 8)]
+    _, counted, slots, complaint = numbers(path)
+    assert counted == rest
+    assert slots == [number - 1 for number in rest]
+    where = f"the file is damaged at byte {starts[6]:,}"
+    assert complaint == f"'{path}': frames 7–8 of 30 could not be read: {where}"
+
+
+def test_a_chunk_of_an_avi_that_swallows_the_next(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", 30, 25, "MJPG")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"movi")
+    starts = [place := content.index(b"00dc", place + 1) for _ in range(30)]
+    struct.pack_into("<I", content, starts[6] + 4, starts[8] - starts[6] - 8)
+    path.write_bytes(content)
+    _, counted, _, complaint = numbers(path)
+    assert len(counted) == 29
+    assert counted[-1] == 30
+    assert complaint is not None
+    assert f"the file is damaged at byte {starts[6]:,}" in complaint
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (0, 0xA7),  # of a block that is called a number, the block's frame is lost
+        (2, 0x83),  # another track
+        (0, 0xF1),  # no element that lies there
+    ],
+)
+def test_blocks_of_a_matroska_that_cannot_be(tmp_path: Path, offset: int, value: int) -> None:
+    path = write_video(tmp_path / "a.mkv", 30, 25, "MJPG")
+    assert read_structure(path) == Structure()
+    content, encoded = bytearray(path.read_bytes()), packets(path)
+    block = content.index(encoded[14]) - 4  # track, time, flags
+    header = content.rindex(b"\xa3", 0, block)
+    content[header if offset == 0 else block] = value
+    path.write_bytes(content)
+    _, counted, slots, complaint = numbers(path)
+    assert 15 not in counted
+    assert slots == [number - 1 for number in counted]
+    assert complaint is not None
+    assert f"the file is damaged at byte {header:,}" in complaint
+
+
+def test_a_table_of_an_mp4_that_lists_more_than_there_is(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"stsz") + 16 + 4 * 9] = 1  # the tenth frame has 16 million bytes
+    path.write_bytes(content)
+    _, counted, _, complaint = numbers(path)
+    assert counted == list(range(1, counted[-1] + 1))
+    assert complaint is not None
+    assert f"frames {counted[-1] + 1}–30 of 30 could not be read: its table of frames lists" in complaint

@@ -344,3 +344,10 @@ def test_a_decoder_never_prints(tmp_path: Path, capfd: pytest.CaptureFixture[str
     with pytest.raises(UserError):
         read_image(tmp_path / "cut.png")
     assert capfd.readouterr() == ("", "")
+
+
+def test_deep_grey_counted_from_white(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stored = np.array([[0, 1000], [40000, 65535]], np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
+    assert read_image(tmp_path / "a.tif").tolist() == [[65535, 64535], [25535, 0]]

@@ -505,3 +505,35 @@ def test_no_input_is_written_over(
     assert upscale(*arguments) == 2
     assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_no_network(
+    checkpoint: Path, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, _ = load_network(checkpoint)
+    with torch.no_grad():
+        network.conv_first.weight[0, 0, 0, 0] = value
+    path = tmp_path / "diverged.safetensors"
+    safetensors.torch.save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        path,
+        safetensors.safe_open(checkpoint, "pt").metadata(),
+    )
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    for tile in ((), ("--tile", 8), ("--tile", 0)):
+        assert upscale(tmp_path / "a.png", tmp_path / "b.png", "--checkpoint", path, *tile) == 1
+        message = capsys.readouterr().err
+        assert "weights are not finite in 1 tensors, such as 'conv_first.weight'" in message
+        assert message.count("\n") == 1
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_name_that_the_user_did_not_give_is_not_written_over(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.png").write_bytes(b"another picture")
+    assert upscale(tmp_path / "a.jpg", tmp_path, "--checkpoint", checkpoint) == 2
+    assert "a.png' lies beside 'a.jpg' already; name the file to write" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == b"another picture"

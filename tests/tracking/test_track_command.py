@@ -404,6 +404,7 @@ def test_a_variable_rate_is_written_so_that_times_hold(
         (["v.mp4", "--save", "img"], "is a folder"),
         ([".", "--save", "img/1.png"], "lies in the folder of images that is read"),
         (["img", "--save", "img/boxes.txt"], "lies in the folder of images that is read"),
+        ([".", "--save", "groundtruth_rect.txt"], "lies in the folder of images that is read"),
         (
             ["v.mp4", "--save", "net.pth", "--tracker", "dimp50", "--checkpoint", "net.pth"],
             "is the network that is read",
@@ -464,3 +465,22 @@ def test_an_answer_that_is_not_finite_fails_the_run(
     assert len(read(save)) == 1
     with pytest.raises(RuntimeError, match=r"2\.png: the tracker answered .* not finite"):
         track_sequence(StillTracker(), sorted((folder / "img").glob("?.png")), [20, 30, 50, 40])
+
+
+def test_boxes_of_before_stay_where_no_frame_can_be_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "img/1.png").write_bytes(b"broken")
+    save = tmp_path / "boxes.txt"
+    save.write_text("of before\n")
+    assert track.main([str(folder), "--box", "20,30,50,40", "--save", str(save), "--tracker", "still"]) == 2
+    assert save.read_text() == "of before\n"
+
+
+def test_images_that_are_no_frames_or_several_of_one_number_are_said(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder / "img/13.tif")
+    Image.new("RGB", (8, 8)).save(folder / "img/3.jpg")
+    Image.new("RGB", (8, 8)).save(folder / "img/3 (1).png")
+    (folder / "img/groundtruth.txt").write_text("no image")
+    twice, nameless, others = open_video(folder).notes
+    assert twice.endswith("there are several images of frame 3; all are taken, by their names")
+    assert nameless.endswith("'3 (1).png' has no number, unlike others; such images come first")
+    assert "1 images are not used, such as '13.tif'" in others

@@ -196,6 +196,8 @@ def test_as_a_module_in_a_fresh_process(otb_frames: Path, tmp_path: Path) -> Non
         (["--markdown", "link.md"], "--markdown '.*' is a result that is read"),
         (["--latex", "new.txt", "--table-json", "new.txt"], "is the file that --(latex|table-json) names"),
         (["--json", "data/lasot/car/car-2/groundtruth.txt"], "is the ground truth that is read"),
+        (["--json", "data/lasot/car/car-2/out_of_view.txt"], "is the ground truth that is read"),
+        (["--markdown", "R/T/times/car-2_time.txt"], "is a result that is read"),
         (["--export", "pytracking", "R"], "--export's '.*' is a result that is read"),
     ],
 )
@@ -204,6 +206,8 @@ def test_what_is_scored_is_not_written_over(
 ) -> None:
     layout = "R/T/default/car-2.txt" if output[0] == "--export" else "R/T/car-2.txt"
     write_boxes(tmp_path / layout, [[1, 1, 1, 1]] * 4)
+    (tmp_path / "R/T/times").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "R/T/times/car-2_time.txt").write_text("0.1\n" * 4)
     (tmp_path / "link.md").symlink_to("R/T/car-2.txt")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     arguments = ["--dataset", "lasot", "--data-root", str(lasot_tree), "--results", str(tmp_path / "R")]

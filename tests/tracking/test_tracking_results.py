@@ -464,3 +464,21 @@ def test_a_cache_runs_no_code(tmp_path: Path, lasot_tree: Path) -> None:
         )
     assert score(results, lasot_tree) == before
     assert not (tmp_path / "run").exists()
+
+
+def test_a_repetition_is_no_other_sequence(tmp_path: Path) -> None:
+    videos = [Sequence("David", np.ones((4, 4))), Sequence("David2", np.ones((4, 4)))]
+    write_boxes(tmp_path / "T/David_002.txt", TRUTH["car-2"])
+    with pytest.raises(
+        UserError, match=r"'David_002' could be a repetition of 'David' or a result of 'David2'"
+    ):
+        find_trackers(tmp_path, videos)
+
+
+def test_a_link_to_a_folder_above_makes_no_trackers(tmp_path: Path) -> None:
+    write_boxes(tmp_path / "R/T/car-2.txt", TRUTH["car-2"])
+    (tmp_path / "R/T/self").symlink_to(".")
+    (tmp_path / "R/T/up").symlink_to("..")
+    found = find_results(tmp_path / "R", SEQUENCES)
+    assert [tracker.name for tracker in found.trackers] == ["T"]
+    assert found.trackers[0].unused == ("T/self/", "T/up/")

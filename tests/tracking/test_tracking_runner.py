@@ -13,8 +13,9 @@ import pytest
 from core.errors import UserError
 from core.storage.claims import claimed
 from tracking.datasets import load
+from tracking.datasets.sequence import FrameFolder, Sequence
 from tracking.files.boxes import parse_boxes
-from tracking.online.runner import run, track_sequence
+from tracking.online.runner import _frame_count, run, track_sequence
 from tracking.online.trackers import CorrelationTracker, StillTracker, make_tracker
 
 OWN_TRACKER = """
@@ -201,3 +202,33 @@ def test_frames_without_ground_truth_are_said(otb_frames: Path, tmp_path: Path) 
     run("still", [sequence], tmp_path / "out", workers=1, report=said.append)
     assert said[0] == "Crossing: the last 2 frames have no ground truth, they are not run"
     assert len(parse_boxes((tmp_path / "out/Crossing.txt").read_bytes(), "f").boxes) == 120
+
+
+def test_boxes_of_others_are_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "Crossing.txt").write_text("1,2,3,4\n")
+    with pytest.raises(UserError, match=r"Crossing\.txt' is not of a run of this command"):
+        run("still", [], tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.jpg", "2.jpg", "4.jpg", "5.jpg"], "there is no image of frame 3"),
+        (["1.jpg", "2.jpg", "2.png", "3.jpg"], "there are several images of frame 2"),
+        (["1.jpg", "2.jpg", "2.png", "4.jpg"], "there are several images of frame 2"),
+        (["1.jpg", "1 (1).jpg", "2.jpg", "3.jpg"], r"'1 \(1\)\.jpg' has no number"),
+        (["1.jpg", "2.jpg", "3.jpg", "._1.jpg"], None),
+        (["1.jpg", "2.jpg", "3.jpg", "7.jpg"], None),  # beyond the last box
+        (["a.jpg", "b.jpg", "c.jpg"], None),
+    ],
+)
+def test_frames_do_not_shift_against_the_boxes(tmp_path: Path, names: list[str], message: str | None) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    sequence = Sequence("S", np.ones((3, 4)), frames=FrameFolder(tmp_path))
+    if message is None:
+        assert _frame_count(sequence) == 3
+    else:
+        with pytest.raises(UserError, match=message):
+            _frame_count(sequence)

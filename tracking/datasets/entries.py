@@ -44,6 +44,11 @@ class Entry:
     first_pixel: int = 1
     part: Part | None = None
 
+    def sources(self) -> tuple[Path, ...]:
+        """All files of annotations."""
+        others = (*self.absent, self.attributes, self.size)
+        return (self.truth.path, *(path for path in others if path is not None))
+
     def has_frames(self) -> bool:
         """Whether there is at least one image."""
         return self.frames is not None and self.frames.exists()

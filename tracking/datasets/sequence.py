@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError
+from core.storage.data import is_hidden
 from tracking.files.boxes import BoxTable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -30,15 +31,13 @@ class FrameFolder:
 
     def exists(self) -> bool:
         """Whether there is at least one image."""
-        return self.folder.is_dir() and any(
-            path.suffix.lower() in IMAGE_SUFFIXES for path in self.folder.iterdir()
-        )
+        return self.folder.is_dir() and any(is_frame(path) for path in self.folder.iterdir())
 
     def paths(self) -> list[Path]:
         """The image files in the order of their frame numbers; empty where the folder is missing."""
         if not self.folder.is_dir():
             return []
-        images = [path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = [path for path in self.folder.iterdir() if is_frame(path)]
         images.sort(key=lambda path: (frame_number(path), path.name))
         # By number, not by position: a missing image must not shift the others against the ground truth.
         return [
@@ -47,6 +46,11 @@ class FrameFolder:
             if (self.first is None or frame_number(path) >= self.first)
             and (self.last is None or frame_number(path) <= self.last)
         ]
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file in a folder of images is one, by its name; `._1.jpg`, which macOS leaves behind, is none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 def frame_number(path: Path) -> int:

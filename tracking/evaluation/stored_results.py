@@ -208,13 +208,16 @@ class _Search:
         """Everything below a folder."""
         for walked, subfolders, files in os.walk(place, followlinks=True):
             folder = Path(walked)
+            real = folder.resolve()
             parts = folder.relative_to(place).parts
             here: Key = ("", parts)
             if parts:
                 self.walked.append(here)
             subfolders.sort()
             for name in list(subfolders):
-                if name.startswith(".") or len(parts) >= MAX_DEPTH:
+                # A link to a folder above would make trackers of one folder again and again.
+                above = real.is_relative_to((folder / name).resolve())
+                if name.startswith(".") or len(parts) >= MAX_DEPTH or above:
                     self.left.append((here, "/".join((*parts, name, ""))))
                     subfolders.remove(name)
             for name in sorted(files):
@@ -277,6 +280,11 @@ class _Search:
         ):
             return sequence, int(match[2]), match[1] in exact
         loose = self.names.find(stem)
+        if match and loose is not None and (first := self.names.find(match[1])) not in (None, loose):
+            raise UserError(
+                f"'{stem}' could be a repetition of '{first}' or a result of '{loose}': name the file exactly as its "
+                f"sequence, or put repetitions into a folder '{first}'"
+            )
         return None if loose is None else (loose, 1, False)
 
     def results(self, place: Path) -> StoredResults:

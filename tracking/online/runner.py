@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +26,9 @@ import numpy as np
 from core.errors import UserError
 from core.storage.claims import claimed
 from core.storage.files import atomic_write, write_json
+from core.storage.video import list_frames, missing_numbers
 from tracking.datasets.sequence import Sequence as TrackingSequence
+from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
 from tracking.files.images import read_image
 from tracking.online.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
@@ -109,7 +112,25 @@ def _frame_count(sequence: TrackingSequence) -> int:
         raise UserError(
             f"{sequence.name}: {frames} frames for {truth} ground-truth boxes: complete the data set"
         )
-    return frames if truth == 1 else truth
+    used = frames if truth == 1 else truth
+    assert sequence.frames is not None  # else there would be no frames
+    paths = sequence.frames.paths()
+    numbers = [frame_number(path) for path in paths[:used]]
+    twice = [number for number, times in Counter(numbers).items() if times > 1]
+    nameless = [path.name for path in paths if frame_number(path) < 0]
+    problem = None
+    if nameless and len(nameless) < len(paths):
+        problem = f"'{nameless[0]}' has no number, unlike the others"
+    elif not nameless and twice:
+        problem = f"there are several images of {list_frames(twice)}"
+    elif not nameless and (missing := missing_numbers(numbers)):
+        problem = f"there is no image of {list_frames(missing)}"
+    if problem is not None:
+        raise UserError(
+            f"{sequence.name}: in '{sequence.frames.folder}' {problem}, so that boxes would be of other frames: "
+            "complete the data set, or remove the copies"
+        )
+    return used
 
 
 def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
@@ -181,10 +202,11 @@ def run(
         UserError: no such tracker, a folder of another tracker's results or in use by another run, unreadable frames.
         RuntimeError: the tracker failed on some sequences; the others are stored.
     """
+    folder = Path(folder).resolve()
     spec = TrackerSpec(spec) if isinstance(spec, str) else spec
     make_tracker(spec)
     with claimed(folder, report):
-        return _run(spec, sequences, Path(folder), workers, report)
+        return _run(spec, sequences, folder, workers, report)
 
 
 def _run(
@@ -265,5 +287,11 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
                     "another --name or --output"
                 )
         return
+    foreign = next(iter(sorted(folder.glob("*.txt"))), None)
+    if foreign is not None:
+        raise UserError(
+            f"'{foreign}' is not of a run of this command ('{record.name}' is missing): choose another --name or "
+            "--output, or score stored boxes with --results"
+        )
     versions = {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__}
     write_json(record, wanted | versions)

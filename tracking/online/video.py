@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mimetypes
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 
 from core.errors import MissingData, UserError
+from core.storage.data import is_hidden
 from core.storage.video import USUAL_SPEED, Frame, Video, list_frames, missing_numbers, open_video_file, quiet
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder, frame_number
 from tracking.files.images import read_image
@@ -56,18 +59,41 @@ def open_video(source: str | Path) -> Video:
         return open_video_file(path)
     paths = FrameFolder(path).paths()
     missing = missing_numbers([number for number in map(frame_number, paths) if number >= 0])
-    notes = ()
+    notes = []
     if missing:
-        notes = (
+        notes.append(
             f"'{path}': by the names of the images {list_frames(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing; the {len(paths)} images that are there are taken one after the other",
+            f"missing; the {len(paths)} images that are there are taken one after the other"
+        )
+    twice = [
+        number for number, count in Counter(map(frame_number, paths)).items() if count > 1 and number >= 0
+    ]
+    if twice:
+        notes.append(
+            f"'{path}': there are several images of {list_frames(twice)}; all are taken, by their names"
+        )
+    nameless = [file.name for file in paths if frame_number(file) < 0]
+    if nameless and len(nameless) < len(paths):
+        notes.append(f"'{path}': '{nameless[0]}' has no number, unlike others; such images come first")
+    others = [file.name for file in sorted(path.iterdir()) if _is_another_image(file)]
+    if others:
+        notes.append(
+            f"'{path}': {len(others)} images are not used, such as '{others[0]}'; frames are "
+            f"{', '.join(IMAGE_SUFFIXES)}"
         )
 
     def frames() -> Iterator[Frame]:
         for place, file in enumerate(paths):
             yield Frame(place + 1, place, read_image(file))
 
-    return Video(str(source), False, USUAL_SPEED, len(paths), frames, notes)
+    return Video(str(source), False, USUAL_SPEED, len(paths), frames, tuple(notes))
+
+
+def _is_another_image(file: Path) -> bool:
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    return (
+        kind.startswith("image/") and file.suffix.lower() not in IMAGE_SUFFIXES and not is_hidden(file.name)
+    )
 
 
 def _is_camera(source: str | Path) -> bool:
