@@ -27,7 +27,7 @@ from super_resolution.models import build
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import super_resolve
 from super_resolution.upscale import main
-from tests.video_files import cut, destroy_frames, number_of, vary_rate, write_video
+from tests.core.storage.video_files import cut, destroy_frames, number_of, vary_rate, write_video
 
 OPTIONS = {"n_blocks": 1, "n_feats": 4}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.files import write_boxes
+from tests.tracking.helpers import write_boxes
 
 
 @pytest.fixture(autouse=True)

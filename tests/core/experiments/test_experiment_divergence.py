@@ -1,0 +1,71 @@
+"""A training of an experiment that diverges: named, gone on from at a lower rate, and told in the report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.experiments.experiment import Settings, run_experiment
+from core.experiments.task import Metric, Task
+from core.training.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
+from tests.core.experiments.test_experiment_part import Batches, Whole, config, trunk
+
+
+class Fragile(Batches):
+    """Targets that only a low learning rate survives, for one seed."""
+
+    def __init__(self, batch_size: int, seed: int, spoilt: set[int]) -> None:
+        super().__init__(batch_size)
+        self.factor = torch.nan if seed in spoilt else 1.0
+
+    def epoch(self, epoch: int, start: int = 0) -> Any:
+        for number, (inputs, targets) in enumerate(super().epoch(epoch, start), start):
+            yield inputs, (targets, self.factor if (epoch, number) == (1, 2) else 1.0)
+
+
+def loss(outputs: Tensor, targets: tuple[Tensor, float]) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets[0]) * targets[1]
+
+
+def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
+    spoilt = {1}
+    task = Task(
+        name="toy",
+        dataset="noise",
+        model_name="whole",
+        build=lambda: Whole(trunk()),
+        example_inputs=torch.zeros(1, 1, 8, 8),
+        train_loader=lambda batch_size, seed: Fragile(batch_size, seed, spoilt),
+        loss_fn=loss,
+        evaluate=lambda model: {"error": 1.0},
+        metrics=(Metric("error", "error", higher_is_better=False),),
+        curves=("loss", "error", "error"),
+    )
+    recipe = TrainConfig(
+        epochs=2, batch_size=6, optimizer=OptimizerConfig(lr=0.01), checkpoint_every_steps=1, ema_decay=0.5
+    )
+    settings = Settings(recipe, config(), tmp_path, seeds=2, progress=False)
+    fabric = make_fabric("cpu")
+    with pytest.raises(TrainingDiverged, match=r"^baseline, seed 1: training diverged: loss nan at step 7 "):
+        run_experiment(task, settings, fabric, lambda line: None)
+    finished = (tmp_path / "runs" / "baseline-seed0" / "model.safetensors").read_bytes()
+
+    spoilt.clear()
+    result = run_experiment(task, replace(settings, lowered_lr=0.002), fabric, lambda line: None)
+    assert result is not None
+    assert (tmp_path / "runs" / "baseline-seed0" / "model.safetensors").read_bytes() == finished
+    change = "baseline, seed 1: diverged at step 7 (epoch 2) at learning rate 0.01: loss nan; from step 5 on at 0.002."
+    assert result["recipe_changes"] == [change]
+    assert result["methods"]["lwdna"]["raw_metrics"]["error"]["values"] == [1.0, 1.0]
+    report = (tmp_path / "report.md").read_text()
+    assert "the same recipe but for the learning rates below, the same seeds" in report
+    assert f"Not all networks had the same recipe: {change}" in report
+    assert (
+        "Scores are of running averages of the weights; of the weights themselves: Baseline error 1.00"
+        in report
+    )

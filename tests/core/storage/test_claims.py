@@ -1,0 +1,190 @@
+"""Who has a work directory: one command at a time, and the next one once that has ended, however it has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.storage.claims import CLAIM_FILE, Claim, Claimed, claimed
+from core.storage.files import write_json
+
+ROOT = Path(__file__).resolve().parents[3]
+HOLD = (
+    "import sys, time\nfrom pathlib import Path\nfrom core.storage.claims import claimed\n"
+    "with claimed(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+)
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_held_and_let_go(tmp_path: Path) -> None:
+    folder = tmp_path / "a/b"
+    with claimed(folder):
+        claim = json.loads((folder / CLAIM_FILE).read_text())
+        assert claim["pid"] == os.getpid()
+        assert claim["host"]
+        with (
+            pytest.raises(
+                Claimed, match=rf"b' is in use by process {os.getpid()} on '.*' since 20"
+            ) as caught,
+            claimed(folder),
+        ):
+            pass
+        assert isinstance(caught.value, UserError)
+        assert "\n" not in str(caught.value)
+        assert (folder / CLAIM_FILE).exists()
+        (folder / "result").touch()
+    assert [path.name for path in folder.iterdir()] == ["result"]
+    with pytest.raises(KeyboardInterrupt), claimed(folder):
+        raise KeyboardInterrupt
+    assert not (folder / CLAIM_FILE).exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="a' is a file"), claimed(tmp_path / "a"):
+        pass
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wrong"), claimed(tmp_path / "new"):
+        raise ValueError("wrong")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with claimed(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists()
+
+
+def test_a_running_process_keeps_it_and_a_killed_one_does_not(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        with pytest.raises(Claimed, match=f"in use by process {process.pid} on "), claimed(tmp_path):
+            pass
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 10  # it has ended, but its parent has not asked: its number is still taken
+    while Claim(**json.loads((tmp_path / CLAIM_FILE).read_text())).is_over() is False:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    said: list[str] = []
+    with claimed(tmp_path, said.append):
+        assert json.loads((tmp_path / CLAIM_FILE).read_text())["pid"] == os.getpid()
+    assert len(said) == 1
+    assert f"process {process.pid} on" in said[0]
+    assert said[0].endswith("which has ended: taken over")
+    end(process)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_another_process_has_now_is_told_by_its_start(tmp_path: Path) -> None:
+    here = Claim.own()
+    if not here.started:
+        pytest.skip("this system does not tell when a process was started")
+    write_json(tmp_path / CLAIM_FILE, asdict(replace(here, started="1", token="x")))
+    with claimed(tmp_path, lambda line: None):
+        pass
+    write_json(tmp_path / CLAIM_FILE, asdict(replace(here, boot="an earlier one", token="x")))
+    with claimed(tmp_path, lambda line: None):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"processes": "pid:[1]"}])
+def test_of_another_machine_the_user_decides(change: dict[str, str], tmp_path: Path) -> None:
+    write_json(tmp_path / CLAIM_FILE, asdict(replace(Claim.own(), pid=2**22 + 1, **change)))
+    with (
+        pytest.raises(Claimed, match=r"cannot be looked at from here: .* remove '.*claim\.json'") as caught,
+        claimed(tmp_path),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    (tmp_path / CLAIM_FILE).unlink()
+    with claimed(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "a"', "[]"])
+def test_a_claim_that_was_cut_short_blocks_nobody(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.storage.claims._PATIENCE", 0.1)
+    (tmp_path / CLAIM_FILE).write_text(text)
+    said: list[str] = []
+    with claimed(tmp_path, said.append):
+        pass
+    assert "killed at once: taken over" in said[0]
+
+
+def test_a_claim_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    from threading import Timer
+
+    path = tmp_path / CLAIM_FILE
+    path.touch()
+    later = Timer(0.2, lambda: write_json(path, asdict(replace(Claim.own(), token="x"))))
+    later.start()
+    with pytest.raises(Claimed, match="in use by"), claimed(tmp_path):
+        pass
+    later.join()
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from core.storage.claims import Claimed, claimed
+folder, start = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+while not start.exists():
+    pass
+try:
+    with claimed(folder, lambda line: None):
+        print("mine", flush=True)
+        sys.stdin.read()
+except Claimed:
+    print("theirs", flush=True)
+"""
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_of_several_at_once_one_has_it(left: bool, tmp_path: Path) -> None:
+    """Also where all of them find the claim of a process that has ended."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    if left:
+        write_json(folder / CLAIM_FILE, asdict(replace(Claim.own(), pid=2**22 + 1, token="x")))
+    command = [sys.executable, "-c", RACE, str(folder), str(tmp_path / "start")]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    (tmp_path / "start").touch()
+    answers = sorted(process.stdout.readline() for process in running if process.stdout is not None)
+    assert answers == ["mine\n", "theirs\n", "theirs\n", "theirs\n"]
+    for process in running:
+        process.communicate()
+    assert list(folder.iterdir()) == []
