@@ -23,8 +23,9 @@ from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
 from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, check_trials, grid, our_methods, run_trials
+from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
-from classification.run import RunConfig, find_config, make_task, with_distillation
+from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError

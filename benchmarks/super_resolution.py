@@ -35,10 +35,10 @@ from core.command_line.exits import run_command
 from core.experiments.experiment import Task
 from core.methods.subject import find_architecture
 from core.storage.data import data_root
+from super_resolution.config import CONFIGS, RunConfig, with_ties
 from super_resolution.data import CropLoader, ImageSet, open_cache, open_training_set
 from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import CONFIGS, RunConfig, with_ties
 from super_resolution.tiling import lay_out
 
 SCALE = 4

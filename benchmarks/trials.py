@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from classification.run import RunConfig
+from classification.config import RunConfig
 from core.errors import UserError
 from core.experiments.report import number_text
 from core.experiments.task import Task

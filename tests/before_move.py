@@ -36,9 +36,10 @@ import tracking.run
 from benchmarks.hypothesis import build_parser, open_bench
 from benchmarks.hypothesis import main as hypothesis
 from benchmarks.trials import Trial, our_methods
+from classification.config import RunConfig, find_config
 from classification.data import open_dataset
 from classification.evaluation import evaluate as evaluate_classifier
-from classification.run import loss_and_error
+from classification.task import loss_and_error, make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
@@ -145,10 +146,10 @@ def _arithmetic() -> str:
 def _request(network: str) -> Request:
     options = ["data.train_limit=40", "train.batch_size=20", "train.epochs=1", "shrink.batch_size=20",
                "shrink.batches=1", "shrink.embedding=1", f"model={network!r}", *NETWORKS[network]]  # fmt: skip
-    path = classification.run.find_config(None, "digits", False)
-    config = load_config(path, classification.run.RunConfig, options)
+    path = find_config(None, "digits", False)
+    config = load_config(path, RunConfig, options)
     data = open_dataset("digits", ".", config.data)
-    task = classification.run.make_task(config, data, torch.device("cpu"))
+    task = make_task(config, data, torch.device("cpu"))
     return Request(task, config.shrink, config.train, SEARCH, make_fabric("cpu"), Path())
 
 

@@ -129,9 +129,9 @@ def test_the_command_works_beside_a_stranger(site: Path, strangers_folder: Path,
 
 def test_the_wheel_brings_what_the_commands_need(site: Path, tmp_path: Path) -> None:
     program = (
-        f"import lwdna, classification.run, super_resolution.run, tracking.run; "
+        f"import lwdna, classification.config, classification.run, super_resolution.run, tracking.run; "
         f"assert lwdna.__file__.startswith({str(site)!r}); "
-        f"print(lwdna.__version__, lwdna.Budget(flops=0.9).flops, classification.run.find_config(None, None, False))"
+        f"print(lwdna.__version__, lwdna.Budget(flops=0.9).flops, classification.config.find_config(None, None, False))"
     )
     done = run(site, tmp_path, "-c", program)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
 from benchmarks.jobs import run_seeds
 from benchmarks.trial_report import Series, collect, controls_table, plot_tradeoff, results_table
 from benchmarks.trials import Bench, Trial, grid, load, run_trials
-from classification.run import RunConfig
+from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.experiments.report import holm, paired_p

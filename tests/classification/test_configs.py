@@ -7,9 +7,9 @@ import torch
 from mmengine.config import Config
 
 import shared_configs
+from classification.config import RunConfig
 from classification.data import DATASETS
 from classification.models import build
-from classification.run import RunConfig
 from core.command_line.config import load_config
 from core.training.distillation import DistillationConfig
 

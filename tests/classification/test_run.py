@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from classification.config import RunConfig, with_distillation
 from classification.data import ClassificationData, open_dataset
 from classification.data.scan import LeftOut
-from classification.run import RunConfig, main, with_distillation
+from classification.run import main
 from core.command_line.config import load_config
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig

@@ -14,10 +14,10 @@ import shared_configs
 from core import Architecture, BudgetError, shrink
 from core.command_line.config import load_config
 from core.graph.channels import trace_channels
+from super_resolution.config import RunConfig, find_config, with_ties
 from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, find_config, with_ties
 
 FOLDER = Path(shared_configs.__file__).parent / "super_resolution"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))

@@ -13,10 +13,12 @@ import torch
 from core.graph.channels import trace_channels
 from core.surgery.architecture import Architecture
 from core.widths.scores import score_channels
+from super_resolution.config import RunConfig, with_own_options
 from super_resolution.data import PAPER_SETS
 from super_resolution.images import write_image
 from super_resolution.models import build
-from super_resolution.run import RunConfig, build_parser, l1_and_psnr, main, not_scored, with_own_options
+from super_resolution.run import build_parser, main
+from super_resolution.task import l1_and_psnr, not_scored
 from super_resolution.upscale import main as upscale
 
 SMALL = [
@@ -147,7 +149,8 @@ def test_a_network_is_spared_options_of_the_protocols_own(
 ) -> None:
     line = [*(["--model", model] if model else []), *(["--cfg-options", *given] if given else [])]
     config = RunConfig(options={"n_blocks": 4, "res_scale": 0.1})
-    assert with_own_options(config, build_parser().parse_args(line)).options == left
+    arguments = build_parser().parse_args(line)
+    assert with_own_options(config, arguments.model, arguments.cfg_options).options == left
 
 
 def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:

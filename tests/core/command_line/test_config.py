@@ -329,7 +329,7 @@ def test_data_build_on_no_program(tmp_path, kind, inner, placeholder, trap):
 
 
 def test_data_build_on_data_and_on_the_suites_own_protocols(tmp_path):
-    from classification.run import CONFIGS, RunConfig
+    from classification.config import CONFIGS, RunConfig
 
     own = CONFIGS / "resnet20_digits.py"
     write(tmp_path / "a.yaml", f"_base_: {own}\ntrain: {{epochs: 3, optimizer: {{lr: 0.5}}}}\n")

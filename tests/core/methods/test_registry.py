@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.pruning_peer import PEERS
+from classification.config import RunConfig, find_config
 from classification.data import open_dataset
-from classification.run import RunConfig, find_config, make_task
+from classification.task import make_task
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.methods.candidates import ProxyConfig

@@ -1,0 +1,74 @@
+"""Protocols of image classification, and which one a command line means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from classification.data import DataConfig
+from core.errors import UserError
+from core.experiments.experiment import TeacherConfig
+from core.training.distillation import DistillationConfig
+from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
+
+CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
+
+USUAL_MODEL = {
+    "digits": "resnet20",
+    "cifar10": "resnet20",
+    "cifar100": "resnet20",
+    "tiny-imagenet": "mobilenetv2",
+    "imagenet": "resnet50",
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A protocol of `shared_configs/classification`.
+
+    Args:
+        model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
+        dataset: a name of `classification.data.DATASETS`.
+        data: how images are read and augmented.
+        train: the recipe of every network.
+        shrink: how widths are found.
+        distillation: train every network with a teacher; None without.
+        teacher: which one.
+        threads: CPU threads of torch; None leaves torch's choice, usually one per core.
+    """
+
+    model: str = "resnet20"
+    dataset: str = "digits"
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    distillation: DistillationConfig | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    threads: int | None = None
+
+
+def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:
+    """The protocol for a model and a data set: the pair's own file, else that of the data set's usual network.
+
+    Where no protocol of the data set has a distillation section, `distillation` finds one without:
+    `with_distillation` adds it.
+
+    Raises:
+        UserError: there is no protocol for the data set.
+    """
+    dataset = dataset or "digits"
+    stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
+    for ending in ("_distillation.py", ".py") if distillation else (".py",):
+        for name in (model, USUAL_MODEL[dataset]):
+            path = CONFIGS / f"{name}_{stem}{ending}"
+            if path.exists():
+                return path
+    raise UserError(f"no protocol '{path.name}' under '{CONFIGS}': name one with --config")
+
+
+def with_distillation(config: RunConfig, wanted: bool) -> RunConfig:
+    """The protocol, with distillation's default weights if `--distillation` was given and it has none of its own."""
+    if wanted and config.distillation is None:
+        return replace(config, distillation=DistillationConfig())
+    return config

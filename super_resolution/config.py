@@ -1,0 +1,94 @@
+"""Protocols of super-resolution, and which one a command line means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.errors import UserError
+from core.graph.channels import trace_channels
+from core.training.train import TrainConfig
+from core.widths.config import ShrinkConfig
+from super_resolution.data import DataConfig
+from super_resolution.models import MODELS, build
+
+CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "super_resolution"
+
+DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that scikit-image carries
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A protocol of `shared_configs/super_resolution`.
+
+    Args:
+        model: a name of `super_resolution.models`.
+        scale: up-sampling factor.
+        options: further options of the model.
+        dataset: a name of `super_resolution.data.TRAINING_SETS`, or a folder of images.
+        data: crops, and the sets to score on.
+        train: the recipe of every network.
+        shrink: how widths are found.
+        tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
+    """
+
+    model: str = "edsr"
+    scale: int = 4
+    options: dict[str, Any] = field(default_factory=dict)
+    dataset: str = "skimage"
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    tie_upsampler: bool = False
+
+
+def find_config(model: str | None, dataset: str | None) -> Path:
+    """The protocol for a model and a data set; reduced ones for small data, the paper's elsewhere."""
+    stem = {"bsds500": "bsds500", None: "skimage", "skimage": "skimage"}.get(dataset, "div2k")
+    for name in (f"{model}_{stem}.py", f"{model}_reduced_{stem}.py", f"{model}_div2k.py"):
+        if model is not None and (CONFIGS / name).exists():
+            return CONFIGS / name
+    return CONFIGS / {"bsds500": "edsr_reduced_bsds500.py", "div2k": "edsr_div2k.py"}.get(
+        stem, DEFAULT_CONFIG
+    )
+
+
+def with_own_options(config: RunConfig, model: str | None, overrides: Sequence[str]) -> RunConfig:
+    """The protocol without those options that are another network's, where `--model` names one that lacks them.
+
+    Args:
+        config: the protocol.
+        model: `--model`; None where it was not given.
+        overrides: `--cfg-options`; options that they set stay, so that a misspelt one is refused.
+    """
+    said = any(option.startswith("options") for option in overrides)
+    if model not in MODELS or said:
+        return config
+    known = signature(MODELS[model]).parameters
+    return replace(config, options={key: value for key, value in config.options.items() if key in known})
+
+
+def with_ties(config: RunConfig) -> RunConfig:
+    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3).
+
+    Raises:
+        UserError: `shrink.ties` has other ties already.
+    """
+    if not config.tie_upsampler:
+        return config
+    model = build(config.model, config.scale, **config.options)
+    trunk = trace_channels(model, torch.zeros(1, 3, 16, 16)).groups[0].name
+    shuffles = [name for name, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
+    ties = tuple((trunk, name) for name in shuffles)
+    if config.shrink.ties not in ((), ties):  # a stored protocol already has those that follow from it
+        raise UserError(
+            f"shrink.ties={config.shrink.ties} and --tie-upsampler exclude each other: give --no-tie-upsampler, "
+            f"or leave shrink.ties out, which then becomes {ties}"
+        )
+    return replace(config, shrink=replace(config.shrink, ties=ties))

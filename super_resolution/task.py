@@ -1,0 +1,127 @@
+"""Super-resolution as an experiment sees it: network, loss, scores, pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.errors import UserError
+from core.experiments.experiment import Metric, Run, Settings, Task
+from core.storage.checkpoint import load_weights
+from super_resolution.checkpoint import Description, build_network, save_network
+from super_resolution.config import RunConfig
+from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
+from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
+from super_resolution.figures import save_comparison
+from super_resolution.models import build
+
+EXAMPLE_SIDE = 128  # LR pixels; the published FLOPs are counted there
+
+COMPARED_IMAGES = 4
+
+
+def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
+    """Super-resolution as `core.experiments.experiment` sees it.
+
+    Raises:
+        UserError: no benchmark set is there to score on.
+    """
+    present, missing = open_benchmarks(config.data.benchmarks, root, config.scale)
+    if not present:
+        raise UserError(f"no set to score on: {next(iter(missing.values()))}")
+
+    def build_model() -> nn.Module:
+        return build(config.model, config.scale, **config.options)
+
+    def train_loader(batch_size: int, seed: int) -> Any:
+        return open_training_loader(
+            config.dataset, root, config.scale, config.data, batch_size=batch_size, seed=seed
+        )
+
+    tables = [
+        Metric(f"{images.name}_{kind}", f"{images.name} {label}", higher_is_better=True, digits=digits)
+        for images in present
+        for kind, label, digits in (("psnr", "PSNR", 2), ("ssim", "SSIM", 4))
+    ]
+    by_bicubic = {images.name: evaluate(bicubic(config.scale), images) for images in present}
+    reference = {f"{name}_psnr": score.psnr for name, score in by_bicubic.items()}
+    reference |= {f"{name}_ssim": score.ssim for name, score in by_bicubic.items()}
+    first = present[0].name
+    return Task(
+        name="super_resolution",
+        dataset=f"{config.dataset} x{config.scale}",
+        model_name=config.model,
+        build=build_model,
+        example_inputs=torch.zeros(1, 3, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        train_loader=train_loader,
+        loss_fn=l1_and_psnr,
+        evaluate=lambda model: metrics(model, present, config.data.tile),
+        metrics=tuple(tables),
+        curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
+        references={"Bicubic": reference},
+        notes=not_scored(config.data.benchmarks, missing),
+        finish=lambda settings, runs: finish(config, present, device, settings, runs),
+    )
+
+
+def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
+    """Lines for the report: sets that are not there, and the paper's that the protocol leaves out.
+
+    Args:
+        asked: the protocol's `data.benchmarks`.
+        missing: from `super_resolution.data.open_benchmarks`.
+    """
+    left_out = [name for name in PAPER_SETS if name not in asked]
+    lines = [*missing.values()]
+    if left_out:
+        lines.append(f"{', '.join(left_out)} of the paper's sets, which data.benchmarks does not ask for.")
+    return tuple(f"Not scored: {line}" for line in lines)
+
+
+def l1_and_psnr(sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """L1 loss and RGB PSNR in dB of a batch of crops, (N, 3, H, W) in [0, 1]."""
+    with torch.no_grad():
+        mse = (sr.clamp(0, 1) - hr).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+        psnr_db = (-10 * torch.log10(mse)).mean()
+    return functional.l1_loss(sr, hr), {"psnr": psnr_db}
+
+
+def finish(
+    config: RunConfig,
+    present: Sequence[ImageSet],
+    device: torch.device,
+    settings: Settings,
+    runs: Sequence[Run],
+) -> list[str]:
+    """Write a checkpoint for `super_resolution.upscale` per method, and the side-by-side crops."""
+    upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
+    names = {"baseline": "Baseline", "lwdna": "LW-DNA"}
+    files = []
+    for run in runs:
+        if run.seed != runs[0].seed:
+            continue
+        found = None if run.architecture is None else run.architecture.to_json()
+        description = Description(config.model, config.scale, dict(config.options), found)
+        network = build_network(description)
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        path = settings.work_dir / f"{run.method}.safetensors"
+        save_network(path, network, description)
+        files.append(f"- `{path.name}`: {names.get(run.method, run.method)}, seed {run.seed}")
+        if run.method in names:
+            upscalers[names[run.method]] = by_network(
+                network.to(device).eval(), config.scale, config.data.tile
+            )
+    pairs = [pair for images in present for pair in images.pairs][:COMPARED_IMAGES]
+    save_comparison(pairs, config.scale, upscalers, settings.work_dir / "comparison.png")
+    return [
+        "## Side by side",
+        "Each crop is the one where bicubic is furthest from the truth.",
+        "![HR, bicubic, baseline, LW-DNA](comparison.png)",
+        "Checkpoints for `python -m super_resolution.upscale IN OUT --checkpoint FILE`:\n\n"
+        + "\n".join(files),
+    ]
