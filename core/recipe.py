@@ -51,7 +51,9 @@ class OptimizerConfig:
         require_range("optimizer.momentum", self.momentum, 0, 1)
         require_range("optimizer.weight_decay", self.weight_decay, 0, math.inf)
         for beta in self.betas:
-            require_range("optimizer.betas", beta, 0, 1)
+            if not 0 <= beta < 1:
+                raise UserError(f"optimizer.betas must be at least 0 and below 1, got {beta}")
+        require_range("optimizer.eps", self.eps, 0, math.inf)
         for prefix, multiplier in self.groups:
             require_range(f"optimizer.groups '{prefix}'", multiplier, 0, math.inf)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
