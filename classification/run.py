@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from core.experiment import Metric, ShrinkConfig, Task, TeacherConfig
 from core.factories import call_factory
 from core.files import atomic_write
 from core.initialise import seeded
+from core.recipe import require_range
 from core.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "classification"
@@ -56,6 +58,9 @@ class RunConfig:
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
+
+    Raises:
+        UserError: fewer than one thread.
     """
 
     model: str = "resnet20"
@@ -66,6 +71,10 @@ class RunConfig:
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require_range("threads", self.threads, 1, math.inf)
 
 
 def build_parser() -> ArgumentParser:

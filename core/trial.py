@@ -15,7 +15,7 @@ from core.architecture import Architecture
 from core.channels import trace_channels
 from core.checkpoint import load_weights
 from core.distillation import DistillationConfig
-from core.divergence import awaits_lower_rate, read_divergences, with_rate
+from core.divergence import goes_on_lower, with_rate
 from core.initialise import seeded
 from core.resize import widen
 from core.shrinkage import shrink
@@ -73,7 +73,7 @@ def train_network(
         progress: see `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
-    if lowered_lr is not None and awaits_lower_rate(read_divergences(work_dir)):
+    if lowered_lr is not None and goes_on_lower(work_dir):
         config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
                distillation=distillation, fabric=fabric, progress=progress)  # fmt: skip
