@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from classification.data import DataConfig
 from core.errors import UserError
 from core.experiments.experiment import TeacherConfig
 from core.training.distillation import DistillationConfig
+from core.training.recipe import require_range
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 
@@ -36,6 +38,9 @@ class RunConfig:
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
+
+    Raises:
+        UserError: fewer than one thread.
     """
 
     model: str = "resnet20"
@@ -46,6 +51,10 @@ class RunConfig:
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require_range("threads", self.threads, 1, math.inf)
 
 
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:

@@ -33,7 +33,8 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     """
     present, missing = open_benchmarks(config.data.benchmarks, root, config.scale)
     if not present:
-        raise UserError(f"no set to score on: {next(iter(missing.values()))}")
+        why = next(iter(missing.values()), "data.benchmarks is empty: name a set or a folder")
+        raise UserError(f"no set to score on: {why}")
 
     def build_model() -> nn.Module:
         return build(config.model, config.scale, **config.options)

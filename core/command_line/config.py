@@ -152,10 +152,38 @@ class _DataReader(BaseFileHandler):
     dump_to_str = dump_to_fileobj
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML whose mappings name a key once: which of two values counts nobody could tell."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
+
+def _require_once(keys: Sequence[Any]) -> None:
+    twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' is there twice")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_OnceLoader)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    ".yaml": yaml.safe_load,
-    ".yml": yaml.safe_load,
-    ".json": json.loads,
+    ".yaml": _parse_yaml,
+    ".yml": _parse_yaml,
+    ".json": _parse_json,
 }
 _NOT_OURS = (
     "a YAML or JSON configuration is data, but its _base_ '{base}' is a program: build on a file of shared_configs/, "
@@ -219,6 +247,10 @@ def _read_dumped(path: Path) -> dict[str, Any]:
         raise UserError(
             f"'{path}'{f', line {line}' if line else ''} is damaged: {_one_line(error)}; {wrong}"
         ) from error
+    if not statements:
+        raise UserError(
+            f"'{path}' is empty, and with it all that the run was made with is lost: restore it from a copy"
+        )
     values: dict[str, Any] = {}
     for statement in statements:
         if not (

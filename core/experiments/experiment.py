@@ -273,7 +273,7 @@ def _find_widths(
 
 
 def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
-    runs = []
+    runs: list[Run] = []
     for method in (BASELINE, *settings.scores):
         for seed in settings.seed_list:
             history = read_history(settings.run_dir(method, seed))
@@ -282,6 +282,12 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
                 raise UserError(f"'{method}', seed {seed}, is not trained yet: run the stage {stage} first")
             path = settings.widths_file(method, seed)
             architecture = None if method == BASELINE else Architecture.load(path)
+            if runs and (lost := runs[0].history[-1].eval_metrics.keys() ^ history[-1].eval_metrics.keys()):
+                raise UserError(
+                    f"'{method}', seed {seed}, and '{BASELINE}', seed {settings.seed_list[0]}, were not scored alike: "
+                    f"only one of their logs ('{settings.run_dir(method, seed)}') has {', '.join(sorted(lost))} of the "
+                    f"last epoch; restore it, or remove that folder to train it anew"
+                )
             divergences = read_divergences(settings.run_dir(method, seed))
             runs.append(Run(method, seed, history, architecture, divergences))
     result = summarise(task, runs, settings.seed_list, settings.train.epochs)

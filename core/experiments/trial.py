@@ -14,7 +14,7 @@ from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
-from core.training.divergence import awaits_lower_rate, read_divergences, with_rate
+from core.training.divergence import goes_on_lower, with_rate
 from core.training.train import FitResult, TrainConfig, fit
 from core.widths.config import ShrinkConfig
 
@@ -53,7 +53,7 @@ def train_network(
         progress: see `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
-    if lowered_lr is not None and awaits_lower_rate(read_divergences(work_dir)):
+    if lowered_lr is not None and goes_on_lower(work_dir):
         config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
                distillation=distillation, fabric=fabric, progress=progress)  # fmt: skip

@@ -90,6 +90,8 @@ class Claim:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
+        except OverflowError:  # no process has such a number
+            return True
         except OSError:  # it is there, and somebody else's
             return False
         return bool(self.started)  # there, but without a start: it has ended and waits for its parent
@@ -199,7 +201,7 @@ def _read(path: Path) -> Claim | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         texts = {name: str(content[name]) for name in _TEXTS}
         return Claim(pid=int(content["pid"]), **texts)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.storage.files import write_json
+from core.storage.files import from_words, write_json
 from core.training.recipe import TrainConfig
-
-FILE = "divergences.json"
+from core.training.run_files import DIVERGENCES as FILE
+from core.training.run_files import RunFiles
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,25 @@ def read_divergences(folder: str | Path) -> tuple[Divergence, ...]:
     if not path.exists():
         return ()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Divergence(**entry) for entry in entries)
-    except (ValueError, TypeError) as error:
+        entries = from_words(json.loads(path.read_text(encoding="utf-8")))
+        record = tuple(Divergence(**entry) for entry in entries)
+        if not record or not all(map(_is_sound, record)):
+            raise ValueError("it is a list of divergences, each with its step and its learning rate")
+        return record
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: restore it from a copy, or start the training anew: {error}"
         ) from error
+
+
+def _is_sound(divergence: Divergence) -> bool:
+    counts = divergence.epoch, divergence.step, divergence.kept_step
+    rates = divergence.lr, 0.0 if divergence.lowered_to is None else divergence.lowered_to
+    return (
+        isinstance(divergence.what, str)
+        and all(type(count) is int for count in counts)
+        and all(type(rate) in (int, float) for rate in rates)
+    )
 
 
 def write_divergences(folder: str | Path, divergences: tuple[Divergence, ...]) -> None:
@@ -115,6 +128,11 @@ def added(divergences: tuple[Divergence, ...], new: Divergence) -> tuple[Diverge
 def awaits_lower_rate(divergences: tuple[Divergence, ...]) -> bool:
     """Whether the training's last word is a divergence."""
     return bool(divergences) and divergences[-1].lowered_to is None
+
+
+def goes_on_lower(folder: str | Path) -> bool:
+    """Whether the training in `folder` ended with a divergence: one that has finished since has no rate to lower."""
+    return not RunFiles(Path(folder)).weights.exists() and awaits_lower_rate(read_divergences(folder))
 
 
 def settle_rate(
@@ -163,7 +181,7 @@ def lowered_rate(config: Any, stored: Any, folder: Path) -> tuple[Any, float | N
     wanted, before = config.train.optimizer.lr, stored.train.optimizer.lr
     if not wanted < before or replace(config, train=with_rate(config.train, before)) != stored:
         return config, None
-    records = [read_divergences(path.parent) for path in folder.rglob(FILE)]
-    if any(awaits_lower_rate(record) or record[-1].lowered_to == wanted for record in records):
+    diverged = [path.parent for path in folder.rglob(FILE)]
+    if any(goes_on_lower(place) or read_divergences(place)[-1].lowered_to == wanted for place in diverged):
         return stored, wanted
     return config, None

@@ -51,7 +51,9 @@ class OptimizerConfig:
         require_range("optimizer.momentum", self.momentum, 0, 1)
         require_range("optimizer.weight_decay", self.weight_decay, 0, math.inf)
         for beta in self.betas:
-            require_range("optimizer.betas", beta, 0, 1)
+            if not 0 <= beta < 1:
+                raise UserError(f"optimizer.betas must be at least 0 and below 1, got {beta}")
+        require_range("optimizer.eps", self.eps, 0, math.inf)
         for prefix, multiplier in self.groups:
             require_range(f"optimizer.groups '{prefix}'", multiplier, 0, math.inf)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
@@ -140,7 +142,7 @@ class TrainConfig:
             if value is not None:
                 require_range(name, value, 1, math.inf)
         require_choice("precision", self.precision, get_args(Precision))
-        require_range("seed", self.seed, 0, math.inf)
+        require_range("seed", self.seed, 0, 2**63)  # torch takes numbers of 64 bits; repetitions add to it
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise UserError(
                 f"ema_decay must be at least 0 and below 1, got {self.ema_decay}: at 1 the average never moves; "
@@ -158,7 +160,8 @@ def require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def require_range(key: str, value: float, low: float, high: float) -> None:
-    """Raise a UserError that names `key`, unless `low` <= `value` <= `high` (NaN never is)."""
-    if not low <= value <= high:
-        wanted = f">= {low}" if high == math.inf else f"between {low} and {high}"
+    """Raise a UserError that names `key`, unless `low` <= `value` <= `high` and it is finite (NaN is neither)."""
+    if not low <= value <= high or math.isinf(value):
+        finite = "finite and " * math.isinf(value)
+        wanted = f"{finite}>= {low}" if high == math.inf else f"between {low} and {high}"
         raise UserError(f"{key} must be {wanted}, got {value}")

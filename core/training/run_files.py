@@ -8,13 +8,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from core.errors import UserError
 from core.storage.files import atomic_write, json_text
-from core.training.divergence import FILE as DIVERGENCES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+DIVERGENCES = "divergences.json"  # see `core.training.divergence`
 
 
 @dataclass(frozen=True)
@@ -149,16 +151,34 @@ def training_notes(history: Sequence[EpochRecord]) -> list[str]:
 
 
 def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
-    """The epochs that the run in `folder` has finished, from its log; none where it was never started."""
+    """The epochs that the run in `folder` has finished, from its log; none where it was never started.
+
+    Raises:
+        UserError: the log is damaged; the message names the line.
+    """
     path = RunFiles(Path(folder)).log
     if not path.exists():
         return ()
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        for key in ("lr", "train_loss", "seconds"):
-            values[key] = float(values[key])
-        for key in ("train_metrics", "eval_metrics", "raw_metrics"):
-            values[key] = {name: float(value) for name, value in values.get(key, {}).items()}
-        records.append(EpochRecord(**values))
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            records.append(_record(json.loads(line)))
+            if records[-1].epoch != number:
+                raise ValueError(f"it is of epoch {records[-1].epoch!r}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"'{path}', line {number}, is damaged: {type(error).__name__}: {error}; there is one line for every "
+                f"epoch: remove the file, and --resume writes it anew from '{path.with_name('last.safetensors')}'"
+            ) from error
     return tuple(records)
+
+
+def _record(values: dict[str, Any]) -> EpochRecord:
+    """A line of the log, with numbers in the place of words."""
+    for key in ("lr", "train_loss", "seconds"):
+        values[key] = float(values[key])
+    if values.get("first_loss") is not None:
+        values["first_loss"] = float(values["first_loss"])
+    for key in ("train_metrics", "eval_metrics", "raw_metrics"):
+        values[key] = {name: float(value) for name, value in values.get(key, {}).items()}
+    return EpochRecord(**values)

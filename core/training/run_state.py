@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -165,11 +166,20 @@ class RunState:
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:
-    """Names of buffers that hold infinities and no NaN."""
+    """Names of buffers that hold infinities and no NaN, but for running statistics: these are measured."""
+    statistics = {
+        id(value)
+        for part in model.modules()
+        if isinstance(part, _NormBase)
+        for value in part.buffers(recurse=False)
+    }
     return frozenset(
         name
         for name, value in model.named_buffers()
-        if value.is_floating_point() and value.isinf().any() and not value.isnan().any()
+        if value.is_floating_point()
+        and value.isinf().any()
+        and not value.isnan().any()
+        and id(value) not in statistics
     )
 
 

@@ -253,7 +253,14 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
     fabric.barrier()
     if resume and run.files.state.exists():
         run.state.restore(run.files.state)
+        if fabric.is_global_zero:  # the state's word counts where the log is lost, or ahead of it
+            run.files.write_log(run.state.position.history)
     else:
+        if resume and run.files.weights.exists():
+            raise UserError(
+                f"'{run.files.weights}' is of a finished training, but its state '{run.files.state}' is gone: restore "
+                f"it, or remove the folder to train anew"
+            )
         if problem := run.state.not_finite():
             raise UserError(f"the network cannot be trained: {problem}; it needs other weights to start from")
         seed_everything(run.learner.config.seed + fabric.global_rank)

@@ -86,7 +86,7 @@ class Budget:
         """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms'.
 
         Raises:
-            UserError: an unknown kind or a value that is not a number.
+            UserError: an unknown kind, one that is there twice, or a value that is not a number.
         """
         if "=" not in text:
             return cls(flops=_number(text))
@@ -96,6 +96,8 @@ class Budget:
             kind, _, value = part.strip().partition("=")
             if kind not in allowed:
                 raise UserError(f"budget '{text}': '{kind}' is none of {', '.join(allowed)}")
+            if kind in values:
+                raise UserError(f"budget '{text}': '{kind}' is there twice")
             values[kind] = value if kind == "convention" else _number(value)
         return cls(**values)
 

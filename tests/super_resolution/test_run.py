@@ -153,6 +153,11 @@ def test_a_network_is_spared_options_of_the_protocols_own(
     assert with_own_options(config, arguments.model, arguments.cfg_options).options == left
 
 
+def test_no_benchmarks_at_all_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FAST, "data.benchmarks=()", "--work-dir", str(tmp_path / "work")]) == 2
+    assert "no set to score on: data.benchmarks is empty" in capsys.readouterr().err
+
+
 def test_missing_benchmarks_are_named_in_the_report(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     options = [*SMALL, "data.benchmarks=('skimage','Urban100')"]

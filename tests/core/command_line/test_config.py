@@ -191,6 +191,13 @@ def test_required_keys_are_asked_for():
         ("c.py", "_base_ = 'none.py'\n", "cannot be read: FileNotFoundError.*none.py"),
         ("c.py", "data = 1 / 0\n", "cannot be read: ZeroDivisionError"),
         ("c.yaml", "data: [1\n", "cannot be read"),
+        (
+            "c.yaml",
+            "data: {name: x}\nseed: 1\ndata: {name: y}\n",
+            "c.yaml' cannot be read: .*'data' is there twice",
+        ),
+        ("c.yml", "data: {name: x, name: y}\n", "cannot be read: .*'name' is there twice"),
+        ("c.json", '{"data": {"name": "x", "name": "y"}}', "cannot be read: .*'name' is there twice"),
         ("c.txt", "data = 1\n", "cannot be read: (OSError|ValueError|TypeError)"),
         (
             "c.py",
@@ -203,6 +210,19 @@ def test_broken_files(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(write(tmp_path / name, text), Experiment)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dumped_file_that_was_emptied_is_no_protocol_of_defaults(tmp_path):
+    path = write(tmp_path / "config.py", "# nothing\n")
+    with pytest.raises(UserError, match=r"config\.py' is empty"):
+        load_config(path, Experiment, ["data.name=x"], dumped=True)
+
+
+def test_merge_keys_of_yaml_are_no_second_ones(tmp_path):
+    path = write(tmp_path / "c.yaml", "data: &x {name: x, size: [4, 4]}\n<<: {data: {<<: *x, name: y}}\n")
+    assert load_config(path, Experiment).data.name == "x"
+    path = write(tmp_path / "c.yaml", "train: {optimizer: &o {lr: 0.5}}\ndata: {name: z}\n")
+    assert load_config(path, Experiment).data.name == "z"
 
 
 def test_missing_file(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.errors import UserError
 from core.experiments.experiment import Settings, run_experiment
 from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
@@ -69,3 +70,26 @@ def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(tmp_path: Path
         "Scores are of running averages of the weights; of the weights themselves: Baseline error 1.00"
         in report
     )
+
+
+def test_runs_that_were_not_scored_alike_are_not_compared(tmp_path: Path) -> None:
+    """A log whose last line lacks scores is no reason for a traceback, and no row."""
+    task = Task(
+        name="toy",
+        dataset="noise",
+        model_name="whole",
+        build=lambda: Whole(trunk()),
+        example_inputs=torch.zeros(1, 1, 8, 8),
+        train_loader=lambda batch_size, seed: Fragile(batch_size, seed, set()),
+        loss_fn=loss,
+        evaluate=lambda model: {"error": 1.0},
+        metrics=(Metric("error", "error", higher_is_better=False),),
+        curves=("loss", "error", "error"),
+    )
+    recipe = TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01))
+    settings = Settings(recipe, config(), tmp_path, stages=("baseline", "shrink", "train"), progress=False)
+    run_experiment(task, settings, make_fabric("cpu"), lambda line: None)
+    log = tmp_path / "runs" / "lwdna-seed0" / "log.jsonl"
+    log.write_text(log.read_text().replace('{"error": 1.0}', "{}"))
+    with pytest.raises(UserError, match=r"'lwdna', seed 0, and 'baseline', seed 0, were not scored alike"):
+        run_experiment(task, replace(settings, stages=("compare",)), make_fabric("cpu"), lambda line: None)

@@ -23,6 +23,9 @@ HOLD = (
 )
 
 
+CLAIM = '{"host": "a", "boot": "", "processes": "", "pid": %s, "started": "", "since": "", "command": "", "token": ""}'
+
+
 def hold(folder: Path) -> subprocess.Popen[str]:
     """Another process that holds the folder."""
     process = subprocess.Popen(
@@ -126,7 +129,11 @@ def test_of_another_machine_the_user_decides(change: dict[str, str], tmp_path: P
         pass
 
 
-@pytest.mark.parametrize("text", ["", '{"host": "a"', "[]"])
+def test_no_process_has_a_number_beyond_the_systems() -> None:
+    assert replace(Claim.own(), pid=10**20).is_over()
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "a"', "[]", "null", CLAIM % "1e400"])
 def test_a_claim_that_was_cut_short_blocks_nobody(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

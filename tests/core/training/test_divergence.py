@@ -16,6 +16,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from core.errors import NonFiniteOutput, UserError
+from core.experiments.experiment import Settings, ShrinkConfig
 from core.storage.checkpoint import load_state
 from core.training.divergence import (
     Divergence,
@@ -30,6 +31,8 @@ from tests.core.training.test_train_resume import Stop, assert_same_bits, stop_a
 from tests.core.training.training_runs import RECIPE, DigitsLoader, held_out_accuracy, network, run
 
 LOWER = {"optimizer": OptimizerConfig(lr=0.005)}
+ASKED = Settings(RECIPE, ShrinkConfig(), Path())
+LOWERED = replace(ASKED, train=replace(RECIPE, **LOWER))
 ONCE_AN_EPOCH = {"checkpoint_every_steps": None}
 
 
@@ -191,6 +194,14 @@ def test_infinities_by_design_are_none_of_the_trainings_doing(tmp_path):
     assert len(run(tmp_path, model=model, recipe={"epochs": 1}).history) == 1
 
 
+def test_statistics_that_are_infinite_from_the_start_are_refused(tmp_path):
+    """Such a network is constant in evaluation, and its score would look like a number."""
+    model = network()
+    model[1].running_var.fill_(math.inf)
+    with pytest.raises(UserError, match=r"cannot be trained: .* such as '1.running_var'"):
+        run(tmp_path, model=model)
+
+
 def test_a_blown_up_state_of_an_earlier_release_is_refused(tmp_path):
     from core.storage.checkpoint import save_state
 
@@ -286,10 +297,28 @@ def test_a_rate_is_lowered_as_often_as_it_takes():
     assert (config.optimizer.lr, began.optimizer.lr) == (0.001, 0.05)
 
 
-def test_a_damaged_record_is_named(tmp_path):
-    (tmp_path / "divergences.json").write_text("[{}]")
+ENTRY = '{"what": "loss nan", "epoch": 1, "step": 8, "lr": %s, "kept_step": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "[]", "{}", "[{}]", "[1]", f"[{ENTRY % ('null', 0)}]", f"[{ENTRY % ('true', 0)}]",
+        f"[{ENTRY % (0.1, '[]')}]", ENTRY % (0.1, 0), f"[{ENTRY % (0.1, 0)}",
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_named(text, tmp_path):
+    (tmp_path / "divergences.json").write_text(text)
     with pytest.raises(UserError, match=r"divergences\.json' is damaged"):
         read_divergences(tmp_path)
+    with pytest.raises(UserError, match=r"divergences\.json' is damaged"):
+        lowered_rate(LOWERED, ASKED, tmp_path)
+
+
+def test_words_for_numbers_are_read_back(tmp_path):
+    divergence = Divergence("loss nan", 1, 8, lr=math.inf, kept_step=0)
+    write_divergences(tmp_path, (divergence,))
+    assert read_divergences(tmp_path) == (divergence,)
 
 
 def test_a_protocols_rate_may_be_lowered_where_a_training_diverged(tmp_path):
@@ -305,6 +334,11 @@ def test_a_protocols_rate_may_be_lowered_where_a_training_diverged(tmp_path):
     write_divergences(tmp_path / "runs" / "baseline-seed0", (divergence,))
     assert lowered_rate(lower, asked, tmp_path) == (asked, 0.005)
     assert lowered_rate(asked, lower, tmp_path) == (asked, None)  # a higher one
+    (
+        tmp_path / "runs" / "baseline-seed0" / "model.safetensors"
+    ).touch()  # gone on at the same rate, to the end
+    assert lowered_rate(lower, asked, tmp_path) == (lower, None)
+    (tmp_path / "runs" / "baseline-seed0" / "model.safetensors").unlink()
     other = replace(lower, seeds=2)
     assert lowered_rate(other, asked, tmp_path) == (other, None)
     write_divergences(tmp_path / "runs" / "baseline-seed0", (replace(divergence, lowered_to=0.005),))

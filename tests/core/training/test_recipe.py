@@ -28,8 +28,13 @@ from tests.core.training.training_runs import DigitsLoader, network, run
         (lambda: OptimizerConfig(name="adam", nesterov=True), "nesterov needs name='sgd'"),
         (
             lambda: OptimizerConfig("adam", betas=(0.9, 9.0)),
-            "optimizer.betas must be between 0 and 1, got 9.0",
+            "optimizer.betas must be at least 0 and below 1, got 9.0",
         ),
+        (lambda: OptimizerConfig("adam", betas=(0.9, 1.0)), "optimizer.betas must be at least 0 and below 1"),
+        (lambda: OptimizerConfig("adam", eps=-1.0), "optimizer.eps must be >= 0"),
+        (lambda: TrainConfig(seed=2**64), "seed must be between 0 and 9223372036854775808"),
+        (lambda: OptimizerConfig(lr=math.inf), "optimizer.lr must be finite and >= 0, got inf"),
+        (lambda: OptimizerConfig(weight_decay=math.inf), "optimizer.weight_decay must be finite"),
         (lambda: OptimizerConfig(groups=(("head", -1.0),)), "optimizer.groups 'head' must be >= 0"),
         (
             lambda: TrainConfig(schedule=ScheduleConfig(min_lr=1.0)),

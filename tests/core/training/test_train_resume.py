@@ -20,6 +20,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.storage.checkpoint import load_state
+from core.training.run_files import read_history
 from core.training.train import FitResult, OptimizerConfig
 from tests.core.training.training_runs import DigitsLoader, network, run, send_signal
 from tests.properties import examples
@@ -197,6 +198,33 @@ def test_final_weights_are_written_if_the_end_was_missed(tmp_path):
     first.weights.unlink()
     run(tmp_path, model=network(seed=77))
     assert first.weights.read_bytes() == before
+
+
+def test_a_log_that_is_lost_or_damaged_is_written_anew(tmp_path):
+    result = run(tmp_path, recipe={"epochs": 1})
+    log = tmp_path / "log.jsonl"
+    (good,) = log.read_text().splitlines()
+    second = good.replace('"epoch": 1', '"epoch": 2')
+    for text, line in (
+        ("null", 1), ("{}", 1), ("5", 1), ("", 1), (good[:40], 1), (f"{good}\n{good}", 2), (second, 1),
+        (f"{good}\n{second}\nx", 3), (good.replace('"images"', '"pictures"'), 1),
+    ):  # fmt: skip
+        log.write_text(f"{text}\n")
+        with pytest.raises(UserError, match=rf"log\.jsonl', line {line}, is damaged"):
+            read_history(tmp_path)
+    run(tmp_path, recipe={"epochs": 1})
+    assert read_history(tmp_path) == result.history
+    log.unlink()
+    run(tmp_path, recipe={"epochs": 1})
+    assert read_history(tmp_path) == result.history
+
+
+def test_a_finished_training_without_its_state_is_not_trained_anew(tmp_path):
+    run(tmp_path, recipe={"epochs": 1})
+    (tmp_path / "last.safetensors").unlink()
+    with pytest.raises(UserError, match="is of a finished training, but its state"):
+        run(tmp_path, recipe={"epochs": 1})
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_what_a_killed_write_left_is_removed(tmp_path):

@@ -67,6 +67,7 @@ def test_from_a_command_line(text: str, budget: Budget) -> None:
         lambda: Budget(flops=0.9, convention="flops"),  # type: ignore[arg-type]
         lambda: Budget.parse("memory=3"),
         lambda: Budget.parse("flops"),
+        lambda: Budget.parse("flops=0.9,flops=0.8"),
         lambda: Budget.parse("flops="),
         lambda: Budget.parse(""),
     ],
