@@ -78,6 +78,7 @@ _STEPS_PER_READ = 16
 # Johnson, 2021, "Rethinking 'Batch' in BatchNorm", section 3).
 _STATISTICS_BATCHES = 64
 # Below this scale not even the largest float16 becomes a normal one: that gradients overflow is not the scale's doing.
+_BLOWN_UP = 100  # times the first step's loss, over a whole epoch
 _LEAST_SCALE = 2.0**-14
 
 
@@ -185,7 +186,8 @@ def fit(
     Raises:
         UserError: bad arguments, weights that are not finite from the start, or last.safetensors belongs to another
             configuration or model.
-        TrainingDiverged: a loss, the weights, the gradients or the outputs in evaluation are not finite.
+        TrainingDiverged: a loss, the weights, the gradients or the outputs in evaluation are not finite; or an epoch's
+            loss is a hundred times the first step's, or the last epoch's so large that no state is gone on from.
         KeyboardInterrupt: the run was asked to stop; the same call goes on where it stopped.
     """
     if distillation is not None and teacher is None:
@@ -358,6 +360,16 @@ def _is_good(loss: float, first: float | None) -> bool:
     return math.isfinite(loss) and (first is None or loss <= first + max(abs(first), 1.0))
 
 
+def _require_bounded(run: _Run, lr: float, last: bool) -> None:
+    """Refuse an epoch that blew up though every number in it is finite: its network is no result."""
+    position = run.state.position
+    mean, first = position.sums["loss"] / position.images, _first_loss(position)
+    if first is None:
+        return
+    if mean > first + _BLOWN_UP * max(abs(first), 1.0) or (last and not _is_good(mean, first)):
+        raise _diverged(run, f"training loss {mean:.4g} over the epoch, {first:.4g} at the first step", lr)
+
+
 def _save(run: _Run, lr: float) -> None:
     """Write the state, if it is finite."""
     _require_finite(run, lr)
@@ -410,6 +422,7 @@ def _end_epoch(
 ) -> None:
     position, config = run.state.position, run.learner.config
     last = position.epoch + 1 == config.epochs
+    _require_bounded(run, lr, last)
     metrics: dict[str, float] = {}
     raw: dict[str, float] = {}
     rate = position.images / max(position.seconds, 1e-9)

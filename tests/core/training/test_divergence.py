@@ -354,9 +354,18 @@ def test_a_network_that_did_not_learn_is_told(tmp_path, capsys):
     ]
     assert training_notes([record, replace(record, epoch=2, train_loss=1.5, first_loss=1.9)]) == []
     assert training_notes([replace(record, first_loss=None)]) == []
-    # Weights of a wild scale: finite to the end, and no better than chance.
-    run(tmp_path, recipe={"epochs": 1, "optimizer": OptimizerConfig(lr=30.0)}, progress=True)
+    run(tmp_path, recipe={"epochs": 1, "optimizer": OptimizerConfig(lr=2.0)}, progress=True)
     assert "did not learn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("lr", "epochs", "epoch"), [(30.0, 2, 1), (3.0, 1, 1)])
+def test_a_loss_that_blew_up_is_a_divergence_though_it_is_finite(tmp_path, lr, epochs, epoch):
+    """A hundred times the first step's in any epoch, and what no state is gone on from in the last one."""
+    recipe = {"epochs": epochs, "optimizer": OptimizerConfig(lr=lr)}
+    message = rf"training loss \S+ over the epoch, 2\.476 at the first step at step \d+ \(epoch {epoch}\)"
+    with pytest.raises(TrainingDiverged, match=message):
+        run(tmp_path, recipe=recipe)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_first_losses_are_those_of_the_first_steps(tmp_path):
