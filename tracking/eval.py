@@ -253,8 +253,8 @@ def _report(
         attribute_table,
         comparison_table,
         latex_table,
-        markdown_table,
         score_rows,
+        scores_table,
     )
 
     if arguments.attributes and not evaluations[0].attributes:
@@ -262,7 +262,7 @@ def _report(
             f"--attributes: no challenge attributes beside the ground truth of {TITLES[dataset.name]}: "
             "for LaSOT they come with the evaluation toolkit's annotation folder"
         )
-    parts = [markdown_table(evaluations, dataset.split)]
+    parts = [scores_table(evaluations, dataset.split)]
     if arguments.attributes:
         parts += [attribute_table(item) for item in evaluations if item.curves.names]
         bare = [sequence.name for sequence in dataset.sequences if not sequence.attributes]
