@@ -17,16 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Outcome,
-    Timing,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import NOTHING_KEPT, add_output_arguments, command_text, machine, publish
 from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
@@ -35,6 +26,7 @@ from core.command_line.exits import run_command
 from core.errors import UserError
 from core.storage.data import data_root
 from core.tables import markdown_table
+from core.timing import Outcome, Timing, time_in_turns
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 64

@@ -22,10 +22,11 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from benchmarks.dimp_endurance import FOUND, endurance, endurance_report, frames_of
-from benchmarks.measure import Outcome, Timing, machine, machine_text, time_in_turns, write_results
+from benchmarks.measure import machine, machine_text, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError
 from core.tables import markdown_table
+from core.timing import Outcome, Timing, time_in_turns
 from tracking.dimp import DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.box_judge import BoxJudge

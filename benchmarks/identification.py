@@ -23,10 +23,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.measure import command_text, machine, machine_text, seconds_text, write_results
+from benchmarks.measure import command_text, machine, machine_text, write_results
 from classification.models import MODELS, build
 from core.errors import UserError
 from core.tables import markdown_table, text_table
+from core.timing import seconds_text
 
 ALLOWED = 5.0
 BUDGET = 0.9

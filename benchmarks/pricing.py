@@ -19,21 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Outcome,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import NOTHING_KEPT, add_output_arguments, command_text, machine, publish
 from benchmarks.networks import NETWORKS, Network
 from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import count
 from core.methods.candidates import IntArray, Limits, built, draw, limits_of
 from core.tables import markdown_table
+from core.timing import Outcome, time_in_turns
 from core.widths.space import Space, open_space
 
 USUAL = ("resnet50", "mobilenetv2", "regnety_200mf", "densenet40", "edsr")

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.first_call import OURS, first_call
-from benchmarks.measure import command_text, machine, time_in_turns, write_results
+from benchmarks.measure import command_text, machine, write_results
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinkage_report import (
     CUT,
@@ -35,6 +35,7 @@ from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
 from core.tables import text_table
+from core.timing import time_in_turns
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Outcome, Timing, Work, machine, machine_text, time_in_turns, write_results
+from benchmarks.measure import machine, machine_text, write_results
 from core.errors import UserError
 from core.storage.data import data_root, require
 from core.tables import markdown_table
+from core.timing import Outcome, Timing, Work, time_in_turns
 from tracking.datasets.lasot import test_names
 from tracking.evaluation.evaluation import evaluate
 

@@ -26,15 +26,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Timing,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import NOTHING_KEPT, add_output_arguments, command_text, machine, publish
 from classification.data import DataConfig, open_dataset
 from classification.models import build
 from core.command_line.exits import run_command
@@ -42,6 +34,7 @@ from core.graph.complexity import count
 from core.modules import RELU_MODULES
 from core.storage.data import data_root
 from core.tables import markdown_table
+from core.timing import Timing, time_in_turns
 from core.training.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import dimp
-from benchmarks.measure import Outcome, Timing
+from core.timing import Outcome, Timing
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
