@@ -33,9 +33,9 @@ def rendered(split: str) -> Path:
     Raises:
         UserError: the cache cannot be written.
     """
-    import skimage
+    from skimage.data import data_dir
 
-    photos = Path(skimage.data_dir)
+    photos = Path(data_dir)
     names = sorted({name for scene in SCENES[split] for name in scene.photos()})
     # What is drawn depends on the scenes, on the photographs and, in the last bit, on OpenCV.
     mark = fingerprint(
