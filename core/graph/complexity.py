@@ -1,6 +1,6 @@
 """What a network costs, in closed form over its group widths, by counting, and by the clock.
 
-Two conventions for FLOPs (method.md 0.5):
+Two conventions for FLOPs:
 
     macs    multiply-accumulates of convolutions, linear layers and matrix products: half of torch's FlopCounterMode
     paper   macs + 2 per BatchNorm output element + 1 per output element of a ReLU, ReLU6 or PReLU *module*;
