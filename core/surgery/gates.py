@@ -5,8 +5,8 @@ its producers' rows and in all its readers' columns, and
 
     z_c · dL/dz_c = Σ W · dL/dW over all weight slices that channel c governs
 
-by the chain rule, since each of these weights holds z_c as a factor. DHP's hypernetwork (ECCV 2020) gives the same while
-its biases are zero, as at its start.
+by the chain rule, since each of these weights holds z_c as a factor. DHP's hypernetwork (ECCV 2020) gives the same
+while its biases are zero, as at its start.
 
 Biases, norm weights and statistics stay ordinary parameters: a channel with z = 0 is read by nobody, so they do not
 matter. Everything is a parametrization of `weight`; no `forward` changes, and `detach` takes it off again.
