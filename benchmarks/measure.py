@@ -7,8 +7,9 @@ import os
 import platform
 import shlex
 import sys
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 
+from core.command_line.exits import run_command
+from core.errors import UserError
 from core.storage.files import atomic_write, write_json
 
 NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
@@ -90,12 +93,6 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     return paths
 
 
-def add_output_arguments(parser: ArgumentParser, name: str) -> None:
-    """Add --output, for `publish`, and --debug; `name` is the page's under docs/results."""
-    parser.add_argument("--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
 def publish(
     stem: str | Path, title: str, command: str, facts: Mapping[str, Any], text: str, value: Mapping[str, Any]
 ) -> None:
@@ -112,3 +109,72 @@ def publish(
     head = f"# {title}\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n"
     for path in write_results(stem, {**value, "machine": facts, "command": command}, head + text):
         print(f"written: {path}")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a benchmark found.
+
+    Attributes:
+        title: of the page.
+        text: Markdown that stands below the title and the machine.
+        value: the figures, as JSON.
+    """
+
+    title: str
+    text: str
+    value: Mapping[str, Any]
+
+
+def benchmark(
+    name: str,
+    description: str | None,
+    measure: Callable[[Namespace], Page],
+    *,
+    numbers: Mapping[str, tuple[int, str]],
+    options: Callable[[ArgumentParser], object] = lambda parser: None,
+    threads: int = 1,
+    packages: Sequence[str] = (),
+) -> Callable[[Sequence[str] | None], int]:
+    """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
+
+    Args:
+        name: of its module, and of its page under docs/results.
+        description: for --help.
+        measure: does the work, with the arguments.
+        numbers: option -> (default, meaning), integers of at least 1.
+        options: adds all other options.
+        threads: torch's, by default.
+        packages: see `machine`.
+    """
+
+    def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+        for option in counted:
+            value = getattr(arguments, option.replace("-", "_"))
+            if value < 1:
+                raise UserError(f"--{option} {value}: expected 1 or more")
+        torch.set_num_threads(arguments.threads)
+        facts = machine(*packages)
+        page = measure(arguments)
+        print(page.text)
+        if arguments.output is not None:
+            command = command_text(f"benchmarks.{name}", argv)
+            publish(arguments.output, page.title, command, facts, page.text, page.value)
+        return 0
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+        for option, (default, meaning) in counted.items():
+            parser.add_argument(
+                f"--{option}", type=int, default=default, help=f"{meaning} (default: {default})"
+            )
+        options(parser)
+        parser.add_argument(
+            "--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})"
+        )
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        arguments = parser.parse_args(argv)
+        return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
+
+    counted = {**numbers, "threads": (threads, "of torch")}
+    return main

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.first_call import OURS, first_call
 from benchmarks.measure import command_text, machine, write_results
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinkage_report import (
@@ -30,7 +29,7 @@ from benchmarks.shrinkage_report import (
     to_json,
     to_markdown,
 )
-from benchmarks.shrinking import FAILURES, Inputs, Shrunk, peer_ways, shrink_ours
+from benchmarks.shrinking import FAILURES, OURS, Inputs, Shrunk, first_call, peer_ways, shrink_ours
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
