@@ -8,8 +8,8 @@ Files and cache are in the page cache after the warm-up.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Outcome,
-    Timing,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import Page, benchmark
 from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
 from classification.data.images import read_image
-from core.command_line.exits import run_command
 from core.errors import UserError
 from core.storage.data import data_root
 from core.tables import markdown_table
+from core.timing import Outcome, Timing, time_in_turns
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 64
@@ -118,30 +109,13 @@ def image_files(root: Path, split: ArraySplit) -> Files:
     return Files(tuple(files[row] for row in rows), tuple(split.labels[split.rows].tolist()))
 
 
-def build_parser() -> ArgumentParser:
-    """The command line."""
-    parser = ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
-    parser.add_argument("--data-root", help="folder of tiny-imagenet-200 (default: $LWDNA_DATA, else data/)")
-    parser.add_argument("--images", type=int, default=12_800, help="in an epoch (default: 12800)")
-    parser.add_argument("--turns", type=int, default=5, help="timed epochs of each way (default: 5)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    add_output_arguments(parser, "data_loading")
-    return parser
-
-
-def run(options: Namespace, command: str) -> int:
-    """Measure, print and, where wanted, write the result; returns the exit status.
-
-    Args:
-        options: parsed arguments.
-        command: for the page: what it was made by.
+def load(options: Namespace) -> Page:
+    """Time an epoch of every way.
 
     Raises:
         UserError: fewer images than a batch; MissingData: Tiny-ImageNet is not there.
         RuntimeError: two ways did not read the same images.
     """
-    torch.set_num_threads(options.threads)
     root = data_root(options.data_root)
     limit = options.images - options.images % BATCH_SIZE  # whole batches: every way sees every image
     if limit < 1:
@@ -159,7 +133,6 @@ def run(options: Namespace, command: str) -> int:
         "decoding, torch DataLoader": lambda: torch_loader(files, split, 0),
         f"decoding, torch DataLoader, {workers} workers": lambda: torch_loader(files, split, workers),
     }
-    facts = machine("opencv-python", "mmcv-lite")
     timings = checked(time_in_turns(ways, turns=options.turns, warmup=1), limit)
     rows = []
     for name, timing in timings.items():
@@ -169,12 +142,8 @@ def run(options: Namespace, command: str) -> int:
     table = markdown_table(("way", "epoch", "images a second", "own processor µs per image"), rows)
     text = f"{table}\n\n{limit:,} images of 64x64 in batches of {BATCH_SIZE}; {options.turns} turns. Processor time is "
     text += "this process's, without workers'.\n"
-    print(text)
-    if options.output is not None:
-        result = {name: timing.to_json() for name, timing in timings.items()}
-        value = {"benchmark": "data_loading", "images": limit, "ways": result}
-        publish(options.output, "Loading Tiny-ImageNet", command, facts, text, value)
-    return 0
+    result = {name: timing.to_json() for name, timing in timings.items()}
+    return Page("Loading Tiny-ImageNet", text, {"benchmark": "data_loading", "images": limit, "ways": result})
 
 
 def checked(outcomes: Mapping[str, Outcome[Sums]], images: int) -> dict[str, Timing]:
@@ -197,12 +166,20 @@ def checked(outcomes: Mapping[str, Outcome[Sums]], images: int) -> dict[str, Tim
     return timings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses are those of `core.command_line.exits`."""
-    options = build_parser().parse_args(argv)
-    command = command_text("benchmarks.data_loading", argv)
-    return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
-
+main = benchmark(
+    "data_loading",
+    __doc__,
+    load,
+    numbers={
+        "images": (12_800, "in an epoch"),
+        "turns": (5, "timed epochs of each way"),
+        "workers": (2, "processes that decode"),
+    },
+    options=lambda parser: parser.add_argument(
+        "--data-root", help="folder of tiny-imagenet-200 (default: $LWDNA_DATA, else data/)"
+    ),
+    packages=("opencv-python", "mmcv-lite"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -2,15 +2,16 @@
 
 Random weights, crops of 288 pixels, frames of the data set `demo`, a full memory of 50 samples. Thresholds are set so
 that the target counts as found in every frame: all stages run. `--endurance N` tracks N frames with a small network
-instead and reports the memory in use; `--output STEM` writes either result.
+instead and reports the memory in use; `--output` writes either result.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
 import sys
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from benchmarks.dimp_endurance import FOUND, endurance, endurance_report, frames_of
-from benchmarks.measure import Outcome, Timing, machine, machine_text, time_in_turns, write_results
-from core.command_line.exits import run_command
+from benchmarks.measure import Page, benchmark
 from core.errors import UserError
 from core.tables import markdown_table
-from tracking.dimp import DiMPNet
+from core.timing import Outcome, Timing, time_in_turns
+from tracking.datasets import load
+from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import resnet_trunk
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.inference import InferenceNetwork
@@ -34,10 +35,25 @@ from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
+from tracking.files.images import read_image
 
 TARGET, FIRST_FRAME_TARGET = 1.15, 10.0
 TRACKER, BARE, PREPARED, FIRST = "tracker", "bare convolutions", "bare convolutions, prepared", "first frame"
 POINTS = 4  # grid_sample's, along each side of a bin
+
+# A network without training finds its target in every frame, so that all stages run.
+FOUND = {"target_not_found": -1e9, "distractor": 1e9, "hard_negative": 1e9}
+MOMENTS = 10
+
+
+def frames_of(count: int) -> tuple[list[Any], list[float]]:
+    """Frames of `demo`, forward and backward again until there are enough, and the target in the first."""
+    (sequence,) = load("demo", frames=True, patterns=["face"]).sequences
+    assert sequence.frames is not None
+    images = [read_image(path) for path in sequence.frames.paths()]
+    there_and_back = images + images[-2:0:-1]
+    box = sequence.boxes[0] - [sequence.first_pixel, sequence.first_pixel, 0, 0]
+    return [there_and_back[number % len(there_and_back)] for number in range(count)], box.tolist()
 
 
 class Stages:
@@ -307,66 +323,87 @@ def part_report(parts: Mapping[str, Mapping[str, Outcome[Tensor]]]) -> tuple[str
     return markdown_table(header, rows), values
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; exit status 0 done, 1 failed, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dimp", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="counted runs of each way (default: 5)")
-    parser.add_argument(
-        "--frames", type=int, default=20, help="frames of a run, a multiple of 20 (default: 20)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.md and STEM.json")
-    parser.add_argument(
-        "--endurance", type=int, metavar="N", help="track N frames and report the memory instead"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(argv)
-    return run_command(lambda: run(options), options.debug, "start it again")
+def endurance(frames: int) -> dict[int, float]:
+    """Track so many frames with a small network.
+
+    Returns:
+        Number of frames -> resident memory after them in MiB, at `MOMENTS` moments (fewer of fewer frames).
+    """
+    torch.manual_seed(0)
+    config = DiMPConfig(classification_channels=64, iou_channels=32)
+    net = DiMPNet(resnet_trunk("resnet18-small"), config).eval()
+    tracker = DiMPTracker(net, TrackerSettings(crop_size=96).replaced(FOUND))
+    images, box = frames_of(158)
+    tracker.init(images[0], box)
+    moments = {frames * part // MOMENTS for part in range(1, MOMENTS + 1)}
+    held = {}
+    for number in range(1, frames + 1):
+        tracker.update(images[number % len(images)])
+        if number in moments:
+            held[number] = resident_mib()
+            print(f"{number} frames: {held[number]:.1f} MiB", file=sys.stderr)
+    return held
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure, print and, where wanted, write the result.
+def resident_mib() -> float:
+    """Memory of this process that is in RAM (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def endurance_page(held: Mapping[int, float]) -> Page:
+    """The memory at every moment of `endurance`."""
+    rows = [[f"{number:,}", f"{value:.1f}"] for number, value in held.items()]
+    values = list(held.values())
+    text = (
+        f"A small network, crops of 96 pixels, all stages in every frame. From the first to the last row the resident "
+        f"memory changes by {values[-1] - values[0]:+.1f} MiB.\n\n"
+        f"{markdown_table(['frames', 'resident memory, MiB'], rows)}"
+    )
+    return Page("Memory of a tracker over many frames", text, {"resident_mib": dict(held)})
+
+
+def measure(options: Namespace) -> Page:
+    """Time everything, or track many frames.
 
     Raises:
         UserError: numbers that make no measurement.
     """
     settings = TrackerSettings().replaced(FOUND)
-    for name in ("turns", "threads", "endurance"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: expected 1 or more")
-    if options.frames < 1 or options.frames % settings.train_skipping:
-        raise UserError(f"--frames {options.frames}: expected a multiple of {settings.train_skipping}")
-    torch.set_num_threads(options.threads)
-    facts = machine("opencv-python")
     if options.endurance is not None:
-        command = f"python -m benchmarks.dimp --endurance {options.endurance} --threads {options.threads}"
-        text, value = endurance_report(endurance(options.endurance), command, facts)
-    else:
-        text, value = speed(settings, options.turns, options.frames, facts)
-    print(text)
-    if options.output is not None:
-        write_results(options.output, value, text)
-    return 0
-
-
-def speed(
-    settings: TrackerSettings, turns: int, frames: int, facts: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Time everything; returns the page and its JSON."""
+        if options.endurance < 1:
+            raise UserError(f"--endurance {options.endurance}: expected 1 or more")
+        return endurance_page(endurance(options.endurance))
+    if options.frames % settings.train_skipping:
+        raise UserError(f"--frames {options.frames}: expected a multiple of {settings.train_skipping}")
     torch.manual_seed(0)
     net = DiMPNet(resnet_trunk("resnet50")).eval().requires_grad_(False)
-    parts = time_parts(net, 3 * turns)
-    ways, stages = whole_ways(net, settings, frames)
-    outcomes = time_in_turns(ways, turns=turns)
-    text, value = whole_report(outcomes, stages, frames)
+    parts = time_parts(net, 3 * options.turns)
+    ways, stages = whole_ways(net, settings, options.frames)
+    text, value = whole_report(time_in_turns(ways, turns=options.turns), stages, options.frames)
     part_text, part_value = part_report(parts)
     text = (
-        "# Speed of DiMP-50 on a CPU\n\nRandom weights, crops of 288 pixels, a memory of 50 samples.\n\n"
-        f"{text}\n\n{part_text}\n\n{turns} runs of {frames} frames. {machine_text(facts)}\n"
+        f"Random weights, crops of 288 pixels, a memory of 50 samples; {options.turns} runs of {options.frames} "
+        f"frames.\n\n{text}\n\n{part_text}"
     )
-    return text, {"machine": dict(facts), **value, "parts": part_value}
+    return Page("Speed of DiMP-50 on a CPU", text, {**value, "parts": part_value})
 
+
+def add_options(parser: ArgumentParser) -> None:
+    """The other thing to measure."""
+    parser.add_argument(
+        "--endurance", type=int, metavar="N", help="track N frames and report the memory instead"
+    )
+
+
+main = benchmark(
+    "dimp",
+    __doc__,
+    measure,
+    numbers={"turns": (5, "counted runs of each way"), "frames": (20, "frames of a run, a multiple of 20")},
+    options=add_options,
+    packages=("opencv-python",),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

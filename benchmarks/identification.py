@@ -7,64 +7,40 @@ What is measured and how: `benchmarks/README.md`.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.measure import command_text, machine, machine_text, seconds_text, write_results
+from benchmarks.measure import Page, benchmark
 from classification.models import MODELS, build
 from core.errors import UserError
-from core.tables import markdown_table, text_table
+from core.tables import markdown_table
+from core.timing import seconds_text
 
 ALLOWED = 5.0
 BUDGET = 0.9
 CLASSES = 1000
+SIZES = {
+    "image": (224, "height and width"),
+    "score-batch": (64, "images of the one batch that scores the channels"),
+    "train-batch": (256, "images of a training step"),
+    "micro-batch": (32, "images that go through the network at once in a training step; gradients add up"),
+}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What is run.
-
-    Attributes:
-        model: a name of `classification.models`.
-        image: height and width of the images.
-        widen: growth of the widths before scoring.
-        score_batch: images of the one batch that scores the channels.
-        train_batch: images of a training step.
-        micro_batch: images that go through the network at once in a training step; gradients add up.
-        threads: torch's.
-    """
-
-    model: str = "resnet50"
-    image: int = 224
-    widen: float = 2.0
-    score_batch: int = 64
-    train_batch: int = 256
-    micro_batch: int = 32
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        if self.train_batch % self.micro_batch:
-            raise UserError(
-                f"--train-batch {self.train_batch} is not a multiple of --micro-batch {self.micro_batch}"
-            )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds by stage, in order, and the peak memory of the process that ran them, in GiB."""
+class Spent:
+    """Seconds by stage, in order, and the peak memory of the process that ran them, in GiB, images included."""
 
     stages: dict[str, float]
     peak_gib: float
@@ -73,6 +49,12 @@ class Cost:
     def seconds(self) -> float:
         """All stages together."""
         return sum(self.stages.values())
+
+
+def spent(stages: dict[str, float]) -> Spent:
+    """The stages of this process, with its peak memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Spent(stages, peak * (1 if sys.platform == "darwin" else 1024) / 2**30)
 
 
 def photographs(count: int, size: int, seed: int = 0) -> Tensor:
@@ -101,162 +83,124 @@ def photographs(count: int, size: int, seed: int = 0) -> Tensor:
     return (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True)
 
 
-def identify(sizes: Sizes) -> Cost:
-    """Widen, trace, score by one batch, search: seconds of each, a first call as in real use."""
+def identify(options: Namespace) -> Spent:
+    """Widen, trace, score by one batch, search: a first call, as in real use."""
     import core
 
-    torch.set_num_threads(sizes.threads)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = build(sizes.model, CLASSES)
-    images = photographs(sizes.score_batch, sizes.image)
-    targets = torch.arange(sizes.score_batch) % CLASSES
-    example = images[:1]
+    model = build(options.model, CLASSES)
+    images = photographs(options.score_batch, options.image)
+    targets = torch.arange(options.score_batch) % CLASSES
     marks = [time.perf_counter()]
-    base = core.trace_channels(model, example)
-    wide = core.widen(model, base, sizes.widen, seed=0)
+    base = core.trace_channels(model, images[:1])
+    wide = core.widen(model, base, options.widen, seed=0)
     marks.append(time.perf_counter())
-    graph = core.trace_channels(wide, example)
+    graph = core.trace_channels(wide, images[:1])
     marks.append(time.perf_counter())
     scores = core.score_channels(wide, graph, [(images, targets)], nn.functional.cross_entropy)
     marks.append(time.perf_counter())
-    found = core.search(
-        graph, scores, core.Budget(flops=BUDGET), {"flops": base.flops(convention="paper")}, floor=0.4
-    )
+    limits = {"flops": base.flops(convention="paper")}
+    found = core.search(graph, scores, core.Budget(flops=BUDGET), limits, floor=0.4)
     marks.append(time.perf_counter())
     if set(found.widths) != set(base.widths):
         raise RuntimeError("the widened network has other groups than the baseline")
-    stages = ("trace and widen", "trace widened", "score", "search")
-    return Cost({name: marks[i + 1] - marks[i] for i, name in enumerate(stages)}, _peak_gib())
+    names = ("trace and widen", "trace widened", "score", "search")
+    return spent({name: after - before for name, before, after in zip(names, marks, marks[1:])})
 
 
-def train_step(sizes: Sizes) -> Cost:
+def train_step(options: Namespace) -> Spent:
     """One step of SGD on the baseline, after one micro-batch that is not counted."""
-    torch.set_num_threads(sizes.threads)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = build(sizes.model, CLASSES).train()
+    model = build(options.model, CLASSES).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    images = photographs(sizes.train_batch, sizes.image)
-    targets = torch.arange(sizes.train_batch) % CLASSES
-    parts = sizes.train_batch // sizes.micro_batch
+    images = photographs(options.train_batch, options.image).split(options.micro_batch)
+    targets = (torch.arange(options.train_batch) % CLASSES).split(options.micro_batch)
 
     def backward(part: int) -> None:
-        rows = slice(part * sizes.micro_batch, (part + 1) * sizes.micro_batch)
-        (nn.functional.cross_entropy(model(images[rows]), targets[rows]) / parts).backward()
+        (nn.functional.cross_entropy(model(images[part]), targets[part]) / len(images)).backward()
 
     backward(0)
     optimizer.step()
     start = time.perf_counter()
     optimizer.zero_grad()
-    for part in range(parts):
+    for part in range(len(images)):
         backward(part)
     optimizer.step()
-    return Cost({"training step": time.perf_counter() - start}, _peak_gib())
+    return spent({"training step": time.perf_counter() - start})
 
 
-def _peak_gib() -> float:
-    """Peak resident memory of this process, images and libraries included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
-
-
-def in_own_process(job: Callable[[Sizes], Cost], sizes: Sizes) -> Cost:
+def in_own_process(job: Callable[[Namespace], Spent], options: Namespace) -> Spent:
     """Run `job` in a fresh process and wait for it.
 
     Raises:
         UserError: the process was killed, as systems do when memory runs out.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(job, sizes).result()
+            return pool.submit(job, options).result()
         except BrokenProcessPool:
             raise UserError(
                 f"the process of '{job.__name__}' was killed, most likely for lack of memory: make --score-batch "
-                f"(now {sizes.score_batch}) or --micro-batch (now {sizes.micro_batch}) smaller"
+                f"(now {options.score_batch}) or --micro-batch (now {options.micro_batch}) smaller"
             ) from None
 
 
-def tables(sizes: Sizes, identification: Cost, step: Cost) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the result."""
-    rows = [[name, seconds_text(value), ""] for name, value in identification.stages.items()]
-    rows.append(
-        ["identification", seconds_text(identification.seconds), f"{identification.peak_gib:.1f} GiB"]
-    )
-    rows.append([_step_name(sizes), seconds_text(step.seconds), f"{step.peak_gib:.1f} GiB"])
+def page(options: Namespace, identification: Spent, step: Spent) -> Page:
+    """The table and its figures."""
+    parts = options.train_batch // options.micro_batch
+    accumulated = f", in {parts} accumulated batches of {options.micro_batch}" if parts > 1 else ""
     ratio = identification.seconds / step.seconds
-    rows.append(["identification in training steps", f"{ratio:.2f}", f"(allowed: {ALLOWED:.0f})"])
-    return ["stage", "seconds", "peak memory"], rows
+    rows = [
+        *([name, seconds_text(value), ""] for name, value in identification.stages.items()),
+        ["identification", seconds_text(identification.seconds), f"{identification.peak_gib:.1f} GiB"],
+        [f"training step of {options.train_batch} images{accumulated}", seconds_text(step.seconds),
+         f"{step.peak_gib:.1f} GiB"],
+        ["identification in training steps", f"{ratio:.2f}", f"(allowed: {ALLOWED:.0f})"],
+    ]  # fmt: skip
+    text = (
+        f"The network is widened {options.widen:g} times and scored by the gradient of one batch of "
+        f"{options.score_batch} images of {options.image} x {options.image}; its widths are searched under "
+        f"{BUDGET:.0%} of the baseline's FLOPs. Single precision, both sides on the same threads. Identification is "
+        f"timed as a first call, the training step after a warm-up.\n\n"
+        f"{markdown_table(['stage', 'seconds', 'peak memory'], rows)}"
+    )
+    sizes = ("model", "image", "widen", "score_batch", "train_batch", "micro_batch", "threads")
+    value = {
+        "benchmark": "identification",
+        "sizes": {name: getattr(options, name) for name in sizes},
+        "identification": asdict(identification),
+        "training_step": asdict(step),
+        "training_steps": ratio,
+    }
+    return Page(f"What identification costs: {options.model}", text, value)
 
 
-def _step_name(sizes: Sizes) -> str:
-    if sizes.micro_batch == sizes.train_batch:
-        return f"training step of {sizes.train_batch} images"
-    parts = sizes.train_batch // sizes.micro_batch
-    return (
-        f"training step of {sizes.train_batch} images, in {parts} accumulated batches of {sizes.micro_batch}"
+def measure(options: Namespace) -> Page:
+    """Run both sides.
+
+    Raises:
+        UserError: sizes that do not fit each other; too little memory.
+    """
+    if options.train_batch % options.micro_batch:
+        raise UserError(
+            f"--train-batch {options.train_batch} is not a multiple of --micro-batch {options.micro_batch}"
+        )
+    if options.widen < 1:
+        raise UserError(f"--widen {options.widen:g}: expected 1 or more")
+    return page(options, in_own_process(identify, options), in_own_process(train_step, options))
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The network, and how far it is widened."""
+    parser.add_argument("--model", choices=MODELS, default="resnet50", metavar="MODEL")
+    parser.add_argument(
+        "--widen", type=float, default=2.0, help="growth of the widths before scoring (default: 2)"
     )
 
 
-def to_markdown(
-    sizes: Sizes, table: tuple[list[str], list[list[str]]], facts: dict[str, Any], command: str
-) -> str:
-    """The page for `docs/results`."""
-    return (
-        f"# What identification costs: {sizes.model}\n\nMade by `{command}`; how it is measured: "
-        f"`benchmarks/README.md`.\n{machine_text(facts)}\n\nThe network is widened {sizes.widen:g} times and scored by "
-        f"the gradient of one batch of {sizes.score_batch} images of {sizes.image} x {sizes.image}; its widths are "
-        f"searched under {BUDGET:.0%} of the baseline's FLOPs. Single precision, both sides on the same threads. "
-        f"Identification is timed as a first call, the training step after a warm-up.\n\n{markdown_table(*table)}"
-    )
-
-
-def _arguments(argv: Sequence[str] | None) -> tuple[Sizes, str | None]:
-    default = Sizes()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.identification", description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default=default.model, metavar="MODEL")
-    parser.add_argument("--widen", type=float, default=default.widen)
-    for name in ("image", "score-batch", "train-batch", "micro-batch", "threads"):
-        value = getattr(default, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
-    parser.add_argument("--output", help="write OUTPUT.json and OUTPUT.md (docs/results/identification)")
-    options = vars(parser.parse_args(argv))
-    output = options.pop("output")
-    for name, value in options.items():
-        if name != "model" and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: has to be at least 1")
-    return Sizes(**options), output
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the table, write it if asked."""
-    console = Console(stderr=True)
-    try:
-        sizes, output = _arguments(argv)
-        torch.set_num_threads(sizes.threads)
-        facts = machine()
-        identification = in_own_process(identify, sizes)
-        console.print(f"identification: {seconds_text(identification.seconds)}", highlight=False)
-        step = in_own_process(train_step, sizes)
-        console.print(f"{_step_name(sizes)}: {seconds_text(step.seconds)}", highlight=False)
-    except UserError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
-        return 2
-    table = tables(sizes, identification, step)
-    print(text_table(*table))
-    if output:
-        command = command_text("benchmarks.identification", argv)
-        value = {
-            "benchmark": "identification",
-            "machine": facts,
-            "sizes": asdict(sizes),
-            "identification": asdict(identification),
-            "training_step": asdict(step),
-            "training_steps": identification.seconds / step.seconds,
-        }
-        for path in write_results(output, value, to_markdown(sizes, table, facts, command)):
-            console.print(f"written: {path}", highlight=False)
-    return 0
-
+main = benchmark("identification", __doc__, measure, numbers=SIZES, options=add_options, threads=2)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main(None))

@@ -1,164 +1,27 @@
-"""Timing in turns, what the machine was, and results as JSON and Markdown: the contract of `benchmarks/README.md`."""
+"""What the machine was, and results as JSON and Markdown: the contract of `benchmarks/README.md`."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import platform
 import shlex
-import statistics
 import sys
-import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
+from core.command_line.exits import run_command
+from core.errors import UserError
 from core.storage.files import atomic_write, write_json
 
-T = TypeVar("T")
-Work = Callable[[], T]
 NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of every counted run of one way.
-
-    Attributes:
-        wall: elapsed seconds, one per run.
-        cpu: processor seconds of this process (all its threads), one per run; they hardly depend on what else the
-            machine is doing.
-    """
-
-    wall: tuple[float, ...]
-    cpu: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Median of the elapsed seconds."""
-        return statistics.median(self.wall)
-
-    @property
-    def cpu_median(self) -> float:
-        """Median of the processor seconds."""
-        return statistics.median(self.cpu)
-
-    def to_json(self) -> dict[str, Any]:
-        """Medians, the extremes and every single run."""
-        return {
-            "median": self.median,
-            "min": min(self.wall),
-            "max": max(self.wall),
-            "cpu_median": self.cpu_median,
-            "runs": list(self.wall),
-        }
-
-    def __str__(self) -> str:
-        """Median, and the spread of the runs where there are several: '0.31 s (0.29–0.35)'."""
-        text = seconds_text(self.median)
-        if len(self.wall) == 1:
-            return text
-        return (
-            f"{text} ({seconds_text(min(self.wall), unit=False)}–{seconds_text(max(self.wall), unit=False)})"
-        )
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[T]):
-    """One way's times and what its last run returned, or why it failed.
-
-    Attributes:
-        timing: of the counted runs; None if the way failed.
-        result: what the last run returned; None if the way failed.
-        failure: "IndexError: index 64 is out of bounds" of the first run that failed; None otherwise.
-    """
-
-    timing: Timing | None
-    result: T | None
-    failure: str | None = None
-
-
-def time_in_turns(
-    ways: Mapping[str, Callable[[], Work[T]]],
-    *,
-    turns: int,
-    warmup: int = 0,
-    patience: float = float("inf"),
-    failures: tuple[type[Exception], ...] = (),
-    on_run: Callable[[str, float | None], None] | None = None,
-) -> dict[str, Outcome[T]]:
-    """Time several ways of doing one job, one run of each after the other, so that all see the same machine.
-
-    Every second turn goes backwards, so that none always comes first, or always after the same other one. Garbage is
-    collected before every run, outside of the time.
-
-    Args:
-        ways: name -> a function that prepares (not timed) and returns the work (timed); called anew for every run.
-        turns: counted runs of each way.
-        warmup: turns before them that are not counted.
-        patience: seconds; a way whose counted runs took longer in total sits out the remaining turns, so that a slow
-            way does not decide how often a quick one is measured. Every way runs at least once.
-        failures: exceptions of a way that are recorded as its outcome; any other ends the benchmark.
-        on_run: called with the name and the seconds (None: it failed) after every run, counted or not.
-
-    Returns:
-        Name -> outcome, in the order of `ways`.
-
-    Raises:
-        ValueError: `turns` is below 1.
-    """
-    if turns < 1:
-        raise ValueError(f"turns={turns}: at least one run has to be counted")
-    wall: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
-    results: dict[str, T] = {}
-    failed: dict[str, str] = {}
-    for turn in range(warmup + turns):
-        for name, prepare in list(ways.items())[:: -1 if turn % 2 else 1]:
-            if name in failed or sum(wall[name]) > patience:
-                continue
-            work = prepare()
-            gc.collect()  # nobody pays for what another way left behind
-            cpu_start, start = time.process_time(), time.perf_counter()
-            try:
-                result = work()
-            except failures as error:
-                failed[name] = describe_failure(error)
-                if on_run is not None:
-                    on_run(name, None)
-                continue
-            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-            if turn >= warmup:
-                wall[name].append(seconds)
-                cpu[name].append(cpu_seconds)
-                results[name] = result
-            if on_run is not None:
-                on_run(name, seconds)
-    return {
-        name: Outcome(None, None, failed[name])
-        if name in failed
-        else Outcome(Timing(tuple(wall[name]), tuple(cpu[name])), results[name])
-        for name in ways
-    }
-
-
-def describe_failure(error: BaseException) -> str:
-    """'IndexError: index 64 is out of bounds', one line."""
-    message = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def seconds_text(seconds: float, *, unit: bool = True) -> str:
-    """Three significant digits: '0.0312 s', '5.41 s', '112 s'."""
-    digits = max(0, 2 - len(str(int(seconds))) + 1) if seconds >= 1 else (3 if seconds >= 0.1 else 4)
-    return f"{seconds:.{digits}f}" + (" s" if unit else "")
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -230,12 +93,6 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     return paths
 
 
-def add_output_arguments(parser: ArgumentParser, name: str) -> None:
-    """Add --output, for `publish`, and --debug; `name` is the page's under docs/results."""
-    parser.add_argument("--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
 def publish(
     stem: str | Path, title: str, command: str, facts: Mapping[str, Any], text: str, value: Mapping[str, Any]
 ) -> None:
@@ -252,3 +109,72 @@ def publish(
     head = f"# {title}\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n"
     for path in write_results(stem, {**value, "machine": facts, "command": command}, head + text):
         print(f"written: {path}")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a benchmark found.
+
+    Attributes:
+        title: of the page.
+        text: Markdown that stands below the title and the machine.
+        value: the figures, as JSON.
+    """
+
+    title: str
+    text: str
+    value: Mapping[str, Any]
+
+
+def benchmark(
+    name: str,
+    description: str | None,
+    measure: Callable[[Namespace], Page],
+    *,
+    numbers: Mapping[str, tuple[int, str]],
+    options: Callable[[ArgumentParser], object] = lambda parser: None,
+    threads: int = 1,
+    packages: Sequence[str] = (),
+) -> Callable[[Sequence[str] | None], int]:
+    """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
+
+    Args:
+        name: of its module, and of its page under docs/results.
+        description: for --help.
+        measure: does the work, with the arguments.
+        numbers: option -> (default, meaning), integers of at least 1.
+        options: adds all other options.
+        threads: torch's, by default.
+        packages: see `machine`.
+    """
+
+    def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+        for option in counted:
+            value = getattr(arguments, option.replace("-", "_"))
+            if value < 1:
+                raise UserError(f"--{option} {value}: expected 1 or more")
+        torch.set_num_threads(arguments.threads)
+        facts = machine(*packages)
+        page = measure(arguments)
+        print(page.text)
+        if arguments.output is not None:
+            command = command_text(f"benchmarks.{name}", argv)
+            publish(arguments.output, page.title, command, facts, page.text, page.value)
+        return 0
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+        for option, (default, meaning) in counted.items():
+            parser.add_argument(
+                f"--{option}", type=int, default=default, help=f"{meaning} (default: {default})"
+            )
+        options(parser)
+        parser.add_argument(
+            "--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})"
+        )
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        arguments = parser.parse_args(argv)
+        return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
+
+    counted = {**numbers, "threads": (threads, "of torch")}
+    return main

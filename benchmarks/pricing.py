@@ -10,30 +10,21 @@ building it is timed too or not.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Outcome,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import Page, benchmark
 from benchmarks.networks import NETWORKS, Network
-from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import count
 from core.methods.candidates import IntArray, Limits, built, draw, limits_of
 from core.tables import markdown_table
+from core.timing import Outcome, time_in_turns
 from core.widths.space import Space, open_space
 
 USUAL = ("resnet50", "mobilenetv2", "regnety_200mf", "densenet40", "edsr")
@@ -135,43 +126,32 @@ def report(results: Sequence[dict[str, Any]], arguments: Namespace) -> str:
     )
 
 
-def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
-    """Measure, print, write; returns the exit status."""
+def price(arguments: Namespace) -> Page:
+    """Measure all networks that are asked for."""
     for name in arguments.networks:
         if name not in NETWORKS:
             raise UserError(f"unknown network '{name}': {did_you_mean(name, NETWORKS)}")
-    if min(arguments.candidates, arguments.built, arguments.turns) < 1:
-        raise UserError("--candidates, --built and --turns: use at least 1")
-    torch.set_num_threads(1)
-    facts = machine("torch-pruning")
     results = []
     for name in arguments.networks:
         print(f"{name} ...", file=sys.stderr)
         results.append(measure(NETWORKS[name], arguments))
-    text = report(results, arguments)
-    print(text)
-    if arguments.output:
-        publish(arguments.output, "What a price costs", command_text("benchmarks.pricing", argv), facts, text,
-                {"networks": results})  # fmt: skip
-    return 0
+    return Page("What a price costs", report(results, arguments), {"networks": results})
 
 
-def build_parser() -> ArgumentParser:
-    """The command line."""
-    parser = ArgumentParser(prog="python -m benchmarks.pricing", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(USUAL), help=f"some of {', '.join(NETWORKS)}")
-    parser.add_argument("--candidates", type=int, default=2000, help="priced in closed form (default: 2000)")
-    parser.add_argument("--built", type=int, default=5, help="built and counted (default: 5)")
-    parser.add_argument("--turns", type=int, default=5, help="counted runs of each way (default: 5)")
-    add_output_arguments(parser, "pricing")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
-
+main = benchmark(
+    "pricing",
+    __doc__,
+    price,
+    numbers={
+        "candidates": (2000, "priced in closed form"),
+        "built": (5, "built and counted"),
+        "turns": (5, "counted runs of each way"),
+    },
+    options=lambda parser: parser.add_argument(
+        "--networks", nargs="+", default=list(USUAL), help=f"some of {', '.join(NETWORKS)}"
+    ),
+    packages=("torch-pruning",),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -17,8 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.first_call import OURS, first_call
-from benchmarks.measure import command_text, machine, time_in_turns, write_results
+from benchmarks.measure import command_text, machine, write_results
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinkage_report import (
     CUT,
@@ -30,11 +29,12 @@ from benchmarks.shrinkage_report import (
     to_json,
     to_markdown,
 )
-from benchmarks.shrinking import FAILURES, Inputs, Shrunk, peer_ways, shrink_ours
+from benchmarks.shrinking import FAILURES, OURS, Inputs, Shrunk, first_call, peer_ways, shrink_ours
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
 from core.tables import text_table
+from core.timing import time_in_turns
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:

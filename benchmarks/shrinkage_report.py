@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import Outcome, machine_text
+from benchmarks.measure import machine_text
 from benchmarks.networks import Network
 from benchmarks.shrinking import BISECTION_TOLERANCE, Shrunk
 from core.tables import markdown_table
+from core.timing import Outcome
 
 WIDTHS, CUT = "ours, widths", "ours, cut network"
 # How far from the budget a run of Torch-Pruning may end, in shares of the baseline's MACs: above it never further than

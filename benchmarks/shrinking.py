@@ -1,18 +1,22 @@
 """Ways of taking a network to a share of its MACs: ours in one shot, Torch-Pruning's in steps and by bisection.
 
-Nothing is imported before it is used, so that `benchmarks.first_call` can time a first call with all its imports.
+Nothing is imported before it is used, so that `first_call` can time a first call with all its imports.
 """
 
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from core.graph.channels import ChannelGraph
 
 Inputs = tuple[Tensor, ...]
+OURS = "ours"
 Scope = Literal["local", "global"]
 BISECTION_TOLERANCE = 0.005
 MOST_TRIALS = 16
@@ -168,3 +173,42 @@ def _macs(model: nn.Module, inputs: Inputs) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about modules that its counter passes over
         return float(torch_pruning.utils.count_ops_and_params(model, inputs)[0])
+
+
+def first_call(network: str, way: str, target: float, threads: int) -> float:
+    """Seconds that a fresh Python process needs for its first call.
+
+    torch is imported and the network is built before the clock starts; the library that shrinks is imported after.
+
+    Args:
+        network: a key of `benchmarks.networks.NETWORKS`.
+        way: `OURS` (with the cut network) or a name of `peer_ways`.
+        target: share of the MACs.
+        threads: torch's.
+
+    Raises:
+        subprocess.CalledProcessError: the process failed; its traceback is on standard error.
+    """
+    command = [sys.executable, "-m", "benchmarks.shrinking", network, way, str(target), str(threads)]
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def _call_once(network: str, way: str, target: float, threads: int) -> float:
+    """What `first_call` runs in its process."""
+    from benchmarks.networks import NETWORKS
+
+    torch.set_num_threads(threads)
+    model, inputs = NETWORKS[network].make(), NETWORKS[network].inputs()
+    theirs = peer_ways(NETWORKS[network])
+    start = time.perf_counter()
+    if way == OURS:
+        shrink_ours(model, inputs, target, cut=True)
+    else:
+        theirs[way](model, inputs, target)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    print(_call_once(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measure import Timing, command_text, machine, time_in_turns, write_results
+from benchmarks.measure import command_text, machine, write_results
 from benchmarks.super_resolution_report import Contender, page, to_json
 from core import Architecture, MissingData, UserError
 from core.command_line.config import load_config
@@ -35,6 +35,7 @@ from core.command_line.exits import run_command
 from core.experiments.experiment import Task
 from core.methods.subject import find_architecture
 from core.storage.data import data_root
+from core.timing import Timing, time_in_turns
 from super_resolution.config import CONFIGS, RunConfig, with_ties
 from super_resolution.data import CropLoader, ImageSet, open_cache, open_training_set
 from super_resolution.images import write_image

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.measure import Timing, machine_text, seconds_text
+from benchmarks.measure import machine_text
 from core import Architecture
 from core.tables import markdown_table
+from core.timing import Timing, seconds_text
 
 MARGIN = 0.05
 FASTER = 5.0

@@ -1,10 +1,9 @@
 """`python -m benchmarks.tracking_evaluation`: all of LaSOT's test set, one tracker, from text files to scores.
 
-Under the contract of `benchmarks/README.md`. Compared: this project's `evaluate` (parsing all text, and with the
-parsed text cached), the got10k toolkit's `report` (as it ships, which draws two plots, and with the plots taken
-out), and, where Octave and a checkout of the LaSOT toolkit are given, the authors' MATLAB functions. All must come
-to the same scores. What the way before left to Python's garbage collector is collected before each run, untimed. A
-second table shows what the same boxes score under each protocol.
+Under the contract of `benchmarks/README.md`. Compared: this project's `evaluate`, the got10k toolkit's `report` (as it
+ships, which draws two plots, and with the plots taken out), and, where Octave and a checkout of the LaSOT toolkit are
+given, the authors' MATLAB functions. All must come to the same scores. A second table shows what the same boxes score
+under each protocol.
 
 Needs the extra `peers`, LaSOT's annotations and ATOM's boxes under the data root.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import io
 import os
 import subprocess
@@ -25,15 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Outcome, Timing, Work, machine, machine_text, time_in_turns, write_results
+from benchmarks.measure import machine, machine_text, write_results
 from core.errors import UserError
 from core.storage.data import data_root, require
 from core.tables import markdown_table
+from core.timing import Outcome, Timing, Work, time_in_turns
 from tracking.datasets.lasot import test_names
 from tracking.evaluation.evaluation import evaluate
 
 TRACKER = "ATOM"
-COLD, WARM = "tracking.evaluate, text", "tracking.evaluate, cached"
+OURS = "tracking.evaluate"
 BARE, SHIPPED = "got10k report, plots removed", "got10k report, as shipped"
 
 OCTAVE_SCRIPT = """
@@ -83,17 +82,12 @@ def got10k_experiment(root: Path, reports: Path, plots: bool) -> Any:
     return experiment
 
 
-def ways(root: Path, reports: Path) -> dict[str, Any]:
+def ways(root: Path, reports: Path) -> dict[str, Callable[[], Work[tuple[float, float]]]]:
     """Name to preparation; the work returns the success AUC and the precision at 20 px."""
 
-    def ours(cache: bool) -> Work[tuple[float, float]]:
-        def work() -> tuple[float, float]:
-            found = evaluate(
-                root / "tracker_results/lasot", "got10k-otb", root, trackers=[TRACKER], cache=cache
-            )
-            return found[TRACKER]["success_auc"], found[TRACKER]["precision"]
-
-        return work
+    def ours() -> tuple[float, float]:
+        found = evaluate(root / "tracker_results/lasot", "got10k-otb", root, trackers=[TRACKER])
+        return found[TRACKER]["success_auc"], found[TRACKER]["precision"]
 
     def theirs(plots: bool) -> Work[tuple[float, float]]:
         experiment = got10k_experiment(root, reports, plots)
@@ -105,23 +99,11 @@ def ways(root: Path, reports: Path) -> dict[str, Any]:
 
         return work
 
-    def prepared(make: Callable[[bool], Work[tuple[float, float]]], option: bool) -> Callable[[], Work[Any]]:
-        def prepare() -> Work[tuple[float, float]]:
-            gc.collect()
-            return make(option)
-
-        return prepare
-
-    return {
-        COLD: prepared(ours, False),
-        WARM: prepared(ours, True),
-        BARE: prepared(theirs, False),
-        SHIPPED: prepared(theirs, True),
-    }
+    return {OURS: lambda: ours, BARE: lambda: theirs(False), SHIPPED: lambda: theirs(True)}
 
 
 def time_command(root: Path, turns: int) -> Timing:
-    """Times of the whole command on stored boxes with the text cached: start, imports, scoring, table."""
+    """Times of the whole command on stored boxes: start, imports, scoring, table; one run more warms up."""
     command = [sys.executable, "-m", "tracking.eval", "--dataset", "lasot", "--data-root", str(root)]
     command += ["--results", str(root / "tracker_results/lasot"), "--trackers", TRACKER]
     wall, cpu = [], []
@@ -133,7 +115,7 @@ def time_command(root: Path, turns: int) -> Timing:
         cpu.append(
             after.children_user + after.children_system - before.children_user - before.children_system
         )
-    return Timing(tuple(wall[1:]), tuple(cpu[1:]))  # the first one fills the cache
+    return Timing(tuple(wall[1:]), tuple(cpu[1:]))
 
 
 def time_octave(root: Path, toolkit: Path, reports: Path) -> list[dict[str, float]]:
@@ -173,8 +155,8 @@ def check_scores(
     """
     results = {name: np.array(outcome.result) for name, outcome in outcomes.items()}
     for name, result in results.items():
-        if np.abs(result - results[COLD]).max() > 1e-6:
-            raise RuntimeError(f"{name} scores {result}, not {results[COLD]}")
+        if np.abs(result - results[OURS]).max() > 1e-6:
+            raise RuntimeError(f"{name} scores {result}, not {results[OURS]}")
     for run in octave:
         if abs(run["success_auc"] - lasot_auc) > 1e-6:
             raise RuntimeError(f"the LaSOT toolkit scores {run['success_auc']}, not {lasot_auc}")
@@ -195,8 +177,8 @@ def protocol_table(root: Path) -> tuple[str, dict[str, dict[str, float]]]:
 def report(
     outcomes: dict[str, Outcome[tuple[float, float]]], command: Timing, octave: list[dict[str, float]]
 ) -> str:
-    """The published page: times, ratios against ours from text, and the scores."""
-    ours = outcomes[COLD].timing
+    """The published page: times, ratios against ours, and the scores."""
+    ours = outcomes[OURS].timing
     assert ours is not None  # time_in_turns was given no exceptions to swallow
     rows = []
     for name, outcome in outcomes.items():
@@ -210,25 +192,23 @@ def report(
         spent = f"{run['cpu_seconds']:.1f} s"
         name = f"LaSOT toolkit in Octave, success and {kind}"
         rows.append([name, f"{run['seconds']:.1f} s", spent, ratio, f"{100 * run['success_auc']:.4f}"])
-    table = markdown_table(["way", "elapsed", "CPU", "CPU, times ours from text", "AUC"], rows)
+    table = markdown_table(["way", "elapsed", "CPU", "CPU, times ours", "AUC"], rows)
     cpu = {name: outcome.timing.cpu_median for name, outcome in outcomes.items() if outcome.timing}
-    summary = (
-        f"In CPU time the got10k toolkit's report takes {cpu[SHIPPED] / cpu[COLD]:.1f} times as long as ours from text "
-        f"({cpu[BARE] / cpu[COLD]:.1f} times without its plots) and {cpu[SHIPPED] / cpu[WARM]:.1f} times as long as "
-        f"ours with the text cached ({cpu[BARE] / cpu[WARM]:.1f})"
-    )
     wall = {name: outcome.timing.median for name, outcome in outcomes.items() if outcome.timing}
-    summary += (
-        f"; in elapsed time {wall[SHIPPED] / wall[COLD]:.1f} and {wall[SHIPPED] / wall[WARM]:.1f} times"
+    summary = (
+        f"In CPU time the got10k toolkit's report takes {cpu[SHIPPED] / cpu[OURS]:.1f} times as long as ours "
+        f"({cpu[BARE] / cpu[OURS]:.1f} times without its plots), in elapsed time {wall[SHIPPED] / wall[OURS]:.1f} times"
     )
     if octave:
         total = sum(run["cpu_seconds"] for run in octave)
         summary += (
-            f". The LaSOT toolkit, which has to run twice for all scores, takes {total / cpu[COLD]:.0f} and "
-            f"{total / cpu[WARM]:.0f} times as much CPU time"
+            f". The LaSOT toolkit, which has to run twice for all scores, takes {total / cpu[OURS]:.0f} times as much "
+            f"CPU time"
         )
-    command_line = f"The whole command, cached: {command} elapsed, {command.cpu_median:.2f} s of CPU time."
-    return f"{summary}.\n\n{table}\n\n{command_line}\n"
+    return (
+        f"{summary}.\n\n{table}\n\n"
+        f"The whole command: {command} elapsed, {command.cpu_median:.2f} s of CPU time.\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -250,7 +230,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     facts = machine("got10k", "matplotlib")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["LWDNA_CACHE"] = f"{folder}/cache"
         outcomes = time_in_turns(ways(root, Path(folder)), turns=arguments.turns, warmup=1)
         command = time_command(root, arguments.turns)
         octave = []

@@ -15,9 +15,8 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +25,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import (
-    NOTHING_KEPT,
-    Timing,
-    add_output_arguments,
-    command_text,
-    machine,
-    publish,
-    time_in_turns,
-)
+from benchmarks.measure import Page, benchmark
 from classification.data import DataConfig, open_dataset
 from classification.models import build
-from core.command_line.exits import run_command
 from core.graph.complexity import count
 from core.modules import RELU_MODULES
 from core.storage.data import data_root
 from core.tables import markdown_table
+from core.timing import Timing, time_in_turns, wait
 from core.training.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]
@@ -159,12 +150,6 @@ def fit_loop(subject: Subject) -> Callable[[], None]:
     return train
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def step_traffic(model: nn.Module, image: Tensor, bytes_per_value: int) -> int:
     """Bytes that one image's training step moves if no two layers are fused: a lower limit for such kernels.
 
@@ -203,17 +188,19 @@ def device_limits(device: torch.device, precision: str) -> tuple[float, float]:
     source = torch.empty(2**28, device=device, dtype=torch.float32)
     target = torch.empty_like(source)
 
-    def best(work: Callable[[], object]) -> float:
-        seconds = []
-        for _ in range(10):
+    def work(job: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            job()
             wait(device)
-            start = time.perf_counter()
-            work()
-            wait(device)
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
 
-    return 2 * 8192**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source))
+        return run
+
+    product, copy = work(lambda: a @ b), work(lambda: target.copy_(source))
+    outcomes = time_in_turns(
+        {"product": lambda: product, "copy": lambda: copy}, turns=10, before=lambda: wait(device)
+    )
+    best = {name: min(outcome.timing.wall) for name, outcome in outcomes.items() if outcome.timing}
+    return 2 * 8192**3 / best["product"], 2 * source.nbytes / best["copy"]
 
 
 def reached(subject: Subject, images_per_second: float) -> list[str]:
@@ -232,41 +219,26 @@ def reached(subject: Subject, images_per_second: float) -> list[str]:
     ]
 
 
-def build_parser() -> ArgumentParser:
-    """The command line."""
-    parser = ArgumentParser(prog="python -m benchmarks.training_loop", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="timed epochs of each loop (default: 5)")
+def add_options(parser: ArgumentParser) -> None:
+    """What is trained, and where."""
     parser.add_argument(
         "--warmup", type=int, default=1, help="epochs of each that are not counted (default: 1)"
     )
-    parser.add_argument("--batches", type=int, default=120, help="per epoch (default: 120)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--dataset", choices=("digits", "tiny-imagenet"), default="digits")
-    parser.add_argument(
-        "--model", default="resnet20", help="such as mobilenetv1 or mobilenetv2 (default: resnet20)"
-    )
+    parser.add_argument("--model", default="resnet20", help="such as mobilenetv2 (default: resnet20)")
     parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
-    add_output_arguments(parser, "training_loop")
-    return parser
 
 
-def run(options: Namespace, command: str) -> int:
-    """Measure, print and, where wanted, write the result; returns the exit status.
-
-    Args:
-        options: parsed arguments.
-        command: for the page: what it was made by.
+def compare(options: Namespace) -> Page:
+    """Time both loops.
 
     Raises:
         UserError: an unknown network; MissingData: the data set is not there.
     """
-    torch.set_num_threads(options.threads)
-    facts = machine("lightning-fabric")
     subject = prepare(options)
     outcomes = time_in_turns(
         {"bare loop": lambda: bare_loop(subject), "fit": lambda: fit_loop(subject)},
@@ -279,14 +251,12 @@ def run(options: Namespace, command: str) -> int:
         "wall time": [a / b for a, b in zip(bare.wall, ours.wall)],
         "processor time": [a / b for a, b in zip(bare.cpu, ours.cpu)],
     }
-    text = _text(subject, options, timings, ratios)
-    print(text)
-    if options.output is not None:
-        title = f"What the training loop costs: {options.model} on {options.dataset}"
-        result = {name: timing.to_json() for name, timing in timings.items()}
-        value = {"benchmark": "training_loop", "loops": result, "ratios": ratios}
-        publish(options.output, title, command, facts, text, value)
-    return 0
+    loops = {name: timing.to_json() for name, timing in timings.items()}
+    return Page(
+        f"What the training loop costs: {options.model} on {options.dataset}",
+        _text(subject, options, timings, ratios),
+        {"benchmark": "training_loop", "loops": loops, "ratios": ratios},
+    )
 
 
 def _text(
@@ -318,12 +288,18 @@ def _text(
     return text
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses are those of `core.command_line.exits`."""
-    options = build_parser().parse_args(argv)
-    command = command_text("benchmarks.training_loop", argv)
-    return run_command(lambda: run(options, command), options.debug, NOTHING_KEPT)
-
+main = benchmark(
+    "training_loop",
+    __doc__,
+    compare,
+    numbers={
+        "turns": (5, "timed epochs of each loop"),
+        "batches": (120, "per epoch"),
+        "batch-size": (64, "images"),
+    },
+    options=add_options,
+    packages=("lightning-fabric",),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -75,7 +75,7 @@ def with_own_options(config: RunConfig, model: str | None, overrides: Sequence[s
 
 
 def with_ties(config: RunConfig) -> RunConfig:
-    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that (method.md 1.3).
+    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that, as in LW-DNA's code.
 
     Raises:
         UserError: `shrink.ties` has other ties already.

@@ -330,7 +330,7 @@ def _decode_deep_tiff(content: bytes, file: Image.Image) -> np.ndarray:
         and pixels.shape == shallow.shape
         and file.mode in ("RGB", "RGBA")
     ):
-        deep = pixels[..., _RGB_OF_BGR[pixels.shape[2]]]
+        deep: np.ndarray = pixels[..., _RGB_OF_BGR[pixels.shape[2]]]
         if np.array_equal(deep >> 8, shallow):
             return deep
     raise ValueError(

@@ -54,7 +54,6 @@ def parser() -> argparse.ArgumentParser:
         "--results", type=Path, metavar="DIR", help="folder or zip of stored boxes, any toolkit's layout"
     )
     stored.add_argument("--trackers", nargs="+", default=(), metavar="NAME", help="only these of them")
-    stored.add_argument("--no-cache", action="store_true", help="parse all text again")
 
     running = made.add_argument_group("running a tracker")
     running.add_argument(
@@ -120,7 +119,6 @@ def command(arguments: argparse.Namespace) -> int:
         partial=arguments.partial,
         frames=running,
         absence=protocol.absent != "ignore",
-        cache=not arguments.no_cache,
     )
     if running:
         _refuse_overwriting(arguments, ())
@@ -134,7 +132,7 @@ def command(arguments: argparse.Namespace) -> int:
         _export(arguments, dataset, [tracker for tracker in trackers if tracker.files])
         if all(len(sequence.boxes) == 1 for sequence in dataset.sequences):
             return 0  # the ground truth is on a server, there is nothing to score with
-    evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial, not arguments.no_cache)
+    evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial)
     _warn(dataset, evaluations)
     _report(arguments, dataset, evaluations)
     return 0
@@ -194,9 +192,7 @@ def _export(
         names = ", ".join(tracker.name for tracker in trackers)
         raise UserError(f"a zip holds one tracker's results: choose one of {names} with --trackers")
     for tracker in trackers:
-        results = read_results(
-            tracker, [sequence.name for sequence in dataset.sequences], not arguments.no_cache
-        )
+        results = read_results(tracker, [sequence.name for sequence in dataset.sequences])
         times = {name: read_times(file) for name, file in tracker.times.items()}
         print(export(kind, path, tracker.name, dataset.sequences, results, times=times))
 
@@ -257,8 +253,8 @@ def _report(
         attribute_table,
         comparison_table,
         latex_table,
-        markdown_table,
         score_rows,
+        scores_table,
     )
 
     if arguments.attributes and not evaluations[0].attributes:
@@ -266,7 +262,7 @@ def _report(
             f"--attributes: no challenge attributes beside the ground truth of {TITLES[dataset.name]}: "
             "for LaSOT they come with the evaluation toolkit's annotation folder"
         )
-    parts = [markdown_table(evaluations, dataset.split)]
+    parts = [scores_table(evaluations, dataset.split)]
     if arguments.attributes:
         parts += [attribute_table(item) for item in evaluations if item.curves.names]
         bare = [sequence.name for sequence in dataset.sequences if not sequence.attributes]

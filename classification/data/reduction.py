@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from classification.data.folders import FolderSplit
 from classification.data.sampling import balanced_subset
 from core.errors import UserError
 
-Split = TypeVar("Split", ArraySplit, FolderSplit)
+Split = ArraySplit | FolderSplit
 
 
 def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationData:

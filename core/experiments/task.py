@@ -21,7 +21,7 @@ class TeacherConfig:
 
     Args:
         widen: the teacher is the baseline widened by this factor, trained by the same recipe without distillation
-            (method.md section 3: the reference widens its teacher like its search space).
+            (LW-DNA's released code widens its teacher like its search space, by the same `--width_mult`).
         checkpoint: weights of a trained teacher; None trains one first.
     """
 

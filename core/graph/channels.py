@@ -17,7 +17,6 @@ from core.graph.complexity import WEIGHT, Convention, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
 from core.graph.labels import Labels, SlotKey, Trace
 from core.graph.tracing import run_labelled
-from core.modules import collection_paused
 from core.tables import text_table
 
 IntArray = NDArray[np.int64]
@@ -261,11 +260,10 @@ def trace_channels(
     options = TraceOptions(tuple(freeze), tuple(taps), tuple((a, b) for a, b in ties), outputs)
     if outputs not in ("single", "freeze", "free"):
         raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
-    with collection_paused():
-        trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
-        factors = [factor for term in trace.terms for factor in term.factors]
-        factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
-        return _graph(trace, group_labels(trace, factors), options)
+    trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+    factors = [factor for term in trace.terms for factor in term.factors]
+    factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
+    return _graph(trace, group_labels(trace, factors), options)
 
 
 def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGraph:

@@ -1,6 +1,6 @@
 """What a network costs, in closed form over its group widths, by counting, and by the clock.
 
-Two conventions for FLOPs (method.md 0.5):
+Two conventions for FLOPs:
 
     macs    multiply-accumulates of convolutions, linear layers and matrix products: half of torch's FlopCounterMode
     paper   macs + 2 per BatchNorm output element + 1 per output element of a ReLU, ReLU6 or PReLU *module*;
@@ -13,9 +13,7 @@ Both are per sample: the first axis of the example inputs is the batch.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.modules import RELU_MODULES, call, map_tensors, meta_copy, tensors_in
+from core.timing import Work, time_in_turns, wait
 
 Convention = Literal["macs", "paper"]
 WEIGHT = {"macs": {"macs": 1}, "paper": {"macs": 1, "norm": 2, "relu": 1}}
@@ -131,8 +130,6 @@ def latency(
 ) -> list[float]:
     """Seconds of one forward pass in eval mode: the median of `repeats`, several models measured in turns.
 
-    Turns make ratios fair on a machine whose speed drifts.
-
     Args:
         models: one or several; copies of them are measured.
         example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; moved to the device.
@@ -141,25 +138,22 @@ def latency(
         device: where it is measured, whatever device the models are on.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
-    device = torch.device(device)
-    copies = [copy.deepcopy(model).to(device).eval() for model in models]
-    inputs = map_tensors(example_inputs, lambda tensor: tensor.to(device))
-    seconds: list[list[float]] = [[] for _ in copies]
+    place = torch.device(device)
+    inputs = map_tensors(example_inputs, lambda tensor: tensor.to(place))
+
+    def way(model: nn.Module) -> Callable[[], Work[None]]:
+        copied = copy.deepcopy(model).to(place).eval()
+
+        def work() -> None:
+            call(copied, inputs)
+            wait(place)
+
+        return lambda: work
+
+    ways = {str(number): way(model) for number, model in enumerate(models)}
     with torch.inference_mode():
-        for turn in range(warmup + repeats):
-            for model, times in zip(copies, seconds, strict=True):
-                _wait(device)
-                start = time.perf_counter()
-                call(model, inputs)
-                _wait(device)
-                if turn >= warmup:
-                    times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        outcomes = time_in_turns(ways, turns=repeats, warmup=warmup, before=lambda: wait(place))
+    return [outcome.timing.median for outcome in outcomes.values() if outcome.timing]
 
 
 def millions(costs: Mapping[str, int]) -> str:

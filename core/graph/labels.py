@@ -357,7 +357,7 @@ class LabelMode(TorchFunctionMode):
             self.frozen_depth -= frozen
             self.place.pop()
 
-        # What register_forward_hook does, without the handles to take the hooks off again: the copy is thrown away.
+        # What register_forward_hook does, which a TorchScript module refuses.
         module._forward_pre_hooks[id(self)] = enter
         module._forward_hooks[id(self)] = leave
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from core.errors import UserError, did_you_mean
 from core.graph.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.rules import apply_rule
-from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in, walk
+from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in
 
 
 def run_labelled(
@@ -74,11 +74,10 @@ def _run(
     ties: Sequence[tuple[str, str]],
     outputs: str,
 ) -> Trace:
-    children = walk(module)
-    _evaluate(module, [child for _, child in children])
+    module.eval()
     mode = LabelMode(module, named, on_meta, apply_rule)
     tapped = {*taps, *(name for pair in ties for name in pair)}
-    for name, child in children:
+    for name, child in list(module.named_modules()):
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
         mode.watch(name, child, frozen, any(fnmatchcase(name, pattern) for pattern in tapped))
     if on_meta:
@@ -98,15 +97,6 @@ def _run(
     finally:
         mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the garbage collector
     return mode.trace
-
-
-def _evaluate(module: nn.Module, children: Iterable[nn.Module]) -> None:
-    """`module.eval()`, without a walk of its own where no module has a say in it."""
-    if all(type(child).train is nn.Module.train and type(child).eval is nn.Module.eval for child in children):
-        for child in children:
-            child.__dict__["training"] = False
-    else:
-        module.eval()
 
 
 def _real(tensor: Tensor) -> Tensor:

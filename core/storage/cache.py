@@ -1,4 +1,4 @@
-"""Files made once from a data set's images: where they lie, who makes them, what a killed process left.
+"""Files made once from a data set's own: where they lie, who makes them, what a killed process left.
 
 A cache file's name holds a fingerprint of the files that it was made from (names, sizes, times of their last change and
 of the last change of their status, which nobody sets back), so that a changed image asks for another file. It
@@ -30,6 +30,13 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 
+def cache_folder() -> Path:
+    """The user's: `$LWDNA_CACHE`, else `$XDG_CACHE_HOME/lwdna`, else `~/.cache/lwdna`."""
+    if folder := os.environ.get("LWDNA_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna"
+
+
 def cache_folders(data: Path | None) -> tuple[Path, ...]:
     """Where the caches of a data set may lie, best place first.
 
@@ -37,10 +44,10 @@ def cache_folders(data: Path | None) -> tuple[Path, ...]:
         data: the data set's folder; None for one that lies where nothing may be written.
 
     Returns:
-        `.lwdna_cache` in the data set's folder, then a folder of its own under `$XDG_CACHE_HOME/lwdna`
-        (`~/.cache/lwdna`); for None that last one itself.
+        `.lwdna_cache` in the data set's folder, then a folder of its own in `cache_folder()`; for None that last
+        one itself.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna"
+    home = cache_folder()
     if data is None:
         return (home,)
     mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
@@ -107,9 +114,7 @@ def open_or_build(
             build(folder / name)
             found = open_file(folder / name)
     if found is None:
-        raise UserError(
-            f"image cache '{folder / name}' cannot be read back; check the file system, then delete it"
-        )
+        raise UserError(f"cache '{folder / name}' cannot be read back; check the file system, then delete it")
     return found
 
 
@@ -153,7 +158,7 @@ def _first_writable(folders: Sequence[Path], setting: str) -> Path:
             return folder
     places = " nor to ".join(f"'{folder}'" for folder in folders)
     raise UserError(
-        f"decoded images cannot be written to {places}; name a folder that can be written in {setting}"
+        f"cached data cannot be written to {places}; name a folder that can be written in {setting}"
     )
 
 

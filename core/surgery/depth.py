@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, TraceOptions
-from core.modules import FORWARD_FAILURES, call, copy_structure, map_tensors, named_tensors, walk
+from core.modules import FORWARD_FAILURES, call, copy_structure, map_tensors, named_tensors
 from core.surgery.initialise import seeded
 
 
@@ -36,7 +36,7 @@ def removable_blocks(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
     handles = []
     with seeded(0), torch.no_grad():
         _randomise(probe)
-        for name, module in walk(probe):
+        for name, module in probe.named_modules():
             if name and any(_is_weight(parameter) for parameter in module.parameters()):
                 handles += inspection.watch(name, module)
         inputs = map_tensors(example_inputs, _drawn)
@@ -127,7 +127,7 @@ class _Inspection:
 def free_blocks(model: nn.Module, example_inputs: Any, options: TraceOptions) -> tuple[str, ...]:
     """The removable blocks that hold no module which is frozen, tapped or tied by name."""
     named = [*options.freeze, *options.taps, *(name for pair in options.ties for name in pair)]
-    held = [name for name, _ in walk(model) if any(fnmatchcase(name, pattern) for pattern in named)]
+    held = [name for name, _ in model.named_modules() if any(fnmatchcase(name, pattern) for pattern in named)]
     return tuple(
         block
         for block in removable_blocks(model, example_inputs)

@@ -3,7 +3,10 @@
 A weight of output group a and input group b becomes W[j, i] · z_a[j] · z_b[i]; a group's channel therefore appears in
 its producers' rows and in all its readers' columns, and
 
-    z_c · dL/dz_c = Σ W · dL/dW over all weight slices that channel c governs                    (method.md 0.6)
+    z_c · dL/dz_c = Σ W · dL/dW over all weight slices that channel c governs
+
+by the chain rule, since each of these weights holds z_c as a factor. DHP's hypernetwork (ECCV 2020) gives the same
+while its biases are zero, as at its start.
 
 Biases, norm weights and statistics stay ordinary parameters: a channel with z = 0 is read by nobody, so they do not
 matter. Everything is a parametrization of `weight`; no `forward` changes, and `detach` takes it off again.

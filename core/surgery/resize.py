@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey
-from core.modules import collection_paused, copy_structure, named_tensors, walk
+from core.modules import copy_structure, named_tensors
 from core.surgery.initialise import initialise_, repeat_rows
 
 IntArray = NDArray[np.int64]
@@ -247,8 +247,7 @@ def _copy_with(model: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> n
         value = value_of(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-    with collection_paused():
-        return copy_structure(model, memo)
+    return copy_structure(model, memo)
 
 
 def _update_attributes(
@@ -266,7 +265,7 @@ def _update_attributes(
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
     free = {name for name, dim in graph.slots if graph.free_table(name, dim) is not None}
     first_owner: dict[int, str] = {}  # a shared tensor goes by its first owner's name
-    for (prefix, old), (_, new) in zip(walk(model), walk(result), strict=True):
+    for (prefix, old), (_, new) in zip(model.named_modules(), result.named_modules(), strict=True):
         owned = set()
         for leaf, tensor in (*old._parameters.items(), *old._buffers.items()):
             if tensor is not None:
@@ -284,19 +283,13 @@ def _update_attributes(
 def _set_conv_groups(
     new: Any, old: Any, owners: set[str], graph: ChannelGraph, conv_groups: Mapping[str, int]
 ) -> None:
-    if not isinstance(_attribute(old, "groups"), int):
+    if not isinstance(getattr(old, "groups", None), int):
         return
     for name in owners:
         if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
             new.groups = old.groups * new.weight.shape[0] // old.weight.shape[0]
         elif name in conv_groups:
             new.groups = conv_groups[name]
-
-
-def _attribute(module: nn.Module, name: str, default: Any = None) -> Any:
-    """`getattr`, quick where there is no such attribute: torch's own then searches parameters, buffers and modules."""
-    known = name in module.__dict__ or hasattr(type(module), name)
-    return getattr(module, name, default) if known else default
 
 
 def _sizes(module: Any) -> tuple[int, int, Tensor]:
@@ -306,7 +299,7 @@ def _sizes(module: Any) -> tuple[int, int, Tensor]:
         tensors = [*module._parameters.items(), *module._buffers.items()]
         sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
         weight = sized.get("weight", next(iter(sized.values())))
-    groups = _attribute(module, "groups", 1)
+    groups = getattr(module, "groups", 1)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.shape[1] * groups, weight.shape[0], weight
     if weight.dim() == 1:
@@ -321,9 +314,9 @@ def _set_sizes(
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels in sizes:
         module.num_groups = sizes[module.num_channels]  # one statistic per channel
     for attribute in attributes:
-        old = _attribute(module, attribute)
+        old = getattr(module, attribute, None)
         if isinstance(old, int) and not isinstance(old, bool) and sizes.get(old, old) != old:
             setattr(module, attribute, sizes[old])
-    shape = _attribute(module, "normalized_shape")
+    shape = getattr(module, "normalized_shape", None)
     if isinstance(shape, (tuple, list)):
         module.normalized_shape = type(shape)(sizes.values() if weight is None else weight.shape)

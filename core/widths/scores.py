@@ -12,7 +12,7 @@
 or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.
 
 For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
-(method.md 0.6), which costs one ordinary forward and backward pass.
+(`core.surgery.gates` says why), which costs one ordinary forward and backward pass.
 """
 
 from __future__ import annotations

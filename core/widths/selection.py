@@ -82,8 +82,8 @@ def search(
         scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
         budget: upper limits; fractions refer to `baseline`.
         baseline: cost of the baseline, by the kinds that the budget limits.
-        floor: least fraction of each group of `graph` to keep (method.md 1.2.4: rho), or patterns -> fraction, see
-            `group_fractions`; rounded down to whole channels (to multiples of round_to), at least one.
+        floor: least fraction of each group of `graph` to keep (LW-DNA's `--remain_percentage`), or patterns ->
+            fraction, see `group_fractions`; rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
         allocation: how score and cost are weighed; see `core.widths.allocation`.

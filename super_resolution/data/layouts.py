@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import skimage
+from skimage.data import data_dir
 
 from core.errors import MissingData, UserError, did_you_mean
 from core.storage.data import require
@@ -215,7 +215,7 @@ def open_benchmarks(
 
 def _skimage_set(name: str, files: Sequence[str], scale: int) -> ImageSet:
     """The named files of scikit-image's data folder. Read as files: its functions might go to the network."""
-    folder = Path(skimage.data_dir)
+    folder = Path(data_dir)
     for file in files:
         require(
             folder / file, f"scikit-image's photograph '{file}'", "pip install --force-reinstall scikit-image"

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from argparse import Namespace
 
 import pytest
 import torch
 
-from benchmarks.identification import (
-    Cost,
-    Sizes,
-    identify,
-    in_own_process,
-    main,
-    photographs,
-    tables,
-    train_step,
-)
+from benchmarks.identification import Spent, identify, in_own_process, main, page, photographs, train_step
 from core.errors import UserError
 
-SMALL = Sizes("resnet20", 32, 2.0, 4, 8, 4, torch.get_num_threads())
+SMALL = Namespace(model="resnet20", image=32, widen=2.0, score_batch=4, train_batch=8, micro_batch=4,
+                  threads=torch.get_num_threads())  # fmt: skip
 
 
 def test_both_sides_run_and_report_time_and_memory() -> None:
@@ -33,10 +26,12 @@ def test_both_sides_run_and_report_time_and_memory() -> None:
 
 
 def test_the_ratio_is_identification_over_one_step() -> None:
-    found, step = Cost({"score": 3.0, "search": 1.0}, 1.0), Cost({"training step": 2.0}, 2.0)
-    cells = tables(SMALL, found, step)[1]
-    assert cells[-1][:2] == ["identification in training steps", "2.00"]
-    assert cells[-2][0] == "training step of 8 images, in 2 accumulated batches of 4"
+    found, step = Spent({"score": 3.0, "search": 1.0}, 1.0), Spent({"training step": 2.0}, 2.0)
+    made = page(SMALL, found, step)
+    assert "| identification in training steps | 2.00 | (allowed: 5) |" in made.text
+    assert "| training step of 8 images, in 2 accumulated batches of 4 | 2.00 s | 2.0 GiB |" in made.text
+    assert made.value["sizes"] == vars(SMALL)
+    assert made.value["training_steps"] == 2
 
 
 def test_photographs_are_normalised_and_differ() -> None:
@@ -47,12 +42,25 @@ def test_photographs_are_normalised_and_differ() -> None:
     assert not torch.equal(images[0], images[4])
 
 
-def test_batches_that_do_not_divide_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--train-batch", "10", "--micro-batch", "4"]) == 2
-    assert "not a multiple" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--train-batch", "10", "--micro-batch", "4"],
+            "--train-batch 10 is not a multiple of --micro-batch 4",
+        ),
+        (["--score-batch", "0"], "--score-batch 0: expected 1 or more"),
+        (["--widen", "0.5"], "--widen 0.5: expected 1 or more"),
+    ],
+)
+def test_sizes_that_measure_nothing(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def _die(sizes: Sizes) -> Cost:
+def _die(options: Namespace) -> Spent:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.measure import Outcome, Timing, time_in_turns
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinkage import channels_to_spare, main, measure_network
 from benchmarks.shrinkage_report import (
@@ -24,6 +23,7 @@ from benchmarks.shrinkage_report import (
 )
 from benchmarks.shrinking import Shrunk, peer_ways, shrink_ours
 from core.graph.channels import trace_channels
+from core.timing import Outcome, Timing, time_in_turns
 
 FACTS = {
     "date": "2026-01-01 00:00 UTC", "processor": "P", "cores": 2, "memory_gib": 8.0, "load_average": 0.5,

@@ -14,9 +14,9 @@ from torch import nn
 
 from benchmarks import super_resolution as benchmark
 from benchmarks import super_resolution_report as report
-from benchmarks.measure import Timing
 from benchmarks.super_resolution_report import Contender
 from core import Architecture
+from core.timing import Timing
 from super_resolution.data import open_training_set
 
 

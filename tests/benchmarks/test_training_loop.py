@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks import data_loading
-from benchmarks.measure import Outcome, Timing
 from benchmarks.training_loop import bare_loop, digits, fit_loop, main, prepare, step_traffic
+from core.timing import Outcome, Timing
 
 OPTIONS = Namespace(device="cpu", batch_size=32, batches=2, precision="32-true", channels_last=False, compile=False,
                     dataset="digits", model="resnet20", data_root=None)  # fmt: skip

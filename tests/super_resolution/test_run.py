@@ -213,7 +213,7 @@ def test_an_impossible_scale_or_network_is_wrong_usage(
 
 @pytest.mark.parametrize("latents", ["gate", "hypernetwork"])
 def test_every_inner_group_of_edsr_receives_a_gradient(latents: str) -> None:
-    """The reference code fed every body layer with the head's output, so that inner groups got none (method.md 0.3)."""
+    """DHP's released code feeds every body layer with the head's output, so that inner groups get none."""
     torch.manual_seed(0)
     model = build("edsr", 2, n_blocks=3, n_feats=8)
     low = torch.rand(2, 3, 12, 12)

@@ -1,4 +1,4 @@
-"""Where the real data and the reference scores are; parsed text is kept out of the user's own cache."""
+"""Where the real data and the reference scores are; nothing goes into the user's own cache."""
 
 from __future__ import annotations
 

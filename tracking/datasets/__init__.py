@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import Entry, Request, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.archives import StoredFile
-from tracking.files.box_files import pack, read_box_files, unpack
-from tracking.files.boxes import SEPARATORS, BoxTable, parse_flags
-from tracking.files.cache import cached
+from tracking.files.box_files import read_box_files
+from tracking.files.boxes import SEPARATORS, parse_flags
 
 # name -> (lists the files of a split, the splits, the first of which is the default)
 DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = {
@@ -118,7 +116,6 @@ def load(
     frames: bool = False,
     attributes: bool = True,
     absence: bool = True,
-    cache: bool = True,
 ) -> TrackingDataset:
     """Read the ground truth of a split.
 
@@ -132,7 +129,6 @@ def load(
         frames: the images are needed too.
         attributes: read the challenge attributes.
         absence: read the absence flags.
-        cache: keep the parsed text for the next time.
 
     Raises:
         MissingData: sequences (or, with `frames`, their images) are missing and `partial` is false, or all are.
@@ -156,7 +152,7 @@ def load(
         )
     if not present:
         raise MissingData(f"{TITLES[name]}: the split '{split or DATASETS[name][1][0]}' holds no sequences")
-    sequences = _read(name, present, attributes, absence, cache)
+    sequences = _read(name, present, attributes, absence)
     read = {entry.name for entry in present}
     rest = [entry for entry in all_entries if entry.name not in read]
     return TrackingDataset(
@@ -174,84 +170,30 @@ def _aliases(dataset: str, entry: Entry) -> tuple[str, ...]:
     return (*names, *(f"{prefix}_{name}" for prefix in PREFIXES[dataset] for name in names))
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """What the files of some sequences say, an element for each."""
-
-    tables: list[BoxTable]
-    absent: list[np.ndarray | None]
-    attributes: list[Sequence[str]]
-    sizes: list[Sequence[int] | None]
-
-
-def _read(
-    dataset: str, entries: list[Entry], attributes: bool, absence: bool, cache: bool
-) -> list[TrackingSequence]:
-    members = [entry.truth.member for entry in entries if entry.truth.member is not None]
-    names = [str(entry.truth) for entry in entries]
-    truth = cached(
-        f"ground truth {members} {attributes} {absence}",
-        _sources(entries, attributes, absence),
-        lambda: _parse(entries, attributes, absence),
-        _pack,
-        lambda arrays: _unpack(arrays, names),
-        cache,
-    )
-    return [
-        TrackingSequence(
-            name=entry.name,
-            boxes=table.boxes if entry.part is None else entry.part.cut(table).boxes,
-            absent=absent,
-            attributes=tuple(names_of_attributes),
-            frames=entry.frames,
-            size=None if size is None else (size[0], size[1]),
-            aliases=_aliases(dataset, entry),
-            source=table.source,
-            first_pixel=entry.first_pixel,
-            part=entry.part,
-        )
-        for entry, table, absent, names_of_attributes, size in zip(
-            entries, truth.tables, truth.absent, truth.attributes, truth.sizes, strict=True
-        )
-    ]
-
-
-def _sources(entries: Iterable[Entry], attributes: bool, absence: bool) -> Iterator[Path]:
-    for entry in entries:
-        yield entry.truth.path
-        yield from entry.absent if absence else ()
-        for path in (entry.attributes if attributes else None, entry.size):
-            if path is not None:
-                yield path
-
-
-def _parse(entries: list[Entry], attributes: bool, absence: bool) -> _Truth:
-    tables = read_box_files([entry.truth for entry in entries])
-    absent = [read_absent(entry) if absence else None for entry in entries]
-    for entry, table, flags in zip(entries, tables, absent, strict=True):
-        if flags is not None and len(flags) != len(table.boxes):
+def _read(dataset: str, entries: list[Entry], attributes: bool, absence: bool) -> list[TrackingSequence]:
+    sequences = []
+    for entry, table in zip(entries, read_box_files([entry.truth for entry in entries]), strict=True):
+        absent = read_absent(entry) if absence else None
+        if absent is not None and len(absent) != len(table.boxes):
             raise UserError(
-                f"{entry.absent[0]}: {len(flags)} flags for the {len(table.boxes)} boxes of {entry.truth}: "
+                f"{entry.absent[0]}: {len(absent)} flags for the {len(table.boxes)} boxes of {entry.truth}: "
                 "get the annotations again"
             )
-    names = [read_attributes(entry) if attributes else () for entry in entries]
-    return _Truth(tables, absent, names, [read_size(entry) for entry in entries])
-
-
-def _pack(truth: _Truth) -> dict[str, np.ndarray]:
-    flagged = [flags is not None for flags in truth.absent]
-    flags = [np.zeros(0, bool), *(flags for flags in truth.absent if flags is not None)]
-    details = json.dumps([flagged, truth.attributes, truth.sizes])
-    return pack(truth.tables) | {"absent": np.concatenate(flags), "details": np.array(details)}
-
-
-def _unpack(arrays: Mapping[str, np.ndarray], names: list[str]) -> _Truth:
-    tables = unpack(arrays, names)
-    flagged, attributes, sizes = json.loads(str(arrays["details"]))
-    lengths = [len(table.boxes) if flags else 0 for table, flags in zip(tables, flagged, strict=True)]
-    parts = np.split(arrays["absent"], np.cumsum(lengths)[:-1])
-    absent = [part if flags else None for part, flags in zip(parts, flagged, strict=True)]
-    return _Truth(tables, absent, attributes, sizes)
+        sequences.append(
+            TrackingSequence(
+                name=entry.name,
+                boxes=table.boxes if entry.part is None else entry.part.cut(table).boxes,
+                absent=absent,
+                attributes=read_attributes(entry) if attributes else (),
+                frames=entry.frames,
+                size=read_size(entry),
+                aliases=_aliases(dataset, entry),
+                source=table.source,
+                first_pixel=entry.first_pixel,
+                part=entry.part,
+            )
+        )
+    return sequences
 
 
 def read_absent(entry: Entry) -> np.ndarray | None:

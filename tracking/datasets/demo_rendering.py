@@ -1,6 +1,6 @@
 """The frames of `demo`, rendered once and kept as images that runner, workers and training read like any others.
 
-They lie in a folder `<name>/{img/%04d.jpg, groundtruth.txt, attrs.txt}` of `tracking.files.cache.cache_folder`, whose
+They lie in a folder `<name>/{img/%04d.jpg, groundtruth.txt, attrs.txt}` of `core.storage.cache.cache_folder`, whose
 name holds a fingerprint of the photographs and of the scenes.
 """
 
@@ -14,12 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.storage.cache import decode_in_order, fingerprint, open_or_build
+from core.storage.cache import cache_folder, decode_in_order, fingerprint, open_or_build
 from core.storage.files import atomic_write
 from tracking.datasets.demo_scenes import SCENES
 from tracking.datasets.scenes import Scene, render, target_box
 from tracking.files.boxes import format_boxes
-from tracking.files.cache import cache_folder
 
 FORMAT = 1  # of the files and of how scenes are drawn: raise it when either changes
 JPEG_QUALITY = 95
@@ -34,9 +33,9 @@ def rendered(split: str) -> Path:
     Raises:
         UserError: the cache cannot be written.
     """
-    import skimage
+    from skimage.data import data_dir
 
-    photos = Path(skimage.data_dir)
+    photos = Path(data_dir)
     names = sorted({name for scene in SCENES[split] for name in scene.photos()})
     # What is drawn depends on the scenes, on the photographs and, in the last bit, on OpenCV.
     mark = fingerprint(

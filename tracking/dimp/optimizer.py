@@ -93,9 +93,13 @@ class FilterOptimizer(nn.Module):
         down = (rows - centre[..., 1, None]).square()
         distance = (down[..., :, None] + across[..., None, :]).sqrt()
         label, mask, weight = (
-            self._interpolate(conv.weight.flatten(), distance)
-            for conv in (self.label_map_predictor, self.target_mask_predictor[0], self.spatial_weight_predictor)
-        )  # fmt: skip
+            self._interpolate(knots.flatten(), distance)
+            for knots in (
+                self.label_map_predictor.weight,
+                self.target_mask_predictor.get_parameter("0.weight"),
+                self.spatial_weight_predictor.weight,
+            )
+        )
         return ResidualMaps(label, torch.sigmoid(mask), weight)
 
     def _interpolate(self, knots: Tensor, distance: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class DiMPTracker:
         # Where score cell 0 lies in the crop.
         self._first_cell = STRIDE // 2 * (self._net.net.config.filter_size % 2)
         self._shift = LEGACY_SHIFT if self.settings.legacy_coordinates else 0.0
+        self._size: Tensor  # of the target: (2,), width and height in image pixels; `init` sets it
 
     @torch.inference_mode()
     def init(self, frame: np.ndarray, box: Sequence[float]) -> None:

@@ -148,7 +148,6 @@ def evaluate_trackers(
     trackers: Sequence[StoredTracker],
     protocol: Protocol,
     partial: bool = False,
-    cache: bool = True,
 ) -> list[Evaluation]:
     """Score trackers on a data set, best first.
 
@@ -158,7 +157,6 @@ def evaluate_trackers(
         protocol: the rules.
         partial: leave out sequences without a result instead of raising. All trackers are then scored on the
             sequences that all have: means over different sequences say nothing about who is better.
-        cache: keep the parsed text for the next time.
 
     Raises:
         UserError: a result that the protocol refuses, a missing one without `partial`, or, with it, no sequence that
@@ -180,7 +178,7 @@ def evaluate_trackers(
                 "some of them with --trackers"
             )
     evaluations = [
-        _evaluate(dataset, sequences if tracker.files else (), tracker, protocol, partial, cache)
+        _evaluate(dataset, sequences if tracker.files else (), tracker, protocol, partial)
         for tracker in trackers
     ]
     ranking = "ao" if protocol.averaging == "frame" else "success_auc"
@@ -193,11 +191,10 @@ def _evaluate(
     tracker: StoredTracker,
     protocol: Protocol,
     partial: bool,
-    cache: bool,
 ) -> Evaluation:
     """One tracker on `sequences`: all of the data set, but with `partial` those of which it has a result."""
     names = [sequence.name for sequence in sequences]
-    results = read_results(tracker, names, cache) if names else {}
+    results = read_results(tracker, names) if names else {}
     missing = tuple(item.name for item in dataset.sequences if item.name not in tracker.files)
     left_out = tuple(
         item.name for item in dataset.sequences if item.name in tracker.files and item.name not in results
@@ -303,7 +300,6 @@ def evaluate(
     sequences: Sequence[str] = (),
     attributes: bool = False,
     partial: bool = False,
-    cache: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Score every tracker whose results lie in a folder (or zip), best first.
 
@@ -318,7 +314,6 @@ def evaluate(
         sequences: shell-style patterns of the sequences wanted; none for all.
         attributes: score each challenge attribute's sequences too.
         partial: leave out sequences without ground truth or result instead of raising.
-        cache: keep the parsed text for the next time.
 
     Returns:
         Tracker to scores. Scores are fractions, None where the protocol does not define them: `success_auc` (mean of
@@ -345,13 +340,9 @@ def evaluate(
         partial=partial,
         attributes=attributes,
         absence=record.absent != "ignore",
-        cache=cache,
     )
     found = pick_trackers(find_results(results_dir, truth.sequences, truth.others), trackers)
-    return {
-        item.name: as_dict(item, attributes)
-        for item in evaluate_trackers(truth, found, record, partial, cache)
-    }
+    return {item.name: as_dict(item, attributes) for item in evaluate_trackers(truth, found, record, partial)}
 
 
 def pick_trackers(found: StoredResults, names: Sequence[str]) -> list[StoredTracker]:

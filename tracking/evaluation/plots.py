@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,12 +19,15 @@ from tracking.datasets import TITLES, split_title
 from tracking.evaluation.evaluation import Evaluation, average_curve, comparable, counted
 from tracking.evaluation.protocols import Protocol, score_labels
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # not in every release that we run with
+
 Kind = Literal["success", "precision", "norm_precision"]
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; dashes continue it past eight lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("-", "--", "-.", ":")
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -106,6 +109,7 @@ def _legend(axes: Axes, title: str, **place: Any) -> Legend:
 
 def _covers(legend: Legend, axes: Axes) -> bool:
     """Whether the legend hides a part of a curve."""
+    assert isinstance(axes.figure, Figure)  # no part of a larger one
     axes.figure.draw_without_rendering()
     box = legend.get_window_extent()
     paths = (axes.transData.transform_path(line.get_path()) for line in axes.lines)

@@ -1,4 +1,4 @@
-"""Stored results of trackers: found in every toolkit's layout, read strictly, kept parsed.
+"""Stored results of trackers: found in every toolkit's layout, read strictly.
 
 Layouts, at any depth below the folder that is named:
 
@@ -23,9 +23,8 @@ import numpy as np
 from core.errors import MissingData, UserError
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.archives import StoredFile, zip_members
-from tracking.files.box_files import pack, read_box_files, unpack
+from tracking.files.box_files import read_box_files
 from tracking.files.boxes import BoxTable
-from tracking.files.cache import cached
 
 LASOT_SUFFIX = "_tracking_result"
 REPETITION = re.compile(r"(.+)_(\d{3})")
@@ -362,29 +361,18 @@ def _tracker(folder: _Folder, wanted: set[str]) -> StoredTracker:
     return StoredTracker(folder.name, files, times, folder.renamed, tuple(folder.unused), others)
 
 
-def read_results(
-    tracker: StoredTracker, names: Sequence[str], cache: bool = True
-) -> dict[str, tuple[BoxTable, ...]]:
+def read_results(tracker: StoredTracker, names: Sequence[str]) -> dict[str, tuple[BoxTable, ...]]:
     """Read a tracker's boxes.
 
     Args:
         tracker: where they are.
         names: the sequences wanted; those without a file are left out.
-        cache: keep the parsed text for the next time.
 
     Raises:
         UserError: a malformed file, named with its line.
     """
     files = [(name, file) for name in names for file in tracker.files.get(name, ())]
-    members = [file.member for _, file in files if file.member is not None]
-    tables = cached(
-        f"results {members}",
-        (file.path for _, file in files),
-        lambda: read_box_files([file for _, file in files]),
-        pack,
-        lambda arrays: unpack(arrays, [str(file) for _, file in files]),
-        cache,
-    )
+    tables = read_box_files([file for _, file in files])
     results: dict[str, tuple[BoxTable, ...]] = {}
     for (name, _), table in zip(files, tables, strict=True):
         results[name] = (*results.get(name, ()), table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from core.tables import markdown_table
 from tracking.datasets import split_title
 from tracking.evaluation.comparison import Comparison
 from tracking.evaluation.evaluation import Evaluation, comparable, counted
@@ -72,16 +73,11 @@ def _cells(rows: Sequence[Row], labels: dict[str, str], bold: str) -> list[list[
     return lines
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *lines])
-
-
 def _rows_of(evaluations: Sequence[Evaluation]) -> tuple[list[Row], dict[str, str]]:
     return [(item.name, item.scores()) for item in evaluations], score_labels(evaluations[0].protocol)
 
 
-def markdown_table(evaluations: Sequence[Evaluation], split: str) -> str:
+def scores_table(evaluations: Sequence[Evaluation], split: str) -> str:
     """The trackers' scores in percent as a Markdown table under a caption.
 
     The best of each column is bold where all were scored on the same sequences.
@@ -95,7 +91,7 @@ def markdown_table(evaluations: Sequence[Evaluation], split: str) -> str:
             [*cells, "–" if item.speed is None else f"{item.speed:.1f}"]
             for cells, item in zip(lines, evaluations, strict=True)
         ]
-    return f"{caption(evaluations, split)}, in percent:\n\n{_markdown(header, lines)}"
+    return f"{caption(evaluations, split)}, in percent:\n\n{markdown_table(header, lines)}\n"
 
 
 def attribute_table(evaluation: Evaluation) -> str:
@@ -104,11 +100,11 @@ def attribute_table(evaluation: Evaluation) -> str:
     rows: list[Row] = [(name, evaluation.scores(flags)) for name, flags in evaluation.attributes.items()]
     lines = _cells(rows, labels, "{}")
     counts = [str(int(flags.sum())) for flags in evaluation.attributes.values()]
-    table = _markdown(
+    table = markdown_table(
         ["attribute", "sequences", *labels.values()],
         [[cells[0], count, *cells[1:]] for cells, count in zip(lines, counts, strict=True)],
     )
-    return f"{evaluation.name} by attribute, in percent:\n\n{table}"
+    return f"{evaluation.name} by attribute, in percent:\n\n{table}\n"
 
 
 LATEX_SPECIAL = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"~": r"\textasciitilde{}"})
@@ -160,4 +156,4 @@ def comparison_table(result: Comparison, rows: int | None = None) -> str:
         f"{100 * result.confidence:.0f} % paired bootstrap interval over {len(order)} sequences{left_out} "
         f"[{100 * result.low:+.2f}, {100 * result.high:+.2f}]; {result.first} is better on {wins}, worse on {losses}"
     )
-    return f"{head}\n\n{_markdown(['sequence', result.first, result.second, 'difference'], lines)}"
+    return f"{head}\n\n{markdown_table(['sequence', result.first, result.second, 'difference'], lines)}\n"

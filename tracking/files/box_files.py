@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,25 +44,8 @@ def _read_group(files: Sequence[StoredFile]) -> tuple[list[np.ndarray], list[int
         boxes, rows = plain
         return [boxes], rows.tolist(), [(None, None)] * len(files)
     tables = [parse_boxes(data, str(file)) for data, file in zip(contents, files, strict=True)]
-    return [table.boxes for table in tables], [len(table.boxes) for table in tables], _notes(tables)
-
-
-def _notes(tables: Sequence[BoxTable]) -> list[Note]:
-    return [(table.lines, table.header) for table in tables]
-
-
-def pack(tables: Sequence[BoxTable]) -> dict[str, np.ndarray]:
-    """Tables as arrays that can be stored."""
-    return {
-        "boxes": np.concatenate([table.boxes for table in tables]),
-        "lengths": np.array([len(table.boxes) for table in tables]),
-        "notes": np.array(json.dumps(_notes(tables))),
-    }
-
-
-def unpack(arrays: Mapping[str, np.ndarray], sources: Sequence[str]) -> list[BoxTable]:
-    """The tables that `pack` was given; `sources` are their names."""
-    return _cut(arrays["boxes"], arrays["lengths"].tolist(), sources, json.loads(str(arrays["notes"])))
+    notes: list[Note] = [(table.lines, table.header) for table in tables]
+    return [table.boxes for table in tables], [len(table.boxes) for table in tables], notes
 
 
 def _cut(

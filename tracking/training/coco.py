@@ -6,22 +6,21 @@ Layout: `coco/annotations/instances_<split>.json`, images in `coco/images/<split
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from core.errors import UserError
+from core.storage.cache import cache_folders, fingerprint, open_or_build
+from core.storage.files import atomic_write
 from tracking.datasets.entries import first_folder, not_found
 from tracking.dimp.crops import to_centres
-from tracking.files.cache import cached
 from tracking.training.sequences import StillFiles, TrainingSet
 
 FOLDERS = ("coco", "COCO", "MSCOCO", ".")
 DEFAULT_SPLIT = "train2014"
-
-_Table = dict[str, np.ndarray]
+FORMAT = 1  # of the cache: raise it when what is kept of an object changes
 
 
 def read_coco(root: Path, split: str | None = None) -> TrainingSet:
@@ -38,8 +37,15 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
         layout = f"coco/annotations/instances_{split}.json and coco/images/{split}/"
         raise not_found("COCO", root, layout, "https://cocodataset.org")
     annotations = folder / f"annotations/instances_{split}.json"
-    table = cached("coco", [annotations], lambda: _parse(annotations), lambda table: table, dict)
-    boxes = to_centres(torch.from_numpy(table["boxes"])).numpy()
+    objects = open_or_build(  # the text is hundreds of megabytes
+        cache_folders(folder),
+        f"instances_{split}",
+        fingerprint([(annotations.name, annotations)], FORMAT),
+        ".npy",
+        open_file=_stored,
+        build=lambda path: _store(path, annotations),
+    )
+    boxes = to_centres(torch.from_numpy(objects["box"].copy())).numpy()
     count = len(boxes)
     return TrainingSet(
         name=f"COCO {split}",
@@ -47,25 +53,39 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
         first=np.arange(count + 1),
         boxes=boxes,
         visible=np.ones(count, bool),
-        files=StillFiles(images, table["names"][table["images"]]),
+        files=StillFiles(images, objects["image"]),
         still=True,
     )
 
 
-def _parse(path: Path) -> _Table:
+def _stored(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path)  # without pickled objects, which is NumPy's default
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _store(path: Path, annotations: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        np.save(file, parse_objects(annotations))
+
+
+def parse_objects(path: Path) -> np.ndarray:
+    """Every object that is no crowd: `image`, its file's name in bytes, and `box`, float32 (4,), as COCO has it.
+
+    Raises:
+        UserError: the file does not hold COCO's instances.
+    """
     try:
         contents = json.loads(path.read_bytes())
-        files = {image["id"]: image["file_name"] for image in contents["images"]}
+        files = {image["id"]: image["file_name"].encode() for image in contents["images"]}
         objects = [item for item in contents["annotations"] if not item.get("iscrowd", 0)]
-        place = {identity: index for index, identity in enumerate(files)}
-        return _table(list(files.values()), objects, place)
-    except (ValueError, KeyError, TypeError) as error:
+        names = np.array([files[item["image_id"]] for item in objects], np.bytes_)
+        boxes = np.array([item["bbox"] for item in objects], np.float32).reshape(-1, 4)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not COCO's instances ({type(error).__name__}: {error}): get the annotations again"
         ) from error
-
-
-def _table(names: list[str], objects: list[Mapping[str, object]], place: Mapping[object, int]) -> _Table:
-    boxes = np.array([item["bbox"] for item in objects], np.float32).reshape(-1, 4)
-    images = np.array([place[item["image_id"]] for item in objects], np.int64)
-    return {"names": np.array([name.encode() for name in names], np.bytes_), "images": images, "boxes": boxes}
+    found = np.empty(len(objects), [("image", names.dtype), ("box", np.float32, 4)])
+    found["image"], found["box"] = names, boxes
+    return found

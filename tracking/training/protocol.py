@@ -161,8 +161,8 @@ def _open_all(sources: Sequence[SourceConfig], root: Path, data: DataConfig) -> 
             absent.append(error)
     if absent and not opened:
         raise MissingData(f"no source of sequences is there: {absent[0]}")
-    for error in absent:
-        warnings.warn(f"a source of sequences is left out: {error}", stacklevel=4)
+    for reason in absent:
+        warnings.warn(f"a source of sequences is left out: {reason}", stacklevel=4)
     return opened
 
 

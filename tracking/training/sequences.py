@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +153,7 @@ class UsableSet:
         begin, end = self.source.first[sequence : sequence + 2]
         return np.flatnonzero(self.usable[begin:end])
 
-    def without(self, rows: Sequence[int], sampling: SamplingConfig) -> UsableSet:
+    def without(self, rows: Iterable[int], sampling: SamplingConfig) -> UsableSet:
         """The same without some rows of the source, such as frames that cannot be read."""
         visible = self.source.visible.copy()
         visible[list(rows)] = False

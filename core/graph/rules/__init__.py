@@ -2,11 +2,11 @@
 
 Five kinds of rule, one file each:
 
-    parametric    convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
-    elementwise   operands of one shape are tied channel by channel; operands that broadcast are not
-    movement      view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
-    reduction     pooling and interpolation; mean, max, softmax ... over axes: free where the axes carry no labels
-    calls         constants, and everything else: it freezes the channels that it touches, with a warning
+    parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
+    elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
+    rearrangement   view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
+    reduction       pooling and interpolation; mean, max, softmax ... over axes: free where the axes carry no labels
+    calls           constants, and everything else: it freezes the channels that it touches, with a warning
 
 To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SizeOfChannels
-from core.graph.rules import elementwise, movement, parametric, reduction
+from core.graph.rules import elementwise, parametric, rearrangement, reduction
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -48,7 +48,7 @@ RULES: dict[str, Rule] = {
     "group_norm": parametric.group_norm,
     "prelu": parametric.prelu,
     "pad": parametric.pad,
-    **movement.RULES,
+    **rearrangement.RULES,
     **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
 }
 
@@ -76,7 +76,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
     if name == "shape":
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
-        return movement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
+        return rearrangement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
     result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))

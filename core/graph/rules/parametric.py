@@ -49,7 +49,8 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     """Plain, grouped, depthwise and transposed convolution in one to three dimensions.
 
     Grouped: position p of every group is one choice, so that the group count survives a cut; with as many outputs as
-    inputs, input and output positions are the same choice (the RegNet rule, method.md 1.3; depthwise is its limit).
+    inputs, input and output positions are the same choice (the rule of the RegNet in LW-DNA's released code; depthwise
+    is its limit).
     """
     source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
     name = mode.parameter_name(weight)

@@ -34,6 +34,7 @@ def jpeg(number: int, mode: str = "RGB", side: int = 64) -> bytes:
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A data root with a small Tiny-ImageNet; the user's cache folder lies in it, too."""
+    monkeypatch.delenv("LWDNA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
     folder = tmp_path / "tiny-imagenet-200"
     for index, name in enumerate(CLASSES):

@@ -18,7 +18,6 @@ from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.labels import FrozenChannelsWarning, TraceError
 from core.graph.rules.calls import slid, spread
 from core.graph.rules.reduction import _pooled
-from core.modules import walk
 from tests.toys import TOYS, Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -186,10 +185,3 @@ def _shape(function: Callable[[], Tensor]) -> list[int] | None:
         return list(function().shape[2:])
     except RuntimeError:
         return None
-
-
-def test_a_walk_visits_what_named_modules_does() -> None:
-    shared = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Identity()))
-    net = nn.ModuleDict({"a": shared, "b": nn.ModuleList([nn.Conv2d(1, 1, 1), shared[1]]), "c": shared})
-    net.register_module("none", None)
-    assert walk(net) == list(net.named_modules())

@@ -89,6 +89,7 @@ def test_moving_a_data_set_keeps_its_fingerprint(tmp_path: Path) -> None:
 
 
 def test_the_user_has_a_place_for_every_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LWDNA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     beside, home = cache_folders(tmp_path / "one/set")
     assert beside == tmp_path / "one/set" / FOLDER
@@ -98,6 +99,8 @@ def test_the_user_has_a_place_for_every_data_set(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folders(None) == (tmp_path / ".cache/lwdna",)
+    monkeypatch.setenv("LWDNA_CACHE", str(tmp_path / "own"))
+    assert cache_folders(None) == (tmp_path / "own",)
 
 
 # --- Opening and making ---

@@ -121,6 +121,7 @@ def test_a_build_killed_half_way_leaves_no_cache(photos: ImageSet) -> None:
 def test_the_cache_lies_beside_the_images_or_where_it_is_told(
     photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("LWDNA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     open_cache(photos)
     assert list((tmp_path / "set/.lwdna_cache").glob("three-x4-*.pixels"))
@@ -145,6 +146,7 @@ def test_sets_of_other_names_scales_and_places_keep_caches_of_their_own(
 def test_a_folder_that_cannot_be_written_is_left_alone(
     photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("LWDNA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "set/.lwdna_cache").write_text("a file where the folder should be")
     assert len(open_cache(photos)) == 3

@@ -70,7 +70,7 @@ def their_report(
 def our_report(protocol: str, dataset: str, sequences: list[Sequence], results: Path) -> dict[str, Any]:
     truth = TrackingDataset(dataset, "split", tuple(sequences), ())
     trackers = find_trackers(results, sequences)
-    (found,) = evaluate_trackers(truth, trackers, get_protocol(protocol, dataset), cache=False)
+    (found,) = evaluate_trackers(truth, trackers, get_protocol(protocol, dataset))
     return as_dict(found)
 
 

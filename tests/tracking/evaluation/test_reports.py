@@ -21,7 +21,7 @@ from tracking.evaluation.plots import Kind, attribute_figure, curve_figure, save
 from tracking.evaluation.protocols import get_protocol
 from tracking.evaluation.scoring import score_curves
 from tracking.evaluation.stored_results import find_trackers, read_results
-from tracking.evaluation.tables import comparison_table, latex_table, markdown_table, score_rows
+from tracking.evaluation.tables import comparison_table, latex_table, score_rows, scores_table
 from tracking.experiment.report import _auc
 from tracking.files.boxes import BoxTable
 
@@ -144,7 +144,7 @@ def test_comparison_is_paired_and_sorted(pair: list[Evaluation]) -> None:
 
 
 def test_tables(pair: list[Evaluation]) -> None:
-    markdown = markdown_table(pair, "otb100").splitlines()
+    markdown = scores_table(pair, "otb100").splitlines()
     assert markdown[0] == "OTB-100 (12 sequences), protocol of the OTB benchmark code, in percent:"
     auc = f"{100 * pair[0].scores()['success_auc']:.2f}"  # type: ignore[operator]
     assert markdown[4].startswith(f"| good_one | **{auc}** |")
@@ -162,7 +162,7 @@ def test_tables(pair: list[Evaluation]) -> None:
 def test_different_sequences_are_not_ranked(sequences: list[Sequence], tmp_path: Path) -> None:
     """Not even where a caller scored the trackers one by one; `evaluate_trackers` scores them on the same ones."""
     pair = [case("long", 1, 3.0, sequences), case("short", 2, 12.0, sequences[3:])]
-    markdown = markdown_table(pair, "otb100")
+    markdown = scores_table(pair, "otb100")
     assert "9 to 12 sequences" in markdown
     assert "**" not in markdown
     assert markdown.splitlines()[2].endswith("| has results of |")
@@ -178,7 +178,7 @@ def test_different_sequences_are_not_ranked(sequences: list[Sequence], tmp_path:
 def test_undefined_scores_are_shown_as_such(pair: list[Evaluation]) -> None:
     curves = replace(pair[0].curves, success=np.full_like(pair[0].curves.success, np.nan))
     undefined = replace(pair[0], name="lost", curves=curves)
-    rows = markdown_table([undefined, *pair], "otb100").splitlines()
+    rows = scores_table([undefined, *pair], "otb100").splitlines()
     assert rows[4].startswith("| lost | undefined |")
     assert rows[5].startswith("| good_one | **")  # the best of those that have a number
     assert _auc(undefined) == -np.inf

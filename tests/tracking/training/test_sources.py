@@ -96,7 +96,11 @@ def coco_tree(root: Path, **changes: object) -> None:
 
 def test_every_object_of_coco_that_is_no_crowd_is_a_sequence(tmp_path: Path) -> None:
     coco_tree(tmp_path)
-    for _ in range(2):  # from the text, and from the cache of it
+    stored = tmp_path / "coco/.lwdna_cache"
+    for state in ("text", "stored", "damaged"):
+        if state == "damaged":
+            (file,) = stored.glob("instances_train2014-*.npy")
+            file.write_bytes(b"damaged")
         found = open_source(SourceConfig("coco"), tmp_path)
         assert found.still
         assert len(found) == 3
