@@ -32,7 +32,6 @@ from core.methods.registry import BASELINE, METHODS, Found, Method, Request, Sea
 from core.storage.files import exclusive, json_text, write_json
 from core.surgery.architecture import Architecture
 from core.widths.config import ShrinkConfig
-from core.widths.selection import group_fractions
 
 SCHEMA = 1  # raised when the code changes what a trial with the same key gives
 
@@ -163,12 +162,10 @@ def _check_patterns(bench: Bench, trials: Iterable[Trial]) -> None:
     ]
     if not searches:
         return
-    model, inputs, outputs = bench.task.searched()
-    shrink = bench.config.shrink
-    groups = trace_channels(model, inputs, freeze=shrink.freeze, ties=shrink.ties, outputs=outputs).groups
+    model, inputs = bench.task.searched()
+    graph = trace_channels(model, inputs, **asdict(bench.task.traced(bench.config.shrink).trace))
     for config in searches:
-        group_fractions(groups, config.floor, "floor")
-        group_fractions(groups, config.ceiling, "ceiling")
+        config.bounds(graph)
 
 
 def run_trials(bench: Bench, trials: Iterable[Trial], *, only_known: bool = False) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ from core.training.divergence import Divergence, TrainingDiverged, read_divergen
 from core.training.run_files import EpochRecord, read_history, training_notes
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
-from core.widths.scores import GATES_ONLY, NAMES
+from core.widths.scores import NAMES, check_score
 from core.widths.selection import search
 from core.widths.space import open_space
 
@@ -87,11 +87,7 @@ class Settings:
                 raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
             if control == self.shrink.score:
                 raise UserError(f"control '{control}' is the score of the found network itself; name another")
-            if control in GATES_ONLY and self.shrink.latents != "gate":
-                raise UserError(
-                    f"control '{control}' is defined for plain gates, but shrink.latents='{self.shrink.latents}'; name "
-                    f"another"
-                )
+            check_score(control, self.shrink.latents, "control")
         for stage in self.stages:
             if stage not in STAGES:
                 raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
@@ -99,7 +95,7 @@ class Settings:
     @property
     def scores(self) -> dict[str, str]:
         """Method -> score, for every method that has widths to find."""
-        return {FOUND: self.shrink.score, **{control: control for control in self.controls}}
+        return {FOUND: self.shrink.score_name, **{control: control for control in self.controls}}
 
     @property
     def seed_list(self) -> list[int]:
@@ -171,13 +167,11 @@ def check(task: Task, config: ShrinkConfig) -> None:
             f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"
         )
     if config.budget.latency is None and not config.vanish:
-        find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
+        find_architecture(task, replace(config, score="uniform"), seed=0)
         return
     with seeded(0):
-        model, inputs, outputs = task.searched()
-    space = open_space(
-        model, inputs, config.widen, seed=0, freeze=config.freeze, ties=config.ties, outputs=outputs
-    )
+        model, inputs = task.searched()
+    space = open_space(model, inputs, task.traced(config), seed=0)
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
     # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
     # can change is whether the budget can be met without their floors.
@@ -255,7 +249,8 @@ def _find_widths(
     path = settings.widths_file(method, seed)
     if fabric.is_global_zero and not path.exists():
         given = task.given if method == FOUND else None
-        architecture = given or find_architecture(task, settings.shrink, score, seed, fabric.device)
+        config = settings.shrink if method == FOUND else replace(settings.shrink, score=score)
+        architecture = given or find_architecture(task, config, seed, fabric.device)
         architecture.save(path)
         cost, base = architecture.costs
         how = f"found widths by {score}" if given is None else "given widths"

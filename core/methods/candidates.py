@@ -18,9 +18,9 @@ from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.surgery.initialise import seeded
 from core.surgery.resize import resize
+from core.widths.bounds import Fractions, group_fractions
 from core.widths.budget import BudgetError
 from core.widths.proxies import Batches, Proxy
-from core.widths.selection import Fractions, group_fractions
 from core.widths.space import Space
 
 IntArray = NDArray[np.int64]

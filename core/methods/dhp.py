@@ -31,8 +31,9 @@ from core.surgery.gates import LATENTS, Latents
 from core.surgery.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
 from core.training.recipe import ScheduleConfig, require_range
 from core.training.train import Loader, TrainConfig, fit
+from core.widths.bounds import Fractions, group_fractions
 from core.widths.budget import Budget
-from core.widths.selection import Fractions, group_fractions, search
+from core.widths.selection import search
 from core.widths.space import Space
 
 

@@ -25,13 +25,19 @@ from core.methods.tilts import tilted_widths
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import TrainConfig
+from core.widths.bounds import group_fractions
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
-from core.widths.scores import NAMES
-from core.widths.selection import group_fractions, search
+from core.widths.scores import SCORES
+from core.widths.selection import search
 from core.widths.space import Space, open_space
 
 BASELINE = "baseline"
+YOUNG: dict[str, Any] = {
+    "vanish": 0.0,
+    "taps": (),
+    "outputs": "single",
+}  # of `ShrinkConfig`; see `without_young`
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ class Method:
                 key: list(value.items())
                 if key in ("floor", "ceiling") and isinstance(value, Mapping)
                 else value
-                for key, value in without_young(asdict(own.shrink), {"vanish": 0.0}).items()
+                for key, value in without_young(asdict(own.shrink), YOUNG).items()
             },
             "search": {name: parts[name] for name in self.uses},
             "train": recipe if self.trains else None,
@@ -210,9 +216,8 @@ def open_request(request: Request, *, whole: bool = True) -> Space:
             f"this method cannot search a part of {subject.model_name}: use a score, a control or a tilt"
         )
     with seeded(request.seed):
-        baseline, inputs, outputs = subject.searched()
-    return open_space(baseline.to(request.fabric.device), inputs, config.widen, seed=request.seed,
-                      freeze=config.freeze, ties=config.ties, outputs=outputs)  # fmt: skip
+        baseline, inputs = subject.searched()
+    return open_space(baseline.to(request.fabric.device), inputs, subject.traced(config), seed=request.seed)
 
 
 def limits_in(space: Space, config: ShrinkConfig) -> Limits:
@@ -241,9 +246,7 @@ def _images(request: Request, batches: int) -> float:
 
 
 def _by_score(request: Request) -> Found:
-    architecture = find_architecture(
-        request.subject, request.shrink, request.shrink.score, request.seed, request.fabric.device
-    )
+    architecture = find_architecture(request.subject, request.shrink, request.seed, request.fabric.device)
     if request.shrink.score in ("random", "uniform") or not architecture.found_by["batches"]:
         return Found(architecture)
     epochs = _images(request, architecture.found_by["batches"])
@@ -341,25 +344,13 @@ def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
     )
 
 
-_SUMMARIES = {
-    "gradient": "|dL/dz| of plain gates",
-    "sensitivity": "|z · dL/dz| of plain gates: equals gradient, trained once for both",
-    "magnitude": "mean |W| of fresh weights",
-    "random": "control: random scores; nearly uniform widths",
-    "uniform": "control: every group keeps the same fraction",
-    "fisher": "Σ over samples of (z · dL/dz)²",
-    "fisher-readers": "the same, readers' share alone",
-    "synflow": "z · dR/dz of SynFlow",
-}
-
-
 def _score(name: str, summary: str, **change: Any) -> tuple[str, Method]:
     return name, Method(summary, _by_score, change)
 
 
 METHODS: dict[str, Method] = dict(
     [
-        *(_score(name, _SUMMARIES[name], score=name) for name in NAMES),
+        *(_score(name, score.summary, score=name) for name, score in SCORES.items()),
         _score("hypernetwork-gradient", "|dL/dz| behind DHP's hypernetworks (LW-DNA as published)",
                score="gradient", latents="hypernetwork"),
         _score("hypernetwork-magnitude", "|z| of random latents (what the published ResNet50 command selects by)",

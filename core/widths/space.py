@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from core.graph.complexity import Cost
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.resize import widen as widen_model
+from core.widths.config import ShrinkConfig
 
 
 @dataclass(frozen=True)
@@ -68,39 +69,31 @@ class Space:
 def open_space(
     model: nn.Module,
     example_inputs: Any,
-    widen: float,
+    config: ShrinkConfig,
     *,
     seed: int | None = None,
-    freeze: Sequence[str] = (),
-    taps: Sequence[str] = (),
-    ties: Sequence[tuple[str, str]] = (),
-    outputs: Literal["single", "freeze", "free"] = "single",
     removed: Sequence[str] = (),
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
     Args:
         model: any CNN; it is not changed.
-        example_inputs: as for `trace_channels`, as are `freeze`, `taps`, `ties` and `outputs`.
-        widen: growth of the widths, at least 1.
+        example_inputs: as for `trace_channels`.
+        config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
-        freeze: see `trace_channels`.
-        taps: see `trace_channels`.
-        ties: see `trace_channels`.
-        outputs: see `trace_channels`.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
     """
-    base_graph = trace_channels(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+    options = asdict(config.trace)
+    base_graph = trace_channels(model, example_inputs, **options)
     if not base_graph.groups:
         raise UserError("the model has no free channel group: nothing to widen or shrink")
-    options = asdict(base_graph.options)
     start, start_graph = model, base_graph
     if removed:
         start = shorten(model, removed)
         start_graph = trace_channels(start, example_inputs, **options)
-    wide = widen_model(start, start_graph, widen, seed=seed)
+    wide = widen_model(start, start_graph, config.widen, seed=seed)
     graph = trace_channels(wide, example_inputs, **options)
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))

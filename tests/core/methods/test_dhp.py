@@ -20,6 +20,7 @@ from core.surgery.hypernetwork import alive_latents, attach_hypernetwork, soft_t
 from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.training.train import fit, make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from core.widths.scores import score_channels
 from core.widths.space import Space, open_space
 from tests.core.training.training_runs import DigitsLoader, cross_entropy, network
@@ -33,7 +34,7 @@ IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 def space() -> Space:
-    return open_space(network(dropout=0.0), IMAGE, 2.0, seed=0)
+    return open_space(network(dropout=0.0), IMAGE, ShrinkConfig(), seed=0)
 
 
 def searched(folder: Path, config: DhpConfig = QUICK, **options: Any) -> Any:

@@ -18,6 +18,7 @@ from core.graph.channels import trace_channels
 from core.methods.candidates import ProxyConfig, best_by_proxy, draw, exchange, limits_of, scale_to_budget
 from core.methods.tilts import tilted_shares, tilted_widths, trunk_groups
 from core.widths.budget import Budget, BudgetError
+from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES, naswot, synflow, synflow_products, zico
 from core.widths.scores import score_channels
 from core.widths.space import Space, open_space
@@ -80,7 +81,7 @@ def test_zico_is_the_mean_over_the_deviation_of_gradients() -> None:
 
 def space_of(name: str) -> Space:
     toy = TOYS[name]
-    return open_space(toy.build(), toy.inputs(), 2.0, seed=0)
+    return open_space(toy.build(), toy.inputs(), ShrinkConfig(), seed=0)
 
 
 SPACES = {name: space_of(name) for name in ("residual", "dense_block", "grouped_uneven", "u_net")}
@@ -147,7 +148,7 @@ def test_the_search_finds_what_the_proxy_asks_for() -> None:
 @pytest.mark.parametrize("name", sorted(PROXIES))
 def test_every_proxy_ranks_candidates_repeatably(name: str) -> None:
     net = two_layers()
-    space = open_space(net, batches()[0][0], 2.0, seed=0)
+    space = open_space(net, batches()[0][0], ShrinkConfig(), seed=0)
     config = ProxyConfig(6, 2)
     first, again = (
         best_by_proxy(space, limits(space, 0.9), PROXIES[name], batches(), F.mse_loss, config, seed=3)
@@ -168,7 +169,7 @@ def residual_net() -> tuple[Net, torch.Tensor]:
 
 
 def test_trunk_and_inner_groups_are_told_apart_and_exchange_width() -> None:
-    space = open_space(*residual_net(), 2.0, seed=0)
+    space = open_space(*residual_net(), ShrinkConfig(), seed=0)
     assert dict(zip(space.graph.widths, trunk_groups(space))) == {"stem": True, "in1": False, "in2": False}
     allowed = limits(space, 0.9)
     wide = tilted_widths(space, allowed, trunk=0.5)

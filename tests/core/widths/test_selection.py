@@ -15,8 +15,8 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, ChannelGroup, trace_channels
+from core.widths.bounds import group_fractions
 from core.widths.budget import Budget, BudgetError
-from core.widths.selection import group_fractions
 from core.widths.shrinkage import SearchResult, search
 from tests.properties import examples
 from tests.toys import TOYS

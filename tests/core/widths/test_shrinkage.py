@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,30 @@ def test_uniform_keeps_the_same_fraction_everywhere() -> None:
     )
     ratios = [width / base for width, base in zip(arch.widths.values(), (40, 80, 20), strict=True)]
     assert max(ratios) - min(ratios) < 0.06
+
+
+def test_a_configuration_travels_whole_and_keywords_are_laid_over_it() -> None:
+    net, inputs, batches = task("u_net")
+    config = core.ShrinkConfig(widen=1.5, budget=Budget(flops=0.8), score="magnitude", allocation="per-flop",
+                               floor={"*": 0.2}, ceiling=0.9, round_to=2, latents="hypernetwork", embedding=2,
+                               freeze=("up",), taps=("a",), outputs="free")  # fmt: skip
+    whole = shrink(net, inputs, batches, F.mse_loss, config, seed=3)
+    settings = {item.name: getattr(config, item.name) for item in fields(config)}
+    del settings["batches"], settings["batch_size"]
+    assert shrink(net, inputs, batches, F.mse_loss, seed=3, **settings) == whole
+    assert "up" not in whole.widths
+    assert (whole.options.freeze, whole.options.taps, whole.options.outputs) == (("up",), ("a",), "free")
+    wider = shrink(net, inputs, batches, F.mse_loss, config, seed=3, ceiling=1.0)
+    assert wider == shrink(net, inputs, batches, F.mse_loss, replace(config, ceiling=1.0), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "close"), [("flor", "floor"), ("ceil", "ceiling"), ("batch_size", "allowed: widen")]
+)
+def test_an_unknown_keyword_is_a_type_error_that_names_a_close_one(wrong: str, close: str) -> None:
+    net, inputs, batches = task()
+    with pytest.raises(TypeError, match=rf"shrink\(\) knows no keyword '{wrong}', .*{close}"):
+        shrink(net, inputs, batches, F.mse_loss, **{wrong: 1})
 
 
 def test_round_to_eight() -> None:
