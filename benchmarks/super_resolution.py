@@ -83,9 +83,7 @@ def find_networks(
         ways[f"LW-DNA of {name}, any width"] = replace(shrink, round_to=1)
     torch.manual_seed(0)
     baseline = build(config.model, SCALE, **config.options).eval()
-    return baseline, {
-        way: find_architecture(task, settings, settings.score, 0) for way, settings in ways.items()
-    }
+    return baseline, {way: find_architecture(task, settings, 0) for way, settings in ways.items()}
 
 
 def contenders(images: ImageSet, folder: Path) -> list[Contender]:

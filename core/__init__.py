@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from core.surgery.gates import attach_gates, detach
     from core.surgery.hypernetwork import attach_hypernetwork
     from core.surgery.resize import keep_channels, widen
+    from core.widths.config import ShrinkConfig
     from core.widths.scores import score_channels
     from core.widths.selection import search
     from core.widths.shrinkage import Budget, BudgetError, shrink
@@ -30,6 +31,7 @@ _HOMES = {
     "ChannelGroup": "graph.channels",
     "FrozenChannelsWarning": "graph.labels",
     "MissingData": "errors",
+    "ShrinkConfig": "widths.config",
     "TraceError": "graph.labels",
     "UserError": "errors",
     "attach_gates": "surgery.gates",
@@ -51,6 +53,7 @@ __all__ = [
     "ChannelGroup",
     "FrozenChannelsWarning",
     "MissingData",
+    "ShrinkConfig",
     "TraceError",
     "UserError",
     "attach_gates",

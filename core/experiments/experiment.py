@@ -29,6 +29,7 @@ from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
 from core.experiments.task import Metric, Task, TeacherConfig
 from core.experiments.trial import network, teacher_network, train_network
+from core.methods.registry import METHODS
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
@@ -39,7 +40,7 @@ from core.training.divergence import Divergence, TrainingDiverged, read_divergen
 from core.training.run_files import EpochRecord, read_history, training_notes
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
-from core.widths.scores import GATES_ONLY, NAMES
+from core.widths.scores import NAMES, check_score
 from core.widths.selection import search
 from core.widths.space import open_space
 
@@ -87,11 +88,7 @@ class Settings:
                 raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
             if control == self.shrink.score:
                 raise UserError(f"control '{control}' is the score of the found network itself; name another")
-            if control in GATES_ONLY and self.shrink.latents != "gate":
-                raise UserError(
-                    f"control '{control}' is defined for plain gates, but shrink.latents='{self.shrink.latents}'; name "
-                    f"another"
-                )
+            check_score(control, self.shrink.latents, "control")
         for stage in self.stages:
             if stage not in STAGES:
                 raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
@@ -99,7 +96,7 @@ class Settings:
     @property
     def scores(self) -> dict[str, str]:
         """Method -> score, for every method that has widths to find."""
-        return {FOUND: self.shrink.score, **{control: control for control in self.controls}}
+        return {FOUND: self.shrink.score_name, **{control: control for control in self.controls}}
 
     @property
     def seed_list(self) -> list[int]:
@@ -159,25 +156,31 @@ def run_experiment(
     return _compare(task, settings, say)
 
 
-def check(task: Task, config: ShrinkConfig) -> None:
+def check(task: Task, config: ShrinkConfig, controls: Sequence[str] = ()) -> None:
     """Find out in a second what would otherwise fail after the baseline's training.
+
+    Args:
+        task: what is trained.
+        config: how widths are found.
+        controls: methods that are compared with, by name.
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range or fit no group, or the budget cannot be reached (a latency is not looked at).
+            round_to are out of range or fit no group, the budget cannot be reached (a latency is not looked at), or a
+            control cannot honour a setting (docs/methods.md).
     """
+    for name in controls:
+        METHODS[name].check_config(name, config, task)
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
             f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"
         )
     if config.budget.latency is None and not config.vanish:
-        find_architecture(task, replace(config, score="uniform"), "uniform", seed=0)
+        find_architecture(task, replace(config, score="uniform"), seed=0)
         return
     with seeded(0):
-        model, inputs, outputs = task.searched()
-    space = open_space(
-        model, inputs, config.widen, seed=0, freeze=config.freeze, ties=config.ties, outputs=outputs
-    )
+        model, inputs = task.searched()
+    space = open_space(model, inputs, task.traced(config), seed=0)
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
     # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
     # can change is whether the budget can be met without their floors.
@@ -186,7 +189,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
         space.graph,
         {group.name: torch.zeros(group.size) for group in space.graph.groups},
         config.budget,
-        space.baseline(config.budget.convention) | {"latency": 1.0},
+        replace(space.baseline, latency=1.0),
         floor=lifted(config.floor, inner),
         ceiling=config.ceiling,
         round_to=config.round_to,
@@ -255,13 +258,14 @@ def _find_widths(
     path = settings.widths_file(method, seed)
     if fabric.is_global_zero and not path.exists():
         given = task.given if method == FOUND else None
-        architecture = given or find_architecture(task, settings.shrink, score, seed, fabric.device)
+        config = settings.shrink if method == FOUND else replace(settings.shrink, score=score)
+        architecture = given or find_architecture(task, config, seed, fabric.device)
         architecture.save(path)
-        ratio = architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"]
+        cost, base = architecture.costs
         how = f"found widths by {score}" if given is None else "given widths"
         say(
-            f"{method}, seed {seed}: {how} at {100 * ratio:.2f} % of the baseline's FLOPs, "
-            f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
+            f"{method}, seed {seed}: {how} at {100 * cost.paper / base.paper:.2f} % of the baseline's FLOPs, "
+            f"{100 * cost.params / base.params:.2f} % of its parameters"
         )
         if free := architecture.found_by.get("without_floor"):
             say(
@@ -319,20 +323,20 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
         epochs: of every training.
     """
     any_found = next(run.architecture for run in runs if run.architecture is not None)
-    base = any_found.baseline
+    base = any_found.costs[1]
     told = [_told(f"{run.method}, seed {run.seed}", run.divergences, run.history) for run in runs]
     methods: dict[str, Any] = {}
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
-        costs = [run.architecture.cost if run.architecture else base for run in own]
-        flops = [cost["flops"]["paper"] for cost in costs]
-        params = [cost["params"] for cost in costs]
-        widths = [run.architecture.widths if run.architecture else base["widths"] for run in own]
+        costs = [run.architecture.costs[0] if run.architecture else base for run in own]
+        flops = [cost.paper for cost in costs]
+        params = [cost.params for cost in costs]
+        widths = [(run.architecture.widths if run.architecture else any_found.baseline_widths) for run in own]
         methods[method] = {
             "flops": _mean(flops),
             "params": _mean(params),
-            "flops_ratio": _mean(flops) / base["flops"]["paper"],
-            "params_ratio": _mean(params) / base["params"],
+            "flops_ratio": _mean(flops) / base.paper,
+            "params_ratio": _mean(params) / base.params,
             "metrics": _metrics(task, [run.history[-1].eval_metrics for run in own]),
             "raw_metrics": _metrics(task, [run.history[-1].raw_metrics for run in own]),
             "widths": widths[0],

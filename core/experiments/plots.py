@@ -112,9 +112,10 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     """channels.png of an experiment: every convolution and linear layer whose width is free."""
     from core.graph.channels import trace_channels
 
-    model, inputs, outputs = task.searched()
+    model, inputs = task.searched()
     first = next(run.architecture for run in runs if run.architecture is not None)
     options = first.options
+    outputs = "free" if task.part is not None and options.outputs == "single" else options.outputs
     graph = trace_channels(model, inputs, freeze=options.freeze, ties=options.ties, outputs=outputs)
     layers = [name for name in graph.producers if name not in graph.depthwise]
     found: dict[str, list[list[int]]] = {}
@@ -124,7 +125,7 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     title = f"{task.model_name} on {task.dataset}: channels per layer"
     if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
         limits = first.found_by["budget"].items()
-        budget = " ".join(f"{kind} {value}" for kind, value in limits if kind != "convention")
+        budget = " ".join(f"{kind} {value}" for kind, value in limits)
         title += f" ({first.found_by['score']}, budget {budget})"
     plot_widths(path, title, layers, layer_widths(model, layers), found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -72,9 +73,7 @@ def teacher_network(
 ) -> nn.Module:
     """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode."""
     baseline = fresh_baseline(task, config.seed)
-    graph = trace_channels(
-        baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
-    )
+    graph = trace_channels(baseline, task.example_inputs, **asdict(shrink_config.trace))
     model = widen(baseline, graph, teacher.widen, seed=config.seed)
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)

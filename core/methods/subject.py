@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,10 @@ class Searched(NamedTuple):
     Attributes:
         model: freshly initialised.
         example_inputs: of it.
-        outputs: what becomes of the channels that it returns.
     """
 
     model: nn.Module
     example_inputs: Any
-    outputs: Literal["single", "free"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,13 @@ class Subject:
     def searched(self) -> Searched:
         """What widths are searched in: the whole network or its part, freshly initialised."""
         if self.part is None:
-            return Searched(self.build(), self.example_inputs, "single")
-        return Searched(self.part.build(), self.part.example_inputs, "free")
+            return Searched(self.build(), self.example_inputs)
+        return Searched(self.part.build(), self.part.example_inputs)
+
+    def traced(self, config: ShrinkConfig) -> ShrinkConfig:
+        """The configuration with which the subject is traced: what a part returns may change unless it is frozen."""
+        free = self.part is not None and config.outputs == "single"
+        return replace(config, outputs="free") if free else config
 
 
 def fresh_baseline(subject: Subject, seed: int) -> nn.Module:
@@ -96,7 +99,7 @@ def only_loss(subject: Subject) -> Callable[[Any, Any], Tensor]:
 
 
 def find_architecture(
-    subject: Subject, config: ShrinkConfig, score: str, seed: int, device: torch.device | str = "cpu"
+    subject: Subject, config: ShrinkConfig, seed: int, device: torch.device | str = "cpu"
 ) -> Architecture:
     """Shrink the subject's baseline, or the part of it that is searched, once.
 
@@ -104,7 +107,7 @@ def find_architecture(
         UserError: see `core.widths.shrinkage.shrink`.
     """
     with seeded(seed):
-        model, inputs, outputs = subject.searched()
+        model, inputs = subject.searched()
     batches = first_batches(subject, config, seed)
     part = subject.part
     return shrink(
@@ -112,21 +115,9 @@ def find_architecture(
         inputs,
         batches if part is None else (part.batch(*batch) for batch in batches),
         only_loss(subject) if part is None else part.loss_fn,
-        widen=config.widen,
-        budget=config.budget,
-        score=score,
-        allocation=config.allocation,
-        floor=config.floor,
-        ceiling=config.ceiling,
-        round_to=config.round_to,
+        subject.traced(config),
         seed=seed,
-        latents=config.latents,
-        embedding=config.embedding,
         name=subject.model_name,
-        freeze=config.freeze,
-        ties=config.ties,
-        outputs=outputs,
-        vanish=config.vanish,
     )
 
 

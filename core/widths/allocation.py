@@ -12,7 +12,8 @@ times one of a late, small map, so under a budget the knapsack's greedy rule ask
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,17 @@ from torch import Tensor
 from core.graph.channels import ChannelGraph
 
 Allocation = Literal["threshold", "per-flop", "equalised"]
-ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
 MOST_ROUNDS = 30  # of `equalise`; it settles in about ten
 
 IntArray = NDArray[np.int64]
+
+
+def by_score(
+    graph: ChannelGraph, kind: str, low: IntArray, size: IntArray, values: Sequence[NDArray[np.float64]]
+) -> IntArray:
+    """Blocks by falling score, whatever they cost; among equals by the order of groups. See `greedy_order`."""
+    groups = np.repeat(np.arange(len(values)), [len(value) for value in values])
+    return groups[np.argsort(-np.concatenate(values), kind="stable")]
 
 
 def greedy_order(
@@ -98,3 +106,23 @@ def equalise(
         seen = counts
         price = np.sqrt(price * np.maximum(graph.cost.marginal(kind, counts), 1))
     return priced
+
+
+@dataclass(frozen=True)
+class AllocationRule:
+    """One way of weighing score and cost.
+
+    Attributes:
+        order: (graph, kind of cost, low, block sizes, scores of each group's blocks) -> group of each added block.
+        repriced: scores are first divided by costs at the widths that they lead to; see `equalise`.
+    """
+
+    order: Callable[[ChannelGraph, str, IntArray, IntArray, Sequence[NDArray[np.float64]]], IntArray]
+    repriced: bool = False
+
+
+ALLOCATIONS: dict[Allocation, AllocationRule] = {
+    "threshold": AllocationRule(by_score),
+    "per-flop": AllocationRule(greedy_order),
+    "equalised": AllocationRule(by_score, repriced=True),
+}

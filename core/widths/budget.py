@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from core.errors import UserError
-from core.graph.complexity import Convention
+from core.graph.complexity import WEIGHT, Convention, Cost
 
 SUFFIX = {
     "": Fraction(1),
@@ -39,24 +38,25 @@ class Budget:
         params: parameters.
         latency: seconds of one forward pass of the example inputs, measured (`core.graph.complexity.latency`) on the
             device that the model's parameters are on.
-        convention: of the FLOPs, "macs" or "paper"; the fractions of published tables use "paper".
+        convention: in which the FLOPs are counted (`core.graph.complexity`): "both", so that the limit holds whichever
+            way a reader counts, or "macs" or "paper" alone; the fractions of published tables use "paper".
 
     Raises:
         UserError: no limit, or one that is not a positive number.
 
     Example:
-        >>> Budget(flops=0.9, params="25M").limits({"flops": 1000, "params": 30_000_000})
-        {'flops': 900, 'params': 25000000}
+        >>> Budget(flops=0.9, params="25M").limits(Cost(macs=950, paper=1000, params=30_000_000))
+        {'macs': 855, 'paper': 900, 'params': 25000000}
     """
 
     flops: float | str | None = None
     params: float | str | None = None
     latency: float | str | None = None
-    convention: Convention = "paper"
+    convention: Convention | Literal["both"] = "both"
 
     def __post_init__(self) -> None:
-        if self.convention not in ("macs", "paper"):
-            raise UserError(f"budget: convention '{self.convention}'; use 'macs' or 'paper'")
+        if self.convention not in ("both", *WEIGHT):
+            raise UserError(f"budget: convention '{self.convention}'; use 'both', 'macs' or 'paper'")
         if self.flops is None and self.params is None and self.latency is None:
             raise UserError("budget: set at least one of flops, params and latency")
         for kind in ("flops", "params", "latency"):
@@ -64,33 +64,56 @@ class Budget:
             if value is not None:
                 _parse(kind, value)
 
-    def limits(self, baseline: Mapping[str, float]) -> dict[str, float]:
-        """Absolute limits by kind; FLOPs and parameters are rounded down to whole numbers.
+    def limits(self, baseline: Cost) -> dict[str, float]:
+        """Absolute limits by the names that `Cost` gives its numbers: the convention of the FLOPs, "params", "latency".
+
+        FLOPs and parameters are rounded down to whole numbers.
 
         Args:
-            baseline: cost of the baseline by kind ("flops", "params", "latency" as far as they are limited).
+            baseline: what the baseline costs, its latency included where that is limited.
+
+        Raises:
+            UserError: the latency is limited, and the baseline's is not known.
         """
         limits: dict[str, float] = {}
-        for kind in ("flops", "params", "latency"):
-            value = getattr(self, kind)
+        asked = [(convention, "flops") for convention in self.conventions]
+        for kind, setting in (*asked, ("params", "params"), ("latency", "latency")):
+            value = getattr(self, setting)
             if value is None:
                 continue
             # In exact arithmetic: 0.9 means nine tenths, and 0.9 * 10 is 9.
-            number, fraction = _parse(kind, value)
-            limit = number * Fraction(baseline[kind]) if fraction else number
+            number, fraction = _parse(setting, value)
+            base = getattr(baseline, kind)
+            if base is None:
+                raise UserError("a budget of latency needs the measured latency of the baseline")
+            limit = number * Fraction(base) if fraction else number
             limits[kind] = float(limit) if kind == "latency" else math.floor(limit)
         return limits
 
+    @property
+    def conventions(self) -> tuple[Convention, ...]:
+        """The conventions in which a limit on FLOPs has to hold."""
+        return ("macs", "paper") if self.convention == "both" else (self.convention,)
+
+    @property
+    def priced(self) -> str:
+        """The cost that allocations divide by: "params" if only they are limited, else FLOPs ("paper" for both)."""
+        return "params" if self.flops is None and self.latency is None else self.conventions[-1]
+
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms'.
+    def parse(cls, text: str, convention: Convention | Literal["both"] = "both") -> Budget:
+        """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms,convention=paper'.
+
+        Args:
+            text: what was written.
+            convention: where the text names none.
 
         Raises:
             UserError: an unknown kind, one that is there twice, or a value that is not a number.
         """
         if "=" not in text:
-            return cls(flops=_number(text))
-        values: dict[str, Any] = {}
+            return cls(flops=_number(text), convention=convention)
+        values: dict[str, Any] = {"convention": convention}
         allowed = [item.name for item in fields(cls)]
         for part in text.split(","):
             kind, _, value = part.strip().partition("=")

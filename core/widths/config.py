@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
+from core.graph.channels import ChannelGraph, TraceOptions
 from core.widths.allocation import ALLOCATIONS, Allocation
+from core.widths.bounds import Bounds, Fractions, group_bounds
 from core.widths.budget import Budget
-from core.widths.scores import GATES_ONLY, NAMES
+from core.widths.scores import ScoreFunction, check_score
+
+OF_BATCHES = ("batches", "batch_size")
 
 
 @dataclass(frozen=True)
 class ShrinkConfig:
-    """How widths are found; see `core.widths.shrinkage.shrink`.
+    """How widths are found; the argument of `core.shrink` and of every method.
 
     Args:
-        floor: a number, or patterns of group names -> number; groups that no pattern fits have no floor.
-        ceiling: likewise.
-        batches: batches that channels are scored on.
-        batch_size: images in each of them.
-        vanish: see `core.widths.shrinkage.shrink`; for methods that score channels.
+        widen: growth of the space of widths, at least 1.
+        budget: limits relative to the baseline, or absolute.
+        score: see `core.widths.scores`.
+        allocation: how a channel's score and its cost are weighed; see `core.widths.allocation`.
+        floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
+            0.8 of the baseline's width. A number, or patterns of group names -> number: the last one that fits counts,
+            and a group that none fits has no floor (the default is for all groups or none). These groups are listed
+            under "without_floor" in the result's `found_by`; `{"*": 0.4, "layer1.*": 0.3}` leaves none.
+        ceiling: largest fraction of the widened width, likewise; without one a group may keep all.
+        round_to: widths are multiples of it.
+        batches: batches that channels are scored on, where an experiment draws them.
+        batch_size: images in each of them, likewise.
+        latents: see `core.widths.scores.score_channels`.
+        embedding: likewise.
+        freeze: see `core.graph.channels.trace_channels`, as are `ties`, `taps` and `outputs`.
+        ties: likewise.
+        vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
+            less than this fraction of their widened channels are removed, the emptiest first and no more than leave
+            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none;
+            "floor" removes what would have to be held up by its own floor. See `core.surgery.depth`.
+        taps: see `core.graph.channels.trace_channels`.
+        outputs: likewise; where an experiment searches a part of a network, its outputs are free unless this freezes
+            them.
+
+    Raises:
+        UserError: a value that is not allowed; the message names the setting.
     """
 
     widen: float = 2.0
     budget: Budget = field(default_factory=lambda: Budget(flops=0.9))
-    score: str = "gradient"
+    score: str | ScoreFunction = "gradient"
     allocation: Allocation = "threshold"
     floor: float | Mapping[str, float] = 0.4
     ceiling: float | Mapping[str, float] = 1.0
@@ -37,20 +62,68 @@ class ShrinkConfig:
     embedding: int = 8
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
-    vanish: float = 0.0
+    vanish: float | Literal["floor"] = 0.0
+    taps: tuple[str, ...] = ()
+    outputs: Literal["single", "freeze", "free"] = "single"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.vanish <= 1:
-            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1")
-        if self.score not in NAMES:
-            raise UserError(f"shrink.score: unknown score '{self.score}'; use one of {', '.join(NAMES)}")
-        if self.latents != "gate" and self.score in GATES_ONLY:
-            raise UserError(
-                f"shrink.score: '{self.score}' is defined for plain gates: use shrink.latents='gate', or another score"
-            )
+        if self.vanish != "floor" and not 0 <= self.vanish <= 1:
+            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, or 'floor'")
+        check_score(self.score, self.latents, "shrink.score")
         if self.allocation not in ALLOCATIONS:
             raise UserError(
-                f"shrink.allocation: unknown rule '{self.allocation}'; use one of {', '.join(ALLOCATIONS)}"
+                f"shrink.allocation: unknown allocation '{self.allocation}', "
+                f"{did_you_mean(self.allocation, ALLOCATIONS)}"
             )
         if self.batches < 1 or self.batch_size < 1:
             raise UserError("shrink.batches and shrink.batch_size have to be at least 1")
+
+    @property
+    def trace(self) -> TraceOptions:
+        """How networks are traced."""
+        return TraceOptions(
+            tuple(self.freeze), tuple(self.taps), tuple((a, b) for a, b in self.ties), self.outputs
+        )
+
+    @property
+    def score_name(self) -> str:
+        """The score's name; of a callable its own, or that of its class."""
+        score = self.score
+        return score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
+
+    def bounds(self, graph: ChannelGraph) -> Bounds:
+        """What the groups of a (widened) network may keep by floor, ceiling and round_to.
+
+        Raises:
+            UserError: see `core.widths.bounds.group_bounds`.
+        """
+        return group_bounds(graph, self.floor, self.ceiling, self.round_to)
+
+    def changed(self, changes: Mapping[str, Any]) -> ShrinkConfig:
+        """With the keywords of `core.shrink` laid over it.
+
+        Raises:
+            TypeError: an unknown keyword; the message names close ones.
+            UserError: a value that is not allowed.
+        """
+        known = [item.name for item in fields(self) if item.name not in OF_BATCHES]
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"shrink() knows no keyword '{name}', {did_you_mean(name, known)}")
+        return replace(self, **changes)
+
+    def found_by(self, **facts: Any) -> dict[str, Any]:
+        """What a widths file says of the search as it was asked for, as plain JSON, and more facts."""
+        return {
+            "budget": self.budget.to_json(),
+            "widen": self.widen,
+            "floor": plain_fractions(self.floor),
+            "ceiling": plain_fractions(self.ceiling),
+            "round_to": self.round_to,
+            **facts,
+        }
+
+
+def plain_fractions(setting: Fractions) -> float | dict[str, float]:
+    """A floor or ceiling as plain JSON."""
+    return dict(setting) if isinstance(setting, Mapping) else setting

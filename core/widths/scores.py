@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -36,8 +38,55 @@ from core.widths.proxies import synflow_products
 
 Scores = Mapping[str, Tensor]
 ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
-NAMES = ("gradient", "sensitivity", "magnitude", "random", "uniform", "fisher", "fisher-readers", "synflow")
-GATES_ONLY = ("fisher", "fisher-readers", "synflow")
+Latents = Literal["gate", "hypernetwork"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a score is computed from; see `score_channels`."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    batches: Iterable[Any]
+    loss_fn: Callable[..., Any]
+    latents: Latents = "gate"
+    embedding: int = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with a name.
+
+    Attributes:
+        summary: one line for tables.
+        of: the score of every choice, by group.
+        gates_only: it is defined for plain gates, not behind a hypernetwork.
+    """
+
+    summary: str
+    of: Callable[[Scored], Scores]
+    gates_only: bool = False
+
+
+def check_score(score: str | ScoreFunction, latents: str, what: str = "score") -> None:
+    """Refuse an unknown score, and one that is not defined for the latents.
+
+    Args:
+        score: a name, or a callable, which is always good.
+        latents: "gate" or "hypernetwork".
+        what: how the setting is called in messages.
+
+    Raises:
+        UserError: with what is allowed.
+    """
+    if latents not in get_args(Latents):
+        raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
+    if not isinstance(score, str):
+        return
+    if score not in SCORES:
+        raise UserError(f"{what}: unknown score '{score}', {did_you_mean(score, SCORES)}, or a callable")
+    if SCORES[score].gates_only and latents != "gate":
+        raise UserError(f"{what}: '{score}' is defined for plain gates: use latents='gate', or another score")
 
 
 def score_channels(
@@ -71,31 +120,49 @@ def score_channels(
         UserError: an unknown score, no batch, a loss that is not finite, or a callable that returns the wrong groups,
             shapes or values.
     """
+    check_score(score, latents)
     with seeded(seed):
-        if callable(score):
-            return _checked(graph, score(copy.deepcopy(model), graph, batches, loss_fn))
-        if score not in NAMES:
-            raise UserError(f"unknown score '{score}', {did_you_mean(score, NAMES)}, or a callable")
-        if score == "random":
-            return {group.name: torch.rand(group.size) for group in graph.groups}
-        if score == "uniform":
-            return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in graph.groups}
-        if score in GATES_ONLY and latents != "gate":
-            raise UserError(f"score '{score}' is defined for plain gates: use latents='gate'")
-        if score == "synflow":
-            return _checked(graph, synflow_scores(copy.deepcopy(model), graph, batches))
-        if score in GATES_ONLY:
-            roles: Roles = "all" if score == "fisher" else "readers"
-            return _checked(graph, fisher(copy.deepcopy(model), graph, batches, loss_fn, roles=roles))
-        if latents == "hypernetwork":
-            flat = _hypernetwork_scores(model, graph, batches, loss_fn, score, embedding)
-        elif latents == "gate":
-            flat = _gate_scores(model, graph, batches, loss_fn, score)
+        if isinstance(score, str):
+            found = SCORES[score].of(Scored(model, graph, batches, loss_fn, latents, embedding))
         else:
-            raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
-    sizes = graph.sizes.tolist()
-    names = [group.name for group in graph.groups]
-    return _checked(graph, dict(zip(names, flat.float().cpu().split(sizes), strict=True)))
+            found = score(copy.deepcopy(model), graph, batches, loss_fn)
+    return _checked(graph, found)
+
+
+def _at_random(given: Scored) -> Scores:
+    return {group.name: torch.rand(group.size) for group in given.graph.groups}
+
+
+def _by_rank(given: Scored) -> Scores:
+    return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in given.graph.groups}
+
+
+def _by_latents(given: Scored, *, score: str) -> Scores:
+    parts = given.model, given.graph, given.batches, given.loss_fn, score
+    flat = _gate_scores(*parts) if given.latents == "gate" else _hypernetwork_scores(*parts, given.embedding)
+    return given.graph.split(flat.float().cpu())
+
+
+def _by_fisher(given: Scored, *, roles: Roles) -> Scores:
+    return fisher(copy.deepcopy(given.model), given.graph, given.batches, given.loss_fn, roles=roles)
+
+
+def _by_synflow(given: Scored) -> Scores:
+    return synflow_scores(copy.deepcopy(given.model), given.graph, given.batches)
+
+
+SCORES: dict[str, Score] = {
+    "gradient": Score("|dL/dz| of plain gates", partial(_by_latents, score="gradient")),
+    "sensitivity": Score("|z · dL/dz| of plain gates: equals gradient, trained once for both",
+                         partial(_by_latents, score="sensitivity")),
+    "magnitude": Score("mean |W| of fresh weights", partial(_by_latents, score="magnitude")),
+    "random": Score("control: random scores; nearly uniform widths", _at_random),
+    "uniform": Score("control: every group keeps the same fraction", _by_rank),
+    "fisher": Score("Σ over samples of (z · dL/dz)²", partial(_by_fisher, roles="all"), True),
+    "fisher-readers": Score("the same, readers' share alone", partial(_by_fisher, roles="readers"), True),
+    "synflow": Score("z · dR/dz of SynFlow", _by_synflow, True),
+}  # fmt: skip
+NAMES = tuple(SCORES)
 
 
 def governed_sums(
@@ -121,7 +188,7 @@ def governed_sums(
                 entries.append(product.numel() / len(table))
     if not tables:
         raise UserError("no weight is governed by a free channel group: there is nothing to score")
-    choices = int(graph.offsets[-1])
+    choices = graph.choices
     # All rows at once. Those that are frozen, index -1, go into one more entry at the end, which is dropped.
     rows = np.concatenate(tables) % (choices + 1)
     total = torch.zeros(choices + 1, device=sums[0].device, dtype=torch.float64)
@@ -149,8 +216,7 @@ def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]
         products = ((name, product) for name, product in synflow_products(model, inputs) if name in names)
         flat = governed_sums(graph, products)
         # R grows with the product of all layers' gains, so its logarithm's derivative is what float32 can hold.
-        parts = (flat / flat.max()).cpu().split(graph.sizes.tolist())
-        return dict(zip([group.name for group in graph.groups], parts, strict=True))
+        return graph.split((flat / flat.max()).cpu())
     raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
 
 

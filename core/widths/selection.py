@@ -7,11 +7,9 @@ removal and no addition of one channel gets closer to the budget from below.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import UserError, did_you_mean
-from core.graph.channels import ChannelGraph, ChannelGroup
-from core.widths.allocation import ALLOCATIONS, Allocation, equalise, greedy_order
+from core.graph.channels import ChannelGraph
+from core.graph.complexity import Cost
+from core.widths.allocation import ALLOCATIONS, Allocation, AllocationRule, equalise
+from core.widths.bounds import Bounds, Fractions, IntArray, group_bounds
 from core.widths.budget import Budget, BudgetError
 
-IntArray = NDArray[np.int64]
-Fractions = float | Mapping[str, float]
-_Ranking = tuple[IntArray, NDArray[np.float64]]  # choices of a group, best first, and their scores
+SIZES_IN_TIME = 256  # that a clock is asked to choose from where every size is a search of its own
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,15 @@ class SearchResult:
         widths: group -> channels kept.
         at_floor: groups that kept only what their floor guarantees.
         at_ceiling: groups that kept all they may.
-        cost: "flops" (in the budget's convention), "params" and, if limited, "latency" of the result.
-        limits: the absolute limits by kind.
+        cost: of the result; its latency where that is limited.
+        limits: the absolute limits, see `Budget.limits`.
     """
 
     keep: dict[str, Tensor]
     widths: dict[str, int]
     at_floor: list[str]
     at_ceiling: list[str]
-    cost: dict[str, float]
+    cost: Cost
     limits: dict[str, float]
 
 
@@ -54,7 +52,6 @@ class _Blocks:
     """What the search may add, in the order of scores: blocks of `size[g]` choices on top of `low[g]`."""
 
     low: IntArray  # (G,) choices that the floor guarantees
-    high: IntArray  # (G,) choices that the ceiling allows
     size: IntArray  # (G,) choices per block: 1, or what makes widths multiples of round_to
     group: IntArray  # (B,) group of each block, in the order in which they are taken
 
@@ -67,7 +64,7 @@ def search(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
     budget: Budget,
-    baseline: Mapping[str, float],
+    baseline: Cost,
     *,
     floor: Fractions = 0.0,
     ceiling: Fractions = 1.0,
@@ -81,9 +78,9 @@ def search(
         graph: groups of the network to choose from (the widened one).
         scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
         budget: upper limits; fractions refer to `baseline`.
-        baseline: cost of the baseline, by the kinds that the budget limits.
-        floor: least fraction of each group of `graph` to keep (LW-DNA's `--remain_percentage`), or patterns ->
-            fraction, see `group_fractions`; rounded down to whole channels (to multiples of round_to), at least one.
+        baseline: what the baseline costs, its latency included where that is limited.
+        floor: least fraction of each group of `graph` to keep (LW-DNA's `--remain_percentage`), or patterns -> fraction
+            (`core.widths.bounds`); rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
         allocation: how score and cost are weighed; see `core.widths.allocation`.
@@ -98,200 +95,139 @@ def search(
     if allocation not in ALLOCATIONS:
         raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
     limits = budget.limits(baseline)
-    priced = "params" if set(limits) == {"params"} else budget.convention
-    if allocation == "equalised":
-        # Masks follow the order within each group, which a common divisor does not change.
-        scores = equalise(
-            graph,
-            priced,
-            scores,
-            lambda tried: _kept(search(graph, tried, budget, baseline, floor=floor, ceiling=ceiling,
-                                       round_to=round_to, measure=measure)),
-        )  # fmt: skip
-    ranking = [_ranked(scores[group.name]) for group in graph.groups]
-    blocks = _blocks(graph, ranking, floor, ceiling, round_to, priced if allocation == "per-flop" else None)
-    exact = {kind: limit for kind, limit in limits.items() if kind != "latency"}
-
-    def costs(counts: IntArray) -> dict[str, IntArray]:
-        kinds = {"flops": budget.convention, "params": "params"}
-        return {kind: graph.cost(kinds[kind], counts) for kind in exact}
-
-    def fits(counts: IntArray) -> bool:
-        return all(int(cost) <= exact[kind] for kind, cost in costs(counts).items())
-
-    def widths_of(counts: IntArray) -> dict[str, int]:
-        return {group.name: int(n) * group.step for group, n in zip(graph.groups, counts, strict=True)}
-
+    exact = exact_limits(budget, baseline)
+    bounds = group_bounds(graph, floor, ceiling, round_to)
+    task = _Exact(graph, bounds, exact, budget.priced, ALLOCATIONS[allocation])
     if measure is None and "latency" in limits:
         raise UserError("a latency budget needs a way to measure: pass measure= (shrink() does)")
-    everything = len(blocks.group)
-    _check_reachable(blocks, costs, exact, baseline, binding="latency" not in limits)
-    taken = largest(lambda number: fits(blocks.counts(number)), 0, everything)
-    measured: float | None = None
+    check_reachable(graph, bounds, exact, baseline, binding="latency" not in limits)
     if measure is None or "latency" not in limits:
-        counts = _fill(blocks, fits, taken)
+        counts, measured = task.counts(scores), None
     else:
-        fast, measured = _bisect_latency(
-            blocks, measure, widths_of, taken, limits["latency"], baseline["latency"]
-        )
-        counts = blocks.counts(fast)
-        if fast == taken:
-            # The clock does not bind, so the other limits are filled up, if the clock agrees to the result as a whole.
-            # Where it binds, its noise makes adding channel by channel meaningless.
-            filled = _fill(blocks, fits, taken)
-            seconds = measured if (filled == counts).all() else measure(widths_of(filled))
-            if seconds <= limits["latency"]:
-                counts, measured = filled, seconds
-    cost = {kind: float(value) if kind == "latency" else int(value) for kind, value in costs(counts).items()}
-    if measured is not None:
-        cost["latency"] = measured
+        counts, measured = _in_time(task, scores, measure, limits["latency"], cast(float, baseline.latency))
+    widths = graph.widths_at(counts)
     return SearchResult(
-        keep=_masks(graph, ranking, counts),
-        widths=widths_of(counts),
-        at_floor=[g.name for g, n, low in zip(graph.groups, counts, blocks.low, strict=True) if n == low],
+        keep=_masks(graph, scores, counts),
+        widths=widths,
+        at_floor=[name for name, n, low in zip(graph.names, counts, bounds.low, strict=True) if n == low],
         at_ceiling=[
-            g.name for g, n, high in zip(graph.groups, counts, blocks.high, strict=True) if n == high
+            name for name, n, high in zip(graph.names, counts, bounds.high, strict=True) if n == high
         ],
-        cost=cost,
+        cost=replace(graph.price(widths), latency=measured),
         limits=limits,
     )
 
 
-def _kept(result: SearchResult) -> IntArray:
-    return np.array([int(mask.sum()) for mask in result.keep.values()], dtype=np.int64)
+def exact_limits(budget: Budget, baseline: Cost) -> dict[str, int]:
+    """The limits in closed form, by the names of `Cost`: all but the latency."""
+    limits = budget.limits(replace(baseline, latency=0.0))
+    return {kind: int(limit) for kind, limit in limits.items() if kind != "latency"}
 
 
-def group_fractions(
-    groups: Sequence[ChannelGroup], setting: Fractions, what: Literal["floor", "ceiling"]
-) -> NDArray[np.float64]:
-    """A floor or ceiling as one fraction per group, (G,).
+@dataclass(frozen=True)
+class _Exact:
+    """A search under limits in closed form."""
+
+    graph: ChannelGraph
+    bounds: Bounds
+    limits: dict[str, int]  # by the names of `Cost`
+    priced: str  # the cost that scores are weighed with
+    rule: AllocationRule
+
+    def fits(self, counts: IntArray) -> bool:
+        """Whether a network of so many choices per group is within all limits."""
+        return all(int(self.graph.cost(kind, counts)) <= limit for kind, limit in self.limits.items())
+
+    def counts(self, scores: Mapping[str, Tensor]) -> IntArray:
+        """Choices per group, (G,), of the best network within the limits."""
+        if self.rule.repriced:  # a common divisor of a group's scores does not change the order within it
+            by_score = replace(self, rule=ALLOCATIONS["threshold"])
+            scores = equalise(self.graph, self.priced, scores, by_score.counts)
+        blocks = self.blocks(scores)
+        return _fill(blocks, self.fits, self.taken(blocks))
+
+    def blocks(self, scores: Mapping[str, Tensor]) -> _Blocks:
+        """What may be added to the floors, by the rule's order."""
+        values = []
+        low, high, size = self.bounds.low, self.bounds.high, self.bounds.block
+        for name, least, most, block in zip(self.graph.names, low, high, size, strict=True):
+            values.append(_ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1))
+        return _Blocks(low, size, self.rule.order(self.graph, self.priced, low, size, values))
+
+    def taken(self, blocks: _Blocks) -> int:
+        """How many of the blocks, in their order, are within the limits."""
+        return largest(lambda number: self.fits(blocks.counts(number)), 0, len(blocks.group))
+
+
+def check_reachable(
+    graph: ChannelGraph, bounds: Bounds, limits: Mapping[str, int], baseline: Cost, *, binding: bool = True
+) -> None:
+    """Refuse limits below what floors leave and, where no other limit binds, above what ceilings allow.
 
     Args:
-        groups: of the network to choose from.
-        setting: one fraction for all groups, or shell-style patterns of their names -> fraction. Of several patterns
-            that fit a group the last one counts. A group that none fits has no limit: floor 0 (one channel stays),
-            ceiling 1. Put `"*": 0.4` first for a limit of all the others.
-        what: which of the two.
+        graph: the groups to choose from.
+        bounds: what they may keep.
+        limits: in closed form, by the names of `Cost`.
+        baseline: what the message compares with.
+        binding: whether these are all the limits that there are.
 
     Raises:
-        UserError: a pattern that fits no group, or a fraction outside [0, 1].
+        BudgetError: with the reachable range.
     """
-    patterns = setting if isinstance(setting, Mapping) else {"*": setting}
-    names = [group.name for group in groups]
-    for pattern, value in patterns.items():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"{what}: no channel group fits '{pattern}', {_close_groups(groups, pattern)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UserError(f"{what} of '{pattern}' is {value!r}: use a fraction between 0 and 1")
-    found = []
-    for name in names:
-        matches = [value for pattern, value in patterns.items() if fnmatchcase(name, pattern)]
-        value = matches[-1] if matches else (0.0 if what == "floor" else 1.0)
-        if not 0 <= value <= 1:
-            raise UserError(f"{what} of group '{name}' is {value}: use a fraction between 0 and 1")
-        found.append(float(value))
-    return np.array(found)
+    lowest, highest = (
+        {kind: int(graph.cost(kind, counts)) for kind in limits} for counts in (bounds.low, bounds.high)
+    )
+    tight = [kind for kind, limit in limits.items() if lowest[kind] > limit]
+    loose = binding and all(highest[kind] < limit for kind, limit in limits.items())
+    for kind in tight or (list(limits) if loose else []):
+        low, high, base, limit = lowest[kind], highest[kind], getattr(baseline, kind), limits[kind]
+        unit = kind if kind == "params" else f"flops (convention {kind})"
+        raise BudgetError(
+            f"a budget of {limit:,} {unit} ({limit / base:.3f} of the baseline) cannot be reached: with these "
+            f"floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
+            f"({high / base:.3f}); change the budget, {'floor' if tight else 'widen or ceiling'} or round_to"
+        )
 
 
-def _close_groups(groups: Sequence[ChannelGroup], pattern: str) -> str:
-    """What may be meant: the groups of the modules that the pattern names, or others of such a name."""
-    owners = [
-        group.name
-        for group in groups
-        if any(fnmatchcase(tensor.rpartition(".")[0], pattern) for tensor, dim in group.slots if dim == 0)
-    ]
-    if owners:
-        return f"whose channels belong to {', '.join(map(repr, owners))}: a group bears the name of one of its layers"
-    names = [group.name for group in groups]
-    parts = [name.split(".") for name in names]
-    within = {".".join([*part[:depth], "*"]): None for part in parts for depth in range(1, len(part))}
-    return did_you_mean(pattern, names, within)
+def _in_time(
+    task: _Exact,
+    scores: Mapping[str, Tensor],
+    measure: Callable[[dict[str, int]], float],
+    limit: float,
+    baseline: float,
+) -> tuple[IntArray, float]:
+    """Choices per group within the exact limits and a measured one, and the latency that was measured."""
+    filled = task.counts(scores)
+    counts_at: Callable[[int], IntArray]
+    if task.rule.repriced:  # prices follow the widths: every size is a search of its own, without the clock
+        least, most = (int(task.graph.cost(task.priced, counts)) for counts in (task.bounds.low, filled))
+        last = SIZES_IN_TIME
+
+        def searched(number: int) -> IntArray:
+            allowed = least + (most - least) * number // last
+            smaller = replace(task, limits={**task.limits, task.priced: allowed})
+            return filled if number == last else smaller.counts(scores)
+
+        counts_at = searched
+    else:
+        blocks = task.blocks(scores)
+        last, counts_at = task.taken(blocks), blocks.counts
+    number, seconds = _bisect_latency(task, counts_at, last, measure, limit, baseline)
+    counts = counts_at(number)
+    if number == last and (filled != counts).any():
+        # The clock does not bind, so the other limits are filled up, if the clock agrees to the result as a whole.
+        # Where it binds, its noise makes adding channel by channel meaningless.
+        whole = measure(task.graph.widths_at(filled))
+        if whole <= limit:
+            return filled, whole
+    return counts, seconds
 
 
-def fitting(setting: Fractions, groups: Sequence[ChannelGroup]) -> Fractions:
-    """A floor or ceiling without the patterns that fit none of the groups, for what is left of a network."""
-    if not isinstance(setting, Mapping):
-        return setting
-    return {
-        pattern: value
-        for pattern, value in setting.items()
-        if any(fnmatchcase(group.name, pattern) for group in groups)
-    }
-
-
-def unlimited(setting: Fractions, groups: Sequence[ChannelGroup]) -> list[str]:
-    """The groups that no pattern of a floor or ceiling fits."""
-    patterns = setting if isinstance(setting, Mapping) else {"*": setting}
-    return [
-        group.name for group in groups if not any(fnmatchcase(group.name, pattern) for pattern in patterns)
-    ]
-
-
-def _whole_blocks(fraction: float, size: int, block: int) -> int:
-    return int(fraction * size / block + 1e-9) * block
-
-
-def _ranked(scores: Tensor) -> _Ranking:
+def _ranked(scores: Tensor) -> tuple[IntArray, NDArray[np.float64]]:
     """(choices, their scores), best first; ties in the order of channels."""
     values = scores.double().numpy()
     order = np.argsort(-values, kind="stable")
     return order, values[order]
-
-
-def _blocks(
-    graph: ChannelGraph,
-    ranking: Sequence[_Ranking],
-    floor: Fractions,
-    ceiling: Fractions,
-    round_to: int,
-    priced: str | None = None,
-) -> _Blocks:
-    """Blocks by falling score, or, with the kind of cost `priced`, by the knapsack's greedy rule."""
-    if not isinstance(round_to, int) or round_to < 1:
-        raise UserError(f"round_to={round_to!r}: use a whole number of at least 1")
-    low, high, sizes, groups, values = [], [], [], [], []
-    floors, ceilings = (
-        group_fractions(graph.groups, floor, "floor"),
-        group_fractions(graph.groups, ceiling, "ceiling"),
-    )
-    for index, (group, (_, ranked)) in enumerate(zip(graph.groups, ranking, strict=True)):
-        block = round_to // math.gcd(group.step, round_to)
-        least = max(_whole_blocks(floors[index], group.size, block), block)
-        most = max(_whole_blocks(ceilings[index], group.size, block), least)
-        if group.size < block:
-            least = most = group.size
-        mean = ranked[least:most]
-        if block > 1 and len(mean):
-            mean = mean.reshape(-1, block).mean(axis=1)
-        low.append(least)
-        high.append(most)
-        sizes.append(block)
-        groups.append(np.full(len(mean), index, dtype=np.int64))
-        values.append(mean)
-    if priced is not None:
-        order = greedy_order(graph, priced, np.array(low), np.array(sizes), values)
-    else:
-        order = np.concatenate(groups)[np.argsort(-np.concatenate(values), kind="stable")]
-    return _Blocks(np.array(low), np.array(high), np.array(sizes), order)
-
-
-def _check_reachable(
-    blocks: _Blocks,
-    costs: Callable[[IntArray], dict[str, IntArray]],
-    limits: Mapping[str, float],
-    baseline: Mapping[str, float],
-    binding: bool,
-) -> None:
-    lowest, highest = costs(blocks.low), costs(blocks.high)
-    too_tight = [kind for kind, limit in limits.items() if int(lowest[kind]) > limit]
-    too_loose = bool(limits) and binding and all(int(highest[kind]) < limit for kind, limit in limits.items())
-    for kind in too_tight or (list(limits) if too_loose else []):
-        low, high, base = int(lowest[kind]), int(highest[kind]), baseline[kind]
-        raise BudgetError(
-            f"a budget of {int(limits[kind]):,} {kind} ({limits[kind] / base:.3f} of the baseline) cannot be reached: "
-            f"with these floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
-            f"({high / base:.3f}); change the budget, {'floor' if too_tight else 'widen or ceiling'} or round_to"
-        )
 
 
 def largest(fits: Callable[[int], bool], low: int, high: int) -> int:
@@ -324,36 +260,36 @@ def _fill(blocks: _Blocks, fits: Callable[[IntArray], bool], taken: int) -> IntA
 
 
 def _bisect_latency(
-    blocks: _Blocks,
+    task: _Exact,
+    counts_at: Callable[[int], IntArray],
+    last: int,
     measure: Callable[[dict[str, int]], float],
-    widths_of: Callable[[IntArray], dict[str, int]],
-    taken: int,
     limit: float,
     baseline: float,
 ) -> tuple[int, float]:
-    """The largest prefix, up to `taken` blocks, whose measured latency is within the limit; and that latency."""
+    """The largest number, up to `last`, whose network's measured latency is within the limit; and that latency."""
     seen: dict[int, float] = {}
 
     def seconds(number: int) -> float:
         if number not in seen:
-            seen[number] = measure(widths_of(blocks.counts(number)))
+            seen[number] = measure(task.graph.widths_at(counts_at(number)))
         return seen[number]
 
     if seconds(0) > limit:
-        low, high = seconds(0), measure(widths_of(blocks.high))
+        low, high = seconds(0), measure(task.graph.widths_at(task.bounds.high))
         raise BudgetError(
             f"a latency of {limit * 1e3:.2f} ms ({limit / baseline:.3f} of the baseline) cannot be reached: with these "
             f"floors and ceilings networks take between {low * 1e3:.2f} ms ({low / baseline:.3f}) and "
             f"{high * 1e3:.2f} ms ({high / baseline:.3f}); change the budget, floor or round_to"
         )
-    best = largest(lambda number: seconds(number) <= limit, 0, taken)
+    best = largest(lambda number: seconds(number) <= limit, 0, last)
     return best, seconds(best)
 
 
-def _masks(graph: ChannelGraph, ranking: Sequence[_Ranking], counts: IntArray) -> dict[str, Tensor]:
+def _masks(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:
     masks = {}
-    for group, (order, _), number in zip(graph.groups, ranking, counts, strict=True):
+    for group, number in zip(graph.groups, counts, strict=True):
         mask = np.zeros(group.size, dtype=bool)
-        mask[order[:number]] = True
+        mask[_ranked(scores[group.name])[0][:number]] = True
         masks[group.name] = torch.from_numpy(mask)
     return masks

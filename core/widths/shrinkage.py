@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
-from core.graph.complexity import latency
+from core.graph.complexity import Cost, latency
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted, vanished
 from core.surgery.resize import resize
-from core.widths.allocation import Allocation
+from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
-from core.widths.scores import ScoreFunction, score_channels
-from core.widths.selection import (
-    Fractions,
-    SearchResult,
-    fitting,
-    group_fractions,
-    largest,
-    search,
-    unlimited,
-)
+from core.widths.config import ShrinkConfig
+from core.widths.scores import score_channels
+from core.widths.selection import SearchResult, largest, search
 from core.widths.space import Space, open_space
 
-__all__ = ["Budget", "BudgetError", "SearchResult", "search", "shrink"]
+__all__ = ["Budget", "BudgetError", "SearchResult", "ShrinkConfig", "search", "shrink"]
 
 
 def shrink(
@@ -37,23 +28,11 @@ def shrink(
     example_inputs: Any,
     batches: Iterable[tuple[Any, Any]],
     loss_fn: Callable[[Any, Any], Tensor],
+    config: ShrinkConfig = ShrinkConfig(),  # noqa: B008  # frozen
     *,
-    widen: float = 2.0,
-    budget: Budget = Budget(flops=0.9),  # noqa: B008  # frozen
-    score: str | ScoreFunction = "gradient",
-    allocation: Allocation = "threshold",
-    floor: Fractions = 0.4,
-    ceiling: Fractions = 1.0,
-    round_to: int = 1,
     seed: int = 0,
-    latents: Literal["gate", "hypernetwork"] = "gate",
-    embedding: int = 8,
     name: str | None = None,
-    freeze: Sequence[str] = (),
-    taps: Sequence[str] = (),
-    ties: Sequence[tuple[str, str]] = (),
-    outputs: Literal["single", "freeze", "free"] = "single",
-    vanish: float = 0.0,
+    **changes: Any,
 ) -> Architecture:
     """Find layer-wise widths for a CNN: the whole method in one call.
 
@@ -62,28 +41,12 @@ def shrink(
         example_inputs: as for `trace_channels`.
         batches: (inputs, targets) pairs; one or a few are enough. Not read for random and uniform scores.
         loss_fn: (outputs, targets) -> scalar loss.
-        widen: growth of the space of widths, at least 1.
-        budget: limits relative to `model`, or absolute.
-        score: see `core.widths.scores`.
-        allocation: how a channel's score and its cost are weighed; see `core.widths.allocation`.
-        floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
-            0.8 of the baseline's width. A number, or patterns of group names -> number: the last one that fits counts,
-            and a group that none fits has no floor (the default is for all groups or none). These groups are listed
-            under "without_floor" in the result's `found_by`; `{"*": 0.4, "layer1.*": 0.3}` leaves none.
-        ceiling: largest fraction of the widened width, likewise; without one a group may keep all.
-        round_to: widths are multiples of it.
+        config: how widths are found.
         seed: for the widened network's weights, and for the score. The result is a function of it.
-        latents: see `score_channels`.
-        embedding: see `score_channels`.
         name: the model's name in the file; its class name by default.
-        freeze: see `trace_channels`, as are `taps`, `ties` and `outputs`.
-        taps: see `trace_channels`.
-        ties: see `trace_channels`.
-        outputs: see `trace_channels`.
-        vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
-            less than this fraction of their widened channels are removed, the emptiest first and no more than leave
-            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none; the
-            floor itself removes what would have to be held up by it. See `core.surgery.depth`.
+        changes: entries of the configuration as keywords, which win over it: `widen`, `budget`, `score`, `allocation`,
+            `floor`, `ceiling`, `round_to`, `latents`, `embedding`, `freeze`, `taps`, `ties`, `outputs`, `vanish`. How
+            many batches there are is up to `batches`.
 
     Returns:
         The architecture: widths, how they were found, what they cost.
@@ -92,109 +55,155 @@ def shrink(
         BudgetError: the budget cannot be met; the message gives the reachable range.
         UserError: a pattern that fits no group or no module; the message names it and close ones.
         UserError, TraceError: see the functions above.
+        TypeError: an unknown keyword; the message names close ones.
     """
-    if not 0 <= vanish <= 1:
-        raise UserError(f"vanish={vanish}: use a fraction between 0 and 1")
-    seen: list[tuple[Any, Any]] = []  # kept where they are needed again
-    counted = 0
-
-    def first_look() -> Iterable[tuple[Any, Any]]:
-        nonlocal counted
-        for batch in batches:
-            counted += 1
-            if vanish:
-                seen.append(batch)
-            yield batch
-
-    def opened(removed: Sequence[str]) -> Space:
-        return open_space(model, example_inputs, widen, seed=seed, freeze=freeze, taps=taps, ties=ties, outputs=outputs,
-                          removed=removed)  # fmt: skip
-
-    def scored(space: Space, batches: Iterable[tuple[Any, Any]]) -> dict[str, Tensor]:
-        return score_channels(space.wide, space.graph, batches, loss_fn, score=score, latents=latents,
-                              embedding=embedding, seed=seed)  # fmt: skip
-
-    def searched(
-        space: Space, scores: Mapping[str, Tensor], budget: Budget, floor: Fractions
-    ) -> SearchResult:
-        def measure(widths: dict[str, int]) -> float:
-            # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
-            candidate = resize(space.wide, space.graph, widths, seed=seed)
-            seconds = latency([model, candidate], example_inputs, device=device)
-            return seconds[1] / seconds[0] * baseline["latency"]
-
-        limits = [
-            fitting(limit, space.graph.groups) if space.removed else limit for limit in (floor, ceiling)
-        ]
-        return search(space.graph, scores, budget, baseline, floor=limits[0], ceiling=limits[1], round_to=round_to,
-                      allocation=allocation, measure=measure if budget.latency is not None else None)  # fmt: skip
-
-    space = opened([])
-    group_fractions(space.graph.groups, floor, "floor")  # refuses mistakes before anything is scored or timed
-    group_fractions(space.graph.groups, ceiling, "ceiling")
-    without_floor = unlimited(floor, space.graph.groups)
-    baseline = space.baseline(budget.convention)
-    device = next(model.parameters()).device
-    if budget.latency is not None:
-        baseline["latency"] = latency(model, example_inputs, device=device)[0]
-    scores = scored(space, first_look())
-    if vanish:
-        inner = blocks_to_lift(model, example_inputs, space.graph)
-        try:
-            kept = searched(space, scores, budget, lifted(floor, inner)).keep
-        except BudgetError:
-            searched(space, scores, budget, floor)  # fails likewise, and says what the floors leave
-            raise
-        empty = vanished(inner, kept, vanish)
-        gone = _as_many_as_leave_enough(empty, opened, partial(searched, floor=floor), budget)
-        if gone:
-            space = opened([block for block in inner if block in gone])
-            scores = scored(space, seen)
-    found = searched(space, scores, budget, floor)
+    config = config.changed(changes)
+    shrinkage = _Shrinkage(model, example_inputs, loss_fn, config, seed)
+    space = shrinkage.open()
+    without_floor = unlimited(config.floor, space.graph.groups)
+    scores = shrinkage.score(space, shrinkage.reading(batches))
+    gone = shrinkage.blocks_that_vanish(space, scores) if config.vanish else []
+    if gone:
+        space = shrinkage.open(gone)
+        scores = shrinkage.score(space, shrinkage.kept)
+    found = shrinkage.search(space, scores)
     return space.architecture(
         found.widths,
         name,
-        {
-            "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
-            "allocation": allocation,
-            "seed": seed,
-            "budget": budget.to_json(),
-            "batches": counted,
-            "widen": widen,
-            "floor": floor if isinstance(floor, (int, float)) else dict(floor),
-            "ceiling": ceiling if isinstance(ceiling, (int, float)) else dict(ceiling),
+        config.found_by(
+            score=config.score_name,
+            allocation=config.allocation,
+            seed=seed,
+            batches=shrinkage.counted,
             **({"without_floor": without_floor} if without_floor else {}),
-            "round_to": round_to,
-            **({"vanish": vanish} if vanish else {}),
-            "latents": latents,
-            **({"embedding": embedding} if latents == "hypernetwork" else {}),
-            "at_floor": found.at_floor,
-            "at_ceiling": found.at_ceiling,
-            **({"latency_seconds": found.cost["latency"]} if "latency" in found.cost else {}),
-        },
+            **({"vanish": config.vanish} if config.vanish else {}),
+            latents=config.latents,
+            **({"embedding": config.embedding} if config.latents == "hypernetwork" else {}),
+            at_floor=found.at_floor,
+            at_ceiling=found.at_ceiling,
+            **({"latency_seconds": found.cost.latency} if found.cost.latency is not None else {}),
+        ),
     )
 
 
-def _as_many_as_leave_enough(
-    emptiest_first: Sequence[str],
-    opened: Callable[[Sequence[str]], Space],
-    searched: Callable[[Space, Mapping[str, Tensor], Budget], SearchResult],
-    budget: Budget,
-) -> Sequence[str]:
-    """The blocks, or the first of them, without which the budget can still be filled.
+@dataclass
+class _Shrinkage:
+    """One call of `shrink`: its three steps and what they share."""
 
-    A limit on latency is left out of it: every answer would take a measurement.
-    """
-    if not emptiest_first or (budget.flops is None and budget.params is None):
-        return emptiest_first
-    counted = replace(budget, latency=None)
+    model: nn.Module
+    inputs: Any
+    loss_fn: Callable[[Any, Any], Tensor]
+    config: ShrinkConfig
+    seed: int
+    kept: list[tuple[Any, Any]] = field(default_factory=list)  # batches, where they are needed again
+    counted: int = 0  # batches that the first score read
+    baseline: Cost | None = None  # its latency measured once
 
-    def can_be_filled(number: int) -> bool:
-        space = opened(emptiest_first[:number])
-        zeros = {group.name: torch.zeros(group.size) for group in space.graph.groups}
+    def open(self, removed: Sequence[str] = ()) -> Space:
+        """The space of widths, without some blocks; mistakes in the limits are refused before anything is scored."""
+        space = open_space(self.model, self.inputs, self.config, seed=self.seed, removed=removed)
+        if not removed:
+            self.config.bounds(space.graph)
+        return space
+
+    def score(self, space: Space, batches: Iterable[tuple[Any, Any]]) -> dict[str, Tensor]:
+        """The score of every channel of the space's widened network."""
+        config = self.config
+        return score_channels(space.wide, space.graph, batches, self.loss_fn, score=config.score,
+                              latents=config.latents, embedding=config.embedding, seed=self.seed)  # fmt: skip
+
+    def search(self, space: Space, scores: Mapping[str, Tensor], **changes: Any) -> SearchResult:
+        """The widths of the best channels within the budget; with `changes` of the configuration."""
+        return search_space(
+            space, scores, replace(self.config, **changes), self._baseline(space), seed=self.seed
+        )
+
+    def blocks_that_vanish(self, space: Space, scores: Mapping[str, Tensor]) -> Sequence[str]:
+        """The blocks that keep too little once no floor holds them up, in the order of execution."""
+        config = self.config
+        inner = blocks_to_lift(self.model, self.inputs, space.graph)
         try:
-            return bool(zeros) and bool(searched(space, zeros, counted).keep)
+            kept = self.search(space, scores, floor=lifted(config.floor, inner)).keep
         except BudgetError:
-            return False
+            self.search(space, scores)  # fails likewise, and says what the floors leave
+            raise
+        if config.vanish == "floor":
+            least = dict(
+                zip(space.graph.names, group_fractions(space.graph.groups, config.floor, "floor").tolist())
+            )
+        else:
+            least = dict.fromkeys(space.graph.names, float(config.vanish))
+        gone = self._as_many_as_leave_enough(vanished(inner, kept, least))
+        return [block for block in inner if block in gone]
 
-    return emptiest_first[: largest(can_be_filled, 0, len(emptiest_first))]
+    def _as_many_as_leave_enough(self, emptiest_first: Sequence[str]) -> Sequence[str]:
+        """The blocks, or the first of them, without which the budget can still be filled.
+
+        A limit on latency is left out of it: every answer would take a measurement.
+        """
+        budget = self.config.budget
+        if not emptiest_first or (budget.flops is None and budget.params is None):
+            return emptiest_first
+
+        def can_be_filled(number: int) -> bool:
+            space = self.open(emptiest_first[:number])
+            zeros = {group.name: torch.zeros(group.size) for group in space.graph.groups}
+            try:
+                return bool(zeros) and bool(
+                    self.search(space, zeros, budget=replace(budget, latency=None)).keep
+                )
+            except BudgetError:
+                return False
+
+        return emptiest_first[: largest(can_be_filled, 0, len(emptiest_first))]
+
+    def reading(self, batches: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+        """The batches, counted, and kept where they are scored on once more."""
+        for batch in batches:
+            self.counted += 1
+            if self.config.vanish:
+                self.kept.append(batch)
+            yield batch
+
+    def _baseline(self, space: Space) -> Cost:
+        if self.baseline is None:
+            self.baseline = priced_baseline(space, self.config.budget)
+        return self.baseline
+
+
+def priced_baseline(space: Space, budget: Budget) -> Cost:
+    """What fractions of a budget refer to; its latency is measured where the budget limits it."""
+    if budget.latency is None:
+        return space.baseline
+    device = next(space.model.parameters()).device
+    return replace(space.baseline, latency=latency(space.model, space.inputs, device=device)[0])
+
+
+def search_space(
+    space: Space, scores: Mapping[str, Tensor], config: ShrinkConfig, baseline: Cost, *, seed: int
+) -> SearchResult:
+    """Search a space by scores, as the configuration says; see `core.widths.selection.search`.
+
+    Args:
+        space: the baseline and its widened form. Where blocks are left out, patterns that fitted those alone are no
+            mistake.
+        scores: group -> (size,).
+        config: budget, floors, ceilings, round_to, allocation.
+        baseline: see `priced_baseline`.
+        seed: for the weights of networks whose latency is measured.
+    """
+    device = next(space.model.parameters()).device
+
+    def measure(widths: dict[str, int]) -> float:
+        # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
+        candidate = resize(space.wide, space.graph, widths, seed=seed)
+        seconds = latency([space.model, candidate], space.inputs, device=device)
+        return seconds[1] / seconds[0] * float(baseline.latency or 0)
+
+    floor, ceiling = (
+        fitting(limit, space.graph.groups) if space.removed else limit
+        for limit in (config.floor, config.ceiling)
+    )
+    return search(space.graph, scores, config.budget, baseline, floor=floor, ceiling=ceiling,
+                  round_to=config.round_to, allocation=config.allocation,
+                  measure=measure if config.budget.latency is not None else None)  # fmt: skip

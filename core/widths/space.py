@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, trace_channels
-from core.graph.complexity import Convention
+from core.graph.complexity import Cost
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.resize import widen as widen_model
+from core.widths.config import ShrinkConfig
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Space:
     graph: ChannelGraph
     removed: tuple[str, ...] = ()
 
-    def baseline(self, convention: Convention) -> dict[str, float]:
-        """What the fractions of a budget refer to: FLOPs per sample and parameters of the baseline."""
-        return {"flops": self.base_graph.flops(convention=convention), "params": self.base_graph.params()}
+    @property
+    def baseline(self) -> Cost:
+        """What the fractions of a budget refer to."""
+        return self.base_graph.price()
 
     def architecture(
         self, widths: Mapping[str, int], name: str | None, found_by: Mapping[str, Any]
@@ -56,56 +58,42 @@ class Space:
             conv_groups=dict(self.graph.conv_groups),
             inputs=describe_inputs(self.inputs),
             options=self.base_graph.options,
-            cost=network_cost(self.graph, widths),
-            baseline=network_cost(self.base_graph) | {"widths": self.base_graph.widths},
+            cost=self.graph.price(widths),
+            baseline=self.base_graph.price(),
+            baseline_widths=self.base_graph.widths,
             found_by=dict(found_by),
             removed=self.removed,
         )
 
 
-def network_cost(graph: ChannelGraph, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """FLOPs in both conventions and parameters at the given widths (default: today's)."""
-    conventions: tuple[Convention, Convention] = ("macs", "paper")
-    flops = {convention: graph.flops(widths, convention) for convention in conventions}
-    return {"flops": flops, "params": graph.params(widths)}
-
-
 def open_space(
     model: nn.Module,
     example_inputs: Any,
-    widen: float,
+    config: ShrinkConfig,
     *,
     seed: int | None = None,
-    freeze: Sequence[str] = (),
-    taps: Sequence[str] = (),
-    ties: Sequence[tuple[str, str]] = (),
-    outputs: Literal["single", "freeze", "free"] = "single",
     removed: Sequence[str] = (),
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
     Args:
         model: any CNN; it is not changed.
-        example_inputs: as for `trace_channels`, as are `freeze`, `taps`, `ties` and `outputs`.
-        widen: growth of the widths, at least 1.
+        example_inputs: as for `trace_channels`.
+        config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
-        freeze: see `trace_channels`.
-        taps: see `trace_channels`.
-        ties: see `trace_channels`.
-        outputs: see `trace_channels`.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
     """
-    base_graph = trace_channels(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+    options = asdict(config.trace)
+    base_graph = trace_channels(model, example_inputs, **options)
     if not base_graph.groups:
         raise UserError("the model has no free channel group: nothing to widen or shrink")
-    options = asdict(base_graph.options)
     start, start_graph = model, base_graph
     if removed:
         start = shorten(model, removed)
         start_graph = trace_channels(start, example_inputs, **options)
-    wide = widen_model(start, start_graph, widen, seed=seed)
+    wide = widen_model(start, start_graph, config.widen, seed=seed)
     graph = trace_channels(wide, example_inputs, **options)
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))

@@ -18,7 +18,7 @@ from core.experiments.task import Metric, Task
 from core.training.train import TrainConfig
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
-from core.widths.scores import GATES_ONLY
+from core.widths.scores import SCORES
 
 
 class Batches:
@@ -89,17 +89,24 @@ def test_a_latency_alone_is_checked_without_being_measured(
         check(task, ShrinkConfig(budget=Budget(latency=0.5), round_to=-1))
 
 
-@pytest.mark.parametrize("score", GATES_ONLY)
+@pytest.mark.parametrize("score", [name for name, score in SCORES.items() if score.gates_only])
 def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"'{score}' is defined for plain gates"):
         ShrinkConfig(score=score, latents="hypernetwork")
     for latents, refused in (("hypernetwork", True), ("gate", False)):
         options = {"train": TrainConfig(), "shrink": ShrinkConfig(latents=latents), "work_dir": tmp_path}
         if refused:
-            with pytest.raises(UserError, match=f"control '{score}' is defined for plain gates"):
+            with pytest.raises(UserError, match=f"control: '{score}' is defined for plain gates"):
                 Settings(**options, controls=("random", score))
         else:
             assert score in Settings(**options, controls=("random", score)).scores
+
+
+def test_what_a_control_cannot_honour_is_refused(task: Task) -> None:
+    config = ShrinkConfig(allocation="per-flop", floor=0.2)
+    check(task, config, ("random", "accumulated"))
+    with pytest.raises(UserError, match="method 'late-wide' allocates no channels by their scores"):
+        check(task, config, ("random", "late-wide"))
 
 
 def test_where_blocks_may_vanish_their_floors_do_not_count(task: Task) -> None:

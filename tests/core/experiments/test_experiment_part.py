@@ -99,9 +99,9 @@ def config(**changes: Any) -> ShrinkConfig:
 
 
 def test_only_the_part_changes(task: Task) -> None:
-    found = find_architecture(task, config(), "gradient", seed=3)
+    found = find_architecture(task, config(), seed=3)
     assert list(found.widths) == ["0", "2"]  # the part's output is free as well
-    assert found.cost["flops"]["paper"] <= 0.7 * found.baseline["flops"]["paper"]
+    assert found.costs[0].paper <= 0.7 * found.costs[1].paper
     model = network(task, found, seed=3)
     assert isinstance(model, Whole)
     assert model.trunk[0].out_channels == found.widths["0"]
@@ -115,16 +115,16 @@ def test_its_scores_come_from_its_own_loss(task: Task) -> None:
         return outputs[:, :3].square().mean()  # later channels do not matter
 
     blinded = replace(task, part=replace(task.part, loss_fn=blind))
-    found = find_architecture(blinded, config(floor=0.01), "gradient", seed=0)
+    found = find_architecture(blinded, config(floor=0.01), seed=0)
     assert found.widths["2"] == 3
-    assert found.widths != find_architecture(task, config(floor=0.01), "gradient", seed=0).widths
+    assert found.widths != find_architecture(task, config(floor=0.01), seed=0).widths
 
 
 def test_given_widths_are_taken_and_controls_are_found(task: Task, tmp_path: Path) -> None:
-    given = replace(find_architecture(task, config(), "random", seed=9), found_by={})
+    given = replace(find_architecture(task, config(score="random"), seed=9), found_by={})
     settings = Settings(
         train=TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01)),
-        shrink=config(budget=Budget(flops=given.cost["flops"]["paper"])),
+        shrink=config(budget=Budget(flops=given.costs[0].paper)),
         work_dir=tmp_path,
         controls=("uniform",),
         progress=False,

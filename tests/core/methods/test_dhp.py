@@ -20,6 +20,7 @@ from core.surgery.hypernetwork import alive_latents, attach_hypernetwork, soft_t
 from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.training.train import fit, make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from core.widths.scores import score_channels
 from core.widths.space import Space, open_space
 from tests.core.training.training_runs import DigitsLoader, cross_entropy, network
@@ -33,14 +34,15 @@ IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 def space() -> Space:
-    return open_space(network(dropout=0.0), IMAGE, 2.0, seed=0)
+    return open_space(network(dropout=0.0), IMAGE, ShrinkConfig(), seed=0)
 
 
 def searched(folder: Path, config: DhpConfig = QUICK, **options: Any) -> Any:
-    arguments: dict[str, Any] = {"floor": 0.2, "seed": 1, **options}
-    loader = arguments.pop("loader", LOADER)
-    return dhp_search(space(), loader, cross_entropy, TRAIN, config, arguments.pop("budget", Budget(flops=0.8)),
-                      work_dir=folder, fabric=FABRIC, **arguments)  # fmt: skip
+    loader = options.pop("loader", LOADER)
+    shrink = ShrinkConfig(**{"budget": Budget(flops=0.8), "floor": 0.2, **options})
+    return dhp_search(
+        space(), loader, cross_entropy, TRAIN, config, shrink, seed=1, work_dir=folder, fabric=FABRIC
+    )
 
 
 def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
     alive = int((state >= config.threshold).sum())
     assert 8 < alive < int(made.graph.sizes.sum())  # neither group at its least: all latents were thresholded
     counts = alive_latents(latents, config.threshold).numpy()
-    limit = Budget(flops=0.3).limits(made.baseline("paper"))["flops"]
+    limit = Budget(flops=0.3).limits(made.baseline)["paper"]
     whole = made.graph.flops(convention="paper")
     assert found.excess == pytest.approx(
         (int(made.graph.cost("paper", np.maximum(counts, 4))) - limit) / whole
@@ -72,15 +74,15 @@ def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
 
 def test_the_stop_rule_ends_the_search_and_the_budget_is_met(tmp_path: Path) -> None:
     found = searched(tmp_path)
-    base = found.architecture.baseline["flops"]["paper"]
+    base = found.architecture.costs[1].paper
     assert found.reached
     assert found.excess <= QUICK.stop_limit
     assert found.steps % QUICK.check_every == 0
     assert found.steps < QUICK.max_epochs * len(LOADER)
-    assert found.architecture.cost["flops"]["paper"] <= 0.8 * base
+    assert found.architecture.costs[0].paper <= 0.8 * base
     assert found.architecture.found_by["score"] == "dhp"
     assert all(width >= 0.2 * 2 * was for (width, was) in
-               zip(found.architecture.widths.values(), found.architecture.baseline["widths"].values()))  # fmt: skip
+               zip(found.architecture.widths.values(), found.architecture.baseline_widths.values()))  # fmt: skip
     slower = searched(tmp_path / "slower", replace(QUICK, strength=0.5))
     assert slower.steps > found.steps
 
@@ -89,7 +91,7 @@ def test_without_regularisation_nothing_reaches_the_target(tmp_path: Path) -> No
     found = searched(tmp_path, replace(QUICK, strength=0.0, max_epochs=1))
     assert not found.reached
     assert found.excess > 0.3
-    assert found.architecture.cost["flops"]["paper"] <= 0.8 * found.architecture.baseline["flops"]["paper"]
+    assert found.architecture.costs[0].paper <= 0.8 * found.architecture.costs[1].paper
 
 
 class _Stopped(Exception):
@@ -113,9 +115,12 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_widths(tmp_path: Path) ->
     assert again.architecture == whole.architecture
 
 
-def test_a_budget_without_flops_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs a budget of FLOPs"):
-        searched(tmp_path, budget=Budget(params=0.5))
+def test_parameters_can_be_what_the_budget_limits_and_a_latency_alone_cannot(tmp_path: Path) -> None:
+    found = searched(tmp_path / "params", budget=Budget(params=0.5), floor=0.1).architecture
+    assert found.costs[0].params <= 0.5 * found.costs[1].params
+    with pytest.raises(UserError, match="needs a budget of FLOPs or parameters"):
+        searched(tmp_path / "latency", budget=Budget(latency=0.5))
+    assert not (tmp_path / "latency").exists()
     with pytest.raises(UserError, match=r"dhp\.max_epochs"):
         DhpConfig(max_epochs=0)
 
