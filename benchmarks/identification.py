@@ -119,9 +119,7 @@ def identify(sizes: Sizes) -> Cost:
     marks.append(time.perf_counter())
     scores = core.score_channels(wide, graph, [(images, targets)], nn.functional.cross_entropy)
     marks.append(time.perf_counter())
-    found = core.search(
-        graph, scores, core.Budget(flops=BUDGET), {"flops": base.flops(convention="paper")}, floor=0.4
-    )
+    found = core.search(graph, scores, core.Budget(flops=BUDGET), base.price(), floor=0.4)
     marks.append(time.perf_counter())
     if set(found.widths) != set(base.widths):
         raise RuntimeError("the widened network has other groups than the baseline")

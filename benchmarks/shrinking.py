@@ -65,7 +65,7 @@ def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -
     scores = core.score_channels(model, graph, (), _no_loss, score="magnitude")
     marks.append(time.perf_counter())
     budget = core.Budget(flops=target, convention="macs")
-    found = core.search(graph, scores, budget, {"flops": graph.flops(convention="macs")})
+    found = core.search(graph, scores, budget, graph.price())
     marks.append(time.perf_counter())
     result = core.keep_channels(model, graph, found.keep) if cut else None
     marks.append(time.perf_counter())

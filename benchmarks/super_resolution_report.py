@@ -41,9 +41,7 @@ class Contender:
         """Multiply-accumulates over the baseline's; of any size, for the networks are fully convolutional."""
         if self.architecture is None:
             return 1.0
-        cost, baseline = (
-            costs["flops"]["macs"] for costs in (self.architecture.cost, self.architecture.baseline)
-        )
+        cost, baseline = (cost.macs for cost in self.architecture.costs)
         return float(cost / baseline)
 
 

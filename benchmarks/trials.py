@@ -33,7 +33,6 @@ from core.storage.files import exclusive, json_text, write_json
 from core.surgery.architecture import Architecture
 from core.widths.config import ShrinkConfig
 from core.widths.selection import group_fractions
-from core.widths.space import network_cost
 
 SCHEMA = 1  # raised when the code changes what a trial with the same key gives
 
@@ -214,9 +213,11 @@ def _run(bench: Bench, trial: Trial) -> dict[str, Any]:
     found = None if trial.method == BASELINE else _widths(bench, trial)
     architecture = None if found is None else found.architecture
     model = network(bench.task, architecture, trial.seed)
-    base = network_cost(trace_channels(model, bench.task.example_inputs)) if found is None else None
     widths = None
-    if architecture is not None:
+    if architecture is None:
+        cost = base = trace_channels(model, bench.task.example_inputs).price()
+    else:
+        cost, base = architecture.costs
         widths = [
             architecture.widths,
             architecture.conv_groups,
@@ -244,7 +245,6 @@ def _run(bench: Bench, trial: Trial) -> dict[str, Any]:
         progress=bench.progress,
     )
     last = fitted.history[-1]
-    cost = base if architecture is None else architecture.cost
     return {
         "key": bench.record_key(trial),
         "method": trial.method,
@@ -257,8 +257,10 @@ def _run(bench: Bench, trial: Trial) -> dict[str, Any]:
         else bench.methods[trial.method].decided_by(bench.request(trial, bench.store)),
         "metrics": dict(last.eval_metrics),
         "train_loss": last.train_loss,
-        "cost": cost,
-        "baseline_cost": cost if architecture is None else architecture.baseline,
+        "cost": cost.to_json(),
+        "baseline_cost": base.to_json()
+        if architecture is None
+        else base.to_json() | {"widths": architecture.baseline_widths},
         "architecture": None if architecture is None else architecture.to_json(),
         "search_epochs": 0.0 if found is None else found.epochs,
         "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,

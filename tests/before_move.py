@@ -166,8 +166,8 @@ def widths(network: str, method: str, folder: Path) -> dict[str, Any]:
     return {
         "widths": architecture.widths,
         "removed": list(architecture.removed),
-        "cost": architecture.cost,
-        "baseline": architecture.baseline,
+        "cost": architecture.to_json()["cost"],
+        "baseline": architecture.to_json()["baseline"],
         "found_by": sorted(architecture.found_by or ()),
         "epochs": [found.epochs, found.baseline_epochs],
     }

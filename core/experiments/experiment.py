@@ -186,7 +186,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
         space.graph,
         {group.name: torch.zeros(group.size) for group in space.graph.groups},
         config.budget,
-        space.baseline(config.budget.convention) | {"latency": 1.0},
+        replace(space.baseline, latency=1.0),
         floor=lifted(config.floor, inner),
         ceiling=config.ceiling,
         round_to=config.round_to,
@@ -257,11 +257,11 @@ def _find_widths(
         given = task.given if method == FOUND else None
         architecture = given or find_architecture(task, settings.shrink, score, seed, fabric.device)
         architecture.save(path)
-        ratio = architecture.cost["flops"]["paper"] / architecture.baseline["flops"]["paper"]
+        cost, base = architecture.costs
         how = f"found widths by {score}" if given is None else "given widths"
         say(
-            f"{method}, seed {seed}: {how} at {100 * ratio:.2f} % of the baseline's FLOPs, "
-            f"{100 * architecture.cost['params'] / architecture.baseline['params']:.2f} % of its parameters"
+            f"{method}, seed {seed}: {how} at {100 * cost.paper / base.paper:.2f} % of the baseline's FLOPs, "
+            f"{100 * cost.params / base.params:.2f} % of its parameters"
         )
         if free := architecture.found_by.get("without_floor"):
             say(
@@ -319,20 +319,20 @@ def summarise(task: Task, runs: Sequence[Run], seeds: Sequence[int], epochs: int
         epochs: of every training.
     """
     any_found = next(run.architecture for run in runs if run.architecture is not None)
-    base = any_found.baseline
+    base = any_found.costs[1]
     told = [_told(f"{run.method}, seed {run.seed}", run.divergences, run.history) for run in runs]
     methods: dict[str, Any] = {}
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
-        costs = [run.architecture.cost if run.architecture else base for run in own]
-        flops = [cost["flops"]["paper"] for cost in costs]
-        params = [cost["params"] for cost in costs]
-        widths = [run.architecture.widths if run.architecture else base["widths"] for run in own]
+        costs = [run.architecture.costs[0] if run.architecture else base for run in own]
+        flops = [cost.paper for cost in costs]
+        params = [cost.params for cost in costs]
+        widths = [(run.architecture.widths if run.architecture else any_found.baseline_widths) for run in own]
         methods[method] = {
             "flops": _mean(flops),
             "params": _mean(params),
-            "flops_ratio": _mean(flops) / base["flops"]["paper"],
-            "params_ratio": _mean(params) / base["params"],
+            "flops_ratio": _mean(flops) / base.paper,
+            "params_ratio": _mean(params) / base.params,
             "metrics": _metrics(task, [run.history[-1].eval_metrics for run in own]),
             "raw_metrics": _metrics(task, [run.history[-1].raw_metrics for run in own]),
             "widths": widths[0],

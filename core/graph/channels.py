@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
-from core.graph.complexity import WEIGHT, Convention, CostModel
+from core.graph.complexity import WEIGHT, Convention, Cost, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
 from core.graph.labels import Labels, SlotKey, Trace
 from core.graph.tracing import run_labelled
@@ -103,6 +103,11 @@ class ChannelGraph:
     options: TraceOptions
 
     @property
+    def names(self) -> list[str]:
+        """Names of the groups, in order."""
+        return [group.name for group in self.groups]
+
+    @property
     def widths(self) -> dict[str, int]:
         """Group name -> today's width in channels."""
         return {group.name: group.width for group in self.groups}
@@ -116,6 +121,11 @@ class ChannelGraph:
     def offsets(self) -> IntArray:
         """Flat index of each group's first choice, and the total, (G + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @property
+    def choices(self) -> int:
+        """Choices of all groups together: the length of a flat tensor over them."""
+        return int(self.offsets[-1])
 
     @cached_property
     def owner(self) -> IntArray:
@@ -143,6 +153,14 @@ class ChannelGraph:
                 return group
         raise UserError(f"no channel group is called '{name}'; {did_you_mean(name, self.widths)}")
 
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """A flat tensor over all choices, (choices,), by group: name -> (size,)."""
+        return dict(zip(self.names, flat.split(self.sizes.tolist()), strict=True))
+
+    def widths_at(self, counts: Sequence[int] | IntArray) -> dict[str, int]:
+        """Choices per group, (G,), as widths in channels: the inverse of `elements`."""
+        return {group.name: int(count) * group.step for group, count in zip(self.groups, counts, strict=True)}
+
     def elements(self, widths: Mapping[str, int] | None = None) -> IntArray:
         """Widths in channels as choices per group, (G,); groups that are not named keep their size.
 
@@ -151,7 +169,7 @@ class ChannelGraph:
         """
         sizes = self.sizes.copy()
         if widths is not None:
-            at = {group.name: index for index, group in enumerate(self.groups)}
+            at = {name: index for index, name in enumerate(self.names)}
             for name, width in widths.items():
                 group = self.group(name)
                 sizes[at[name]] = group.elements(width)
@@ -170,6 +188,15 @@ class ChannelGraph:
     def params(self, widths: Mapping[str, int] | None = None) -> int:
         """Parameters at the given widths (default: today's), in closed form."""
         return int(self.cost("params", self.elements(widths)))
+
+    def price(self, widths: Mapping[str, int] | None = None) -> Cost:
+        """FLOPs in both conventions and parameters at the given widths (default: today's), in closed form.
+
+        Raises:
+            UserError: an unknown group, or an impossible width.
+        """
+        counts = self.elements(widths)
+        return Cost(*(int(self.cost(kind, counts)) for kind in (*WEIGHT, "params")))
 
     def width_of(self, module: str, widths: Mapping[str, int] | None = None) -> int:
         """Output channels of a tapped module or a convolution / linear layer at the given widths.
@@ -203,8 +230,7 @@ class ChannelGraph:
                 for group in self.groups
             ],
             "conv_groups": dict(self.conv_groups),
-            "flops": {convention: self.flops(convention=convention) for convention in ("macs", "paper")},
-            "params": self.params(),
+            **self.price().to_json(),
             "notes": list(self.notes),
         }
 
@@ -214,12 +240,10 @@ class ChannelGraph:
             [group.name, str(group.width), str(group.step), str(len(group.slots))] for group in self.groups
         ]
         table = text_table(["group", "width", "step", "slots"], rows)
-        flops = {c: self.flops(convention=c) for c in ("macs", "paper")}
-        costs = (
-            f"{len(self.groups)} free groups · {flops['macs']:,} MACs · {flops['paper']:,} FLOPs (paper) · "
-        )
+        cost = self.price()
+        costs = f"{len(self.groups)} free groups · {cost.macs:,} MACs · {cost.paper:,} FLOPs (paper) · "
         notes = "".join(f"\nfrozen: {note}" for note in self.notes)
-        return f"{table}\n{costs}{self.params():,} parameters{notes}"
+        return f"{table}\n{costs}{cost.params:,} parameters{notes}"
 
 
 def trace_channels(
@@ -253,7 +277,7 @@ def trace_channels(
         UserError: a name in `freeze`, `taps` or `ties` that the model does not have.
 
     Example:
-        >>> from torch import nn
+        >>> from torch import Tensor, nn
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> trace_channels(net, torch.zeros(1, 3, 8, 8)).widths
         {'0': 8}

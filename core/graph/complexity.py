@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +30,58 @@ from core.modules import RELU_MODULES, call, map_tensors, meta_copy, tensors_in
 Convention = Literal["macs", "paper"]
 WEIGHT = {"macs": {"macs": 1}, "paper": {"macs": 1, "norm": 2, "relu": 1}}
 IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network costs.
+
+    Attributes:
+        macs: FLOPs per sample in the convention "macs".
+        paper: FLOPs per sample in the convention "paper".
+        params: parameters.
+        latency: seconds of one forward pass of the example inputs, where that was measured.
+    """
+
+    macs: int
+    paper: int
+    params: int
+    latency: float | None = None
+
+    def flops(self, convention: Convention) -> int:
+        """FLOPs per sample.
+
+        Raises:
+            UserError: unknown convention.
+        """
+        return {"macs": self.macs, "paper": self.paper}[_known(convention)]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"flops": {"macs", "paper"}, "params"}, and "latency" where it was measured."""
+        measured = {} if self.latency is None else {"latency": self.latency}
+        return {"flops": {"macs": self.macs, "paper": self.paper}, "params": self.params, **measured}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Cost:
+        """From what `to_json` gives; other entries are not looked at.
+
+        Raises:
+            UserError: a number is missing or not whole.
+        """
+        try:
+            flops = value["flops"]
+            cost = cls(flops["macs"], flops["paper"], value["params"], value.get("latency"))
+        except (TypeError, KeyError, AttributeError):
+            cost = None
+        if cost is None or not all(isinstance(n, int) for n in (cost.macs, cost.paper, cost.params)):
+            raise UserError(f"a cost holds whole numbers under 'flops' ({', '.join(WEIGHT)}) and 'params'")
+        return cost
+
+
+def _known(convention: str) -> str:
+    if convention not in WEIGHT:
+        raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+    return convention
 
 
 @dataclass(frozen=True)
@@ -96,8 +148,7 @@ def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs"
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    if convention not in WEIGHT:
-        raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+    _known(convention)
     copied = meta_copy(model).eval()
     extra: dict[int, int] = {}
 
@@ -160,8 +211,3 @@ def latency(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def millions(costs: Mapping[str, int]) -> str:
-    """'4,089.2 M FLOPs, 25.56 M params', for messages."""
-    return f"{costs['flops'] / 1e6:,.1f} M FLOPs, {costs['params'] / 1e6:,.2f} M params"

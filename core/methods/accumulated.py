@@ -68,7 +68,7 @@ def accumulate_scores(
     steps = epochs * len(loader)
     fabric.to_device(model)  # before hooks are put on its weights
     # In a buffer, so that the state of an interrupted run holds it.
-    zeros = torch.zeros(int(graph.offsets[-1]), dtype=torch.float64, device=fabric.device)
+    zeros = torch.zeros(graph.choices, dtype=torch.float64, device=fabric.device)
     model.register_buffer(BUFFER, zeros)
     names = set(governed_weights(model, graph))
     step_sums: list[Tensor] = []
@@ -105,8 +105,7 @@ def accumulate_scores(
     finally:
         for handle in handles:
             handle.remove()
-    flat = (getattr(model, BUFFER) / steps).float().cpu()
-    return dict(zip([group.name for group in graph.groups], flat.split(graph.sizes.tolist()), strict=True))
+    return graph.split((getattr(model, BUFFER) / steps).float().cpu())
 
 
 def stretch(scores: dict[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:

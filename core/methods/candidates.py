@@ -196,14 +196,9 @@ def best_by_proxy(
             with seeded(seed):
                 ranked.append((proxy(model, kept, loss_fn), sizes))
         ranked.sort(key=lambda item: -item[0])
-    return widths_of(graph, ranked[0][1]), ranked
+    return graph.widths_at(ranked[0][1]), ranked
 
 
 def built(space: Space, sizes: Sequence[int] | IntArray, seed: int) -> nn.Module:
     """A fresh network of the given elements per group."""
-    return resize(space.wide, space.graph, widths_of(space.graph, sizes), seed=seed)
-
-
-def widths_of(graph: ChannelGraph, sizes: Sequence[int] | IntArray) -> dict[str, int]:
-    """Elements per group as channels."""
-    return {group.name: int(size) * group.step for group, size in zip(graph.groups, sizes, strict=True)}
+    return resize(space.wide, space.graph, space.graph.widths_at(sizes), seed=seed)

@@ -127,9 +127,9 @@ def dhp_search(
     Raises:
         UserError: the budget limits no FLOPs, or a pattern fits no group; and whatever `fit` and `search` raise.
     """
-    baseline = space.baseline(budget.convention)
+    baseline = space.baseline
     limits = budget.limits(baseline)
-    if "flops" not in limits:
+    if budget.flops is None:
         raise UserError("DHP's stop rule needs a budget of FLOPs: add flops=... to the budget")
     graph = space.graph
     whole = graph.flops(convention=budget.convention)
@@ -144,7 +144,7 @@ def dhp_search(
 
     def excess() -> float:
         counts = np.maximum(alive_latents(latents, config.threshold).cpu().numpy(), least)
-        return (int(graph.cost(budget.convention, counts)) - limits["flops"]) / whole
+        return (int(graph.cost(budget.convention, counts)) - limits[budget.convention]) / whole
 
     def after_step(step: int, lr: float) -> None:
         nonlocal done

@@ -29,7 +29,7 @@ from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import NAMES
 from core.widths.selection import group_fractions, search
-from core.widths.space import Space, network_cost, open_space
+from core.widths.space import Space, open_space
 
 BASELINE = "baseline"
 
@@ -221,10 +221,11 @@ def limits_in(space: Space, config: ShrinkConfig) -> Limits:
     Raises:
         UserError: the budget limits something else.
     """
-    limits = config.budget.limits(space.baseline(config.budget.convention))
-    if set(limits) != {"flops"}:
+    limits = config.budget.limits(space.baseline)
+    if set(limits) != {config.budget.convention}:
         raise UserError("this method needs a budget of FLOPs alone: leave params and latency out")
-    return limits_of(space, config.budget.convention, int(limits["flops"]), config.floor, config.ceiling)
+    kind, limit = limits.popitem()
+    return limits_of(space, kind, int(limit), config.floor, config.ceiling)
 
 
 def _found_by(request: Request, **more: Any) -> dict[str, Any]:
@@ -250,8 +251,8 @@ def _by_score(request: Request) -> Found:
     if architecture.removed:  # scored once more without these blocks
         with seeded(request.seed):
             baseline = request.subject.searched().model
-        short = network_cost(architecture.graph(baseline))["flops"]["paper"]
-        growth.append(growth[0] * short / architecture.baseline["flops"]["paper"])
+        short = architecture.graph(baseline).price().paper
+        growth.append(growth[0] * short / architecture.costs[1].paper)
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
 
 
@@ -299,7 +300,7 @@ def _by_accumulation(request: Request) -> Found:
                                work_dir=request.work_dir, fabric=request.fabric, progress=request.progress)  # fmt: skip
     budget = config.budget
     found = search(
-        space.graph, stretch(scores, space.graph), budget, space.baseline(budget.convention), floor=config.floor,
+        space.graph, stretch(scores, space.graph), budget, space.baseline, floor=config.floor,
         ceiling=config.ceiling, round_to=config.round_to, allocation=config.allocation,
     )  # fmt: skip
     facts = _found_by(request, score="accumulated", epochs=epochs, allocation=config.allocation,
@@ -327,8 +328,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
                       proxy=[ranked[0][0], ranked[-1][0]])  # fmt: skip
     used = {"synflow": 0, "naswot": 1, "zico": len(batches)}[proxy]
     epochs = own.candidates * _images(request, used)
-    share = config.budget.limits(space.baseline(config.budget.convention))["flops"]
-    ratio = share / space.baseline(config.budget.convention)["flops"]
+    ratio = limits.cost / space.baseline.flops(config.budget.convention)
     return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)
 
 

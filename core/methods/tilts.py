@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from core.methods.candidates import FloatArray, Limits, scale_to_budget, widths_of
+from core.methods.candidates import FloatArray, Limits, scale_to_budget
 from core.widths.space import Space
 
 
@@ -50,4 +50,4 @@ def tilted_shares(space: Space, *, depth: float = 0.0, trunk: float = 0.0) -> Fl
 def tilted_widths(space: Space, limits: Limits, *, depth: float = 0.0, trunk: float = 0.0) -> dict[str, int]:
     """The widest network of the tilted proportions within the limits: group -> channels."""
     shares = tilted_shares(space, depth=depth, trunk=trunk)
-    return widths_of(space.graph, scale_to_budget(space.graph, shares[None], limits)[0])
+    return space.graph.widths_at(scale_to_budget(space.graph, shares[None], limits)[0])

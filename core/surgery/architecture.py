@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, TraceOptions, trace_channels
-from core.graph.complexity import WEIGHT
+from core.graph.complexity import Cost
 from core.modules import FORWARD_FAILURES
 from core.storage.files import write_json
 from core.surgery.depth import shorten
@@ -42,8 +42,9 @@ class Architecture:
         conv_groups: grouped convolution -> number of groups, where widening changed it.
         inputs: shapes and types of the example inputs (`describe_inputs`), with which the groups are found again.
         options: how the model was traced.
-        cost: {"flops": {"macs", "paper"}, "params"} of the found network.
-        baseline: the same of the baseline, and its "widths".
+        cost: of the found network; None where a file written by hand does not tell.
+        baseline: of the baseline, likewise.
+        baseline_widths: group -> channels of the baseline, likewise.
         found_by: score, seed, budget, batches, widening, floors ...; empty for a file written by hand.
         removed: blocks of the baseline that the network lacks (`core.surgery.depth`); their groups are not in `widths`.
     """
@@ -53,8 +54,9 @@ class Architecture:
     inputs: Any
     conv_groups: dict[str, int] = field(default_factory=dict)
     options: TraceOptions = field(default_factory=TraceOptions)
-    cost: dict[str, Any] = field(default_factory=dict)
-    baseline: dict[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    baseline: Cost | None = None
+    baseline_widths: dict[str, int] = field(default_factory=dict)
     found_by: dict[str, Any] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
 
@@ -64,8 +66,28 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """The file's content, as plain JSON: lists, not tuples."""
-        content: dict[str, Any] = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}))
-        return content
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        del content["baseline_widths"]
+        content["cost"] = self.cost.to_json() if self.cost else {}
+        content["baseline"] = self.baseline.to_json() if self.baseline else {}
+        if self.baseline_widths:
+            content["baseline"]["widths"] = self.baseline_widths
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
+
+    @property
+    def costs(self) -> tuple[Cost, Cost]:
+        """What the network and the baseline cost.
+
+        Raises:
+            ArchitectureError: the file does not tell; it was written by hand.
+        """
+        if self.cost is None or self.baseline is None:
+            raise ArchitectureError(
+                f"the widths file of '{self.model}' does not tell what the network and its baseline cost: add 'cost' "
+                f"and 'baseline', or let shrink write the file"
+            )
+        return self.cost, self.baseline
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
@@ -101,7 +123,7 @@ class Architecture:
             raise ArchitectureError(
                 f"{source} has schema version {version!r}, this release reads {SCHEMA_VERSION}: update LW-DNA"
             )
-        known = {"schema_version", *cls.__dataclass_fields__}
+        known = {"schema_version", *cls.__dataclass_fields__} - {"baseline_widths"}
         for key in content:
             if key not in known:
                 raise ArchitectureError(
@@ -115,9 +137,9 @@ class Architecture:
         for key in ("cost", "baseline", "found_by", "options"):
             if not isinstance(content.get(key, {}), Mapping):
                 raise ArchitectureError(f"{source}: '{key}' has to be an object")
-        for key in ("cost", "baseline"):
-            if content.get(key):
-                _check_cost(content[key], source, key)
+        cost, baseline = (_cost(content.get(key), source, key) for key in ("cost", "baseline"))
+        baseline_widths = content.get("baseline", {}).get("widths", {})
+        _check_counts(baseline_widths, source, "baseline widths")
         for key in ("at_floor", "at_ceiling"):
             if not isinstance(content.get("found_by", {}).get(key, []), list):
                 raise ArchitectureError(f"{source}: '{key}' in 'found_by' has to be a list of groups")
@@ -129,9 +151,10 @@ class Architecture:
             example_inputs(content["inputs"])
         except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
-        own = ("schema_version", "options", "removed")
+        own = ("schema_version", "options", "removed", "cost", "baseline")
         values = {key: value for key, value in content.items() if key not in own}
-        return cls(**values, options=trace_options, removed=tuple(removed))
+        return cls(**values, cost=cost, baseline=baseline, baseline_widths=dict(baseline_widths),
+                   options=trace_options, removed=tuple(removed))  # fmt: skip
 
     def graph(self, model: nn.Module) -> ChannelGraph:
         """The channel groups of the baseline (without the removed blocks), as they were when the file was made.
@@ -204,7 +227,7 @@ class Architecture:
 
     def describe(self) -> str:
         """Widths against the baseline's as a table for a terminal, with what they cost and which are on a floor."""
-        base = self.baseline.get("widths", {})
+        base = self.baseline_widths
         floor = self.found_by.get("at_floor", ())
         ceiling = self.found_by.get("at_ceiling", ())
         rows = []
@@ -218,8 +241,8 @@ class Architecture:
         if free := self.found_by.get("without_floor"):
             lines.append(f"no floor was set for {len(free)} groups: {', '.join(free)}")
         if self.cost:
-            lines.append(f"FLOPs (paper) {self.cost['flops']['paper']:,} · MACs {self.cost['flops']['macs']:,} · "
-                         f"parameters {self.cost['params']:,}")  # fmt: skip
+            lines.append(f"FLOPs (paper) {self.cost.paper:,} · MACs {self.cost.macs:,} · "
+                         f"parameters {self.cost.params:,}")  # fmt: skip
         return "\n".join(lines)
 
 
@@ -255,17 +278,11 @@ def _check_counts(value: Any, source: str, key: str) -> None:
             )
 
 
-def _check_cost(value: Mapping[str, Any], source: str, key: str) -> None:
-    flops, widths = value.get("flops"), value.get("widths", {})
-    numbers = [
-        value.get("params"),
-        *(flops.get(name) if isinstance(flops, Mapping) else None for name in WEIGHT),
-    ]
-    if not isinstance(widths, Mapping) or not all(isinstance(number, int) for number in numbers):
-        raise ArchitectureError(
-            f"{source}: '{key}' is damaged: it holds whole numbers under 'flops' ({', '.join(WEIGHT)}) and 'params'"
-        )
-    _check_counts(widths, source, f"{key} widths")
+def _cost(value: Any, source: str, key: str) -> Cost | None:
+    try:
+        return Cost.from_json(value) if set(value or {}) - {"widths"} else None
+    except UserError as error:
+        raise ArchitectureError(f"{source}: '{key}' is damaged: {error}") from None
 
 
 def _trace_options(value: Mapping[str, Any], source: str) -> TraceOptions:

@@ -34,7 +34,7 @@ class Latents(nn.Module):
     def __init__(self, graph: ChannelGraph, z: Tensor) -> None:
         super().__init__()
         self.z = nn.Parameter(z)
-        self.names = [group.name for group in graph.groups]
+        self.names = graph.names
         self.sizes = [group.size for group in graph.groups]
         self.register_buffer("one", torch.ones(1, dtype=z.dtype), persistent=False)
 
@@ -130,9 +130,7 @@ def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) ->
     """
     gated = copy.deepcopy(model)
     reference = next(model.parameters())
-    latents = Latents(graph, torch.full((int(graph.offsets[-1]),), init, dtype=reference.dtype)).to(
-        reference.device
-    )
+    latents = Latents(graph, torch.full((graph.choices,), init, dtype=reference.dtype)).to(reference.device)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tables in governed_weights(model, graph).items():
         parametrize_weight_(gated, name, GatedWeight(latents, tables, len(shapes[name])).to(reference.device))

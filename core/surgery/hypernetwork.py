@@ -88,9 +88,7 @@ def attach_hypernetwork(
     hyper = copy.deepcopy(model)
     reference = next(model.parameters())
     with seeded(seed):
-        latents = Latents(graph, torch.randn(int(graph.offsets[-1]), dtype=reference.dtype)).to(
-            reference.device
-        )
+        latents = Latents(graph, torch.randn(graph.choices, dtype=reference.dtype)).to(reference.device)
         for name, tables in governed_weights(model, graph).items():
             owner, _, leaf = name.rpartition(".")
             module = hyper.get_submodule(owner)

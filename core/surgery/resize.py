@@ -192,8 +192,8 @@ def keep_flags(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> NDArray[np.bo
     Raises:
         UserError: an unknown group, a mask of the wrong length or type, or one that keeps nothing.
     """
-    flags = np.ones(int(graph.offsets[-1]) + 1, dtype=bool)
-    starts = dict(zip((group.name for group in graph.groups), graph.offsets.tolist(), strict=False))
+    flags = np.ones(graph.choices + 1, dtype=bool)
+    starts = dict(zip(graph.names, graph.offsets.tolist(), strict=False))
     for name, mask in keep.items():
         group = graph.group(name)
         if mask.dtype != torch.bool or mask.shape != (group.size,) or not bool(mask.any()):

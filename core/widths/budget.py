@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
 from core.errors import UserError
-from core.graph.complexity import Convention
+from core.graph.complexity import Convention, Cost
 
 SUFFIX = {
     "": Fraction(1),
@@ -45,8 +44,8 @@ class Budget:
         UserError: no limit, or one that is not a positive number.
 
     Example:
-        >>> Budget(flops=0.9, params="25M").limits({"flops": 1000, "params": 30_000_000})
-        {'flops': 900, 'params': 25000000}
+        >>> Budget(flops=0.9, params="25M").limits(Cost(macs=950, paper=1000, params=30_000_000))
+        {'paper': 900, 'params': 25000000}
     """
 
     flops: float | str | None = None
@@ -64,22 +63,41 @@ class Budget:
             if value is not None:
                 _parse(kind, value)
 
-    def limits(self, baseline: Mapping[str, float]) -> dict[str, float]:
-        """Absolute limits by kind; FLOPs and parameters are rounded down to whole numbers.
+    def limits(self, baseline: Cost) -> dict[str, float]:
+        """Absolute limits by the names that `Cost` gives its numbers: the convention of the FLOPs, "params", "latency".
+
+        FLOPs and parameters are rounded down to whole numbers.
 
         Args:
-            baseline: cost of the baseline by kind ("flops", "params", "latency" as far as they are limited).
+            baseline: what the baseline costs, its latency included where that is limited.
+
+        Raises:
+            UserError: the latency is limited, and the baseline's is not known.
         """
         limits: dict[str, float] = {}
-        for kind in ("flops", "params", "latency"):
-            value = getattr(self, kind)
+        asked = [(convention, "flops") for convention in self.conventions]
+        for kind, setting in (*asked, ("params", "params"), ("latency", "latency")):
+            value = getattr(self, setting)
             if value is None:
                 continue
             # In exact arithmetic: 0.9 means nine tenths, and 0.9 * 10 is 9.
-            number, fraction = _parse(kind, value)
-            limit = number * Fraction(baseline[kind]) if fraction else number
+            number, fraction = _parse(setting, value)
+            base = getattr(baseline, kind)
+            if base is None:
+                raise UserError("a budget of latency needs the measured latency of the baseline")
+            limit = number * Fraction(base) if fraction else number
             limits[kind] = float(limit) if kind == "latency" else math.floor(limit)
         return limits
+
+    @property
+    def conventions(self) -> tuple[Convention, ...]:
+        """The conventions in which a limit on FLOPs has to hold."""
+        return (self.convention,)
+
+    @property
+    def priced(self) -> str:
+        """The cost that allocations divide by: "params" if only they are limited, else FLOPs in this convention."""
+        return "params" if self.flops is None and self.latency is None else self.convention
 
     @classmethod
     def parse(cls, text: str) -> Budget:

@@ -62,7 +62,7 @@ def fisher(
     for parameter in model.parameters():
         parameter.requires_grad_(False)  # gradients of feature maps are all that is needed
     device = next(model.parameters()).device
-    total = torch.zeros(int(graph.offsets[-1]), dtype=torch.float64, device=device)
+    total = torch.zeros(graph.choices, dtype=torch.float64, device=device)
     samples = 0
     try:
         for batch in batches:
@@ -87,8 +87,7 @@ def fisher(
             handle.remove()
     if samples == 0:
         raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
-    sizes, names = graph.sizes.tolist(), [group.name for group in graph.groups]
-    return dict(zip(names, (total / samples).cpu().split(sizes), strict=True))
+    return graph.split((total / samples).cpu())
 
 
 class _Recorder:
@@ -179,7 +178,7 @@ class _Recorder:
                 f"{len(shares)} rows: use the score gradient"
             )
         if self.total is None:
-            columns = int(self.graph.offsets[-1]) + 1
+            columns = self.graph.choices + 1
             self.total = torch.zeros(len(shares), columns, dtype=torch.float64, device=shares.device)
         index = torch.from_numpy(table).to(shares.device) % self.total.shape[1]
         self.total.index_add_(1, index, shares)

@@ -93,9 +93,7 @@ def score_channels(
             flat = _gate_scores(model, graph, batches, loss_fn, score)
         else:
             raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
-    sizes = graph.sizes.tolist()
-    names = [group.name for group in graph.groups]
-    return _checked(graph, dict(zip(names, flat.float().cpu().split(sizes), strict=True)))
+    return _checked(graph, graph.split(flat.float().cpu()))
 
 
 def governed_sums(
@@ -121,7 +119,7 @@ def governed_sums(
                 entries.append(product.numel() / len(table))
     if not tables:
         raise UserError("no weight is governed by a free channel group: there is nothing to score")
-    choices = int(graph.offsets[-1])
+    choices = graph.choices
     # All rows at once. Those that are frozen, index -1, go into one more entry at the end, which is dropped.
     rows = np.concatenate(tables) % (choices + 1)
     total = torch.zeros(choices + 1, device=sums[0].device, dtype=torch.float64)
@@ -149,8 +147,7 @@ def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]
         products = ((name, product) for name, product in synflow_products(model, inputs) if name in names)
         flat = governed_sums(graph, products)
         # R grows with the product of all layers' gains, so its logarithm's derivative is what float32 can hold.
-        parts = (flat / flat.max()).cpu().split(graph.sizes.tolist())
-        return dict(zip([group.name for group in graph.groups], parts, strict=True))
+        return graph.split((flat / flat.max()).cpu())
     raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.errors import UserError, did_you_mean
 from core.graph.channels import ChannelGraph, ChannelGroup
+from core.graph.complexity import Cost
 from core.widths.allocation import ALLOCATIONS, Allocation, equalise, greedy_order
 from core.widths.budget import Budget, BudgetError
 
@@ -37,15 +38,15 @@ class SearchResult:
         widths: group -> channels kept.
         at_floor: groups that kept only what their floor guarantees.
         at_ceiling: groups that kept all they may.
-        cost: "flops" (in the budget's convention), "params" and, if limited, "latency" of the result.
-        limits: the absolute limits by kind.
+        cost: of the result; its latency where that is limited.
+        limits: the absolute limits, see `Budget.limits`.
     """
 
     keep: dict[str, Tensor]
     widths: dict[str, int]
     at_floor: list[str]
     at_ceiling: list[str]
-    cost: dict[str, float]
+    cost: Cost
     limits: dict[str, float]
 
 
@@ -67,7 +68,7 @@ def search(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
     budget: Budget,
-    baseline: Mapping[str, float],
+    baseline: Cost,
     *,
     floor: Fractions = 0.0,
     ceiling: Fractions = 1.0,
@@ -81,7 +82,7 @@ def search(
         graph: groups of the network to choose from (the widened one).
         scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
         budget: upper limits; fractions refer to `baseline`.
-        baseline: cost of the baseline, by the kinds that the budget limits.
+        baseline: what the baseline costs, its latency included where that is limited.
         floor: least fraction of each group of `graph` to keep (method.md 1.2.4: rho), or patterns -> fraction, see
             `group_fractions`; rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
@@ -98,7 +99,7 @@ def search(
     if allocation not in ALLOCATIONS:
         raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
     limits = budget.limits(baseline)
-    priced = "params" if set(limits) == {"params"} else budget.convention
+    priced = budget.priced
     if allocation == "equalised":
         # Masks follow the order within each group, which a common divisor does not change.
         scores = equalise(
@@ -112,47 +113,41 @@ def search(
     blocks = _blocks(graph, ranking, floor, ceiling, round_to, priced if allocation == "per-flop" else None)
     exact = {kind: limit for kind, limit in limits.items() if kind != "latency"}
 
-    def costs(counts: IntArray) -> dict[str, IntArray]:
-        kinds = {"flops": budget.convention, "params": "params"}
-        return {kind: graph.cost(kinds[kind], counts) for kind in exact}
+    def costs(counts: IntArray) -> dict[str, int]:
+        return {kind: int(graph.cost(kind, counts)) for kind in exact}
 
     def fits(counts: IntArray) -> bool:
-        return all(int(cost) <= exact[kind] for kind, cost in costs(counts).items())
-
-    def widths_of(counts: IntArray) -> dict[str, int]:
-        return {group.name: int(n) * group.step for group, n in zip(graph.groups, counts, strict=True)}
+        return all(cost <= exact[kind] for kind, cost in costs(counts).items())
 
     if measure is None and "latency" in limits:
         raise UserError("a latency budget needs a way to measure: pass measure= (shrink() does)")
     everything = len(blocks.group)
-    _check_reachable(blocks, costs, exact, baseline, binding="latency" not in limits)
+    _check_reachable(costs(blocks.low), costs(blocks.high), exact, baseline, binding="latency" not in limits)
     taken = largest(lambda number: fits(blocks.counts(number)), 0, everything)
     measured: float | None = None
     if measure is None or "latency" not in limits:
         counts = _fill(blocks, fits, taken)
     else:
         fast, measured = _bisect_latency(
-            blocks, measure, widths_of, taken, limits["latency"], baseline["latency"]
+            blocks, measure, graph.widths_at, taken, limits["latency"], cast(float, baseline.latency)
         )
         counts = blocks.counts(fast)
         if fast == taken:
             # The clock does not bind, so the other limits are filled up, if the clock agrees to the result as a whole.
             # Where it binds, its noise makes adding channel by channel meaningless.
             filled = _fill(blocks, fits, taken)
-            seconds = measured if (filled == counts).all() else measure(widths_of(filled))
+            seconds = measured if (filled == counts).all() else measure(graph.widths_at(filled))
             if seconds <= limits["latency"]:
                 counts, measured = filled, seconds
-    cost = {kind: float(value) if kind == "latency" else int(value) for kind, value in costs(counts).items()}
-    if measured is not None:
-        cost["latency"] = measured
+    widths = graph.widths_at(counts)
     return SearchResult(
         keep=_masks(graph, ranking, counts),
-        widths=widths_of(counts),
+        widths=widths,
         at_floor=[g.name for g, n, low in zip(graph.groups, counts, blocks.low, strict=True) if n == low],
         at_ceiling=[
             g.name for g, n, high in zip(graph.groups, counts, blocks.high, strict=True) if n == high
         ],
-        cost=cost,
+        cost=replace(graph.price(widths), latency=measured),
         limits=limits,
     )
 
@@ -276,19 +271,19 @@ def _blocks(
 
 
 def _check_reachable(
-    blocks: _Blocks,
-    costs: Callable[[IntArray], dict[str, IntArray]],
+    lowest: Mapping[str, int],
+    highest: Mapping[str, int],
     limits: Mapping[str, float],
-    baseline: Mapping[str, float],
+    baseline: Cost,
     binding: bool,
 ) -> None:
-    lowest, highest = costs(blocks.low), costs(blocks.high)
-    too_tight = [kind for kind, limit in limits.items() if int(lowest[kind]) > limit]
-    too_loose = bool(limits) and binding and all(int(highest[kind]) < limit for kind, limit in limits.items())
+    too_tight = [kind for kind, limit in limits.items() if lowest[kind] > limit]
+    too_loose = bool(limits) and binding and all(highest[kind] < limit for kind, limit in limits.items())
     for kind in too_tight or (list(limits) if too_loose else []):
-        low, high, base = int(lowest[kind]), int(highest[kind]), baseline[kind]
+        low, high, base = lowest[kind], highest[kind], getattr(baseline, kind)
+        unit = kind if kind == "params" else f"flops (convention {kind})"
         raise BudgetError(
-            f"a budget of {int(limits[kind]):,} {kind} ({limits[kind] / base:.3f} of the baseline) cannot be reached: "
+            f"a budget of {int(limits[kind]):,} {unit} ({limits[kind] / base:.3f} of the baseline) cannot be reached: "
             f"with these floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
             f"({high / base:.3f}); change the budget, {'floor' if too_tight else 'widen or ceiling'} or round_to"
         )

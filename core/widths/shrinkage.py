@@ -121,7 +121,7 @@ def shrink(
             # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
             candidate = resize(space.wide, space.graph, widths, seed=seed)
             seconds = latency([model, candidate], example_inputs, device=device)
-            return seconds[1] / seconds[0] * baseline["latency"]
+            return seconds[1] / seconds[0] * float(baseline.latency or 0)
 
         limits = [
             fitting(limit, space.graph.groups) if space.removed else limit for limit in (floor, ceiling)
@@ -133,10 +133,10 @@ def shrink(
     group_fractions(space.graph.groups, floor, "floor")  # refuses mistakes before anything is scored or timed
     group_fractions(space.graph.groups, ceiling, "ceiling")
     without_floor = unlimited(floor, space.graph.groups)
-    baseline = space.baseline(budget.convention)
+    baseline = space.baseline
     device = next(model.parameters()).device
     if budget.latency is not None:
-        baseline["latency"] = latency(model, example_inputs, device=device)[0]
+        baseline = replace(baseline, latency=latency(model, example_inputs, device=device)[0])
     scores = scored(space, first_look())
     if vanish:
         inner = blocks_to_lift(model, example_inputs, space.graph)
@@ -170,7 +170,7 @@ def shrink(
             **({"embedding": embedding} if latents == "hypernetwork" else {}),
             "at_floor": found.at_floor,
             "at_ceiling": found.at_ceiling,
-            **({"latency_seconds": found.cost["latency"]} if "latency" in found.cost else {}),
+            **({"latency_seconds": found.cost.latency} if found.cost.latency is not None else {}),
         },
     )
 

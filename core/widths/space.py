@@ -10,7 +10,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, trace_channels
-from core.graph.complexity import Convention
+from core.graph.complexity import Cost
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.resize import widen as widen_model
@@ -36,9 +36,10 @@ class Space:
     graph: ChannelGraph
     removed: tuple[str, ...] = ()
 
-    def baseline(self, convention: Convention) -> dict[str, float]:
-        """What the fractions of a budget refer to: FLOPs per sample and parameters of the baseline."""
-        return {"flops": self.base_graph.flops(convention=convention), "params": self.base_graph.params()}
+    @property
+    def baseline(self) -> Cost:
+        """What the fractions of a budget refer to."""
+        return self.base_graph.price()
 
     def architecture(
         self, widths: Mapping[str, int], name: str | None, found_by: Mapping[str, Any]
@@ -56,18 +57,12 @@ class Space:
             conv_groups=dict(self.graph.conv_groups),
             inputs=describe_inputs(self.inputs),
             options=self.base_graph.options,
-            cost=network_cost(self.graph, widths),
-            baseline=network_cost(self.base_graph) | {"widths": self.base_graph.widths},
+            cost=self.graph.price(widths),
+            baseline=self.base_graph.price(),
+            baseline_widths=self.base_graph.widths,
             found_by=dict(found_by),
             removed=self.removed,
         )
-
-
-def network_cost(graph: ChannelGraph, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """FLOPs in both conventions and parameters at the given widths (default: today's)."""
-    conventions: tuple[Convention, Convention] = ("macs", "paper")
-    flops = {convention: graph.flops(widths, convention) for convention in conventions}
-    return {"flops": flops, "params": graph.params(widths)}
 
 
 def open_space(

@@ -123,7 +123,7 @@ def test_the_budget_can_be_met_by_widths_that_kernels_like(name: str) -> None:
     found = find(config)
     wanted = config.shrink.budget.flops
     assert wanted is not None
-    reached = found.cost["flops"]["paper"] / found.baseline["flops"]["paper"]
+    reached = found.costs[0].paper / found.costs[1].paper
     assert wanted - 0.04 < reached <= wanted
     assert all(width % 16 == 0 for width in found.widths.values())
 

@@ -100,7 +100,7 @@ def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: c
     result = json.loads((tmp_path / "run/result.json").read_text())
     wanted = trunk_architecture("resnet18-small", widths, 64)
     assert result["methods"]["lwdna"]["widths"] == wanted.widths
-    assert result["methods"]["lwdna"]["flops"] == wanted.cost["flops"]["paper"]
+    assert result["methods"]["lwdna"]["flops"] == wanted.costs[0].paper
 
 
 def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Architecture) -> None:
@@ -109,7 +109,7 @@ def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Archi
         CONFIGS / DEFAULT_CONFIG, ExperimentConfig, [f"found_widths={tmp_path / 'widths.json'}"]
     )
     given = given_architecture(config)
-    assert with_given_budget(config).shrink.budget.flops == given.cost["flops"]["paper"]
+    assert with_given_budget(config).shrink.budget.flops == given.costs[0].paper
 
 
 def test_widths_of_classifications_resnet50_fit_the_published_protocol(tmp_path: Path) -> None:

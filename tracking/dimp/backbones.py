@@ -14,7 +14,6 @@ from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
 from core.surgery.depth import shorten
-from core.widths.space import network_cost
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64
@@ -125,7 +124,7 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         raise ArchitectureError(
             f"group '{missing}' of {name} is missing in the widths file of '{found.model}'"
         )
-    regular = found.baseline.get("widths", {})  # a file written by hand says nothing about it
+    regular = found.baseline_widths  # a file written by hand says nothing about it
     for group, width in graph.widths.items():
         if regular.get(group, width) != width:
             raise ArchitectureError(
@@ -138,8 +137,9 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         widths,
         describe_inputs(inputs),
         options=graph.options,
-        cost=network_cost(graph, widths),
-        baseline=network_cost(regular_graph) | {"widths": regular_graph.widths},
+        cost=graph.price(widths),
+        baseline=regular_graph.price(),
+        baseline_widths=regular_graph.widths,
         found_by=found.found_by,
         removed=removed,
     )

@@ -101,7 +101,7 @@ def config(**changes: Any) -> ShrinkConfig:
 def test_only_the_part_changes(task: Task) -> None:
     found = find_architecture(task, config(), "gradient", seed=3)
     assert list(found.widths) == ["0", "2"]  # the part's output is free as well
-    assert found.cost["flops"]["paper"] <= 0.7 * found.baseline["flops"]["paper"]
+    assert found.costs[0].paper <= 0.7 * found.costs[1].paper
     model = network(task, found, seed=3)
     assert isinstance(model, Whole)
     assert model.trunk[0].out_channels == found.widths["0"]
@@ -124,7 +124,7 @@ def test_given_widths_are_taken_and_controls_are_found(task: Task, tmp_path: Pat
     given = replace(find_architecture(task, config(), "random", seed=9), found_by={})
     settings = Settings(
         train=TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01)),
-        shrink=config(budget=Budget(flops=given.cost["flops"]["paper"])),
+        shrink=config(budget=Budget(flops=given.costs[0].paper)),
         work_dir=tmp_path,
         controls=("uniform",),
         progress=False,

@@ -40,6 +40,18 @@ def test_a_group_says_what_it_owns(graph: ChannelGraph) -> None:
     assert dict(group.slots) == {("a.weight", 0): 4, ("a.bias", 0): 4, ("c.weight", 1): 1}
 
 
+def test_flat_tensors_and_counts_go_by_group() -> None:
+    toy = TOYS["grouped_uneven"]
+    graph = core.trace_channels(toy.build(), toy.inputs())
+    assert graph.names == list(graph.widths) == [group.name for group in graph.groups]
+    parts = graph.split(torch.arange(graph.choices))
+    assert {name: len(part) for name, part in parts.items()} == {g.name: g.size for g in graph.groups}
+    assert torch.cat(list(parts.values())).tolist() == list(range(sum(group.size for group in graph.groups)))
+    assert graph.widths_at(graph.sizes) == graph.widths
+    assert graph.widths_at([1] * len(graph.groups)) == {group.name: group.step for group in graph.groups}
+    assert graph.elements(graph.widths_at(graph.sizes - 1)).tolist() == (graph.sizes - 1).tolist()
+
+
 @pytest.mark.parametrize("width", [0, -4, 6, 8.0, True, "8", None])
 def test_impossible_widths_are_refused_with_the_group_and_the_step(
     graph: ChannelGraph, width: object

@@ -12,7 +12,7 @@ import classification.models
 import super_resolution.models
 from core.errors import UserError
 from core.graph.channels import trace_channels
-from core.graph.complexity import count, count_params, latency, millions
+from core.graph.complexity import Cost, count, count_params, latency
 from tests.toys import Net, conv
 
 # FLOPs of the convention "paper" and parameters, as published for LW-DNA and DHP; to the digits that were printed.
@@ -177,5 +177,20 @@ def test_latency_measures_models_in_turns() -> None:
     assert order == ["a", "b"] * 3
 
 
-def test_costs_in_words() -> None:
-    assert millions({"flops": 4_089_200_000, "params": 25_557_032}) == "4,089.2 M FLOPs, 25.56 M params"
+def test_a_cost_keeps_its_form_in_files() -> None:
+    cost = trace_channels(by_hand(), torch.zeros(3, 3, 8, 8)).price()
+    content = {"flops": {"macs": cost.flops("macs"), "paper": cost.flops("paper")}, "params": cost.params}
+    assert cost.to_json() == content
+    assert Cost.from_json({**content, "widths": {"a": 3}}) == cost
+    assert Cost.from_json(Cost(1, 2, 3, 0.5).to_json()) == Cost(1, 2, 3, 0.5)
+    for damaged in (
+        {},
+        [],
+        {"flops": 3, "params": 1},
+        {"flops": {"macs": 1}, "params": 1},
+        {**content, "params": 0.5},
+    ):
+        with pytest.raises(UserError, match=r"whole numbers under 'flops' \(macs, paper\) and 'params'"):
+            Cost.from_json(damaged)
+    with pytest.raises(UserError, match="unknown convention"):
+        cost.flops("flops")  # type: ignore[arg-type]

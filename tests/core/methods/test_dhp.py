@@ -63,7 +63,7 @@ def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
     alive = int((state >= config.threshold).sum())
     assert 8 < alive < int(made.graph.sizes.sum())  # neither group at its least: all latents were thresholded
     counts = alive_latents(latents, config.threshold).numpy()
-    limit = Budget(flops=0.3).limits(made.baseline("paper"))["flops"]
+    limit = Budget(flops=0.3).limits(made.baseline)["paper"]
     whole = made.graph.flops(convention="paper")
     assert found.excess == pytest.approx(
         (int(made.graph.cost("paper", np.maximum(counts, 4))) - limit) / whole
@@ -72,15 +72,15 @@ def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
 
 def test_the_stop_rule_ends_the_search_and_the_budget_is_met(tmp_path: Path) -> None:
     found = searched(tmp_path)
-    base = found.architecture.baseline["flops"]["paper"]
+    base = found.architecture.costs[1].paper
     assert found.reached
     assert found.excess <= QUICK.stop_limit
     assert found.steps % QUICK.check_every == 0
     assert found.steps < QUICK.max_epochs * len(LOADER)
-    assert found.architecture.cost["flops"]["paper"] <= 0.8 * base
+    assert found.architecture.costs[0].paper <= 0.8 * base
     assert found.architecture.found_by["score"] == "dhp"
     assert all(width >= 0.2 * 2 * was for (width, was) in
-               zip(found.architecture.widths.values(), found.architecture.baseline["widths"].values()))  # fmt: skip
+               zip(found.architecture.widths.values(), found.architecture.baseline_widths.values()))  # fmt: skip
     slower = searched(tmp_path / "slower", replace(QUICK, strength=0.5))
     assert slower.steps > found.steps
 
@@ -89,7 +89,7 @@ def test_without_regularisation_nothing_reaches_the_target(tmp_path: Path) -> No
     found = searched(tmp_path, replace(QUICK, strength=0.0, max_epochs=1))
     assert not found.reached
     assert found.excess > 0.3
-    assert found.architecture.cost["flops"]["paper"] <= 0.8 * found.architecture.baseline["flops"]["paper"]
+    assert found.architecture.costs[0].paper <= 0.8 * found.architecture.costs[1].paper
 
 
 class _Stopped(Exception):

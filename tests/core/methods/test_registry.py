@@ -20,7 +20,6 @@ from core.methods.dhp import DhpConfig
 from core.methods.registry import METHODS, Request, SearchConfig, find
 from core.methods.subject import Part
 from core.training.train import make_fabric
-from core.widths.space import network_cost
 
 QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=2), proxy=ProxyConfig(4, 2),
                      accumulate_epochs=1)  # fmt: skip
@@ -42,17 +41,13 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
     request = replace(request_for_digits, work_dir=request_for_digits.work_dir / name)
     found = find(name, request)
     architecture = found.architecture
-    base = architecture.baseline["flops"]["paper"]
-    assert (
-        (0.88 if name == "gradient-rounded" else 0.89) * base
-        < architecture.cost["flops"]["paper"]
-        <= 0.9 * base
-    )
+    base = architecture.costs[1].paper
+    assert (0.88 if name == "gradient-rounded" else 0.89) * base < architecture.costs[0].paper <= 0.9 * base
     step = 8 if name == "gradient-rounded" else 1  # floors are rounded down to what widths are multiples of
     for group, width in architecture.widths.items():
-        assert width >= int(0.8 * architecture.baseline["widths"][group] / step) * step
+        assert width >= int(0.8 * architecture.baseline_widths[group] / step) * step
     network = architecture.build(request.subject.build())
-    assert sum(parameter.numel() for parameter in network.parameters()) == architecture.cost["params"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == architecture.costs[0].params
     free = ("random", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude", "synflow-search")
     assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
     assert bool(architecture.removed) == ("depth" in name or "shallow" in name)
@@ -67,7 +62,7 @@ def test_every_kind_of_method_obeys_floors_by_pattern(name: str, request_for_dig
     floor = {"*": 0.1, "layer1.0.conv1": 0.9}
     shrink = replace(request_for_digits.shrink, floor=floor)
     found = find(name, replace(request_for_digits, shrink=shrink, work_dir=work_dir)).architecture
-    assert found.widths["layer1.0.conv1"] >= int(0.9 * 2 * found.baseline["widths"]["layer1.0.conv1"])
+    assert found.widths["layer1.0.conv1"] >= int(0.9 * 2 * found.baseline_widths["layer1.0.conv1"])
     assert found.found_by["floor"] == floor
 
 
@@ -119,8 +114,8 @@ def test_costs_of_the_search_are_counted(request_for_digits: Request) -> None:
     assert (found.epochs, found.baseline_epochs) == (0.5, 2.0)
     # Twice, where blocks vanish; the second time without them.
     deep = find("gradient-depth", request_for_digits)
-    short = network_cost(deep.architecture.graph(request_for_digits.subject.build()))["flops"]["paper"]
-    share = short / deep.architecture.baseline["flops"]["paper"]
+    short = deep.architecture.graph(request_for_digits.subject.build()).price().paper
+    share = short / deep.architecture.costs[1].paper
     assert 0.2 < share < 0.9
     assert (deep.epochs, deep.baseline_epochs) == (1.0, 2.0 + 2.0 * share)
     accumulated = find(
@@ -181,7 +176,7 @@ def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
             "4.0.conv2",
             *(f"{s}.{b}.conv1" for s in (3, 4) for b in range(3)),
         }
-        assert architecture.cost["flops"]["paper"] <= 0.9 * architecture.baseline["flops"]["paper"]
+        assert architecture.costs[0].paper <= 0.9 * architecture.costs[1].paper
     for name in ("dhp", "accumulated", "zico-search"):
         with pytest.raises(UserError, match="cannot search a part of resnet20"):
             find(name, request)

@@ -126,6 +126,18 @@ def test_a_build_is_a_function_of_the_seed_and_leaves_the_model_alone(
     assert first.training
 
 
+def test_a_file_written_by_hand_tells_no_cost(tmp_path: Path) -> None:
+    arch = Architecture(
+        "toy", {"a": 4}, {"shape": [1, 3, 8, 8], "dtype": "float32"}, baseline_widths={"a": 8}
+    )
+    arch.save(tmp_path / "w.json")
+    assert json.loads((tmp_path / "w.json").read_text())["baseline"] == {"widths": {"a": 8}}
+    assert Architecture.load(tmp_path / "w.json") == arch
+    assert (arch.cost, arch.baseline) == (None, None)
+    with pytest.raises(ArchitectureError, match="does not tell what the network and its baseline cost"):
+        _ = arch.costs
+
+
 def test_building_needs_neither_gates_nor_scores(tmp_path: Path) -> None:
     """A fresh process that loads a file, builds and runs imports nothing of the search."""
     net = build_classifier("resnet20", 10, dataset="digits")
@@ -292,7 +304,7 @@ def test_description_and_difference() -> None:
     for name, width in low.widths.items():
         assert name in text
         assert str(width) in text
-    assert f"{low.cost['params']:,}" in text
+    assert f"{low.costs[0].params:,}" in text
     assert low.diff(low) == "no difference in widths"
     first = next(iter(low.widths))
     one_off = Architecture(low.model, low.widths | {first: low.widths[first] + 1}, low.conv_groups)

@@ -229,10 +229,10 @@ def test_the_shortened_network_meets_the_budget_to_one_channel(name: str) -> Non
     assert arch.removed
     base = count(model, image, "paper")
     built = arch.build(model, seed=0)
-    assert count(built, image, "paper") == arch.cost["flops"]["paper"] <= int(0.9 * base)
-    assert count_params(built) == arch.cost["params"]
-    assert arch.baseline["flops"]["paper"] == base
-    assert set(arch.widths) < set(arch.baseline["widths"])
+    assert count(built, image, "paper") == arch.costs[0].paper <= int(0.9 * base)
+    assert count_params(built) == arch.costs[0].params
+    assert arch.costs[1].paper == base
+    assert set(arch.widths) < set(arch.baseline_widths)
     graph = arch.graph(model)
     for group in graph.groups:  # not one choice more would fit, and floors hold in the blocks that stay
         assert arch.widths[group.name] >= int(0.4 * 2 * group.width)
@@ -269,14 +269,14 @@ def test_no_more_blocks_vanish_than_the_budget_can_spare() -> None:
     assert len(found_for(score="uniform", vanish=1.0)[2].removed) == 6
     _, _, arch = found_for(score="uniform", widen=1.25, floor=0.0, vanish=1.0)
     assert 0 < len(arch.removed) < 6
-    assert 0.89 < arch.cost["flops"]["paper"] / arch.baseline["flops"]["paper"] <= 0.9
+    assert 0.89 < arch.costs[0].paper / arch.costs[1].paper <= 0.9
     assert found_for(widen=1.0, floor=0.0, budget=Budget(flops=1.0))[2].removed == ()
 
 
 def test_a_latency_does_not_keep_the_other_limits_from_being_filled() -> None:
     _, _, arch = found_for(score="uniform", vanish=1.0, budget=Budget(flops=0.9, latency=100.0))
     assert len(arch.removed) == 6
-    assert 0.89 < arch.cost["flops"]["paper"] / arch.baseline["flops"]["paper"] <= 0.9
+    assert 0.89 < arch.costs[0].paper / arch.costs[1].paper <= 0.9
 
 
 def test_blocks_that_hold_every_free_channel_do_not_all_vanish() -> None:

@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 import core
 from core.errors import UserError
+from core.graph.complexity import Cost
 from core.widths.budget import Budget
 
-BASELINE = {"flops": 4_117_734_400, "params": 25_557_032, "latency": 0.08}
+BASELINE = Cost(macs=4_089_184_256, paper=4_117_734_400, params=25_557_032, latency=0.08)
 
 
 @pytest.mark.parametrize(
     ("options", "limits"),
     [
-        ({"flops": 0.9}, {"flops": 3_705_960_960}),
-        ({"flops": "90%"}, {"flops": 3_705_960_960}),
-        ({"flops": "3.7G"}, {"flops": 3_700_000_000}),
-        ({"flops": 3.7e9}, {"flops": 3_700_000_000}),
+        ({"flops": 0.9}, {"paper": 3_705_960_960}),
+        ({"flops": "90%"}, {"paper": 3_705_960_960}),
+        ({"flops": "3.7G"}, {"paper": 3_700_000_000}),
+        ({"flops": 3.7e9}, {"paper": 3_700_000_000}),
         ({"params": "25.5M"}, {"params": 25_500_000}),
         ({"params": 1}, {"params": 25_557_032}),
         ({"params": 2.0}, {"params": 51_114_064}),
@@ -30,7 +31,7 @@ BASELINE = {"flops": 4_117_734_400, "params": 25_557_032, "latency": 0.08}
         ({"latency": "1.5s"}, {"latency": 1.5}),
         (
             {"flops": 0.5, "params": "10M", "latency": "50%"},
-            {"flops": 2_058_867_200, "params": 10_000_000, "latency": 0.04},
+            {"paper": 2_058_867_200, "params": 10_000_000, "latency": 0.04},
         ),
     ],
 )
@@ -82,7 +83,7 @@ def test_what_is_no_budget_is_refused_in_one_line(make: Any) -> None:
 def test_a_limit_is_never_above_the_fraction_and_never_a_whole_unit_below(
     base: int, thousandths: int
 ) -> None:
-    limit = Budget(flops=thousandths / 1000).limits({"flops": base})["flops"]
+    limit = Budget(flops=thousandths / 1000).limits(Cost(0, base, 0))["paper"]
     exact = base * thousandths // 1000
     assert limit == exact
 

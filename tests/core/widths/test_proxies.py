@@ -87,7 +87,7 @@ SPACES = {name: space_of(name) for name in ("residual", "dense_block", "grouped_
 
 
 def limits(space: Space, fraction: float, floor: float = 0.2) -> Any:
-    cost = int(Budget(flops=fraction).limits(space.baseline("paper"))["flops"])
+    cost = int(Budget(flops=fraction).limits(space.baseline)["paper"])
     return limits_of(space, "paper", cost, floor, 1.0)
 
 

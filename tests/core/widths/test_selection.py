@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,13 +51,9 @@ def random_scores(graph: ChannelGraph, seed: int, levels: int | None = None) -> 
     return scores
 
 
-def costs(graph: ChannelGraph) -> dict[str, float]:
-    return {"flops": graph.flops(convention="paper"), "params": graph.params()}
-
-
 def fits(graph: ChannelGraph, widths: dict[str, int], limits: dict[str, float]) -> bool:
-    found = {"flops": graph.flops(widths, "paper"), "params": graph.params(widths)}
-    return all(found[kind] <= limit for kind, limit in limits.items())
+    found = graph.price(widths)
+    return all(getattr(found, kind) <= limit for kind, limit in limits.items())
 
 
 def block_of(group: Any, round_to: int) -> int:
@@ -84,7 +81,7 @@ def test_no_single_channel_gets_closer_from_below(
     scores = random_scores(graph, seed, levels)
     budget = Budget(flops=flops, params=params)
     try:
-        found = search(graph, scores, budget, costs(graph), floor=floor, ceiling=ceiling, round_to=round_to)
+        found = search(graph, scores, budget, graph.price(), floor=floor, ceiling=ceiling, round_to=round_to)
     except BudgetError:
         assume(False)
         raise
@@ -139,7 +136,7 @@ def test_against_every_possible_network(name: str) -> None:
             counts[g] += i != best[g]
         if int(graph.cost("paper", np.array(counts))) <= limit:
             longest = counts
-    found = search(graph, scores, Budget(flops=str(limit)), costs(graph))
+    found = search(graph, scores, Budget(flops=str(limit)), graph.price())
     kept = [found.widths[group.name] // group.step for group in graph.groups]
     assert all(number >= least for number, least in zip(kept, longest, strict=True))
     # And no network at all that contains it fits.
@@ -156,24 +153,24 @@ def test_a_larger_budget_never_gives_a_cheaper_network(
     graph = GRAPHS[name]
     scores = random_scores(graph, seed)
     try:
-        small = search(graph, scores, Budget(flops=flops), costs(graph))
+        small = search(graph, scores, Budget(flops=flops), graph.price())
     except BudgetError:
         assume(False)
         raise
-    large = search(graph, scores, Budget(flops=min(flops + more, 1.0)), costs(graph))
+    large = search(graph, scores, Budget(flops=min(flops + more, 1.0)), graph.price())
     # Filling up what is left can give single channels to other groups; the gap to each budget stays below one channel.
     widest = max(
         graph.flops(convention="paper") - graph.flops({group.name: group.width - group.step}, "paper")
         for group in graph.groups
     )
-    assert large.cost["flops"] + widest >= small.cost["flops"]
+    assert large.cost.paper + widest >= small.cost.paper
 
 
 def test_ties_are_broken_by_the_order_of_groups_and_channels() -> None:
     graph = GRAPHS["dense_block"]
     scores = {group.name: torch.ones(group.size) for group in graph.groups}
-    first = search(graph, scores, Budget(flops=0.6), costs(graph))
-    again = search(graph, scores, Budget(flops=0.6), costs(graph))
+    first = search(graph, scores, Budget(flops=0.6), graph.price())
+    again = search(graph, scores, Budget(flops=0.6), graph.price())
     assert first.widths == again.widths
     assert all(torch.equal(first.keep[name], again.keep[name]) for name in first.keep)
     for mask in first.keep.values():
@@ -186,7 +183,8 @@ def test_scaling_all_scores_changes_nothing() -> None:
     tiny = {name: value * 1e-20 for name, value in scores.items()}
     budget = Budget(flops=0.5, params=0.6)
     assert (
-        search(graph, scores, budget, costs(graph)).widths == search(graph, tiny, budget, costs(graph)).widths
+        search(graph, scores, budget, graph.price()).widths
+        == search(graph, tiny, budget, graph.price()).widths
     )
 
 
@@ -194,10 +192,10 @@ def test_several_budgets_hold_at_once_and_one_of_them_binds() -> None:
     graph = GRAPHS["dense_block"]
     scores = random_scores(graph, 1)
     for flops, params in ((0.5, 0.9), (0.9, 0.5), (0.6, 0.6)):
-        found = search(graph, scores, Budget(flops=flops, params=params), costs(graph))
-        assert found.cost["flops"] <= flops * graph.flops(convention="paper")
-        assert found.cost["params"] <= params * graph.params()
-        assert set(found.limits) == {"flops", "params"}
+        found = search(graph, scores, Budget(flops=flops, params=params), graph.price())
+        assert found.cost.paper <= flops * graph.flops(convention="paper")
+        assert found.cost.params <= params * graph.params()
+        assert set(found.limits) == {"paper", "params"}
 
 
 @pytest.mark.parametrize("what", ["floor", "ceiling"])
@@ -214,7 +212,7 @@ def test_a_pattern_that_fits_no_group_is_named_with_close_ones(what: str, patter
     scores = random_scores(graph, 0)
     fractions = {"*": 0.5, pattern: 0.3}
     with pytest.raises(UserError, match=f"^{what}: {message}"):
-        search(graph, scores, Budget(flops=0.9), costs(graph), **{what: fractions})
+        search(graph, scores, Budget(flops=0.9), graph.price(), **{what: fractions})
 
 
 @pytest.mark.parametrize("value", ["0.4", None, True, float("nan"), 1.01])
@@ -241,7 +239,7 @@ def test_floors_and_ceilings_by_pattern_and_the_last_match_counts() -> None:
     graph = GRAPHS["squeeze_excite"]
     scores = random_scores(graph, 1)
     options = {"floor": {"*": 0.0, "down": 1.0}, "ceiling": {"a": 0.5}}
-    found = search(graph, scores, Budget(flops=0.5), costs(graph), **options)
+    found = search(graph, scores, Budget(flops=0.5), graph.price(), **options)
     assert found.widths["down"] == 4
     assert found.widths["a"] == 4
     assert "down" in found.at_floor
@@ -271,7 +269,11 @@ def test_impossible_searches_are_refused(
     graph = GRAPHS["residual"]
     with pytest.raises(error, match=message) as caught:
         search(
-            graph, random_scores(graph, 0), options.pop("budget"), costs(graph) | {"latency": 1.0}, **options
+            graph,
+            random_scores(graph, 0),
+            options.pop("budget"),
+            replace(graph.price(), latency=1.0),
+            **options,
         )
     assert "\n" not in str(caught.value)
 
@@ -280,13 +282,16 @@ def test_the_reachable_range_in_the_message_is_right() -> None:
     graph = GRAPHS["residual"]
     scores = random_scores(graph, 0)
     with pytest.raises(BudgetError) as caught:
-        search(graph, scores, Budget(flops=0.1), costs(graph), floor=0.5)
+        search(graph, scores, Budget(flops=0.1), graph.price(), floor=0.5)
     least = graph.flops({"a": 4, "b": 3}, "paper")
     assert f"{least:,}" in str(caught.value)
     assert f"{graph.flops(convention='paper'):,}" in str(caught.value)
-    assert search(graph, scores, Budget(flops=str(least)), costs(graph), floor=0.5).widths == {"a": 4, "b": 3}
+    assert search(graph, scores, Budget(flops=str(least)), graph.price(), floor=0.5).widths == {
+        "a": 4,
+        "b": 3,
+    }
     with pytest.raises(BudgetError):
-        search(graph, scores, Budget(flops=str(least - 1)), costs(graph), floor=0.5)
+        search(graph, scores, Budget(flops=str(least - 1)), graph.price(), floor=0.5)
 
 
 def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None:
@@ -298,19 +303,25 @@ def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None
         asked.append(widths)
         return sum(widths.values()) * 1e-3
 
-    found = search(graph, scores, Budget(latency="10ms"), {"latency": 0.02}, measure=measure)
+    found = search(
+        graph, scores, Budget(latency="10ms"), replace(graph.price(), latency=0.02), measure=measure
+    )
     assert sum(found.widths.values()) == 10
-    assert found.cost["latency"] == pytest.approx(0.01)
+    assert found.cost.latency == pytest.approx(0.01)
     assert len(asked) <= 2 + np.ceil(np.log2(17))
     kept = torch.cat([scores[name][mask] for name, mask in found.keep.items()])
     dropped = torch.cat([scores[name][~mask] for name, mask in found.keep.items()])
     best = {float(value.max()) for value in scores.values()}
     assert sum(float(value) < float(dropped.max()) for value in kept if float(value) not in best) == 0
     both = search(
-        graph, scores, Budget(latency="15ms", params=0.5), {"latency": 0.02, **costs(graph)}, measure=measure
+        graph,
+        scores,
+        Budget(latency="15ms", params=0.5),
+        replace(graph.price(), latency=0.02),
+        measure=measure,
     )
-    assert both.cost["params"] <= 0.5 * graph.params()
-    assert both.cost["latency"] <= 0.015
+    assert both.cost.params <= 0.5 * graph.params()
+    assert both.cost.latency <= 0.015
 
 
 def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
@@ -320,7 +331,7 @@ def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
         return sum(widths.values()) * 1e-3
 
     with pytest.raises(BudgetError) as caught:
-        search(graph, random_scores(graph, 4), Budget(latency="5ms"), {"latency": 0.02}, floor=0.5,
+        search(graph, random_scores(graph, 4), Budget(latency="5ms"), replace(graph.price(), latency=0.02), floor=0.5,
                ceiling={"a": 0.75}, measure=measure)  # fmt: skip
     message = str(caught.value)
     assert "a latency of 5.00 ms (0.250 of the baseline) cannot be reached" in message
@@ -330,11 +341,11 @@ def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
 
 def test_a_latency_that_does_not_bind_leaves_the_other_limits_filled() -> None:
     graph = GRAPHS["dense_block"]
-    scores, baseline = random_scores(graph, 1), {"latency": 1.0, **costs(graph)}
+    scores, baseline = random_scores(graph, 1), replace(graph.price(), latency=1.0)
     without = search(graph, scores, Budget(flops=0.6), baseline)
     cut = search(graph, scores, Budget(flops=0.6, latency=1.0), baseline, measure=lambda widths: 0.5)
     assert cut.widths == without.widths
-    assert cut.cost == {**without.cost, "latency": 0.5}
+    assert cut.cost == replace(without.cost, latency=0.5)
 
     # A clock by which just the filled-up network is too slow: what was measured to be fast enough stays.
     def slow_when_full(widths: dict[str, int]) -> float:
@@ -343,4 +354,4 @@ def test_a_latency_that_does_not_bind_leaves_the_other_limits_filled() -> None:
     held = search(graph, scores, Budget(flops=0.6, latency=1.0), baseline, measure=slow_when_full)
     assert held.widths != without.widths
     assert all(held.widths[name] <= width for name, width in without.widths.items())
-    assert held.cost["latency"] == 0.5
+    assert held.cost.latency == 0.5

@@ -217,7 +217,7 @@ def test_a_trunk_has_widths_of_its_own(found: core.Architecture) -> None:
         "layer2": alone.widths["layer2.0.conv2"],
         "layer3": alone.widths["layer3.0.conv2"],
     }
-    assert alone.cost["params"] == sum(parameter.numel() for parameter in trunk.parameters())
+    assert alone.costs[0].params == sum(parameter.numel() for parameter in trunk.parameters())
     assert trunk_architecture("resnet18-small", alone, 144) == alone
     with pytest.raises(ArchitectureError):
         trunk_architecture("resnet50", alone, 144)
@@ -235,7 +235,7 @@ def test_a_trunk_lacks_the_blocks_that_the_classifier_lacks() -> None:
     shapes = {name: value.shape for name, value in trunk.state_dict().items()}
     assert {name: value.shape for name, value in whole.state_dict().items()} == shapes
     assert not any(name.startswith(tuple(f"{block}." for block in alone.removed)) for name in shapes)
-    assert alone.cost["params"] == sum(parameter.numel() for parameter in trunk.parameters())
+    assert alone.costs[0].params == sum(parameter.numel() for parameter in trunk.parameters())
     assert trunk_architecture("resnet18-small", alone, 144) == alone
 
 
@@ -243,7 +243,7 @@ def test_widths_of_a_wider_network_of_the_same_form_are_refused() -> None:
     """All groups have the same names, and as absolute numbers the widths could be built."""
     inputs = torch.zeros(1, 3, 64, 64)
     widths = core.trace_channels(RESNETS["resnet18"](), inputs).widths
-    wide = core.Architecture("resnet18", widths, describe_inputs(inputs), baseline={"widths": widths})
+    wide = core.Architecture("resnet18", widths, describe_inputs(inputs), baseline_widths=widths)
     with pytest.raises(ArchitectureError, match="'conv1' has 64 channels, but resnet18-small has 16"):
         trunk_architecture("resnet18-small", wide, 64)
     assert trunk_architecture("resnet18", wide, 64).widths["conv1"] == 64
