@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
-from core.experiments.report import half_interval, holm, p_text, paired_p, with_interval
+from core.experiments.statistics import half_interval, holm, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.tables import markdown_table
 

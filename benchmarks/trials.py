@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 
 from classification.config import RunConfig
 from core.errors import UserError
-from core.experiments.report import number_text
+from core.experiments.statistics import number_text
 from core.experiments.task import Task
 from core.experiments.trial import network, teacher_network, train_network
 from core.graph.channels import trace_channels

@@ -16,7 +16,7 @@ from classification.data import DATASETS, ClassificationData, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
 

@@ -16,7 +16,7 @@ from classification.evaluation import evaluate
 from classification.models import build
 from core.command_line.factories import call_factory
 from core.errors import UserError
-from core.experiments.experiment import Metric, Task
+from core.experiments.task import Metric, Task
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded
 

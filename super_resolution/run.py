@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.errors import UserError
-from core.experiments.experiment import Metric, Run, Settings, Task
+from core.experiments.settings import Run, Settings
+from core.experiments.task import Metric, Task
 from core.storage.checkpoint import load_weights
 from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.config import RunConfig

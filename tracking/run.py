@@ -14,7 +14,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"

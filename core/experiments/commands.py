@@ -16,8 +16,10 @@ from lightning_fabric import Fabric
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.errors import UserError
-from core.experiments.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.experiments.experiment import check, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.settings import STAGES, Settings, TeacherConfig
+from core.experiments.task import Task
 from core.storage.claims import Claimed, take
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate

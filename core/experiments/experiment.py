@@ -12,13 +12,11 @@ stopped goes on where it was, and each stage can be run alone.
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -27,103 +25,23 @@ from torch import nn
 from core.errors import UserError
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
-from core.experiments.task import Metric, Task, TeacherConfig
+from core.experiments.settings import BASELINE, FOUND, STAGES, Run, Settings, TeacherConfig
+from core.experiments.statistics import statistics
+from core.experiments.task import Metric, Task
 from core.experiments.trial import network, teacher_network, train_network
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted
 from core.surgery.initialise import seeded
-from core.training.distillation import DistillationConfig
 from core.training.divergence import Divergence, TrainingDiverged, read_divergences
 from core.training.run_files import EpochRecord, read_history, training_notes
-from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
-from core.widths.scores import GATES_ONLY, NAMES
 from core.widths.selection import search
 from core.widths.space import open_space
 
 __all__ = ["BASELINE", "FOUND", "STAGES", "Metric", "Run", "Settings", "ShrinkConfig", "Task", "TeacherConfig",
            "check", "find_architecture", "run_experiment", "summarise"]  # fmt: skip
-
-Stage = Literal["baseline", "shrink", "train", "compare"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-BASELINE, FOUND = "baseline", "lwdna"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One experiment.
-
-    Attributes:
-        train: the recipe of every network; its seed is the first of `seeds`.
-        shrink: how widths are found.
-        work_dir: where everything is written.
-        controls: scores to compare with, at the same budget: "random", "uniform", "magnitude", ...
-        seeds: number of repetitions, each with its own widths, weights and data order.
-        stages: which parts to run.
-        distillation: train every network with a teacher.
-        teacher: which one.
-        progress: show bars.
-        lowered_lr: learning rate with which trainings that have diverged go on; see `core.training.divergence`.
-    """
-
-    train: TrainConfig
-    shrink: ShrinkConfig
-    work_dir: Path
-    controls: tuple[str, ...] = ()
-    seeds: int = 1
-    stages: tuple[Stage, ...] = STAGES
-    distillation: DistillationConfig | None = None
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    progress: bool = True
-    lowered_lr: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"seeds={self.seeds}: use at least 1")
-        for control in self.controls:
-            if control not in NAMES:
-                raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
-            if control == self.shrink.score:
-                raise UserError(f"control '{control}' is the score of the found network itself; name another")
-            if control in GATES_ONLY and self.shrink.latents != "gate":
-                raise UserError(
-                    f"control '{control}' is defined for plain gates, but shrink.latents='{self.shrink.latents}'; name "
-                    f"another"
-                )
-        for stage in self.stages:
-            if stage not in STAGES:
-                raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
-
-    @property
-    def scores(self) -> dict[str, str]:
-        """Method -> score, for every method that has widths to find."""
-        return {FOUND: self.shrink.score, **{control: control for control in self.controls}}
-
-    @property
-    def seed_list(self) -> list[int]:
-        """The seeds of the repetitions."""
-        return [self.train.seed + number for number in range(self.seeds)]
-
-    def widths_file(self, method: str, seed: int) -> Path:
-        """Where the widths of one method and seed are kept."""
-        return self.work_dir / "widths" / f"{method}-seed{seed}.json"
-
-    def run_dir(self, method: str, seed: int) -> Path:
-        """Where one training is kept."""
-        return self.work_dir / "runs" / f"{method}-seed{seed}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained network, as the report needs it."""
-
-    method: str
-    seed: int
-    history: tuple[EpochRecord, ...]
-    architecture: Architecture | None
-    divergences: tuple[Divergence, ...] = ()
 
 
 def run_experiment(
@@ -378,7 +296,7 @@ def _told(
 def _metrics(task: Task, scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Statistics over the seeds of every metric that there is."""
     return {
-        metric.key: _statistics([score[metric.key] for score in scores])
+        metric.key: statistics([score[metric.key] for score in scores])
         for metric in task.metrics
         if metric.key in scores[0]
     }
@@ -386,12 +304,3 @@ def _metrics(task: Task, scores: Sequence[Mapping[str, float]]) -> dict[str, Any
 
 def _mean(values: Sequence[int]) -> float:
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
-
-
-def _statistics(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and standard deviation; of infinite values the mean is infinite (or NaN), the deviation undefined: NaN."""
-    mean = sum(values) / len(values)
-    if not all(math.isfinite(value) for value in values):
-        return {"mean": mean, "std": math.nan, "values": list(values)}
-    std = float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
-    return {"mean": mean, "std": std, "values": list(values)}

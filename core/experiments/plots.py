@@ -11,12 +11,12 @@ import numpy as np
 from torch import nn
 
 from core.experiments.report import NAMES
+from core.experiments.settings import Run
+from core.experiments.task import Task
 from core.storage.files import write_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from core.experiments.experiment import Run, Task
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"baseline": "#6b6b6b", "lwdna": "#0072b2", "random": "#e69f00", "uniform": "#009e73", "magnitude": "#cc79a7",

@@ -1,32 +1,15 @@
-"""What a task tells the experiment about itself, and how teachers are configured."""
+"""What a task tells the experiment about itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from core.experiments.settings import Run, Settings
 from core.methods.subject import Subject
 from core.surgery.architecture import Architecture
-
-if TYPE_CHECKING:
-    from core.experiments.experiment import Run, Settings
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The network that students learn from.
-
-    Args:
-        widen: the teacher is the baseline widened by this factor, trained by the same recipe without distillation
-            (method.md section 3: the reference widens its teacher like its search space).
-        checkpoint: weights of a trained teacher; None trains one first.
-    """
-
-    widen: float = 2.0
-    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)

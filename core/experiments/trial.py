@@ -7,7 +7,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 
-from core.experiments.task import Task, TeacherConfig
+from core.experiments.settings import TeacherConfig
+from core.experiments.task import Task
 from core.graph.channels import trace_channels
 from core.methods.subject import fresh_baseline
 from core.storage.checkpoint import load_weights

@@ -25,7 +25,7 @@ from benchmarks.trials import Bench, Trial, grid, load, run_trials
 from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
-from core.experiments.report import holm, paired_p
+from core.experiments.statistics import holm, paired_p
 from core.experiments.task import Metric
 from core.graph.complexity import count, count_params
 from core.methods.registry import find

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from classification.run import main
-from core.experiments.experiment import Settings
 from core.experiments.plan import PLAN_FILE
+from core.experiments.settings import Settings
 from core.storage.claims import CLAIM_FILE, Claim
 from core.storage.files import write_json
 

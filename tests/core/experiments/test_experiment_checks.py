@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from classification.models import build
 from core.errors import UserError
-from core.experiments.experiment import Settings, check
+from core.experiments.experiment import check
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
 from core.training.train import TrainConfig
 from core.widths.budget import Budget, BudgetError

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.experiments.experiment import Settings, run_experiment
+from core.experiments.experiment import run_experiment
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
 from tests.core.experiments.test_experiment_part import Batches, Whole, config, trunk

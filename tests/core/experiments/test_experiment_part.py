@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.experiments.experiment import Settings, check, run_experiment
+from core.experiments.experiment import check, run_experiment
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
 from core.experiments.trial import network
 from core.methods.subject import Part, find_architecture

@@ -14,9 +14,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from core.experiments.experiment import Settings, _statistics, run_experiment
+from core.experiments.experiment import run_experiment
 from core.experiments.plots import new_figure, say_what_is_not_drawn
-from core.experiments.report import half_interval, holm, number_text, paired_p, results_table, with_interval
+from core.experiments.report import results_table
+from core.experiments.settings import Settings
+from core.experiments.statistics import half_interval, holm, number_text, paired_p, statistics, with_interval
 from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
@@ -42,7 +44,7 @@ PSNR = Metric("psnr", "PSNR", higher_is_better=True)
     ],
 )
 def test_statistics(values: list[float], mean: float, std: float, text: str) -> None:
-    found = _statistics(values)
+    found = statistics(values)
     assert found["values"] == pytest.approx(values, nan_ok=True)
     assert found["mean"] == pytest.approx(mean, nan_ok=True)
     assert found["std"] == pytest.approx(std, nan_ok=True)
