@@ -37,12 +37,13 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
+    """Data and task of a protocol; takes the data root, the work directory and devices."""
+    return make_task(config, root, fabric.device)
+
+
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
-        return make_task(config, root, fabric.device)
-
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
     given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
     return execute(

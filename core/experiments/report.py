@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.experiments.settings import Settings
-from core.experiments.statistics import number_text, p_text, paired_p, with_interval
+from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric, Task
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
@@ -26,7 +26,8 @@ NEARLY_UNIFORM = (
 
 def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of methods."""
-    shown = [metric for metric in metrics if metric.key in result["methods"]["baseline"]["metrics"]]
+    any_method = next(iter(result["methods"].values()))
+    shown = [metric for metric in metrics if metric.key in any_method["metrics"]]
     header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
     rows = []
     for name, values in result.get("references", {}).items():
@@ -81,9 +82,21 @@ def _footnote(result: Mapping[str, Any]) -> str:
     return text
 
 
+def _failures(result: Mapping[str, Any]) -> list[str]:
+    """What failed, and is therefore missing in the table."""
+    failed = result.get("failed", [])
+    if not failed:
+        return []
+    named = "; ".join(f"{entry['method']}, seed {entry['seed']}: {entry['error']}" for entry in failed)
+    return [
+        f"{len(failed)} trial{'s' * (len(failed) != 1)} failed and {'is' if len(failed) == 1 else 'are'} left out, "
+        f"means and tests are over the other seeds (--resume tries again): {named}."
+    ]
+
+
 def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
     """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
-    lines = []
+    lines = [*_failures(result)]
     changes = result.get("recipe_changes", [])
     if changes:
         lines.append(f"Not all networks had the same recipe: {' '.join(changes)}")
@@ -105,20 +118,33 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
-    """Method minus baseline, seed by seed: mean, interval and p-value of the paired t-test, per metric."""
-    base = result["methods"]["baseline"]
-    rows = []
+    """Method minus baseline, seed by seed: mean, interval, p-value of the paired t-test, and the same by Holm.
+
+    Seeds of which one of the two failed are left out. Holm's correction is over all rows.
+    """
+    base = result["methods"].get("baseline")
+    rows: list[list[str]] = []
+    p_values: list[float] = []
     for method, entry in result["methods"].items():
         for metric in metrics:
-            if method == "baseline" or metric.key not in entry["metrics"] or len(result["seeds"]) < 2:
+            if base is None or entry is base or metric.key not in entry["metrics"]:
                 continue
-            pairs = zip(_values(entry, metric), _values(base, metric), strict=True)
-            differences = [ours - theirs for ours, theirs in pairs]
-            shown = p_text(paired_p(differences))
-            rows.append(
-                [NAMES.get(method, method), metric.label, with_interval(differences, metric.digits), shown]
-            )
+            theirs = _by_seed(base, metric)
+            pairs = [
+                (value, theirs[seed]) for seed, value in _by_seed(entry, metric).items() if seed in theirs
+            ]
+            if len(pairs) < 2:
+                continue
+            differences = [one - other for one, other in pairs]
+            p_values.append(paired_p(differences))
+            rows.append([NAMES.get(method, method), metric.label, with_interval(differences, metric.digits)])
+    for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
+        row += [p_text(p), p_text(adjusted)]
     return rows
+
+
+def _by_seed(entry: Mapping[str, Any], metric: Metric) -> dict[int, float]:
+    return {run["seed"]: value for run, value in zip(entry["per_seed"], _values(entry, metric), strict=True)}
 
 
 def markdown_report(
@@ -142,12 +168,13 @@ def markdown_report(
     if differences:
         parts += [
             "## Difference to the baseline, seed by seed",
-            markdown_table(["method", "metric", "difference", "p (paired t-test)"], differences),
+            markdown_table(["method", "metric", "difference", "p (paired t-test)", "p (Holm)"], differences),
+            f"p as it is, and adjusted for all {len(differences)} comparisons of this table (Holm).",
         ]
     parts += [
         *sections,
         "## Widths",
-        "![Widths per layer](channels.png)",
+        *(["![Widths per layer](channels.png)"] if result["methods"].keys() - {"baseline"} else []),
         _widths_table(result),
         "## Training",
         "![Error per epoch](curves.png)",
@@ -169,9 +196,13 @@ def _widths_table(result: Mapping[str, Any]) -> str:
     header = ["group", *(NAMES.get(method, method) for method in methods)]
     rows = [
         [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
-        for group in methods["baseline"]["widths"]
+        for group in dict.fromkeys(group for entry in methods.values() for group in entry["widths"])
     ]
-    lines = [f"Channels per group, seed {result['seeds'][0]}:", markdown_table(header, rows)]
+    seeds = {entry["per_seed"][0]["seed"] for entry in methods.values()}
+    lines = [
+        f"Channels per group, seed {' or '.join(map(str, sorted(seeds)))}:",
+        markdown_table(header, rows),
+    ]
     if any(GONE in row for row in rows):
         lines.append(f"{GONE}: the block was left out.")
     return "\n\n".join(lines)

@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
+from core.experiments.plan import Trial, grid
+from core.methods.registry import BASELINE, METHODS
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 from core.training.divergence import Divergence
 from core.training.run_files import EpochRecord
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
-from core.widths.scores import GATES_ONLY, NAMES
 
 Stage = Literal["baseline", "shrink", "train", "compare"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-BASELINE, FOUND = "baseline", "lwdna"
+FOUND = "lwdna"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class TeacherConfig:
     checkpoint: str | None = None
 
 
+def name_of(method: str, seed: int) -> str:
+    """What files and folders of one method and seed are called in a work directory."""
+    return f"{method}-seed{seed}"
+
+
 @dataclass(frozen=True)
 class Settings:
     """One experiment.
@@ -42,9 +48,10 @@ class Settings:
         train: the recipe of every network; its seed is the first of `seeds`.
         shrink: how widths are found.
         work_dir: where everything is written.
-        controls: scores to compare with, at the same budget: "random", "uniform", "magnitude", ...
+        controls: methods of `core.methods.registry.METHODS` to compare with, at the same budget.
         seeds: number of repetitions, each with its own widths, weights and data order.
         stages: which parts to run.
+        method: of the same methods, how the found network's widths are found; None: as `shrink` says.
         distillation: train every network with a teacher.
         teacher: which one.
         progress: show bars.
@@ -57,6 +64,7 @@ class Settings:
     controls: tuple[str, ...] = ()
     seeds: int = 1
     stages: tuple[Stage, ...] = STAGES
+    method: str | None = None
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     progress: bool = True
@@ -65,37 +73,40 @@ class Settings:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"seeds={self.seeds}: use at least 1")
+        for name in (*self.controls, *([] if self.method is None else [self.method])):
+            if name not in METHODS:
+                raise UserError(f"unknown method '{name}': {did_you_mean(name, METHODS)}")
         for control in self.controls:
-            if control not in NAMES:
-                raise UserError(f"control '{control}': use some of {', '.join(NAMES)}")
-            if control == self.shrink.score:
-                raise UserError(f"control '{control}' is the score of the found network itself; name another")
-            if control in GATES_ONLY and self.shrink.latents != "gate":
+            if control == (self.method or self.shrink.score):
+                what = "score" if self.method is None else "method"
                 raise UserError(
-                    f"control '{control}' is defined for plain gates, but shrink.latents='{self.shrink.latents}'; name "
-                    f"another"
+                    f"control '{control}' is the {what} of the found network itself; name another"
                 )
         for stage in self.stages:
             if stage not in STAGES:
                 raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
 
     @property
-    def scores(self) -> dict[str, str]:
-        """Method -> score, for every method that has widths to find."""
-        return {FOUND: self.shrink.score, **{control: control for control in self.controls}}
+    def methods(self) -> tuple[str, ...]:
+        """All that have widths to find, under the names that files have."""
+        return (FOUND, *self.controls)
 
     @property
     def seed_list(self) -> list[int]:
         """The seeds of the repetitions."""
         return [self.train.seed + number for number in range(self.seeds)]
 
+    def trials(self) -> list[Trial]:
+        """All of them, seed by seed, the baseline first."""
+        return grid((BASELINE, *self.methods), [self.shrink], self.seed_list)
+
     def widths_file(self, method: str, seed: int) -> Path:
         """Where the widths of one method and seed are kept."""
-        return self.work_dir / "widths" / f"{method}-seed{seed}.json"
+        return self.work_dir / "widths" / f"{name_of(method, seed)}.json"
 
     def run_dir(self, method: str, seed: int) -> Path:
         """Where one training is kept."""
-        return self.work_dir / "runs" / f"{method}-seed{seed}"
+        return self.work_dir / "runs" / name_of(method, seed)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 UNDEFINED = (
@@ -83,5 +84,5 @@ def statistics(values: Sequence[float]) -> dict[str, Any]:
     mean = sum(values) / len(values)
     if not all(math.isfinite(value) for value in values):
         return {"mean": mean, "std": math.nan, "values": list(values)}
-    std = float(stats.tstd(values)) if len(values) > 1 else 0.0
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": mean, "std": std, "values": list(values)}

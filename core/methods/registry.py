@@ -1,7 +1,7 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
 A method turns a task, a protocol and a seed into an `Architecture` within the budget; how its network is trained is
-the same for all (`core.experiments.trial.train_network`). `METHODS` is what `python -m benchmarks.hypothesis
+the same for all (`core.experiments.trials.train_network`). `METHODS` is what `python -m benchmarks.hypothesis
 --methods` knows.
 """
 
@@ -122,12 +122,37 @@ class Method:
         Raises:
             UserError: it can leave no blocks out, or it takes one floor for all groups.
         """
-        shrink = replace(shrink, **self.change)
+        try:
+            shrink = replace(shrink, **self.change)
+        except UserError as error:
+            raise UserError(f"method '{name}': {error}") from error
         if shrink.vanish and self.find not in (_by_score, _by_depth):
             raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
         if self.one_floor and isinstance(shrink.floor, Mapping) and not shrink.vanish:
             instead = ", or set shrink.vanish" if self.find is _by_depth else ""
             raise UserError(f"method '{name}' takes no patterns as shrink.floor: use one number{instead}")
+
+    def check(self, name: str, shrink: ShrinkConfig, subject: Subject) -> None:
+        """Find out beforehand all that would stop the search for a subject, but whether the budget can be reached.
+
+        Raises:
+            UserError: see `check_config`; it searches whole networks alone, or cannot keep a limit of the budget.
+            MissingData: see `check_installed`.
+        """
+        self.check_installed()
+        self.check_config(name, shrink)
+        how, budget = getattr(self.find, "func", self.find), shrink.budget
+        if subject.part is not None and how in (_by_dhp, _by_accumulation, _by_proxy):
+            able = ", ".join(key for key, method in METHODS.items() if method.find in (_by_score, _by_depth))
+            raise UserError(
+                f"method '{name}' runs the whole network and cannot search a part of it, such as the "
+                f"{subject.part.name} of {subject.model_name}: use one of {able}, or a tilt"
+            )
+        beside = [kind for kind in ("params", "latency") if getattr(budget, kind) is not None]
+        if how in (_by_proxy, _by_tilt) and (budget.flops is None or beside):
+            raise UserError(f"method '{name}' needs a budget of FLOPs alone: leave params and latency out")
+        if how is _by_dhp and budget.flops is None:
+            raise UserError(f"method '{name}' needs a budget of FLOPs: add flops=... to the budget")
 
     def check_installed(self) -> None:
         """Find out beforehand what would stop the search after hours of other methods' trainings.
@@ -144,6 +169,11 @@ class Method:
     def request(self, request: Request) -> Request:
         """The request with the method's own entries in it."""
         return replace(request, shrink=replace(request.shrink, **self.change))
+
+    def config(self, shrink: ShrinkConfig) -> ShrinkConfig:
+        """The settings that its search goes by."""
+        own = replace(shrink, **self.change)
+        return _leaving_blocks_out(own) if self.find is _by_depth else own
 
     def decided_by(self, request: Request) -> dict[str, Any]:
         """Everything in the configuration that decides the widths, as plain data."""
@@ -257,10 +287,13 @@ def _by_score(request: Request) -> Found:
 
 
 def _by_depth(request: Request) -> Found:
-    """By scores; blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
-    config = request.shrink
+    return _by_score(replace(request, shrink=_leaving_blocks_out(request.shrink)))
+
+
+def _leaving_blocks_out(config: ShrinkConfig) -> ShrinkConfig:
+    """Blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
     floor = config.floor if isinstance(config.floor, (int, float)) else 0.0  # `one_floor`, or vanish is set
-    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or floor)))
+    return replace(config, vanish=config.vanish or floor)
 
 
 def _by_dhp(request: Request) -> Found:
@@ -387,3 +420,4 @@ METHODS: dict[str, Method] = dict(
         ("dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp, {}, ("dhp",), True)),
     ]
 )  # fmt: skip
+PROTOCOL = Method("as the protocol's section shrink says", _by_score)
