@@ -26,22 +26,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hypothesis import add_trial_arguments, open_bench, seeds_of, short
-from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
-from benchmarks.measure import command_text, machine, machine_text
-from benchmarks.trial_report import (
-    Record,
-    Series,
-    collect,
-    drawn_interval,
-    drawn_mean,
-    plot_tradeoff,
-    results_table,
+from benchmarks.hypothesis import (
+    GOES_ON,
+    Bench,
+    add_trial_arguments,
+    check_arguments,
+    failures_text,
+    open_bench,
+    seeds_of,
+    short,
+    trials_run,
 )
-from benchmarks.trials import Bench, Trial, run_trials
+from benchmarks.measure import command_text, machine, machine_text
 from core.command_line.exits import run_command
 from core.errors import UserError
-from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
+from core.experiments.plan import Trial
+from core.experiments.plots import (
+    drawn_interval,
+    drawn_mean,
+    new_figure,
+    plot_tradeoff,
+    save_figure,
+    say_what_is_not_drawn,
+)
+from core.experiments.series import Record, Series, collect, results_table
+from core.experiments.trials import Failure
 from core.methods.registry import BASELINE
 from core.storage.files import atomic_write, write_json
 from core.widths.budget import BudgetError
@@ -115,24 +124,36 @@ class Result:
     unreachable: list[tuple[float, str]]
 
 
-def run_sweep(bench: Bench, sweep: Sweep, seeds: Sequence[int], *, only_known: bool = False) -> Result:
-    """Run one sweep; a value at which the budget cannot be met is noted and left out."""
-    records: dict[tuple[str, float], list[Record]] = {}
-    unreachable: dict[float, str] = {}
-    for seed in seeds:
-        for value in sweep.values:
-            for method in sweep.methods:
-                if value in unreachable:
-                    continue
-                trial = Trial(method, sweep.apply(bench.config.shrink, value), seed)
-                try:
-                    found = run_trials(bench, [trial], only_known=only_known)
-                except BudgetError as error:
-                    unreachable[value] = str(error)
-                    continue
-                records.setdefault((method, value), []).extend(found)
-    found_any = {key: value for key, value in records.items() if value}
-    return Result(sweep, found_any, sorted(unreachable.items()))
+def run_sweeps(
+    bench: Bench, sweeps: Sequence[Sweep], arguments: Namespace
+) -> tuple[list[Record], list[Result], list[Failure]]:
+    """Run the baseline and sweeps; a value at which the budget cannot be met is noted, as no failure."""
+    seeds, shrink = seeds_of(arguments), bench.config.shrink
+    baseline = [Trial(BASELINE, shrink, seed) for seed in seeds]
+    points = [
+        (sweep, value, Trial(method, sweep.apply(shrink, value), seed))
+        for seed in seeds for sweep in sweeps for value in sweep.values for method in sweep.methods
+    ]  # fmt: skip
+    # Sweeps meet at some of their points.
+    trials = list({repr(trial): trial for trial in [*baseline, *(trial for _, _, trial in points)]}.values())
+    _, failed = trials_run(bench, trials, arguments, budgets=False)
+    reasons = {
+        repr(failure.trial): failure.error for failure in failed if failure.kind == BudgetError.__name__
+    }
+    results = []
+    for sweep in sweeps:
+        records: dict[tuple[str, float], list[Record]] = {}
+        unreachable: dict[float, str] = {}
+        for _, value, trial in (point for point in points if point[0] is sweep):
+            record = bench.engine.load(trial)
+            if record is not None:
+                records.setdefault((trial.method, value), []).append(record)
+            elif repr(trial) in reasons:
+                unreachable.setdefault(value, reasons[repr(trial)])
+        results.append(Result(sweep, records, sorted(unreachable.items())))
+    found = [bench.engine.load(trial) for trial in baseline]
+    others = [failure for failure in failed if repr(failure.trial) not in reasons]
+    return [record for record in found if record is not None], results, others
 
 
 def sweep_table(bench: Bench, result: Result, baseline: Sequence[Record]) -> str:
@@ -140,7 +161,7 @@ def sweep_table(bench: Bench, result: Result, baseline: Sequence[Record]) -> str
     series: dict[str, Series] = collect(baseline, lambda record: BASELINE)
     for (method, value), records in sorted(result.records.items(), key=lambda item: item[0][1]):
         series.update(collect(records, lambda record: f"{result.sweep.name} {value:g}: {method}"))  # noqa: B023
-    text = results_table(series, BASELINE, bench.task.metrics[0])
+    text = results_table(series, BASELINE, bench.engine.task.metrics[0])
     notes = [f"- {result.sweep.name} {value:g}: {reason}" for value, reason in result.unreachable]
     return "\n".join([text, *notes])
 
@@ -150,7 +171,7 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
 
     Fewer than three seeds are dots instead.
     """
-    metric = bench.task.metrics[0]
+    metric = bench.engine.task.metrics[0]
     figure, axes = new_figure(7.2, 3.1 * len(results), len(results), squeeze=False)
     own = [float(record["metrics"][metric.key]) for record in baseline]
     for panel, result in enumerate(results):
@@ -191,30 +212,24 @@ def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: S
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Run the sweeps, print and write, with the command `argv` on the page; returns the exit status."""
-    check_jobs(arguments)
+    check_arguments(arguments)
     for name in arguments.sweeps:
         if name not in SWEEPS:
             raise UserError(f"unknown sweep '{name}'; use some of {', '.join(SWEEPS)}")
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
-    if arguments.jobs > 1 and not arguments.report_only:
-        shared = bench.config.threads is None
-        run_seeds("benchmarks.ablations", argv, seeds_of(arguments), arguments.jobs, share_cores=shared)
-    train = [Trial(BASELINE, bench.config.shrink, seed) for seed in seeds_of(arguments)]
-    baseline = run_trials(bench, train, only_known=arguments.report_only)
-    results = [
-        run_sweep(bench, SWEEPS[name], seeds_of(arguments), only_known=arguments.report_only)
-        for name in arguments.sweeps
-    ]
+    baseline, results, failed = run_sweeps(bench, [SWEEPS[name] for name in arguments.sweeps], arguments)
+    status = 1 if failed else 0
     if arguments.no_report:
-        return 0
+        return status
     stem = arguments.output or bench.store / "ablations"
     title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
     parts = [
         f"# Ablations: {title}",
         f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",
         bench.config.data.smaller_than_whole(),
+        failures_text(failed),
     ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
@@ -234,10 +249,10 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     plot_sweeps(stem.with_suffix(".png"), bench, results, baseline)
     if "budgets" in arguments.sweeps:
         curves = _curves(next(result for result in results if result.sweep.name == "budgets"))
-        plot_tradeoff(flops, curves, bench.task.metrics[0], title,
+        plot_tradeoff(flops, curves, bench.engine.task.metrics[0], title,
                       baseline=collect(baseline, lambda record: BASELINE).get(BASELINE))  # fmt: skip
-    bench.say(text)
-    return 0
+    bench.engine.say(text)
+    return status
 
 
 def _curves(result: Result) -> dict[str, list[Any]]:

@@ -13,25 +13,30 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.jobs import GOES_ON, check_jobs, run_seeds
 from benchmarks.measure import command_text, machine, machine_text
-from benchmarks.trial_report import Record, collect, controls_table, plot_tradeoff, results_table
-from benchmarks.trials import Bench, check_trials, grid, our_methods, run_trials
+from benchmarks.pruning_peer import PEERS
 from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
 from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.experiments.executors import check_jobs, run_trials
+from core.experiments.plan import Trial, grid
+from core.experiments.plots import plot_tradeoff
+from core.experiments.series import Record, collect, controls_table, results_table
+from core.experiments.store import KeyedStore
+from core.experiments.trials import Engine, Failure, check_trials
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
-from core.methods.registry import BASELINE, SearchConfig
+from core.methods.registry import BASELINE, METHODS, Method, SearchConfig
 from core.storage.data import data_root
 from core.storage.files import atomic_write, write_json
 from core.training.recipe import ScheduleConfig
@@ -46,6 +51,34 @@ REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32")
 REDUCED_CANDIDATES = 32
 REDUCED_DHP = DhpConfig(strength=0.15, max_epochs=60, check_every=4, embedding=2,
                         schedule=ScheduleConfig("constant"))  # fmt: skip
+
+
+GOES_ON = "the same command goes on where it stopped"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a command line asks for.
+
+    Attributes:
+        config: the protocol.
+        engine: of all its trials.
+        store: where they are.
+    """
+
+    config: RunConfig
+    engine: Engine
+    store: Path
+
+    def what_is_trained(self) -> str:
+        """'resnet20 on a part of tiny-imagenet', for titles."""
+        part = "a part of " if self.config.data.smaller_than_whole() else ""
+        return f"{self.engine.task.model_name} on {part}{self.engine.task.dataset}"
+
+
+def our_methods() -> dict[str, Method]:
+    """All methods of `core`, and Torch-Pruning's, which need its package once they run."""
+    return {**METHODS, **PEERS}
 
 
 def add_trial_arguments(parser: ArgumentParser) -> None:
@@ -83,7 +116,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
     out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
     out.add_argument(
-        "--jobs", type=int, default=1, help="seeds at a time, each in a process of its own (default: 1)"
+        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
     )
     out.add_argument("--no-progress", action="store_true", help="no progress bars")
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -143,15 +176,63 @@ def open_bench(arguments: Namespace) -> Bench:
         torch.set_num_threads(config.threads)
     fabric = make_fabric(arguments.device, config.train.precision)
     data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
-    return Bench(
+    store = arguments.work_dir or Path("work_dirs") / "hypothesis"
+    engine = Engine(
         task=make_task(config, data, fabric.device),
-        config=config,
-        search=_search_config(arguments, reduced),
-        store=arguments.work_dir or Path("work_dirs") / "hypothesis",
+        train=config.train,
+        store=KeyedStore(store),
         fabric=fabric,
         methods=our_methods(),
+        search=_search_config(arguments, reduced),
+        distillation=config.distillation,
+        teacher=config.teacher,
         say=lambda line: print(line, flush=True),
         progress=not arguments.no_progress,
+    )
+    return Bench(config, engine, store)
+
+
+def open_engine(arguments: Namespace) -> Engine:
+    """The engine of a command line in a process of its own."""
+    return replace(open_bench(arguments).engine, progress=False)
+
+
+def trials_run(
+    bench: Bench, trials: Sequence[Trial], arguments: Namespace, *, budgets: bool = True
+) -> tuple[list[Record], list[Failure]]:
+    """The records of trials, in order, after those have been run that the store does not hold; and what failed.
+
+    With `--report-only` nothing is run, and what is not there is left out; for `budgets` see `check_trials`.
+
+    Raises:
+        UserError, MissingData: see `core.experiments.trials.check_trials`.
+    """
+    failed: list[Failure] = []
+    if not arguments.report_only:
+        check_trials(bench.engine, trials, budgets=budgets)
+        wanted = [(trial, True) for trial in trials]
+        failed = run_trials(bench.engine, wanted, arguments.jobs, partial(open_engine, arguments))
+    found = [bench.engine.load(trial) for trial in trials]
+    return [record for record in found if record is not None], failed
+
+
+def check_arguments(arguments: Namespace) -> None:
+    """Refuse options of `add_trial_arguments` that do not go together.
+
+    Raises:
+        UserError: fewer than one job; or neither trials nor a report are wanted.
+    """
+    check_jobs(arguments.jobs)
+    if arguments.no_report and arguments.report_only:
+        raise UserError("--no-report and --report-only leave nothing to do: use one of them")
+
+
+def failures_text(failed: Sequence[Failure]) -> str:
+    """What failed, for a page; "" where nothing did."""
+    if not failed:
+        return ""
+    return f"{len(failed)} trials failed and are left out:\n\n" + "\n".join(
+        f"- {failure}" for failure in failed
     )
 
 
@@ -175,7 +256,7 @@ def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Run, print and write, with the command `argv` on the page; returns the exit status."""
-    check_jobs(arguments)
+    check_arguments(arguments)
     bench = open_bench(arguments)
     shrink = bench.config.shrink
     settings = [
@@ -183,21 +264,17 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         for text in arguments.budget or []
     ] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
-    if arguments.jobs > 1 and not arguments.report_only:
-        seeds = sorted({trial.seed for trial in check_trials(bench, trials)})
-        run_seeds(
-            "benchmarks.hypothesis", argv, seeds, arguments.jobs, share_cores=bench.config.threads is None
-        )
-    records = run_trials(bench, trials, only_known=arguments.report_only)
-    if arguments.no_report:
-        return 0
-    if not records:
+    records, failed = trials_run(bench, trials, arguments)
+    if not records and failed and all(failure.usage for failure in failed):
+        raise UserError(failed[0].error)
+    if not records and not failed:
         raise UserError(
             f"the store '{bench.store}' holds no trial of these settings: leave --report-only out"
         )
-    write_report(bench, records, arguments.output or bench.store / "report", len(settings) > 1,
-                 command_text("benchmarks.hypothesis", argv))  # fmt: skip
-    return 0
+    if records and not arguments.no_report:
+        write_report(bench, records, failed, arguments.output or bench.store / "report", len(settings) > 1,
+                     command_text("benchmarks.hypothesis", argv))  # fmt: skip
+    return 1 if failed else 0
 
 
 def label_of(record: Record, several: bool) -> str:
@@ -207,9 +284,16 @@ def label_of(record: Record, several: bool) -> str:
     return f"{record['method']} at {record['shrink']['budget']['flops']}"
 
 
-def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: bool, command: str) -> None:
+def write_report(
+    bench: Bench,
+    records: Sequence[Record],
+    failed: Sequence[Failure],
+    stem: Path,
+    several: bool,
+    command: str,
+) -> None:
     """Print the table; write STEM.md, STEM.json and STEM.png."""
-    metric = bench.task.metrics[0]
+    metric = bench.engine.task.metrics[0]
     series = collect(records, lambda record: label_of(record, several))
     table = results_table(series, BASELINE, metric)
     by_method: dict[str, list[Any]] = {}
@@ -228,10 +312,13 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
         f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "
         f"in epochs of the baseline by FLOPs.",
         table,
+        failures_text(failed),
         "Against the controls:",
         controls_table(series, CONTROLS, metric),
         "\n".join(
-            f"- `{name}`: {bench.methods[name].summary}" for name in by_method if name in bench.methods
+            f"- `{name}`: {bench.engine.methods[name].summary}"
+            for name in by_method
+            if name in bench.engine.methods
         ),
         f"![Error against FLOPs]({stem.with_suffix('.png').name})",
         machine_text(machine("torch-pruning")),
@@ -239,9 +326,12 @@ def write_report(bench: Bench, records: Sequence[Record], stem: Path, several: b
     text = "\n\n".join(part for part in parts if part) + "\n"
     with atomic_write(stem.with_suffix(".md")) as file:
         file.write(text)
-    write_json(stem.with_suffix(".json"), {"records": [short(record) for record in records]})
-    bench.say(table)
-    bench.say(f"report: {stem.with_suffix('.md')}")
+    published: dict[str, Any] = {"records": [short(record) for record in records]}
+    if failed:
+        published["failed"] = [failure.to_json() for failure in failed]
+    write_json(stem.with_suffix(".json"), published)
+    bench.engine.say(table)
+    bench.engine.say(f"report: {stem.with_suffix('.md')}")
 
 
 def short(record: Record) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from benchmarks.super_resolution_report import Contender, page, to_json
 from core import Architecture, MissingData, UserError
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from core.methods.subject import find_architecture
 from core.storage.data import data_root
 from core.timing import Timing, time_in_turns

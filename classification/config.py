@@ -8,7 +8,7 @@ from pathlib import Path
 
 from classification.data import DataConfig
 from core.errors import UserError
-from core.experiments.experiment import TeacherConfig
+from core.experiments.settings import TeacherConfig
 from core.training.distillation import DistillationConfig
 from core.training.recipe import require_range
 from core.training.train import TrainConfig

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -12,11 +14,11 @@ import torch
 from lightning_fabric import Fabric
 
 from classification.config import RunConfig, find_config, with_distillation
-from classification.data import DATASETS, ClassificationData, open_dataset
+from classification.data import DATASETS, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
 
@@ -37,44 +39,51 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, in_data: bool = False) -> Task:
+    """Data and task of a protocol.
+
+    Args:
+        config: the protocol.
+        root: the data root.
+        folder: the work directory; `skipped.txt` is written there.
+        fabric: devices and processes.
+        in_data: the network is named by data, not by code or on the command line: that it is imported is said.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if ":" in config.model and in_data and is_first_process():
+        print(f"the protocol names code: '{config.model}' is imported", flush=True)
+    data = open_dataset(config.dataset, root, config.data)
+    if fabric.is_global_zero:
+        for note in data_notes(data):
+            print(note)
+        if not (folder / SKIPPED_FILE).exists():
+            write_skipped(folder, data.left_out)
+    data.recall(read_skipped(folder))
+
+    def close() -> list[str]:
+        unreadable = data.unreadable_everywhere(gathered)
+        if not is_first_process():
+            return []
+        write_skipped(folder, (*data.left_out, *chain.from_iterable(unreadable.values())))
+        return left_out({part: len(entries) for part, entries in unreadable.items()})
+
+    return replace(make_task(config, data, fabric.device), close=close)
+
+
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-    opened: list[ClassificationData] = []
-    folders: list[Path] = []
-
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
-        if ":" in config.model and in_data and is_first_process():
-            print(f"the protocol names code: '{config.model}' is imported", flush=True)
-        data = open_dataset(config.dataset, root, config.data)
-        opened.append(data)
-        folders.append(folder)
-        if fabric.is_global_zero:
-            for note in data_notes(data):
-                print(note)
-            if not (folder / SKIPPED_FILE).exists():
-                write_skipped(folder, data.left_out)
-        data.recall(read_skipped(folder))
-        return make_task(config, data, fabric.device)
-
-    status = execute(
+    in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
+    return execute(
         arguments,
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
         {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},
         lambda config: f"classification-{config.model.rpartition(':')[2]}-{config.dataset}",
-        open_task,
+        partial(open_task, in_data=in_data),
         lambda config: with_distillation(config, arguments.distillation),
     )
-    unreadable = opened[0].unreadable_everywhere(gathered)
-    if is_first_process():
-        write_skipped(folders[0], (*opened[0].left_out, *chain.from_iterable(unreadable.values())))
-        for line in left_out({part: len(entries) for part, entries in unreadable.items()}):
-            print(line)
-    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

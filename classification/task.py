@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ from classification.evaluation import evaluate
 from classification.models import build
 from core.command_line.factories import call_factory
 from core.errors import UserError
-from core.experiments.experiment import Metric, Task
+from core.experiments.task import Metric, Task, model_text
+from core.methods.registry import without_young
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded
 
@@ -58,7 +61,24 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: left_out(data.skipped),
+        subject=subject(config),
+        one_process=one_process(config),
     )
+
+
+def subject(config: RunConfig) -> dict[str, Any]:
+    """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
+    data = asdict(config.data)
+    del data["workers"], data["bad_images"]
+    data = without_young(data, {"classes": None, "downsample": 1})
+    return {"model": config.model, "dataset": config.dataset, "data": data, **model_text(config.model)}
+
+
+def one_process(config: RunConfig) -> str:
+    """Why trials have to share a process: ImageNet's images are decoded, and found to be bad, while training."""
+    if config.dataset == "imagenet" and config.data.bad_images == "skip":
+        return "data.bad_images='skip' counts ImageNet's unreadable images in one process: use --jobs 1, or 'error'"
+    return ""
 
 
 def check_own_model(config: RunConfig, data: ClassificationData) -> None:

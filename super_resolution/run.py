@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task
@@ -37,12 +37,13 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
+    """Data and task of a protocol; takes the data root, the work directory and devices."""
+    return make_task(config, root, fabric.device)
+
+
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-
-    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
-        return make_task(config, root, fabric.device)
-
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
     given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
     return execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.errors import UserError
-from core.experiments.experiment import Metric, Run, Settings, Task
+from core.experiments.settings import Run, Settings
+from core.experiments.task import Metric, Task, model_text
 from core.storage.checkpoint import load_weights
 from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.config import RunConfig
@@ -67,7 +69,16 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         references={"Bicubic": reference},
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
+        subject=subject(config),
     )
+
+
+def subject(config: RunConfig) -> dict[str, Any]:
+    """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
+    data = asdict(config.data)
+    del data["cache"]
+    return {"model": config.model, "scale": config.scale, "options": dict(config.options), "dataset": config.dataset,
+            "data": data, **model_text(config.model)}  # fmt: skip
 
 
 def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:

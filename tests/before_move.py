@@ -33,9 +33,8 @@ import classification.run
 import core
 import super_resolution.run
 import tracking.run
-from benchmarks.hypothesis import build_parser, open_bench
+from benchmarks.hypothesis import build_parser, open_bench, our_methods
 from benchmarks.hypothesis import main as hypothesis
-from benchmarks.trials import Trial, our_methods
 from classification.config import RunConfig, find_config
 from classification.data import open_dataset
 from classification.evaluation import evaluate as evaluate_classifier
@@ -43,6 +42,7 @@ from classification.task import loss_and_error, make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.experiments.plan import Trial
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.registry import METHODS, Request, SearchConfig, find
@@ -278,7 +278,7 @@ def keys(folder: Path) -> dict[str, str]:
     def note(label: str, method: str, *options: str, seed: int = 0, **shrink: Any) -> None:
         bench = open_bench(build_parser().parse_args([*TRIALS, *options, "--work-dir", "store"]))
         trial = Trial(method, replace(bench.config.shrink, **shrink), seed)
-        found[label] = bench.record_key(trial)
+        found[label] = bench.engine.record_key(trial)
 
     with _beside_own_network(folder):
         for method in ("baseline", *our_methods()):

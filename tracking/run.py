@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
 from core.experiments.commands import add_experiment_arguments, execute, run_command
-from core.experiments.experiment import Task
+from core.experiments.task import Task
 from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
@@ -37,13 +38,24 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def open_task(
+    config: ExperimentConfig, root: Path, folder: Path, fabric: Fabric, *, quiet: bool = False
+) -> Task:
+    """Data and task of a protocol.
+
+    Args:
+        config: the protocol.
+        root: the data root.
+        folder: the work directory; tracks are stored below it.
+        fabric: devices and processes.
+        quiet: say nothing of the sequences that are tracked.
+    """
+    say = _say if fabric.is_global_zero and not quiet else _silent
+    return make_task(config, root, folder, fabric.device, say)
+
+
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-
-    def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
-        say = _say if fabric.is_global_zero and not arguments.no_progress else _silent
-        return make_task(config, root, folder, fabric.device, say)
-
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
     for key, path in (
         ("found_widths", arguments.found_widths),
@@ -58,7 +70,7 @@ def run(arguments: Namespace) -> int:
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
         lambda config: f"tracking-{config.name}-{config.evaluation.dataset}",
-        open_task,
+        partial(open_task, quiet=arguments.no_progress),
         complete=with_given_budget,
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from core.errors import UserError
 
+FAILURES = (RuntimeError, OSError, MemoryError, ValueError)  # of a run; UserError is a ValueError
 RESUME = "the same command with --resume goes on where it stopped"
 
 
@@ -41,7 +42,7 @@ def run_command(command: Callable[[], int], debug: bool, interrupted: str = RESU
         # The reader (head, less) has what it wanted. Python writes what is left once more at exit: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (RuntimeError, OSError, MemoryError, ValueError) as error:
+    except FAILURES as error:
         if debug:
             traceback.print_exc()
         line = str(error).strip().splitlines()

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
-from core.command_line.exits import run_command  # noqa: F401 (command lines of experiments take both from here)
+from core.command_line.exits import RESUME, run_command  # noqa: F401 (command lines of experiments take both from here)
 from core.errors import UserError
-from core.experiments.experiment import STAGES, Settings, Task, TeacherConfig, check, run_experiment
+from core.experiments.executors import check_jobs
+from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.settings import STAGES, Settings, TeacherConfig
+from core.experiments.task import Task
+from core.experiments.trials import Engine, check_trials
+from core.methods.registry import METHODS
 from core.storage.claims import Claimed, take
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate
@@ -28,7 +35,15 @@ from core.widths.scores import NAMES
 CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
 T = TypeVar("T")
+C_contra = TypeVar("C_contra", contravariant=True)
 Use = Literal["new", "existing", "either"]
+
+
+class OpenTask(Protocol[C_contra]):
+    """Opens data and describes a task."""
+
+    def __call__(self, config: C_contra, root: Path, folder: Path, fabric: Fabric, /) -> Task:
+        """Takes protocol, data root, work directory and devices."""
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
@@ -64,6 +79,9 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
     )
+    run.add_argument(
+        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
+    )
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
     run.add_argument("--debug", action="store_true", help="show the traceback of an error")
     method = parser.add_argument_group("shrinkage")
@@ -75,10 +93,17 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
+        "--method",
+        help=f"how the found network's widths are found: {', '.join(METHODS)} (default: as the protocol's section "
+        f"shrink says)",
+    )
+    method.add_argument(
         "--controls",
+        "--methods",
         nargs="+",
         default=[],
-        help="scores to compare with, such as random (whose widths are nearly uniform) and uniform "
+        metavar="METHOD",
+        help="methods of the same list to compare with, such as random (whose widths are nearly uniform) and uniform "
         "(with --resume: added to those that are planned)",
     )
 
@@ -112,10 +137,10 @@ def execute(
     find_protocol: Callable[[], Path],
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
-    open_task: Callable[[T, Fabric, Path, Path], Task],
+    open_task: OpenTask[T],
     complete: Callable[[T], T] = lambda config: config,
 ) -> int:
-    """Run the experiment that a command line describes; returns the exit status 0.
+    """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
     Args:
         arguments: parsed arguments, `add_experiment_arguments` among them.
@@ -124,7 +149,8 @@ def execute(
         find_protocol: the protocol file where `--config` does not name one.
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
-        open_task: opens data and describes the task; takes protocol, devices, work directory and data root.
+        open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
+            of a module, or a `functools.partial` of one, so that other processes can do the same.
         complete: fills in what follows from the rest of the protocol.
     """
 
@@ -136,6 +162,7 @@ def execute(
     def name() -> str:
         return default_name(protocol(Path() if arguments.config else find_protocol()))
 
+    check_jobs(arguments.jobs)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
     said_what = bool(arguments.config or arguments.cfg_options) or any(v is not None for v in given.values())
     there = find_run(arguments.work_dir, name, use, None if said_what else task_name)
@@ -152,9 +179,10 @@ def execute(
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
         if there is None:
-            plan = new_plan(task_name, first_seed, arguments.seeds, arguments.controls, arguments.data_root)
+            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
+            plan = new_plan(task_name, first_seed, *asked)
         else:
-            asked = arguments.seeds, arguments.controls, arguments.data_root
+            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
             earlier = stored_plan(there, task_name, stored.train.seed, say)
             plan = extended(earlier, there, *asked, say)
         settings = Settings(
@@ -164,6 +192,7 @@ def execute(
             controls=plan.controls,
             seeds=len(plan.seeds),
             stages=tuple(arguments.stages or STAGES),
+            method=plan.method,
             distillation=getattr(config, "distillation", None),
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
@@ -171,13 +200,27 @@ def execute(
         )
         if stored is not None:
             check_same(config, stored, folder)
-        task = open_task(config, fabric, folder, data_root(plan.data_root))
-        check(task, config.shrink, settings.controls)
+        root = data_root(plan.data_root)
+        task = open_task(config, root, folder, fabric)
+        check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:
             settle(plan, config, stored, folder, settings.stages)
-        run_experiment(task, settings, fabric, say=say)
-    return 0
+        there_too = partial(open_engine, open_task, config, root, settings, arguments.device)
+        outcome = run_experiment(task, settings, fabric, say, jobs=arguments.jobs, open_engine=there_too)
+        for line in task.close():
+            say(line)
+    if outcome.failed and fabric.is_global_zero:
+        print(f"{len(outcome.failed)} trial{'s' * (len(outcome.failed) != 1)} failed, as said above; {RESUME}",
+              file=sys.stderr)  # fmt: skip
+    return 1 if outcome.failed else 0
+
+
+def open_engine(open_task: OpenTask[Any], config: Any, root: Path, settings: Settings, device: str) -> Engine:
+    """The engine of an experiment in a process of its own; see `execute`."""
+    fabric = make_fabric(device, config.train.precision)
+    task = open_task(config, root, settings.work_dir, fabric)
+    return engine_of(task, replace(settings, progress=False), fabric, _say)
 
 
 def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""The plan of an experiment: which seeds and controls it compares. Kept in its work directory, so that a resume that
-names nothing goes on with exactly that.
+"""The plan of an experiment: its trials, and which seeds, controls and method it compares.
 
-    work_dir/plan.json      {"task", "seeds", "controls", "data_root"}
+It is kept in the work directory, so that a resume that names nothing goes on with exactly that.
+
+    work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method"}
 """
 
 from __future__ import annotations
@@ -13,11 +14,43 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.errors import UserError
+from core.methods.registry import BASELINE, METHODS
 from core.storage.files import write_json
-from core.widths.scores import NAMES
+from core.widths.config import ShrinkConfig
 
 PLAN_FILE = "plan.json"
 _NO_CONTROLS = ("baseline", "lwdna", "teacher")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method at one setting with one seed: the unit of all experiments.
+
+    Attributes:
+        method: "baseline", a method's name, or "lwdna" for the found network of a `run` command.
+        shrink: how widths are found; methods change in it what makes them what they are.
+        seed: of widths, weights and the order of the data.
+    """
+
+    method: str
+    shrink: ShrinkConfig
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+
+def grid(methods: Sequence[str], settings: Sequence[ShrinkConfig], seeds: Sequence[int]) -> list[Trial]:
+    """All trials, seed by seed, so that a run that is stopped early has compared every method with the baseline.
+
+    The baseline knows no setting and is listed once per seed.
+    """
+    return [
+        Trial(method, setting, seed)
+        for seed in seeds
+        for method in methods
+        for setting in (settings[:1] if method == BASELINE else settings)
+    ]
 
 
 @dataclass(frozen=True)
@@ -27,18 +60,21 @@ class Plan:
     Attributes:
         task: whose experiment it is: "classification", ...
         seeds: of the repetitions, one after the other.
-        controls: scores to compare with.
+        controls: methods to compare with.
         data_root: `--data-root`, where it was given.
+        method: `--method`, where it was given.
     """
 
     task: str
     seeds: tuple[int, ...]
     controls: tuple[str, ...] = ()
     data_root: str | None = None
+    method: str | None = None
 
     def __str__(self) -> str:
         controls = f"controls {', '.join(self.controls)}" if self.controls else "no controls"
-        return f"{_seeds_text(self.seeds)}; {controls}"
+        method = f"; method {self.method}" if self.method else ""
+        return f"{_seeds_text(self.seeds)}; {controls}{method}"
 
     def save(self, folder: Path) -> None:
         """Write it into a work directory, atomically."""
@@ -46,7 +82,12 @@ class Plan:
 
 
 def new_plan(
-    task: str, first_seed: int, seeds: int | None, controls: Sequence[str], data_root: str | None
+    task: str,
+    first_seed: int,
+    seeds: int | None,
+    controls: Sequence[str],
+    data_root: str | None,
+    method: str | None = None,
 ) -> Plan:
     """The plan of a fresh experiment: one seed and no controls unless they are asked for.
 
@@ -57,7 +98,9 @@ def new_plan(
     if count < 1:
         raise UserError(f"seeds={count}: use at least 1")
     root = None if data_root is None else str(Path(data_root).expanduser().absolute())
-    return Plan(task, tuple(range(first_seed, first_seed + count)), tuple(dict.fromkeys(controls)), root)
+    return Plan(
+        task, tuple(range(first_seed, first_seed + count)), tuple(dict.fromkeys(controls)), root, method
+    )
 
 
 def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], object]) -> Plan:
@@ -79,10 +122,11 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         seeds, controls, root = content["seeds"], content["controls"], content.get("data_root")
+        method = content.get("method")
         sound = (
             isinstance(seeds, list) and len(seeds) > 0 and all(type(seed) is int for seed in seeds)
             and isinstance(controls, list) and all(isinstance(name, str) for name in controls)
-            and isinstance(content["task"], str) and isinstance(root, str | None)
+            and isinstance(content["task"], str) and isinstance(root, str | None) and isinstance(method, str | None)
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
@@ -97,7 +141,7 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
         raise UserError(
             f"'{path}' names the seeds {seeds}, but the protocol beside it begins with {first_seed}"
         )
-    return Plan(task, tuple(seeds), tuple(controls), root)
+    return Plan(task, tuple(seeds), tuple(controls), root, method)
 
 
 def extended(
@@ -106,6 +150,7 @@ def extended(
     seeds: int | None,
     controls: Sequence[str],
     data_root: str | None,
+    method: str | None,
     say: Callable[[str], object],
 ) -> Plan:
     """A stored plan with what a command line adds to it; nothing is ever taken away.
@@ -116,11 +161,18 @@ def extended(
         seeds: how many there shall be; None for as many as there are.
         controls: those that shall be among them.
         data_root: where the data are now; None for where they were.
+        method: the found network's own; None for the planned one.
         say: is told of the plan and of what was added.
 
     Raises:
-        UserError: fewer seeds than planned are asked for.
+        UserError: fewer seeds than planned are asked for, or another method.
     """
+    if method not in (None, plan.method):
+        planned = f"--method {plan.method}" if plan.method else "the method of the protocol's section shrink"
+        raise UserError(
+            f"--method {method}: '{folder}' was begun with {planned}: leave --method out to go on, or use another "
+            f"--work-dir; as a control it can be added"
+        )
     say(f"'{folder}' goes on with its plan: {plan}")
     asked = new_plan(
         plan.task, plan.seeds[0], len(plan.seeds) if seeds is None else seeds, controls, data_root
@@ -152,7 +204,7 @@ def _derived(folder: Path, task: str, first_seed: int, say: Callable[[str], obje
     }
     parts = [match for name in sorted(found) if (match := re.fullmatch(r"(.+)-seed(\d+)", name))]
     methods = list(dict.fromkeys([*_reported_methods(folder), *(part[1] for part in parts)]))
-    controls = tuple(name for name in methods if name in NAMES)
+    controls = tuple(name for name in methods if name in METHODS)
     others = [name for name in methods if name not in (*controls, *_NO_CONTROLS)]
     last = max((int(part[2]) for part in parts if part[1] not in others), default=first_seed)
     plan = Plan(task, tuple(range(first_seed, max(first_seed, last) + 1)), controls)

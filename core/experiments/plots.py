@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,23 @@ import numpy as np
 from torch import nn
 
 from core.experiments.report import NAMES
+from core.experiments.series import Series
+from core.experiments.settings import Run
+from core.experiments.statistics import half_interval
+from core.experiments.task import Metric, Task
 from core.storage.files import write_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from core.experiments.experiment import Run, Task
-
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"baseline": "#6b6b6b", "lwdna": "#0072b2", "random": "#e69f00", "uniform": "#009e73", "magnitude": "#cc79a7",
            "sensitivity": "#56b4e9", "gradient": "#d55e00"}  # fmt: skip
+
+
+# Drawn in turns, each with a marker of its own, where there are more methods than colours.
+CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b6b6b", "#000000")
+MARKERS = "osD^vP*X<>"
 
 
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -113,7 +121,10 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     from core.graph.channels import trace_channels
 
     model, inputs = task.searched()
-    first = next(run.architecture for run in runs if run.architecture is not None)
+    first = next((run.architecture for run in runs if run.architecture is not None), None)
+    if first is None:  # all others failed
+        path.unlink(missing_ok=True)
+        return
     options = first.options
     outputs = "free" if task.part is not None and options.outputs == "single" else options.outputs
     graph = trace_channels(model, inputs, freeze=options.freeze, ties=options.ties, outputs=outputs)
@@ -197,3 +208,115 @@ def _curve(
             place = axis.get_xaxis_transform()
             axis.plot(at, [edge] * len(at), marker, color=colour, transform=place, clip_on=False)
     return values[~np.isfinite(values)].tolist()
+
+
+def plot_tradeoff(
+    path: Path, curves: Mapping[str, Sequence[Series]], metric: Metric, title: str, *, baseline: Series | None
+) -> None:
+    """Error against FLOPs with 95 % intervals over the seeds, and the paired differences to the baseline below.
+
+    Many methods at one budget would lie on top of each other: they are drawn side by side, the best one first.
+
+    Args:
+        path: the PNG.
+        curves: name -> its series at several budgets; one point for each.
+        metric: the vertical axis.
+        title: shown above.
+        baseline: drawn as a line with its interval; differences are to it.
+    """
+    several = any(len(points) > 1 for points in curves.values())
+    shifts = {} if several else _side_by_side(curves, metric, baseline)
+    labels = [label for label in curves if label not in shifts] + list(shifts)
+    forest = baseline is not None and not several and len(baseline.records) > 1
+    height = 4.4 + (0.24 * len(labels) + 0.8 if forest else 0)
+    figure, axes = new_figure(8.4, height, 2 if forest else 1,
+                              **({"height_ratios": [4.4, 0.24 * len(labels) + 0.8]} if forest else {}))  # fmt: skip
+    top, bottom = (axes[0], axes[1]) if forest else (axes, None)
+    for number, label in enumerate(labels):
+        points = sorted(curves[label], key=lambda item: item.ratio("flops"))
+        x = np.array([100 * item.ratio("flops") for item in points]) + shifts.get(label, 0.0)
+        y = np.array([drawn_mean(item.values(metric)) for item in points])
+        spread = np.array([drawn_interval(item.values(metric)) for item in points])
+        style = {
+            "color": CURVE_COLOURS[number % len(CURVE_COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 5,
+        }
+        top.errorbar(
+            x, y, spread, linestyle="-" if len(points) > 1 else "none", capsize=2, label=label, **style
+        )
+        if not spread.any():
+            for place, item in zip(x, points, strict=True):
+                values = [drawn_mean([value]) for value in item.values(metric)]
+                top.plot([place] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.6)
+    if baseline is not None:
+        mean = drawn_mean(baseline.values(metric))
+        half = drawn_interval(baseline.values(metric))
+        top.axhline(mean, color="0.4", linewidth=1)
+        top.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
+    top.set_xlabel("FLOPs, % of the baseline's")
+    if shifts:  # no scale that would give each of them another cost
+        budget = float(np.mean([100 * curves[label][0].ratio("flops") for label in shifts]))
+        top.set_xticks([budget, 100], [f"{budget:.1f}, side by side", "100"])
+    top.set_ylabel(metric.label)
+    top.set_title(title, loc="left", fontsize=10)
+    drawn = [item for points in curves.values() for item in points] + ([baseline] if baseline else [])
+    say_what_is_not_drawn(
+        top, [value for item in {id(i): i for i in drawn}.values() for value in item.values(metric)]
+    )
+    top.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if bottom is not None and baseline is not None:
+        _forest(bottom, {label: points[0] for label, points in curves.items()}, baseline, metric)
+    save_figure(figure, path)
+
+
+def drawn_mean(values: Sequence[float]) -> float:
+    """The mean for a figure: NaN, which is not drawn, where it is not finite."""
+    mean = sum(values) / len(values)
+    return mean if math.isfinite(mean) else math.nan
+
+
+def drawn_interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval for a figure; 0 of fewer than three values, whose interval would hide all else.
+
+    0 also where there is no interval, for values that are not finite.
+    """
+    half = half_interval(values) if len(values) > 2 else None
+    return half if half is not None and math.isfinite(half) else 0.0
+
+
+def _side_by_side(
+    curves: Mapping[str, Sequence[Series]], metric: Metric, baseline: Series | None
+) -> dict[str, float]:
+    """Shifts along the axis of FLOPs, in percent, of more than four methods beside the baseline; by rising mean."""
+    crowd = {label: points[0] for label, points in curves.items() if points[0] is not baseline}
+    if len(crowd) <= 4:
+        return {}
+    order = sorted(crowd, key=lambda label: float(np.mean(crowd[label].values(metric))))
+    return dict(zip(order, np.linspace(-4, 4, len(order)).tolist(), strict=True))
+
+
+def _forest(axis: Any, series: Mapping[str, Series], baseline: Series, metric: Metric) -> None:
+    rows = [(name, item.against(baseline, metric)) for name, item in series.items() if item is not baseline]
+    rows = sorted(
+        ((name, values) for name, values in rows if values), key=lambda row: -float(np.mean(row[1]))
+    )
+    for height, (_, values) in enumerate(rows):
+        half = half_interval(values)
+        axis.errorbar(drawn_mean(values), height, xerr=half if half and math.isfinite(half) else 0.0, color="#0072b2",
+                      marker="o", markersize=4, capsize=2, linestyle="none")  # fmt: skip
+        axis.plot(
+            [drawn_mean([value]) for value in values],
+            [height] * len(values),
+            "o",
+            color="#e69f00",
+            markersize=2.5,
+            alpha=0.8,
+            zorder=3,
+        )
+    axis.axvline(0, color="0.4", linewidth=1)
+    say_what_is_not_drawn(axis, [value for _, values in rows for value in values])
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+    axis.set_xlabel(
+        f"{metric.label}, difference to the baseline seed by seed (mean, 95 % interval; dots: seeds)"
+    )

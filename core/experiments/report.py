@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scipy import stats
-
+from core.experiments.settings import Settings
+from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
+from core.experiments.task import Metric, Task
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
-
-if TYPE_CHECKING:
-    from core.experiments.experiment import Metric, Settings, Task
 
 NAMES = {
     "baseline": "Baseline",
@@ -26,46 +24,10 @@ NEARLY_UNIFORM = (
 )
 
 
-UNDEFINED = (
-    "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
-)
-
-
-def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % confidence interval of the mean (Student's t).
-
-    None for a single value; NaN where values are infinite or NaN, for then there is none.
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    if not all(math.isfinite(value) for value in values):
-        return math.nan
-    mean = sum(values) / n
-    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-
-
-def with_interval(values: Sequence[float], digits: int = 2) -> str:
-    """'23.00 ± 0.12', or '23.00' for a single value.
-
-    Of infinite values: 'inf ± undefined'; 'undefined' where the mean itself is NaN.
-    """
-    half, mean = half_interval(values), sum(values) / len(values)
-    if half is None or math.isnan(mean):
-        return number_text(mean, digits)
-    return f"{number_text(mean, digits)} ± {number_text(half, digits)}"
-
-
-def number_text(value: float | str, digits: int = 2) -> str:
-    """'23.00', 'inf', or 'undefined' for NaN; takes the words of JSON files too (`core.storage.files`)."""
-    value = float(value)
-    return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
-
-
 def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of methods."""
-    shown = [metric for metric in metrics if metric.key in result["methods"]["baseline"]["metrics"]]
+    any_method = next(iter(result["methods"].values()))
+    shown = [metric for metric in metrics if metric.key in any_method["metrics"]]
     header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
     rows = []
     for name, values in result.get("references", {}).items():
@@ -120,9 +82,21 @@ def _footnote(result: Mapping[str, Any]) -> str:
     return text
 
 
+def _failures(result: Mapping[str, Any]) -> list[str]:
+    """What failed, and is therefore missing in the table."""
+    failed = result.get("failed", [])
+    if not failed:
+        return []
+    named = "; ".join(f"{entry['method']}, seed {entry['seed']}: {entry['error']}" for entry in failed)
+    return [
+        f"{len(failed)} trial{'s' * (len(failed) != 1)} failed and {'is' if len(failed) == 1 else 'are'} left out, "
+        f"means and tests are over the other seeds (--resume tries again): {named}."
+    ]
+
+
 def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
     """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
-    lines = []
+    lines = [*_failures(result)]
     changes = result.get("recipe_changes", [])
     if changes:
         lines.append(f"Not all networks had the same recipe: {' '.join(changes)}")
@@ -144,53 +118,33 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
-    """Method minus baseline, seed by seed: mean, interval and p-value of the paired t-test, per metric."""
-    base = result["methods"]["baseline"]
-    rows = []
+    """Method minus baseline, seed by seed: mean, interval, p-value of the paired t-test, and the same by Holm.
+
+    Seeds of which one of the two failed are left out. Holm's correction is over all rows.
+    """
+    base = result["methods"].get("baseline")
+    rows: list[list[str]] = []
+    p_values: list[float] = []
     for method, entry in result["methods"].items():
         for metric in metrics:
-            if method == "baseline" or metric.key not in entry["metrics"] or len(result["seeds"]) < 2:
+            if base is None or entry is base or metric.key not in entry["metrics"]:
                 continue
-            pairs = zip(_values(entry, metric), _values(base, metric), strict=True)
-            differences = [ours - theirs for ours, theirs in pairs]
-            shown = p_text(paired_p(differences))
-            rows.append(
-                [NAMES.get(method, method), metric.label, with_interval(differences, metric.digits), shown]
-            )
+            theirs = _by_seed(base, metric)
+            pairs = [
+                (value, theirs[seed]) for seed, value in _by_seed(entry, metric).items() if seed in theirs
+            ]
+            if len(pairs) < 2:
+                continue
+            differences = [one - other for one, other in pairs]
+            p_values.append(paired_p(differences))
+            rows.append([NAMES.get(method, method), metric.label, with_interval(differences, metric.digits)])
+    for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
+        row += [p_text(p), p_text(adjusted)]
     return rows
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test, from the differences pair by pair.
-
-    NaN where they do not vary, or are not all finite: there is no test then.
-    """
-    if len(set(differences)) < 2 or not all(math.isfinite(difference) for difference in differences):
-        return math.nan
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Scandinavian Journal of Statistics, 1979): the chance of one false finding among all.
-
-    NaNs are no tests: they stay NaN and do not count.
-    """
-    order = sorted(
-        (index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
-    )
-    adjusted = [math.nan] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def p_text(p: float) -> str:
-    """'0.031', '<0.001' or 'n/a'."""
-    if math.isnan(p):
-        return "n/a"
-    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+def _by_seed(entry: Mapping[str, Any], metric: Metric) -> dict[int, float]:
+    return {run["seed"]: value for run, value in zip(entry["per_seed"], _values(entry, metric), strict=True)}
 
 
 def markdown_report(
@@ -214,12 +168,13 @@ def markdown_report(
     if differences:
         parts += [
             "## Difference to the baseline, seed by seed",
-            markdown_table(["method", "metric", "difference", "p (paired t-test)"], differences),
+            markdown_table(["method", "metric", "difference", "p (paired t-test)", "p (Holm)"], differences),
+            f"p as it is, and adjusted for all {len(differences)} comparisons of this table (Holm).",
         ]
     parts += [
         *sections,
         "## Widths",
-        "![Widths per layer](channels.png)",
+        *(["![Widths per layer](channels.png)"] if result["methods"].keys() - {"baseline"} else []),
         _widths_table(result),
         "## Training",
         "![Error per epoch](curves.png)",
@@ -241,9 +196,13 @@ def _widths_table(result: Mapping[str, Any]) -> str:
     header = ["group", *(NAMES.get(method, method) for method in methods)]
     rows = [
         [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
-        for group in methods["baseline"]["widths"]
+        for group in dict.fromkeys(group for entry in methods.values() for group in entry["widths"])
     ]
-    lines = [f"Channels per group, seed {result['seeds'][0]}:", markdown_table(header, rows)]
+    seeds = {entry["per_seed"][0]["seed"] for entry in methods.values()}
+    lines = [
+        f"Channels per group, seed {' or '.join(map(str, sorted(seeds)))}:",
+        markdown_table(header, rows),
+    ]
     if any(GONE in row for row in rows):
         lines.append(f"{GONE}: the block was left out.")
     return "\n\n".join(lines)

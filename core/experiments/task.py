@@ -1,32 +1,18 @@
-"""What a task tells the experiment about itself, and how teachers are configured."""
+"""What a task tells the experiment about itself."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from core.experiments.settings import Run, Settings
 from core.methods.subject import Subject
 from core.surgery.architecture import Architecture
-
-if TYPE_CHECKING:
-    from core.experiments.experiment import Run, Settings
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The network that students learn from.
-
-    Args:
-        widen: the teacher is the baseline widened by this factor, trained by the same recipe without distillation
-            (LW-DNA's released code widens its teacher like its search space, by the same `--width_mult`).
-        checkpoint: weights of a trained teacher; None trains one first.
-    """
-
-    widen: float = 2.0
-    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,9 @@ class Task(Subject):
         notes: lines for the report, such as data sets that are missing.
         finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
         given: widths of the found network where they are known beforehand; controls are still found.
+        subject: network and data, as plain data, as far as they decide a result: trials are told apart by it.
+        close: called in every process when the experiment is over; returns lines of news.
+        one_process: why its trials cannot run in processes of their own; "" where they can.
     """
 
     name: str
@@ -64,3 +53,16 @@ class Task(Subject):
     notes: tuple[str, ...] = ()
     finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
     given: Architecture | None = None
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    close: Callable[[], list[str]] = list
+    one_process: str = ""
+
+
+def model_text(model: str) -> dict[str, str]:
+    """Of somebody's own network its file's text decides a result, not its name: {"model_text"}, empty for others.
+
+    Args:
+        model: "path/to/file.py:factory", or any other name.
+    """
+    path = Path(model.rpartition(":")[0])
+    return {"model_text": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}

@@ -1,7 +1,7 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
 A method turns a task, a protocol and a seed into an `Architecture` within the budget; how its network is trained is
-the same for all (`core.experiments.trial.train_network`). `METHODS` is what `python -m benchmarks.hypothesis
+the same for all (`core.experiments.trials.train_network`). `METHODS` is what `python -m benchmarks.hypothesis
 --methods` knows.
 """
 
@@ -147,7 +147,7 @@ class Method:
         try:
             shrink = self.settings(shrink)
         except UserError as error:
-            raise UserError(f"method '{name}': {error}") from None
+            raise UserError(f"method '{name}': {error}") from error
         if shrink.vanish and "vanish" in self.refuses:
             raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
         if shrink.allocation != "threshold" and "allocation" in self.refuses:
@@ -161,6 +161,18 @@ class Method:
             raise UserError(
                 f"method '{name}' cannot search a part of {subject.model_name}: use a score, a control or a tilt"
             )
+
+    def check(self, name: str, shrink: ShrinkConfig, subject: Subject) -> None:
+        """Find out beforehand all that would stop the search for a subject, but whether the budget can be reached.
+
+        Raises:
+            UserError: see `check_config`; or the budget lacks the limit that the search goes by.
+            MissingData: see `check_installed`.
+        """
+        self.check_installed()
+        self.check_config(name, shrink, subject)
+        if self.find is _by_dhp and shrink.budget.flops is None:
+            raise UserError(f"method '{name}' needs a budget of FLOPs: add flops=... to the budget")
 
     def check_installed(self) -> None:
         """Find out beforehand what would stop the search after hours of other methods' trainings.
@@ -177,6 +189,11 @@ class Method:
     def request(self, request: Request) -> Request:
         """The request with the method's own entries in it."""
         return replace(request, shrink=self.settings(request.shrink))
+
+    def config(self, shrink: ShrinkConfig) -> ShrinkConfig:
+        """The settings that its search goes by."""
+        own = self.settings(shrink)
+        return _leaving_blocks_out(own) if self.find is _by_depth else own
 
     def decided_by(self, request: Request) -> dict[str, Any]:
         """Everything in the configuration that decides the widths, as plain data."""
@@ -262,10 +279,13 @@ def _by_score(request: Request) -> Found:
 
 
 def _by_depth(request: Request) -> Found:
-    """By scores; blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
-    config = request.shrink
+    return _by_score(replace(request, shrink=_leaving_blocks_out(request.shrink)))
+
+
+def _leaving_blocks_out(config: ShrinkConfig) -> ShrinkConfig:
+    """Blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
     own: float | Literal["floor"] = "floor" if isinstance(config.floor, Mapping) else config.floor
-    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or own)))
+    return replace(config, vanish=config.vanish or own)
 
 
 def _by_dhp(request: Request) -> Found:
@@ -393,3 +413,4 @@ def _methods() -> Iterator[tuple[str, Method]]:
 
 
 METHODS: dict[str, Method] = dict(_methods())
+PROTOCOL = Method("as the protocol's section shrink says", _by_score)

@@ -18,18 +18,21 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from benchmarks.hypothesis import REDUCED_DHP, build_parser, main, open_bench
-from benchmarks.jobs import run_seeds
-from benchmarks.trial_report import Series, collect, controls_table, plot_tradeoff, results_table
-from benchmarks.trials import Bench, Trial, grid, load, run_trials
+from benchmarks.hypothesis import REDUCED_DHP, Bench, build_parser, main, open_bench
 from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
-from core.experiments.report import holm, paired_p
+from core.experiments.plan import Trial, grid
+from core.experiments.plots import plot_tradeoff
+from core.experiments.series import Series, collect, controls_table, results_table
+from core.experiments.statistics import holm, paired_p
+from core.experiments.store import held, plain
 from core.experiments.task import Metric
+from core.experiments.trials import check_trials, metrics_text, run_trial
 from core.graph.complexity import count, count_params
 from core.methods.registry import find
-from core.storage.files import exclusive, write_json
+from core.storage.claims import claimed
+from core.storage.files import write_json
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 from core.widths.budget import Budget
@@ -131,27 +134,29 @@ def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
     bench = bench_in(tmp_path)
     shrink = bench.config.shrink
     trial = Trial("gradient", shrink, 0)
-    key = bench.record_key(trial)
-    assert key == bench_in(tmp_path / "elsewhere").record_key(trial)
+    key = bench.engine.record_key(trial)
+    assert key == bench_in(tmp_path / "elsewhere").engine.record_key(trial)
     others = [
-        bench.record_key(replace(trial, seed=1)),
-        bench.record_key(replace(trial, method="fisher")),
-        bench.record_key(replace(trial, shrink=replace(shrink, budget=Budget(flops=0.8)))),
-        bench.record_key(replace(trial, shrink=replace(shrink, floor=0.3))),
-        bench_in(tmp_path, "--epochs", "2").record_key(trial),
-        bench_in(tmp_path, "--train-limit", "90").record_key(trial),
+        bench.engine.record_key(replace(trial, seed=1)),
+        bench.engine.record_key(replace(trial, method="fisher")),
+        bench.engine.record_key(replace(trial, shrink=replace(shrink, budget=Budget(flops=0.8)))),
+        bench.engine.record_key(replace(trial, shrink=replace(shrink, floor=0.3))),
+        bench_in(tmp_path, "--epochs", "2").engine.record_key(trial),
+        bench_in(tmp_path, "--train-limit", "90").engine.record_key(trial),
         bench_in(tmp_path, "--model", "mobilenetv2", "--config",
-                 "shared_configs/classification/resnet20_digits.py").record_key(trial),
+                 "shared_configs/classification/resnet20_digits.py").engine.record_key(trial),
     ]  # fmt: skip
     assert len({key, *others}) == 8
     # What changes nothing in the result, or belongs to another method, is not in it.
-    assert key == bench_in(tmp_path, "--dhp-strength", "3").record_key(trial)
-    quicker = replace(bench, config=replace(bench.config, train=replace(bench.config.train, eval_every=1)))
+    assert key == bench_in(tmp_path, "--dhp-strength", "3").engine.record_key(trial)
+    quicker = replace(bench.engine, train=replace(bench.config.train, eval_every=1))
     assert key == quicker.record_key(trial)
     base = Trial("baseline", shrink, 0)
-    assert bench.record_key(base) == bench.record_key(replace(base, shrink=replace(shrink, floor=0.1)))
+    assert bench.engine.record_key(base) == bench.engine.record_key(
+        replace(base, shrink=replace(shrink, floor=0.1))
+    )
     dhp = replace(trial, method="dhp")
-    assert bench.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").record_key(dhp)
+    assert bench.engine.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").engine.record_key(dhp)
 
 
 def test_stores_of_earlier_days_are_still_known(tmp_path: Path) -> None:
@@ -160,35 +165,49 @@ def test_stores_of_earlier_days_are_still_known(tmp_path: Path) -> None:
     bench = open_bench(build_parser().parse_args(["--threads", "1", "--work-dir", str(tmp_path)]))
     for method in ("baseline", "gradient", "fisher-per-flop", "accumulated", "synflow-search", "dhp"):
         (record,) = [r for r in published if (r["method"], r["seed"]) == (method, 3)]
-        assert record["key"] == bench.record_key(Trial(method, bench.config.shrink, 3))
+        assert record["key"] == bench.engine.record_key(Trial(method, bench.config.shrink, 3))
 
 
-def test_several_seeds_at_a_time_give_the_same_results(
+def test_several_trials_at_a_time_give_the_same_results(
     experiment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ["baseline", "uniform"]
-    command = [*FAST, "--seeds", "2", "--jobs", "2", "--methods", *methods, "--work-dir", str(tmp_path)]
+    """The second method finds the widths of the first: one of them trains, the other waits for it."""
+    methods = ["gradient", "sensitivity"]
+    command = [*FAST, "--seeds", "1", "--jobs", "2", "--methods", *methods, "--work-dir", str(tmp_path)]
     assert main(command) == 0
     said = capfd.readouterr().out
-    assert said.count("1/2 baseline, seed") == 4  # two lines of each process, none of this one
+    assert (
+        said.count("/2 gradient, seed 0: top-1 error %") == said.count("/2 sensitivity, seed 0: top-1") == 1
+    )
     assert said.count("report:") == 1
     serial = {r["key"]: r["metrics"] for r in records(experiment)}
     assert {r["key"]: r["metrics"] for r in records(tmp_path)}.items() <= serial.items()
-    assert len(records(tmp_path)) == 4
+    assert len(records(tmp_path)) == 2
+    assert len(list(tmp_path.glob("runs/*/model.safetensors"))) == 1
+    assert not list(tmp_path.glob("runs/*/claim.json"))
 
 
-def test_a_job_that_fails_stops_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    long = [*FAST, "--epochs", "10000", "--methods", "baseline", "--seeds", "2", "--jobs", "2"]
-    lock = tmp_path / "locks" / "seed1"
-    lock.mkdir(parents=True)  # a folder where seed 1 wants its lock: it fails, while seed 0 trains
-    start = time.monotonic()
-    assert main([*long, "--work-dir", str(tmp_path)]) == 1
-    assert time.monotonic() - start < 120
-    said = capfd.readouterr().err
-    assert "IsADirectoryError" in said
-    assert "seed 1 ended with status 1; the same command goes on where it stopped" in said
-    with exclusive(tmp_path / "locks" / "seed0", lambda: pytest.fail("seed 0 is still being trained")):
-        assert not list(tmp_path.glob("records/*"))
+def test_a_trial_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = bench_in(tmp_path)
+    command = [*FAST, "--methods", "baseline", "uniform", "--seeds", "1", "--work-dir", str(tmp_path)]
+    (tmp_path / "widths").mkdir()
+    blocked = (
+        tmp_path / "widths" / f"{bench.engine.search_key(Trial('uniform', bench.config.shrink, 0))}.json"
+    )
+    blocked.mkdir()  # where a file belongs
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "failed: uniform, seed 0: IsADirectoryError: " in captured.err
+    assert "| baseline | 1 |" in captured.out
+    report = (tmp_path / "report.md").read_text()
+    assert "1 trials failed and are left out:" in report
+    assert "- uniform, seed 0: IsADirectoryError" in report
+    assert json.loads((tmp_path / "report.json").read_text())["failed"][0]["method"] == "uniform"
+    blocked.rmdir()
+    assert main(command) == 0  # the failed one alone is tried again
+    captured = capsys.readouterr()
+    assert "baseline, seed 0" not in captured.out
+    assert "| uniform | 1 |" in captured.out
 
 
 def test_a_command_that_is_terminated_takes_its_jobs_with_it(tmp_path: Path) -> None:
@@ -205,48 +224,30 @@ def test_a_command_that_is_terminated_takes_its_jobs_with_it(tmp_path: Path) -> 
         time.sleep(0.05)
     process.terminate()
     assert process.stderr is not None
-    said = process.stderr.read().decode()
+    said = process.stderr.read().decode()  # until nobody has it open any more
     assert process.wait() == 1
     assert "stopping the other processes" in said
-    assert said.count("interrupted; the same command goes on where it stopped") == 3
-    for seed in (0, 1):
-        with exclusive(tmp_path / "locks" / f"seed{seed}", lambda: pytest.fail("a job is still there")):
+    assert said.count("interrupted; the same command goes on where it stopped") == 1
+    assert "Traceback" not in said
+    for folder in tmp_path.glob("runs/*"):
+        with claimed(folder):  # no process is left that holds it
             pass
 
 
-def test_options_of_jobs_stand_before_positional_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-
-    class Done:
-        def __init__(self, command: list[str], **options: Any) -> None:
-            started.append(command)
-
-        def poll(self) -> int:
-            return 0
-
-    monkeypatch.setattr("benchmarks.jobs.subprocess.Popen", Done)
-    run_seeds("benchmarks.ablations", ["--jobs", "2", "--", "budgets"], [5], 2, share_cores=True)
-    (command,) = started
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    assert command[2:] == ["benchmarks.ablations", "--jobs", "2", "--seed", "5", "--seeds", "1", "--jobs", "1",
-                           "--no-report", "--no-progress", "--threads", threads, "--", "budgets"]  # fmt: skip
-
-
-def test_a_seed_belongs_to_one_command_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("fcntl", reason="no file locks on this system")
-    bench = bench_in(tmp_path)
-    trial = Trial("baseline", bench.config.shrink, 0)
-    (tmp_path / "locks").mkdir()
-    found: list[Any] = []
-    with exclusive(tmp_path / "locks" / "seed0"):
-        other = threading.Thread(target=lambda: found.extend(run_trials(bench, [trial])))
+def test_a_training_belongs_to_one_command_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    with claimed(tmp_path / "runs/key"):
+        other = threading.Thread(target=lambda: held(tmp_path / "runs/key", said.append).__enter__())
         other.start()
-        while "waiting for another command at this seed" not in (said := capsys.readouterr().out):
-            assert other.is_alive(), said
+        while not said:
+            assert other.is_alive()
             time.sleep(0.01)
-        write_json(bench.record_file(trial), {"made by": "the other command"})
     other.join()
-    assert found == [{"made by": "the other command"}]
+    assert len(said) == 1
+    assert said[0].startswith("waiting for another command: ")
+    assert "is in use by process" in said[0]
 
 
 @pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--no-report", "--report-only"]], ids=str)
@@ -301,7 +302,7 @@ def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
             f"nn.Conv2d({width}, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
         )
         bench = bench_in(tmp_path / "store", "--model", f"{file}:net")
-        keys.append(bench.record_key(Trial("baseline", bench.config.shrink, 0)))
+        keys.append(bench.engine.record_key(Trial("baseline", bench.config.shrink, 0)))
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -312,12 +313,14 @@ def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own
              "--cfg-options", "train.batch_size=25", "shrink.batch_size=25", "distillation.temperature=4.0"]
         )
     )  # fmt: skip
-    plain = bench_in(tmp_path, "--train-limit", "50")
+    undistilled = bench_in(tmp_path, "--train-limit", "50")
     trials = grid(["baseline", "uniform"], [distilled.config.shrink], [0])
-    found = run_trials(distilled, trials)
+    found = [run_trial(distilled.engine, trial) for trial in trials]
     assert len(list(tmp_path.glob("runs/*/model.safetensors"))) == 3  # one teacher and two students
+    assert found[0] is not None
     assert found[0]["recipe"]["distillation"]["temperature"] == 4.0
-    assert {distilled.record_key(t) for t in trials}.isdisjoint({plain.record_key(t) for t in trials})
+    keys = [{bench.engine.record_key(trial) for trial in trials} for bench in (distilled, undistilled)]
+    assert keys[0].isdisjoint(keys[1])
 
 
 def test_trials_go_seed_by_seed_with_one_baseline() -> None:
@@ -336,11 +339,12 @@ def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning", reason="the extra 'peers' is not installed")
     bench = bench_in(tmp_path)
     trial = Trial(name, bench.config.shrink, 0)
-    (record,) = run_trials(bench, [trial])
-    assert load(bench, trial) == record
+    record = run_trial(bench.engine, trial)
+    assert record is not None
+    assert bench.engine.load(trial) == record
     architecture = Architecture.from_json(record["architecture"])
-    network = architecture.build(bench.task.build())
-    assert count(network, bench.task.example_inputs, "paper") == record["cost"]["flops"]["paper"]
+    network = architecture.build(bench.engine.task.build())
+    assert count(network, bench.engine.task.example_inputs, "paper") == record["cost"]["flops"]["paper"]
     assert count_params(network) == record["cost"]["params"]
     assert 0.88 < record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"] <= 0.9
     assert (
@@ -359,11 +363,11 @@ def test_the_peer_copes_with_depthwise_layers(tmp_path: Path, monkeypatch: pytes
     shrink = replace(bench.config.shrink, batches=1, batch_size=8)
     architecture = find(
         "torch-pruning-norm",
-        bench.request(Trial("torch-pruning-norm", shrink, 0), tmp_path),
-        dict(bench.methods),
+        bench.engine.request(Trial("torch-pruning-norm", shrink, 0), tmp_path),
+        dict(bench.engine.methods),
     ).architecture
-    network = architecture.build(bench.task.build())
-    assert count(network, bench.task.example_inputs, "paper") == architecture.costs[0].paper
+    network = architecture.build(bench.engine.task.build())
+    assert count(network, bench.engine.task.example_inputs, "paper") == architecture.costs[0].paper
     assert 0.85 < architecture.costs[0].paper / architecture.costs[1].paper <= 0.9
     assert len({architecture.widths[g] / w for g, w in architecture.baseline_widths.items()}) > 3
 
@@ -432,15 +436,15 @@ def test_infinite_and_undefined_values_are_shown_as_such(tmp_path: Path) -> None
 
 
 def test_records_keep_them(tmp_path: Path) -> None:
-    from benchmarks.trials import _metrics_text, _plain
-
     cost = {"flops": {"paper": 9}}
-    record = _plain({"metrics": {"top1_error": math.inf}, "recipe": {"clip_grad_norm": math.inf, "path": tmp_path},
+    record = plain({"metrics": {"top1_error": math.inf}, "recipe": {"clip_grad_norm": math.inf, "path": tmp_path},
                      "cost": cost, "baseline_cost": cost})  # fmt: skip
     write_json(tmp_path / "record.json", record)
     assert json.loads((tmp_path / "record.json").read_text(), parse_constant=pytest.fail) == record
     assert record["recipe"]["path"] == str(tmp_path)
-    assert _metrics_text(bench_in(tmp_path).task, record) == "top-1 error % inf at 100.00 % of the FLOPs"
+    assert (
+        metrics_text(bench_in(tmp_path).engine.task, record) == "top-1 error % inf at 100.00 % of the FLOPs"
+    )
 
 
 def test_seeds_that_only_one_side_has_are_left_out_of_the_pairs() -> None:
@@ -469,5 +473,5 @@ def test_wrong_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert message in captured.err
         assert len(captured.err.strip().splitlines()) == 1
     with pytest.raises(UserError, match="unknown method"):
-        run_trials(bench_in(tmp_path), [Trial("luck", bench_in(tmp_path).config.shrink, 0)])
+        check_trials(bench_in(tmp_path).engine, [Trial("luck", bench_in(tmp_path).config.shrink, 0)])
     assert REDUCED_DHP.max_epochs == 60

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from classification.run import main
-from core.experiments.experiment import Settings
+from core.experiments.experiment import Outcome
 from core.experiments.plan import PLAN_FILE
+from core.experiments.settings import Settings
 from core.storage.claims import CLAIM_FILE, Claim
 from core.storage.files import write_json
 
@@ -27,10 +28,12 @@ RESUME = ["--resume", "--no-progress", "--device", "cpu"]
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """The experiments that commands would have run, in an empty current directory."""
     found: list[Settings] = []
-    monkeypatch.setattr(
-        "core.experiments.commands.run_experiment",
-        lambda task, settings, *rest, **more: found.append(settings),
-    )
+
+    def note(task: Any, settings: Settings, *rest: Any, **more: Any) -> Outcome:
+        found.append(settings)
+        return Outcome(None)
+
+    monkeypatch.setattr("core.experiments.commands.run_experiment", note)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -54,14 +57,58 @@ def test_a_bare_resume_goes_on_with_seeds_and_controls(
     assert main([*QUICK, *first]) == 0
     plan = json.loads(Path("w", PLAN_FILE).read_text())
     assert plan == {"task": "classification", "seeds": [4, 5, 6], "controls": ["random", "uniform"],
-                    "data_root": str(Path("d").absolute())}  # fmt: skip
+                    "data_root": str(Path("d").absolute()), "method": None}  # fmt: skip
     for how in (["--resume"], ["--stages", "compare"], ["--resume", "--stages", "train"]):
         assert main([*how, "--work-dir", "w", "--no-progress"]) == 0
         assert started[-1].seed_list == [4, 5, 6]
-        assert list(started[-1].scores) == ["lwdna", "random", "uniform"]
+        assert list(started[-1].methods) == ["lwdna", "random", "uniform"]
         assert "goes on with its plan: seeds 4, 5, 6; controls random, uniform" in capsys.readouterr().out
     assert started[-1].stages == ("train",)
     assert json.loads(Path("w", PLAN_FILE).read_text()) == plan
+
+
+def test_a_bare_resume_goes_on_with_the_method(
+    started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--work-dir", "w", "--method", "early-wide", "--methods", "shallow-uniform"]) == 0
+    assert main([*RESUME, "--work-dir", "w"]) == 0
+    assert (
+        "goes on with its plan: seed 0; controls shallow-uniform; method early-wide"
+        in capsys.readouterr().out
+    )
+    for settings in started:
+        assert (settings.method, settings.controls) == ("early-wide", ("shallow-uniform",))
+    assert main([*RESUME, "--work-dir", "w", "--method", "late-wide"]) == 2
+    assert "--method late-wide: 'w' was begun with --method early-wide" in capsys.readouterr().err
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--controls", "fisher-per-flopp"],
+            "unknown method 'fisher-per-flopp': did you mean 'fisher-per-flop'",
+        ),
+        (["--method", "dph"], "unknown method 'dph': did you mean 'dhp'"),
+        (["--method", "dhp", "--controls", "dhp"], "control 'dhp' is the method of the found network itself"),
+        (
+            ["--controls", "zico-search", "--budget", "params=0.9"],
+            "method 'zico-search' needs a budget of FLOPs alone",
+        ),
+        (["--controls", "dhp", "--budget", "params=0.9"], "method 'dhp' needs a budget of FLOPs"),
+        (["--jobs", "0"], "--jobs 0: use at least 1"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_trains(
+    arguments: list[str], message: str, started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--work-dir", "w", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not started
+    assert not Path("w").exists()
 
 
 def test_a_resume_adds_and_drops_nothing(started: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,8 +171,9 @@ def test_the_stored_precision_counts(started: list[Settings]) -> None:
     assert main([*QUICK, "train.precision=bf16-mixed", "--work-dir", "w"]) == 0
     devices = []
 
-    def watch(task: Any, settings: Settings, fabric: Any, **more: Any) -> None:
+    def watch(task: Any, settings: Settings, fabric: Any, *rest: Any, **more: Any) -> Outcome:
         devices.append((settings.train.precision, fabric.strategy.precision.precision))
+        return Outcome(None)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.experiments.commands.run_experiment", watch)
@@ -219,11 +267,12 @@ def test_commands_without_a_name_of_their_own_get_one_each(
     """The second begins while the first is at work, the third when both have ended."""
     nested = []
 
-    def first(task: Any, settings: Settings, *rest: Any, **more: Any) -> None:
+    def first(task: Any, settings: Settings, *rest: Any, **more: Any) -> Outcome:
         started.append(settings)
         if not nested:
             nested.append(1)
             assert main(QUICK) == 0
+        return Outcome(None)
 
     monkeypatch.setattr("core.experiments.commands.run_experiment", first)
     assert main(QUICK) == 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from core.experiments.experiment import Run, Settings
 from core.experiments.report import NAMES
+from core.experiments.settings import Run, Settings
 from core.graph.complexity import count, count_params, latency
 from core.storage.checkpoint import load_weights
 from core.tables import engineering, markdown_table

@@ -7,7 +7,8 @@ the backbone's, and the score is how well the trained tracker tracks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,25 @@ def make_task(
         finish=lambda settings, runs: finish(config, trials, settings, runs),
         part=backbone_part(config, device),
         given=given_architecture(config),
+        subject=subject(config),
     )
+
+
+def subject(config: ExperimentConfig) -> dict[str, Any]:
+    """Network and data, as far as they decide a result: of `core.experiments.task.Task`; files by their content."""
+    parts = asdict(config)
+    for name in ("train", "shrink", "found_widths"):
+        del parts[name]
+    for name in ("workers", "cache", "bad_frames"):
+        del parts["data"][name]
+    given = given_architecture(config)
+    parts["backbone"]["weights"] = _checksum(config.backbone.weights)
+    parts["found_weights"] = _checksum(config.found_weights)
+    return {**parts, "given": None if given is None else given.to_json()}
+
+
+def _checksum(path: Path | None) -> str | None:
+    return sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
 
 
 def _found_in_percent(loss_fn: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Callable[..., Any]:

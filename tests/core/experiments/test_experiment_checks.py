@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from classification.models import build
 from core.errors import UserError
-from core.experiments.experiment import Settings, check
+from core.experiments.experiment import check, engine_of
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
-from core.training.train import TrainConfig
+from core.experiments.trials import check_trials
+from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
@@ -90,16 +92,18 @@ def test_a_latency_alone_is_checked_without_being_measured(
 
 
 @pytest.mark.parametrize("score", [name for name, score in SCORES.items() if score.gates_only])
-def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, tmp_path: Path) -> None:
+def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, task: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"'{score}' is defined for plain gates"):
         ShrinkConfig(score=score, latents="hypernetwork")
     for latents, refused in (("hypernetwork", True), ("gate", False)):
         options = {"train": TrainConfig(), "shrink": ShrinkConfig(latents=latents), "work_dir": tmp_path}
+        settings = Settings(**options, controls=("random", score))
+        engine = engine_of(task, settings, make_fabric("cpu"))
         if refused:
-            with pytest.raises(UserError, match=f"control: '{score}' is defined for plain gates"):
-                Settings(**options, controls=("random", score))
+            with pytest.raises(UserError, match=f"method '{score}': .*'{score}' is defined for plain gates"):
+                check_trials(engine, settings.trials())
         else:
-            assert score in Settings(**options, controls=("random", score)).scores
+            assert len(check_trials(engine, settings.trials())) == 4
 
 
 def test_what_a_control_cannot_honour_is_refused(task: Task) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.experiments.experiment import Settings, run_experiment
+from core.experiments.experiment import run_experiment
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
-from core.training.train import OptimizerConfig, TrainConfig, TrainingDiverged, make_fabric
+from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from tests.core.experiments.test_experiment_part import Batches, Whole, config, trunk
 
 
@@ -33,7 +34,9 @@ def loss(outputs: Tensor, targets: tuple[Tensor, float]) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets[0]) * targets[1]
 
 
-def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
+def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoilt = {1}
     task = Task(
         name="toy",
@@ -52,16 +55,41 @@ def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(tmp_path: Path
     )
     settings = Settings(recipe, config(), tmp_path, seeds=2, progress=False)
     fabric = make_fabric("cpu")
-    with pytest.raises(TrainingDiverged, match=r"^baseline, seed 1: training diverged: loss nan at step 7 "):
-        run_experiment(task, settings, fabric, lambda line: None)
+    outcome = run_experiment(task, settings, fabric, lambda line: None)
+    assert outcome.result is not None
+    assert [(failure.trial.method, failure.trial.seed) for failure in outcome.failed] == [
+        ("baseline", 1),
+        ("lwdna", 1),
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(
+        "failed: baseline, seed 1: TrainingDiverged: training diverged: loss nan at step 7 "
+    )
+    failed = outcome.result["failed"]
+    assert [(entry["method"], entry["seed"]) for entry in failed] == [("baseline", 1), ("lwdna", 1)]
+    assert failed[0]["error"].startswith("TrainingDiverged: training diverged")
+    assert outcome.result["seeds"] == [0, 1]
+    assert outcome.result["methods"]["lwdna"]["metrics"]["error"]["values"] == [1.0]
+    report = (tmp_path / "report.md").read_text()
+    assert "2 trials failed and are left out" in report
+    assert "Difference to the baseline" not in report  # no seed has both twice
+    # A comparison alone knows what failed.
+    compared = run_experiment(task, replace(settings, stages=("compare",)), fabric, lambda line: None)
+    assert compared.result is not None
+    assert compared.result["failed"] == failed
     finished = (tmp_path / "runs" / "baseline-seed0" / "model.safetensors").read_bytes()
 
     spoilt.clear()
-    result = run_experiment(task, replace(settings, lowered_lr=0.002), fabric, lambda line: None)
+    said_now: list[str] = []
+    result = run_experiment(task, replace(settings, lowered_lr=0.002), fabric, said_now.append).result
     assert result is not None
+    assert result["failed"] == []
+    assert not any("seed 0: training" in line for line in said_now)  # what was done is not tried again
+    assert not (tmp_path / "failed.json").exists()
     assert (tmp_path / "runs" / "baseline-seed0" / "model.safetensors").read_bytes() == finished
     change = "baseline, seed 1: diverged at step 7 (epoch 2) at learning rate 0.01: loss nan; from step 5 on at 0.002."
-    assert result["recipe_changes"] == [change]
+    assert result["recipe_changes"] == [change, change.replace("baseline", "lwdna")]
     assert result["methods"]["lwdna"]["raw_metrics"]["error"]["values"] == [1.0, 1.0]
     report = (tmp_path / "report.md").read_text()
     assert "the same recipe but for the learning rates below, the same seeds" in report

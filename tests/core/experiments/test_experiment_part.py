@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.experiments.experiment import Settings, check, run_experiment
+from core.experiments.experiment import check, run_experiment
+from core.experiments.settings import Settings
 from core.experiments.task import Metric, Task
-from core.experiments.trial import network
+from core.experiments.trials import network
 from core.methods.subject import Part, find_architecture
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
@@ -130,7 +131,8 @@ def test_given_widths_are_taken_and_controls_are_found(task: Task, tmp_path: Pat
         progress=False,
     )
     said: list[str] = []
-    result = run_experiment(replace(task, given=given), settings, make_fabric("cpu"), said.append)
+    result = run_experiment(replace(task, given=given), settings, make_fabric("cpu"), said.append).result
+    assert result is not None
     assert result["methods"]["lwdna"]["widths"] == given.widths
     assert result["methods"]["uniform"]["widths"] != given.widths
     assert result["methods"]["uniform"]["flops"] <= result["methods"]["lwdna"]["flops"]

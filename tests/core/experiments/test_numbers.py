@@ -14,9 +14,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from core.experiments.experiment import Settings, _statistics, run_experiment
+from core.experiments.experiment import run_experiment
 from core.experiments.plots import new_figure, say_what_is_not_drawn
-from core.experiments.report import half_interval, holm, number_text, paired_p, results_table, with_interval
+from core.experiments.report import results_table
+from core.experiments.settings import Settings
+from core.experiments.statistics import half_interval, holm, number_text, paired_p, statistics, with_interval
 from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
@@ -42,7 +44,7 @@ PSNR = Metric("psnr", "PSNR", higher_is_better=True)
     ],
 )
 def test_statistics(values: list[float], mean: float, std: float, text: str) -> None:
-    found = _statistics(values)
+    found = statistics(values)
     assert found["values"] == pytest.approx(values, nan_ok=True)
     assert found["mean"] == pytest.approx(mean, nan_ok=True)
     assert found["std"] == pytest.approx(std, nan_ok=True)
@@ -91,10 +93,10 @@ def settings(folder: Path, **changes: Any) -> Settings:
 @pytest.mark.filterwarnings("error:.*(invalid value|divide by zero):RuntimeWarning")
 def test_an_experiment_survives_them_and_so_does_its_resume(scores: list[float], tmp_path: Path) -> None:
     said: list[str] = []
-    first = run_experiment(toy(scores), settings(tmp_path), make_fabric("cpu"), said.append)
+    first = run_experiment(toy(scores), settings(tmp_path), make_fabric("cpu"), said.append).result
     text = (tmp_path / "result.json").read_text()
     content = json.loads(text, parse_constant=pytest.fail)
-    for method, own in (("baseline", scores[:2]), ("lwdna", scores[2:])):
+    for method, own in (("baseline", scores[::2]), ("lwdna", scores[1::2])):
         metric = content["methods"][method]["metrics"]["psnr"]
         assert [float(value) for value in metric["values"]] == pytest.approx(own, nan_ok=True)
         assert metric["values"] == [value if math.isfinite(value) else str(value) for value in own]

@@ -45,7 +45,7 @@ def test_a_command_line_adds_and_never_drops(
     seeds: int | None, controls: list[str], root: str | None, expected: Plan, news: list[str], tmp_path: Path
 ) -> None:
     said: list[str] = []
-    assert extended(PLAN, tmp_path, seeds, controls, root, said.append) == expected
+    assert extended(PLAN, tmp_path, seeds, controls, root, None, said.append) == expected
     assert said[0].endswith("goes on with its plan: seeds 5, 6, 7; controls random, uniform")
     assert said[1:] == [f"added to the plan: {new}" for new in news]
 
@@ -53,7 +53,7 @@ def test_a_command_line_adds_and_never_drops(
 @pytest.mark.parametrize("seeds", [0, 1, 2])
 def test_fewer_seeds_are_refused(seeds: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json' has 3, and none of them is dropped|use at least 1"):
-        extended(PLAN, tmp_path, seeds, [], None, silent)
+        extended(PLAN, tmp_path, seeds, [], None, None, silent)
 
 
 @pytest.mark.parametrize(

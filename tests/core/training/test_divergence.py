@@ -16,7 +16,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from core.errors import NonFiniteOutput, UserError
-from core.experiments.experiment import Settings, ShrinkConfig
+from core.experiments.settings import Settings
 from core.storage.checkpoint import load_state
 from core.training.divergence import (
     Divergence,
@@ -27,6 +27,7 @@ from core.training.divergence import (
 )
 from core.training.run_files import training_notes
 from core.training.train import EpochRecord, FitResult, OptimizerConfig, TrainingDiverged
+from core.widths.config import ShrinkConfig
 from tests.core.training.test_train_resume import Stop, assert_same_bits, stop_at
 from tests.core.training.training_runs import RECIPE, DigitsLoader, held_out_accuracy, network, run
 
@@ -323,8 +324,7 @@ def test_words_for_numbers_are_read_back(tmp_path):
 
 def test_a_protocols_rate_may_be_lowered_where_a_training_diverged(tmp_path):
     """The stored protocol stays; the rate goes to the trainings that have diverged."""
-    from core.experiments.experiment import Settings
-    from core.widths.config import ShrinkConfig
+    from core.experiments.settings import Settings
 
     asked = Settings(RECIPE, ShrinkConfig(), tmp_path)
     lower = replace(asked, train=replace(RECIPE, optimizer=OptimizerConfig(lr=0.005)))

@@ -1,0 +1,179 @@
+"""Where trials run: in this process, or in local processes; the shape is that of `concurrent.futures.Executor`.
+
+Small networks leave a device idle while Python prepares the next operation, and most of a CPU's cores all the time.
+Processes share neither the interpreter nor its lock, so they fill both. What is sent to a process is picklable: a
+function of a module that opens the engine, and the trial. Whatever offers `submit(function, *arguments) -> future` can
+take the place of these two, a cluster's queue too.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TypeVar
+
+import torch
+
+from core.errors import UserError
+from core.experiments.plan import Trial
+from core.experiments.trials import Engine, Failure, attempt, failure
+from core.training.interruption import watch_for_interruption
+
+PATIENCE = 30  # seconds that a process has to save its state
+OpenEngine = Callable[[], Engine]
+T = TypeVar("T")
+_opened: dict[bytes, Engine] = {}  # in a process of its own: the engine that it works with
+
+
+class InProcess(Executor):
+    """Runs what is submitted at once, here; what that raises is raised to whoever submits."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """See `concurrent.futures.Executor.submit`."""
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse what is no number of jobs.
+
+    Raises:
+        UserError: fewer than one.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: use at least 1")
+
+
+@contextmanager
+def local_executor(jobs: int) -> Iterator[Executor]:
+    """This process for one job, as many processes for several; they end with the block, and with this process.
+
+    Leaving the block by an exception, Ctrl-C and SIGTERM among them, asks them to end: a training writes a checkpoint
+    first. The cores are shared out among them.
+
+    Args:
+        jobs: trials at a time.
+    """
+    check_jobs(jobs)
+    if jobs == 1:
+        yield InProcess()
+        return
+    before = set(multiprocessing.active_children())
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
+    with watch_for_interruption():
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop([child for child in multiprocessing.active_children() if child not in before])
+            raise
+    pool.shutdown()
+
+
+def _begin(threads: int) -> None:
+    """The first thing that a process of ours does."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches the first process alone, which then ends the others in order
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # a training under way writes its state
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
+def _stop(processes: Sequence[Any]) -> None:
+    """Ask processes to end, and kill them where that takes long or is not awaited."""
+    if not processes:
+        return
+    print("stopping the other processes ...", file=sys.stderr)
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool) -> Failure | None:
+    """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
+
+    What opening prints has been printed by the first process already.
+    """
+    name = pickle.dumps(open_engine)
+    if name not in _opened:
+        _opened.clear()
+        with redirect_stdout(io.StringIO()):
+            _opened[name] = open_engine()
+    return attempt(_opened[name], trial, place, train=train)
+
+
+def run_trials(
+    engine: Engine,
+    trials: Sequence[tuple[Trial, bool]],
+    jobs: int = 1,
+    open_engine: OpenEngine | None = None,
+) -> list[Failure]:
+    """Run trials, each as far as it has not been done; returns those that failed. Records are in the engine's store.
+
+    Args:
+        engine: of this process.
+        trials: each with whether its network is trained, or its widths are found alone.
+        jobs: trials at a time.
+        open_engine: opens the engine in another process: picklable, such as a `functools.partial` of a function of a
+            module. Needed for several jobs.
+
+    Raises:
+        UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been stopped.
+    """
+    check_jobs(jobs)
+    if jobs > 1 and engine.fabric.world_size > 1:
+        raise UserError(f"--jobs {jobs}: a launcher has started several processes already: use one of both")
+    if jobs > 1 and engine.task.one_process:
+        raise UserError(f"--jobs {jobs}: {engine.task.one_process}")
+    failures = []
+
+    def note(found: Failure | None) -> None:
+        if found is not None:
+            failures.append(found)
+            if engine.fabric.is_global_zero:
+                print(f"failed: {found}", file=sys.stderr, flush=True)
+
+    with local_executor(jobs) as executor:
+        waiting: dict[Future[Failure | None], Trial] = {}
+        for number, (trial, train) in enumerate(trials, start=1):
+            place = f"{number}/{len(trials)} {trial}"
+            if jobs == 1:
+                note(executor.submit(attempt, engine, trial, place, train=train).result())
+            else:
+                assert open_engine is not None, "several jobs need open_engine"
+                waiting[executor.submit(attempt_there, open_engine, trial, place, train)] = trial
+        for future in as_completed(waiting):
+            try:
+                note(future.result())
+            except BrokenProcessPool as error:  # the process was killed, by the system for want of memory say
+                note(failure(waiting[future], error))
+    return failures

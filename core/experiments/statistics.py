@@ -1,0 +1,88 @@
+"""Numbers over seeds: means, intervals, paired tests, and the words for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+UNDEFINED = (
+    "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
+)
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % confidence interval of the mean (Student's t).
+
+    None for a single value; NaN where values are infinite or NaN, for then there is none.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    if not all(math.isfinite(value) for value in values):
+        return math.nan
+    mean = sum(values) / n
+    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+
+
+def with_interval(values: Sequence[float], digits: int = 2) -> str:
+    """'23.00 ± 0.12', or '23.00' for a single value.
+
+    Of infinite values: 'inf ± undefined'; 'undefined' where the mean itself is NaN.
+    """
+    half, mean = half_interval(values), sum(values) / len(values)
+    if half is None or math.isnan(mean):
+        return number_text(mean, digits)
+    return f"{number_text(mean, digits)} ± {number_text(half, digits)}"
+
+
+def number_text(value: float | str, digits: int = 2) -> str:
+    """'23.00', 'inf', or 'undefined' for NaN; takes the words of JSON files too (`core.storage.files`)."""
+    value = float(value)
+    return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test, from the differences pair by pair.
+
+    NaN where they do not vary, or are not all finite: there is no test then.
+    """
+    if len(set(differences)) < 2 or not all(math.isfinite(difference) for difference in differences):
+        return math.nan
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics, 1979): the chance of one false finding among all.
+
+    NaNs are no tests: they stay NaN and do not count.
+    """
+    order = sorted(
+        (index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def p_text(p: float) -> str:
+    """'0.031', '<0.001' or 'n/a'."""
+    if math.isnan(p):
+        return "n/a"
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def statistics(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and standard deviation; of infinite values the mean is infinite (or NaN), the deviation undefined: NaN."""
+    mean = sum(values) / len(values)
+    if not all(math.isfinite(value) for value in values):
+        return {"mean": mean, "std": math.nan, "values": list(values)}
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": mean, "std": std, "values": list(values)}

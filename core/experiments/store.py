@@ -1,0 +1,233 @@
+"""Where an experiment keeps what it has found, trained and recorded: a readable work directory, or a store by keys.
+
+    WORK_DIR/records/METHOD-seedS.json     STORE/records/KEY.json   one finished trial, with all that decides it
+    WORK_DIR/widths/METHOD-seedS.json      STORE/widths/KEY.json    found widths
+    WORK_DIR/runs/METHOD-seedS/            STORE/runs/KEY/          one training; in a store, methods that find equal
+                                                                    widths share it
+    WORK_DIR/searches/METHOD-seedS/        STORE/runs/search-KEY/   what methods that train while they search leave
+
+Every file is written whole or not at all, and trainings go on from their own checkpoints, so a command may be killed at
+any moment and started again. Who trains claims the training's folder (`core.storage.claims`); others wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import UserError
+from core.experiments.plan import Trial
+from core.experiments.settings import FOUND, name_of
+from core.methods.registry import Found
+from core.storage.claims import Claimed, take
+from core.storage.files import json_text, write_json
+from core.surgery.architecture import Architecture
+from core.training.run_files import RunFiles
+
+Record = dict[str, Any]
+_POLL = 0.2  # seconds between two looks at a claim of somebody else
+
+
+def key_of(value: Any) -> str:
+    """A short name for plain data: equal data have equal keys."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Store(Protocol):
+    """Places of an experiment's files; keys tell apart what decides a result."""
+
+    def run(self, trial: Trial, key: str) -> Path:
+        """Folder of the trial's training."""
+
+    def teacher(self, seed: int, key: str) -> Path:
+        """Folder of a teacher's training."""
+
+    def search(self, trial: Trial, key: str) -> Path:
+        """Folder for the checkpoints of a search."""
+
+    def load(self, trial: Trial, key: str) -> Record | None:
+        """The record of a finished trial; None where it has still to be run.
+
+        Raises:
+            UserError: the record is damaged, or of something else than what is asked for.
+        """
+
+    def save(self, trial: Trial, record: Record) -> None:
+        """Keep the record of a finished trial."""
+
+    def load_widths(self, trial: Trial, key: str) -> Found | None:
+        """Widths that were found; None where they have still to be."""
+
+    def save_widths(self, trial: Trial, key: str, found: Found) -> None:
+        """Keep found widths."""
+
+
+@dataclass(frozen=True)
+class KeyedStore:
+    """A store that any number of commands share: names are keys.
+
+    Attributes:
+        folder: of the store.
+    """
+
+    folder: Path
+
+    def run(self, trial: Trial, key: str) -> Path:
+        """See `Store`."""
+        return self.folder / "runs" / key
+
+    def teacher(self, seed: int, key: str) -> Path:
+        """See `Store`."""
+        return self.folder / "runs" / key
+
+    def search(self, trial: Trial, key: str) -> Path:
+        """See `Store`."""
+        return self.folder / "runs" / f"search-{key}"
+
+    def record_file(self, key: str) -> Path:
+        """Where the finished trial of this key is kept."""
+        return self.folder / "records" / f"{key}.json"
+
+    def load(self, trial: Trial, key: str) -> Record | None:
+        """See `Store`."""
+        return _read(self.record_file(key))
+
+    def save(self, trial: Trial, record: Record) -> None:
+        """See `Store`."""
+        write_json(self.record_file(record["key"]), record)
+
+    def load_widths(self, trial: Trial, key: str) -> Found | None:
+        """See `Store`."""
+        path = self.folder / "widths" / f"{key}.json"
+        value = _read(path)
+        if value is None:
+            return None
+        architecture = Architecture.from_json(value["architecture"], f"widths file '{path}'")
+        return Found(architecture, value["epochs"], value["baseline_epochs"])
+
+    def save_widths(self, trial: Trial, key: str, found: Found) -> None:
+        """See `Store`."""
+        value = {"architecture": found.architecture.to_json(), "epochs": found.epochs,
+                 "baseline_epochs": found.baseline_epochs}  # fmt: skip
+        write_json(self.folder / "widths" / f"{key}.json", value)
+
+
+@dataclass(frozen=True)
+class WorkDirectory:
+    """The work directory of one experiment: names are readable, and one protocol holds for all.
+
+    Attributes:
+        folder: the directory.
+        first_seed: whose found widths are also `widths.json`.
+    """
+
+    folder: Path
+    first_seed: int
+
+    def run(self, trial: Trial, key: str = "") -> Path:
+        """See `Store`."""
+        return self.folder / "runs" / name_of(trial.method, trial.seed)
+
+    def teacher(self, seed: int, key: str = "") -> Path:
+        """See `Store`."""
+        return self.folder / "runs" / name_of("teacher", seed)
+
+    def search(self, trial: Trial, key: str) -> Path:
+        """See `Store`."""
+        return self.folder / "searches" / name_of(trial.method, trial.seed)
+
+    def load(self, trial: Trial, key: str) -> Record | None:
+        """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
+
+        Directories of earlier releases have no records: their trainings are looked at once more, and recorded.
+        """
+        path = self.folder / "records" / f"{name_of(trial.method, trial.seed)}.json"
+        record = _read(path)
+        if record is None or not RunFiles(self.run(trial)).weights.exists():
+            return None
+        if record.get("key") != key:
+            raise UserError(
+                f"'{path}' is of another network, data set, recipe or search than this run's (has the network's own "
+                f"file been edited?): use another --work-dir, or remove the file to take the training as it is"
+            )
+        return record
+
+    def save(self, trial: Trial, record: Record) -> None:
+        """See `Store`."""
+        write_json(self.folder / "records" / f"{name_of(trial.method, trial.seed)}.json", record)
+
+    def widths_file(self, trial: Trial) -> Path:
+        """Where the widths of one method and seed are kept."""
+        return self.folder / "widths" / f"{name_of(trial.method, trial.seed)}.json"
+
+    def load_widths(self, trial: Trial, key: str = "") -> Found | None:
+        """See `Store`."""
+        path = self.widths_file(trial)
+        if not path.exists():
+            return None
+        architecture = Architecture.load(path)
+        self._publish(trial, architecture)
+        how = architecture.found_by
+        return Found(architecture, how.get("search_epochs", 0.0), how.get("search_baseline_epochs", 0.0))
+
+    def save_widths(self, trial: Trial, key: str, found: Found) -> None:
+        """See `Store`; how long the search took stands in `found_by`."""
+        architecture = found.architecture
+        if found.epochs:
+            took = {"search_epochs": found.epochs, "search_baseline_epochs": found.baseline_epochs}
+            architecture = replace(architecture, found_by={**architecture.found_by, **took})
+        architecture.save(self.widths_file(trial))
+        self._publish(trial, architecture)
+
+    def _publish(self, trial: Trial, architecture: Architecture) -> None:
+        path = self.folder / "widths.json"
+        if trial.method == FOUND and trial.seed == self.first_seed and not path.exists():
+            architecture.save(path)
+
+
+def plain(value: Any) -> Any:
+    """As it will be read back: lists for tuples, text for paths, words for numbers that are not finite."""
+    return json.loads(json_text(json.loads(json.dumps(value, default=str))))
+
+
+@contextmanager
+def held(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold the folder of a training or a search; another command that has it is waited for.
+
+    Args:
+        folder: made where it is missing, and removed again if nothing was written.
+        say: is told of waiting, and of a claim that was taken over.
+    """
+    waited = False
+    while True:
+        try:
+            release = take(folder, say)
+            break
+        except Claimed as error:
+            if not waited:
+                say(f"waiting for another command: {error}")
+            waited = True
+            time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        release()
+
+
+def _read(path: Path) -> Record | None:
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged ({error}): remove it to make it anew") from error
+    return record

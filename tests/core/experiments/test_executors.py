@@ -1,0 +1,69 @@
+"""Processes that trials run in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.experiments.executors import InProcess, check_jobs, local_executor
+
+ROOT = Path(__file__).resolve().parents[3]
+SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from core.experiments.executors import local_executor
+
+def sleep(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with local_executor(2) as executor:
+        for future in [executor.submit(sleep, sys.argv[1]) for _ in range(2)]:
+            future.result()
+"""
+
+
+def test_one_job_runs_here_and_at_once() -> None:
+    with local_executor(1) as executor:
+        assert isinstance(executor, InProcess)
+        assert executor.submit(os.getpid).result() == os.getpid()
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(lambda: 1 / 0)
+
+
+def test_fewer_than_one_job_is_refused() -> None:
+    with pytest.raises(UserError, match="--jobs 0: use at least 1"):
+        check_jobs(0)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell of processes")
+def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    script, pids = tmp_path / "sleepers.py", tmp_path / "pids"
+    script.write_text(SLEEPERS)
+    pids.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, str(script), str(pids)], env=environment)
+    while len(found := [int(path.name) for path in pids.iterdir()]) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_running, found)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
