@@ -48,8 +48,8 @@ RULES: dict[str, Rule] = {
     "group_norm": parametric.group_norm,
     "prelu": parametric.prelu,
     "pad": parametric.pad,
-    **rearrangement.RULES,
-    **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
+    **rearrangement.REARRANGEMENT,
+    **dict.fromkeys(elementwise.ELEMENTWISE, elementwise.elementwise),
 }
 
 
@@ -76,7 +76,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
     if name == "shape":
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
-        return rearrangement.RULES["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
+        return rearrangement.REARRANGEMENT["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
     result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))

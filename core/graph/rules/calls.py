@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
-from core.graph.rules.sizes import keep, marks_in
+from core.graph.rules.sizes import freeze_sizes, marks_in
 from core.modules import map_tensors, tensors_in
 
 
@@ -179,7 +179,7 @@ def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
 def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
     if marks := marks_in((args, kwargs)):
-        keep(mode, [], marks, canonical(func))
+        freeze_sizes(mode, [], marks, canonical(func))
     kwargs = {key: plain(item) for key, item in kwargs.items()}
     if mode.on_meta and "device" in kwargs:
         kwargs["device"] = "meta"

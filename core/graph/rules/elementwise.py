@@ -12,7 +12,7 @@ from core.graph.labels import FROZEN, LabelMode, Labels
 from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place
 from core.modules import tensors_in
 
-NAMES = frozenset(
+ELEMENTWISE = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
     bitwise_or ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad detach div
     divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1 feature_alpha_dropout

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
-from core.graph.rules.sizes import agree, follows, given_sizes, keep, marks_in
+from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes, marks_in
 from core.modules import tensors_in
 
 
@@ -61,7 +61,7 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return mode.mark(result, None)
     if labels.size == 1:
         if marks := marks_in((args[1:], kwargs)):
-            keep(mode, [], marks, canonical(func))
+            freeze_sizes(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     shape, target = list(source.shape), list(result.shape)
     if shape[0] == target[0] and labels.shape[0] == 1:
@@ -117,7 +117,7 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if labels.size == 1 and source.numel() != result.numel():
         mode.freeze(labels)
         if marks := marks_in(sizes):
-            keep(mode, [], marks, canonical(func))
+            freeze_sizes(mode, [], marks, canonical(func))
     for axis, size in zip(range(-1, -labels.ndim - 1, -1), reversed(sizes), strict=False):
         if labels.shape[axis] > 1:
             if not follows(size):
@@ -132,7 +132,7 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if len(tensors_in((args, kwargs))) > 1:
         return unknown(mode, func, args, kwargs)
     if marks := marks_in((args[1:], kwargs)):
-        keep(mode, [], marks, canonical(func))
+        freeze_sizes(mode, [], marks, canonical(func))
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
@@ -324,7 +324,7 @@ def assign(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     mode.mark(target, frozen_labels(target))
 
 
-RULES: dict[str, Any] = {
+REARRANGEMENT: dict[str, Any] = {
     **dict.fromkeys(
         ["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "unsqueeze", "t"], reorder
     ),

@@ -54,10 +54,12 @@ def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> N
         mode.tie(theirs[:1], theirs)
         mode.tie(mine[0], theirs[0])
     else:
-        keep(mode, [labels], [size], name)
+        freeze_sizes(mode, [labels], [size], name)
 
 
-def keep(mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str) -> None:
+def freeze_sizes(
+    mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str
+) -> None:
     """Freeze, with a warning, the channels that sizes were read off."""
     reason = f"'{name}' with a size that was read off other channels"
     mode.freeze_and_warn([*labels, *(size.labels for size in sizes if (size.labels != FROZEN).any())], reason)
