@@ -106,11 +106,16 @@ def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, task: 
             assert len(check_trials(engine, settings.trials())) == 4
 
 
-def test_what_a_control_cannot_honour_is_refused(task: Task) -> None:
+def test_what_a_control_cannot_honour_is_refused(task: Task, tmp_path: Path) -> None:
     config = ShrinkConfig(allocation="per-flop", floor=0.2)
-    check(task, config, ("random", "accumulated"))
+
+    def checked(*controls: str) -> None:
+        settings = Settings(TrainConfig(), config, tmp_path, controls=controls)
+        check_trials(engine_of(task, settings, make_fabric("cpu")), settings.trials())
+
+    checked("random", "accumulated")
     with pytest.raises(UserError, match="method 'late-wide' allocates no channels by their scores"):
-        check(task, config, ("random", "late-wide"))
+        checked("random", "late-wide")
 
 
 def test_where_blocks_may_vanish_their_floors_do_not_count(task: Task) -> None:
