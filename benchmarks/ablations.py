@@ -32,6 +32,7 @@ from benchmarks.hypothesis import (
     add_trial_arguments,
     check_arguments,
     failures_text,
+    import_records,
     open_bench,
     seeds_of,
     short,
@@ -219,6 +220,8 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
+    if arguments.published:
+        import_records(arguments.published, bench)
     baseline, results, failed = run_sweeps(bench, [SWEEPS[name] for name in arguments.sweeps], arguments)
     status = 1 if failed else 0
     if arguments.no_report:

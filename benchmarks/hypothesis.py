@@ -10,6 +10,7 @@ store and are never run twice; a run that was stopped, by kill -9 too, goes on w
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -114,6 +115,13 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
+    out.add_argument(
+        "--import",
+        type=Path,
+        dest="published",
+        metavar="FILE",
+        help="first put a published OUTPUT.json into the store: its trials are not run again",
+    )
     out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
     out.add_argument(
         "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
@@ -216,6 +224,34 @@ def trials_run(
     return [record for record in found if record is not None], failed
 
 
+def import_records(path: Path, bench: Bench) -> None:
+    """Put the short records of a published page into the store, under their keys; what is there stays as it is.
+
+    They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
+
+    Raises:
+        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["records"]
+        base = {record["seed"]: record["cost"] for record in records if record["method"] == BASELINE}
+        full = [{**record, "baseline_cost": base[record["seed"]], "architecture": None} for record in records]
+        needed = ("key", "shrink", "metrics", "search_epochs", "search_baseline_epochs", "widths")
+        lacking = [name for record in full for name in needed if name not in record]
+        if lacking:
+            raise ValueError(f"a record lacks {lacking[0]}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--import '{path}': no published records, with the baseline of every seed among them: {error!r}"
+        ) from error
+    store = KeyedStore(bench.store)
+    new = [record for record in full if not store.record_file(record["key"]).exists()]
+    for record in new:
+        write_json(store.record_file(record["key"]), record)
+    there = f"; {len(full) - len(new)} are there already" if len(new) < len(full) else ""
+    bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}")
+
+
 def check_arguments(arguments: Namespace) -> None:
     """Refuse options of `add_trial_arguments` that do not go together.
 
@@ -264,6 +300,8 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         for text in arguments.budget or []
     ] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
+    if arguments.published:
+        import_records(arguments.published, bench)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
         raise UserError(failed[0].error)
@@ -338,6 +376,8 @@ def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
     found = record["architecture"]
+    if found is None and "widths" in record:  # imported
+        return {key: value for key, value in record.items() if key not in left_out}
     own = {"widths": found and list(found["widths"].values())}
     if found and found.get("removed"):
         own["removed"] = found["removed"]

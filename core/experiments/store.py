@@ -4,7 +4,7 @@
     WORK_DIR/widths/METHOD-seedS.json      STORE/widths/KEY.json    found widths
     WORK_DIR/runs/METHOD-seedS/            STORE/runs/KEY/          one training; in a store, methods that find equal
                                                                     widths share it
-    WORK_DIR/searches/METHOD-seedS/        STORE/runs/search-KEY/   what methods that train while they search leave
+    WORK_DIR/widths/METHOD-seedS/          STORE/runs/search-KEY/   what methods that train while they search leave
 
 Every file is written whole or not at all, and trainings go on from their own checkpoints, so a command may be killed at
 any moment and started again. Who trains claims the training's folder (`core.storage.claims`); others wait for it.
@@ -141,7 +141,7 @@ class WorkDirectory:
 
     def search(self, trial: Trial, key: str) -> Path:
         """See `Store`."""
-        return self.folder / "searches" / name_of(trial.method, trial.seed)
+        return self.folder / "widths" / name_of(trial.method, trial.seed)
 
     def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.

@@ -168,6 +168,32 @@ def test_stores_of_earlier_days_are_still_known(tmp_path: Path) -> None:
         assert record["key"] == bench.engine.record_key(Trial(method, bench.config.shrink, 3))
 
 
+def test_published_records_make_the_published_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, published = Path("docs/results/hypothesis.md"), Path("docs/results/hypothesis.json")
+    content = json.loads(published.read_text())["records"]
+    methods = list(dict.fromkeys(record["method"] for record in content))
+    command = ["--threads", "1", "--seeds", "5", "--device", "cpu", "--work-dir", str(tmp_path / "store"),
+               "--import", str(published), "--report-only", "--output", str(tmp_path / "again"),
+               "--methods", *methods]  # fmt: skip
+    assert main(command) == 0
+    assert f"{len(content)} records of '{published}' imported" in capsys.readouterr().out
+
+    def tables(path: Path) -> list[str]:
+        return [line for line in path.read_text().splitlines() if line.startswith("|")]
+
+    assert tables(tmp_path / "again.md") == tables(page)
+    again = json.loads((tmp_path / "again.json").read_text())["records"]
+    assert {r["key"]: r for r in again} == {r["key"]: r for r in content}
+    assert main(command) == 0
+    assert "0 records of" in capsys.readouterr().out
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(json.dumps({"records": [r for r in content if r["method"] != "baseline"]}))
+    assert main([*command, "--import", str(damaged)]) == 2
+    assert "with the baseline of every seed among them" in capsys.readouterr().err
+
+
 def test_several_trials_at_a_time_give_the_same_results(
     experiment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,11 +13,13 @@ import torch
 import shared_configs
 from core import Architecture, BudgetError, shrink
 from core.command_line.config import load_config
+from core.experiments.store import key_of
 from core.graph.channels import trace_channels
 from super_resolution.config import RunConfig, find_config, with_ties
 from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
 from super_resolution.models import build
+from super_resolution.task import subject
 
 FOLDER = Path(shared_configs.__file__).parent / "super_resolution"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -152,3 +154,18 @@ def test_every_upsampler_is_tied(model: str, scale: int) -> None:
 def test_the_floor_of_classification_would_not_leave_room_for_edsr() -> None:
     with pytest.raises(BudgetError):
         find(load("edsr_div2k.py"), floor=0.4, round_to=1)
+
+
+def test_trials_are_told_apart_by_what_decides_a_result() -> None:
+    config = RunConfig()
+    key = key_of(subject(config))
+    others = [
+        replace(config, model="srresnet"),
+        replace(config, scale=2),
+        replace(config, options={"n_blocks": 1}),
+        replace(config, dataset="div2k"),
+        replace(config, data=replace(config.data, patch=96)),
+        replace(config, data=replace(config.data, benchmarks=("Set5",))),
+    ]
+    assert len({key, *(key_of(subject(other)) for other in others)}) == 7
+    assert key == key_of(subject(replace(config, data=replace(config.data, cache="elsewhere"))))

@@ -62,11 +62,11 @@ def test_found_on_the_task_itself(
     one_video: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    command = ["--work-dir", str(folder), "--controls", "uniform", *one_video]
+    command = ["--work-dir", str(folder), "--controls", "shallow-uniform", *one_video]
     assert main(command) == 0
     result = json.loads((folder / "result.json").read_text())
     assert result["task"] == "tracking"
-    assert list(result["methods"]) == ["baseline", "lwdna", "uniform"]
+    assert list(result["methods"]) == ["baseline", "lwdna", "shallow-uniform"]
     assert set(result["references"]) == {"still", "ncc"}
     for method in result["methods"].values():
         assert set(method["metrics"]) == {"success_auc", "precision", "norm_precision"}
@@ -135,3 +135,16 @@ def test_what_cannot_be_compared_is_refused(
     assert main([*folder, "--found-widths", str(tmp_path / "widths.json"), "--cfg-options",
                  "backbone.name='resnet50'"]) == 2  # fmt: skip
     assert "error: " in capsys.readouterr().err
+
+
+def test_methods_that_need_the_whole_network_are_refused_by_name(
+    one_video: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dhp", "accumulated", "zico-search"):
+        assert main(["--work-dir", str(tmp_path / "run"), "--controls", "random", name, *one_video]) == 2
+        error = capsys.readouterr().err
+        assert (
+            f"method '{name}' runs the whole network and cannot search a part of it, such as the backbone"
+            in error
+        )
+        assert not (tmp_path / "run" / "runs").exists()
