@@ -15,6 +15,7 @@ from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, ClassificationData, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
+from core.command_line.factories import from_data, title
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.experiment import Task
 from core.training.devices import gathered, is_first_process
@@ -26,6 +27,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
+    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
     parser.add_argument(
         "--train-limit", type=int, help="use only so many training images, balanced over classes"
@@ -45,9 +47,9 @@ def run(arguments: Namespace) -> int:
     def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
-        if ":" in config.model and in_data and is_first_process():
-            print(f"the protocol names code: '{config.model}' is imported", flush=True)
+        note = from_data(config.model, arguments.model, arguments.config)
+        if note is not None and is_first_process():
+            print(note, flush=True)
         data = open_dataset(config.dataset, root, config.data)
         opened.append(data)
         folders.append(folder)
@@ -64,8 +66,13 @@ def run(arguments: Namespace) -> int:
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
-        {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},
-        lambda config: f"classification-{config.model.rpartition(':')[2]}-{config.dataset}",
+        {
+            "data.train_limit": arguments.train_limit,
+            "dataset": arguments.dataset,
+            "model": arguments.model,
+            "name": arguments.name,
+        },
+        lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),
     )

@@ -14,7 +14,7 @@ from classification.data import ClassificationData
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import evaluate
 from classification.models import build
-from core.command_line.factories import call_factory
+from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
 from core.experiments.experiment import Metric, Task
 from core.storage.files import atomic_write
@@ -35,7 +35,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         UserError: a network of the user's own does not fit the data set; see `check_own_model`.
     """
     test_loader = data.test_loader(max(config.train.batch_size, 256), device)
-    own_model = ":" in config.model
+    own_model = is_factory(config.model)
     if own_model:
         check_own_model(config, data)
 
@@ -47,7 +47,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
     return Task(
         name="classification",
         dataset=config.dataset,
-        model_name=config.model.rpartition(":")[2] if own_model else config.model,
+        model_name=title(config.model, config.name),
         build=build_model,
         example_inputs=torch.zeros(1, *data.input_shape),
         train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),

@@ -77,7 +77,12 @@ class ImageUpscaler:
 
 
 def open_upscaler(
-    checkpoint: str | Path, *, scale: int | None = None, tile: int | None = 256, device: str = "auto"
+    checkpoint: str | Path,
+    *,
+    scale: int | None = None,
+    tile: int | None = 256,
+    device: str = "auto",
+    model: str | None = None,
 ) -> ImageUpscaler:
     """Load a checkpoint for upscaling.
 
@@ -86,12 +91,13 @@ def open_upscaler(
         scale: refuse a checkpoint of another scale; None takes what it has.
         tile: the largest side of a tile in LR pixels, None for whole images.
         device: `"auto"` (CUDA where there is one), or any name that torch knows.
+        model: the factory of a checkpoint of the user's own network, see `super_resolution.checkpoint.build_network`.
 
     Raises:
         UserError: the checkpoint is missing, broken or of another scale, or the device is not there.
         NonFiniteOutput: its weights are not finite.
     """
-    network, description = load_network(checkpoint, scale)
+    network, description = load_network(checkpoint, scale, model)
     broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise NonFiniteOutput(
@@ -222,6 +228,11 @@ def _parser() -> argparse.ArgumentParser:
         default=256,
         help="side of the tiles in pixels of IN, 0 for whole images (default: 256)",
     )
+    parser.add_argument(
+        "--model",
+        metavar="FILE.py:FACTORY",
+        help="the code of your own network, for a checkpoint of one; it is run",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -248,7 +259,11 @@ def _run(options: argparse.Namespace) -> int:
             [("OUT", target)], [(what, source), ("the checkpoint that is read", options.checkpoint)]
         )
     upscaler = open_upscaler(
-        options.checkpoint, scale=options.scale, tile=options.tile or None, device=options.device
+        options.checkpoint,
+        scale=options.scale,
+        tile=options.tile or None,
+        device=options.device,
+        model=options.model,
     )
     notes: list[str] = []
     try:

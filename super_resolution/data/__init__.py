@@ -70,7 +70,7 @@ class DataConfig:
 
 
 def open_training_loader(
-    dataset: str, root: Path, scale: int, data: DataConfig, *, batch_size: int, seed: int
+    dataset: str, root: Path, scale: int, data: DataConfig, *, batch_size: int, seed: int, channels: int = 3
 ) -> CropLoader:
     """The training batches of a config: finds the set, opens or makes its cache, and draws crops from it.
 
@@ -81,6 +81,7 @@ def open_training_loader(
         data: the section `data` of the config; crops are of `data.patch`, rounded down to a multiple of `scale`.
         batch_size: crops per batch, over all processes.
         seed: the run's seed.
+        channels: 3 for RGB crops, 1 for their luma.
 
     Raises:
         UserError: anything that the set, its images or the config get wrong; one line each.
@@ -90,4 +91,4 @@ def open_training_loader(
     crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
     # One protocol serves every scale. A patch below the scale stays as it is: the loader says what is wrong with it.
     patch = data.patch - data.patch % scale or data.patch
-    return CropLoader(cached, batch_size, patch, crops, seed, data.augment)
+    return CropLoader(cached, batch_size, patch, crops, seed, data.augment, channels)

@@ -155,6 +155,7 @@ def test_a_users_own_model(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     assert main(["--model", f"{file}:net", "--work-dir", str(folder), *FAST]) == 0
     assert set(Architecture.load(folder / "widths.json").widths) == {"0", "3"}
+    assert "own_network-net" in (folder / "report.md").read_text().splitlines()[0]
 
 
 def test_two_processes_make_one_experiment(tmp_path: Path) -> None:
