@@ -27,7 +27,7 @@ from core.command_line.exits import run_command
 from core.errors import UserError
 from core.tables import markdown_table
 from tracking.dimp import DiMPNet
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.optimizer import FilterOptimizer
@@ -355,7 +355,7 @@ def speed(
 ) -> tuple[str, dict[str, Any]]:
     """Time everything; returns the page and its JSON."""
     torch.manual_seed(0)
-    net = DiMPNet(resnet_trunk("resnet50")).eval().requires_grad_(False)
+    net = DiMPNet(backbone_trunk("resnet50")).eval().requires_grad_(False)
     parts = time_parts(net, 3 * turns)
     ways, stages = whole_ways(net, settings, frames)
     outcomes = time_in_turns(ways, turns=turns)

@@ -14,7 +14,7 @@ from benchmarks.measure import machine_text
 from core.tables import markdown_table
 from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import DiMPTracker
 from tracking.files.images import read_image
@@ -42,7 +42,7 @@ def endurance(frames: int) -> dict[int, float]:
     """
     torch.manual_seed(0)
     config = DiMPConfig(classification_channels=64, iou_channels=32)
-    net = DiMPNet(resnet_trunk("resnet18-small"), config).eval()
+    net = DiMPNet(backbone_trunk("resnet18-small"), config).eval()
     tracker = DiMPTracker(net, TrackerSettings(crop_size=96).replaced(FOUND))
     images, box = frames_of(158)
     tracker.init(images[0], box)

@@ -171,7 +171,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
     from tracking.online.trackers import TrackerSpec
 
     tracker = tracker_name(arguments)
-    spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed)
+    spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone)
     name = arguments.name or tracker.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(

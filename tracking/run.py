@@ -13,9 +13,12 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from core.command_line.factories import from_data
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.experiment import Task
+from tracking.dimp.backbones import RESNETS
 from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
+from tracking.training import run_title
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "compare_small.py"
@@ -26,6 +29,11 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
     parser.add_argument("--dataset", help="what trackers are tried on (default: the protocol's, demo)")
     parser.add_argument("--split", help="part of it")
+    parser.add_argument("--name", help="of the tracker, in reports and folders (default: the protocol's)")
+    parser.add_argument(
+        "--backbone",
+        help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
+    )
     parser.add_argument("--found-widths", type=Path, help="a widths file of the backbone")
     parser.add_argument(
         "--backbone-weights", type=Path, help="a classifier's weights for the regular backbone to start from"
@@ -42,9 +50,13 @@ def run(arguments: Namespace) -> int:
 
     def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         say = _say if fabric.is_global_zero and not arguments.no_progress else _silent
+        note = from_data(config.backbone.name, arguments.backbone, arguments.config)
+        if note is not None and fabric.is_global_zero:
+            print(note, flush=True)
         return make_task(config, root, folder, fabric.device, say)
 
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
+    given |= {"name": arguments.name, "backbone.name": arguments.backbone}
     for key, path in (
         ("found_widths", arguments.found_widths),
         ("backbone.weights", arguments.backbone_weights),
@@ -57,7 +69,7 @@ def run(arguments: Namespace) -> int:
         ExperimentConfig,
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
-        lambda config: f"tracking-{config.name}-{config.evaluation.dataset}",
+        lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         open_task,
         complete=with_given_budget,
     )

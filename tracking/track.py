@@ -123,7 +123,9 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError("nothing to write: name a video with --out, boxes with --save, or both")
     if arguments.frames is not None and arguments.frames < 1:
         raise UserError(f"--frames {arguments.frames}: expected 1 or more")
-    spec = TrackerSpec(tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed)
+    spec = TrackerSpec(
+        tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone
+    )
     source, named = source_path(arguments.source), Path(arguments.source).expanduser()
     what = "the folder of images that is read" if source and source.is_dir() else "the video that is read"
     refuse_overwriting(

@@ -59,7 +59,7 @@ def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: S
         name = NAMES.get(run.method, run.method.capitalize())
         found = None if run.architecture is None else run.architecture.to_json()
         description = Description(config.backbone.name, found, config.network, trials.changes)
-        network = description.build()
+        network = description.build(config.backbone.name)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
         files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")

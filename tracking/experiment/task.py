@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.command_line.factories import title
 from core.errors import UserError
 from core.experiments.task import Metric, Task
 from core.methods.subject import Part
@@ -22,7 +23,7 @@ from core.surgery.initialise import seeded
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from tracking.datasets import TITLES, load
-from tracking.dimp.backbones import resnet_trunk, trunk_architecture
+from tracking.dimp.backbones import backbone_trunk, trunk_architecture
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
@@ -119,7 +120,7 @@ def make_task(
     return Task(
         name="tracking",
         dataset=f"{TITLES[dataset.name]} {dataset.split}",
-        model_name=f"{config.name} on {config.backbone.name}",
+        model_name=f"{config.name} on {title(config.backbone.name)}",
         build=lambda: make_network(config.backbone, config.network, matched_filter=config.matched_filter),
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
@@ -202,7 +203,7 @@ def backbone_part(config: ExperimentConfig, device: torch.device) -> Part:
 
     return Part(
         name="backbone",
-        build=lambda: resnet_trunk(config.backbone.name),
+        build=lambda: backbone_trunk(config.backbone.name),
         example_inputs=torch.zeros(1, 3, side, side),
         batch=batch,
         loss_fn=loss,

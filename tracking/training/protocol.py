@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from core.command_line.factories import is_factory, title
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.training.seeding import seed_everything
 from core.training.train import TrainConfig
@@ -57,6 +58,18 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         TrackerSettings().replaced(self.tracker)  # else it would be found out after the training
+
+
+def run_title(config: TrackingConfig, name: str | None = None) -> str:
+    """What a run's folder is called: `name` (`--name`), else the protocol's with that of a backbone of the user's own.
+
+    Raises:
+        UserError: `name` is no name of a folder.
+    """
+    backbone = config.backbone.name
+    if name is not None:
+        return title(backbone, name)
+    return f"{config.name}-{title(backbone)}" if is_factory(backbone) else config.name
 
 
 def build_network(config: TrackingConfig) -> DiMPNet:
