@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.scan import LeftOut, summary
@@ -16,7 +17,9 @@ from classification.evaluation import evaluate
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
-from core.experiments.experiment import Metric, Task
+from core.experiments.experiment import Metric, Run, Settings, Task
+from core.experiments.report import NAMES
+from core.storage.checkpoint import load_weights
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded
 
@@ -57,7 +60,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
-        finish=lambda settings, runs: left_out(data.skipped),
+        finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
     )
 
 
@@ -100,6 +103,31 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
     with torch.no_grad():
         error = 100 * (logits.argmax(1) != targets).float().mean()
     return functional.cross_entropy(logits, targets), {"top1_error": error}
+
+
+def checkpoints(
+    config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
+) -> list[str]:
+    """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
+    files = []
+    for run in runs:
+        if run.seed != runs[0].seed:
+            continue
+        description = Description(
+            config.model,
+            config.dataset,
+            data.class_names,
+            data.input_shape,
+            tuple(data.train.mean),
+            tuple(data.train.std),
+            None if run.architecture is None else run.architecture.to_json(),
+        )
+        network = build_network(description, config.model)
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        path = settings.work_dir / f"{run.method}.safetensors"
+        save_network(path, network, description)
+        files.append(f"- `{path.name}`: {NAMES.get(run.method, run.method)}, seed {run.seed}")
+    return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:
