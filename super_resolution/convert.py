@@ -90,8 +90,8 @@ def report(converted: Converted) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m super_resolution.convert", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="BasicSR's checkpoint, *.pth")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
@@ -103,7 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="FILE.py:FACTORY", help="your own network, whose weights IN holds")
     parser.add_argument("--scale", type=int, help="its up-sampling factor")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+    options = build_parser().parse_args(argv)
 
     def run() -> int:
         if options.model is None and options.scale is not None:

@@ -32,7 +32,7 @@ from tracking.evaluation.stored_results import (
 PROBLEMS_SHOWN = 20
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m tracking.eval",
@@ -308,7 +308,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(parser(), command, argv)
+    return run_with_data(build_parser(), command, argv)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from core.command_line.factories import from_data
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.experiment import Task
 from tracking.dimp.backbones import RESNETS
-from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
+from tracking.experiment.config import RunConfig, with_given_budget
+from tracking.experiment.task import make_task
 from tracking.training import run_title
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
@@ -48,7 +49,7 @@ def build_parser() -> ArgumentParser:
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
 
-    def open_task(config: ExperimentConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
+    def open_task(config: RunConfig, fabric: Fabric, folder: Path, root: Path) -> Task:
         say = _say if fabric.is_global_zero and not arguments.no_progress else _silent
         note = from_data(config.backbone.name, arguments.backbone, arguments.config)
         if note is not None and fabric.is_global_zero:
@@ -66,7 +67,7 @@ def run(arguments: Namespace) -> int:
     return execute(
         arguments,
         "tracking",
-        ExperimentConfig,
+        RunConfig,
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",

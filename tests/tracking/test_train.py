@@ -27,7 +27,7 @@ from tests.tracking.training.trees import sequence_folder, small_config
 from tracking import track, train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network, read_description
-from tracking.experiment.task import ExperimentConfig
+from tracking.experiment.config import RunConfig
 from tracking.training import TrackingConfig, build_network
 from tracking.training.loader import SequenceLoader
 
@@ -75,7 +75,7 @@ def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
         ("tracker.random_boxes=-1", "random_boxes=-1: has to be a whole number of at least 0"),
     ],
 )
-@pytest.mark.parametrize("schema", [TrackingConfig, ExperimentConfig])
+@pytest.mark.parametrize("schema", [TrackingConfig, RunConfig])
 def test_a_tracker_that_cannot_be_is_refused_before_training(
     protocol: Path, entry: str, message: str, schema: type[TrackingConfig]
 ) -> None:

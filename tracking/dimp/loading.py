@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.training.devices import make_fabric
+from core.training.devices import pick_device
 from tracking.dimp.checkpoint import load_network
 from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.settings import preset
@@ -37,6 +37,6 @@ def dimp_factory(
     settings = preset(name)
     network, description = load_network(checkpoint, backbone)
     settings = settings.replaced(description.settings)
-    place = device if isinstance(device, torch.device) else make_fabric(device).device
+    place = device if isinstance(device, torch.device) else pick_device(device)
     prepared = InferenceNetwork(network, place)
     return lambda: DiMPTracker(prepared, settings, seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,8 @@ from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
+from tracking.experiment.config import RunConfig
 from tracking.experiment.trials import Trials
-
-if TYPE_CHECKING:
-    from tracking.experiment.task import ExperimentConfig
 
 
 class PerFrame(nn.Module):
@@ -41,7 +38,7 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
+def finish(config: RunConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
     """Write a checkpoint per method and the plots; returns Markdown for the report.
 
     Args:

@@ -155,7 +155,7 @@ def _loader(
         batch_size=batch_size,
         sequences_per_epoch=sequences,
         seed=seed,
-        bad_frames=data.bad_frames,
+        bad_images=data.bad_images,
         workers=data.workers,
     )
 
@@ -186,8 +186,8 @@ def _open(source: SourceConfig, root: Path, data: DataConfig) -> Source:
     frames = open_frame_cache(usable, data.cache)
     if frames.bad:
         reason = next(iter(frames.bad.values()))
-        if data.bad_frames == "error":
-            raise UserError(f"{reason}; or leave such frames out with data.bad_frames='skip'")
+        if data.bad_images == "error":
+            raise UserError(f"{reason}; or leave such frames out with data.bad_images='skip'")
         warnings.warn(
             f"{usable.source.name}: {len(frames.bad)} frames skipped, the first: {reason}", stacklevel=2
         )
