@@ -28,7 +28,7 @@ from core.tables import markdown_table
 from core.timing import Outcome, Timing, time_in_turns
 from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.optimizer import FilterOptimizer
@@ -331,7 +331,7 @@ def endurance(frames: int) -> dict[int, float]:
     """
     torch.manual_seed(0)
     config = DiMPConfig(classification_channels=64, iou_channels=32)
-    net = DiMPNet(resnet_trunk("resnet18-small"), config).eval()
+    net = DiMPNet(backbone_trunk("resnet18-small"), config).eval()
     tracker = DiMPTracker(net, TrackerSettings(crop_size=96).replaced(FOUND))
     images, box = frames_of(158)
     tracker.init(images[0], box)
@@ -377,7 +377,7 @@ def measure(options: Namespace) -> Page:
     if options.frames % settings.train_skipping:
         raise UserError(f"--frames {options.frames}: expected a multiple of {settings.train_skipping}")
     torch.manual_seed(0)
-    net = DiMPNet(resnet_trunk("resnet50")).eval().requires_grad_(False)
+    net = DiMPNet(backbone_trunk("resnet50")).eval().requires_grad_(False)
     parts = time_parts(net, 3 * options.turns)
     ways, stages = whole_ways(net, settings, options.frames)
     text, value = whole_report(time_in_turns(ways, turns=options.turns), stages, options.frames)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classification.data import DataConfig
+from core.command_line.factories import is_factory
 from core.errors import UserError
 from core.experiments.settings import TeacherConfig
 from core.training.distillation import DistillationConfig
@@ -31,6 +32,7 @@ class RunConfig:
 
     Args:
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
+        name: what reports and folders call the network; None for its own name.
         dataset: a name of `classification.data.DATASETS`.
         data: how images are read and augmented.
         train: the recipe of every network.
@@ -44,6 +46,7 @@ class RunConfig:
     """
 
     model: str = "resnet20"
+    name: str | None = None
     dataset: str = "digits"
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -69,7 +72,7 @@ def find_config(model: str | None, dataset: str | None, distillation: bool) -> P
     dataset = dataset or "digits"
     stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
     for ending in ("_distillation.py", ".py") if distillation else (".py",):
-        for name in (model, USUAL_MODEL[dataset]):
+        for name in (None if model and is_factory(model) else model, USUAL_MODEL[dataset]):
             path = CONFIGS / f"{name}_{stem}{ending}"
             if path.exists():
                 return path

@@ -17,6 +17,7 @@ from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
+from core.command_line.factories import from_data, title
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
@@ -28,6 +29,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
+    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
     parser.add_argument(
         "--train-limit", type=int, help="use only so many training images, balanced over classes"
@@ -39,7 +41,15 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, in_data: bool = False) -> Task:
+def open_task(
+    config: RunConfig,
+    root: Path,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    typed: str | None = None,
+    protocol: str | None = None,
+) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -47,12 +57,14 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, in
         root: the data root.
         folder: the work directory; `skipped.txt` is written there.
         fabric: devices and processes.
-        in_data: the network is named by data, not by code or on the command line: that it is imported is said.
+        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
+        protocol: `--config`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if ":" in config.model and in_data and is_first_process():
-        print(f"the protocol names code: '{config.model}' is imported", flush=True)
+    note = from_data(config.model, typed, protocol)
+    if note is not None and is_first_process():
+        print(note, flush=True)
     data = open_dataset(config.dataset, root, config.data)
     if fabric.is_global_zero:
         for note in data_notes(data):
@@ -73,15 +85,19 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, in
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
-    in_data = arguments.model is None and Path(arguments.config or "").suffix != ".py"
     return execute(
         arguments,
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
-        {"data.train_limit": arguments.train_limit, "dataset": arguments.dataset, "model": arguments.model},
-        lambda config: f"classification-{config.model.rpartition(':')[2]}-{config.dataset}",
-        partial(open_task, in_data=in_data),
+        {
+            "data.train_limit": arguments.train_limit,
+            "dataset": arguments.dataset,
+            "model": arguments.model,
+            "name": arguments.name,
+        },
+        lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
+        partial(open_task, typed=arguments.model, protocol=arguments.config),
         lambda config: with_distillation(config, arguments.distillation),
     )
 

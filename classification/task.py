@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import evaluate
 from classification.models import build
-from core.command_line.factories import call_factory
+from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
+from core.experiments.report import NAMES
+from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
 from core.methods.registry import without_young
+from core.storage.checkpoint import load_weights
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded
 
@@ -38,7 +42,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         UserError: a network of the user's own does not fit the data set; see `check_own_model`.
     """
     test_loader = data.test_loader(max(config.train.batch_size, 256), device)
-    own_model = ":" in config.model
+    own_model = is_factory(config.model)
     if own_model:
         check_own_model(config, data)
 
@@ -50,7 +54,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
     return Task(
         name="classification",
         dataset=config.dataset,
-        model_name=config.model.rpartition(":")[2] if own_model else config.model,
+        model_name=title(config.model, config.name),
         build=build_model,
         example_inputs=torch.zeros(1, *data.input_shape),
         train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),
@@ -60,7 +64,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
-        finish=lambda settings, runs: left_out(data.skipped),
+        finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
         subject=subject(config),
         one_process=one_process(config),
     )
@@ -120,6 +124,31 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
     with torch.no_grad():
         error = 100 * (logits.argmax(1) != targets).float().mean()
     return functional.cross_entropy(logits, targets), {"top1_error": error}
+
+
+def checkpoints(
+    config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
+) -> list[str]:
+    """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
+    files = []
+    for run in runs:
+        if run.seed != runs[0].seed:
+            continue
+        description = Description(
+            config.model,
+            config.dataset,
+            data.class_names,
+            data.input_shape,
+            tuple(data.train.mean),
+            tuple(data.train.std),
+            None if run.architecture is None else run.architecture.to_json(),
+        )
+        network = build_network(description, config.model)
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        path = settings.work_dir / f"{run.method}.safetensors"
+        save_network(path, network, description)
+        files.append(f"- `{path.name}`: {NAMES.get(run.method, run.method)}, seed {run.seed}")
+    return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:

@@ -1,25 +1,22 @@
-"""Super-resolution checkpoints that say what they are: weights plus network, scale, options and widths.
-
-One safetensors file. Its metadata holds, under the key "super_resolution", JSON with the keys `model` and
-`scale` and `options` (the arguments of `super_resolution.models.build`) and `architecture` (the content of a
-widths file, or null for the network's own widths).
-"""
+"""Super-resolution checkpoints that say what they are (`core.storage.description`, key "super_resolution")."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from core.command_line.factories import is_factory, trusted_model
 from core.errors import UserError
-from core.storage.checkpoint import load_weights, read_metadata, save_weights
-from core.storage.files import from_words, json_text
+from core.storage.checkpoint import load_weights
+from core.storage.description import read_described, save_described
+from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from super_resolution.models import build
+from super_resolution.models.own import check_own_network
 
 _KEY = "super_resolution"
 
@@ -29,7 +26,8 @@ class Description:
     """What it takes to build a checkpoint's network.
 
     Attributes:
-        model: the network's name, as for `super_resolution.models.build`.
+        model: the network's name, as for `super_resolution.models.build`; a factory of the user's own is told here and
+            never imported because of that.
         scale: its up-sampling factor.
         options: its further options.
         architecture: the content of a widths file (`core.Architecture.to_json`), None for the network's own
@@ -50,7 +48,7 @@ def save_network(path: str | Path, network: nn.Module, description: Description)
         network: what `build_network(description)` builds, trained.
         description: see `Description`; its values must be plain JSON.
     """
-    save_weights(network, path, {_KEY: json_text(asdict(description))})
+    save_described(path, network, _KEY, description)
 
 
 def read_description(path: str | Path) -> Description:
@@ -60,42 +58,43 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    try:
-        content = json.loads(read_metadata(path).get(_KEY, "null"))
-    except json.JSONDecodeError:
-        content = None
-    names = {field.name for field in fields(Description)}
-    if not isinstance(content, dict) or content.keys() != names:
-        raise UserError(
-            f"checkpoint '{path}' does not say which network it is for; use one that super_resolution.run "
-            f"or super_resolution.convert has written, or write yours with "
-            f"super_resolution.checkpoint.save_network."
-        )
-    return Description(**{**content, "options": from_words(content["options"])})
+    writers = "super_resolution.run, super_resolution.convert or super_resolution.checkpoint.save_network"
+    return read_described(path, _KEY, Description, writers, {"options": from_words})
 
 
-def build_network(description: Description) -> nn.Module:
+def build_network(description: Description, model: str | None = None) -> nn.Module:
     """Build the network that a description names, with fresh weights.
 
+    Args:
+        description: see `Description`.
+        model: the factory, named by the user again, of a network of the user's own: its code is run.
+
     Raises:
-        UserError: no such network or option, or the widths do not fit it.
+        UserError: no such network or option, the widths do not fit it, or it is a network of the user's own and `model`
+            is not given.
     """
-    network = build(description.model, description.scale, **description.options)
+    chosen = trusted_model("the checkpoint", description.model, model, "--model")
+    network = build(chosen, description.scale, **description.options)
+    if is_factory(chosen):
+        check_own_network(network, chosen, description.scale)
     if description.architecture is None:
         return network
     return Architecture.from_json(description.architecture, "the checkpoint's widths").build(network)
 
 
-def load_network(path: str | Path, scale: int | None = None) -> tuple[nn.Module, Description]:
+def load_network(
+    path: str | Path, scale: int | None = None, model: str | None = None
+) -> tuple[nn.Module, Description]:
     """Build a checkpoint's network and load its weights; it comes in evaluation mode, on the CPU.
 
     Args:
         path: a file that `save_network` wrote.
         scale: the scale that is wanted; None takes the checkpoint's.
+        model: see `build_network`.
 
     Raises:
         MissingData: there is no such file.
-        UserError: the file is broken or not of this kind, or it is for another scale.
+        UserError: the file is broken or not of this kind, it is for another scale, or see `build_network`.
     """
     description = read_description(path)
     if scale is not None and scale != description.scale:
@@ -103,6 +102,9 @@ def load_network(path: str | Path, scale: int | None = None) -> tuple[nn.Module,
             f"checkpoint '{path}' enlarges by {description.scale}, not by {scale}; leave --scale out, "
             f"or name a checkpoint that was trained with --scale {scale}."
         )
-    network = build_network(description)
+    try:
+        network = build_network(description, model)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
     load_weights(network, path)
     return network.eval(), description

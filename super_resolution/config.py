@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.errors import UserError
+from core.command_line.factories import is_factory
+from core.errors import UserError, did_you_mean
 from core.graph.channels import trace_channels
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from super_resolution.data import DataConfig
-from super_resolution.models import MODELS, build
+from super_resolution.models import MODELS, UPSCALERS, build
+from super_resolution.tiling import input_channels
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "super_resolution"
 
@@ -28,7 +30,8 @@ class RunConfig:
     """A protocol of `shared_configs/super_resolution`.
 
     Args:
-        model: a name of `super_resolution.models`.
+        model: a name of `super_resolution.models`, `package.module:factory` or `path/to/file.py:factory`.
+        name: what reports and folders call the network; None for its own name.
         scale: up-sampling factor.
         options: further options of the model.
         dataset: a name of `super_resolution.data.TRAINING_SETS`, or a folder of images.
@@ -36,9 +39,13 @@ class RunConfig:
         train: the recipe of every network.
         shrink: how widths are found.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
+
+    Raises:
+        UserError: no such network.
     """
 
     model: str = "edsr"
+    name: str | None = None
     scale: int = 4
     options: dict[str, Any] = field(default_factory=dict)
     dataset: str = "skimage"
@@ -47,28 +54,45 @@ class RunConfig:
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     tie_upsampler: bool = False
 
+    def __post_init__(self) -> None:
+        if not is_factory(self.model) and self.model not in UPSCALERS:
+            problem = "keeps the size of images" if self.model in MODELS else "is an unknown network"
+            raise UserError(
+                f"'{self.model}' {problem}: {did_you_mean(self.model, UPSCALERS)}; or name your own as "
+                "package.module:factory or path/to/file.py:factory"
+            )
+
 
 def find_config(model: str | None, dataset: str | None) -> Path:
     """The protocol for a model and a data set; reduced ones for small data, the paper's elsewhere."""
     stem = {"bsds500": "bsds500", None: "skimage", "skimage": "skimage"}.get(dataset, "div2k")
     for name in (f"{model}_{stem}.py", f"{model}_reduced_{stem}.py", f"{model}_div2k.py"):
-        if model is not None and (CONFIGS / name).exists():
+        if model is not None and not is_factory(model) and (CONFIGS / name).exists():
             return CONFIGS / name
     return CONFIGS / {"bsds500": "edsr_reduced_bsds500.py", "div2k": "edsr_div2k.py"}.get(
         stem, DEFAULT_CONFIG
     )
 
 
-def with_own_options(config: RunConfig, model: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The protocol without those options that are another network's, where `--model` names one that lacks them.
+def with_own_options(
+    config: RunConfig, model: str | None, overrides: Sequence[str], tie: bool | None = None
+) -> RunConfig:
+    """The protocol without what is another network's, where `--model` names one that lacks it.
 
     Args:
         config: the protocol.
         model: `--model`; None where it was not given.
-        overrides: `--cfg-options`; options that they set stay, so that a misspelt one is refused.
+        overrides: `--cfg-options`; options that they set stay, so that a misspelt one is refused. Of a network of the
+            user's own they are the only ones, and so is a tie of its upsampler: the protocol's are EDSR's.
+        tie: `--tie-upsampler`; None where it was not given.
     """
-    said = any(option.startswith("options") for option in overrides)
-    if model not in MODELS or said:
+    said = {option.partition("=")[0] for option in overrides}
+    if model is not None and is_factory(model):
+        whole = "options" in said
+        options = {key: value for key, value in config.options.items() if whole or f"options.{key}" in said}
+        tied = config.tie_upsampler and (tie is not None or "tie_upsampler" in said)
+        return replace(config, options=options, tie_upsampler=tied)
+    if model not in MODELS or any(option.startswith("options") for option in said):
         return config
     known = signature(MODELS[model]).parameters
     return replace(config, options={key: value for key, value in config.options.items() if key in known})
@@ -83,7 +107,10 @@ def with_ties(config: RunConfig) -> RunConfig:
     if not config.tie_upsampler:
         return config
     model = build(config.model, config.scale, **config.options)
-    trunk = trace_channels(model, torch.zeros(1, 3, 16, 16)).groups[0].name
+    groups = trace_channels(model, torch.zeros(1, input_channels(model), 16, 16)).groups
+    if not groups:
+        raise UserError(f"model '{config.model}' has no widths to tie: leave --tie-upsampler out")
+    trunk = groups[0].name
     shuffles = [name for name, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
     ties = tuple((trunk, name) for name in shuffles)
     if config.shrink.ties not in ((), ties):  # a stored protocol already has those that follow from it

@@ -1,7 +1,8 @@
 """`python -m super_resolution.convert IN.pth OUT.safetensors`: BasicSR's EDSR or MSRResNet for this project's commands.
 
-Network, scale and sizes are read off the weights. Every tensor must find its partner, in name and shape, or nothing
-is written.
+Network, scale and sizes are read off the weights. With `--model file.py:factory --scale S` the weights are those of
+your own network, which its checkpoint then names. Every tensor must find its partner, in name and shape, or nothing is
+written.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.command_line.exits import run_command
+from core.command_line.factories import is_factory, title
 from core.errors import UserError
-from core.storage.checkpoint import read_weights
+from core.storage.checkpoint import load_weights, read_weights
 from core.storage.files import refuse_overwriting
-from super_resolution.checkpoint import Description, save_network
+from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
 
 
@@ -30,9 +32,7 @@ def convert_file(source: Path, target: Path, res_scale: float | None = None) -> 
     Raises:
         UserError: the source is missing, broken or of another network, or the target has another ending.
     """
-    if target.suffix != ".safetensors":
-        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending.")
-    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
+    _require_target(source, target)
     weights = read_weights(source)
     try:
         converted = convert_basicsr(weights, res_scale)
@@ -40,6 +40,40 @@ def convert_file(source: Path, target: Path, res_scale: float | None = None) -> 
         raise UserError(f"'{source}': {error}") from error
     save_network(target, converted.build(), Description(converted.model, converted.scale, converted.options))
     return converted
+
+
+def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
+    """Write weights of the user's own network as a checkpoint that `load_network(..., model=model)` reads.
+
+    Args:
+        source: weights in any form that `core.storage.checkpoint.read_weights` takes.
+        target: the file to write, `*.safetensors`.
+        model: `package.module:factory` or `path/to/file.py:factory`, whose code is run.
+        scale: its up-sampling factor.
+
+    Returns:
+        What became of the tensors, in a line.
+
+    Raises:
+        UserError: the source is missing, broken or of another network, the target has another ending, or the network is
+            none for images.
+    """
+    if not is_factory(model):
+        raise UserError(f"--model '{model}': write package.module:factory or path/to/file.py:factory")
+    _require_target(source, target)
+    description = Description(model, scale, {})
+    network = build_network(description, model)
+    load_weights(network, source)
+    save_network(target, network, description)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    taken = len(network.state_dict())
+    return f"{title(model)} x{scale}\n{taken} tensors taken over, {parameters:,} parameters; none left over"
+
+
+def _require_target(source: Path, target: Path) -> None:
+    if target.suffix != ".safetensors":
+        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending.")
+    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
 
 
 def report(converted: Converted) -> str:
@@ -56,8 +90,8 @@ def report(converted: Converted) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m super_resolution.convert", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="BasicSR's checkpoint, *.pth")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
@@ -66,11 +100,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         help="EDSR's branch factor, which no checkpoint tells (default: 0.1 for 256 channels, else 1)",
     )
+    parser.add_argument("--model", metavar="FILE.py:FACTORY", help="your own network, whose weights IN holds")
+    parser.add_argument("--scale", type=int, help="its up-sampling factor")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+    options = build_parser().parse_args(argv)
 
     def run() -> int:
-        print(report(convert_file(options.source, options.target, options.res_scale)))
+        if options.model is None and options.scale is not None:
+            raise UserError("--scale belongs to --model: of BasicSR's networks the weights tell it")
+        if options.model is None:
+            print(report(convert_file(options.source, options.target, options.res_scale)))
+        elif options.scale is None or options.res_scale is not None:
+            raise UserError("--model takes --scale, the network's up-sampling factor, and no --res-scale")
+        else:
+            print(convert_own(options.source, options.target, options.model, options.scale))
         print(f"written: {options.target}")
         return 0
 

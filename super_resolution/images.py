@@ -29,7 +29,9 @@ from core.storage.files import write_with
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings that count as images when a folder is read."""
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G, B in the grey that a network of one channel sees (ITU-R BT.601, full range)."""
+
 _MODES = {
     "1": "L",
     "CMYK": "RGB",
@@ -209,7 +211,7 @@ def to_tensor(image: np.ndarray, channels: int = 3) -> torch.Tensor:
     """
     values = image.astype(np.float32) / np.iinfo(image.dtype).max
     if values.ndim == 3 and channels == 1:
-        values = values @ _LUMA.astype(np.float32)
+        values = values @ LUMA.astype(np.float32)
     if values.ndim == 2:
         return torch.from_numpy(values)[None, None].repeat(1, channels, 1, 1)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
@@ -219,7 +221,7 @@ def to_pixels(output: torch.Tensor, like: np.ndarray) -> np.ndarray:
     """1 x C x H x W in [0, 1] -> pixels of `like`'s type, clamped and rounded; grey where it is grey."""
     values = output[0].detach().float().cpu().numpy().transpose(1, 2, 0)
     if like.ndim == 2:
-        values = values @ _LUMA.astype(np.float32) if values.shape[2] == 3 else values[..., 0]
+        values = values @ LUMA.astype(np.float32) if values.shape[2] == 3 else values[..., 0]
     elif values.shape[2] == 1:
         values = values.repeat(3, axis=2)
     limit = np.iinfo(like.dtype).max

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from core.command_line.factories import from_data, is_factory, title
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
@@ -22,7 +24,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--scale", type=int, choices=(2, 3, 4), help="up-sampling factor (default: the protocol's, 4)"
     )
-    parser.add_argument("--model", choices=UPSCALERS, help="the network (default: the protocol's, edsr)")
+    parser.add_argument(
+        "--model",
+        help=f"{', '.join(UPSCALERS)}; package.module:factory; path/to/file.py:factory (default: the protocol's, edsr)",
+    )
+    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument(
         "--dataset",
         help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: skimage, or that of --config)",
@@ -37,14 +43,45 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
-    """Data and task of a protocol; takes the data root, the work directory and devices."""
+def open_task(
+    config: RunConfig,
+    root: Path,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    typed: str | None = None,
+    protocol: str | None = None,
+) -> Task:
+    """Data and task of a protocol.
+
+    Args:
+        config: the protocol.
+        root: the data root.
+        folder: the work directory.
+        fabric: devices and processes.
+        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
+        protocol: `--config`.
+    """
+    note = from_data(config.model, typed, protocol)
+    if note is not None and fabric.is_global_zero:
+        print(note, flush=True)
     return make_task(config, root, fabric.device)
 
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
+
+    def complete(config: RunConfig) -> RunConfig:
+        chosen = arguments.model is not None and is_factory(arguments.model)
+        keeps = chosen and (arguments.config or arguments.resume)  # a protocol of its own
+        return with_ties(
+            with_own_options(
+                config, None if keeps else arguments.model, arguments.cfg_options, arguments.tie_upsampler
+            )
+        )
+
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
+    given["name"] = arguments.name
     given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
     return execute(
         arguments,
@@ -52,9 +89,11 @@ def run(arguments: Namespace) -> int:
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset),
         given,
-        lambda config: f"super_resolution-{config.model}-x{config.scale}-{Path(config.dataset).name}",
-        open_task,
-        complete=lambda config: with_ties(with_own_options(config, arguments.model, arguments.cfg_options)),
+        lambda config: (
+            f"super_resolution-{title(config.model, config.name)}-x{config.scale}-{Path(config.dataset).name}"
+        ),
+        partial(open_task, typed=arguments.model, protocol=arguments.config),
+        complete=complete,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
@@ -21,6 +22,7 @@ from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_tr
 from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
 from super_resolution.figures import save_comparison
 from super_resolution.models import build
+from super_resolution.models.own import own_channels
 
 EXAMPLE_SIDE = 128  # LR pixels; the published FLOPs are counted there
 
@@ -31,8 +33,9 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     """Super-resolution as `core.experiments.experiment` sees it.
 
     Raises:
-        UserError: no benchmark set is there to score on.
+        UserError: no benchmark set is there to score on, or a network of the user's own is none for images.
     """
+    channels = own_channels(config.model, config.scale, config.options) if is_factory(config.model) else 3
     present, missing = open_benchmarks(config.data.benchmarks, root, config.scale)
     if not present:
         why = next(iter(missing.values()), "data.benchmarks is empty: name a set or a folder")
@@ -43,7 +46,13 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
 
     def train_loader(batch_size: int, seed: int) -> Any:
         return open_training_loader(
-            config.dataset, root, config.scale, config.data, batch_size=batch_size, seed=seed
+            config.dataset,
+            root,
+            config.scale,
+            config.data,
+            batch_size=batch_size,
+            seed=seed,
+            channels=channels,
         )
 
     tables = [
@@ -54,18 +63,18 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     by_bicubic = {images.name: evaluate(bicubic(config.scale), images) for images in present}
     reference = {f"{name}_psnr": score.psnr for name, score in by_bicubic.items()}
     reference |= {f"{name}_ssim": score.ssim for name, score in by_bicubic.items()}
-    first = present[0].name
+    first, colours = present[0].name, "RGB" if channels == 3 else "grey"
     return Task(
         name="super_resolution",
         dataset=f"{config.dataset} x{config.scale}",
-        model_name=config.model,
+        model_name=title(config.model, config.name),
         build=build_model,
-        example_inputs=torch.zeros(1, 3, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        example_inputs=torch.zeros(1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE),
         train_loader=train_loader,
         loss_fn=l1_and_psnr,
         evaluate=lambda model: metrics(model, present, config.data.tile),
         metrics=tuple(tables),
-        curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in RGB; test: {first})"),
+        curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in {colours}; test: {first})"),
         references={"Bicubic": reference},
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, settings, runs),
@@ -96,7 +105,7 @@ def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, .
 
 
 def l1_and_psnr(sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """L1 loss and RGB PSNR in dB of a batch of crops, (N, 3, H, W) in [0, 1]."""
+    """L1 loss and PSNR in dB of a batch of crops, (N, C, H, W) in [0, 1]."""
     with torch.no_grad():
         mse = (sr.clamp(0, 1) - hr).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
         psnr_db = (-10 * torch.log10(mse)).mean()
@@ -119,7 +128,7 @@ def finish(
             continue
         found = None if run.architecture is None else run.architecture.to_json()
         description = Description(config.model, config.scale, dict(config.options), found)
-        network = build_network(description)
+        network = build_network(description, config.model)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         path = settings.work_dir / f"{run.method}.safetensors"
         save_network(path, network, description)

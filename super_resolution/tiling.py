@@ -79,13 +79,25 @@ def receptive_radius(network: nn.Module, scale: int) -> int:
 def input_channels(network: nn.Module) -> int:
     """Channels of the images that a network takes: those of its first convolution.
 
+    Where these are neither 1 nor 3, an RGB image and a grey one are tried first: the order of definition need not be
+    that of use, and some networks rearrange the pixels before they convolve.
+
     Raises:
         UserError: the network has no convolution.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise UserError(f"{type(network).__name__} has no Conv2d, so the channels of its input are unknown.")
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise UserError(f"{type(network).__name__} has no Conv2d, so the channels of its input are unknown.")
+    if first.in_channels in (1, 3):
+        return first.in_channels
+    probe = copy.deepcopy(network).eval()
+    for channels in (3, 1):
+        try:
+            probe(first.weight.new_zeros(1, channels, 32, 48))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+            continue
+        return channels
+    return first.in_channels
 
 
 @torch.inference_mode()

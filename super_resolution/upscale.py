@@ -9,21 +9,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from core.command_line.exits import run_command
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import refuse_overwriting
 from core.storage.video import CODECS, VideoFile, check_ending, open_video_file
+from core.terminal import Advance, bar
+from core.training.devices import pick_device
 from super_resolution.checkpoint import load_network
 from super_resolution.images import (
     SUFFIXES,
@@ -38,9 +37,6 @@ from super_resolution.images import (
 )
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
-
-Advance = Callable[[int, int], None]
-"""Told of progress as (done, in all)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,12 @@ class ImageUpscaler:
 
 
 def open_upscaler(
-    checkpoint: str | Path, *, scale: int | None = None, tile: int | None = 256, device: str = "auto"
+    checkpoint: str | Path,
+    *,
+    scale: int | None = None,
+    tile: int | None = 256,
+    device: str = "auto",
+    model: str | None = None,
 ) -> ImageUpscaler:
     """Load a checkpoint for upscaling.
 
@@ -85,13 +86,14 @@ def open_upscaler(
         checkpoint: a file that `super_resolution.checkpoint.save_network` wrote.
         scale: refuse a checkpoint of another scale; None takes what it has.
         tile: the largest side of a tile in LR pixels, None for whole images.
-        device: `"auto"` (CUDA where there is one), or any name that torch knows.
+        device: see `core.training.devices.pick_device`.
+        model: the factory of a checkpoint of the user's own network, see `super_resolution.checkpoint.build_network`.
 
     Raises:
         UserError: the checkpoint is missing, broken or of another scale, or the device is not there.
         NonFiniteOutput: its weights are not finite.
     """
-    network, description = load_network(checkpoint, scale)
+    network, description = load_network(checkpoint, scale, model)
     broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise NonFiniteOutput(
@@ -99,7 +101,7 @@ def open_upscaler(
             "may come from a run that diverged: name another one"
         )
     overlap = 0 if tile is None else receptive_radius(network, description.scale)
-    return ImageUpscaler(network.to(_device(device)), description.scale, tile, overlap)
+    return ImageUpscaler(network.to(pick_device(device)), description.scale, tile, overlap)
 
 
 def upscale_image(
@@ -196,15 +198,16 @@ def upscale_video(
     return [*video.notes, *([f"'{target}': {note}"] if note else [])]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(argv)
     return run_command(
         lambda: _run(options), options.debug, "a video holds the frames until then; start it again"
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m super_resolution.upscale", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="an image, a folder of images, or a video")
     parser.add_argument(
@@ -222,7 +225,12 @@ def _parser() -> argparse.ArgumentParser:
         default=256,
         help="side of the tiles in pixels of IN, 0 for whole images (default: 256)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
+    parser.add_argument(
+        "--model",
+        metavar="FILE.py:FACTORY",
+        help="the code of your own network, for a checkpoint of one; it is run",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -248,11 +256,15 @@ def _run(options: argparse.Namespace) -> int:
             [("OUT", target)], [(what, source), ("the checkpoint that is read", options.checkpoint)]
         )
     upscaler = open_upscaler(
-        options.checkpoint, scale=options.scale, tile=options.tile or None, device=options.device
+        options.checkpoint,
+        scale=options.scale,
+        tile=options.tile or None,
+        device=options.device,
+        model=options.model,
     )
     notes: list[str] = []
     try:
-        with _progress_bar(f"{source.name} x{upscaler.scale}") as advance:
+        with bar(f"{source.name} x{upscaler.scale}") as advance:
             if source.is_dir():
                 upscale_folder(upscaler, source, target, advance)
             elif suffix in SUFFIXES:
@@ -266,28 +278,6 @@ def _run(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
-
-
-@contextmanager
-def _progress_bar(title: str) -> Iterator[Advance]:
-    """A bar on the terminal's error stream; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=max(total, done))
-
-
-def _device(name: str) -> torch.device:
-    """The torch device of a name, checked by use."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise UserError(f"device '{name}' can't be used here; try --device cpu.") from error
-    return device
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def _check_images(entry: Entry, rows: int | None, problems: list[str]) -> int:
     return len(paths)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m tracking.check_dataset", description=__doc__.split("\n")[0]
@@ -137,7 +137,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(parser(), command, argv)
+    return run_with_data(build_parser(), command, argv)
 
 
 if __name__ == "__main__":

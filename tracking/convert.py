@@ -34,13 +34,18 @@ def convert_file(source: Path, target: Path) -> str:
     return f"DiMP on {description.backbone}: {len(state)} tensors taken over, {parameters:,} parameters; none left over"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tracking.convert", description=__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="the published checkpoint, dimp50.pth")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
+    options = build_parser().parse_args(argv)
 
     def run() -> int:
         print(convert_file(options.source, options.target))

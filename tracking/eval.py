@@ -32,7 +32,7 @@ from tracking.evaluation.stored_results import (
 PROBLEMS_SHOWN = 20
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m tracking.eval",
@@ -169,7 +169,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
     from tracking.online.trackers import TrackerSpec
 
     tracker = tracker_name(arguments)
-    spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed)
+    spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone)
     name = arguments.name or tracker.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(
@@ -304,7 +304,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(parser(), command, argv)
+    return run_with_data(build_parser(), command, argv)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,13 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from core.command_line.factories import from_data
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
-from tracking.experiment.task import ExperimentConfig, make_task, with_given_budget
+from tracking.dimp.backbones import RESNETS
+from tracking.experiment.config import RunConfig, with_given_budget
+from tracking.experiment.task import make_task
+from tracking.training import run_title
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "compare_small.py"
@@ -27,6 +31,11 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
     parser.add_argument("--dataset", help="what trackers are tried on (default: the protocol's, demo)")
     parser.add_argument("--split", help="part of it")
+    parser.add_argument("--name", help="of the tracker, in reports and folders (default: the protocol's)")
+    parser.add_argument(
+        "--backbone",
+        help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
+    )
     parser.add_argument("--found-widths", type=Path, help="a widths file of the backbone")
     parser.add_argument(
         "--backbone-weights", type=Path, help="a classifier's weights for the regular backbone to start from"
@@ -39,7 +48,14 @@ def build_parser() -> ArgumentParser:
 
 
 def open_task(
-    config: ExperimentConfig, root: Path, folder: Path, fabric: Fabric, *, quiet: bool = False
+    config: RunConfig,
+    root: Path,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    quiet: bool = False,
+    typed: str | None = None,
+    protocol: str | None = None,
 ) -> Task:
     """Data and task of a protocol.
 
@@ -49,14 +65,20 @@ def open_task(
         folder: the work directory; tracks are stored below it.
         fabric: devices and processes.
         quiet: say nothing of the sequences that are tracked.
+        typed: `--backbone`; where it names none and the protocol is data, that code is imported is said.
+        protocol: `--config`.
     """
     say = _say if fabric.is_global_zero and not quiet else _silent
+    note = from_data(config.backbone.name, typed, protocol)
+    if note is not None and fabric.is_global_zero:
+        print(note, flush=True)
     return make_task(config, root, folder, fabric.device, say)
 
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
+    given |= {"name": arguments.name, "backbone.name": arguments.backbone}
     for key, path in (
         ("found_widths", arguments.found_widths),
         ("backbone.weights", arguments.backbone_weights),
@@ -66,11 +88,11 @@ def run(arguments: Namespace) -> int:
     return execute(
         arguments,
         "tracking",
-        ExperimentConfig,
+        RunConfig,
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
-        lambda config: f"tracking-{config.name}-{config.evaluation.dataset}",
-        partial(open_task, quiet=arguments.no_progress),
+        lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
+        partial(open_task, quiet=arguments.no_progress, typed=arguments.backbone, protocol=arguments.config),
         complete=with_given_budget,
     )
 

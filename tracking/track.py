@@ -11,25 +11,24 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track as progress
 
 from core.command_line.exits import run_command
 from core.errors import UserError
 from core.storage.files import refuse_overwriting
 from core.storage.video import Frame, Video, VideoFile, check_ending
+from core.terminal import watched
 from tracking.datasets.options import add_tracker_options, tracker_name
 from tracking.files.boxes import format_boxes
-from tracking.online.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
+from tracking.online.loop import follow
+from tracking.online.trackers import TrackerSpec, make_tracker
 from tracking.online.video import draw, open_video, source_path
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m tracking.track",
@@ -70,45 +69,19 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-@dataclass(frozen=True)
-class Found:
-    """A frame, the target's box (4,) in it, and the tracker's score; None for the first and where it gives none."""
-
-    frame: Frame
-    box: np.ndarray
-    score: float | None
-
-
-def follow(tracker: Tracker, video: Video, box: Sequence[float], limit: int | None = None) -> Iterator[Found]:
-    """Run a tracker over a video.
-
-    Args:
-        tracker: a fresh one.
-        video: of `open_video`; frames that cannot be read are left out, see `Video.lost`.
-        box: the target in the first frame that can be read; the first pixel is 0.
-        limit: the frame after which to stop.
+def frames_until(video: Video, limit: int | None) -> Iterator[Frame]:
+    """A video's frames that can be read (the others: `Video.lost`), up to the one of the number `limit`.
 
     Raises:
-        UserError: the video has no frame, or one of them cannot be read, or the answer is no box.
-        RuntimeError: the answer is not finite.
+        UserError: there is none.
     """
-    shift = pixel_shift(tracker, 0)
-    moved = np.array([shift, shift, 0, 0])
     started = False
-    frames = video.frames()
-    for frame in frames:
+    for frame in video.frames():
         # Frames before it that were lost are said even where it is beyond the limit.
         if limit is not None and frame.number > limit:
             break
-        score = None
-        if not started:
-            found = np.asarray(box, np.float64)
-            tracker.init(frame.image, (found + moved).tolist())
-            started = True
-        else:
-            found, score = read_answer(tracker.update(frame.image), f"{video.name}, frame {frame.number}")
-            found = found - moved
-        yield Found(frame, found, score)
+        started = True
+        yield frame
         if frame.number == limit:
             break
     if not started:
@@ -123,7 +96,9 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError("nothing to write: name a video with --out, boxes with --save, or both")
     if arguments.frames is not None and arguments.frames < 1:
         raise UserError(f"--frames {arguments.frames}: expected 1 or more")
-    spec = TrackerSpec(tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed)
+    spec = TrackerSpec(
+        tracker_name(arguments), arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone
+    )
     source, named = source_path(arguments.source), Path(arguments.source).expanduser()
     what = "the folder of images that is read" if source and source.is_dir() else "the video that is read"
     refuse_overwriting(
@@ -144,15 +119,16 @@ def command(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         out = stack.enter_context(VideoFile(out_path, video.speed)) if out_path else None
         save = None
-        console = Console(stderr=True)
         limits = [limit for limit in (video.count, arguments.frames) if limit is not None]
-        steps = progress(
-            follow(tracker, video, box, arguments.frames),
-            "tracking",
-            total=min(limits, default=None),
-            console=console,
-            disable=not console.is_terminal,
+        found_boxes = follow(
+            tracker,
+            frames_until(video, arguments.frames),
+            box,
+            0,
+            lambda frame: frame.image,
+            lambda frame: f"{video.name}, frame {frame.number}",
         )
+        steps = stack.enter_context(closing(watched(found_boxes, "tracking", min(limits, default=None))))
         stack.callback(_say_missing, video, save_path)
         lines = 0
         try:
@@ -192,7 +168,7 @@ def _say_missing(video: Video, boxes: Path | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     return run_command(
         lambda: command(arguments), arguments.debug, "boxes that were saved are complete lines"
     )

@@ -10,13 +10,22 @@ from typing import Any
 
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_command
+from core.command_line.factories import from_data
 from core.experiments.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
+from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import Description, save_network
-from tracking.training import TrackingConfig, build_network, make_loader, make_loss, make_validation
+from tracking.training import (
+    TrackingConfig,
+    build_network,
+    make_loader,
+    make_loss,
+    make_validation,
+    run_title,
+)
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "dimp18_small.py"
@@ -40,6 +49,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, help="of weights and batches (default: the protocol's)")
     parser.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--name", help="of the work directory (default: the protocol's)")
+    parser.add_argument(
+        "--backbone",
+        help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
+    )
     parser.add_argument("--backbone-widths", type=Path, help="a file of found widths for the backbone")
     parser.add_argument(
         "--backbone-weights", type=Path, help="a trained classifier's weights to start the backbone from"
@@ -58,6 +72,8 @@ def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = Fals
     given = {
         "train.epochs": arguments.epochs,
         "train.seed": arguments.seed,
+        "name": arguments.name,
+        "backbone.name": arguments.backbone,
         "backbone.widths": arguments.backbone_widths,
         "backbone.weights": arguments.backbone_weights,
         "init": arguments.init,
@@ -91,7 +107,7 @@ def train(arguments: Namespace) -> int:
         return read_protocol(arguments.config or CONFIGS / DEFAULT_CONFIG, arguments)
 
     def name() -> str:
-        return f"tracking-{protocol().name}"
+        return f"tracking-{run_title(protocol(), arguments.name)}"
 
     there = find_run(arguments.work_dir, name, "existing" if arguments.resume else "new")
     stored = None
@@ -105,6 +121,9 @@ def train(arguments: Namespace) -> int:
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = print if fabric.is_global_zero else _silent
+    note = from_data(config.backbone.name, arguments.backbone, arguments.config)
+    if note is not None:
+        say(note)
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         if stored is not None:
             check_same(config, stored, folder)

@@ -14,11 +14,13 @@ import dataclasses
 import json
 import math
 import re
+import sys
 import types
 import typing
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -82,8 +84,9 @@ def load_config(
     try:
         if path is not None:
             read = _read_dumped(Path(path)) if dumped else _read(Path(path))
-            merged.merge_from_dict(_in_place_of(merged.to_dict(), read))
-        for key, value in map(_parse_override, overrides):
+            merged.merge_from_dict(_in_place_of(merged.to_dict(), _renamed(read, schema, source)))
+        for given, value in map(_parse_override, overrides):
+            key = _renamed_key(given, value, schema, source)
             merged.merge_from_dict({key: _in_place_of(_at(merged.to_dict(), key), value)})
     except (TypeError, KeyError) as error:
         raise UserError(f"{source}: {_one_line(error)}") from error
@@ -91,6 +94,49 @@ def load_config(
         return typing.cast(T, _lower(merged.to_dict(), schema, ""))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def _renamed(values: Mapping[str, Any], schema: Any, source: str, prefix: str = "") -> dict[str, Any]:
+    """A file's values under the names that their keys have today; each key of before is told once.
+
+    A schema says with `RENAMED` what its keys were called: old -> new, with a dot where a plain value has become an
+    entry of a section. Where a file has both (it builds on one of shared_configs/), its own is the old one.
+    """
+    renamed: dict[str, str] = getattr(schema, "RENAMED", {})
+    types_of = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+    found = dict(values)
+    for old, new in renamed.items():
+        section, dot, entry = new.partition(".")
+        if old not in found or (dot and isinstance(found[old], Mapping)):
+            continue
+        value = found.pop(old)
+        _say_renamed(source, f"{prefix}{old}", f"{prefix}{new}")
+        found[section] = {entry: value} if dot else value
+    return {
+        key: _renamed(value, types_of[key], source, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(types_of.get(key))
+        else value
+        for key, value in found.items()
+    }
+
+
+def _renamed_key(key: str, value: Any, schema: Any, source: str) -> str:
+    """`_renamed` for the dotted key of an override."""
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        new = getattr(schema, "RENAMED", {}).get(part)
+        last = index == len(parts) - 1
+        if new is not None and ("." not in new or (last and not isinstance(value, Mapping))):
+            today = ".".join([*parts[:index], new, *parts[index + 1 :]])
+            _say_renamed(source, key, today)
+            return today
+        schema = typing.get_type_hints(schema).get(part) if dataclasses.is_dataclass(schema) else None
+    return key
+
+
+@cache
+def _say_renamed(source: str, old: str, new: str) -> None:
+    print(f"note: {source}: '{old}' is now called '{new}'", file=sys.stderr)
 
 
 def dump_config(config: Any, path: str | Path) -> None:

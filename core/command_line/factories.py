@@ -52,6 +52,80 @@ def call_factory(spec: str, **options: object) -> nn.Module:
     return model
 
 
+def is_factory(model: str) -> bool:
+    """Whether a model is named as `package.module:factory` or `path/to/file.py:factory`: no name of the suite's own."""
+    return ":" in model
+
+
+def takes(spec: str, option: str) -> bool:
+    """Whether the factory that `spec` names has a parameter called `option`.
+
+    Raises:
+        UserError: see `load_factory`.
+    """
+    factory = load_factory(spec)
+    try:
+        return option in inspect.signature(factory).parameters
+    except ValueError:  # written in C: it has none to look at
+        return False
+
+
+def title(model: str, name: str | None = None) -> str:
+    """What reports and folders call a model: `name` where there is one, `path/to/mynet.py:make` as "mynet-make".
+
+    Args:
+        model: a name of the suite's own, or what `load_factory` takes.
+        name: the user's own title (`--name`).
+
+    Raises:
+        UserError: `name` is empty, or no name of a folder.
+    """
+    if name is not None:
+        if not name or name != Path(name).name or name != name.strip() or name == "..":
+            raise UserError(f"name '{name}': it becomes a folder's name, so leave out / and spaces around it")
+        return name
+    place, separator, factory = model.rpartition(":")
+    if not separator:
+        return model
+    stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    return f"{stem}-{factory}"
+
+
+def trusted_model(what: str, described: str, given: str | None, option: str) -> str:
+    """The model to build for a file that names one; code is imported only where the user names it, too.
+
+    Args:
+        what: the file, for messages.
+        described: the model that the file names.
+        given: the model that the user names; None for none.
+        option: how users name it, for messages.
+
+    Raises:
+        UserError: the file names code and the user does not, or the two are not of one kind.
+    """
+    if given is None and is_factory(described):
+        raise UserError(
+            f"{what} is of a network from '{described}', code that is not imported because a file names it: if you "
+            f"trust it, repeat it with {option} {described}"
+        )
+    if given is not None and given != described and not (is_factory(given) and is_factory(described)):
+        raise UserError(f"{what} is of '{described}': leave {option} {given} out")
+    return given or described
+
+
+def from_data(spec: str, typed: str | None, config: str | None) -> str | None:
+    """The line to print where code is about to be imported that a protocol read as data names; None for none.
+
+    Args:
+        spec: the model.
+        typed: the same of the command line, None where it does not say one.
+        config: `--config`; a .py file is a program of the user's anyway.
+    """
+    if not is_factory(spec) or typed is not None or Path(config or "").suffix == ".py":
+        return None
+    return f"the protocol names code: '{spec}' is imported"
+
+
 def _check_arguments(spec: str, factory: Callable[..., nn.Module], options: Mapping[str, object]) -> None:
     """Before the call, because a TypeError out of it could as well be a mistake in the factory's own code."""
     try:
@@ -86,8 +160,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"model file '{path}' does not exist")
-    name = _module_name(path)
-    spec = importlib.util.spec_from_file_location(name, path)
+    # Resolved: the same relative path is another file once the working directory has changed.
+    place = path.resolve()
+    name = _module_name(place)
+    spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None:
         raise UserError(f"model file '{path}' cannot be imported")
     # Registered, so that pickled models find their classes again.
@@ -105,12 +181,15 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """The file's own name, which worker processes find too; a longer one where another module is called so."""
-    unique = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    """The resolved file's own name, which worker processes find too; a longer one where another module is called so."""
+    unique = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if not path.stem.isidentifier() or path.stem == "__main__":
         return unique
-    other = importlib.util.find_spec(path.stem)
-    return path.stem if other is None or other.origin in (str(path), str(path.resolve())) else unique
+    try:
+        other = importlib.util.find_spec(path.stem)
+    except ValueError:  # a module that was put together by hand is called so
+        return unique
+    return path.stem if other is None or Path(other.origin or "").resolve() == path else unique
 
 
 def _from_package(name: str) -> ModuleType:

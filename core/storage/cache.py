@@ -17,11 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 from core.errors import UserError
 from core.storage.files import exclusive
+from core.terminal import watched
 
 FOLDER = ".lwdna_cache"
 _DIGITS = 16
@@ -129,9 +127,7 @@ def decode_in_order(
         threads: at least 1; at most two results a thread wait in memory.
         title: of the bar.
     """
-    console = Console(stderr=True)
-    results = _in_order(decode, items, max(threads, 1))
-    yield from track(results, title, total=len(items), console=console, disable=not console.is_terminal)
+    yield from watched(_in_order(decode, items, max(threads, 1)), title, len(items))
 
 
 def _in_order(decode: Callable[[Item], T], items: Sequence[Item], threads: int) -> Iterator[T]:

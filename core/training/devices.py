@@ -27,21 +27,8 @@ def make_fabric(
     Raises:
         UserError: the device is not there, or the launcher started another number of processes.
     """
-    accelerator, _, index = device.partition(":")
-    if accelerator not in ("auto", "cpu", "cuda", "mps") or (
-        index and (accelerator != "cuda" or devices > 1)
-    ):
-        raise UserError(f"device must be auto, cpu, cuda, cuda:INDEX (with devices=1) or mps, got '{device}'")
-    if index and not index.isdigit():
-        raise UserError(f"device '{device}': what follows the colon must be the GPU's number")
+    accelerator, index = _parse(device, devices)
     available = torch.cuda.device_count()
-    needed = int(index) + 1 if index else devices
-    if accelerator == "cuda" and available < needed:
-        raise UserError(
-            f"device '{device}' with devices={devices}: this machine offers {available} CUDA GPUs"
-        )
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' is not available on this machine; use cpu or auto")
     if precision == "16-mixed" and (accelerator == "cpu" or (accelerator == "auto" and not available)):
         raise UserError("precision 16-mixed needs a GPU; use bf16-mixed or 32-true on the CPU")
     world = devices * num_nodes
@@ -61,6 +48,46 @@ def make_fabric(
     if world > 1:
         fabric.launch()
     return fabric
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The one device of a command that does not train.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        UserError: it is not there.
+    """
+    accelerator, index = _parse(device, 1)
+    if accelerator == "auto":
+        backends = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        accelerator = next((name for name, there in backends.items() if there), "cpu")
+    return torch.device(accelerator, int(index or 0)) if accelerator == "cuda" else torch.device(accelerator)
+
+
+def _parse(device: str, devices: int) -> tuple[str, str]:
+    """What stands before and after the colon of a device that is there.
+
+    Raises:
+        UserError: it is not there.
+    """
+    accelerator, _, index = device.partition(":")
+    if accelerator not in ("auto", "cpu", "cuda", "mps") or (
+        index and (accelerator != "cuda" or devices > 1)
+    ):
+        raise UserError(f"device must be auto, cpu, cuda, cuda:INDEX (with devices=1) or mps, got '{device}'")
+    if index and not index.isdigit():
+        raise UserError(f"device '{device}': what follows the colon must be the GPU's number")
+    available = torch.cuda.device_count()
+    needed = int(index) + 1 if index else devices
+    if accelerator == "cuda" and available < needed:
+        raise UserError(
+            f"device '{device}' with devices={devices}: this machine offers {available} CUDA GPUs"
+        )
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not available on this machine; use cpu or auto")
+    return accelerator, index
 
 
 def gathered(value: Any) -> list[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from core.errors import UserError
 from super_resolution.data.cache import CachedImages, open_cache
@@ -23,6 +24,7 @@ __all__ = [
     "SKIMAGE_TEST",
     "SKIMAGE_TRAIN",
     "TRAINING_SETS",
+    "CacheConfig",
     "CachedImages",
     "CropLoader",
     "DataConfig",
@@ -37,6 +39,17 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Images decoded once, into memory-mapped files.
+
+    Attributes:
+        folder: where they lie; None keeps them beside the images where they can be written to.
+    """
+
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The section `data` of a super-resolution config.
 
@@ -46,7 +59,7 @@ class DataConfig:
         crops_per_epoch: training crops of one epoch; None is one per image.
         augment: random flips and rotations of the training crops.
         sub_images: train on the pre-cut sub-images of DIV2K or Flickr2K.
-        cache: folder of the pixel cache; None keeps it beside the images where they can be written to.
+        cache: where the images are kept decoded.
         benchmarks: the sets to score on; those that are not there are named in the report.
         tile: side of the tiles by which images are scored, in LR pixels; None takes each image as a whole.
 
@@ -54,11 +67,13 @@ class DataConfig:
         UserError: the tile is not positive.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"cache": "cache.folder"}
+
     patch: int = 192
     crops_per_epoch: int | None = None
     augment: bool = True
     sub_images: bool = False
-    cache: str | None = None
+    cache: CacheConfig = field(default_factory=CacheConfig)
     benchmarks: tuple[str, ...] = ("skimage", *PAPER_SETS)
     tile: int | None = None
 
@@ -70,7 +85,7 @@ class DataConfig:
 
 
 def open_training_loader(
-    dataset: str, root: Path, scale: int, data: DataConfig, *, batch_size: int, seed: int
+    dataset: str, root: Path, scale: int, data: DataConfig, *, batch_size: int, seed: int, channels: int = 3
 ) -> CropLoader:
     """The training batches of a config: finds the set, opens or makes its cache, and draws crops from it.
 
@@ -81,13 +96,14 @@ def open_training_loader(
         data: the section `data` of the config; crops are of `data.patch`, rounded down to a multiple of `scale`.
         batch_size: crops per batch, over all processes.
         seed: the run's seed.
+        channels: 3 for RGB crops, 1 for their luma.
 
     Raises:
         UserError: anything that the set, its images or the config get wrong; one line each.
     """
     images = open_training_set(dataset, root, scale, sub_images=data.sub_images)
-    cached = open_cache(images, Path(data.cache).expanduser() if data.cache else None)
+    cached = open_cache(images, None if data.cache.folder is None else data.cache.folder.expanduser())
     crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
     # One protocol serves every scale. A patch below the scale stays as it is: the loader says what is wrong with it.
     patch = data.patch - data.patch % scale or data.patch
-    return CropLoader(cached, batch_size, patch, crops, seed, data.augment)
+    return CropLoader(cached, batch_size, patch, crops, seed, data.augment, channels)

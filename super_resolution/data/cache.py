@@ -84,7 +84,7 @@ def open_cache(images: ImageSet, folder: Path | None = None) -> CachedImages:
         ".pixels",
         open_file=lambda path: _open(path, images.scale),
         build=lambda path: _build(path, images),
-        setting="$XDG_CACHE_HOME" if folder is None else "data.cache",
+        setting="$XDG_CACHE_HOME" if folder is None else "data.cache.folder",
     )
 
 

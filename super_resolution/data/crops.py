@@ -11,6 +11,7 @@ import torch
 
 from core.errors import UserError
 from super_resolution.data.cache import CachedImages
+from super_resolution.images import LUMA
 
 _ORDER, _CROPS = 0, 1  # the two uses of the seed must not share random numbers
 
@@ -26,6 +27,7 @@ class CropLoader:
         crops_per_epoch: crops of one epoch; every image is drawn equally often, up to one.
         seed: with the epoch and the step, decides everything that is drawn.
         augment: flip and rotate each crop by one of the square's eight symmetries.
+        channels: 3, or 1 for the luma (ITU-R BT.601) of the crops.
         rank, world: which part of every batch is yielded; see `shard`.
 
     Raises:
@@ -39,6 +41,7 @@ class CropLoader:
     crops_per_epoch: int
     seed: int = 0
     augment: bool = True
+    channels: int = 3
     rank: int = 0
     world: int = 1
 
@@ -76,7 +79,7 @@ class CropLoader:
         """Batches `start`, `start` + 1, … of an epoch, each prepared while the one before is used.
 
         Yields:
-            LR crops, B x 3 x patch/scale x patch/scale, and HR crops, B x 3 x patch x patch; float32 in [0,
+            LR crops, B x C x patch/scale x patch/scale, and HR crops, B x C x patch x patch; float32 in [0,
             1].
         """
         order = self._image_order(epoch)
@@ -115,7 +118,7 @@ class CropLoader:
             hr[slot] = _turn(
                 self.images.hr(index)[:, top : top + self.patch, left : left + self.patch], symmetry
             )
-        return _as_floats(lr), _as_floats(hr)
+        return _as_floats(lr, self.channels), _as_floats(hr, self.channels)
 
 
 def _random(*entropy: int) -> np.random.Generator:
@@ -132,6 +135,9 @@ def _turn(crop: np.ndarray, symmetry: int) -> np.ndarray:
     return crop[:, :, ::-1] if symmetry & 1 else crop
 
 
-def _as_floats(crops: np.ndarray) -> torch.Tensor:
-    """uint8 in 0 to 255 -> float32 in [0, 1]."""
-    return torch.from_numpy(crops).float().div_(255)
+def _as_floats(crops: np.ndarray, channels: int) -> torch.Tensor:
+    """B x 3 x H x W uint8 in 0 to 255 -> B x `channels` x H x W float32 in [0, 1]."""
+    colours = torch.from_numpy(crops).float().div_(255)
+    if channels == 3:
+        return colours
+    return (colours * torch.from_numpy(LUMA).float().view(3, 1, 1)).sum(dim=1, keepdim=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from core.command_line.factories import call_factory, is_factory, takes
 from core.errors import UserError, did_you_mean
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
@@ -37,13 +38,17 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     """A freshly initialised network.
 
     Args:
-        name: a key of `MODELS`.
-        scale: 2, 3 or 4, by default 4; the denoisers (`dncnn`, `unet`) keep the size, so theirs is 1.
+        name: a key of `MODELS`; or `package.module:factory` or `path/to/file.py:factory`, whose code is run.
+        scale: 2, 3 or 4, by default 4; the denoisers (`dncnn`, `unet`) keep the size, so theirs is 1. A factory gets it
+            where it has such a parameter.
         options: the network's own, such as `n_blocks` and `n_feats`.
 
     Raises:
         UserError: an unknown name, scale or option.
     """
+    if is_factory(name):
+        given = {"scale": scale} if scale is not None and takes(name, "scale") else {}
+        return call_factory(name, **given, **options)
     if name not in MODELS:
         raise UserError(f"unknown network '{name}': {did_you_mean(name, MODELS)}")
     parameters = inspect.signature(MODELS[name]).parameters

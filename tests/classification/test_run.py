@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+from classification.checkpoint import load_network, read_description
 from classification.config import RunConfig, with_distillation
 from classification.data import ClassificationData, open_dataset
 from classification.data.scan import LeftOut
 from classification.run import main
 from core.command_line.config import load_config
+from core.errors import UserError
+from core.storage.checkpoint import read_weights
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 
@@ -94,6 +97,23 @@ def test_the_trained_network_can_be_rebuilt_from_its_two_files(experiment: Path)
     assert network.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
+def test_checkpoints_say_what_they_are(experiment: Path) -> None:
+    for method in ("baseline", "lwdna", "random", "uniform"):
+        network, described = load_network(experiment / f"{method}.safetensors")
+        assert (described.model, described.dataset, described.input_shape) == (
+            "resnet20",
+            "digits",
+            (1, 8, 8),
+        )
+        assert described.classes == tuple("0123456789")
+        assert (len(described.mean), len(described.std)) == (1, 1)
+        assert (described.architecture is None) == (method == "baseline")
+        weights = read_weights(experiment / f"runs/{method}-seed0/model.safetensors")
+        loaded = network.state_dict()
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
 def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +175,13 @@ def test_a_users_own_model(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     assert main(["--model", f"{file}:net", "--work-dir", str(folder), *FAST]) == 0
     assert set(Architecture.load(folder / "widths.json").widths) == {"0", "3"}
+    described = read_description(folder / "lwdna.safetensors")
+    assert described.model == f"{file}:net"
+    with pytest.raises(UserError, match="is not imported because a file names it"):
+        load_network(folder / "lwdna.safetensors")
+    network, _ = load_network(folder / "lwdna.safetensors", f"{file}:net")
+    assert network[0].out_channels == described.architecture["widths"]["0"]
+    assert "own_network-net" in (folder / "report.md").read_text().splitlines()[0]
 
 
 def test_two_processes_make_one_experiment(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from core.command_line.config import load_config
 from core.experiments.store import key_of
 from core.graph.channels import trace_channels
 from super_resolution.config import RunConfig, find_config, with_ties
-from super_resolution.data import TRAINING_SETS, open_benchmarks, open_training_loader
+from super_resolution.data import TRAINING_SETS, CacheConfig, open_benchmarks, open_training_loader
 from super_resolution.images import write_image
 from super_resolution.models import build
 from super_resolution.task import subject
@@ -76,7 +76,7 @@ def test_every_section_is_valid(name: str) -> None:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_its_crops_suit_every_scale(name: str, scale: int, photo: np.ndarray, tmp_path: Path) -> None:
-    data = replace(load(name).data, crops_per_epoch=2, cache=str(tmp_path / "cache"))
+    data = replace(load(name).data, crops_per_epoch=2, cache=CacheConfig(tmp_path / "cache"))
     write_image(tmp_path / "photos/a.png", photo[:208, :200])
     loader = open_training_loader(str(tmp_path / "photos"), tmp_path, scale, data, batch_size=2, seed=0)
     ((lr, hr),) = loader.epoch(0)

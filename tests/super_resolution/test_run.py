@@ -178,7 +178,7 @@ def test_nothing_is_said_of_sets_that_are_scored() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cfg-options", "model='espcn'"], "unknown network 'espcn'"),
+        (["--cfg-options", "model='espcn'"], "'espcn' is an unknown network"),
         (["--cfg-options", "model='dncnn'"], "keeps the size of images"),
         (["--dataset", "div2k", "--data-root", "/nonexistent"], "not found"),
         (["--dataset", "/nonexistent/photos"], "/nonexistent/photos"),
@@ -197,18 +197,25 @@ def test_user_errors_exit_with_2(
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        (["--scale", "5"], "2, 3, 4"),
-        (["--model", "dncnn"], "'srresnet', 'msrresnet')"),  # denoisers have no scale
-        (["--model", "unet"], "'srresnet', 'msrresnet')"),
+        (
+            ["--model", "dncnn"],
+            "keeps the size of images: allowed: edsr, edsr_baseline, edsr_large, srresnet",
+        ),
+        (["--model", "unet"], "srresnet, msrresnet; or name your own as package.module:factory"),
     ],
 )
-def test_an_impossible_scale_or_network_is_wrong_usage(
-    arguments: list[str], allowed: str, capsys: pytest.CaptureFixture[str]
+def test_an_impossible_network_is_wrong_usage(
+    arguments: list[str], allowed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args(arguments)
-    assert stopped.value.code == 2
+    assert main([*arguments, "--work-dir", str(tmp_path / "work")]) == 2
     assert allowed in capsys.readouterr().err
+
+
+def test_an_impossible_scale_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args(["--scale", "5"])
+    assert stopped.value.code == 2
+    assert "2, 3, 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("latents", ["gate", "hypernetwork"])

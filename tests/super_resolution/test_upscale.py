@@ -135,7 +135,7 @@ def test_a_terminal_shows_progress(
             assert stderr  # standard output is for results
             return Console(file=stream, force_terminal=True, width=100)
 
-        monkeypatch.setattr("super_resolution.upscale.Console", console)
+        monkeypatch.setattr("core.terminal.Console", console)
         assert upscale(tmp_path / source, tmp_path / target, "--checkpoint", checkpoint, *arguments) == 0
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
 
@@ -215,7 +215,7 @@ def test_another_scale_is_refused(
         ("good.png", "out.gif", (), "ending"),
         ("deep.png", "out.jpg", (), "16-bit"),
         ("good.png", "out.png", ("--tile", "-1"), "--tile"),
-        ("good.png", "out.png", ("--device", "abacus"), "--device cpu"),
+        ("good.png", "out.png", ("--device", "abacus"), "device must be auto, cpu"),
         ("good.png", "out.png", ("--checkpoint", "none.safetensors"), "none.safetensors"),
         (".", ".", (), "the folder that is read"),
         ("empty", "out", (), "no image"),

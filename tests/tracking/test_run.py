@@ -17,7 +17,7 @@ from core.surgery.architecture import describe_inputs
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
-from tracking.experiment.task import ExperimentConfig, given_architecture, with_given_budget
+from tracking.experiment.config import RunConfig, given_architecture, with_given_budget
 from tracking.run import CONFIGS, DEFAULT_CONFIG, main
 
 SHORT = [
@@ -105,9 +105,7 @@ def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: c
 
 def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Architecture) -> None:
     widths.save(tmp_path / "widths.json")
-    config = load_config(
-        CONFIGS / DEFAULT_CONFIG, ExperimentConfig, [f"found_widths={tmp_path / 'widths.json'}"]
-    )
+    config = load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, [f"found_widths={tmp_path / 'widths.json'}"])
     given = given_architecture(config)
     assert with_given_budget(config).shrink.budget.flops == given.costs[0].paper
 
@@ -117,17 +115,17 @@ def test_widths_of_classifications_resnet50_fit_the_published_protocol(tmp_path:
     widths = core.trace_channels(resnet, images).widths
     core.Architecture("resnet50", widths, describe_inputs(images)).save(tmp_path / "widths.json")
     given = [f"found_widths={tmp_path / 'widths.json'}"]
-    found = given_architecture(load_config(CONFIGS / "dimp50.py", ExperimentConfig, given))
+    found = given_architecture(load_config(CONFIGS / "dimp50.py", RunConfig, given))
     assert found.widths["layer3.0.conv3"] == 1024
     with pytest.raises(UserError, match="is not a channel group of ResNet"):
-        given_architecture(load_config(CONFIGS / DEFAULT_CONFIG, ExperimentConfig, given))
+        given_architecture(load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, given))
 
 
 def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, widths: core.Architecture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="starts from regular widths"):
-        load_config(CONFIGS / DEFAULT_CONFIG, ExperimentConfig, ["init=tracker.safetensors"])
+        load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, ["init=tracker.safetensors"])
     folder = ["--work-dir", str(tmp_path / "run")]
     assert main([*folder, "--dataset", "lasott"]) == 2
     assert "lasott" in capsys.readouterr().err

@@ -22,11 +22,12 @@ from core.graph.channels import trace_channels
 from core.storage.checkpoint import read_weights, save_weights
 from core.surgery.architecture import Architecture, describe_inputs
 from core.training.optim import build_optimizer
+from tests.tracking.dimp.own_backbones import SOURCE as OWN_BACKBONE
 from tests.tracking.training.trees import sequence_folder, small_config
-from tracking import train
+from tracking import track, train
 from tracking.dimp.backbones import RESNETS
-from tracking.dimp.checkpoint import load_network
-from tracking.experiment.task import ExperimentConfig
+from tracking.dimp.checkpoint import load_network, read_description
+from tracking.experiment.config import RunConfig
 from tracking.training import TrackingConfig, build_network
 from tracking.training.loader import SequenceLoader
 
@@ -74,7 +75,7 @@ def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
         ("tracker.random_boxes=-1", "random_boxes=-1: has to be a whole number of at least 0"),
     ],
 )
-@pytest.mark.parametrize("schema", [TrackingConfig, ExperimentConfig])
+@pytest.mark.parametrize("schema", [TrackingConfig, RunConfig])
 def test_a_tracker_that_cannot_be_is_refused_before_training(
     protocol: Path, entry: str, message: str, schema: type[TrackingConfig]
 ) -> None:
@@ -139,6 +140,36 @@ def test_a_backbone_of_found_widths_and_its_weights(protocol: Path, tmp_path: Pa
     for (name, value), other in zip(network.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(value, other), name
     assert run(protocol, tmp_path / "misfit", "--init", str(tmp_path / "run/tracker.safetensors")) == 2
+
+
+def test_a_backbone_of_ones_own_and_its_checkpoint(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_trunk.py").write_text(OWN_BACKBONE)
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(protocol), "--device", "cpu", "--no-progress", "--epochs", "1"]
+    assert train.main([*command, "--backbone", "own_trunk.py:Stages"]) == 0
+    checkpoint = "work_dirs/tracking-tiny-own_trunk-Stages/tracker.safetensors"
+    described = read_description(checkpoint)
+    assert (described.backbone, described.architecture) == ("own_trunk.py:Stages", None)
+    source, box = str(protocol.parent / "sequences/face/img"), ["--box", "20,20,20,20", "--frames", "3"]
+    track_it = [
+        source,
+        *box,
+        "--save",
+        "boxes.txt",
+        "--checkpoint",
+        checkpoint,
+        "--device",
+        "cpu",
+        "--tracker",
+        "small",
+    ]
+    capsys.readouterr()
+    assert track.main(track_it) == 2
+    assert "repeat it with --backbone own_trunk.py:Stages" in capsys.readouterr().err
+    assert track.main([*track_it, "--backbone", "own_trunk.py:Stages"]) == 0
+    assert len(Path("boxes.txt").read_text().splitlines()) == 3
 
 
 def test_a_stem_for_small_images_is_named_as_fresh(tmp_path: Path) -> None:

@@ -27,8 +27,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tracker_options(group: Any) -> None:
-    """Add `--checkpoint`, `--device` and `--seed` of DiMP trackers to a parser or a group of one."""
+    """Add `--checkpoint`, `--backbone`, `--device` and `--seed` of DiMP trackers to a parser or a group of one."""
     group.add_argument("--checkpoint", metavar="FILE", help="the network of a DiMP tracker")
+    group.add_argument(
+        "--backbone",
+        metavar="FILE.py:FACTORY",
+        help="the code of your own backbone, where the checkpoint is of one; it is run",
+    )
     group.add_argument("--device", default="auto", help="where DiMP runs: auto, cpu, cuda, mps (auto)")
     group.add_argument("--seed", type=int, default=0, help="of DiMP's random choices (0)")
 

@@ -1,13 +1,20 @@
-"""Backbones of a tracker: the first three stages of a ResNet, of regular or of found widths."""
+"""Backbones of a tracker: the first three stages of a ResNet or of a network of the user's own, of any widths.
+
+A network of the user's own (`package.module:factory`, `path/to/file.py:factory`) is what a factory without required
+arguments returns. Either it has the parts of a ResNet by torchvision's names (`conv1`, `bn1`, `relu` or timm's `act1`,
+`maxpool`, `layer1`, `layer2`, `layer3`; what follows is left out), or it takes normalised images (N, 3, H, W) and
+returns a mapping with its stages `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from core.command_line.factories import call_factory, is_factory
 from core.errors import UserError, did_you_mean
 from core.graph.channels import trace_channels
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
@@ -28,34 +35,13 @@ RESNETS: dict[str, Callable[[], ResNet]] = {
 UNUSED = ("layer4.", "fc.")
 
 
-class ResNetTrunk(nn.Module):
-    """A ResNet up to its third stage.
+# A ResNet's parts up to its third stage, and what else they may be called.
+PARTS = {"conv1": (), "bn1": (), "relu": ("act1",), "maxpool": (), "layer1": (), "layer2": (), "layer3": ()}
+STAGES = {"layer2": 8, "layer3": 16}
 
-    Args:
-        resnet: a module with torchvision's names: `conv1`, `bn1`, `relu`, `maxpool`, `layer1`, `layer2`, `layer3`. Its
-            parts are taken over, not copied.
 
-    Raises:
-        UserError: a part is missing.
-    """
-
-    conv1: nn.Module
-    bn1: nn.Module
-    relu: nn.Module
-    maxpool: nn.Module
-    layer1: nn.Module
-    layer2: nn.Module
-    layer3: nn.Module
-
-    def __init__(self, resnet: nn.Module) -> None:
-        super().__init__()
-        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
-            part = getattr(resnet, name, None)
-            if not isinstance(part, nn.Module):
-                raise UserError(
-                    f"{type(resnet).__name__} has no '{name}': a backbone is a ResNet with torchvision's names"
-                )
-            setattr(self, name, part)
+class Trunk(nn.Module):
+    """A backbone: normalised images (N, 3, H, W) to `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16)."""
 
     @property
     def channels(self) -> dict[str, int]:
@@ -77,6 +63,36 @@ class ResNetTrunk(nn.Module):
         self.train(training)
         return stages
 
+
+class ResNetTrunk(Trunk):
+    """A ResNet up to its third stage.
+
+    Args:
+        resnet: a module with the names of `PARTS`. Its parts are taken over, not copied.
+
+    Raises:
+        UserError: a part is missing.
+    """
+
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        for name, others in PARTS.items():
+            parts = (getattr(resnet, known, None) for known in (name, *others))
+            part = next((part for part in parts if isinstance(part, nn.Module)), None)
+            if part is None:
+                raise UserError(
+                    f"{type(resnet).__name__} has no '{name}': a backbone is a ResNet with torchvision's names"
+                )
+            setattr(self, name, part)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (N, 3, H, W) to `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
@@ -84,28 +100,125 @@ class ResNetTrunk(nn.Module):
         return {"layer2": fine, "layer3": self.layer3(fine)}
 
 
-def resnet_trunk(name: str, widths: str | Path | Architecture | None = None) -> ResNetTrunk:
+class OwnTrunk(Trunk):
+    """A network of the user's own that returns its stages by name; further ones are not used.
+
+    Args:
+        network: taken over, not copied.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """As `Trunk`."""
+        stages = self.network(images)
+        return {name: stages[name] for name in STAGES}
+
+
+def make_backbone(name: str) -> nn.Module:
+    """The network that a trunk is made from, of regular widths, freshly initialised.
+
+    Args:
+        name: a key of `RESNETS`; or `package.module:factory` or `path/to/file.py:factory`, whose code is run.
+
+    Raises:
+        UserError: an unknown name, or see `core.command_line.factories.call_factory`.
+    """
+    if is_factory(name):
+        return call_factory(name)
+    if name not in RESNETS:
+        known = f"{did_you_mean(name, RESNETS)}; or name your own as package.module:factory or path/to/file.py:factory"
+        raise UserError(f"unknown backbone '{name}': {known}")
+    return RESNETS[name]()
+
+
+def make_trunk(network: nn.Module, name: str) -> Trunk:
+    """The trunk of a network; the module's docstring says what networks have one.
+
+    Args:
+        network: of `make_backbone`, of any widths.
+        name: of the backbone, for messages.
+
+    Raises:
+        UserError: it has no stages, or others than a tracker needs.
+    """
+    if not is_factory(name):
+        return ResNetTrunk(network)
+    trunk = _own_trunk(network, name)
+    try:
+        strides = trunk.strides
+        shapes = [tuple(stage.shape) for stage in trunk._stages().values()]
+    except _RUN_ERRORS as error:
+        raise UserError(
+            f"backbone '{name}' fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {_one_line(error)}"
+        ) from error
+    square = all(len(shape) == 4 and shape[2] == shape[3] for shape in shapes)
+    if strides != STAGES or not square:
+        raise UserError(
+            f"backbone '{name}' makes stages of shapes {shapes} of an image (1, 3, {PROBE_SIDE}, {PROBE_SIDE}): a "
+            f"tracker needs strides of {STAGES}"
+        )
+    return trunk
+
+
+_RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+
+
+def _own_trunk(network: nn.Module, name: str) -> Trunk:
+    """By what the network returns for a small image; else by its parts."""
+    stages, failure = None, None
+    training = network.training
+    parameter = next(network.parameters(), torch.zeros(0))
+    try:
+        with torch.no_grad():
+            stages = network.eval()(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+    except _RUN_ERRORS as error:
+        failure = error
+    finally:
+        network.train(training)
+    if isinstance(stages, Mapping) and all(isinstance(stages.get(stage), Tensor) for stage in STAGES):
+        return OwnTrunk(network)
+    if all(any(hasattr(network, known) for known in (part, *others)) for part, others in PARTS.items()):
+        return ResNetTrunk(network)
+    found = (
+        f"fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {_one_line(failure)}"
+        if failure is not None
+        else f"returns a mapping with {', '.join(map(str, stages))}"
+        if isinstance(stages, Mapping)
+        else f"returns a {type(stages).__name__}"
+    )
+    raise UserError(
+        f"backbone '{name}' {found}: a backbone returns a mapping with the stages 'layer2' (stride 8) and 'layer3' "
+        f"(stride 16), or is a ResNet with {', '.join(PARTS)}"
+    ) from failure
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -> Trunk:
     """A freshly initialised backbone.
 
     Args:
-        name: a key of `RESNETS`.
-        widths: found widths, as `core.Architecture` or its file, of the whole ResNet (whose last stage a tracker does
-            not use) or of the trunk alone; None for the regular network.
+        name: see `make_backbone`.
+        widths: found widths, as `core.Architecture` or its file, of the whole network (of whose ResNets a tracker does
+            not use the last stage) or of the trunk alone; None for the regular network.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a network without the stages that a tracker needs.
         ArchitectureError: widths of another network, or a damaged file.
     """
-    if name not in RESNETS:
-        raise UserError(f"unknown backbone '{name}': {did_you_mean(name, RESNETS)}")
-    resnet: nn.Module = RESNETS[name]()
+    network = make_backbone(name)
     if widths is None:
-        return ResNetTrunk(resnet)
+        return make_trunk(network, name)
     found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
     if _is_whole(found):
-        return ResNetTrunk(found.build(resnet))
-    trunk = found.build(ResNetTrunk(resnet))
-    assert isinstance(trunk, ResNetTrunk)  # what is built is of the class that it is built from
+        return make_trunk(found.build(network), name)
+    trunk = found.build(make_trunk(network, name))
+    assert isinstance(trunk, Trunk)  # what is built is of the class that it is built from
     return trunk
 
 
@@ -113,7 +226,7 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
     """The widths that a tracker uses of a ResNet's, priced on its crops.
 
     Args:
-        name: a key of `RESNETS`.
+        name: see `make_backbone`.
         found: widths of the whole ResNet, or of the trunk alone.
         side: of a crop, in pixels.
 
@@ -121,9 +234,9 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         ArchitectureError: widths of another network, one of the same form but of another regular width included.
     """
     if _is_whole(found):
-        found.graph(RESNETS[name]())  # the file's own check, against the whole network
+        found.graph(make_backbone(name))  # the file's own check, against the whole network
     inputs = torch.zeros(1, 3, side, side)
-    trunk = resnet_trunk(name)
+    trunk = backbone_trunk(name)
     regular_graph = trace_channels(trunk, inputs, outputs="free")
     removed = tuple(block for block in found.removed if not block.startswith(UNUSED))
     graph = trace_channels(shorten(trunk, removed), inputs, outputs="free") if removed else regular_graph
@@ -157,13 +270,14 @@ def _is_whole(found: Architecture) -> bool:
     return any(group.startswith(UNUSED) for group in found.widths)
 
 
-def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
+def load_backbone_weights(trunk: Trunk, path: str | Path) -> list[str]:
     """Fill a trunk with a trained classifier's weights: ours, torchvision's, or a checkpoint of either.
 
     Args:
         trunk: as wide as the classifier.
-        path: weights by torchvision's names; `layer4` and `fc` are not used. A stem of another kernel size than the
-            trunk's 7 x 7 (networks for small images have 3 x 3) cannot be taken over.
+        path: weights by the names of the network that the trunk is made from; `layer4` and `fc` are not used where the
+            trunk leaves them out. A stem of another kernel size than the trunk's 7 x 7 (networks for small images have
+            3 x 3) cannot be taken over.
 
     Returns:
         Names of the parameters that stay fresh: none, or those of such a stem.
@@ -172,16 +286,22 @@ def load_backbone_weights(trunk: ResNetTrunk, path: str | Path) -> list[str]:
         MissingData: there is no such file.
         UserError: names or shapes that do not fit.
     """
-    weights = {name: value for name, value in read_weights(path).items() if not name.startswith(UNUSED)}
-    own = trunk.state_dict()
+    network = trunk.network if isinstance(trunk, OwnTrunk) else trunk
+    own = network.state_dict()
+    weights = {
+        name: value
+        for name, value in read_weights(path).items()
+        if name in own or not name.startswith(UNUSED)
+    }
     fresh = []
-    stem = weights.get("conv1.weight")
+    stem, own_stem = weights.get("conv1.weight"), own.get("conv1.weight")
     if (
         stem is not None
-        and stem.shape[:2] == own["conv1.weight"].shape[:2]
-        and stem.shape != own["conv1.weight"].shape
+        and own_stem is not None
+        and stem.shape[:2] == own_stem.shape[:2]
+        and stem.shape != own_stem.shape
     ):
         fresh.append("conv1.weight")
-        weights["conv1.weight"] = own["conv1.weight"]
-    fit_weights(trunk, weights, path)
+        weights["conv1.weight"] = own_stem
+    fit_weights(network, weights, path)
     return fresh

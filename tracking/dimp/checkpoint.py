@@ -1,18 +1,17 @@
 """Checkpoints of trackers: our own, which say what they are, and the published `dimp50.pth`, read as data alone.
 
-Ours are safetensors files whose metadata holds, under the key "dimp", JSON with the fields of `Description`. The
-published ones are pickles that name classes of the code they were trained with. Each of these is replaced by an empty
-class, and `torch.load` reads the file with `weights_only=True`: nothing in it is run, and that code is not needed.
+Ours (`core.storage.description`) hold the fields of `Description` under the key "dimp". The published ones are pickles
+that name classes of the code they were trained with. Each of these is replaced by an empty class, and `torch.load`
+reads the file with `weights_only=True`: nothing in it is run, and that code is not needed.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,11 +19,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
-from core.storage.checkpoint import fit_weights, load_weights, read_metadata, save_weights
-from core.storage.files import from_words, json_text
+from core.storage.checkpoint import fit_weights, load_weights
+from core.storage.description import read_described, save_described
+from core.storage.files import from_words
 from core.surgery.architecture import Architecture
-from tracking.dimp.backbones import UNUSED, resnet_trunk
+from tracking.dimp.backbones import UNUSED, backbone_trunk
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
 _KEY = "dimp"
@@ -38,7 +39,8 @@ class Description:
     """What it takes to build a checkpoint's network and to track with it.
 
     Attributes:
-        backbone: a key of `tracking.dimp.backbones.RESNETS`.
+        backbone: see `tracking.dimp.backbones.make_backbone`; a factory of the user's own is told here and never
+            imported because of that.
         architecture: the content of a widths file of that backbone; None for the regular one.
         config: sizes of the heads.
         settings: entries of the tracker's settings in which it differs from DiMP-50's, such as the size of its crops.
@@ -49,16 +51,21 @@ class Description:
     config: DiMPConfig = field(default_factory=DiMPConfig)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> DiMPNet:
+    def build(self, backbone: str | None = None) -> DiMPNet:
         """The network, freshly initialised.
 
+        Args:
+            backbone: the factory, named by the user again, of a backbone of the user's own: its code is run.
+
         Raises:
-            UserError: an unknown backbone, or widths that do not fit it.
+            UserError: an unknown backbone, widths that do not fit it, or one of the user's own and `backbone` is not
+                given.
         """
         widths = None
         if self.architecture is not None:
             widths = Architecture.from_json(self.architecture, "the checkpoint's widths")
-        return DiMPNet(resnet_trunk(self.backbone, widths), self.config)
+        chosen = trusted_model("the checkpoint", self.backbone, backbone, "--backbone")
+        return DiMPNet(backbone_trunk(chosen, widths), self.config)
 
 
 # The published networks were trained and are run with box centres half a crop pixel off (see `TrackerSettings`).
@@ -73,7 +80,7 @@ def save_network(path: str | Path, network: DiMPNet, description: Description) -
         network: what `description.build()` builds, trained.
         description: see `Description`.
     """
-    save_weights(network, path, {_KEY: json_text(asdict(description))})
+    save_described(path, network, _KEY, description)
 
 
 def read_description(path: str | Path) -> Description:
@@ -83,39 +90,31 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    try:
-        content = json.loads(read_metadata(path).get(_KEY, "null"))
-        if content.keys() != {item.name for item in fields(Description)}:
-            raise ValueError
-        settings = from_words(content["settings"])
-        return Description(**{**content, "config": DiMPConfig(**content["config"]), "settings": settings})
-    except (ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"checkpoint '{path}' does not say which tracker it is for: use one that tracking.train or "
-            "tracking.convert has written"
-        ) from error
+    decode = {"config": lambda config: DiMPConfig(**config), "settings": from_words}
+    return read_described(path, _KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
 
 
-def load_network(path: str | Path) -> tuple[DiMPNet, Description]:
+def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet, Description]:
     """Build a checkpoint's network and load its weights; it comes in evaluation mode, on the CPU.
 
     Args:
         path: a file that `save_network` wrote, or a published `dimp50.pth`.
+        backbone: see `Description.build`.
 
     Raises:
         MissingData: there is no such file.
-        UserError: the file is broken, of another kind, or would run code.
+        UserError: the file is broken, of another kind, or would run code; or see `Description.build`.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        description = read_description(path)
-        network = description.build()
+    ours = path.suffix == ".safetensors"
+    description = read_description(path) if ours else PUBLISHED
+    try:
+        network = description.build(backbone)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    if ours:
         load_weights(network, path)
     else:
-        description = PUBLISHED
-        network = description.build()
         fit_weights(network, read_published(path), path)
     return network.eval(), description
 

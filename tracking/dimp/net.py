@@ -116,7 +116,7 @@ class DiMPNet(nn.Module):
     """The tracker's network.
 
     Args:
-        backbone: see `Backbone`; `tracking.dimp.backbones.resnet_trunk` makes them.
+        backbone: see `Backbone`; `tracking.dimp.backbones.backbone_trunk` makes them.
         config: sizes of the heads.
 
     Raises:

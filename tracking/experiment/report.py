@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,8 @@ from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
+from tracking.experiment.config import RunConfig
 from tracking.experiment.trials import Trials
-
-if TYPE_CHECKING:
-    from tracking.experiment.task import ExperimentConfig
 
 
 class PerFrame(nn.Module):
@@ -41,7 +38,7 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
+def finish(config: RunConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
     """Write a checkpoint per method and the plots; returns Markdown for the report.
 
     Args:
@@ -59,7 +56,7 @@ def finish(config: ExperimentConfig, trials: Trials, settings: Settings, runs: S
         name = NAMES.get(run.method, run.method.capitalize())
         found = None if run.architecture is None else run.architecture.to_json()
         description = Description(config.backbone.name, found, config.network, trials.changes)
-        network = description.build()
+        network = description.build(config.backbone.name)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
         files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")

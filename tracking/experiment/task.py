@@ -7,7 +7,7 @@ the backbone's, and the score is how well the trained tracker tracks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,69 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.command_line.factories import title
 from core.experiments.task import Metric, Task
 from core.methods.subject import Part
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
-from core.widths.budget import Budget
-from core.widths.config import ShrinkConfig
 from tracking.datasets import TITLES, load
-from tracking.dimp.backbones import resnet_trunk, trunk_architecture
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
+from tracking.experiment.config import RunConfig, given_architecture
 from tracking.experiment.report import finish
 from tracking.experiment.trials import Trials, percentages
-from tracking.training import TrackingConfig, make_loader, make_loss
+from tracking.training import make_loader, make_loss
 from tracking.training.network import BackboneConfig, make_network
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """The section `evaluation` of a configuration: what trained trackers are tried on.
-
-    Args:
-        dataset: a name of `tracking.datasets.DATASETS`.
-        split: part of it; None for its default.
-        sequences: patterns of the sequences used; none for all.
-        partial: use what is there of a benchmark that is not complete.
-    """
-
-    dataset: str = "demo"
-    split: str | None = None
-    sequences: tuple[str, ...] = ()
-    partial: bool = False
-
-
-@dataclass(frozen=True)
-class ExperimentConfig(TrackingConfig):
-    """A protocol of the comparison: a training's, and how widths are found and trackers compared.
-
-    Args:
-        shrink: how the backbone's widths are found where `found_widths` does not give them.
-        found_widths: a widths file of the backbone, of the whole ResNet as classification finds it or of the trunk.
-        found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
-        evaluation: what trained trackers are tried on.
-
-    Raises:
-        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with; or
-            see `TrackingConfig`.
-    """
-
-    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
-    found_widths: Path | None = None
-    found_weights: Path | None = None
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.backbone.widths is not None or self.init is not None:
-            raise UserError(
-                "the comparison starts from regular widths and fresh heads: name widths with found_widths, and "
-                "leave out backbone.widths and init"
-            )
-
 
 METRICS = (
     Metric("success_auc", "AUC", higher_is_better=True),
@@ -88,7 +40,7 @@ REFERENCES = ("still", "ncc")  # trackers without training, beside which the tra
 
 
 def make_task(
-    config: ExperimentConfig, root: Path, folder: Path, device: torch.device, say: Callable[[str], None]
+    config: RunConfig, root: Path, folder: Path, device: torch.device, say: Callable[[str], None]
 ) -> Task:
     """Tracking as `core.experiments.experiment` sees it.
 
@@ -120,7 +72,7 @@ def make_task(
     return Task(
         name="tracking",
         dataset=f"{TITLES[dataset.name]} {dataset.split}",
-        model_name=f"{config.name} on {config.backbone.name}",
+        model_name=f"{config.name} on {title(config.backbone.name)}",
         build=lambda: make_network(config.backbone, config.network, matched_filter=config.matched_filter),
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
@@ -137,12 +89,12 @@ def make_task(
     )
 
 
-def subject(config: ExperimentConfig) -> dict[str, Any]:
+def subject(config: RunConfig) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`; files by their content."""
     parts = asdict(config)
-    for name in ("train", "shrink", "found_widths"):
+    for name in ("name", "train", "shrink", "found_widths"):
         del parts[name]
-    for name in ("workers", "cache", "bad_frames"):
+    for name in ("workers", "cache", "bad_images"):
         del parts["data"][name]
     given = given_architecture(config)
     parts["backbone"]["weights"] = _checksum(config.backbone.weights)
@@ -164,35 +116,13 @@ def _found_in_percent(loss_fn: Callable[..., tuple[Tensor, dict[str, Tensor]]]) 
     return loss
 
 
-def tracker_changes(config: ExperimentConfig) -> dict[str, Any]:
+def tracker_changes(config: RunConfig) -> dict[str, Any]:
     """Entries of the tracker's settings that follow from how it is trained, and those that the protocol sets."""
     views = config.data.views
     return {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
 
 
-def given_architecture(config: ExperimentConfig) -> Architecture | None:
-    """The widths that the protocol gives, priced on the tracker's crops; None where they are to be found.
-
-    Raises:
-        ArchitectureError: a damaged file, or widths of another network.
-    """
-    if config.found_widths is None:
-        return None
-    return trunk_architecture(
-        config.backbone.name, Architecture.load(config.found_widths), config.data.views.crop
-    )
-
-
-def with_given_budget(config: ExperimentConfig) -> ExperimentConfig:
-    """The protocol with the budget of given widths, so that controls cost the same."""
-    given = given_architecture(config)
-    if given is None:
-        return config
-    budget = Budget(flops=given.costs[0].paper, convention="paper")
-    return replace(config, shrink=replace(config.shrink, budget=budget))
-
-
-def backbone_part(config: ExperimentConfig, device: torch.device) -> Part:
+def backbone_part(config: RunConfig, device: torch.device) -> Part:
     """The backbone as the part of the tracker whose widths are searched.
 
     Its outputs are judged by the tracker's own loss: heads of fitting widths are made on the spot.
@@ -221,7 +151,7 @@ def backbone_part(config: ExperimentConfig, device: torch.device) -> Part:
 
     return Part(
         name="backbone",
-        build=lambda: resnet_trunk(config.backbone.name),
+        build=lambda: backbone_trunk(config.backbone.name),
         example_inputs=torch.zeros(1, 3, side, side),
         batch=batch,
         loss_fn=loss,

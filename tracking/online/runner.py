@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,7 +30,8 @@ from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
 from tracking.files.images import read_image
-from tracking.online.trackers import Tracker, TrackerSpec, make_tracker, pixel_shift, read_answer
+from tracking.online.loop import follow
+from tracking.online.trackers import Tracker, TrackerSpec, make_tracker
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,12 @@ def track_sequence(
         UserError: an unreadable frame, or an answer that is not four numbers.
         RuntimeError: an answer that is not finite.
     """
-    shift = pixel_shift(tracker, first_pixel)
-    moved = np.array([shift, shift, 0, 0])
-    boxes = np.empty((len(frames), 4))
-    seconds = np.empty(len(frames))
-    scores = np.full(len(frames), np.nan)
-    for index, path in enumerate(frames):
-        frame = read_image(path)
-        start = time.perf_counter()
-        if index == 0:
-            tracker.init(frame, [x + by for x, by in zip(box, moved.tolist(), strict=True)])
-            boxes[0] = box
-        else:
-            answer = tracker.update(frame)
-        seconds[index] = time.perf_counter() - start
-        if index:
-            predicted, score = read_answer(answer, str(path))
-            boxes[index] = predicted - moved
-            if score is not None:
-                scores[index] = score
-    return Track(boxes, seconds, scores)
+    steps = list(follow(tracker, frames, box, first_pixel, read_image, str))
+    return Track(
+        np.array([step.box for step in steps]).reshape(-1, 4),
+        np.array([step.seconds for step in steps]),
+        np.array([np.nan if step.score is None else step.score for step in steps]),
+    )
 
 
 def is_finished(folder: Path, name: str, frames: int) -> bool:

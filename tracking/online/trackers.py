@@ -121,6 +121,7 @@ class TrackerSpec:
         checkpoint: the network of a DiMP tracker.
         device: where DiMP runs: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
         seed: of a DiMP tracker.
+        backbone: the factory of a backbone of the user's own, where the checkpoint is of one.
 
     Raises:
         UserError: options that this tracker does not have, or a checkpoint that it lacks.
@@ -130,6 +131,7 @@ class TrackerSpec:
     checkpoint: str | None = None
     device: str = "auto"
     seed: int = 0
+    backbone: str | None = None
 
     def __post_init__(self) -> None:
         if self.name in DIMP:
@@ -140,6 +142,8 @@ class TrackerSpec:
                 )
         elif self.checkpoint is not None:
             raise UserError(f"--checkpoint is for {', '.join(DIMP)}; tracker '{self.name}' takes none")
+        elif self.backbone is not None:
+            raise UserError(f"--backbone is for {', '.join(DIMP)}; tracker '{self.name}' has none")
 
     def record(self) -> dict[str, str | int]:
         """What results depend on, for the run's record: the network by its content, wherever it lies."""
@@ -175,7 +179,7 @@ def tracker_factory(spec: str | TrackerSpec) -> TrackerFactory:
         from tracking.dimp.loading import dimp_factory  # torch is not needed for the others
 
         assert spec.checkpoint is not None  # TrackerSpec has made sure
-        return dimp_factory(name, spec.checkpoint, spec.device, spec.seed)
+        return dimp_factory(name, spec.checkpoint, spec.device, spec.seed, spec.backbone)
     module_name, separator, attribute = name.partition(":")
     if not separator:
         choices = ", ".join([*BUILT_IN, *DIMP])

@@ -9,6 +9,7 @@ from tracking.training.protocol import (
     make_loader,
     make_loss,
     make_validation,
+    run_title,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "make_loader",
     "make_loss",
     "make_validation",
+    "run_title",
 ]

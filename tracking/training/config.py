@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from core.errors import UserError
 from core.training.recipe import require_range
 
-BadFrames = Literal["error", "skip"]
+BadImages = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,14 @@ class DataConfig:
         sampling: which frames.
         views: how they are cut.
         cache: whether and how they are kept decoded.
-        bad_frames: "error" stops at a frame that cannot be read, "skip" draws another sample and counts.
+        bad_images: "error" stops at a frame that cannot be read, "skip" draws another sample and counts.
         workers: processes that prepare batches; 0 prepares them in the training process.
 
     Raises:
         UserError: a value is out of range.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"bad_frames": "bad_images"}
 
     sources: tuple[SourceConfig, ...] = ()
     sequences_per_epoch: int = 26_000
@@ -202,7 +204,7 @@ class DataConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
-    bad_frames: BadFrames = "error"
+    bad_images: BadImages = "error"
     workers: int = 8
 
     def __post_init__(self) -> None:

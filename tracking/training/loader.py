@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import UserError
-from tracking.training.config import BadFrames, SamplingConfig, ViewConfig
+from tracking.training.config import BadImages, SamplingConfig, ViewConfig
 from tracking.training.frames import BadFrame, FrameSource
 from tracking.training.samples import Sample, make_sample
 from tracking.training.sampling import draw_frames, draw_sequence
@@ -54,7 +54,7 @@ class SequenceLoader:
         batch_size: sequences per batch, over all ranks.
         sequences_per_epoch: those that do not fill a batch are left out.
         seed: with epoch, batch and place in the batch decides all that is drawn.
-        bad_frames: "error" or "skip", see `DataConfig`.
+        bad_images: "error" or "skip", see `DataConfig`.
         workers: processes that prepare batches; 0 for this one.
         rank, world: which part of every batch is yielded; see `shard`.
         unreadable: the files that could not be read so far.
@@ -70,7 +70,7 @@ class SequenceLoader:
     batch_size: int
     sequences_per_epoch: int
     seed: int = 0
-    bad_frames: BadFrames = "error"
+    bad_images: BadImages = "error"
     workers: int = 0
     rank: int = 0
     world: int = 1
@@ -106,7 +106,7 @@ class SequenceLoader:
             targets: `labels` (S, M, K, K) and `ious` (S, M, P).
 
         Raises:
-            UserError: a frame cannot be read, and `bad_frames` is "error"; or nearly none can.
+            UserError: a frame cannot be read, and `bad_images` is "error"; or nearly none can.
         """
         loader = DataLoader(
             _Batches(self, epoch),
@@ -154,7 +154,7 @@ class SequenceLoader:
             try:
                 frames = [source.frames.read(sequence, int(number)) for number in numbers]
             except BadFrame as error:
-                if self.bad_frames == "error":
+                if self.bad_images == "error":
                     raise
                 unreadable[error.path] = str(error)
                 continue

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
-from tracking.dimp.backbones import load_backbone_weights, resnet_trunk
+from tracking.dimp.backbones import backbone_trunk, load_backbone_weights
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import DiMPConfig, DiMPNet, DiMPOutput
 
@@ -21,7 +21,7 @@ class BackboneConfig:
     """The section `backbone` of a configuration.
 
     Args:
-        name: a key of `tracking.dimp.backbones.RESNETS`.
+        name: see `tracking.dimp.backbones.make_backbone`.
         widths: a file of found widths (`core.Architecture`); None for the regular network.
         weights: a trained classifier's weights to start from; None for a fresh start.
     """
@@ -73,7 +73,7 @@ def make_network(
         MissingData: a file is not there.
         UserError: widths or weights do not fit.
     """
-    trunk = resnet_trunk(backbone.name, found or backbone.architecture())
+    trunk = backbone_trunk(backbone.name, found or backbone.architecture())
     if backbone.weights is not None:
         fresh = load_backbone_weights(trunk, backbone.weights)
         if fresh:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from core.command_line.factories import is_factory, title
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.training.seeding import seed_everything
 from core.training.train import TrainConfig
@@ -57,6 +58,18 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         TrackerSettings().replaced(self.tracker)  # else it would be found out after the training
+
+
+def run_title(config: TrackingConfig, name: str | None = None) -> str:
+    """What a run's folder is called: `name` (`--name`), else the protocol's with that of a backbone of the user's own.
+
+    Raises:
+        UserError: `name` is no name of a folder.
+    """
+    backbone = config.backbone.name
+    if name is not None:
+        return title(backbone, name)
+    return f"{config.name}-{title(backbone)}" if is_factory(backbone) else config.name
 
 
 def build_network(config: TrackingConfig) -> DiMPNet:
@@ -142,7 +155,7 @@ def _loader(
         batch_size=batch_size,
         sequences_per_epoch=sequences,
         seed=seed,
-        bad_frames=data.bad_frames,
+        bad_images=data.bad_images,
         workers=data.workers,
     )
 
@@ -173,8 +186,8 @@ def _open(source: SourceConfig, root: Path, data: DataConfig) -> Source:
     frames = open_frame_cache(usable, data.cache)
     if frames.bad:
         reason = next(iter(frames.bad.values()))
-        if data.bad_frames == "error":
-            raise UserError(f"{reason}; or leave such frames out with data.bad_frames='skip'")
+        if data.bad_images == "error":
+            raise UserError(f"{reason}; or leave such frames out with data.bad_images='skip'")
         warnings.warn(
             f"{usable.source.name}: {len(frames.bad)} frames skipped, the first: {reason}", stacklevel=2
         )

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from core.command_line.factories import call_factory, load_factory, parse_shape
+from core.command_line.factories import (
+    call_factory,
+    from_data,
+    load_factory,
+    parse_shape,
+    takes,
+    title,
+    trusted_model,
+)
 from core.errors import UserError
 
 SOURCE = """
@@ -146,3 +154,63 @@ def test_shapes() -> None:
     for text in ("", "1,,2", "1x3", "0,3", "-1,3", "1.5"):
         with pytest.raises(UserError, match="write positive integers with commas"):
             parse_shape(text)
+
+
+def test_the_same_relative_path_after_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+    for folder, width in (("one", 2), ("two", 3), ("one", 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "wandering_net.py").write_text(
+            f"from torch import nn\ndef net():\n    return nn.Conv2d(1, {width}, 1)\n"
+        )
+        monkeypatch.chdir(tmp_path / folder)
+        widths.append(call_factory("wandering_net.py:net").out_channels)
+    assert widths == [2, 3, 2]
+    assert load_factory("wandering_net.py:net") is load_factory(f"{tmp_path}/one/wandering_net.py:net")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "wanted"),
+    [
+        ("resnet20", None, "resnet20"),
+        ("some/where/mynet.py:make", None, "mynet-make"),
+        ("package.module:factory", None, "module-factory"),
+        ("some/where/mynet.py:make", "my net", "my net"),
+    ],
+)
+def test_titles(model: str, name: str | None, wanted: str) -> None:
+    assert title(model, name) == wanted
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", " a"])
+def test_titles_are_names_of_folders(name: str) -> None:
+    with pytest.raises(UserError, match="becomes a folder's name"):
+        title("resnet20", name)
+
+
+def test_code_that_a_file_names_is_not_trusted() -> None:
+    assert trusted_model("'c'", "edsr", None, "--model") == "edsr"
+    assert trusted_model("'c'", "old.py:net", "new.py:net", "--model") == "new.py:net"
+    with pytest.raises(UserError, match=r"'c' is of a network from 'net.py:net', .* with --model net.py:net"):
+        trusted_model("'c'", "net.py:net", None, "--model")
+    for described, given in (("edsr", "net.py:net"), ("net.py:net", "edsr")):
+        with pytest.raises(UserError, match=f"leave --model {given} out"):
+            trusted_model("'c'", described, given, "--model")
+
+
+def test_where_code_comes_from_is_said() -> None:
+    assert from_data("net.py:net", None, None) == "the protocol names code: 'net.py:net' is imported"
+    assert from_data("net.py:net", None, "mine.yaml") == from_data("net.py:net", None, None)
+    assert [from_data("net.py:net", "net.py:net", None), from_data("net.py:net", None, "mine.py")] == [
+        None,
+        None,
+    ]
+    assert from_data("edsr", None, None) is None
+
+
+def test_what_a_factory_takes(file: Path) -> None:
+    assert takes(f"{file}:tiny", "width")
+    assert not takes(f"{file}:wrong", "width")
+    assert takes(f"{file}:Tiny", "width")

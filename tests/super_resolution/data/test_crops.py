@@ -15,6 +15,7 @@ import torch
 from core.errors import UserError
 from core.storage.cache import FOLDER
 from super_resolution.data import (
+    CacheConfig,
     CropLoader,
     DataConfig,
     ImagePair,
@@ -280,7 +281,7 @@ def test_bad_settings_are_refused(photos: ImageSet, options: dict[str, int], wor
 
 
 def test_the_loader_of_a_config(photos: ImageSet, tmp_path: Path) -> None:
-    data = DataConfig(patch=32, cache=str(tmp_path / "told"))
+    data = DataConfig(patch=32, cache=CacheConfig(tmp_path / "told"))
     loader = open_training_loader(str(photos.folder), tmp_path, 4, data, batch_size=3, seed=5)
     assert len(loader) == 1
     assert sorted(path.suffix for path in (tmp_path / "told").iterdir()) == [".lock", ".pixels"]
@@ -293,7 +294,7 @@ def test_the_loader_of_a_config(photos: ImageSet, tmp_path: Path) -> None:
 def test_bsds500_trains_from_its_cache(benchmark_root: Path, tmp_path: Path) -> None:
     if not (benchmark_root / "BSDS500_train").is_dir():
         pytest.skip(f"no BSDS500_train under '{benchmark_root}'")
-    data = DataConfig(patch=192, crops_per_epoch=64, cache=str(tmp_path))
+    data = DataConfig(patch=192, crops_per_epoch=64, cache=CacheConfig(tmp_path))
     loader = open_training_loader("bsds500", benchmark_root, 4, data, batch_size=16, seed=0)
     assert len(loader.images) == len(list((benchmark_root / "BSDS500_train").glob("*.jpg")))
     lr, hr = next(loader.epoch(0))

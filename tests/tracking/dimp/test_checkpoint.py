@@ -24,8 +24,8 @@ from tracking.dimp import DiMPConfig, DiMPNet, checkpoint
 from tracking.dimp.backbones import (
     RESNETS,
     ResNetTrunk,
+    backbone_trunk,
     load_backbone_weights,
-    resnet_trunk,
     trunk_architecture,
 )
 from tracking.dimp.checkpoint import (
@@ -42,7 +42,7 @@ SMALL = DiMPConfig(classification_channels=16, iou_channels=16)
 
 def small(widths: core.Architecture | None = None) -> DiMPNet:
     torch.manual_seed(0)
-    return DiMPNet(resnet_trunk("resnet18-small", widths), SMALL)
+    return DiMPNet(backbone_trunk("resnet18-small", widths), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_bad_files_are_named(tmp_path: Path, training_code: types.ModuleType) ->
     with pytest.raises(UserError, match="compressed"):
         load_network(path)
     save_weights(small(), tmp_path / "bare.safetensors")
-    with pytest.raises(UserError, match="does not say which tracker"):
+    with pytest.raises(UserError, match="does not say which network of dimp"):
         load_network(tmp_path / "bare.safetensors")
     assert convert([str(tmp_path / "bare.safetensors"), str(tmp_path / "out.pth")]) == 2
 
@@ -201,7 +201,7 @@ def test_a_resnet50_of_found_widths_is_a_backbone(tmp_path: Path) -> None:
     odd = {name: max(1, width - number % 7) for number, (name, width) in enumerate(widths.items())}
     inputs = describe_inputs(torch.zeros(1, 3, 224, 224))
     core.Architecture("resnet50", odd, inputs).save(tmp_path / "widths.json")
-    trunk = resnet_trunk("resnet50", tmp_path / "widths.json")
+    trunk = backbone_trunk("resnet50", tmp_path / "widths.json")
     assert trunk.channels == {"layer2": odd["layer2.0.conv3"], "layer3": odd["layer3.0.conv3"]}
     assert trunk.strides == {"layer2": 8, "layer3": 16}
 
@@ -209,7 +209,7 @@ def test_a_resnet50_of_found_widths_is_a_backbone(tmp_path: Path) -> None:
 def test_a_trunk_has_widths_of_its_own(found: core.Architecture) -> None:
     alone = trunk_architecture("resnet18-small", found, 144)
     assert not any(group.startswith("layer4") for group in alone.widths)
-    whole, trunk = resnet_trunk("resnet18-small", found), resnet_trunk("resnet18-small", alone)
+    whole, trunk = backbone_trunk("resnet18-small", found), backbone_trunk("resnet18-small", alone)
     assert {n: v.shape for n, v in whole.state_dict().items()} == {
         n: v.shape for n, v in trunk.state_dict().items()
     }
@@ -231,7 +231,7 @@ def test_a_trunk_lacks_the_blocks_that_the_classifier_lacks() -> None:
     alone = trunk_architecture("resnet18-small", found, 144)
     assert set(alone.removed) == set(found.removed) - {"layer4.1"}
     assert alone.removed
-    whole, trunk = resnet_trunk("resnet18-small", found), resnet_trunk("resnet18-small", alone)
+    whole, trunk = backbone_trunk("resnet18-small", found), backbone_trunk("resnet18-small", alone)
     shapes = {name: value.shape for name, value in trunk.state_dict().items()}
     assert {name: value.shape for name, value in whole.state_dict().items()} == shapes
     assert not any(name.startswith(tuple(f"{block}." for block in alone.removed)) for name in shapes)
@@ -251,7 +251,7 @@ def test_widths_of_a_wider_network_of_the_same_form_are_refused() -> None:
 
 def test_backbones_are_checked() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
-        resnet_trunk("resnet5")
+        backbone_trunk("resnet5")
     with pytest.raises(UserError, match="has no 'conv1'"):
         ResNetTrunk(nn.Sequential())
     shallow = RESNETS["resnet18-small"]()
@@ -263,7 +263,7 @@ def test_backbones_are_checked() -> None:
 def test_a_classifiers_weights_fill_a_trunk(tmp_path: Path) -> None:
     resnet = RESNETS["resnet18-small"]()
     save_weights(resnet, tmp_path / "classifier.safetensors")
-    trunk = resnet_trunk("resnet18-small")
+    trunk = backbone_trunk("resnet18-small")
     assert load_backbone_weights(trunk, tmp_path / "classifier.safetensors") == []
     assert torch.equal(trunk.layer3[1].conv2.weight, resnet.layer3[1].conv2.weight)
     resnet.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tracking.dimp import DiMPNet, prroi_pool
-from tracking.dimp.backbones import UNUSED, resnet_trunk
+from tracking.dimp.backbones import UNUSED, backbone_trunk
 from tracking.dimp.filters import apply_adjoint
 from tracking.dimp.roi import pool_boxes
 
@@ -47,7 +47,7 @@ def golden(folder: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def net(fill: ModuleType) -> DiMPNet:
     torch.set_num_threads(2)
-    module = DiMPNet(resnet_trunk("resnet50"))
+    module = DiMPNet(backbone_trunk("resnet50"))
     fill.fill(module.state_dict())
     return module.eval()
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from core.errors import UserError
 from tracking.dimp import DiMPConfig, DiMPNet, prroi_pool
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.features import InstanceL2Norm, classification_features
 from tracking.dimp.filters import apply_adjoint, apply_filter
 from tracking.dimp.initializer import FilterInitializer
@@ -235,7 +235,7 @@ def test_a_sliver_of_a_box_pools_the_value_at_its_place(side: float) -> None:
 
 def test_one_training_sequence_more_does_not_change_the_others_in_evaluation() -> None:
     torch.manual_seed(0)
-    net = DiMPNet(resnet_trunk("resnet18-small"), DiMPConfig(16, iou_channels=16)).eval()
+    net = DiMPNet(backbone_trunk("resnet18-small"), DiMPConfig(16, iou_channels=16)).eval()
     images, tests = (
         noise(2, 2, 3, 96, 96, dtype=torch.float32),
         noise(2, 1, 3, 96, 96, seed=1, dtype=torch.float32),
@@ -253,7 +253,7 @@ def test_one_training_sequence_more_does_not_change_the_others_in_evaluation() -
 
 def test_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    net = DiMPNet(resnet_trunk("resnet18-small"), DiMPConfig(16, feature_blocks=1, iou_channels=16))
+    net = DiMPNet(backbone_trunk("resnet18-small"), DiMPConfig(16, feature_blocks=1, iou_channels=16))
     images = noise(2, 2, 3, 96, 96, dtype=torch.float32)
     boxes = torch.tensor([30.0, 30, 40, 30]).expand(2, 2, 4)
     output = net(images, images, boxes, boxes[:, :, None] + 2)

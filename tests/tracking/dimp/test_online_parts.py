@@ -15,7 +15,7 @@ from core.errors import UserError
 from tests.properties import examples
 from tracking.dimp import DiMPNet, prroi_pool
 from tracking.dimp.augmentation import channel_dropout, expanded_size, first_frame_samples
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.box_judge import BoxJudge
 from tracking.dimp.crops import CropFrame, cut, from_centres, to_centres
 from tracking.dimp.inference import InferenceNetwork
@@ -31,7 +31,7 @@ DIMP50 = TrackerSettings()
 def net() -> DiMPNet:
     """A small network whose batch norms do something."""
     torch.manual_seed(3)
-    made = DiMPNet(resnet_trunk("resnet18-small"))
+    made = DiMPNet(backbone_trunk("resnet18-small"))
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, 0, 0.1)

@@ -21,7 +21,7 @@ from tracking import eval as command
 from tracking import track
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp import DiMPConfig, DiMPNet
-from tracking.dimp.backbones import resnet_trunk
+from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.localisation import Finding
 from tracking.dimp.settings import TrackerSettings
@@ -54,7 +54,7 @@ class Colours(nn.Module):
 @pytest.fixture(scope="module")
 def net() -> DiMPNet:
     torch.manual_seed(0)
-    return DiMPNet(resnet_trunk("resnet18-small"), CONFIG).eval()
+    return DiMPNet(backbone_trunk("resnet18-small"), CONFIG).eval()
 
 
 def video(frames: int, size: tuple[int, int] = (120, 160), seed: int = 0) -> list[np.ndarray]:
@@ -394,7 +394,7 @@ def test_evaluates_a_checkpoint(
     small = {"crop_size": 64}
     save_network(
         other,
-        DiMPNet(resnet_trunk("resnet18-small"), CONFIG),
+        DiMPNet(backbone_trunk("resnet18-small"), CONFIG),
         Description("resnet18-small", None, CONFIG, small),
     )
     assert command.main([*start, "--checkpoint", str(other), "--seed", "3"]) == 2

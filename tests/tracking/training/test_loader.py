@@ -187,7 +187,7 @@ def test_a_bad_frame_is_named(config: TrackingConfig, tmp_path: Path, workers: i
     direct = CacheConfig(enabled=False)
     with pytest.raises(UserError, match=r"^\S*face/img/000\d.png: not a readable image[^\n]*$"):
         list(loader(config, cache=direct, workers=workers, sequences_per_epoch=40).epoch(0))
-    skipping = loader(config, cache=direct, workers=workers, sequences_per_epoch=40, bad_frames="skip")
+    skipping = loader(config, cache=direct, workers=workers, sequences_per_epoch=40, bad_images="skip")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert len(list(skipping.epoch(0))) == 10
@@ -202,10 +202,10 @@ def test_a_bad_frame_is_named(config: TrackingConfig, tmp_path: Path, workers: i
 
 def test_bad_frames_are_left_out_of_the_cache(config: TrackingConfig, tmp_path: Path) -> None:
     config = damaged(config, tmp_path)
-    with pytest.raises(UserError, match=r"face/img/0003.png.*data.bad_frames='skip'"):
+    with pytest.raises(UserError, match=r"face/img/0003.png.*data.bad_images='skip'"):
         loader(config)
     with pytest.warns(UserWarning, match=r"sequences: 5 frames skipped, the first: .*0003.png"):
-        made = loader(config, bad_frames="skip")
+        made = loader(config, bad_images="skip")
     assert len(list(made.epoch(0))) == 2
 
 
@@ -214,7 +214,7 @@ def test_nothing_but_bad_frames_ends(config: TrackingConfig, tmp_path: Path) -> 
     source = replace(config.data.sources[0], sequences=("face",))
     for frame in range(24):
         (source.folder / f"face/img/{frame:04d}.png").write_bytes(b"no image")
-    made = loader(config, sources=(source,), cache=CacheConfig(enabled=False), bad_frames="skip")
+    made = loader(config, sources=(source,), cache=CacheConfig(enabled=False), bad_images="skip")
     with pytest.raises(UserError, match=r"100 samples in turn with a frame that cannot be read.*face/img"):
         list(made.epoch(0))
 

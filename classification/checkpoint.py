@@ -1,0 +1,101 @@
+"""Classifiers' checkpoints that say what they are (`core.storage.description`, key "classification")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from classification.models import build
+from core.command_line.factories import call_factory, is_factory, trusted_model
+from core.errors import UserError
+from core.storage.checkpoint import load_weights
+from core.storage.description import read_described, save_described
+from core.surgery.architecture import Architecture
+
+_KEY = "classification"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What it takes to build a checkpoint's network and to use it.
+
+    Attributes:
+        model: a name of `classification.models`; a factory of the user's own is told here and never imported because of
+            that.
+        dataset: what it was trained on, a name of `classification.data.DATASETS`.
+        classes: names in the order of the outputs.
+        input_shape: channels, height and width.
+        mean: per channel, in pixel values: inputs are (pixel - mean) / std.
+        std: the same.
+        architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
+            network's own widths.
+    """
+
+    model: str
+    dataset: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: Mapping[str, Any] | None = None
+
+
+def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
+    """Write weights and description as one file, atomically; `network` is what `build_network(description)` builds."""
+    save_described(path, network, _KEY, description)
+
+
+def read_description(path: str | Path) -> Description:
+    """Read a checkpoint's description without its weights.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is broken, or was not written by `save_network`.
+    """
+    decode = dict.fromkeys(("classes", "input_shape", "mean", "std"), tuple)
+    return read_described(path, _KEY, Description, "classification.run", decode)
+
+
+def build_network(description: Description, model: str | None = None) -> nn.Module:
+    """Build the network that a description names, with fresh weights.
+
+    Args:
+        description: see `Description`.
+        model: the factory, named by the user again, of a network of the user's own: its code is run.
+
+    Raises:
+        UserError: no such network, the widths do not fit it, or it is a network of the user's own and `model` is not
+            given.
+    """
+    chosen = trusted_model("the checkpoint", description.model, model, "model=")
+    if is_factory(chosen):
+        network = call_factory(chosen)
+    else:
+        network = build(chosen, len(description.classes), dataset=description.dataset)
+    if description.architecture is None:
+        return network
+    return Architecture.from_json(description.architecture, "the checkpoint's widths").build(network)
+
+
+def load_network(path: str | Path, model: str | None = None) -> tuple[nn.Module, Description]:
+    """Build a checkpoint's network and load its weights; it comes in evaluation mode, on the CPU.
+
+    Args:
+        path: a file that `save_network` wrote.
+        model: see `build_network`.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken or not of this kind, or see `build_network`.
+    """
+    description = read_description(path)
+    try:
+        network = build_network(description, model)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    load_weights(network, path)
+    return network.eval(), description

@@ -1,0 +1,81 @@
+"""Protocols of the comparison of trackers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from core.errors import UserError
+from core.surgery.architecture import Architecture
+from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
+from tracking.dimp.backbones import trunk_architecture
+from tracking.training import TrackingConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The section `evaluation` of a configuration: what trained trackers are tried on.
+
+    Args:
+        dataset: a name of `tracking.datasets.DATASETS`.
+        split: part of it; None for its default.
+        sequences: patterns of the sequences used; none for all.
+        partial: use what is there of a benchmark that is not complete.
+    """
+
+    dataset: str = "demo"
+    split: str | None = None
+    sequences: tuple[str, ...] = ()
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig(TrackingConfig):
+    """A protocol of the comparison: a training's, and how widths are found and trackers compared.
+
+    Args:
+        shrink: how the backbone's widths are found where `found_widths` does not give them.
+        found_widths: a widths file of the backbone, of the whole ResNet as classification finds it or of the trunk.
+        found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
+        evaluation: what trained trackers are tried on.
+
+    Raises:
+        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with; or
+            see `TrackingConfig`.
+    """
+
+    shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    found_widths: Path | None = None
+    found_weights: Path | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone.widths is not None or self.init is not None:
+            raise UserError(
+                "the comparison starts from regular widths and fresh heads: name widths with found_widths, and "
+                "leave out backbone.widths and init"
+            )
+
+
+def given_architecture(config: RunConfig) -> Architecture | None:
+    """The widths that the protocol gives, priced on the tracker's crops; None where they are to be found.
+
+    Raises:
+        ArchitectureError: a damaged file, or widths of another network.
+    """
+    if config.found_widths is None:
+        return None
+    return trunk_architecture(
+        config.backbone.name, Architecture.load(config.found_widths), config.data.views.crop
+    )
+
+
+def with_given_budget(config: RunConfig) -> RunConfig:
+    """The protocol with the budget of given widths, so that controls cost the same."""
+    given = given_architecture(config)
+    if given is None:
+        return config
+    budget = Budget(flops=given.costs[0].paper, convention="paper")
+    return replace(config, shrink=replace(config.shrink, budget=budget))

@@ -1,0 +1,72 @@
+"""The one loop over a video's frames: a tracker gets them in turn, its answers are read, its time is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from tracking.online.trackers import Tracker, pixel_shift, read_answer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """A frame and what the tracker made of it.
+
+    Attributes:
+        frame: as it was given.
+        box: (4,), the target in it; of the first frame the box that the tracker was started with.
+        score: the tracker's; None for the first frame and where it gives none.
+        seconds: spent in `init` or `update`.
+    """
+
+    frame: T
+    box: np.ndarray
+    score: float | None
+    seconds: float
+
+
+def follow(
+    tracker: Tracker,
+    frames: Iterable[T],
+    box: Sequence[float],
+    first_pixel: int,
+    image: Callable[[T], np.ndarray],
+    where: Callable[[T], str],
+) -> Iterator[Found[T]]:
+    """Run a fresh tracker over a video.
+
+    Args:
+        tracker: see `trackers.Tracker`.
+        frames: in any form.
+        box: the target in the first one.
+        first_pixel: the number of the image's first pixel in `box` and in the answers; it matters to trackers that say
+            which one they take.
+        image: a frame's pixels, (height, width, 3) uint8 RGB; what it takes to read them is not the tracker's time.
+        where: what a frame is called in messages.
+
+    Raises:
+        UserError: an unreadable frame, or an answer that is no box.
+        RuntimeError: an answer that is not finite.
+    """
+    shift = pixel_shift(tracker, first_pixel)
+    moved = np.array([shift, shift, 0, 0])
+    answer: object = None
+    for number, frame in enumerate(frames):
+        pixels = image(frame)
+        start = time.perf_counter()
+        if number == 0:
+            tracker.init(pixels, [x + by for x, by in zip(box, moved.tolist(), strict=True)])
+        else:
+            answer = tracker.update(pixels)
+        seconds = time.perf_counter() - start
+        if number == 0:
+            yield Found(frame, np.asarray(box, np.float64), None, seconds)
+        else:
+            found, score = read_answer(answer, where(frame))
+            yield Found(frame, found - moved, score, seconds)
