@@ -133,14 +133,15 @@ class Series:
     refused: dict[Setting, str] = field(default_factory=dict)
 
 
-def open_place(name: str, root: Path, data: ClassificationData) -> Place:
-    """Read a table and fit its surface.
+def open_place(name: str, table: Table, data: ClassificationData) -> Place:
+    """Fit a table's surface.
 
-    Raises:
-        MissingData, UserError: see `read_table`.
+    Args:
+        name: of the space.
+        table: of its trained networks.
+        data: what channels are scored on.
     """
-    macro, table = SPACES[name], read_table(root, name)
-    surface = fit_surface(table)
+    macro, surface = SPACES[name], fit_surface(table)
 
     def train_loader(batch_size: int, seed: int) -> Any:
         return data.train_loader(batch_size, seed, torch.device("cpu"))
@@ -622,8 +623,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     torch.set_num_threads(1)
     facts = machine()
     root = data_root(arguments.data_root)
-    for name in arguments.spaces:
-        read_table(root, name)  # before images are opened
+    tables = {name: read_table(root, name) for name in arguments.spaces}
     data = open_dataset(arguments.dataset, root, DATASETS[arguments.dataset])
     if data.input_shape != IMAGE:
         raise UserError(f"images of {data.name} are {data.input_shape}, the networks take {IMAGE}")
@@ -635,8 +635,8 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     summaries = []
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as work_dir:
-        for name in arguments.spaces:
-            place = open_place(name, root, data)
+        for name, table in tables.items():
+            place = open_place(name, table, data)
             series, space = run_place(place, names, settings, arguments, Path(work_dir))
             summaries.append(summarise(place, series, space, arguments, settings))
     not_asked = {name: "not asked for" for name in METHODS if name not in names and name not in out}
@@ -673,9 +673,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--dataset", choices=list(DATASETS), default="tiny-imagenet", help="of the scoring images"
     )
-    parser.add_argument("--images", type=int, default=64, help="that channels are scored on (default: 64)")
-    parser.add_argument("--proxy-images", type=int, default=8, help="that a proxy sees (default: 8)")
-    parser.add_argument("--candidates", type=int, default=16, help="that a proxy ranks (default: 16)")
+    parser.add_argument("--images", type=int, default=16, help="that channels are scored on (default: 16)")
+    parser.add_argument("--proxy-images", type=int, default=4, help="that a proxy sees (default: 4)")
+    parser.add_argument("--candidates", type=int, default=8, help="that a proxy ranks (default: 8)")
     parser.add_argument("--data-root", help="holds channel-bench-macro (default: $LWDNA_DATA, else data/)")
     add_output_arguments(parser, "channel_bench")
     return parser
