@@ -42,7 +42,8 @@ from classification.data import ClassificationData, DataConfig, open_dataset
 from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
 from core.experiments.plots import new_figure, save_figure
-from core.methods.candidates import IntArray, ProxyConfig, draw, limits_of
+from core.graph.complexity import Convention
+from core.methods.candidates import IntArray, Limits, ProxyConfig, draw, limits_of
 from core.methods.registry import METHODS, Method, Request, SearchConfig, find, open_request
 from core.methods.subject import Subject, first_batches
 from core.methods.tilts import tilted_widths
@@ -260,6 +261,16 @@ def harmonic(space: Space) -> dict[str, Tensor]:
     }
 
 
+def limits_at(space: Space, budget: float, convention: Convention) -> Limits:
+    """A budget of FLOPs and all widths that the table has.
+
+    Raises:
+        BudgetError: no such widths meet it.
+    """
+    cost = int(Budget(flops=budget, convention=convention).limits(space.baseline(convention))["flops"])
+    return limits_of(space, convention, cost, LEAST_FLOOR, 1.0)
+
+
 def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
     """Widths by one of the bench's `OWN` rows.
 
@@ -326,6 +337,8 @@ def run_place(
         different = unlike(place, scores.space.graph)
         if any(different.values()):
             raise UserError(f"{place.name}: networks whose cost differs from the table's: {different}")
+        for budget in arguments.budgets:  # refused before anything is searched
+            limits_at(scores.space, budget, arguments.convention)
         for name in names:
             if seed and (without_draw(name) or _by_proxy(name)):
                 continue
@@ -381,8 +394,7 @@ def summarise(
     full = np.array(place.macro.full)
     oracles: dict[str, dict[str, Any]] = {}
     for budget in arguments.budgets:
-        cost = int(Budget(flops=budget, convention=convention).limits(space.baseline(convention))["flops"])
-        limits = limits_of(space, convention, cost, LEAST_FLOOR, 1.0)
+        limits = limits_at(space, budget, convention)
         oracle: Oracle = find_oracle(place.table, place.surface, graph, limits, full)
         oracles[str(budget)] = {"widths": oracle.sizes.tolist(), "surface": oracle.surface, "table": oracle.table,
                                 "table_unbiased": oracle.unbiased}  # fmt: skip
@@ -393,10 +405,13 @@ def summarise(
                          **looked_up(place, graph, answers, convention)})  # fmt: skip
     uniform = {(row["budget"], row["floor"]): row["surface"] for row in rows if row["method"] == "uniform"}
     for row in rows:
-        base, best = uniform[row["budget"], row["floor"]], oracles[str(row["budget"])]["surface"]
-        row["over_uniform"] = row["surface"] - base
+        # Uniform widths may be out of reach where widths that are rounded down are not.
+        base, best = uniform.get((row["budget"], row["floor"])), oracles[str(row["budget"])]["surface"]
+        row["over_uniform"] = None if base is None else row["surface"] - base
         row["over_baseline"] = row["surface"] - place.baseline
-        row["oracle_share"] = row["over_uniform"] / (best - base) if best > base else None
+        row["oracle_share"] = (
+            None if base is None or best <= base else (row["surface"] - base) / (best - base)
+        )
     refused = [{"method": one.method, **setting._asdict(), "reason": reason}
                for one in series for setting, reason in one.refused.items()]  # fmt: skip
     return {
@@ -436,10 +451,8 @@ def space_text(summary: Mapping[str, Any], floors: Sequence[float]) -> str:
         rows = [row for row in summary["rows"] if row["budget"] == float(budget)]
         by_floor = {(row["method"], row["floor"]): row for row in rows}
         methods = dict.fromkeys(row["method"] for row in rows)
-        uniform = (
-            by_floor["uniform", least]["surface"] if ("uniform", least) in by_floor else oracle["surface"]
-        )
-        worth_sharing = oracle["surface"] - uniform >= summary["noise"]
+        uniform = by_floor.get(("uniform", least))
+        worth_sharing = uniform is not None and oracle["surface"] - uniform["surface"] >= summary["noise"]
         chosen = [by_floor.get((name, least)) or by_floor[name, max(floors)] for name in methods]
         lines = []
         for row in sorted(chosen, key=lambda row: -row["surface"]):
@@ -485,7 +498,9 @@ def headline(
             (row for row in rows if row["floor"] == min(floors)), key=lambda row: -row["surface"]
         )
         oracle = summary["oracles"][str(budget)]["surface"]
-        uniform = next(row["surface"] for row in at_least if row["method"] == "uniform")
+        uniform = next((row["surface"] for row in at_least if row["method"] == "uniform"), None)
+        if uniform is None:
+            continue
         worse = sum(row["over_uniform"] < 0 for row in at_least)
         listed = ", ".join(f"{row['method']} {_signed(row['over_uniform'])}" for row in at_least[:4])
         sentences.append(
@@ -554,13 +569,12 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
     budgets = sorted(budgets)
     where = [100 * budget for budget in budgets]
     for axis, summary in zip(np.ravel(axes), summaries, strict=True):
-        at = {
-            (row["method"], row["budget"]): row["over_uniform"]
-            for row in summary["rows"]
-            if row["floor"] == floor
-        }
-        uniform = {row["budget"]: row["surface"] for row in summary["rows"] if row["method"] == "uniform"}
-        room = [summary["oracles"][str(budget)]["surface"] - uniform[budget] for budget in budgets]
+        rows = [row for row in summary["rows"] if row["floor"] == floor and row["over_uniform"] is not None]
+        at = {(row["method"], row["budget"]): row["over_uniform"] for row in rows}
+        uniform = {row["budget"]: row["surface"] for row in rows if row["method"] == "uniform"}
+        room = [
+            summary["oracles"][str(budget)]["surface"] - uniform.get(budget, np.nan) for budget in budgets
+        ]
         axis.fill_between(where, 0, room, color="0.88", linewidth=0)
         axis.plot([min(where), max(where)], [0, 0], color="0.25", linewidth=1.2)
         aside = min(where) - 0.04 * (max(where) - min(where) or 1)
@@ -579,6 +593,7 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
             elif name != "uniform":
                 others += 1
                 axis.plot(where, values, color="0.7", linewidth=0.7)
+        labels = [label for label in labels if np.isfinite(label[1])]
         low, high = axis.get_ylim()
         places = spread_labels([value for _, value, _ in labels], 0.052 * (high - low))
         right = max(where) + 0.02 * (max(where) - min(where) or 1)

@@ -338,6 +338,34 @@ def test_the_page_says_what_the_table_says(
     assert "| diminishing returns |" in capsys.readouterr().out
 
 
+def test_rounded_widths_may_reach_what_uniform_ones_cannot(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.channel_bench, "open_dataset", lambda *arguments: Data())
+    monkeypatch.setattr(benchmarks.channel_bench_table, "ROUNDS", 2)
+    space = opened("MobileNet")
+    least = space.graph.cost("macs", (0.4 * space.graph.sizes).astype(np.int64)) / 54_260_736
+    arguments = ["--spaces", "MobileNet", "--methods", "gradient-rounded", "--floors", "0.4", "--images", "2",
+                 "--budgets", f"{least - 0.005:.4f}", "--convention", "macs", "--seeds", "1"]  # fmt: skip
+    assert main([*arguments, "--data-root", str(made), "--output", str(tmp_path / "page")]) == 0
+    (summary,) = json.loads((tmp_path / "page.json").read_text())["spaces"]
+    (row,) = summary["rows"]
+    assert row["method"] == "gradient-rounded"
+    assert row["over_uniform"] is row["oracle_share"] is None
+    assert {width % 8 for width in row["widths"][0]} == {0}
+    assert [item["method"] for item in summary["refused"]] == ["uniform"]
+
+
+def test_a_budget_below_the_table_is_refused_before_the_search(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarks.channel_bench, "open_dataset", lambda *arguments: Data())
+    assert main(["--spaces", "MobileNet", "--budgets", "0.1", "--data-root", str(made)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot be reached" in error
+
+
 def test_missing_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data-root", str(tmp_path)]) == 2
     error = capsys.readouterr().err
