@@ -526,7 +526,8 @@ def report(results: Mapping[str, Any], arguments: Namespace, figure: str | None)
         "*Oracle's share*: gain over uniform by the gain of the surface's best network; a dash where that gain is "
         "smaller than the scatter of a single training. The oracle may go down to a quarter of the full widths. "
         "*sd of log widths*: within a network, relative to the regular one, mean over networks. *Epochs* are images "
-        "seen over CIFAR-10's 50,000; seconds are elapsed, on one thread, from the baseline to the widths. Floors are "
+        "seen over CIFAR-10's 50,000; seconds are elapsed, on one thread, from the baseline to the widths; the "
+        f"whole page took {results['seconds']:,.0f} of them. Floors are "
         f"shares of the doubled widths. FLOPs: {convention[arguments.convention]}.",
         f"Scores see {arguments.images} images of {results['dataset']} (the table's networks were trained on "
         f"CIFAR-10). The searches by proxies see {arguments.proxy_images} images, rank {arguments.candidates} "
@@ -579,9 +580,6 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
         axis.plot([min(where), max(where)], [0, 0], color="0.25", linewidth=1.2)
         aside = min(where) - 0.04 * (max(where) - min(where) or 1)
         axis.errorbar([aside], [0], summary["noise"], color="0.25", elinewidth=1, capsize=3)
-        axis.text(
-            aside, 1.05 * summary["noise"], "± sd of\none training", fontsize=7, ha="center", va="bottom"
-        )
         labels = [("uniform widths", 0.0, "0.25"), ("oracle (band)", room[-1], "0.5")]
         methods = dict.fromkeys(name for name, _ in at)
         others = 0
@@ -592,7 +590,7 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
                 labels.append((name, values[-1], SHOWN[name]))
             elif name != "uniform":
                 others += 1
-                axis.plot(where, values, color="0.7", linewidth=0.7)
+                axis.plot(where, values, color="0.7", linewidth=0.7, zorder=1.5)
         labels = [label for label in labels if np.isfinite(label[1])]
         low, high = axis.get_ylim()
         places = spread_labels([value for _, value, _ in labels], 0.052 * (high - low))
@@ -600,8 +598,8 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
         for (name, value, colour), place in zip(labels, places, strict=True):
             axis.annotate(f"{name} {_signed(value)}", (max(where), value), (right, place), color=colour, fontsize=8.5,
                           va="center", annotation_clip=False)  # fmt: skip
-        axis.set_title(f"{summary['space']} space ({summary['title']}): floor {floor:g}; thin lines: {others} other "
-                       "methods", loc="left", fontsize=10)  # fmt: skip
+        axis.set_title(f"{summary['space']} space ({summary['title']}), floor {floor:g}. Thin lines: {others} other "
+                       f"methods; bar at the left: ± sd of one training", loc="left", fontsize=9)  # fmt: skip
         axis.set_ylabel("points of accuracy over uniform widths")
         axis.set_xticks(where, [f"{value:g} %" for value in where])
     np.ravel(axes)[-1].set_xlabel("FLOPs over the regular network's")
