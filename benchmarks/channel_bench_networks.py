@@ -1,0 +1,157 @@
+"""The two spaces of Channel-Bench-Macro as ordinary networks for CIFAR's 3x32x32 images.
+
+Su et al., "Searching for Network Width with Bilaterally Coupled Network", 2022 (github.com/xiusu/Channel-Bench-Macro).
+A name of seven digits is a network: digit i is the width of layer i in quarters of the space's full width. Batch norm
+and ReLU follow every convolution, but for the linear projections of inverted bottlenecks and the second convolutions
+of basic blocks, whose ReLU comes behind the addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.networks.layers import initialise
+
+QUARTERS = 4  # of the full width that a layer may have
+BASELINE = "2222222"  # regular, with room to grow twofold
+IMAGE = (3, 32, 32)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs)]  # fmt: skip
+
+
+class InvertedBottleneck(nn.Module):
+    """1x1 to `inner`, depthwise 3x3, linear 1x1 to `outputs`; the identity beside them where shapes allow."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(inputs, inner, 1),
+            nn.ReLU(),
+            *_convolution(inner, inner, 3, stride, inner),
+            nn.ReLU(),
+            *_convolution(inner, outputs, 1),
+        )
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the identity beside them where shapes allow, and nothing elsewhere.
+
+    The table's own FLOPs and parameters say so: they leave no room for a 1x1 convolution on a shortcut.
+    """
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(inputs, inner, 3, stride), nn.ReLU(), *_convolution(inner, outputs, 3)
+        )
+        self.residual = stride == 1 and inputs == outputs
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        return self.relu(x + self.body(x) if self.residual else self.body(x))
+
+
+class MacroNetwork(nn.Module):
+    """A stem of stride 2, blocks, the mean over the map and a linear classifier.
+
+    Args:
+        stem: output channels of the first convolution.
+        blocks: what follows it.
+        features: channels that the classifier sees.
+        num_classes: outputs of the classifier.
+    """
+
+    def __init__(self, stem: int, blocks: Sequence[nn.Module], features: int, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_convolution(IMAGE[0], stem, 3, 2), nn.ReLU())
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(features, num_classes)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Fresh parameters and statistics, for the widths that the layers have now."""
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, 32, 32) to logits (N, num_classes)."""
+        return self.fc(self.pool(self.blocks(self.stem(x))).flatten(1))
+
+
+def mobilenet(widths: Sequence[int]) -> MacroNetwork:
+    """Four inverted bottlenecks and a 1x1 convolution, at seven widths."""
+    trunk, first, second, third, late, fourth, head = widths
+    blocks = [
+        InvertedBottleneck(trunk, first, trunk),
+        InvertedBottleneck(trunk, second, trunk),
+        InvertedBottleneck(trunk, third, late, 2),
+        InvertedBottleneck(late, fourth, late),
+        nn.Sequential(*_convolution(late, head, 1), nn.ReLU()),
+    ]
+    return MacroNetwork(trunk, blocks, head)
+
+
+def resnet(widths: Sequence[int]) -> MacroNetwork:
+    """Five basic blocks, at seven widths."""
+    trunk, first, second, third, late, fourth, fifth = widths
+    blocks = [
+        BasicBlock(trunk, first, trunk),
+        BasicBlock(trunk, second, trunk),
+        BasicBlock(trunk, third, late, 2),
+        BasicBlock(late, fourth, late),
+        BasicBlock(late, fifth, late),
+    ]
+    return MacroNetwork(trunk, blocks, late)
+
+
+@dataclass(frozen=True)
+class MacroSpace:
+    """One of the two spaces.
+
+    Attributes:
+        title: for the page.
+        full: widths of "4444444", in the order of the digits.
+        build: a network at seven widths.
+        groups: the channel group of `core.graph` that each digit sets, by its name.
+    """
+
+    title: str
+    full: tuple[int, ...]
+    build: Callable[[Sequence[int]], MacroNetwork]
+    groups: tuple[str, ...]
+
+    def network(self, digits: str) -> MacroNetwork:
+        """The network of that name, freshly initialised from torch's global generator."""
+        return self.build(
+            [full * int(digit) // QUARTERS for full, digit in zip(self.full, digits, strict=True)]
+        )
+
+
+SPACES = {
+    "MobileNet": MacroSpace(
+        "inverted bottlenecks", (128, 768, 768, 768, 256, 1536, 1024), mobilenet,
+        ("stem.0", "blocks.0.body.0", "blocks.1.body.0", "blocks.2.body.0", "blocks.2.body.6", "blocks.3.body.0",
+         "blocks.4.0")),
+    "ResNet": MacroSpace(
+        "basic blocks", (256, 256, 256, 512, 512, 512, 512), resnet,
+        ("stem.0", "blocks.0.body.0", "blocks.1.body.0", "blocks.2.body.0", "blocks.2.body.3", "blocks.3.body.0",
+         "blocks.4.body.0")),
+}  # fmt: skip
+
+
+def image() -> Tensor:
+    """One blank image; only its shape matters."""
+    return torch.zeros(1, *IMAGE)
