@@ -37,7 +37,7 @@ from benchmarks.channel_bench_table import (
     neighbours,
     read_table,
 )
-from benchmarks.measure import NOTHING_KEPT, add_output_arguments, command_text, machine, publish
+from benchmarks.measure import NOTHING_KEPT, command_text, machine, publish
 from classification.data import ClassificationData, DataConfig, open_dataset
 from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
@@ -174,7 +174,7 @@ def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
     config, found = SearchConfig(), {}
     epochs = {"accumulate_epochs": f"{config.accumulate_epochs}", "dhp": f"up to {config.dhp.max_epochs}"}
     for name, method in methods.items():
-        if method.one_floor or method.change.get("vanish"):
+        if leaves_blocks_out(method):
             found[name] = "leaves blocks out, and all networks of the table have all their blocks"
         elif method.trains:
             how_many = ", ".join(epochs.get(part, "some") for part in method.uses)
@@ -193,7 +193,12 @@ def without_draw(name: str) -> bool:
 
 def by_score(method: Method) -> bool:
     """Whether all that a method does is to score channels once: its scores then serve every budget and floor."""
-    return "score" in method.change and not method.change.get("vanish") and not method.one_floor
+    return "score" in method.change and not leaves_blocks_out(method)
+
+
+def leaves_blocks_out(method: Method) -> bool:
+    """Whether a method changes depth, whatever the protocol says."""
+    return bool(method.config(ShrinkConfig()).vanish)
 
 
 class Counted:
@@ -223,7 +228,7 @@ class Scores:
         start = time.perf_counter()
         self.place, self.request, self.space = place, request, open_request(request)
         self.opening = time.perf_counter() - start
-        self.known: dict[tuple[str, str], Scored] = {}
+        self.known: dict[tuple[Any, str], Scored] = {}
 
     def of(self, config: ShrinkConfig) -> Scored:
         """By the configuration's score and latents."""
@@ -247,9 +252,8 @@ def searched(scores: Scores, config: ShrinkConfig, scored: Scored) -> Answer:
         BudgetError: the budget cannot be met.
     """
     start, space = time.perf_counter(), scores.space
-    found = search(space.graph, scored.scores, config.budget, space.baseline(config.budget.convention),
-                   floor=config.floor, ceiling=config.ceiling, round_to=config.round_to,
-                   allocation=config.allocation)  # fmt: skip
+    found = search(space.graph, scored.scores, config.budget, space.baseline, floor=config.floor,
+                   ceiling=config.ceiling, round_to=config.round_to, allocation=config.allocation)  # fmt: skip
     seconds = time.perf_counter() - start + scores.opening + scored.seconds
     return Answer(scores.place.relative(found.widths)[None], scored.images, seconds)
 
@@ -267,8 +271,9 @@ def limits_at(space: Space, budget: float, convention: Convention) -> Limits:
     Raises:
         BudgetError: no such widths meet it.
     """
-    cost = int(Budget(flops=budget, convention=convention).limits(space.baseline(convention))["flops"])
-    return limits_of(space, convention, cost, LEAST_FLOOR, 1.0)
+    return limits_of(
+        space, ShrinkConfig(budget=Budget(flops=budget, convention=convention), floor=LEAST_FLOOR)
+    )
 
 
 def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
@@ -280,15 +285,14 @@ def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
     space, seed = scores.space, scores.request.seed
     if name == DIMINISHING:
         return searched(scores, replace(config, allocation="per-flop"), Scored(harmonic(space), 0, 0.0))
-    start, convention = time.perf_counter(), config.budget.convention
-    cost = int(config.budget.limits(space.baseline(convention))["flops"])
-    limits = limits_of(space, convention, cost, config.floor, config.ceiling)
+    start = time.perf_counter()
     if name == DRAWN:
+        limits = limits_of(space, config)
         sizes = draw(
             space.graph, limits, DRAWS, scores.request.search.proxy.spread, np.random.default_rng(seed)
         )
     else:
-        widths = tilted_widths(space, limits, trunk=-2 * scores.request.search.tilt)
+        widths = tilted_widths(space, config, trunk=-2 * scores.request.search.tilt)
         sizes = np.array([list(widths.values())])
     seconds = time.perf_counter() - start + scores.opening
     return Answer(sizes / space.graph.sizes, 0, seconds)
@@ -690,7 +694,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--proxy-images", type=int, default=4, help="that a proxy sees (default: 4)")
     parser.add_argument("--candidates", type=int, default=8, help="that a proxy ranks (default: 8)")
     parser.add_argument("--data-root", help="holds channel-bench-macro (default: $LWDNA_DATA, else data/)")
-    add_output_arguments(parser, "channel_bench")
+    parser.add_argument(
+        "--output", type=Path, help="write OUTPUT.json, .md and .png (docs/results/channel_bench)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

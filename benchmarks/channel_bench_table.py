@@ -147,7 +147,7 @@ def fit_surface(table: Table, accuracy: FloatArray | None = None, degree: int = 
     powers = np.array(list(combinations_with_replacement(range(LAYERS + 1), degree)), dtype=np.int64)
     terms = _monomials(table.digits / QUARTERS, powers)
     target = np.log(100 - (table.mean if accuracy is None else accuracy))
-    return Surface(powers, np.linalg.lstsq(terms, target, rcond=None)[0])
+    return Surface(powers, np.linalg.lstsq(terms, target, rcond=None)[0].astype(np.float64))
 
 
 def judge(table: Table, surface: Surface) -> Fit:
@@ -229,7 +229,7 @@ def find_oracle(
         seed: of the exchanges.
     """
     generator = np.random.default_rng(seed)
-    affordable = graph.cost(limits.kind, table.digits * full // QUARTERS) <= limits.cost
+    affordable = limits.fits(graph, table.digits * full // QUARTERS)
     points = table.digits[affordable] / QUARTERS
     start = points[np.argsort(-surface(points))[:PARENTS]]
     sizes = scale_to_budget(graph, start * full / limits.base, limits)

@@ -60,6 +60,11 @@ DIGITS = np.array([[int(digit) for digit in name] for name in NAMES])
 SLOPES = np.array([0.3, 0.05, 0.05, 0.1, 0.1, 0.02, 0.02])
 
 
+def macs(number: int, floor: float) -> ShrinkConfig:
+    """A budget of so many multiply-accumulates."""
+    return ShrinkConfig(budget=Budget(flops=number, convention="macs"), floor=floor)
+
+
 def law(relative: np.ndarray) -> np.ndarray:
     """Accuracy whose error is a product of powers of the relative widths."""
     return 100 - 8 * np.exp(-np.log(relative) @ SLOPES)
@@ -82,7 +87,7 @@ def powers() -> tuple[Table, Surface]:
 def opened(name: str) -> Space:
     with seeded(0):
         baseline = SPACES[name].network(BASELINE)
-    return open_space(baseline, image(), 2.0, seed=0)
+    return open_space(baseline, image(), ShrinkConfig(), seed=0)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def test_the_oracle_gives_all_width_to_the_one_layer_that_counts() -> None:
     table, surface = powers()
     of_head, constant = (surface.powers == [6, 7, 7]).all(axis=1), (surface.powers == 7).all(axis=1)
     only_head = Surface(surface.powers, -0.5 * of_head + 2 * constant)
-    limits = limits_of(opened("MobileNet"), "macs", 25_000_000, 0.25, 1.0)
+    limits = limits_of(opened("MobileNet"), macs(25_000_000, 0.25))
     oracle = find_oracle(table, only_head, graph, limits, full)
     assert oracle.sizes[6] == full[6]
     assert oracle.surface == pytest.approx(100 - math.exp(2))
@@ -197,10 +202,10 @@ def test_the_oracle_gives_all_width_to_the_one_layer_that_counts() -> None:
 
 def test_the_oracle_is_an_optimum_of_the_widths() -> None:
     space, full = opened("MobileNet"), np.array(SPACES["MobileNet"].full)
-    limits = limits_of(space, "macs", 45_000_000, 0.25, 1.0)
+    limits = limits_of(space, macs(45_000_000, 0.25))
     oracle = find_oracle(*powers(), space.graph, limits, full)
     # Lagrange: one more FLOP gains the same in every layer that is free to change.
-    free = (oracle.sizes > limits.low) & (oracle.sizes < limits.high)
+    free = (oracle.sizes > limits.bounds.low) & (oracle.sizes < limits.bounds.high)
     gain = SLOPES / oracle.sizes / space.graph.cost.marginal("macs", oracle.sizes)
     assert free.sum() >= 2
     assert gain[free].max() / gain[free].min() < 1.15
@@ -252,12 +257,12 @@ def test_diminishing_returns_maximise_the_sum_of_logarithms() -> None:
     found = answer(toy.place, DIMINISHING, toy, config)
     graph = toy.space.graph
     sizes = np.rint(found.relative[0] * SPACES["MobileNet"].full).astype(np.int64)
-    limits = limits_of(toy.space, "macs", int(0.5 * 54_260_736), 0.05, 1.0)
-    assert graph.cost("macs", sizes) <= limits.cost
+    limits = limits_of(toy.space, macs(int(0.5 * 54_260_736), 0.05))
+    assert graph.cost("macs", sizes) <= limits.costs["macs"]
     # Karush, Kuhn and Tucker's conditions for the largest sum of log w: what a layer's channels cost at the margin,
     # times its width, is the same for all layers that are free to change, less at ceilings and more at floors.
     share = sizes * graph.cost.marginal("macs", sizes)
-    at_low, at_high = sizes == limits.low, sizes == limits.high
+    at_low, at_high = sizes == limits.bounds.low, sizes == limits.bounds.high
     free = ~at_low & ~at_high
     assert free.sum() >= 2
     assert share[free].max() / share[free].min() < 1.1
