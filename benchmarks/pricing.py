@@ -32,8 +32,9 @@ from benchmarks.networks import NETWORKS, Network
 from core.command_line.exits import run_command
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import count
-from core.methods.candidates import IntArray, Limits, built, draw, limits_of
+from core.methods.candidates import IntArray, built, draw, limits_of
 from core.tables import markdown_table
+from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from core.widths.space import Space, open_space
 
@@ -66,7 +67,7 @@ def measure(network: Network, arguments: Namespace) -> dict[str, Any]:
     inputs = network.inputs()
     space = open_space(network.make(), inputs, ShrinkConfig(), seed=0)
     cost = int(BUDGET * space.base_graph.flops())
-    limits: Limits = limits_of(space, "macs", cost, 0.2, 1.0)
+    limits = limits_of(space, ShrinkConfig(budget=Budget(flops=BUDGET, convention="macs"), floor=0.2))
     many, few = (random_sizes(space, number, 0) for number in (arguments.candidates, arguments.built))
 
     def networks() -> list[nn.Module]:

@@ -1,20 +1,26 @@
 """Torch-Pruning as an outside peer: widths from its pruner, at our budget, for training from scratch.
 
-It gets the same widened network, fresh, the same floors (as its largest pruning ratio) and the same batches; how it
-couples layers and ranks channels is its own. Its `pruning_ratio` is bisected on fresh copies until no larger network
-that it gives is within the budget, counted by our closed form on widths read off the pruned network.
+It gets the same widened network, fresh, the lowest floor as its largest pruning ratio, and the same batches; how it
+couples layers and ranks channels is its own. What it gives is brought to the nearest widths that floors, ceilings and
+`round_to` allow. Its `pruning_ratio` is bisected on fresh copies until no larger network is within the budget, counted
+by our closed form.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from core.errors import UserError
-from core.methods.registry import Found, Method, Request, limits_in, open_request
+from core.graph.channels import trace_channels
+from core.methods.candidates import limits_of
+from core.methods.registry import NO_SCORES, Found, Method, Request, open_request
 from core.methods.subject import first_batches, only_loss
 from core.modules import call, map_tensors
 from core.widths.space import Space
@@ -36,9 +42,9 @@ def prune(request: Request, *, importance: str) -> Found:
     import torch_pruning
 
     config = request.shrink
-    floor = cast(float, config.floor)  # `one_floor`
     space = open_request(request)
-    limits = limits_in(space, config)
+    limits = limits_of(space, config)
+    least = float((limits.bounds.low / space.graph.sizes).min())
     wide = space.wide.train()
     if importance == "taylor":
         _accumulate_gradients(wide, request)
@@ -55,24 +61,24 @@ def prune(request: Request, *, importance: str) -> Found:
         inputs = map_tensors(request.subject.example_inputs, lambda tensor: tensor.to(request.fabric.device))
         torch_pruning.pruner.MetaPruner(
             model, inputs, importance=ranking, global_pruning=True, pruning_ratio=ratio,
-            max_pruning_ratio=1 - floor, ignored_layers=_outputs(space, model),
+            max_pruning_ratio=1 - least, ignored_layers=_outputs(space, model),
             in_channel_groups={}, out_channel_groups={}, num_heads={},
         ).step()  # fmt: skip
-        return _widths_of(space, model)
+        counts = np.rint(_elements(space, model) / limits.bounds.block).astype(np.int64) * limits.bounds.block
+        return space.graph.widths_at(np.clip(counts, limits.bounds.low, limits.bounds.high))
 
-    low, high = 0.0, 1.0 - floor
+    low, high = 0.0, 1.0 - least
     best: dict[str, int] | None = None
     for _ in range(TRIALS):
         ratio = (low + high) / 2
         widths = pruned_widths(ratio)
-        if space.graph.flops(widths, config.budget.convention) <= limits.cost:
+        if limits.fits(space.graph, space.graph.elements(widths)[None]).all():
             best, high = widths, ratio
         else:
             low = ratio
     if best is None:
         raise UserError("Torch-Pruning reaches no network within the budget and the floors: lower floor")
-    facts = {"score": f"torch-pruning {importance}", "seed": request.seed, "budget": config.budget.to_json(),
-             "widen": config.widen, "floor": config.floor, "ratio": high}  # fmt: skip
+    facts = config.found_by(score=f"torch-pruning {importance}", seed=request.seed, ratio=high)
     epochs = 0.0
     if importance == "taylor":
         loader = request.subject.train_loader(request.train.batch_size, request.seed)
@@ -104,25 +110,28 @@ def _rows(model: nn.Module, name: str) -> int:
     return int(model.get_parameter(f"{name}.weight").shape[0])
 
 
-def _widths_of(space: Space, model: nn.Module) -> dict[str, int]:
-    """Our group names -> channels of the pruned network; all layers of a group have to agree.
+def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
+    """Elements of every group in the pruned network, (G,); of groups that are only tied on request, their mean.
 
     Raises:
         UserError: the library cut layers apart that share a group.
     """
-    widths = {}
-    for group in space.graph.groups:
-        widths[group.name] = _rows(model, group.name)
-    expected = {
-        name: space.graph.width_of(name, widths)
-        for name in space.graph.producers
-        if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear)
-    }
-    for name, width in expected.items():
-        found = _rows(model, name)
-        if found != width:
-            raise UserError(f"Torch-Pruning left '{name}' with {found} channels where its group has {width}")
-    return widths
+    options = replace(space.graph.options, ties=())
+    free = trace_channels(space.wide, space.inputs, **asdict(options))
+    widths = {name: _rows(model, name) for name in free.names}
+    for name in free.producers:
+        if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear):
+            found, width = _rows(model, name), free.width_of(name, widths)
+            if found != width:
+                raise UserError(
+                    f"Torch-Pruning left '{name}' with {found} channels where its group has {width}"
+                )
+    kept = {group.name: widths[group.name] / group.width for group in free.groups}
+    tied = [
+        [own.name for own in free.groups if own.slots.keys() <= group.slots.keys()]
+        for group in space.graph.groups
+    ]
+    return space.graph.sizes * np.array([np.mean([kept[name] for name in names]) for names in tied])
 
 
 PACKAGE = ("torch_pruning", "peers")
@@ -130,13 +139,15 @@ PEERS: dict[str, Method] = {
     "torch-pruning": Method(
         "Torch-Pruning: group Taylor, global",
         partial(prune, importance="taylor"),
+        refuses=NO_SCORES,
+        whole=True,
         package=PACKAGE,
-        one_floor=True,
     ),
     "torch-pruning-norm": Method(
         "Torch-Pruning: group L2 norm, global",
         partial(prune, importance="norm"),
+        refuses=NO_SCORES,
+        whole=True,
         package=PACKAGE,
-        one_floor=True,
     ),
 }

@@ -169,7 +169,7 @@ def execute(
         if stored is not None:
             check_same(config, stored, folder)
         task = open_task(config, fabric, folder, data_root(plan.data_root))
-        check(task, config.shrink)
+        check(task, config.shrink, settings.controls)
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:
             settle(plan, config, stored, folder, settings.stages)

@@ -29,6 +29,7 @@ from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
 from core.experiments.task import Metric, Task, TeacherConfig
 from core.experiments.trial import network, teacher_network, train_network
+from core.methods.registry import METHODS
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
@@ -155,13 +156,21 @@ def run_experiment(
     return _compare(task, settings, say)
 
 
-def check(task: Task, config: ShrinkConfig) -> None:
+def check(task: Task, config: ShrinkConfig, controls: Sequence[str] = ()) -> None:
     """Find out in a second what would otherwise fail after the baseline's training.
+
+    Args:
+        task: what is trained.
+        config: how widths are found.
+        controls: methods that are compared with, by name.
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range or fit no group, or the budget cannot be reached (a latency is not looked at).
+            round_to are out of range or fit no group, the budget cannot be reached (a latency is not looked at), or a
+            control cannot honour a setting (docs/methods.md).
     """
+    for name in controls:
+        METHODS[name].check_config(name, config, task)
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
             f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"

@@ -18,9 +18,10 @@ from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.surgery.initialise import seeded
 from core.surgery.resize import resize
-from core.widths.bounds import Fractions, group_fractions
-from core.widths.budget import BudgetError
+from core.widths.bounds import Bounds
+from core.widths.config import ShrinkConfig
 from core.widths.proxies import Batches, Proxy
+from core.widths.selection import check_reachable, exact_limits
 from core.widths.space import Space
 
 IntArray = NDArray[np.int64]
@@ -52,41 +53,33 @@ class Limits:
     """What an allocation may cost and how wide its groups may be, in elements of the widened network.
 
     Attributes:
-        kind: "macs", "paper" or "params".
-        cost: the most that it may cost.
-        low: least elements, (G,).
-        high: most elements, (G,).
+        costs: the most that it may cost, by the names of `core.graph.complexity.Cost`.
+        bounds: what the groups may keep.
         base: the baseline's elements, (G,), in the widened network's steps.
     """
 
-    kind: str
-    cost: int
-    low: IntArray
-    high: IntArray
+    costs: dict[str, int]
+    bounds: Bounds
     base: IntArray
 
+    def fits(self, graph: ChannelGraph, sizes: IntArray) -> NDArray[np.bool_]:
+        """Which allocations, (N, G), are within all limits, (N,)."""
+        within = [graph.cost(kind, sizes) <= limit for kind, limit in self.costs.items()]
+        return np.logical_and.reduce(within)
 
-def limits_of(space: Space, kind: str, cost: int, floor: Fractions, ceiling: Fractions) -> Limits:
-    """Limits of a space; floor and ceiling are fractions of the widened widths, as for `core.widths.selection.search`.
+
+def limits_of(space: Space, config: ShrinkConfig) -> Limits:
+    """A configuration's limits in a space; one on latency is not looked at.
 
     Raises:
         BudgetError: the floors alone cost more, or the ceilings do not reach the budget.
-        UserError: see `core.widths.selection.group_fractions`.
+        UserError: see `core.widths.bounds.group_bounds`.
     """
-    groups, sizes = space.graph.groups, space.graph.sizes
-    low = np.maximum((group_fractions(groups, floor, "floor") * sizes + 1e-9).astype(np.int64), 1)
-    high = np.maximum((group_fractions(groups, ceiling, "ceiling") * sizes + 1e-9).astype(np.int64), low)
-    widths = space.base_graph.widths
-    base = np.array(
-        [max(1, widths[group.name] // group.step) for group in space.graph.groups], dtype=np.int64
-    )
-    lowest, highest = int(space.graph.cost(kind, low)), int(space.graph.cost(kind, high))
-    if not lowest <= cost <= highest:
-        raise BudgetError(
-            f"a budget of {cost:,} {kind} cannot be reached: with these floors and ceilings networks have between "
-            f"{lowest:,} and {highest:,}; change the budget, floor or widen"
-        )
-    return Limits(kind, cost, low, high, base)
+    graph, widths = space.graph, space.base_graph.widths
+    costs, bounds = exact_limits(config.budget, space.baseline), config.bounds(graph)
+    check_reachable(graph, bounds, costs, space.baseline)
+    base = np.array([max(1, widths[group.name] // group.step) for group in graph.groups], dtype=np.int64)
+    return Limits(costs, bounds, base)
 
 
 def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> IntArray:
@@ -95,43 +88,53 @@ def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> 
     Args:
         graph: the widened network's groups.
         shares: proportions, (N, G), positive: an allocation is a common factor times its shares times the baseline's
-            elements, rounded and kept within `low` and `high`.
+            elements, rounded to whole blocks and kept within the bounds.
         limits: see `Limits`.
 
     Returns:
-        (N, G) whole elements, none above the budget, to none of which a single element could be added within it.
+        (N, G) whole elements, none above the budget, to none of which a single block could be added within it.
     """
+    least, most, block = limits.bounds.low, limits.bounds.high, limits.bounds.block
 
     def sizes(factors: FloatArray) -> IntArray:
-        wanted = np.rint(factors[:, None] * shares * limits.base).astype(np.int64)
-        return np.clip(wanted, limits.low, limits.high)
+        wanted = np.rint(factors[:, None] * shares * limits.base / block).astype(np.int64) * block
+        return np.clip(wanted, least, most)
 
     low = np.zeros(len(shares))
-    high = np.full(len(shares), float((limits.high / (shares * limits.base)).max()) + 1)
+    high = np.full(len(shares), float((most / (shares * limits.base)).max()) + 1)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = graph.cost(limits.kind, sizes(middle)) <= limits.cost
+        fits = limits.fits(graph, sizes(middle))
         low, high = np.where(fits, middle, low), np.where(fits, high, middle)
     return fill(graph, sizes(low), limits)
 
 
 def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
-    """Add elements in turns, one to every group that may have one more, while they fit; all allocations at once.
+    """Add blocks in turns, one to every group that may have one more, while they fit; all allocations at once.
 
     Groups of one proportion cross their roundings together, so scaling alone stops up to a channel of each too early.
     """
     sizes = sizes.copy()
-    curvature = graph.cost.curvature(limits.kind)
-    marginal = graph.cost.marginal(limits.kind, np.zeros_like(limits.low)) + sizes @ curvature
-    room = limits.cost - graph.cost(limits.kind, sizes)
+    zeros = np.zeros_like(limits.base)
+    curvature = {kind: graph.cost.curvature(kind) for kind in limits.costs}
+    marginal = {kind: graph.cost.marginal(kind, zeros) + sizes @ curvature[kind] for kind in limits.costs}
+    room = {kind: limit - graph.cost(kind, sizes) for kind, limit in limits.costs.items()}
     grown = True
     while grown:
         grown = False
-        for group in range(sizes.shape[1]):
-            fits = (sizes[:, group] < limits.high[group]) & (marginal[:, group] <= room)
-            sizes[fits, group] += 1
-            room[fits] -= marginal[fits, group]
-            marginal[fits] += curvature[group]
+        for group, (most, block) in enumerate(zip(limits.bounds.high, limits.bounds.block, strict=True)):
+            pairs = block * (block - 1) // 2  # each element of a block makes the ones after it dearer
+            cost = {
+                kind: block * marginal[kind][:, group] + pairs * curvature[kind][group, group]
+                for kind in room
+            }
+            fits = sizes[:, group] + block <= most
+            for kind, left in room.items():
+                fits &= cost[kind] <= left
+            sizes[fits, group] += block
+            for kind, left in room.items():
+                left[fits] -= cost[kind][fits]
+                marginal[kind][fits] += block * curvature[kind][group]
             grown = grown or bool(fits.any())
     return sizes
 

@@ -31,9 +31,9 @@ from core.surgery.gates import LATENTS, Latents
 from core.surgery.hypernetwork import alive_latents, attach_hypernetwork, soft_threshold_
 from core.training.recipe import ScheduleConfig, require_range
 from core.training.train import Loader, TrainConfig, fit
-from core.widths.bounds import Fractions, group_fractions
-from core.widths.budget import Budget
-from core.widths.selection import search
+from core.widths.config import ShrinkConfig
+from core.widths.selection import check_reachable, exact_limits
+from core.widths.shrinkage import priced_baseline, search_space
 from core.widths.space import Space
 
 
@@ -94,12 +94,9 @@ def dhp_search(
     loader: Loader,
     loss_fn: Callable[[Any, Any], Any],
     train: TrainConfig,
-    config: DhpConfig,
-    budget: Budget,
+    dhp: DhpConfig,
+    config: ShrinkConfig,
     *,
-    floor: Fractions,
-    ceiling: Fractions = 1.0,
-    round_to: int = 1,
     seed: int,
     work_dir: Path,
     fabric: Fabric,
@@ -113,12 +110,8 @@ def dhp_search(
         loader: training batches.
         loss_fn: (outputs, targets) -> loss, or (loss, metrics).
         train: the recipe whose optimiser, batch size and precision the search uses.
-        config: the search itself.
-        budget: a limit on FLOPs.
-        floor: least fraction of each widened group, see `core.widths.selection.search`; the authors keep 4
-            channels where they give no fraction.
-        ceiling: see `core.widths.selection.search`.
-        round_to: see `core.widths.selection.search`.
+        dhp: the search itself.
+        config: budget, floors, ceilings, round_to, allocation. The authors keep 4 channels where they give no floor.
         seed: of latents, hypernetworks and training.
         work_dir: for the checkpoints of the search.
         fabric: device and processes.
@@ -126,37 +119,36 @@ def dhp_search(
         progress: show a bar.
 
     Raises:
-        UserError: the budget limits no FLOPs, or a pattern fits no group; and whatever `fit` and `search` raise.
+        UserError: the budget limits neither FLOPs nor parameters, or a pattern fits no group; and whatever `fit` and
+            `search` raise.
     """
-    baseline = space.baseline
-    limits = budget.limits(baseline)
-    if budget.flops is None:
-        raise UserError("DHP's stop rule needs a budget of FLOPs: add flops=... to the budget")
     graph = space.graph
-    whole = graph.flops(convention=budget.convention)
-    floors = group_fractions(graph.groups, floor, "floor")
-    group_fractions(graph.groups, ceiling, "ceiling")  # refuses mistakes before epochs of training
-    least = np.maximum((floors * graph.sizes + 1e-9).astype(np.int64), 4)
-    least = np.minimum(least, graph.sizes)
+    limits = exact_limits(config.budget, space.baseline)
+    if not limits:
+        raise UserError("DHP's stop rule needs a budget of FLOPs or parameters: add flops=... to the budget")
+    bounds = config.bounds(graph)  # refuses mistakes before epochs of training
+    check_reachable(graph, bounds, limits, space.baseline)
+    least = np.minimum(np.maximum(bounds.low, 4), graph.sizes)
     keep = {group.name: int(count) for group, count in zip(graph.groups, least, strict=True)}
-    hyper = attach_hypernetwork(space.wide, graph, embedding=config.embedding, seed=seed)
+    hyper = attach_hypernetwork(space.wide, graph, embedding=dhp.embedding, seed=seed)
     latents = cast(Latents, getattr(hyper, LATENTS))
     done = 0
 
     def excess() -> float:
-        counts = np.maximum(alive_latents(latents, config.threshold).cpu().numpy(), least)
-        return (int(graph.cost(budget.convention, counts)) - limits[budget.convention]) / whole
+        counts = np.maximum(alive_latents(latents, dhp.threshold).cpu().numpy(), least)
+        return max((int(graph.cost(kind, counts)) - limit) / int(graph.cost(kind, graph.sizes))
+                   for kind, limit in limits.items())  # fmt: skip
 
     def after_step(step: int, lr: float) -> None:
         nonlocal done
         done = step
-        soft_threshold_(latents, config.strength * lr, keep=keep, threshold=config.threshold)
-        if step % config.check_every == 0 and excess() <= config.stop_limit:
+        soft_threshold_(latents, dhp.strength * lr, keep=keep, threshold=dhp.threshold)
+        if step % dhp.check_every == 0 and excess() <= dhp.stop_limit:
             raise _Reached
 
     recipe = replace(
-        train, epochs=config.max_epochs, schedule=config.schedule, seed=seed, ema_decay=None, compile=False,
-        eval_every=config.max_epochs,
+        train, epochs=dhp.max_epochs, schedule=dhp.schedule, seed=seed, ema_decay=None, compile=False,
+        eval_every=dhp.max_epochs,
     )  # fmt: skip
     reached = False
     try:
@@ -172,9 +164,9 @@ def dhp_search(
         )
     except _Reached:
         reached = True
-    steps = done or config.max_epochs * len(loader)  # a search that had ended before takes no step
+    steps = done or dhp.max_epochs * len(loader)  # a search that had ended before takes no step
     scores = {group: z.detach().abs().float().cpu() for group, z in latents.split(latents.z).items()}
-    found = search(graph, scores, budget, baseline, floor=floor, ceiling=ceiling, round_to=round_to)
+    found = search_space(space, scores, config, priced_baseline(space, config.budget), seed=seed)
     result = {
         "steps": steps,
         "epochs": steps / len(loader),
@@ -184,8 +176,8 @@ def dhp_search(
     architecture = space.architecture(
         found.widths,
         name,
-        {"score": "dhp", "seed": seed, "budget": budget.to_json(), "floor": floor, "ceiling": ceiling,
-         "round_to": round_to, "strength": config.strength, "threshold": config.threshold,
-         "embedding": config.embedding, "at_floor": found.at_floor, "at_ceiling": found.at_ceiling, **result},
+        config.found_by(score="dhp", seed=seed, allocation=config.allocation, strength=dhp.strength,
+                        threshold=dhp.threshold, embedding=dhp.embedding, at_floor=found.at_floor,
+                        at_ceiling=found.at_ceiling, **result),
     )  # fmt: skip
     return DhpResult(architecture=architecture, **result)  # type: ignore[arg-type]

@@ -7,29 +7,30 @@ the same for all (`core.experiments.trial.train_network`). `METHODS` is what `py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_fabric import Fabric
 
 from core.errors import MissingData, UserError
 from core.methods.accumulated import accumulate_scores, stretch
-from core.methods.candidates import Limits, ProxyConfig, best_by_proxy, limits_of
+from core.methods.candidates import ProxyConfig, best_by_proxy, limits_of
 from core.methods.dhp import DhpConfig, dhp_search
 from core.methods.subject import Subject, find_architecture, first_batches, fresh_baseline, only_loss
 from core.methods.tilts import tilted_widths
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import TrainConfig
-from core.widths.bounds import group_fractions
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import SCORES
-from core.widths.selection import search
+from core.widths.selection import check_reachable, exact_limits
+from core.widths.shrinkage import priced_baseline, search_space
 from core.widths.space import Space, open_space
 
 BASELINE = "baseline"
@@ -102,38 +103,64 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A way of finding widths.
+    """A way of finding widths; docs/methods.md lists them all.
 
     Attributes:
         summary: one line for tables.
         find: the search.
         change: entries of `ShrinkConfig` that make the method what it is.
+        refuses: of "allocation", "vanish" and "latency" (of the budget) what means nothing to it. All else it obeys.
+        whole: it runs the whole network while it searches, so that no part can be searched alone.
         uses: entries of `SearchConfig` that its result depends on.
         trains: whether its result depends on the training recipe.
         package: an optional package that it needs, as it is imported, and the extra that brings it.
-        one_floor: it makes something of its own of the floor, which has to be one number for that.
     """
 
     summary: str
     find: Callable[[Request], Found]
-    change: dict[str, Any] = field(default_factory=dict)
+    change: Mapping[str, Any] = field(default_factory=dict)
+    refuses: frozenset[str] = frozenset()
+    whole: bool = False
     uses: tuple[str, ...] = ()
     trains: bool = False
     package: tuple[str, str] | None = None
-    one_floor: bool = False
 
-    def check_config(self, name: str, shrink: ShrinkConfig) -> None:
+    def settings(self, shrink: ShrinkConfig) -> ShrinkConfig:
+        """The configuration with the method's own entries in it; widths are multiples of both round_to."""
+        change = dict(self.change)
+        if "round_to" in change and isinstance(shrink.round_to, int):
+            change["round_to"] = math.lcm(change["round_to"], max(1, shrink.round_to))
+        return replace(shrink, **change)
+
+    def check_config(self, name: str, shrink: ShrinkConfig, subject: Subject | None = None) -> None:
         """Find out beforehand which settings of a protocol the search cannot honour.
 
+        Args:
+            name: the method's, for the message.
+            shrink: the protocol's.
+            subject: whose widths are searched, where that is known.
+
         Raises:
-            UserError: it can leave no blocks out, or it takes one floor for all groups.
+            UserError: a setting that means nothing to the method, or that is not allowed, or a part of a network for
+                one that runs the whole.
         """
-        shrink = replace(shrink, **self.change)
-        if shrink.vanish and self.find not in (_by_score, _by_depth):
+        try:
+            shrink = self.settings(shrink)
+        except UserError as error:
+            raise UserError(f"method '{name}': {error}") from None
+        if shrink.vanish and "vanish" in self.refuses:
             raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
-        if self.one_floor and isinstance(shrink.floor, Mapping) and not shrink.vanish:
-            instead = ", or set shrink.vanish" if self.find is _by_depth else ""
-            raise UserError(f"method '{name}' takes no patterns as shrink.floor: use one number{instead}")
+        if shrink.allocation != "threshold" and "allocation" in self.refuses:
+            raise UserError(
+                f"method '{name}' allocates no channels by their scores, so that shrink.allocation="
+                f"'{shrink.allocation}' says nothing to it: set it to 'threshold'"
+            )
+        if shrink.budget.latency is not None and "latency" in self.refuses:
+            raise UserError(f"method '{name}' knows no clock: leave latency out of shrink.budget")
+        if self.whole and subject is not None and subject.part is not None:
+            raise UserError(
+                f"method '{name}' cannot search a part of {subject.model_name}: use a score, a control or a tilt"
+            )
 
     def check_installed(self) -> None:
         """Find out beforehand what would stop the search after hours of other methods' trainings.
@@ -149,7 +176,7 @@ class Method:
 
     def request(self, request: Request) -> Request:
         """The request with the method's own entries in it."""
-        return replace(request, shrink=replace(request.shrink, **self.change))
+        return replace(request, shrink=self.settings(request.shrink))
 
     def decided_by(self, request: Request) -> dict[str, Any]:
         """Everything in the configuration that decides the widths, as plain data."""
@@ -196,47 +223,22 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
         raise UserError(f"unknown method '{name}'; use some of {', '.join([BASELINE, *methods])}")
     method = methods[name]
     method.check_installed()
-    method.check_config(name, request.shrink)
+    method.check_config(name, request.shrink, request.subject)
     return method.find(method.request(request))
 
 
-def open_request(request: Request, *, whole: bool = True) -> Space:
-    """The space that a request searches in.
-
-    Args:
-        request: the search.
-        whole: the method runs the subject's whole network while it searches.
+def open_request(request: Request) -> Space:
+    """The space that a request searches in; its limits are looked at before anything is trained.
 
     Raises:
-        UserError: it does, and the subject searches a part of its network.
+        UserError: see `core.widths.bounds.group_bounds`.
     """
-    config, subject = request.shrink, request.subject
-    if subject.part is not None and whole:
-        raise UserError(
-            f"this method cannot search a part of {subject.model_name}: use a score, a control or a tilt"
-        )
     with seeded(request.seed):
-        baseline, inputs = subject.searched()
-    return open_space(baseline.to(request.fabric.device), inputs, subject.traced(config), seed=request.seed)
-
-
-def limits_in(space: Space, config: ShrinkConfig) -> Limits:
-    """The budget of FLOPs of a configuration in a space.
-
-    Raises:
-        UserError: the budget limits something else.
-    """
-    limits = config.budget.limits(space.baseline)
-    if set(limits) != {config.budget.convention}:
-        raise UserError("this method needs a budget of FLOPs alone: leave params and latency out")
-    kind, limit = limits.popitem()
-    return limits_of(space, kind, int(limit), config.floor, config.ceiling)
-
-
-def _found_by(request: Request, **more: Any) -> dict[str, Any]:
-    config = request.shrink
-    return {"seed": request.seed, "budget": config.budget.to_json(), "widen": config.widen, "floor": config.floor,
-            "ceiling": config.ceiling, **more}  # fmt: skip
+        baseline, inputs = request.subject.searched()
+    config = request.subject.traced(request.shrink)
+    space = open_space(baseline.to(request.fabric.device), inputs, config, seed=request.seed)
+    config.bounds(space.graph)
+    return space
 
 
 def _images(request: Request, batches: int) -> float:
@@ -247,7 +249,7 @@ def _images(request: Request, batches: int) -> float:
 
 def _by_score(request: Request) -> Found:
     architecture = find_architecture(request.subject, request.shrink, request.seed, request.fabric.device)
-    if request.shrink.score in ("random", "uniform") or not architecture.found_by["batches"]:
+    if not architecture.found_by["batches"]:
         return Found(architecture)
     epochs = _images(request, architecture.found_by["batches"])
     growth = [request.shrink.widen**2]
@@ -262,12 +264,12 @@ def _by_score(request: Request) -> Found:
 def _by_depth(request: Request) -> Found:
     """By scores; blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
     config = request.shrink
-    floor = config.floor if isinstance(config.floor, (int, float)) else 0.0  # `one_floor`, or vanish is set
-    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or floor)))
+    own: float | Literal["floor"] = "floor" if isinstance(config.floor, Mapping) else config.floor
+    return _by_score(replace(request, shrink=replace(config, vanish=config.vanish or own)))
 
 
 def _by_dhp(request: Request) -> Found:
-    space, config = open_request(request), request.shrink
+    space = open_request(request)
     subject, train = request.subject, request.train
     found = dhp_search(
         space,
@@ -275,10 +277,7 @@ def _by_dhp(request: Request) -> Found:
         subject.loss_fn,
         train,
         request.search.dhp,
-        config.budget,
-        floor=config.floor,
-        ceiling=config.ceiling,
-        round_to=config.round_to,
+        request.shrink,
         seed=request.seed,
         work_dir=request.work_dir,
         fabric=request.fabric,
@@ -294,20 +293,17 @@ def _growth(space: Space) -> float:
 
 def _by_accumulation(request: Request) -> Found:
     space, config, subject = open_request(request), request.shrink, request.subject
-    group_fractions(space.graph.groups, config.floor, "floor")  # refuses mistakes before epochs of training
-    group_fractions(space.graph.groups, config.ceiling, "ceiling")
+    check_reachable(space.graph, config.bounds(space.graph), exact_limits(config.budget, space.baseline),
+                    space.baseline, binding=config.budget.latency is None)  # fmt: skip
     epochs = min(request.search.accumulate_epochs, request.train.epochs)
     loader = subject.train_loader(request.train.batch_size, request.seed)
-    baseline = fresh_baseline(subject, request.seed)
-    scores = accumulate_scores(baseline, space.base_graph, loader, subject.loss_fn, request.train, epochs=epochs,
+    network = fresh_baseline(subject, request.seed)
+    scores = accumulate_scores(network, space.base_graph, loader, subject.loss_fn, request.train, epochs=epochs,
                                work_dir=request.work_dir, fabric=request.fabric, progress=request.progress)  # fmt: skip
-    budget = config.budget
-    found = search(
-        space.graph, stretch(scores, space.graph), budget, space.baseline, floor=config.floor,
-        ceiling=config.ceiling, round_to=config.round_to, allocation=config.allocation,
-    )  # fmt: skip
-    facts = _found_by(request, score="accumulated", epochs=epochs, allocation=config.allocation,
-                      at_floor=found.at_floor, at_ceiling=found.at_ceiling)  # fmt: skip
+    baseline = priced_baseline(space, config.budget)
+    found = search_space(space, stretch(scores, space.graph), config, baseline, seed=request.seed)
+    facts = config.found_by(score="accumulated", seed=request.seed, epochs=epochs, allocation=config.allocation,
+                            at_floor=found.at_floor, at_ceiling=found.at_ceiling)  # fmt: skip
     return Found(space.architecture(found.widths, subject.model_name, facts), epochs, epochs)
 
 
@@ -316,7 +312,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
     # Two batches at least: ZiCo compares gradients.
     batches = list(first_batches(subject, replace(config, batches=max(2, config.batches)), request.seed))
     own = request.search.proxy
-    limits = limits_in(space, config)
+    limits = limits_of(space, config)
     widths, ranked = best_by_proxy(
         space,
         limits,
@@ -327,54 +323,73 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
         seed=request.seed,
         device=request.fabric.device,
     )
-    facts = _found_by(request, score=f"{proxy} of candidates", candidates=own.candidates, rounds=own.rounds,
-                      proxy=[ranked[0][0], ranked[-1][0]])  # fmt: skip
+    facts = config.found_by(score=f"{proxy} of candidates", seed=request.seed, candidates=own.candidates,
+                            rounds=own.rounds, proxy=[ranked[0][0], ranked[-1][0]])  # fmt: skip
     used = {"synflow": 0, "naswot": 1, "zico": len(batches)}[proxy]
     epochs = own.candidates * _images(request, used)
-    ratio = limits.cost / space.baseline.flops(config.budget.convention)
+    kind = config.budget.priced
+    ratio = limits.costs[kind] / getattr(space.baseline, kind)
     return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)
 
 
 def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
-    space, size = open_request(request, whole=False), request.search.tilt
+    space, size = open_request(request), request.search.tilt
     tilts = {"depth": depth * size, "trunk": trunk * size}
-    widths = tilted_widths(space, limits_in(space, request.shrink), **tilts)
-    return Found(
-        space.architecture(widths, request.subject.model_name, _found_by(request, score="tilt", **tilts))
+    facts = request.shrink.found_by(score="tilt", seed=request.seed, **tilts)
+    widths = tilted_widths(space, request.shrink, **tilts)
+    return Found(space.architecture(widths, request.subject.model_name, facts))
+
+
+NO_SCORES = frozenset({"allocation", "vanish", "latency"})
+
+
+def _methods() -> Iterator[tuple[str, Method]]:
+    for name, score in SCORES.items():
+        yield name, Method(score.summary, _by_score, {"score": name})
+    hypernetwork = {"latents": "hypernetwork"}
+    yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
+                                          {"score": "gradient", **hypernetwork})  # fmt: skip
+    yield (
+        "hypernetwork-magnitude",
+        Method("|z| of random latents (what the published ResNet50 command selects by)", _by_score,
+               {"score": "magnitude", **hypernetwork}),
+    )  # fmt: skip
+    for name in ("gradient", "fisher"):
+        for rule in ("per-flop", "equalised"):
+            yield f"{name}-{rule}", Method(f"{name}, {rule}", _by_score, {"score": name, "allocation": rule})
+    yield (
+        "gradient-rounded",
+        Method("gradient, widths in multiples of 8", _by_score, {"score": "gradient", "round_to": 8}),
     )
+    for name in ("gradient", "fisher"):
+        summary = "blocks that would fall under the floor are left out"
+        yield f"{name}-depth", Method(f"{name}; {summary}", _by_depth, {"score": name})
+        yield f"{name}-depth-per-flop", Method(f"{name}, per-flop; {summary}", _by_depth,
+                                               {"score": name, "allocation": "per-flop"})  # fmt: skip
+    yield "shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
+                                    {"score": "uniform", "vanish": 1.0})  # fmt: skip
+    accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("accumulated", "|W · dL/dW| over the baseline's first epochs", {}),
+        ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),
+    )
+    for name, summary, change in accumulated:
+        yield name, Method(summary, _by_accumulation, change, frozenset({"vanish"}), whole=True,
+                           uses=("accumulate_epochs",), trains=True)  # fmt: skip
+    for name in PROXIES:
+        yield f"{name}-search", Method(f"candidates ranked by {name}", partial(_by_proxy, proxy=name),
+                                       refuses=NO_SCORES, whole=True, uses=("proxy",))  # fmt: skip
+    for name, summary, depth, trunk in (
+        ("early-wide", "width moved to early layers", -1.0, 0.0),
+        ("late-wide", "width moved to late layers", 1.0, 0.0),
+        ("trunk-wide", "width moved from blocks to the trunk", 0.0, 1.0),
+        ("inner-wide", "width moved from the trunk to blocks", 0.0, -1.0),
+    ):
+        yield (
+            name,
+            Method(summary, partial(_by_tilt, depth=depth, trunk=trunk), refuses=NO_SCORES, uses=("tilt",)),
+        )
+    yield "dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp,
+                        refuses=frozenset({"vanish", "latency"}), whole=True, uses=("dhp",), trains=True)  # fmt: skip
 
 
-def _score(name: str, summary: str, **change: Any) -> tuple[str, Method]:
-    return name, Method(summary, _by_score, change)
-
-
-METHODS: dict[str, Method] = dict(
-    [
-        *(_score(name, score.summary, score=name) for name, score in SCORES.items()),
-        _score("hypernetwork-gradient", "|dL/dz| behind DHP's hypernetworks (LW-DNA as published)",
-               score="gradient", latents="hypernetwork"),
-        _score("hypernetwork-magnitude", "|z| of random latents (what the published ResNet50 command selects by)",
-               score="magnitude", latents="hypernetwork"),
-        *(_score(f"{score}-{rule}", f"{score}, {rule}", score=score, allocation=rule)
-          for score in ("gradient", "fisher") for rule in ("per-flop", "equalised")),
-        _score("gradient-rounded", "gradient, widths in multiples of 8", score="gradient", round_to=8),
-        *((f"{score}-depth{ending}", Method(f"{score}, {rule}; blocks that would fall under the floor are left out",
-                                            _by_depth, {"score": score, "allocation": rule}, one_floor=True))
-          for score in ("gradient", "fisher") for rule, ending in (("threshold", ""), ("per-flop", "-per-flop"))),
-        ("shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
-                                   {"score": "uniform", "vanish": 1.0})),
-        ("accumulated", Method("|W · dL/dW| over the baseline's first epochs", _by_accumulation,
-                               {"allocation": "threshold"}, ("accumulate_epochs",), True)),
-        ("accumulated-per-flop", Method("the same, per FLOP", _by_accumulation,
-                                        {"allocation": "per-flop"}, ("accumulate_epochs",), True)),
-        *((f"{name}-search", Method(f"candidates ranked by {name}", partial(_by_proxy, proxy=name), {}, ("proxy",)))
-          for name in PROXIES),
-        *((name, Method(summary, partial(_by_tilt, depth=depth, trunk=trunk), {}, ("tilt",)))
-          for name, summary, depth, trunk in (
-              ("early-wide", "width moved to early layers", -1.0, 0.0),
-              ("late-wide", "width moved to late layers", 1.0, 0.0),
-              ("trunk-wide", "width moved from blocks to the trunk", 0.0, 1.0),
-              ("inner-wide", "width moved from the trunk to blocks", 0.0, -1.0))),
-        ("dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp, {}, ("dhp",), True)),
-    ]
-)  # fmt: skip
+METHODS: dict[str, Method] = dict(_methods())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from core.methods.candidates import FloatArray, Limits, scale_to_budget
+from core.methods.candidates import FloatArray, limits_of, scale_to_budget
+from core.widths.config import ShrinkConfig
 from core.widths.space import Space
 
 
@@ -47,7 +48,14 @@ def tilted_shares(space: Space, *, depth: float = 0.0, trunk: float = 0.0) -> Fl
     return np.exp(depth * position + trunk * on_trunk)
 
 
-def tilted_widths(space: Space, limits: Limits, *, depth: float = 0.0, trunk: float = 0.0) -> dict[str, int]:
-    """The widest network of the tilted proportions within the limits: group -> channels."""
+def tilted_widths(
+    space: Space, config: ShrinkConfig, *, depth: float = 0.0, trunk: float = 0.0
+) -> dict[str, int]:
+    """The widest network of the tilted proportions within the configuration's limits: group -> channels.
+
+    Raises:
+        UserError: see `core.methods.candidates.limits_of`.
+    """
     shares = tilted_shares(space, depth=depth, trunk=trunk)
+    limits = limits_of(space, config)
     return space.graph.widths_at(scale_to_budget(space.graph, shares[None], limits)[0])

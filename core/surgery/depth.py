@@ -189,16 +189,22 @@ def lifted(floor: float | Mapping[str, float], inner: Mapping[str, Sequence[str]
     return {**{pattern: value for pattern, value in given.items() if pattern not in free}, **free}
 
 
-def vanished(inner: Mapping[str, Sequence[str]], kept: Mapping[str, Tensor], least: float) -> list[str]:
+def vanished(
+    inner: Mapping[str, Sequence[str]], kept: Mapping[str, Tensor], least: Mapping[str, float]
+) -> list[str]:
     """The blocks whose inner groups together keep less than a fraction of their choices, the emptiest first.
 
     Args:
         inner: block -> its groups.
         kept: group -> boolean mask over its choices.
-        least: the fraction; other than floors it is not rounded to whole choices.
+        least: group -> the fraction; other than floors it is not rounded to whole choices. Groups of one block count by
+            their choices.
     """
-    shares = {
-        block: float(torch.cat([kept[name] for name in names]).double().mean())
-        for block, names in inner.items()
-    }
-    return sorted((block for block, share in shares.items() if share < least), key=shares.__getitem__)
+    shares, needed = {}, {}
+    for block, names in inner.items():
+        shares[block] = float(torch.cat([kept[name] for name in names]).double().mean())
+        sizes = [len(kept[name]) for name in names]
+        fractions = {least[name] for name in names}
+        mean = sum(least[name] * size for name, size in zip(names, sizes, strict=True)) / sum(sizes)
+        needed[block] = fractions.pop() if len(fractions) == 1 else mean
+    return sorted((block for block, share in shares.items() if share < needed[block]), key=shares.__getitem__)

@@ -39,8 +39,8 @@ class ShrinkConfig:
         ties: likewise.
         vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
             less than this fraction of their widened channels are removed, the emptiest first and no more than leave
-            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none; the
-            floor itself removes what would have to be held up by it. See `core.surgery.depth`.
+            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none;
+            "floor" removes what would have to be held up by its own floor. See `core.surgery.depth`.
         taps: see `core.graph.channels.trace_channels`.
         outputs: likewise; where an experiment searches a part of a network, its outputs are free unless this freezes
             them.
@@ -62,13 +62,13 @@ class ShrinkConfig:
     embedding: int = 8
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
-    vanish: float = 0.0
+    vanish: float | Literal["floor"] = 0.0
     taps: tuple[str, ...] = ()
     outputs: Literal["single", "freeze", "free"] = "single"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.vanish <= 1:
-            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1")
+        if self.vanish != "floor" and not 0 <= self.vanish <= 1:
+            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, or 'floor'")
         check_score(self.score, self.latents, "shrink.score")
         if self.allocation not in ALLOCATIONS:
             raise UserError(

@@ -95,12 +95,12 @@ def search(
     if allocation not in ALLOCATIONS:
         raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
     limits = budget.limits(baseline)
-    exact = {kind: int(limit) for kind, limit in limits.items() if kind != "latency"}
+    exact = exact_limits(budget, baseline)
     bounds = group_bounds(graph, floor, ceiling, round_to)
     task = _Exact(graph, bounds, exact, budget.priced, ALLOCATIONS[allocation])
     if measure is None and "latency" in limits:
         raise UserError("a latency budget needs a way to measure: pass measure= (shrink() does)")
-    task.check_reachable(baseline, binding="latency" not in limits)
+    check_reachable(graph, bounds, exact, baseline, binding="latency" not in limits)
     if measure is None or "latency" not in limits:
         counts, measured = task.counts(scores), None
     else:
@@ -116,6 +116,12 @@ def search(
         cost=replace(graph.price(widths), latency=measured),
         limits=limits,
     )
+
+
+def exact_limits(budget: Budget, baseline: Cost) -> dict[str, int]:
+    """The limits in closed form, by the names of `Cost`: all but the latency."""
+    limits = budget.limits(replace(baseline, latency=0.0))
+    return {kind: int(limit) for kind, limit in limits.items() if kind != "latency"}
 
 
 @dataclass(frozen=True)
@@ -152,26 +158,35 @@ class _Exact:
         """How many of the blocks, in their order, are within the limits."""
         return largest(lambda number: self.fits(blocks.counts(number)), 0, len(blocks.group))
 
-    def check_reachable(self, baseline: Cost, *, binding: bool) -> None:
-        """Refuse limits below what floors leave and, where no other limit is binding, above what ceilings allow.
 
-        Raises:
-            BudgetError: with the reachable range.
-        """
-        lowest, highest = (
-            {kind: int(self.graph.cost(kind, counts)) for kind in self.limits}
-            for counts in (self.bounds.low, self.bounds.high)
+def check_reachable(
+    graph: ChannelGraph, bounds: Bounds, limits: Mapping[str, int], baseline: Cost, *, binding: bool = True
+) -> None:
+    """Refuse limits below what floors leave and, where no other limit binds, above what ceilings allow.
+
+    Args:
+        graph: the groups to choose from.
+        bounds: what they may keep.
+        limits: in closed form, by the names of `Cost`.
+        baseline: what the message compares with.
+        binding: whether these are all the limits that there are.
+
+    Raises:
+        BudgetError: with the reachable range.
+    """
+    lowest, highest = (
+        {kind: int(graph.cost(kind, counts)) for kind in limits} for counts in (bounds.low, bounds.high)
+    )
+    tight = [kind for kind, limit in limits.items() if lowest[kind] > limit]
+    loose = binding and all(highest[kind] < limit for kind, limit in limits.items())
+    for kind in tight or (list(limits) if loose else []):
+        low, high, base, limit = lowest[kind], highest[kind], getattr(baseline, kind), limits[kind]
+        unit = kind if kind == "params" else f"flops (convention {kind})"
+        raise BudgetError(
+            f"a budget of {limit:,} {unit} ({limit / base:.3f} of the baseline) cannot be reached: with these "
+            f"floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
+            f"({high / base:.3f}); change the budget, {'floor' if tight else 'widen or ceiling'} or round_to"
         )
-        tight = [kind for kind, limit in self.limits.items() if lowest[kind] > limit]
-        loose = binding and all(highest[kind] < limit for kind, limit in self.limits.items())
-        for kind in tight or (list(self.limits) if loose else []):
-            low, high, base, limit = lowest[kind], highest[kind], getattr(baseline, kind), self.limits[kind]
-            unit = kind if kind == "params" else f"flops (convention {kind})"
-            raise BudgetError(
-                f"a budget of {limit:,} {unit} ({limit / base:.3f} of the baseline) cannot be reached: with these "
-                f"floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
-                f"({high / base:.3f}); change the budget, {'floor' if tight else 'widen or ceiling'} or round_to"
-            )
 
 
 def _in_time(

@@ -13,7 +13,7 @@ from core.graph.complexity import Cost, latency
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted, vanished
 from core.surgery.resize import resize
-from core.widths.bounds import fitting, unlimited
+from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import score_channels
@@ -127,7 +127,13 @@ class _Shrinkage:
         except BudgetError:
             self.search(space, scores)  # fails likewise, and says what the floors leave
             raise
-        gone = self._as_many_as_leave_enough(vanished(inner, kept, config.vanish))
+        if config.vanish == "floor":
+            least = dict(
+                zip(space.graph.names, group_fractions(space.graph.groups, config.floor, "floor").tolist())
+            )
+        else:
+            least = dict.fromkeys(space.graph.names, float(config.vanish))
+        gone = self._as_many_as_leave_enough(vanished(inner, kept, least))
         return [block for block in inner if block in gone]
 
     def _as_many_as_leave_enough(self, emptiest_first: Sequence[str]) -> Sequence[str]:

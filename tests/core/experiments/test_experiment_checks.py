@@ -102,6 +102,13 @@ def test_scores_of_plain_gates_are_refused_with_hypernetworks(score: str, tmp_pa
             assert score in Settings(**options, controls=("random", score)).scores
 
 
+def test_what_a_control_cannot_honour_is_refused(task: Task) -> None:
+    config = ShrinkConfig(allocation="per-flop", floor=0.2)
+    check(task, config, ("random", "accumulated"))
+    with pytest.raises(UserError, match="method 'late-wide' allocates no channels by their scores"):
+        check(task, config, ("random", "late-wide"))
+
+
 def test_where_blocks_may_vanish_their_floors_do_not_count(task: Task) -> None:
     """Floors alone leave ResNet20 77.7 % of its FLOPs at least; which blocks go is up to the scores."""
     deep = replace(task, build=lambda: build("resnet20", 3, dataset="digits"))

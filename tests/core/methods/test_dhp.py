@@ -38,10 +38,11 @@ def space() -> Space:
 
 
 def searched(folder: Path, config: DhpConfig = QUICK, **options: Any) -> Any:
-    arguments: dict[str, Any] = {"floor": 0.2, "seed": 1, **options}
-    loader = arguments.pop("loader", LOADER)
-    return dhp_search(space(), loader, cross_entropy, TRAIN, config, arguments.pop("budget", Budget(flops=0.8)),
-                      work_dir=folder, fabric=FABRIC, **arguments)  # fmt: skip
+    loader = options.pop("loader", LOADER)
+    shrink = ShrinkConfig(**{"budget": Budget(flops=0.8), "floor": 0.2, **options})
+    return dhp_search(
+        space(), loader, cross_entropy, TRAIN, config, shrink, seed=1, work_dir=folder, fabric=FABRIC
+    )
 
 
 def test_latents_follow_proximal_gradient_descent(tmp_path: Path) -> None:
@@ -114,9 +115,12 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_widths(tmp_path: Path) ->
     assert again.architecture == whole.architecture
 
 
-def test_a_budget_without_flops_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs a budget of FLOPs"):
-        searched(tmp_path, budget=Budget(params=0.5))
+def test_parameters_can_be_what_the_budget_limits_and_a_latency_alone_cannot(tmp_path: Path) -> None:
+    found = searched(tmp_path / "params", budget=Budget(params=0.5), floor=0.1).architecture
+    assert found.costs[0].params <= 0.5 * found.costs[1].params
+    with pytest.raises(UserError, match="needs a budget of FLOPs or parameters"):
+        searched(tmp_path / "latency", budget=Budget(latency=0.5))
+    assert not (tmp_path / "latency").exists()
     with pytest.raises(UserError, match=r"dhp\.max_epochs"):
         DhpConfig(max_epochs=0)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.pruning_peer import PEERS
 from classification.data import open_dataset
 from classification.run import RunConfig, find_config, make_task
 from core.command_line.config import load_config
@@ -82,18 +81,19 @@ def test_a_pattern_that_fits_no_group_stops_every_kind_of_method_at_once(
     assert not work_dir.exists()  # nothing was trained
 
 
-def test_methods_that_need_one_floor_say_so(request_for_digits: Request) -> None:
-    floors = replace(request_for_digits.shrink, floor={"*": 0.4})
-    with pytest.raises(
-        UserError, match=r"'gradient-depth' takes no patterns as shrink.floor: .* or set shrink.vanish"
-    ):
-        find("gradient-depth", replace(request_for_digits, shrink=floors))
-    deep = replace(request_for_digits, shrink=replace(floors, vanish=0.4))
-    assert find("gradient-depth", deep).architecture.removed
-    with pytest.raises(
-        UserError, match=r"'torch-pruning' takes no patterns as shrink.floor: use one number$"
-    ):
-        PEERS["torch-pruning"].check_config("torch-pruning", floors)
+def test_blocks_vanish_below_their_own_floors(request_for_digits: Request) -> None:
+    def left_out(**changes: Any) -> tuple[str, ...]:
+        shrink = replace(request_for_digits.shrink, **changes)
+        return find("gradient-depth", replace(request_for_digits, shrink=shrink)).architecture.removed
+
+    one = left_out(floor=0.4)
+    assert one == left_out(floor={"*": 0.4}) == left_out(floor={"*": 0.4}, vanish=0.4)
+    held = one[0]
+    kept = left_out(
+        floor={"*": 0.4, f"{held}.*": 0.0}
+    )  # nothing holds this block up, so nothing lets it fall
+    assert kept
+    assert held not in kept
 
 
 def test_the_order_of_patterns_decides_a_result(request_for_digits: Request) -> None:

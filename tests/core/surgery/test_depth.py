@@ -206,14 +206,17 @@ def test_blocks_vanish_by_the_share_that_they_keep() -> None:
         "b.1": torch.tensor([True, True, False, False]),
         "c.1": torch.tensor([False] * 99 + [True]),
     }
-    assert vanished(inner, kept, 0.5) == ["c", "a"]  # the emptiest first; a half is not less than a half
-    assert vanished(inner, kept, 0.1) == ["c"]
+    assert vanished(inner, kept, dict.fromkeys(kept, 0.5)) == [
+        "c",
+        "a",
+    ]  # the emptiest first; a half is not less than a half
+    assert vanished(inner, kept, dict.fromkeys(kept, 0.1)) == ["c"]
     assert lifted(0.4, inner) == {"*": 0.4, "a.1": 0.0, "a.2": 0.0, "b.1": 0.0, "c.1": 0.0}
     # The last pattern that matches counts: a floor that names a group of a block goes, wherever it stands.
     assert list(lifted({"b.1": 0.4, "*": 0.2}, {"b": ["b.1"]}).items()) == [("*", 0.2), ("b.1", 0.0)]
     # A floor of 0.4 guarantees 3 of 9 choices, which are less than 0.4 of them.
-    assert vanished({"d": ["d.1"]}, {"d.1": torch.arange(9) < 3}, 0.4) == ["d"]
-    assert vanished({"d": ["d.1"]}, {"d.1": torch.arange(9) < 4}, 0.4) == []
+    assert vanished({"d": ["d.1"]}, {"d.1": torch.arange(9) < 3}, {"d.1": 0.4}) == ["d"]
+    assert vanished({"d": ["d.1"]}, {"d.1": torch.arange(9) < 4}, {"d.1": 0.4}) == []
 
 
 def found_for(name: str = "resnet20", **options: Any) -> tuple[nn.Module, Tensor, Architecture]:

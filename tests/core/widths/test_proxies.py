@@ -87,9 +87,12 @@ def space_of(name: str) -> Space:
 SPACES = {name: space_of(name) for name in ("residual", "dense_block", "grouped_uneven", "u_net")}
 
 
+def settings(fraction: float, floor: float = 0.2, **changes: Any) -> ShrinkConfig:
+    return ShrinkConfig(budget=Budget(flops=fraction), floor=floor, **changes)
+
+
 def limits(space: Space, fraction: float, floor: float = 0.2) -> Any:
-    cost = int(Budget(flops=fraction).limits(space.baseline)["paper"])
-    return limits_of(space, "paper", cost, floor, 1.0)
+    return limits_of(space, settings(fraction, floor))
 
 
 @examples(40)
@@ -104,12 +107,12 @@ def test_drawn_and_exchanged_allocations_meet_the_budget_to_one_element(
     generator = np.random.default_rng(seed)
     parents = draw(space.graph, allowed, 7, spread, generator)
     for sizes in (parents, exchange(space.graph, allowed, parents, spread, generator)):
-        assert (sizes >= allowed.low).all()
-        assert (sizes <= allowed.high).all()
-        assert (space.graph.cost("paper", sizes) <= allowed.cost).all()
+        assert (sizes >= allowed.bounds.low).all()
+        assert (sizes <= allowed.bounds.high).all()
+        assert allowed.fits(space.graph, sizes).all()
         for row in sizes:
             more = row + np.eye(len(row), dtype=np.int64)
-            room = (more.diagonal() <= allowed.high) & (space.graph.cost("paper", more) <= allowed.cost)
+            room = (more.diagonal() <= allowed.bounds.high) & allowed.fits(space.graph, more)
             assert not room.any()
 
 
@@ -171,13 +174,12 @@ def residual_net() -> tuple[Net, torch.Tensor]:
 def test_trunk_and_inner_groups_are_told_apart_and_exchange_width() -> None:
     space = open_space(*residual_net(), ShrinkConfig(), seed=0)
     assert dict(zip(space.graph.widths, trunk_groups(space))) == {"stem": True, "in1": False, "in2": False}
-    allowed = limits(space, 0.9)
-    wide = tilted_widths(space, allowed, trunk=0.5)
-    narrow = tilted_widths(space, allowed, trunk=-0.5)
+    wide = tilted_widths(space, settings(0.9), trunk=0.5)
+    narrow = tilted_widths(space, settings(0.9), trunk=-0.5)
     assert wide["stem"] > narrow["stem"]
     assert wide["in1"] < narrow["in1"]
     for widths in (wide, narrow):
-        assert space.graph.flops(widths, "paper") == pytest.approx(allowed.cost, rel=0.08)
+        assert space.graph.flops(widths, "paper") == pytest.approx(0.9 * space.baseline.paper, rel=0.08)
     early, late = (tilted_shares(space, depth=sign) for sign in (-0.5, 0.5))
     assert late[-1] / late[0] == pytest.approx(math.exp(0.5))
     assert early == pytest.approx(late[::-1])

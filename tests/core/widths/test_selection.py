@@ -324,6 +324,28 @@ def test_a_latency_budget_takes_the_longest_prefix_that_is_fast_enough() -> None
     assert both.cost.latency <= 0.015
 
 
+@pytest.mark.parametrize("params", [None, 0.9])
+def test_equalised_widths_ask_the_clock_as_often_as_others(params: float | None) -> None:
+    graph = GRAPHS["u_net"]
+    scores, asked = random_scores(graph, 4), []
+
+    def measure(widths: dict[str, int]) -> float:
+        asked.append(widths)
+        return graph.price(widths).macs / graph.price().macs
+
+    budget = Budget(latency=0.5, params=params)
+    found = search(
+        graph, scores, budget, replace(graph.price(), latency=1.0), allocation="equalised", measure=measure
+    )
+    assert len(asked) <= 11
+    assert found.widths in asked
+    assert found.cost.latency == measure(found.widths)
+    assert 0.35 < found.cost.latency <= 0.5
+    # What it is equalised at is what it gives: the exact search for that cost finds the same.
+    again = search(graph, scores, Budget(flops=str(found.cost.paper)), graph.price(), allocation="equalised")
+    assert again.widths == found.widths
+
+
 def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
     graph = GRAPHS["residual"]  # a: 8 channels, b: 6
 
