@@ -44,7 +44,7 @@ from core.errors import UserError
 from core.experiments.plots import new_figure, save_figure, say_what_is_not_drawn
 from core.methods.registry import BASELINE
 from core.storage.files import atomic_write, write_json
-from core.widths.budget import Budget, BudgetError
+from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 
 BUDGETS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -77,7 +77,7 @@ class Sweep:
 def at_budget(config: ShrinkConfig, value: float) -> ShrinkConfig:
     """A share of the baseline's FLOPs; floors scale with the widths that an even network of that share has."""
     floor = LEAST * math.sqrt(value) / config.widen
-    return replace(config, budget=Budget(flops=value), floor=floor)
+    return replace(config, budget=replace(config.budget, flops=value), floor=floor)
 
 
 def at_widening(config: ShrinkConfig, value: float) -> ShrinkConfig:

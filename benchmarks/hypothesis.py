@@ -136,7 +136,7 @@ def open_bench(arguments: Namespace) -> Bench:
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
-        first = Budget.parse(arguments.budget[0])
+        first = Budget.parse(arguments.budget[0], config.shrink.budget.convention)
         config = replace(config, shrink=replace(config.shrink, budget=first))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -177,7 +177,10 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     check_jobs(arguments)
     bench = open_bench(arguments)
     shrink = bench.config.shrink
-    settings = [replace(shrink, budget=Budget.parse(text)) for text in arguments.budget or []] or [shrink]
+    settings = [
+        replace(shrink, budget=Budget.parse(text, shrink.budget.convention))
+        for text in arguments.budget or []
+    ] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.jobs > 1 and not arguments.report_only:
         seeds = sorted({trial.seed for trial in check_trials(bench, trials)})

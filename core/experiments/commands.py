@@ -68,7 +68,9 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument("--debug", action="store_true", help="show the traceback of an error")
     method = parser.add_argument_group("shrinkage")
     method.add_argument(
-        "--budget", help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms"
+        "--budget",
+        help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms; FLOPs are counted in the protocol's "
+        "convention, by default in both; ,convention=macs or paper names one",
     )
     method.add_argument("--score", help=", ".join(NAMES))
     method.add_argument("--widen", type=float, help="growth of the space of widths")
@@ -98,7 +100,8 @@ def read_protocol(
     overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
     config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
     if arguments.budget is not None:
-        config = replace(config, shrink=replace(config.shrink, budget=Budget.parse(arguments.budget)))
+        budget = Budget.parse(arguments.budget, config.shrink.budget.convention)
+        config = replace(config, shrink=replace(config.shrink, budget=budget))
     return config
 
 

@@ -125,7 +125,7 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     title = f"{task.model_name} on {task.dataset}: channels per layer"
     if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
         limits = first.found_by["budget"].items()
-        budget = " ".join(f"{kind} {value}" for kind, value in limits if kind != "convention")
+        budget = " ".join(f"{kind} {value}" for kind, value in limits)
         title += f" ({first.found_by['score']}, budget {budget})"
     plot_widths(path, title, layers, layer_widths(model, layers), found)
 

@@ -6,10 +6,10 @@ import math
 import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from core.errors import UserError
-from core.graph.complexity import Convention, Cost
+from core.graph.complexity import WEIGHT, Convention, Cost
 
 SUFFIX = {
     "": Fraction(1),
@@ -38,24 +38,25 @@ class Budget:
         params: parameters.
         latency: seconds of one forward pass of the example inputs, measured (`core.graph.complexity.latency`) on the
             device that the model's parameters are on.
-        convention: of the FLOPs, "macs" or "paper"; the fractions of published tables use "paper".
+        convention: in which the FLOPs are counted (`core.graph.complexity`): "both", so that the limit holds whichever
+            way a reader counts, or "macs" or "paper" alone; the fractions of published tables use "paper".
 
     Raises:
         UserError: no limit, or one that is not a positive number.
 
     Example:
         >>> Budget(flops=0.9, params="25M").limits(Cost(macs=950, paper=1000, params=30_000_000))
-        {'paper': 900, 'params': 25000000}
+        {'macs': 855, 'paper': 900, 'params': 25000000}
     """
 
     flops: float | str | None = None
     params: float | str | None = None
     latency: float | str | None = None
-    convention: Convention = "paper"
+    convention: Convention | Literal["both"] = "both"
 
     def __post_init__(self) -> None:
-        if self.convention not in ("macs", "paper"):
-            raise UserError(f"budget: convention '{self.convention}'; use 'macs' or 'paper'")
+        if self.convention not in ("both", *WEIGHT):
+            raise UserError(f"budget: convention '{self.convention}'; use 'both', 'macs' or 'paper'")
         if self.flops is None and self.params is None and self.latency is None:
             raise UserError("budget: set at least one of flops, params and latency")
         for kind in ("flops", "params", "latency"):
@@ -92,23 +93,27 @@ class Budget:
     @property
     def conventions(self) -> tuple[Convention, ...]:
         """The conventions in which a limit on FLOPs has to hold."""
-        return (self.convention,)
+        return ("macs", "paper") if self.convention == "both" else (self.convention,)
 
     @property
     def priced(self) -> str:
-        """The cost that allocations divide by: "params" if only they are limited, else FLOPs in this convention."""
-        return "params" if self.flops is None and self.latency is None else self.convention
+        """The cost that allocations divide by: "params" if only they are limited, else FLOPs ("paper" for both)."""
+        return "params" if self.flops is None and self.latency is None else self.conventions[-1]
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms'.
+    def parse(cls, text: str, convention: Convention | Literal["both"] = "both") -> Budget:
+        """From a command line: '0.9' (a fraction of the FLOPs) or 'flops=0.9,params=20M,latency=12ms,convention=paper'.
+
+        Args:
+            text: what was written.
+            convention: where the text names none.
 
         Raises:
             UserError: an unknown kind or a value that is not a number.
         """
         if "=" not in text:
-            return cls(flops=_number(text))
-        values: dict[str, Any] = {}
+            return cls(flops=_number(text), convention=convention)
+        values: dict[str, Any] = {"convention": convention}
         allowed = [item.name for item in fields(cls)]
         for part in text.split(","):
             kind, _, value = part.strip().partition("=")

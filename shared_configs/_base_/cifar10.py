@@ -16,7 +16,7 @@ train = dict(
 shrink = dict(
     widen=2.0,
     # LW-DNA's figures for CIFAR-10 are not in its published tables; this is the ImageNet networks' ratio.
-    budget=dict(flops=0.9),
+    budget=dict(flops=0.9, convention="paper"),
     score="gradient",
     floor=0.4,
     ceiling=1.0,

@@ -19,6 +19,8 @@ train = dict(
 )
 shrink = dict(
     widen=2.0,
+    # The fractions of the published tables.
+    budget=dict(convention="paper"),
     score="gradient",
     # Of the widened widths: every width is at least 0.8 of the baseline's.
     floor=0.4,

@@ -18,6 +18,8 @@ train = dict(
 )
 shrink = dict(
     widen=2.0,
+    # The fractions of the published tables.
+    budget=dict(convention="paper"),
     score="gradient",
     floor=0.4,
     ceiling=1.0,

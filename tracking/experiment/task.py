@@ -169,7 +169,7 @@ def with_given_budget(config: ExperimentConfig) -> ExperimentConfig:
     given = given_architecture(config)
     if given is None:
         return config
-    budget = Budget(flops=given.costs[0].paper)
+    budget = Budget(flops=given.costs[0].paper, convention="paper")
     return replace(config, shrink=replace(config.shrink, budget=budget))
 
 

@@ -56,7 +56,7 @@ def test_what_is_saved_is_loaded(found: tuple[Net, Any, Architecture], file: Pat
     arch = Architecture.load(file)
     assert arch == found[2]
     assert json.loads(file.read_text())["schema_version"] == SCHEMA_VERSION
-    assert arch.found_by["budget"] == {"flops": 0.9, "params": "90%", "convention": "paper"}
+    assert arch.found_by["budget"] == {"flops": 0.9, "params": "90%", "convention": "both"}
     assert [path.name for path in file.parent.iterdir()] == ["widths.json"]  # no temporary file is left
 
 

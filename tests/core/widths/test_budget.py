@@ -19,10 +19,10 @@ BASELINE = Cost(macs=4_089_184_256, paper=4_117_734_400, params=25_557_032, late
 @pytest.mark.parametrize(
     ("options", "limits"),
     [
-        ({"flops": 0.9}, {"paper": 3_705_960_960}),
-        ({"flops": "90%"}, {"paper": 3_705_960_960}),
-        ({"flops": "3.7G"}, {"paper": 3_700_000_000}),
-        ({"flops": 3.7e9}, {"paper": 3_700_000_000}),
+        ({"flops": 0.9}, {"macs": 3_680_265_830, "paper": 3_705_960_960}),
+        ({"flops": "90%", "convention": "paper"}, {"paper": 3_705_960_960}),
+        ({"flops": "3.7G"}, {"macs": 3_700_000_000, "paper": 3_700_000_000}),
+        ({"flops": 3.7e9, "convention": "macs"}, {"macs": 3_700_000_000}),
         ({"params": "25.5M"}, {"params": 25_500_000}),
         ({"params": 1}, {"params": 25_557_032}),
         ({"params": 2.0}, {"params": 51_114_064}),
@@ -31,7 +31,7 @@ BASELINE = Cost(macs=4_089_184_256, paper=4_117_734_400, params=25_557_032, late
         ({"latency": "1.5s"}, {"latency": 1.5}),
         (
             {"flops": 0.5, "params": "10M", "latency": "50%"},
-            {"paper": 2_058_867_200, "params": 10_000_000, "latency": 0.04},
+            {"macs": 2_044_592_128, "paper": 2_058_867_200, "params": 10_000_000, "latency": 0.04},
         ),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_limit_is_never_above_the_fraction_and_never_a_whole_unit_below(
 
 def test_what_a_file_keeps_of_a_budget() -> None:
     budget = Budget(flops="90%", params=0.5)
-    assert budget.to_json() == {"flops": "90%", "params": 0.5, "convention": "paper"}
+    assert budget.to_json() == {"flops": "90%", "params": 0.5, "convention": "both"}
     assert Budget(**budget.to_json()) == budget
     assert core.Budget is Budget
     assert issubclass(core.BudgetError, UserError)

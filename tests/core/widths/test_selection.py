@@ -195,7 +195,7 @@ def test_several_budgets_hold_at_once_and_one_of_them_binds() -> None:
         found = search(graph, scores, Budget(flops=flops, params=params), graph.price())
         assert found.cost.paper <= flops * graph.flops(convention="paper")
         assert found.cost.params <= params * graph.params()
-        assert set(found.limits) == {"paper", "params"}
+        assert set(found.limits) == {"macs", "paper", "params"}
 
 
 @pytest.mark.parametrize("what", ["floor", "ceiling"])
