@@ -113,7 +113,7 @@ class Budget:
         """
         if "=" not in text:
             return cls(flops=_number(text), convention=convention)
-        values: dict[str, Any] = {"convention": convention}
+        values: dict[str, Any] = {}
         allowed = [item.name for item in fields(cls)]
         for part in text.split(","):
             kind, _, value = part.strip().partition("=")
@@ -122,7 +122,7 @@ class Budget:
             if kind in values:
                 raise UserError(f"budget '{text}': '{kind}' is there twice")
             values[kind] = value if kind == "convention" else _number(value)
-        return cls(**values)
+        return cls(**{"convention": convention, **values})
 
     def to_json(self) -> dict[str, Any]:
         """The limits that are set, as given, and the convention."""
