@@ -93,8 +93,8 @@ def test_a_bare_resume_goes_on_with_the_method(
         (["--method", "dph"], "unknown method 'dph': did you mean 'dhp'"),
         (["--method", "dhp", "--controls", "dhp"], "control 'dhp' is the method of the found network itself"),
         (
-            ["--controls", "zico-search", "--budget", "params=0.9"],
-            "method 'zico-search' needs a budget of FLOPs alone",
+            ["--controls", "zico-search", "--budget", "latency=0.9"],
+            "method 'zico-search' knows no clock",
         ),
         (["--controls", "dhp", "--budget", "params=0.9"], "method 'dhp' needs a budget of FLOPs"),
         (["--jobs", "0"], "--jobs 0: use at least 1"),
