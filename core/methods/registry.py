@@ -159,7 +159,8 @@ class Method:
             raise UserError(f"method '{name}' knows no clock: leave latency out of shrink.budget")
         if self.whole and subject is not None and subject.part is not None:
             raise UserError(
-                f"method '{name}' cannot search a part of {subject.model_name}: use a score, a control or a tilt"
+                f"method '{name}' runs the whole network and cannot search a part of it, such as the backbone of "
+                f"{subject.model_name}: use a score, a control or a tilt"
             )
 
     def check(self, name: str, shrink: ShrinkConfig, subject: Subject) -> None:

@@ -178,7 +178,7 @@ def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
         }
         assert architecture.costs[0].paper <= 0.9 * architecture.costs[1].paper
     for name in ("dhp", "accumulated", "zico-search"):
-        with pytest.raises(UserError, match="cannot search a part of resnet20"):
+        with pytest.raises(UserError, match="cannot search a part of it, such as the backbone of resnet20"):
             find(name, request)
 
 
