@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import WEIGHT, Convention, Cost, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
-from core.graph.labels import Labels, SlotKey, Trace
+from core.graph.labels import AttributeKey, Labels, SlotKey, Trace
 from core.graph.tracing import run_labelled
 from core.tables import text_table
 
@@ -43,12 +44,16 @@ class ChannelGroup:
         step: channels of that module per choice: 1 for most groups, s² in front of a pixel shuffle by s, the number
             of groups of a grouped convolution.
         slots: (parameter or buffer, dimension) -> rows that one choice owns there.
+        exact: whether a network with masked channels computes what the cut network does. It does not where something
+            runs over the channels (a mean, a standardised weight): these are free for networks that are trained from
+            scratch, but what keeps trained weights loses more than the channel.
     """
 
     name: str
     size: int
     step: int
     slots: Mapping[SlotKey, int] = field(repr=False)
+    exact: bool = True
 
     @property
     def width(self) -> int:
@@ -85,6 +90,8 @@ class ChannelGraph:
         taps: tapped module -> row -> flat choice index, as in slots.
         outputs: the same for the tensors that the model returns.
         notes: what was frozen by an operation without a rule, and where.
+        attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and how
+            much each of them counts there (a fraction where the network divides the attribute's double by two, say).
     """
 
     groups: list[ChannelGroup]
@@ -100,11 +107,17 @@ class ChannelGraph:
     output_axes: tuple[int, ...] = field(repr=False)
     notes: tuple[str, ...]
     options: TraceOptions
+    attributes: Mapping[AttributeKey, tuple[IntArray, Fraction]] = field(repr=False, default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Names of the groups, in order."""
         return [group.name for group in self.groups]
+
+    @property
+    def inexact(self) -> list[str]:
+        """Names of the groups whose masked network differs from the cut one; see `ChannelGroup.exact`."""
+        return [group.name for group in self.groups if not group.exact]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -225,6 +238,7 @@ class ChannelGraph:
                     "width": group.width,
                     "step": group.step,
                     "slots": {f"{tensor}:{dim}": rows for (tensor, dim), rows in group.slots.items()},
+                    **({} if group.exact else {"exact": False}),
                 }
                 for group in self.groups
             ],
@@ -236,9 +250,16 @@ class ChannelGraph:
     def describe(self) -> str:
         """The plan as a table for a terminal."""
         rows = [
-            [group.name, str(group.width), str(group.step), str(len(group.slots))] for group in self.groups
+            [
+                group.name,
+                str(group.width),
+                str(group.step),
+                str(len(group.slots)),
+                "yes" if group.exact else "no",
+            ]
+            for group in self.groups
         ]
-        table = text_table(["group", "width", "step", "slots"], rows)
+        table = text_table(["group", "width", "step", "slots", "exact"], rows)
         cost = self.price()
         costs = f"{len(self.groups)} free groups · {cost.macs:,} MACs · {cost.paper:,} FLOPs (paper) · "
         notes = "".join(f"\nfrozen: {note}" for note in self.notes)
@@ -286,6 +307,7 @@ def trace_channels(
         raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
     trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
     factors = [factor for term in trace.terms for factor in term.factors]
+    factors += [labels for labels, _ in trace.attributes.values()]
     factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
     return _graph(trace, group_labels(trace, factors), options)
 
@@ -300,9 +322,9 @@ def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGr
         for group, rows in counted[table]:
             slots_of[group][key] = rows
     groups = [
-        ChannelGroup(name, size, step, slots)
-        for name, size, step, slots in zip(
-            grouping.names, grouping.sizes, grouping.steps, slots_of, strict=True
+        ChannelGroup(name, size, step, slots, exact)
+        for name, size, step, slots, exact in zip(
+            grouping.names, grouping.sizes, grouping.steps, slots_of, grouping.exact, strict=True
         )
     ]
 
@@ -323,6 +345,7 @@ def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGr
         output_axes=tuple(trace.output_axes),
         notes=tuple(trace.notes),
         options=options,
+        attributes={key: (table_of(labels), each) for key, (labels, each) in trace.attributes.items()},
     )
 
 

@@ -37,6 +37,7 @@ class Grouping:
     multiplicity: IntArray  # (T, G) rows of each table per element of each group
     slots: dict[SlotKey, int]  # number of the slot's table
     factors: dict[int, int]  # id of a factor -> number of its table
+    exact: tuple[bool, ...]  # whether nothing runs over a group's channels
 
 
 def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
@@ -68,6 +69,9 @@ def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
     produced = {module: (tables[slots[key]], key) for module, key in trace.producers.items()}
     names, members, steps = _name_groups(trace, produced, classes, free)
 
+    mixed = np.zeros(len(free), dtype=bool)
+    for labels in trace.inexact:
+        mixed[component[labels]] = True
     element = np.full(len(free), -1, dtype=np.int64)
     sizes = [len(items) for items in members]
     if members:
@@ -83,6 +87,7 @@ def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
         multiplicity=multiplicity,
         slots=slots,
         factors=numbered_factors,
+        exact=tuple(not mixed[items].any() for items in members),
     )
 
 

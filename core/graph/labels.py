@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from core.modules import RELU_MODULES, tensors_in
 
 Labels = NDArray[np.int64]
 SlotKey = tuple[str, int]
+AttributeKey = tuple[str, str, int | None]  # module, attribute, and the index where it is a sequence
 FROZEN = 0
 _LABELS = "_lwdna_labels"  # attribute of an activation
 _MISSING: Any = object()
@@ -53,7 +55,21 @@ def _marked(name: str) -> Any:
         both = isinstance(other, SizeOfChannels)
         labels = np.concatenate([self.labels, other.labels]) if both else self.labels
         proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
-        return SizeOfChannels(value, labels, proportional)
+        return SizeOfChannels(value, labels, proportional, self.inexact)
+
+    return method
+
+
+def _negated(self: SizeOfChannels) -> SizeOfChannels:
+    return SizeOfChannels(-int(self), self.labels, self.proportional, self.inexact)
+
+
+def _as_number(name: str) -> Any:
+    plain = getattr(int, name)
+
+    def method(self: SizeOfChannels, *others: Any) -> Any:
+        self.inexact.append(self.labels)
+        return plain(self, *others)
 
     return method
 
@@ -62,23 +78,30 @@ class SizeOfChannels(int):
     """A size read off a channel axis, with the labels that it counts.
 
     Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
-    and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count.
+    and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that
+    is calculated with as a number (`x / c ** 0.5`) is another one after a cut: its labels are noted in `inexact`.
     """
 
     labels: Labels
     proportional: bool
+    inexact: list[Labels]
 
-    def __new__(cls, value: int, labels: Labels, proportional: bool = True) -> SizeOfChannels:
-        """`value` computed from the number of `labels`, (C,)."""
+    def __new__(
+        cls, value: int, labels: Labels, proportional: bool = True, inexact: list[Labels] | None = None
+    ) -> SizeOfChannels:
+        """`value` computed from the number of `labels`, (C,); `inexact` as in `Trace`."""
         size = super().__new__(cls, value)
         size.labels = labels
         size.proportional = proportional
+        size.inexact = [] if inexact is None else inexact
         return size
 
     __add__, __radd__ = _marked("__add__"), _marked("__radd__")
     __sub__, __rsub__ = _marked("__sub__"), _marked("__rsub__")
     __mul__, __rmul__ = _marked("__mul__"), _marked("__rmul__")
-    __floordiv__ = _marked("__floordiv__")
+    __floordiv__, __neg__ = _marked("__floordiv__"), _negated
+    __truediv__, __rtruediv__ = _as_number("__truediv__"), _as_number("__rtruediv__")
+    __pow__, __rpow__, __float__ = _as_number("__pow__"), _as_number("__rpow__"), _as_number("__float__")
     __hash__ = int.__hash__
 
 
@@ -116,6 +139,13 @@ class Trace:
     batch: int = 1
     notes: list[str] = field(default_factory=list)
     next_label: int = 1
+    inexact: list[Labels] = field(default_factory=list)  # what runs over channels: a cut changes its result
+    attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
+        default_factory=dict
+    )  # size kept in an attribute -> the rows that it counts, and what one row counts for
+    untied: dict[str, tuple[torch.Size, str]] = field(
+        default_factory=dict
+    )  # parameter that no rule can tie -> its shape and the module that runs
 
 
 class LabelMode(TorchFunctionMode):
@@ -148,6 +178,7 @@ class LabelMode(TorchFunctionMode):
         # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer thus
         # refers to one vector, which is looked at once when groups are formed.
         self.vectors: dict[int, tuple[Labels, Labels]] = {}
+        self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
         self.counted: dict[int, CostTerm] = {}
@@ -206,6 +237,11 @@ class LabelMode(TorchFunctionMode):
         if touched and not self.frozen_depth and message not in self.trace.notes:
             self.trace.notes.append(message)
 
+    def inexact(self, labels: Labels) -> None:
+        """An operation runs over these channels: they are free, but a cut network computes something else there."""
+        if (labels != FROZEN).any():
+            self.trace.inexact.append(labels.reshape(-1))
+
     def uniform_along(self, labels: Labels, axis: int) -> Labels:
         """Tie all entries along `axis`, and return labels that do not vary along it any more."""
         if labels.shape[axis] == 1:
@@ -256,9 +292,11 @@ class LabelMode(TorchFunctionMode):
 
         A parameter or buffer with one dimension longer than 1 is labelled like an activation.
 
+        A parameter of more dimensions keeps its sizes: no rule can tie it here, and the run ends with an error that
+        names it (`untied_error`).
+
         Raises:
-            TraceError: the tensor was made where no rule could see it, or it is a parameter of more than one
-                dimension that is used in a way that no rule can tie.
+            TraceError: the tensor was made where no rule could see it.
         """
         found: Labels | None = tensor.__dict__.get(_LABELS, _MISSING)
         if found is not _MISSING:
@@ -267,6 +305,8 @@ class LabelMode(TorchFunctionMode):
         if name is not None:
             if id(tensor) in self.relabelled:
                 return self.relabelled[id(tensor)]
+            if name in self.frozen_names:
+                return frozen_labels(tensor)
             long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
             if not long:
                 return None
@@ -274,12 +314,11 @@ class LabelMode(TorchFunctionMode):
                 shape = [1] * tensor.dim()
                 shape[long[0]] = tensor.shape[long[0]]
                 return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
-            if self.frozen_depth:
-                return frozen_labels(tensor)
-            raise TraceError(
-                f"parameter '{name}' of shape {tuple(tensor.shape)} is used in '{self.where}' in a way that ties it "
-                f"to no channel dimension; {self._remedy()}"
-            )
+            if not self.frozen_depth:
+                self.trace.untied.setdefault(name, (tensor.shape, self.place[-1][0]))
+            for dim in long:
+                self.freeze(self.slot(name, dim, tensor.shape[dim]))
+            return frozen_labels(tensor)
         if self.frozen_depth:
             return frozen_labels(tensor)
         raise TraceError(
@@ -378,3 +417,9 @@ def channel_axis(labels: Labels) -> int:
 def frozen_labels(tensor: Tensor) -> Labels:
     """Labels that freeze every channel of `tensor`."""
     return np.zeros((1,) * tensor.dim(), dtype=np.int64)
+
+
+def owner_of(name: str) -> str:
+    """The layer that a parameter belongs to; a parametrization's tensors belong to the layer that it is on."""
+    owner = name.rpartition(".")[0]
+    return ("." + owner).partition(".parametrizations.")[0].removeprefix(".")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
+from core.graph.attributes import mark_attributes
 from core.graph.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.rules import apply_rule
 from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in
@@ -56,6 +57,8 @@ def run_labelled(
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
     """Refuse a pattern that no module's name matches."""
     names = [name for name, _ in module.named_modules() if name]
+    if argument == "freeze":
+        names += [name for name, _ in named_tensors(module)]
     within = [f"{name}.*" for name in names]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in ("", *names)):
@@ -75,7 +78,11 @@ def _run(
     outputs: str,
 ) -> Trace:
     module.eval()
+    mark_attributes(module)
     mode = LabelMode(module, named, on_meta, apply_rule)
+    mode.frozen_names = frozenset(
+        name for name, _ in named if any(fnmatchcase(name, pattern) for pattern in freeze)
+    )
     tapped = {*taps, *(name for pair in ties for name in pair)}
     for name, child in list(module.named_modules()):
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
@@ -93,10 +100,26 @@ def _run(
     try:
         with torch.no_grad(), mode:
             result = call(module, inputs)
+        if mode.trace.untied:
+            raise _untied(mode.trace.untied)
         _finish(mode, result, taps, ties, outputs)
     finally:
         mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the garbage collector
     return mode.trace
+
+
+def _untied(found: Mapping[str, tuple[torch.Size, str]]) -> TraceError:
+    """All the parameters that no rule could tie, and the one `freeze=` that leaves them as they are."""
+    items = [
+        f"parameter '{name}' of shape {tuple(shape)} is used in '{place or 'the model itself'}'"
+        for name, (shape, place) in found.items()
+    ]
+    frozen = dict.fromkeys(place or name for name, (_, place) in found.items())
+    names = "".join(f"'{name}'," if len(frozen) == 1 else f"'{name}', " for name in frozen).removesuffix(", ")
+    return TraceError(
+        f"{'; '.join(items)}: in a way that ties it to no channel dimension; pass freeze=({names}) to leave "
+        f"{'that as it is' if len(frozen) == 1 else 'these as they are'}"
+    )
 
 
 def _real(tensor: Tensor) -> Tensor:

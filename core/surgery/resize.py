@@ -6,6 +6,7 @@ Every function returns a new module of the same class; the module handed in is n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
-from core.graph.labels import SlotKey
+from core.graph.labels import SlotKey, owner_of
 from core.modules import copy_structure, named_tensors
+from core.surgery.computed_weights import buffers_kept, settle_
 from core.surgery.initialise import initialise_, repeat_rows
 
 IntArray = NDArray[np.int64]
@@ -60,9 +62,7 @@ def widened_widths(graph: ChannelGraph, factor: float) -> tuple[dict[str, int], 
     weights = {tensor for tensor, _ in graph.per_group}
     # With frozen channels on one side, the number of groups stays and the groups get wider.
     fixed = {
-        name.rpartition(".")[0]
-        for (name, _), table in graph.slots.items()
-        if name in weights and (table < 0).any()
+        owner_of(name) for (name, _), table in graph.slots.items() if name in weights and (table < 0).any()
     }
     widths: dict[str, int] = {}
     conv_groups: dict[str, int] = {}
@@ -93,7 +93,7 @@ def grouped_convolutions(graph: ChannelGraph) -> dict[str, list[str]]:
     weights = {tensor for tensor, _ in graph.per_group}
     found: dict[str, list[str]] = {}
     for group in graph.groups:
-        names = [tensor.rpartition(".")[0] for tensor, _ in group.slots if tensor in weights]
+        names = [owner_of(tensor) for tensor, _ in group.slots if tensor in weights]
         found[group.name] = [name for name in dict.fromkeys(names) if name in graph.conv_groups]
     return found
 
@@ -147,21 +147,37 @@ def resize(
 
     result = _copy_with(model, resized)
     _update_attributes(result, model, graph, rows, {**graph.conv_groups, **conv_groups})
-    initialise_(result, like=model, seed=seed)
+    with buffers_kept(result):
+        initialise_(result, like=model, seed=seed)
+    settle_(result, seed=seed)
     return result.train()
 
 
-def keep_channels(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> nn.Module:
+def keep_channels(
+    model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor], *, inexact: bool = False
+) -> nn.Module:
     """Cut: the network with only the kept choices of each group, weights and statistics included.
 
     Args:
         model: the network that `graph` was traced from.
         graph: its channel groups.
         keep: group -> boolean mask over its choices, (size,); groups that are not named are kept whole.
+        inexact: whether to cut groups that are not exact (`ChannelGroup.exact`) as well. The weights that are kept
+            there were trained beside those that go, in a mean or a norm over all of them. Without it such groups are
+            kept whole, with a warning.
 
     Raises:
         UserError: an unknown group, a mask of the wrong length, or one that keeps nothing.
     """
+    if not inexact:
+        asked = [name for name in graph.inexact if name in keep and not bool(keep[name].all())]
+        if asked:
+            warnings.warn(
+                f"{len(asked)} groups are kept whole, as trained weights do not survive a cut where the network "
+                f"computes over all channels ({', '.join(asked)}); inexact=True cuts them too",
+                stacklevel=2,
+            )
+        keep = {name: mask for name, mask in keep.items() if name not in asked}
     flags = keep_flags(graph, keep)
     selected: dict[int, Tensor | None] = {}  # id of a table, which many tensors share -> kept rows; None: all
 
@@ -263,21 +279,47 @@ def _update_attributes(
     """
     for name, table in graph.bare_norms.items():
         _set_sizes(result.get_submodule(name), {len(table): rows(table)}, None)
+    _set_attributes(result, graph, rows)
     free = {name for name, dim in graph.slots if graph.free_table(name, dim) is not None}
     first_owner: dict[int, str] = {}  # a shared tensor goes by its first owner's name
     for (prefix, old), (_, new) in zip(model.named_modules(), result.named_modules(), strict=True):
         owned = set()
-        for leaf, tensor in (*old._parameters.items(), *old._buffers.items()):
-            if tensor is not None:
-                name = first_owner.setdefault(id(tensor), f"{prefix}.{leaf}" if prefix else leaf)
-                if name in free:
-                    owned.add(name)
+        for leaf, tensor in _own_tensors(old):
+            name = first_owner.setdefault(id(tensor), f"{prefix}.{leaf}" if prefix else leaf)
+            if name in free:
+                owned.add(name)
         if not owned:
             continue
-        _set_conv_groups(new, old, {tensor.rpartition(".")[0] for tensor in owned}, graph, conv_groups)
+        _set_conv_groups(new, old, {owner_of(tensor) for tensor in owned}, graph, conv_groups)
         (out, inside, weight), (old_out, old_inside, _) = _sizes(new), _sizes(old)
         _set_sizes(new, {old_out: out}, weight, _OUT)
         _set_sizes(new, {old_inside: inside}, weight, _IN)
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """A layer's parameters and buffers, those of its parametrizations included, by names within it."""
+    found = [*module._parameters.items(), *module._buffers.items()]
+    below = module._modules.get("parametrizations")
+    if below is not None:
+        found += [(f"parametrizations.{name}", tensor) for name, tensor in below.named_parameters()]
+    return [(leaf, tensor) for leaf, tensor in found if tensor is not None]
+
+
+def _set_attributes(result: nn.Module, graph: ChannelGraph, rows: Callable[[IntArray], int]) -> None:
+    """Write down the sizes that modules keep in attributes and that their forward methods give to operations."""
+    for (name, attribute, index), (table, each) in graph.attributes.items():
+        if not (table >= 0).any():
+            continue
+        module, size = result.get_submodule(name), rows(table) * each
+        if size.denominator != 1:
+            raise UserError(
+                f"'{attribute}' of '{name}' would have to be {size}: use widths that make it whole"
+            )
+        if index is None:
+            setattr(module, attribute, int(size))
+        else:
+            old = getattr(module, attribute)
+            setattr(module, attribute, type(old)([*old[:index], int(size), *old[index + 1 :]]))
 
 
 def _set_conv_groups(
@@ -287,7 +329,7 @@ def _set_conv_groups(
         return
     for name in owners:
         if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
-            new.groups = old.groups * new.weight.shape[0] // old.weight.shape[0]
+            new.groups = old.groups * _sizes(new)[2].shape[0] // _sizes(old)[2].shape[0]
         elif name in conv_groups:
             new.groups = conv_groups[name]
 
@@ -296,9 +338,9 @@ def _sizes(module: Any) -> tuple[int, int, Tensor]:
     """(output size, input size, weight) of a layer, read off its tensors."""
     weight = module._parameters.get("weight")
     if weight is None or not weight.dim():
-        tensors = [*module._parameters.items(), *module._buffers.items()]
-        sized = {leaf: tensor for leaf, tensor in tensors if tensor is not None and tensor.dim()}
-        weight = sized.get("weight", next(iter(sized.values())))
+        # Computed from others, of which the largest has its shape: `weight_v` beside `weight_g`, `original1`.
+        sized = {leaf: tensor for leaf, tensor in _own_tensors(module) if tensor.dim()}
+        weight = sized.get("weight", max(sized.values(), key=Tensor.dim))
     groups = getattr(module, "groups", 1)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.shape[1] * groups, weight.shape[0], weight

@@ -1,11 +1,12 @@
 """What each torch operation does to channel labels.
 
-Five kinds of rule, one file each:
+Six kinds of rule, one file each:
 
     parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
     elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
     rearrangement   view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
-    reduction       pooling and interpolation; mean, max, softmax ... over axes: free where the axes carry no labels
+    reduction       pooling and interpolation; mean, max, softmax ... over axes: inexact where the axes carry labels
+    weights         what is computed from parameters alone: standardised, normalised and scaled weights
     calls           constants, and everything else: it freezes the channels that it touches, with a warning
 
 To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SizeOfChannels
-from core.graph.rules import elementwise, parametric, rearrangement, reduction
+from core.graph.rules import elementwise, parametric, rearrangement, reduction, weights
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -56,9 +57,13 @@ RULES: dict[str, Rule] = {
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute one intercepted call and label its result."""
     name = canonical(func)
+    if weights.from_parameters(mode, name, args, kwargs):
+        return weights.apply(mode, name, func, args, kwargs)
     rule = RULES.get(name)
     if rule is not None:
         return rule(mode, func, args, kwargs)
+    if name == "numel" and weights.COMPUTED in args[0].__dict__:
+        return weights.marked_numel(mode, args[0])
     if name in RESULT_IS_NO_TENSOR:
         return func(*args, **kwargs)
     if name.startswith("__get__"):
@@ -76,7 +81,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
     if name == "shape":
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
-        return rearrangement.REARRANGEMENT["transpose"](mode, torch.transpose, (args[0], -2, -1), {})
+        return apply_rule(mode, torch.transpose, (args[0], -2, -1), {})
     result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))
@@ -86,12 +91,15 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
 def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     shape = tensor.shape
     labels = mode.known_labels(tensor)
+    if labels is None and weights.has_rows(mode, tensor):
+        return torch.Size(weights.marked_size(mode, tensor, axis) for axis in range(tensor.dim()))
     if labels is None or labels.size == 1:
         return shape
-    return torch.Size(_marked_size(labels, axis, size) for axis, size in enumerate(shape))
+    return torch.Size(_marked_size(mode, labels, axis, size) for axis, size in enumerate(shape))
 
 
-def _marked_size(labels: Labels, axis: int, size: int) -> int:
+def _marked_size(mode: LabelMode, labels: Labels, axis: int, size: int) -> int:
     if labels.shape[axis] == 1:
         return size
-    return SizeOfChannels(size, np.moveaxis(labels, axis, -1).reshape(-1, size)[0])
+    rows = np.moveaxis(labels, axis, -1).reshape(-1, size)[0]
+    return SizeOfChannels(size, rows, inexact=mode.trace.inexact)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.graph.attributes import SizeOfAttribute
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.sizes import freeze_sizes, marks_in
 from core.modules import map_tensors, tensors_in
@@ -55,7 +56,7 @@ def argument(
 
 def plain(value: Any) -> Any:
     """Arguments for torch: marked sizes become plain integers."""
-    if isinstance(value, SizeOfChannels):
+    if isinstance(value, (SizeOfChannels, SizeOfAttribute)):
         return int(value)
     if type(value) in (list, tuple, torch.Size):
         return type(value)(plain(item) for item in value)

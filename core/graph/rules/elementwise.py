@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import FROZEN, LabelMode, Labels
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels
 from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place
 from core.modules import tensors_in
 
@@ -34,6 +34,9 @@ COMPARISONS = frozenset(
 def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tie the operands channel by channel; the result carries their labels."""
     operands, name = tensors_in((args, kwargs)), canonical(func)
+    for value in args:
+        if isinstance(value, SizeOfChannels):  # a number that another width changes
+            mode.inexact(value.labels)
     if not mode.on_meta or name in CONVERSIONS:
         result = execute(mode, func, args, kwargs)
     elif in_place(func):

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
+from core.graph.rules.weights import Weight, weight_of
 from core.modules import tensors_in
 
 
@@ -20,16 +22,16 @@ def _tie_rows(mode: LabelMode, tensor: Tensor | None, labels: Labels, dim: int =
     if tensor is None or not shape or shape[dim] == 1 != labels.size:
         return
     name = mode.parameter_name(tensor)
-    if name is None:
+    if name is not None and name not in mode.frozen_names:
+        mode.tie_slot(name, dim, labels)
+        return
+    own = mode.labels_of(tensor)  # computed, by a gain times a scale, say
+    if own is None or own.shape[dim] != own.size:
         mode.freeze_and_warn(
             [labels], f"a computed tensor of shape {tuple(tensor.shape)} is used as a parameter"
         )
     else:
-        mode.tie_slot(name, dim, labels)
-
-
-def _produce(mode: LabelMode, weight: str, key: tuple[str, int]) -> None:
-    mode.trace.producers.setdefault(weight.rpartition(".")[0] or weight, key)
+        mode.tie(own.reshape(-1), labels)
 
 
 def _computed_weight(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -53,35 +55,46 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     is its limit).
     """
     source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
-    name = mode.parameter_name(weight)
-    if name is None:
-        return _computed_weight(mode, func, args, kwargs)
     transposed = "transpose" in canonical(func)
     given = argument(args, kwargs, 6, "groups", 1)
     groups, kernel, sizes = int(given), tuple(weight.shape), tuple(source.shape)
+    axis = len(sizes) - len(kernel) + 1
+    labels = mode.labels_of(source)
+    labels = frozen_labels(source) if labels is None else labels
+    if labels.size > 1 == labels.shape[axis]:
+        return _over_channels(mode, func, args, kwargs, labels)
+    own = weight_of(mode, weight)
+    if own is None and not (groups > 1 == weight.shape[1] and mode.known_labels(weight) is None):
+        return _computed_weight(mode, func, args, kwargs)
     shape = _convolved(sizes, kernel, args, kwargs, groups, transposed) if mode.on_meta else None
     if shape is None:
         result = execute(mode, func, args, kwargs)
         shape = list(result.shape)
     else:
         result = blank(shape, source.dtype)
-    axis = len(sizes) - len(kernel) + 1
-    labels = mode.labels_of(source)
-    labels = frozen_labels(source) if labels is None else labels
     inputs = mode.vector(labels, axis, sizes[axis])
-    if groups > 1 and not _groups_follow(mode, given, weight):
-        mode.freeze_and_warn([inputs, mode.slot(name, 0, kernel[0])], f"{groups} typed-in groups")
-    if transposed:
-        outputs = _transposed_rows(mode, name, weight, inputs, groups)
+    if groups > 1 and not _groups_follow(mode, given, weight, inputs):
+        mode.freeze_and_warn(
+            [inputs] if own is None else [inputs, own.slot(0)],
+            f"{groups} typed-in groups (read off a size or an attribute of the module in forward, they follow)",
+        )
+    if own is None or own.keys == (None, None):  # a fixed filter, once for each channel
+        outputs = (
+            inputs if shape[axis] == sizes[axis] else frozen_labels(result).reshape(-1).repeat(shape[axis])
+        )
+        if outputs is not inputs or groups != sizes[axis]:
+            mode.freeze_and_warn([inputs], f"'{canonical(func)}' with a computed weight")
+    elif transposed:
+        outputs = _transposed_rows(mode, own, inputs, groups)
     else:
-        outputs = _convolution_rows(mode, name, weight, inputs, groups)
+        outputs = _convolution_rows(mode, own, inputs, groups)
     bias = argument(args, kwargs, 2, "bias")
     if bias is not None:
         _tie_rows(mode, bias, outputs)
     grid = (sizes if transposed else shape)[axis + 1 :]
     macs, factors = math.prod(kernel[2:]) * math.prod(grid) * math.prod(sizes[:axis]), []
     for dim in (0, 1):
-        slot = mode.trace.slots.get((name, dim))
+        slot = inputs if own is None and dim == 0 else None if own is None else own.known(dim)
         if slot is None:
             macs *= kernel[dim]
         else:
@@ -90,11 +103,34 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     return mode.mark(result, mode.shaped(outputs, axis, len(shape)))
 
 
-def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor) -> bool:
+def _over_channels(
+    mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Labels
+) -> Any:
+    """A convolution along the channels, as in efficient channel attention: they pass, with other neighbours."""
+    source, weight = args[0], argument(args, kwargs, 1, "weight")
+    result = execute(mode, func, args, kwargs)
+    axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
+    count = weight.numel() * result.numel() // result.shape[min(1, result.dim() - 1)]
+    alike = len(axes) == 1 and result.shape[axes[0]] == source.shape[axes[0]] == labels.size
+    single = result.dim() == labels.ndim and weight.shape[0] == weight.shape[1] == 1
+    if alike and single:
+        mode.inexact(labels)
+        mode.count("macs", count // labels.size, labels.reshape(-1))
+        return mode.mark(result, labels)
+    mode.freeze_and_warn([labels], f"'{canonical(func)}' along a channel axis")
+    mode.count("macs", count)
+    return mode.mark(result, frozen_labels(result))
+
+
+def _groups_follow(mode: LabelMode, groups: Any, weight: Tensor, inputs: Labels) -> bool:
     """Does the number of groups change with the channels: a layer's attribute, or all channels of the input?"""
-    return getattr(mode.module, "groups", None) == groups or (
-        isinstance(groups, SizeOfChannels) and weight.shape[1] == 1
-    )
+    if getattr(mode.module, "groups", None) == groups:
+        return True
+    if weight.shape[1] != 1:
+        return False
+    if isinstance(groups, SizeOfAttribute):
+        return follow_attribute(mode, groups, inputs)
+    return isinstance(groups, SizeOfChannels)
 
 
 def _convolved(
@@ -123,51 +159,52 @@ def _convolved(
     return None if grid is None else [*before, channels, *grid]
 
 
-def _convolution_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
-    outputs = mode.slot(name, 0, weight.shape[0])
-    _produce(mode, name, (name, 0))
+def _convolution_rows(mode: LabelMode, weight: Weight, inputs: Labels, groups: int) -> Labels:
+    outputs = weight.slot(0)
+    weight.produce(0)
     if groups == 1:
-        mode.tie_slot(name, 1, inputs)
+        weight.tie(1, inputs)
     elif weight.shape[1] == 1:
         mode.tie(outputs.reshape(groups, -1), inputs[:, None])
-        mode.trace.depthwise.add(name)
+        mode.trace.depthwise.add(f"{weight.owner}.weight")
     else:
         by_group = inputs.reshape(groups, -1)
-        mode.tie(mode.slot(name, 1, weight.shape[1])[None], by_group)
+        mode.tie(weight.slot(1)[None], by_group)
         rows = outputs.reshape(groups, -1)
         mode.tie(rows[:1], rows)
         if rows.shape == by_group.shape:
             mode.tie(rows[0], by_group[0])
-        _note_grouped(mode, name, groups)
+        _note_grouped(mode, weight, groups)
     return outputs
 
 
-def _transposed_rows(mode: LabelMode, name: str, weight: Tensor, inputs: Labels, groups: int) -> Labels:
-    mode.tie_slot(name, 0, inputs)
+def _transposed_rows(mode: LabelMode, weight: Weight, inputs: Labels, groups: int) -> Labels:
+    weight.tie(0, inputs)
     if weight.shape[0] == groups > 1 and weight.shape[1] == 1:
-        mode.trace.depthwise.add(name)
-        _produce(mode, name, (name, 0))
+        mode.trace.depthwise.add(f"{weight.owner}.weight")
+        weight.produce(0)
         return inputs
-    outputs = mode.slot(name, 1, weight.shape[1])
-    _produce(mode, name, (name, 1))
+    outputs = weight.slot(1)
+    weight.produce(1)
     if groups > 1:
         by_group = inputs.reshape(groups, -1)
         mode.tie(by_group[:1], by_group)
-        _note_grouped(mode, name, groups)
+        _note_grouped(mode, weight, groups)
         outputs = np.tile(outputs, groups)
     return outputs
 
 
-def _note_grouped(mode: LabelMode, name: str, groups: int) -> None:
-    mode.trace.per_group.add((name, 1))
-    mode.trace.conv_groups[name.rpartition(".")[0]] = groups
+def _note_grouped(mode: LabelMode, weight: Weight, groups: int) -> None:
+    if weight.keys[1] is not None:
+        mode.trace.per_group.add(weight.keys[1])
+    mode.trace.conv_groups[weight.owner] = groups
 
 
 def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A linear layer over the last axis; after a flatten each channel owns H·W of its columns."""
     source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
-    name = mode.parameter_name(weight)
-    if name is None:
+    own = weight_of(mode, weight) if weight.dim() == 2 else None
+    if own is None:
         return _computed_weight(mode, func, args, kwargs)
     if mode.on_meta and source.shape[-1] == weight.shape[1]:
         result = blank([*source.shape[:-1], weight.shape[0]], source.dtype)
@@ -175,11 +212,11 @@ def linear(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         result = execute(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     labels = frozen_labels(source) if labels is None else labels
-    mode.tie_slot(name, 1, mode.vector(labels, source.dim() - 1, source.shape[-1]))
-    outputs = mode.slot(name, 0, weight.shape[0])
-    _produce(mode, name, (name, 0))
+    own.tie(1, mode.vector(labels, source.dim() - 1, source.shape[-1]))
+    outputs = own.slot(0)
+    own.produce(0)
     _tie_rows(mode, argument(args, kwargs, 2, "bias"), outputs)
-    mode.count("macs", result.numel() // result.shape[-1], outputs, mode.slot(name, 1, weight.shape[1]))
+    mode.count("macs", result.numel() // result.shape[-1], outputs, own.slot(1))
     return mode.mark(result, mode.shaped(outputs, result.dim() - 1, result.dim()))
 
 

@@ -14,20 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.rules.blocks import compress, expanded, reshaped, varying
 from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
-from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes, marks_in
+from core.graph.rules.sizes import agree, follow, follows, freeze_sizes, given_sizes, marks_in
 from core.modules import tensors_in
-
-
-def compress(labels: Labels) -> Labels:
-    """Narrow every axis along which `labels` does not vary to size 1."""
-    for axis in range(labels.ndim):
-        if labels.shape[axis] > 1:
-            first = labels[(slice(None),) * axis + (slice(0, 1),)]
-            if labels.strides[axis] == 0 or (labels == first).all():
-                labels = first
-    return labels
 
 
 def reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -63,14 +55,15 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         if marks := marks_in((args[1:], kwargs)):
             freeze_sizes(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
-    shape, target = list(source.shape), list(result.shape)
-    if shape[0] == target[0] and labels.shape[0] == 1:
-        shape[0] = target[0] = 1  # the batch is not needed to see where channels go
-    moved = compress(np.broadcast_to(labels, shape).reshape(target))
+    moved = reshaped(labels, source.shape, result.shape)
     sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
-    varying = [axis for axis in range(moved.ndim) if moved.shape[axis] > 1]
-    fixed = [axis for axis in varying if not follows(sizes[axis])]
-    if fixed and len(fixed) == len(varying):
+    axes = varying(moved)
+    fixed = [axis for axis in axes if not follows(sizes[axis])]
+    if len(fixed) == len(axes) == 1 and isinstance(sizes[fixed[0]], SizeOfAttribute):
+        rows = expanded(moved, fixed[0], result.shape[fixed[0]])
+        if moved.size == rows.size and follow_attribute(mode, sizes[fixed[0]], rows):
+            fixed = []
+    if fixed and len(fixed) == len(axes):
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
             [labels], f"'{canonical(func)}' with the typed-in size {typed_in} on a channel axis"
@@ -120,7 +113,10 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
             freeze_sizes(mode, [], marks, canonical(func))
     for axis, size in zip(range(-1, -labels.ndim - 1, -1), reversed(sizes), strict=False):
         if labels.shape[axis] > 1:
-            if not follows(size):
+            followed = isinstance(size, SizeOfAttribute) and (
+                labels.size == labels.shape[axis] and follow_attribute(mode, size, labels.reshape(-1))
+            )
+            if not followed and not follows(size):
                 mode.freeze_and_warn([labels], f"'{canonical(func)}' with a typed-in size on a channel axis")
             agree(mode, labels, axis, size, canonical(func))
     return mode.mark(result, labels.reshape([1] * (result.dim() - labels.ndim) + list(labels.shape)))
@@ -161,9 +157,11 @@ def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Slices, select, narrow: a part of a channel axis freezes the whole of it, as its borders are typed in.
+    """Slices, select, narrow: a part of a channel axis is free where its borders follow the channels.
 
-    A slice up to a typed-in border is a part even where it takes everything today (`x[:, :24]` of 24 channels).
+    A border follows where it was read off a size (`x[:, : x.shape[1] // 2]`) or off an attribute of a module
+    (`x[:, : self.out_chs]`). Typed-in borders freeze the axis, also where they take everything today (`x[:, :24]` of
+    24 channels).
     """
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
@@ -173,34 +171,66 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if labels is None:
         return mode.mark(result, None)
     part = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
-    if part.size < labels.size or _ends_at_a_typed_in_border(labels, canonical(func), args, kwargs):
-        mode.freeze_and_warn([labels], f"'{canonical(func).strip('_')}' takes a part of the channels")
+    name = canonical(func)
+    borders = _borders(labels, name, args, kwargs)
+    if borders is None and part.size == labels.size:
+        return mode.mark(result, part)
+    if borders is None or not _borders_follow(mode, labels, *borders):
+        mode.freeze_and_warn(
+            [labels], f"'{name.strip('_')}' takes a part of the channels up to a typed-in border ({_ADVICE})"
+        )
         part = frozen_labels(result)
     return mode.mark(result, part)
 
 
-def _ends_at_a_typed_in_border(
+_ADVICE = "read it off a size or an attribute of the module in forward, and it follows"
+
+
+def _borders(
     labels: Labels, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> bool:
+) -> tuple[int, list[Any]] | None:
+    """(channel axis, the borders of its slice that are not its ends); None where it is not cut by a plain slice."""
+    axes = varying(labels)
     if name == "narrow":
-        axis, length = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 3, "length")
-        return labels.shape[axis] > 1 and not isinstance(length, SizeOfChannels)
+        axis, start = argument(args, kwargs, 1, "dim") % labels.ndim, argument(args, kwargs, 2, "start")
+        if axes != [axis]:
+            return None if axis not in axes else (axis, [1])
+        whole = type(start) is int and start == 0
+        return axis, [argument(args, kwargs, 3, "length")] if whole else [1]
     if name != "__getitem__":
-        return False
+        return None
     items = args[1] if isinstance(args[1], tuple) else (args[1],)
     # None adds an axis, an ellipsis stands for as many as are missing.
     taken = [item for item in items if item is not None]
     if Ellipsis in taken:
         at = taken.index(Ellipsis)
         taken[at : at + 1] = [slice(None)] * (labels.ndim - len(taken) + 1)
-    return any(
-        isinstance(item, slice) and type(item.stop) is int and item.stop >= 0 and labels.shape[axis] > 1
-        for axis, item in enumerate(taken)
+    for axis, item in enumerate(taken):
+        if isinstance(item, slice) and axis in axes:
+            borders = [border for border in (item.start, item.stop) if border is not None]
+            if item.start is not None and type(item.start) is int and item.start == 0:
+                borders = borders[1:]
+            if borders:
+                return axis, borders if item.step in (None, 1) and len(axes) == 1 else [1]
+    return None
+
+
+def _borders_follow(mode: LabelMode, labels: Labels, axis: int, borders: Sequence[Any]) -> bool:
+    """Make the channels before each border (behind it, where it counts from the end) as many as the border says."""
+    vector = labels.reshape(-1)
+    return all(
+        isinstance(border, (SizeOfAttribute, SizeOfChannels))
+        and follow(mode, border, vector[border:] if border < 0 else vector[:border])
+        for border in borders
     )
 
 
 def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """chunk, split, tensor_split, unbind: equal pieces of a channel axis are tied, unequal ones frozen."""
+    """chunk, split, tensor_split, unbind: pieces of a channel axis whose sizes follow are free.
+
+    Equal pieces by number (`chunk(2)`) are tied; pieces whose sizes were read off attributes or channel sizes follow
+    these one by one, so that unequal ones may shrink apart; typed-in sizes freeze.
+    """
     source, name = args[0], canonical(func)
     labels = mode.labels_of(source)
     results = execute(mode, func, args, kwargs)
@@ -210,29 +240,67 @@ def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return results
     axis = argument(args, kwargs, 1, "dim", 0) if name == "unbind" else argument(args, kwargs, 2, "dim", 0)
     axis = int(axis) % source.dim()
-    kept = labels
+    kept = [labels] * len(results)
     if labels.shape[axis] > 1:
-        sizes = argument(args, kwargs, 1, "split_size_or_sections") if name.startswith("split") else None
-        equal = name != "unbind" and len({piece.shape[axis] for piece in results}) == 1
-        typed_in = sizes is not None and not all(
-            isinstance(size, SizeOfChannels)
-            for size in (sizes if isinstance(sizes, (list, tuple)) else [sizes])
-        )
-        if not equal or typed_in:
-            mode.freeze_and_warn([labels], f"'{name}' of a channel axis into typed-in or unequal sizes")
-            kept = frozen_labels(source)
-        else:
-            pieces = np.split(labels, len(results), axis)
-            for piece in pieces[1:]:
-                mode.tie(pieces[0], piece)
-            kept = pieces[0]
-            for size in marks_in(sizes):
-                agree(mode, kept, axis, size, name)
-    if name == "unbind":
-        kept = kept.squeeze(axis)
-    for piece in results:
-        mode.mark(piece, kept)
+        found = _pieces(mode, name, labels, axis, results, args, kwargs) if name != "unbind" else None
+        if found is None:
+            mode.freeze_and_warn(
+                [labels], f"'{name}' of a channel axis into typed-in or unequal sizes ({_ADVICE})"
+            )
+        kept = found or [frozen_labels(source)] * len(results)
+    for piece, own in zip(results, kept, strict=True):
+        mode.mark(piece, own.squeeze(axis) if name == "unbind" else own)
     return results
+
+
+def _pieces(
+    mode: LabelMode,
+    name: str,
+    labels: Labels,
+    axis: int,
+    results: Sequence[Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> list[Labels] | None:
+    """The labels of each piece; None where the sizes cannot follow."""
+    sizes = None
+    if name.startswith("split"):
+        sizes = argument(
+            args, kwargs, 1, "split_size_or_sections", kwargs.get("split_sizes", kwargs.get("split_size"))
+        )
+    borders = np.cumsum([piece.shape[axis] for piece in results])[:-1]
+    pieces = np.split(labels, borders, axis)
+    equal = len({piece.shape[axis] for piece in results}) == 1
+    if isinstance(sizes, (list, tuple)):
+        if (
+            varying(labels) == [axis]
+            and all(isinstance(size, (SizeOfAttribute, SizeOfChannels)) for size in sizes)
+            and all(follow(mode, size, piece.reshape(-1)) for size, piece in zip(sizes, pieces, strict=True))
+        ):
+            return [compress(piece) for piece in pieces]
+        return None
+    if not equal or (sizes is not None and not isinstance(sizes, (SizeOfAttribute, SizeOfChannels))):
+        return None
+    for piece in pieces[1:]:
+        mode.tie(pieces[0], piece)
+    if isinstance(sizes, SizeOfAttribute):
+        if varying(labels) != [axis] or not follow(mode, sizes, pieces[0].reshape(-1)):
+            return None
+    elif sizes is not None:
+        agree(mode, pieces[0], axis, sizes, name)
+    return [pieces[0]] * len(results)
+
+
+def glu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Gated linear unit: one half of the channels gates the other, so both have to shrink alike."""
+    source = args[0] if args else kwargs["input"]
+    axis = int(argument(args, kwargs, 1, "dim", -1)) % source.dim()
+    labels = mode.labels_of(source)
+    result = execute(mode, func, args, kwargs)
+    if labels is not None and labels.shape[axis] > 1:
+        labels, gates = np.split(labels, 2, axis)
+        mode.tie(labels, gates)
+    return mode.mark(result, labels)
 
 
 def concatenate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -332,6 +400,7 @@ REARRANGEMENT: dict[str, Any] = {
     **dict.fromkeys(["expand", "expand_as", "broadcast_to"], expand),
     **dict.fromkeys(["repeat", "tile", "repeat_interleave", "flip"], replicate),
     "roll": roll,
+    "glu": glu,
     **dict.fromkeys(["__getitem__", "select", "narrow"], index),
     **dict.fromkeys(
         ["chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from core.graph.labels import LabelMode, channel_axis, frozen_labels
+from core.graph.labels import LabelMode, Labels, channel_axis, frozen_labels
 from core.graph.rules.calls import argument, blank, canonical, execute, per_axis, slid
 from core.graph.rules.elementwise import aligned_labels, elementwise
 from core.modules import tensors_in
@@ -20,6 +22,11 @@ REDUCTION = frozenset(
     """all amax amin any argmax argmin cummax cumprod cumsum log_softmax logsumexp max mean median min nanmean norm
     normalize prod softmax softmin std std_mean sum var var_mean vector_norm""".split()
 )
+
+
+# The results of these are positions, or depend on the order of what they run over.
+ORDERED = frozenset("argmax argmin cummax cumprod cumsum".split())
+SAME_SHAPE = frozenset("log_softmax normalize softmax softmin".split())
 
 
 def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -70,14 +77,18 @@ def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A mean, a maximum, a softmax ... over axes; over a channel axis it freezes, as a cut would change the result."""
+    """A mean, a maximum, a softmax ... over axes; channels that it runs over are free and noted as inexact.
+
+    A network that is trained from scratch learns with fewer channels in a mean as well; only what is left of a masked
+    network differs from the cut one. Positions and running sums over channels freeze them.
+    """
     operands = tensors_in((args, kwargs))
     name = canonical(func)
     if name in ("max", "min") and len(operands) == 2:
         return elementwise(mode, func, args, kwargs)
     source = operands[0]
     labels = aligned_labels(mode, source, source.dim())
-    dims, keepdim = _reduced_axes(name, args, kwargs, source.dim())
+    dims, keepdim = reduced_axes(name, args, kwargs, source.dim())
     if mode.on_meta and name in ("mean", "sum", "amax", "amin"):
         shape = [1 if axis in dims else size for axis, size in enumerate(source.shape)]
         result = blank(
@@ -90,8 +101,13 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
             mode.mark(tensor, None)
         return result
     if any(labels.shape[axis] > 1 for axis in dims):
-        mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
-        labels = frozen_labels(source)
+        if name in ORDERED:
+            mode.freeze_and_warn([labels], f"'{name}' over a channel axis")
+            labels = frozen_labels(source)
+        else:
+            mode.inexact(labels)
+            if name not in SAME_SHAPE:
+                labels = _without(mode, labels, dims)
     for tensor in tensors_in(result):
         if tensor.dim() == labels.ndim:
             mode.mark(tensor, labels)
@@ -102,9 +118,20 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     return result
 
 
-def _reduced_axes(
+def _without(mode: LabelMode, labels: Labels, dims: Sequence[int]) -> Labels:
+    """The labels of what is left when axes are reduced: constant along them."""
+    left = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1 and axis not in dims]
+    if not left:
+        return np.zeros((1,) * labels.ndim, dtype=np.int64)
+    for axis in dims:
+        labels = mode.uniform_along(labels, axis)
+    return labels
+
+
+def reduced_axes(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
 ) -> tuple[list[int], bool]:
+    """(the axes that a reduction runs over, whether it keeps them), of a call on a tensor of `rank` axes."""
     position = {"norm": 2, "normalize": 2, "vector_norm": 2, "logsumexp": 1}.get(name, 1)
     default: Any = 1 if name == "normalize" else None
     dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))

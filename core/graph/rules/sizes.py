@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels
 
 
@@ -45,16 +46,32 @@ def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> N
         return
     if np.isin(labels, size.labels).all():
         return
-    here, there = labels.shape[axis], size.labels.size
-    if here > 1 and size.proportional and max(here, there) % min(here, there) == 0:
-        part = min(here, there)
-        mine = mode.vector(labels, axis, here).reshape(-1, part)
-        theirs = size.labels.reshape(-1, part)
-        mode.tie(mine[:1], mine)
-        mode.tie(theirs[:1], theirs)
-        mode.tie(mine[0], theirs[0])
-    else:
+    here = labels.shape[axis]
+    if here == 1 or not follow(mode, size, mode.vector(labels, axis, here)):
         freeze_sizes(mode, [labels], [size], name)
+
+
+def follow(mode: LabelMode, size: SizeOfChannels | SizeOfAttribute, rows: Labels) -> bool:
+    """Make `size`, which a part of a channel axis is cut at, count `rows`, (abs(size),), after every resizing.
+
+    Returns:
+        Whether that can be; if not, nothing is tied.
+    """
+    if isinstance(size, SizeOfAttribute):
+        return follow_attribute(mode, size, rows)
+    counted = size.labels
+    if (
+        len(rows) != abs(int(size))
+        or not size.proportional
+        or max(rows.size, counted.size) % min(rows.size, counted.size)
+    ):
+        return False
+    part = min(rows.size, counted.size)
+    mine, theirs = rows.reshape(-1, part), counted.reshape(-1, part)
+    mode.tie(mine[:1], mine)
+    mode.tie(theirs[:1], theirs)
+    mode.tie(mine[0], theirs[0])
+    return True
 
 
 def freeze_sizes(

@@ -1,0 +1,459 @@
+"""Tensors that are computed from parameters alone: weight standardisation, spectral and weight norm, `weight * scale`.
+
+A parameter of several dimensions has one array of labels for each of them, its layers: (O, 1, 1, 1) for the rows of a
+convolution's weight, (1, I, 1, 1) for its columns. Operations move the layers or drop those that they reduce, so that a
+convolution finds the rows and columns of the parameter on the weight that it is given, whatever was computed in
+between. A function of one parameter that keeps its shape, or views it in another, thus leaves its channels free.
+
+What a reduction runs over is either zero where the parameter is (a norm, a sum, a product with a vector), so that
+masking and cutting agree, or it is not (a mean, a variance), and the channels are noted as inexact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.graph.attributes import SizeOfAttribute, follow_attribute
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
+from core.graph.rules.blocks import expanded, reshaped, varying
+from core.graph.rules.calls import argument, canonical, execute, in_place
+from core.graph.rules.elementwise import ELEMENTWISE
+from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
+from core.graph.rules.sizes import agree, follows, given_sizes
+from core.modules import tensors_in
+
+COMPUTED = "_lwdna_computed"  # attribute of a tensor
+# Zero in, zero out, however many zeros there are.
+_KEEPS_ZERO = frozenset(
+    """abs bfloat16 clone contiguous cpu cuda detach div divide double dropout float half mul multiply neg negative
+    relu sign sqrt square to true_divide type type_as""".split()
+)
+_SUMS = frozenset("norm normalize sum vector_norm".split())
+_RESHAPES = frozenset("view reshape flatten unflatten view_as reshape_as ravel".split())
+_MOVES = frozenset(
+    """permute transpose swapaxes swapdims movedim moveaxis unsqueeze t flip squeeze __getitem__ select""".split()
+)
+_PRODUCTS = frozenset("mv mm matmul __matmul__ dot vdot".split())
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What is known of a tensor that is computed from parameters.
+
+    Attributes:
+        layers: dimension of a parameter -> its labels, of the tensor's rank; an axis that they do not vary along has
+            size 1.
+        zero: whether an entry is zero where its parameter is.
+        reasons: layers that keep their size, and why; told where the tensor is used as a weight.
+    """
+
+    layers: dict[SlotKey, Labels]
+    zero: bool
+    reasons: dict[SlotKey, str] = field(default_factory=dict)
+
+    def along(self, axis: int) -> list[SlotKey]:
+        """The layers that vary along an axis."""
+        return [key for key, labels in self.layers.items() if labels.shape[axis] > 1]
+
+
+def computed(mode: LabelMode, tensor: Tensor) -> Computed | None:
+    """The layers of a parameter, a buffer or what is computed from them; None for all else."""
+    found: Computed | None = tensor.__dict__.get(COMPUTED)
+    if found is not None or mode.frozen_depth:
+        return found
+    name = mode.parameter_name(tensor)
+    if name is None or name in mode.frozen_names or id(tensor) in mode.relabelled:
+        return None
+    layers = {}
+    for dim, size in enumerate(tensor.shape):
+        if size > 1:
+            shape = [1] * tensor.dim()
+            shape[dim] = size
+            layers[name, dim] = mode.slot(name, dim, size).reshape(shape)
+    return Computed(layers, isinstance(tensor, nn.Parameter)) if layers else None
+
+
+def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Is this a known operation on parameters, what is computed from them, and constants alone?"""
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and mode.known_labels(first) is not None and COMPUTED not in first.__dict__:
+        return False  # an activation: nearly all calls
+    if name not in RULES or mode.frozen_depth:
+        return False
+    some = False
+    for tensor in tensors_in((args, kwargs)):
+        if computed(mode, tensor) is not None:
+            some = True
+        elif mode.known_labels(tensor) is not None or mode.parameter_name(tensor) in mode.frozen_names:
+            return False
+        elif "_lwdna_labels" not in tensor.__dict__ and mode.parameter_name(tensor) is None:
+            return False  # of unknown origin
+    return some
+
+
+def apply(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Execute one such operation and label its result."""
+    out = kwargs.get("out")
+    if out is None:
+        return RULES[name](mode, func, args, kwargs)
+    kwargs = {key: value for key, value in kwargs.items() if key != "out"}
+    result = RULES[name](mode, func, args, kwargs)
+    kept, target = computed(mode, result), computed(mode, out)
+    if kept is not None and target is not None:
+        _joined(mode, [(target, out.shape), (kept, result.shape)], result.shape)
+    if not mode.on_meta:
+        out.copy_(result)
+    return out
+
+
+def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:
+    """Attach layers to a result. One layer along one axis is also what an activation's labels are."""
+    if mode.parameter_name(tensor) is not None:
+        return tensor  # changed in place: its layers are still its own
+    layers = list(found.layers.values())
+    if not layers:
+        return mode.mark(tensor, None)
+    tensor.__dict__[COMPUTED] = found
+    if len(layers) == 1 and len(varying(layers[0])) == 1 and not found.reasons:
+        return mode.mark(tensor, layers[0])
+    tensor.__dict__.pop("_lwdna_labels", None)
+    return tensor
+
+
+# ---- the weight of a convolution or a linear layer ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The first two dimensions of a weight: a parameter's own, or those that a computed weight has kept."""
+
+    mode: LabelMode
+    owner: str
+    shape: Sequence[int]
+    keys: tuple[SlotKey | None, SlotKey | None]
+    rows: tuple[Labels | None, Labels | None] | None = None  # None: the parameter itself
+
+    def slot(self, dim: int) -> Labels:
+        """The labels along one of the two, (size,)."""
+        if self.rows is None:
+            name, at = self.keys[dim]  # type: ignore[misc]
+            return self.mode.slot(name, at, self.shape[dim])
+        found = self.rows[dim]
+        return np.zeros(self.shape[dim], dtype=np.int64) if found is None else found
+
+    def known(self, dim: int) -> Labels | None:
+        """The same, where something has been tied to them."""
+        if self.rows is not None:
+            return self.rows[dim]
+        return self.mode.trace.slots.get(self.keys[dim])  # type: ignore[arg-type]
+
+    def tie(self, dim: int, labels: Labels) -> None:
+        """One of the two follows channels, (size,)."""
+        if self.rows is None:
+            name, at = self.keys[dim]  # type: ignore[misc]
+            self.mode.tie_slot(name, at, labels)
+        else:
+            self.mode.tie(self.slot(dim), labels)
+
+    def produce(self, dim: int) -> None:
+        """The layer that owns the weight makes new channels: these."""
+        key = self.keys[dim]
+        if key is not None:
+            self.mode.trace.producers.setdefault(self.owner or key[0], key)
+
+
+def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
+    """A weight's rows and columns; None where it is not computed from parameters, and has to be left as it is."""
+    name = mode.parameter_name(tensor)
+    if name is not None:
+        return Weight(mode, owner_of(name), tensor.shape, ((name, 0), (name, 1)))
+    found = computed(mode, tensor)
+    if found is None or tensor.dim() < 2 or mode.frozen_depth:
+        return None
+    keys: list[SlotKey | None] = []
+    rows: list[Labels | None] = []
+    for axis in (0, 1):
+        key = _principal(mode, found, axis)
+        labels = None if key is None else found.layers[key]
+        if key is not None and key in found.reasons:
+            mode.freeze_and_warn([found.layers[key]], f"a weight computed by {found.reasons[key]}")
+        keys.append(key)
+        rows.append(None if labels is None else expanded(labels, axis, tensor.shape[axis]))
+    first = next((key for key in keys if key is not None), next(iter(found.layers)))
+    return Weight(mode, owner_of(first[0]), tensor.shape, (keys[0], keys[1]), (rows[0], rows[1]))
+
+
+def _principal(mode: LabelMode, found: Computed, axis: int) -> SlotKey | None:
+    """Of several layers along one axis the one that counts channels; the others, a kernel's, keep their sizes."""
+    keys = found.along(axis)
+    chosen = [key for key in keys if key[1] < 2] if len(keys) > 1 else keys
+    if len(chosen) == 1 and len(varying(found.layers[chosen[0]])) == 1:
+        for key in keys:
+            if key != chosen[0]:
+                mode.freeze(found.layers[key])
+        return chosen[0]
+    for key in keys:
+        mode.freeze_and_warn([found.layers[key]], "a weight whose dimensions are merged")
+    return None
+
+
+# ---- rules --------------------------------------------------------------------------------------------------------
+
+
+def _elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    operands, name = tensors_in((args, kwargs)), canonical(func)
+    result = execute(mode, func, args, kwargs)
+    if not isinstance(result, Tensor):
+        return result
+    if in_place(func):
+        result = operands[0]
+    found = [(computed(mode, tensor), tensor.shape) for tensor in operands]
+    joined = _joined(mode, found, result.shape)
+    zeros = [item is not None and item.zero for item, _ in found]
+    zero = (any(zeros) if name.startswith("mul") else zeros[0]) and (
+        name in _KEEPS_ZERO or (name in ("add", "sub") and all(zeros) and len(zeros) > 1)
+    )
+    return mark(mode, result, replace(joined, zero=zero))
+
+
+def _joined(
+    mode: LabelMode, operands: Sequence[tuple[Computed | None, Sequence[int]]], shape: Sequence[int]
+) -> Computed:
+    """Operands that meet entry by entry: layers along one axis are tied, those of other axes stand beside them."""
+    rank = len(shape)
+    layers: dict[SlotKey, Labels] = {}
+    reasons: dict[SlotKey, str] = {}
+    known = [item for item, _ in operands if item is not None]
+    for item in sorted(known, key=lambda item: (-len(item.layers), not item.zero)):
+        reasons |= item.reasons
+        for key, own in item.layers.items():
+            labels = own.reshape([1] * (rank - own.ndim) + list(own.shape))
+            axes = varying(labels)
+            met = [other for other, those in layers.items() if set(varying(those)) & set(axes)]
+            same = layers.get(key)
+            if same is not None and same.shape == labels.shape:
+                mode.tie(same, labels)
+            elif not met:
+                layers[key] = labels
+            elif len(met) == 1 and layers[met[0]].shape == labels.shape:
+                mode.tie(layers[met[0]], labels)
+            else:
+                for other in met:
+                    mode.freeze(layers[other])
+                    reasons[other] = "operands whose dimensions are merged in different ways"
+                mode.freeze(labels)
+    for constant, own_shape in operands:
+        if constant is None:
+            own_sizes = [1] * (rank - len(own_shape)) + list(own_shape)
+            for key, labels in layers.items():
+                if any(own_sizes[axis] > 1 for axis in varying(labels)):
+                    mode.freeze(labels)
+                    reasons[key] = f"a constant of fixed shape {tuple(own_shape)}"
+    return Computed(layers, False, reasons)
+
+
+def _reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source, name = args[0] if args else tensors_in(kwargs)[0], canonical(func)
+    found = computed(mode, source)
+    if len(tensors_in((args, kwargs))) > 1:  # the larger of two
+        return _elementwise(mode, func, args, kwargs)
+    assert found is not None
+    dims, _ = reduced_axes(name, args, kwargs, source.dim())
+    result = execute(mode, func, args, kwargs)
+    exact = found.zero and name in _SUMS
+    layers = {}
+    for key, labels in found.layers.items():
+        gone = [axis for axis in varying(labels) if axis in dims]
+        if not gone:
+            layers[key] = labels
+            continue
+        if not exact:
+            mode.inexact(labels)
+        if name in SAME_SHAPE:
+            layers[key] = labels
+        elif len(gone) < len(varying(labels)):
+            mode.freeze(labels)  # a merged axis of which a part is left
+    for tensor in tensors_in(result):
+        kept = layers
+        if tensor.dim() < source.dim():
+            sizes = [axis for axis in range(source.dim()) if axis not in dims]
+            kept = {
+                key: labels.reshape([labels.shape[axis] for axis in sizes]) for key, labels in layers.items()
+            }
+        mark(mode, tensor, Computed(kept, found.zero and name in _SUMS, found.reasons))
+    return result
+
+
+def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source, name = args[0], canonical(func)
+    found = computed(mode, source)
+    assert found is not None
+    result = execute(mode, func, args, kwargs)
+    sizes: list[Any] = [-1] * result.dim()
+    if name == "unflatten":
+        start = int(argument(args, kwargs, 1, "dim")) % source.dim()
+        given = argument(args, kwargs, 2, "sizes")
+        sizes[start : start + len(given)] = given
+    elif name in ("view", "reshape"):
+        sizes = list(given_sizes(args, kwargs))
+    layers, reasons = {}, dict(found.reasons)
+    for key, labels in found.layers.items():
+        moved = reshaped(labels, source.shape, result.shape)
+        axes = varying(moved)
+        fixed = [axis for axis in axes if not follows(sizes[axis])]
+        if len(axes) == len(fixed) == 1 and isinstance(sizes[axes[0]], SizeOfAttribute):
+            rows = expanded(moved, axes[0], result.shape[axes[0]])
+            if key[1] > 1 or follow_attribute(mode, sizes[axes[0]], rows):
+                fixed = []
+        if fixed:
+            typed_in = ", ".join(str(int(sizes[axis])) for axis in fixed)
+            mode.freeze(labels)
+            reasons[key] = f"'{name}' with the typed-in size {typed_in}"
+        for axis in axes:
+            if isinstance(sizes[axis], SizeOfChannels) and key[1] < 2:
+                agree(mode, moved, axis, sizes[axis], name)
+        layers[key] = moved
+    return mark(mode, result, Computed(layers, found.zero, reasons))
+
+
+def _move(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same call on each layer; a size of 1 that it would drop is kept from it."""
+    source = args[0]
+    found = computed(mode, source)
+    result = execute(mode, func, args, kwargs)
+    if found is None or not isinstance(result, Tensor) or len(tensors_in((args, kwargs))) > 1:
+        raise AssertionError(canonical(func))
+    layers, reasons = {}, dict(found.reasons)
+    for key, labels in found.layers.items():
+        full = np.broadcast_to(labels, source.shape)
+        moved = func(torch.from_numpy(full.copy()), *args[1:], **kwargs).numpy()
+        for axis in range(moved.ndim):
+            first = moved.take([0], axis)
+            if moved.shape[axis] > 1 and (moved == first).all():
+                moved = first
+        if moved.size == 1:
+            continue  # one row of it
+        if moved.size < labels.size:
+            mode.freeze(labels)
+            reasons[key] = f"'{canonical(func).strip('_')}' of a part"
+        layers[key] = moved
+    return mark(mode, result, Computed(layers, found.zero, reasons))
+
+
+def _expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    found = computed(mode, args[0])
+    result = execute(mode, func, args, kwargs)
+    assert found is not None
+    layers = {
+        key: labels.reshape([1] * (result.dim() - labels.ndim) + list(labels.shape))
+        for key, labels in found.layers.items()
+    }
+    return mark(mode, result, Computed(layers, found.zero, found.reasons))
+
+
+def _batch_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Statistics of each row of a weight, by torch's own kernel; timm's way to standardise weights."""
+    source = args[0]
+    found = computed(mode, source)
+    assert found is not None
+    layers = {}
+    for key, labels in found.layers.items():
+        if varying(labels) == [1]:
+            layers[key] = labels
+            for at, name in enumerate(("running_mean", "running_var", "weight", "bias"), start=1):
+                tensor = argument(args, kwargs, at, name)
+                own = None if tensor is None else computed(mode, tensor)
+                if own is not None:
+                    for rows in own.layers.values():
+                        mode.tie(rows.reshape(-1), labels.reshape(-1))
+        elif 1 in varying(labels):
+            mode.freeze(labels)
+        else:
+            mode.inexact(labels)
+            layers[key] = labels
+    return mark(mode, execute(mode, func, args, kwargs), Computed(layers, False, found.reasons))
+
+
+def _weight_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """torch's weight norm, g · v / ‖v‖: the norm does not notice a zero."""
+    result = execute(mode, func, args, kwargs)
+    operands = tensors_in((args, kwargs))
+    joined = _joined(mode, [(computed(mode, tensor), tensor.shape) for tensor in operands], result.shape)
+    return mark(mode, result, replace(joined, zero=True))
+
+
+def _product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Vectors and matrices: the axes that are summed over are tied to each other."""
+    left, right = tensors_in((args, kwargs))
+    a, b = computed(mode, left), computed(mode, right)
+    result = execute(mode, func, args, kwargs)
+    summed = (left.dim() - 1, max(right.dim() - 2, 0))
+    rows: list[Labels] = []
+    layers: dict[SlotKey, Labels] = {}
+    for number, (item, tensor) in enumerate(((a, left), (b, right))):
+        if item is None:
+            continue
+        axis = summed[number]
+        key = _principal(mode, item, axis)
+        if key is not None:
+            rows.append(expanded(item.layers[key], axis, tensor.shape[axis]))
+        for other, labels in item.layers.items():
+            if labels.shape[axis] == 1:
+                shape = [1] * result.dim()
+                shape[-1 if number else 0] = labels.size
+                layers[other] = labels.reshape(shape)
+    zeros = [item is not None and item.zero for item in (a, b)]
+    if len(rows) == 2:
+        mode.tie(*rows)
+        if not any(zeros):
+            mode.inexact(rows[0])
+    elif left.shape[-1] > 1:
+        for labels in rows:
+            mode.freeze_and_warn([labels], f"'{canonical(func)}' of a weight with a constant")
+    reasons = {**(a.reasons if a else {}), **(b.reasons if b else {})}
+    return mark(mode, result, Computed(layers, any(zeros), reasons))
+
+
+def marked_size(mode: LabelMode, tensor: Tensor, axis: int) -> int:
+    """A size of a weight, marked with the channels that it counts."""
+    size = int(tensor.shape[axis])
+    found = computed(mode, tensor)
+    keys = [] if found is None else found.along(axis)
+    keys = [key for key in keys if key[1] < 2] if len(keys) > 1 else keys
+    if found is None or len(keys) != 1 or len(varying(found.layers[keys[0]])) != 1:
+        return size
+    return SizeOfChannels(size, expanded(found.layers[keys[0]], axis, size), inexact=mode.trace.inexact)
+
+
+def marked_numel(mode: LabelMode, tensor: Tensor) -> int:
+    """The number of a weight's entries, which follows all its layers."""
+    found = computed(mode, tensor)
+    assert found is not None
+    labels = np.concatenate([item.reshape(-1) for item in found.layers.values()])
+    return SizeOfChannels(tensor.numel(), labels, False, mode.trace.inexact)
+
+
+def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
+    """Is it a weight, or computed from one: a tensor whose first dimension counts channels, as far as one can tell?"""
+    if COMPUTED in tensor.__dict__:
+        return True
+    return mode.parameter_name(tensor) is not None and tensor.dim() > 1 and tensor.shape[0] > 1
+
+
+RULES: dict[str, Any] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(REDUCTION - ORDERED, _reduction),
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(["expand", "expand_as", "broadcast_to", "repeat"], _expand),
+    **dict.fromkeys(_PRODUCTS, _product),
+    "batch_norm": _batch_norm,
+    "_weight_norm": _weight_norm,
+    "__get__data": _elementwise,
+}
