@@ -33,6 +33,9 @@ SlotKey = tuple[str, int]
 AttributeKey = tuple[str, str, int | None]  # module, attribute, and the index where it is a sequence
 FROZEN = 0
 _LABELS = "_lwdna_labels"  # attribute of an activation
+COMPUTED = (
+    "_lwdna_computed"  # attribute of a tensor that is computed from parameters; `core.graph.rules.weights`
+)
 _MISSING: Any = object()
 COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
 
@@ -318,6 +321,14 @@ class LabelMode(TorchFunctionMode):
                 self.trace.untied.setdefault(name, (tensor.shape, self.place[-1][0]))
             for dim in long:
                 self.freeze(self.slot(name, dim, tensor.shape[dim]))
+            return frozen_labels(tensor)
+        computed = tensor.__dict__.get(COMPUTED)
+        if computed is not None:
+            for (source, _), layer in computed.layers.items():
+                own = self.trace.parameters.get(source, tensor.shape)
+                if not self.frozen_depth:
+                    self.trace.untied.setdefault(source, (own, self.place[-1][0]))
+                self.freeze(layer)
             return frozen_labels(tensor)
         if self.frozen_depth:
             return frozen_labels(tensor)

@@ -23,7 +23,9 @@ POWER_ITERATIONS = 15  # as torch takes when the norm is put on
 def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Buffers that turn into NaN or infinity within have their values again afterwards."""
     before = {
-        name: buffer.detach().clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()
+        name: buffer.detach().clone()
+        for name, buffer in module.named_buffers()
+        if buffer.is_floating_point() and not buffer.is_meta
     }
     yield
     for name, buffer in module.named_buffers():

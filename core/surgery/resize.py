@@ -340,7 +340,7 @@ def _sizes(module: Any) -> tuple[int, int, Tensor]:
     if weight is None or not weight.dim():
         # Computed from others, of which the largest has its shape: `weight_v` beside `weight_g`, `original1`.
         sized = {leaf: tensor for leaf, tensor in _own_tensors(module) if tensor.dim()}
-        weight = sized.get("weight", max(sized.values(), key=Tensor.dim))
+        weight = sized.get("weight", max(sized.values(), key=Tensor.numel))
     groups = getattr(module, "groups", 1)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.shape[1] * groups, weight.shape[0], weight

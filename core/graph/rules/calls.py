@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.graph.attributes import SizeOfAttribute
-from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.sizes import freeze_sizes, marks_in
 from core.modules import map_tensors, tensors_in
 
@@ -196,8 +196,11 @@ def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for tensor in tensors_in((args, kwargs)):
         name = mode.parameter_name(tensor)
         if name is None:
-            found = mode.labels_of(tensor)
+            layers = tensor.__dict__.get(COMPUTED)
+            found = None if layers is not None else mode.labels_of(tensor)
             labels += [] if found is None else [found]
+            for layer in [] if layers is None else layers.layers.values():
+                mode.freeze(layer)
         else:
             for dim, size in enumerate(tensor.shape):
                 known = (name, dim) in mode.trace.slots

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import COMPUTED, FROZEN, LabelMode, Labels, SizeOfChannels
 from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place
 from core.modules import tensors_in
 
@@ -77,8 +78,12 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
         for labels in known[1:]:
             mode.tie(first, labels)  # type: ignore[arg-type]
         return first
-    labelled, parameters, constants = [], [], []
+    labelled, parameters, constants, computed = [], [], [], []
     for tensor in operands:
+        layers = tensor.__dict__.get(COMPUTED)
+        if layers is not None and mode.known_labels(tensor) is None:
+            computed.append(layers.layers.values())
+            continue
         name = mode.parameter_name(tensor)
         if name is not None and sum(size > 1 for size in tensor.shape) > 1:
             parameters.append((name, tensor))
@@ -95,6 +100,8 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
         _meet_constant(mode, labels, tensor, rank)
     for name, tensor in parameters:
         _meet_parameter(mode, labels, name, tensor, rank)
+    for layers in computed:
+        _meet_computed(mode, labels, layers, rank)
     return labels
 
 
@@ -131,3 +138,16 @@ def _meet_parameter(mode: LabelMode, labels: Labels, name: str, tensor: Tensor, 
         if labels.shape[axis] > 1 and tensor.shape[axis - offset] > 1:
             vector = mode.vector(labels, axis, labels.shape[axis])
             mode.tie_slot(name, axis - offset, vector)
+
+
+def _meet_computed(mode: LabelMode, labels: Labels, layers: Iterable[Labels], rank: int) -> None:
+    """What is computed from a parameter of several dimensions follows the channels along one of them."""
+    for layer in layers:
+        shape = [1] * (rank - layer.ndim) + list(layer.shape)
+        axes = [axis for axis in range(rank) if shape[axis] > 1]
+        if all(labels.shape[axis] == 1 for axis in axes):
+            continue
+        if len(axes) == 1:
+            mode.tie(mode.vector(labels, axes[0], labels.shape[axes[0]]), layer.reshape(-1))
+        else:
+            mode.freeze_and_warn([labels, layer], "a computed parameter whose dimensions are merged")
