@@ -29,6 +29,17 @@ class Net(nn.Module):
         return self.function(self, *inputs, **named)
 
 
+class Sized(Net):
+    """A forward function of the module, which keeps sizes in attributes, and of its inputs."""
+
+    def __init__(
+        self, forward: Callable[..., Any], parts: Mapping[str, Any] | None = None, **sizes: Any
+    ) -> None:
+        super().__init__(parts or {}, forward)
+        for name, value in sizes.items():
+            setattr(self, name, value)
+
+
 @dataclass(frozen=True)
 class Toy:
     """One network and what tracing it has to find."""
@@ -39,6 +50,7 @@ class Toy:
     warns: str | None = None  # what a FrozenChannelsWarning has to say; None: no warning
     shapes: tuple[tuple[int, ...], ...] = (IMAGE,)
     options: dict[str, Any] = field(default_factory=dict)
+    inexact: tuple[str, ...] = ()  # groups whose masked network differs from the cut one
 
     def build(self) -> Net:
         """The network, with the same weights every time."""

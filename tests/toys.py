@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from tests.toy_parts import IMAGE, Net, Toy, channels, conv
 from tests.toys_blocks import BLOCKS
+from tests.toys_computed import COMPUTED
 from tests.toys_frozen import FROZEN
+from tests.toys_inexact import INEXACT
 from tests.toys_layers import LAYERS
 from tests.toys_movement import MOVEMENT
+from tests.toys_sizes import SIZES
 
 __all__ = ["IMAGE", "TOYS", "Net", "Toy", "channels", "conv"]
 
-TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **FROZEN}
+TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **SIZES, **COMPUTED, **INEXACT, **FROZEN}

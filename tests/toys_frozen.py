@@ -8,9 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
-from tests.toy_parts import Toy, between, chain, channels, conv
+from tests.toy_parts import Sized, Toy, between, chain, channels, conv
 
 
 def linear_head(pool: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
@@ -76,26 +75,11 @@ FROZEN: dict[str, Toy] = {
         {},
         r"'avg_pool1d'",
     ),
-    "efficient_channel_attention": Toy(
-        lambda: {"a": conv(3, 8), "across": nn.Conv1d(1, 1, 3, padding=1), "c": conv(8, 4)},
-        between(lambda n, y: y * n.across(y.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]),
-        {},
-        r"expects channels on another axis in 'across'",
-    ),
     "token_mixing": Toy(
         lambda: {"a": conv(3, 8), "mix": nn.Linear(64, 64), "c": conv(8, 4)},
         between(lambda n, y: n.mix(y.flatten(2)).view(y.shape)),
         {},
         r"expects channels on another axis in 'mix'",
-    ),
-    "channel_mean": Toy(
-        lambda: {**chain(), "weight": channels(8)},
-        between(lambda n, y: (y - y.mean(1, keepdim=True)) * n.weight[:, None, None]),
-        {},
-        r"'mean' over a channel axis",
-    ),
-    "looks_at_channels": Toy(
-        chain, between(lambda n, y: y if y.max() > 1e9 else -y), {}, r"'max' over a channel axis"
     ),
     "fourier": Toy(
         lambda: chain(conv(8, 6), 8, 6),
@@ -121,10 +105,23 @@ FROZEN: dict[str, Toy] = {
         {"a": (8, 1)},
         r"'einsum'",
     ),
-    "normalised_weight": Toy(
-        lambda: {"a": conv(3, 8), "b": weight_norm(conv(8, 6)), "d": conv(6, 5), "c": conv(5, 4)},
-        between(lambda n, y: F.relu(n.d(n.b(y)))),
-        {"d": (5, 1)},
-        r"with a computed weight in 'b'",
+    "typed_in_weight": Toy(
+        lambda: {**chain(), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
+        lambda n, x: n.d(F.conv2d(n.a(x), n.weight.view(6, 8, 9).view(6, 8, 3, 3))),
+        {},
+        r"a weight computed by 'view' with the typed-in size",
+    ),
+    "weight_and_constant": Toy(
+        lambda: {**chain(), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
+        lambda n, x: n.d(F.conv2d(n.a(x), n.weight * torch.ones(6, 1, 1, 1))),
+        {"a": (8, 1)},
+        r"a weight computed by a constant of fixed shape \(6, 1, 1, 1\)",
+    ),
+    "ordered_channels": Toy(chain, between(lambda n, y: y.cumsum(1)), {}, r"'cumsum' over a channel axis"),
+    "size_of_attribute_and_more": Toy(
+        lambda: chain(Sized(lambda n, y: y[:, : n.width + 1], width=4), 8, 5),
+        between(lambda n, y: n.b(y)),
+        {},
+        r"up to a typed-in border",
     ),
 }

@@ -64,6 +64,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     if labels.size > 1 == labels.shape[axis]:
         return _over_channels(mode, func, args, kwargs, labels)
     own = weight_of(mode, weight)
+    own = None if own is not None and own.keys == (None, None) else own
     if own is None and not (groups > 1 == weight.shape[1] and mode.known_labels(weight) is None):
         return _computed_weight(mode, func, args, kwargs)
     shape = _convolved(sizes, kernel, args, kwargs, groups, transposed) if mode.on_meta else None
@@ -78,7 +79,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
             [inputs] if own is None else [inputs, own.slot(0)],
             f"{groups} typed-in groups (read off a size or an attribute of the module in forward, they follow)",
         )
-    if own is None or own.keys == (None, None):  # a fixed filter, once for each channel
+    if own is None:  # a fixed filter, once for each channel
         outputs = (
             inputs if shape[axis] == sizes[axis] else frozen_labels(result).reshape(-1).repeat(shape[axis])
         )

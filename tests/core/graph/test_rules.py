@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from collections.abc import Callable
@@ -94,7 +95,7 @@ class Mixer(nn.Module):
         self.table = channels(8, 8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.table.mean(0).view(1, -1, 1, 1)
+        return x * self.table.cumsum(0)[-1].view(1, -1, 1, 1)
 
 
 def test_a_parameter_that_cannot_be_tied_is_an_error_whose_remedy_works() -> None:
@@ -112,12 +113,31 @@ def test_a_parameter_that_cannot_be_tied_is_an_error_whose_remedy_works() -> Non
 def test_the_remedy_is_usable_where_the_model_itself_is_at_fault() -> None:
     net = Net(
         {"a": conv(3, 8), "table": channels(8, 8, 8), "c": conv(8, 4)},
-        lambda n, x: n.c(n.a(x) * n.table.mean(0).view(1, -1, 1, 1)),
+        lambda n, x: n.c(n.a(x) * n.table.cumsum(0)[-1].view(1, -1, 1, 1)),
     )
-    with pytest.raises(TraceError, match="'table'") as error:
+    with pytest.raises(TraceError, match=r"'table' of shape \(8, 8\) is used in 'the model itself'") as error:
         trace_channels(net, IMAGE)
-    for name in re.findall(r"freeze=\('([^']*)',\)", str(error.value)):
-        assert name in dict(net.named_modules())
+    assert remedy(str(error.value)) == ("table",)  # a parameter may be named where no module will do
+    graph = trace_channels(net, IMAGE, freeze=("table",))
+    assert graph.widths == {}
+
+
+def test_one_error_names_all_that_cannot_be_tied_and_one_remedy_for_all() -> None:
+    parts = {"a": conv(3, 8), "mix": Mixer(), "b": conv(8, 8), "more": Mixer(), "table": channels(8, 8, 8)}
+    net = Net(
+        {**parts, "d": conv(8, 6), "c": conv(6, 4)},
+        lambda n, x: n.c(n.d(n.more(n.b(n.mix(n.a(x)))) * n.table.cumsum(0)[-1].view(1, -1, 1, 1))),
+    )
+    with pytest.raises(TraceError) as error:
+        trace_channels(net, IMAGE)
+    for name in ("mix.table", "more.table", "table"):
+        assert f"parameter '{name}' of shape (8, 8)" in str(error.value)
+    pasted = re.search(r"freeze=(\(.*?\))", str(error.value))
+    assert pasted
+    assert ast.literal_eval(pasted[1]) == ("mix", "more", "table")
+    graph = trace_channels(net, IMAGE, freeze=ast.literal_eval(pasted[1]))
+    assert graph.widths == {"d": 6}
+    assert graph.verify(net, IMAGE) <= 1e-10
 
 
 def test_a_parameter_of_an_unknown_operation_keeps_its_size_even_if_it_is_used_later() -> None:
@@ -306,7 +326,7 @@ def test_a_typed_in_size_that_no_trace_can_see_is_found_by_verify() -> None:
 
     def forward(n: Any, x: Tensor) -> Tensor:
         y = n.a(x)
-        return n.c(y / y.shape[1])  # a number that changes with the width: masked and cut differ
+        return n.c(y / len(y[0]))  # a number that changes with the width: masked and cut differ
 
     net = Net({"a": conv(3, 8), "c": conv(8, 4)}, forward)
     with pytest.raises(VerificationError, match="masked and cut outputs differ"):
