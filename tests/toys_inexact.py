@@ -1,4 +1,4 @@
-"""Toys: operations over channels. They leave them free; a network that is cut computes something else than a masked one."""
+"""Toys: operations over channels, which leave them free; cut networks compute something else than masked ones."""
 
 from __future__ import annotations
 

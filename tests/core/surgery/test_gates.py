@@ -47,7 +47,15 @@ def test_gates_of_one_change_nothing(name: str) -> None:
     assert getattr(gated, LATENTS).z.numel() == sum(group.size for group in graph.groups)
 
 
-@pytest.mark.parametrize("name", [name for name in QUIET if name not in OVER_CHANNELS])
+# A weight norm divides by the norm of a row, so that a gate of exactly zero leaves no number.
+CUT_BY_ZERO = [
+    name
+    for name in QUIET
+    if name not in OVER_CHANNELS and not TOYS[name].inexact and not name.startswith("weight_norm")
+]
+
+
+@pytest.mark.parametrize("name", CUT_BY_ZERO)
 def test_a_gate_of_zero_is_a_cut(name: str) -> None:
     net, graph, inputs = prepared(name)
     keep = random_keep(graph, 0.6, 0)
@@ -76,7 +84,8 @@ def test_statistics_over_channels_are_the_only_exception(name: str) -> None:
 def test_z_times_its_gradient_is_the_governed_sum(name: str) -> None:
     """Method.md 0.6, at latents that are not 1 and behind all norms in training mode."""
     net, graph, inputs = prepared(name)
-    gated = attach_gates(net.train(), graph)
+    # In training mode every call moves the vectors of a spectral norm.
+    gated = attach_gates(net.train("spectral" not in name), graph)
     z = getattr(gated, LATENTS).z
     with torch.no_grad():
         z.copy_(spread(graph))
