@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.errors import UserError, did_you_mean
 from core.graph.complexity import WEIGHT, Convention, Cost, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
-from core.graph.labels import AttributeKey, Labels, SlotKey, Trace
+from core.graph.labels import AttributeKey, Labels, SlotKey, Trace, owner_of
 from core.graph.tracing import run_labelled
 from core.tables import text_table
 
@@ -123,6 +123,21 @@ class ChannelGraph:
     def widths(self) -> dict[str, int]:
         """Group name -> today's width in channels."""
         return {group.name: group.width for group in self.groups}
+
+    @property
+    def frozen_layers(self) -> list[str]:
+        """Convolutions and linear layers none of whose channels are free, in the order of execution."""
+        weights = {name for name, dim in self.slots if (name, 1 - dim) in self.slots}
+        free = {name for name, dim in self.slots if dim < 2 and self.free_table(name, dim) is not None}
+        layers = {owner_of(name): None for name, _ in self.slots if name in weights and name not in free}
+        return [name for name in layers if name not in {owner_of(other) for other in free & weights}]
+
+    def frozen_share(self, convention: Convention = "macs") -> float:
+        """The part of the FLOPs that no width changes, as a fraction of today's."""
+        coefficient, a, b = self.cost.terms[convention]
+        rows = self.cost.constant + self.sizes @ self.cost.multiplicity.T
+        flops = coefficient * rows[a] * rows[b]
+        return float(flops[(a == 0) & (b == 0)].sum() / max(int(flops.sum()), 1))
 
     @cached_property
     def sizes(self) -> IntArray:

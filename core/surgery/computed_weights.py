@@ -1,4 +1,4 @@
-"""What belongs to weights that are computed from parameters: buffers that follow them, and a fresh start.
+"""What belongs to weights that are computed from parameters: buffers that follow them, scales, and a fresh start.
 
 A layer's `reset_parameters()` runs while its parameters have no values yet. Reading a weight with spectral norm then
 takes a step of its power iteration, which would leave NaN in the vectors for good.
@@ -6,11 +6,12 @@ takes a step of its power iteration, which would leave NaN in the vectors for go
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm  # torch exports what puts it on, not the class
 from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -57,3 +58,46 @@ def settle_(module: nn.Module, *, seed: int | None = None) -> None:
                     for _ in range(POWER_ITERATIONS):
                         weight = hook.compute_weight(child, do_power_iteration=True)
                     setattr(child, hook.name, weight.data)
+
+
+def scale_by_fan_(result: nn.Module, model: nn.Module) -> None:
+    """Give scales that were computed from a fan-in when a layer was made (`gain / fan_in ** 0.5`) their new value.
+
+    Scaled weight standardisation and the equalised learning rate keep such numbers as attributes. Which they are shows
+    in the layers of one class: all share one product with the root of their fan-ins, while these differ. Where all
+    fan-ins are one, only 1 / √fan_in and √(2 / fan_in) count as such.
+
+    Args:
+        result: the network at its new widths, changed in place.
+        model: the network that it was made from.
+    """
+    found: dict[tuple[type, str], list[tuple[nn.Module, float, int, int]]] = {}
+    for old, new in zip(model.modules(), result.modules(), strict=True):
+        if type(old).__module__.startswith("torch.nn."):
+            continue
+        weight, resized = _only_weight(old), _only_weight(new)
+        if weight is None or resized is None:
+            continue
+        for name, value in vars(old).items():
+            if type(value) is float and value > 0:
+                entry = new, value, weight[0].numel(), resized[0].numel()
+                found.setdefault((type(old), name), []).append(entry)
+    for (_, name), entries in found.items():
+        gains = [value * math.sqrt(fan) for _, value, fan, _ in entries]
+        one_gain = max(gains) - min(gains) <= 1e-6 * max(gains)
+        known = len({fan for _, _, fan, _ in entries}) > 1 or any(
+            math.isclose(gains[0], gain, rel_tol=1e-6) for gain in (1.0, math.sqrt(2))
+        )
+        if one_gain and known:
+            for module, value, fan, fan_now in entries:
+                setattr(module, name, value * math.sqrt(fan / fan_now))
+
+
+def _only_weight(module: nn.Module) -> Tensor | None:
+    """The one parameter of two or more dimensions that a module or its direct children have."""
+    held = [module, *module.children()]
+    weights = [
+        item for child in held for item in child._parameters.values() if item is not None and item.dim() > 1
+    ]
+    large = [item for item in weights if item[0].numel() > 1]  # a gain for every row is none
+    return large[0] if len(large) == 1 else None

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
 from core.modules import copy_structure, named_tensors
-from core.surgery.computed_weights import buffers_kept, settle_
+from core.surgery.computed_weights import buffers_kept, scale_by_fan_, settle_
 from core.surgery.initialise import initialise_, repeat_rows
 
 IntArray = NDArray[np.int64]
@@ -150,6 +150,7 @@ def resize(
     with buffers_kept(result):
         initialise_(result, like=model, seed=seed)
     settle_(result, seed=seed)
+    scale_by_fan_(result, model)
     return result.train()
 
 

@@ -24,6 +24,8 @@ from core.widths.bounds import Bounds, Fractions, IntArray, group_bounds
 from core.widths.budget import Budget, BudgetError
 
 SIZES_IN_TIME = 256  # that a clock is asked to choose from where every size is a search of its own
+LEAST_SHARE_TOLD = 0.001  # frozen FLOPs that a refused budget is worth telling of
+LAYERS_TOLD = 8
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,22 @@ def check_reachable(
             f"a budget of {limit:,} {unit} ({limit / base:.3f} of the baseline) cannot be reached: with these "
             f"floors and ceilings networks have between {low:,} ({low / base:.3f}) and {high:,} "
             f"({high / base:.3f}); change the budget, {'floor' if tight else 'widen or ceiling'} or round_to"
+            f"{_frozen(graph, kind)}"
         )
+
+
+def _frozen(graph: ChannelGraph, kind: str) -> str:
+    """What frozen channels have to do with a budget that cannot be reached; "" where there are none."""
+    layers = graph.frozen_layers
+    share = 0.0 if kind == "params" else graph.frozen_share("paper" if kind == "paper" else "macs")
+    if not layers or (kind != "params" and share < LEAST_SHARE_TOLD):
+        return ""
+    listed = ", ".join(layers[:LAYERS_TOLD]) + (", …" if len(layers) > LAYERS_TOLD else "")
+    part = "" if kind == "params" else f" with {share:.1%} of the FLOPs"
+    return (
+        f"; {len(layers)} layers{part} keep their widths, as nothing can change their channels: {listed} "
+        f"(trace_channels says why)"
+    )
 
 
 def _in_time(
