@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
         if arguments.verify:
             error = graph.verify(model, torch.randn(inputs.shape))
-            print(f"masked equals cut: largest relative difference {error:.1e}")
+            tested = f"{len(graph.groups) - len(graph.inexact)} of {len(graph.groups)} groups"
+            print(f"masked equals cut in {tested}: largest relative difference {error:.1e}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -100,6 +100,15 @@ def test_the_description_holds_every_group_and_cost() -> None:
         assert part in text
 
 
+def test_groups_that_are_not_exact_are_marked_in_plan_and_description() -> None:
+    toy = TOYS["one_mean_of_two"]
+    graph = trace_channels(toy.build(), toy.inputs())
+    assert [item.get("exact", True) for item in graph.to_json()["groups"]] == [False, False, True]
+    header, _, *rows = graph.describe().splitlines()
+    assert header.split()[-1] == "exact"
+    assert [row.split()[-1] for row in rows[:3]] == ["no", "no", "yes"]
+
+
 def test_command_line_prints_the_plan_and_the_proof(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classification.models:resnet20", "--input", "1,3,32,32", "--verify"]) == 0
     out = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -46,6 +47,39 @@ def test_cutting_takes_the_kept_rows_and_columns_and_nothing_else() -> None:
     assert net.a.out_channels == 8
     assert all(tensor.is_contiguous() for tensor in cut.state_dict().values())
     assert cut.a.weight.data_ptr() != net.a.weight.data_ptr()
+
+
+def test_what_is_not_exact_is_cut_on_request_alone() -> None:
+    net, graph = traced("channel_mean")
+    masks = {"a": torch.arange(8) < 3}
+    with pytest.warns(UserWarning, match=r"1 groups are kept whole.*\(a\); inexact=True cuts them too"):
+        kept = keep_channels(net, graph, masks)
+    assert shapes(kept) == shapes(net)
+    cut = keep_channels(net, graph, masks, inexact=True)
+    assert cut.a.weight.shape == (3, 3, 3, 3)
+    assert torch.equal(cut.weight, net.weight[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "path", "value"),
+    [
+        ("split_by_a_list", {"a:0": 2, "a:1": 7}, "b.splits", [2, 7]),
+        ("split_by_an_attribute", {"a": 12}, "b.width", 3),
+        ("split_by_a_fraction", {"a": 6}, "b.expand", 6),
+        ("sliced_to_an_attribute", {"b.primary:0": 6}, "b.out_chs", 13),
+        ("sliced_from_the_end", {"a:1": 2}, "b.last", 2),
+        ("one_attribute_for_two", {"b.u": 5}, "b.part", 5),
+        ("filter_of_every_channel", {"a": 11}, "b.channels", 11),
+    ],
+)
+def test_sizes_in_attributes_follow(name: str, widths: dict[str, int], path: str, value: Any) -> None:
+    net, graph = traced(name)
+    before = attrgetter(path)(net)
+    other = resize(net, graph, widths, seed=0)
+    assert attrgetter(path)(other) == value
+    assert type(attrgetter(path)(other)) is type(before)
+    assert attrgetter(path)(net) == before
+    assert other(*TOYS[name].inputs()).shape == net(*TOYS[name].inputs()).shape
 
 
 def test_cutting_nothing_copies_the_network() -> None:

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from core.graph.channels import ChannelGraph, trace_channels
-from core.surgery.verification import VerificationError, random_keep, randomise_, verify
+from core.surgery.verification import (
+    UntestedGroupsWarning,
+    VerificationError,
+    random_keep,
+    randomise_,
+    verify,
+)
 from tests.toys import TOYS, Net
 
 MUTATED = [
@@ -120,3 +126,27 @@ def test_several_outputs_of_which_channels_are_free() -> None:
     graph = trace_channels(net, TOYS["u_net"].inputs(), outputs="free")
     assert graph.widths == {"a": 8, "b": 6, "c": 4}
     assert graph.verify(net, TOYS["u_net"].inputs()) <= 1e-10
+
+
+def test_groups_that_are_not_exact_are_reported_as_untested_and_still_have_to_run() -> None:
+    net, graph = traced("one_mean_of_two")
+    inputs = TOYS["one_mean_of_two"].inputs()
+    with pytest.warns(UntestedGroupsWarning, match=r"untested: 2 of 3 groups \('a', 'b'\) are not exact"):
+        assert graph.verify(net, inputs) <= 1e-10
+    key = ("b.weight", 0)
+    broken = dataclasses.replace(
+        graph, slots={name: table for name, table in graph.slots.items() if name != key}
+    )
+    with (
+        pytest.warns(UntestedGroupsWarning),
+        pytest.raises(VerificationError, match="the cut network does not run"),
+    ):
+        broken.verify(net, inputs)
+
+
+def test_a_group_that_is_wrongly_called_exact_is_found() -> None:
+    for name in ("channel_mean", "standardised", "divided_by_a_size"):
+        net, graph = traced(name)
+        groups = [dataclasses.replace(group, exact=True) for group in graph.groups]
+        with pytest.raises(VerificationError, match="masked and cut outputs differ"):
+            dataclasses.replace(graph, groups=groups).verify(net, TOYS[name].inputs())

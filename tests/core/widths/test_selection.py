@@ -19,7 +19,7 @@ from core.widths.bounds import group_fractions
 from core.widths.budget import Budget, BudgetError
 from core.widths.shrinkage import SearchResult, search
 from tests.properties import examples
-from tests.toys import TOYS
+from tests.toys import TOYS, Net, conv
 
 SEARCHED = [
     "residual",
@@ -377,3 +377,16 @@ def test_a_latency_that_does_not_bind_leaves_the_other_limits_filled() -> None:
     assert held.widths != without.widths
     assert all(held.widths[name] <= width for name, width in without.widths.items())
     assert held.cost.latency == 0.5
+
+
+def test_a_budget_that_frozen_layers_make_impossible_says_so() -> None:
+    parts = {"a": conv(3, 8), "b": conv(8, 64), "d": conv(64, 64), "c": conv(64, 4)}
+    net = Net(parts, lambda n, x: n.c(n.d(n.b(n.a(x)))))
+    graph = trace_channels(net, torch.zeros(1, 3, 8, 8), freeze=("d",))
+    assert graph.frozen_layers == ["d", "c"]
+    frozen = 64 * 9 * (64 * 64 + 64 * 4)
+    assert graph.frozen_share() == pytest.approx(frozen / (frozen + 64 * 9 * (3 * 8 + 8 * 64)))
+    with pytest.raises(
+        BudgetError, match=rf"2 layers with {graph.frozen_share():.1%} of the FLOPs keep .*: d, c"
+    ):
+        search(graph, random_scores(graph, 0), Budget(flops=0.5), graph.price())
