@@ -71,4 +71,12 @@ INEXACT: dict[str, Toy] = {
     "divided_by_the_root_of_a_size": Toy(
         chain, between(lambda n, y: y * y.shape[1] ** -0.5), A, inexact=("a",)
     ),
+    "sum_of_products": Toy(
+        lambda: {**chain(), "d": conv(3, 8)},
+        lambda n, x: n.c(
+            (y := n.a(x)) * (y.flatten(2).mT @ n.d(x).flatten(2)).mean((1, 2)).view(-1, 1, 1, 1)
+        ),
+        A,
+        inexact=("a",),
+    ),
 }

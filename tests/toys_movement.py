@@ -58,6 +58,23 @@ def by_hand_pixel_shuffle(n: Any, y: Tensor) -> Tensor:
 
 
 MOVEMENT: dict[str, Toy] = {
+    "global_context": Toy(  # Cao et al., 2019: positions are summed over, channels pass
+        lambda: {"a": conv(3, 8), "attend": conv(8, 1, 1), "c": conv(8, 4)},
+        between(
+            lambda n, y: (
+                y
+                + torch.matmul(y.flatten(2)[:, None], n.attend(y).flatten(2).softmax(2)[..., None]).view(
+                    *y.shape[:2], 1, 1
+                )
+            )
+        ),
+        {"a": (8, 1)},
+    ),
+    "columns_of_a_product": Toy(
+        lambda: {"a": conv(3, 8), "attend": conv(8, 1, 1), "c": nn.Linear(8, 4)},
+        lambda n, x: n.c((n.attend(y := n.a(x)).flatten(2) @ y.flatten(2).mT).squeeze(1)),
+        {"a": (8, 1)},
+    ),
     # ---- data movement ----------------------------------------------------------------------------------------------
     "cat": Toy(
         lambda: {"a": conv(3, 8), "b": conv(3, 6), "norm": nn.BatchNorm2d(14), "c": conv(14, 4)},

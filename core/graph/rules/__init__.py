@@ -1,12 +1,13 @@
 """What each torch operation does to channel labels.
 
-Six kinds of rule, one file each:
+Seven kinds of rule, one file each:
 
     parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
     elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
     rearrangement   view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
     reduction       pooling and interpolation; mean, max, softmax ... over axes: inexact where the axes carry labels
     weights         what is computed from parameters alone: standardised, normalised and scaled weights
+    products        matrix products of activations: channels pass, or are tied where they are summed over
     calls           constants, and everything else: it freezes the channels that it touches, with a warning
 
 To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SizeOfChannels
-from core.graph.rules import elementwise, parametric, rearrangement, reduction, weights
+from core.graph.rules import elementwise, parametric, products, rearrangement, reduction, weights
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -46,6 +47,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["batch_norm", "instance_norm"], parametric.channelwise_norm),
     **dict.fromkeys(["layer_norm", "rms_norm"], parametric.layer_norm),
     "linear": parametric.linear,
+    **dict.fromkeys(["matmul", "__matmul__", "bmm", "mm"], products.product),
     "group_norm": parametric.group_norm,
     "prelu": parametric.prelu,
     "pad": parametric.pad,

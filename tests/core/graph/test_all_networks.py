@@ -25,11 +25,11 @@ from torch import Tensor, nn
 import classification.models
 from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.complexity import count, count_params
-from core.graph.labels import FrozenChannelsWarning, TraceError
+from core.graph.labels import FrozenChannelsWarning
 from core.surgery.gates import LATENTS, attach_gates, detach
 from core.surgery.hypernetwork import attach_hypernetwork
 from core.surgery.resize import keep_channels, resize, widen
-from core.surgery.verification import random_keep, randomise_
+from core.surgery.verification import UntestedGroupsWarning, random_keep, randomise_
 from tests.properties import examples
 from tests.subjects import RELATIVES, SUBJECTS, Traced, traced_subject
 
@@ -177,20 +177,31 @@ def test_batch_size_and_image_size_do_not_change_the_groups(name: str, traced: T
 
 # ---- timm's networks ---------------------------------------------------------------------------------------------
 
-# Free groups where every channel operation is known; None where attention or typed-in sizes freeze some, with warnings.
+# Free groups where every channel operation is known; None where attention freezes some, with warnings.
 TIMM: dict[str, int | None] = {
     "convnext_atto": 16,
-    "convnextv2_atto": None,
+    "convnextv2_atto": 16,
     "resnetv2_50": 37,
     "efficientnet_b0": 40,
     "mobilenetv4_conv_small": 21,
     "regnety_002": 31,
-    "ghostnet_100": None,
+    "ghostnet_100": 31,
     "resnest14d": 19,
     "edgenext_xx_small": None,
     "pvt_v2_b0": None,
-    "inception_next_atto": None,
-    "rexnet_100": None,
+    "inception_next_atto": 29,
+    "rexnet_100": 46,
+    "res2net50_14w_8s": 61,
+    "mixnet_s": 72,
+    "cs3darknet_focus_s": 22,
+    "ecaresnet26t": 23,
+    "resnetblur18": 12,
+    "nf_regnet_b0": 38,
+    "eca_nfnet_l0": 23,
+    "resnetv2_50x1_bit": 37,
+    "poolformer_s12": 16,
+    "dpn48b": 41,
+    "focalnet_tiny_srf": None,
 }
 
 
@@ -209,24 +220,15 @@ def test_a_plan_of_a_timm_network_can_be_proved(name: str, timm: types.ModuleTyp
     else:
         assert not told
         assert len(graph.groups) == TIMM[name]
-    assert graph.verify(model, image) <= 1e-10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntestedGroupsWarning)
+        assert graph.verify(model, image) <= 1e-10
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FrozenChannelsWarning)
         wide = widen(model, graph, 1.5, seed=0).eval()
     with torch.no_grad():
         assert wide(image).isfinite().all()
     assert graph.flops() == count(model, image)
-
-
-@pytest.mark.parametrize("name", ["eca_nfnet_l0", "nf_regnet_b0"])
-def test_what_cannot_be_tied_in_a_timm_network_is_a_clear_error(name: str, timm: types.ModuleType) -> None:
-    model = timm.create_model(name, num_classes=10).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FrozenChannelsWarning)
-        with pytest.raises(
-            TraceError, match=r"parameter '.*' of shape .* is used in '.*' .*; pass freeze=\('"
-        ):
-            trace_channels(model, torch.rand(1, 3, 64, 64))
 
 
 def _write_plans() -> None:
