@@ -178,4 +178,37 @@ COMPUTED: dict[str, Toy] = {
         between(lambda n, y: n.b(y)),
         {"a": (8, 1)},
     ),
+    "standardised_by_layer_norm": Toy(
+        with_weight(6, 8, 3, 3),
+        between(
+            lambda n, y: F.conv2d(
+                y, F.layer_norm(n.weight.flatten(1), (n.weight[0].numel(),)).view_as(n.weight), padding=1
+            )
+        ),
+        OWN,
+        inexact=("a",),
+    ),
+    "standardised_in_views": Toy(  # as in mmcv's conv_ws_2d
+        with_weight(6, 8, 3, 3),
+        between(
+            lambda n, y: F.conv2d(y, n.weight - n.weight.view(n.weight.size(0), -1).mean(1).view(-1, 1, 1, 1))
+        ),
+        OWN,
+        inexact=("a",),
+    ),
+    "low_rank_update": Toy(
+        lambda: {**with_weight(6, 8, 1, 1)(), "up": channels(6, 6, 2), "down": channels(8, 2, 8)},
+        between(lambda n, y: F.conv2d(y, n.weight + (n.up @ n.down)[:, :, None, None])),
+        OWN,
+    ),
+    "kernel_padded": Toy(
+        lambda: {**with_weight(6, 8, 3, 3)(), "point": channels(6, 6, 8, 1, 1)},
+        between(lambda n, y: F.conv2d(y, n.weight + F.pad(n.point, (1, 1, 1, 1)), padding=1)),
+        OWN,
+    ),
+    "two_norms": Toy(
+        lambda: {"a": conv(3, 8), "b": spectral_norm(weight_norm(conv(8, 6))), "c": conv(6, 4)},
+        between(lambda n, y: n.b(y)),
+        BOTH,
+    ),
 }

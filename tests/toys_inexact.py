@@ -79,4 +79,14 @@ INEXACT: dict[str, Toy] = {
         A,
         inexact=("a",),
     ),
+    "divided_by_a_count": Toy(chain, between(lambda n, y: y / y[0].numel()), A, inexact=("a",)),
+    "local_response_norm": Toy(
+        lambda: chain(nn.LocalResponseNorm(3, alpha=1.0)), between(lambda n, y: n.b(y)), A, inexact=("a",)
+    ),
+    "rms_norm": Toy(
+        lambda: chain(nn.RMSNorm(8)),
+        between(lambda n, y: n.b(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+        A,
+        inexact=("a",),
+    ),
 }

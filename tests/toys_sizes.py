@@ -116,4 +116,45 @@ SIZES: dict[str, Toy] = {
         lambda n, x: n.c(n.b(x)),
         {"b.u": (6, 1)},
     ),
+    "cross_stage": Toy(  # YOLOv8's C2f: one attribute for both halves
+        lambda: chain(
+            Sized(
+                lambda n, y: n.out(torch.cat([*(p := n.u(y).split((n.half, n.half), 1)), n.v(p[1])], 1)),
+                {"u": conv(8, 6, 1), "v": conv(3, 5), "out": conv(11, 8, 1)},
+                half=3,
+            )
+        ),
+        between(lambda n, y: n.b(y)),
+        {"a": (8, 1), "b.u": (6, 2), "b.v": (5, 1), "b.out": (8, 1)},
+    ),
+    "split_into_a_part_and_the_rest": Toy(
+        lambda: chain(
+            Sized(
+                lambda n, y: torch.cat([n.u((p := y.split([n.part, y.shape[1] - n.part], 1))[0]), p[1]], 1),
+                {"u": conv(3, 6)},
+                part=3,
+            ),
+            inside=11,
+        ),
+        between(lambda n, y: n.b(y)),
+        {"a:0": (3, 1), "a:1": (5, 1), "b.u": (6, 1)},
+    ),
+    "layer_norm_by_an_attribute": Toy(
+        lambda: chain(
+            Sized(
+                lambda n, y: F.layer_norm(y.permute(0, 2, 3, 1), (n.dim,), n.weight).permute(0, 3, 1, 2),
+                {"weight": channels(8)},
+                dim=8,
+            )
+        ),
+        between(lambda n, y: n.b(y)),
+        {"a": (8, 1)},
+    ),
+    "layer_norm_by_its_weight": Toy(
+        lambda: {**chain(), "weight": channels(8)},
+        between(
+            lambda n, y: F.layer_norm(y.permute(0, 2, 3, 1), n.weight.shape, n.weight).permute(0, 3, 1, 2)
+        ),
+        {"a": (8, 1)},
+    ),
 }

@@ -47,11 +47,14 @@ def settle_(module: nn.Module, *, seed: int | None = None) -> None:
     with seeded(seed), torch.no_grad():
         for child in module.modules():
             for made_by in getattr(child, "parametrizations", {}).values():
-                for item in made_by:
-                    if isinstance(item, _SpectralNorm) and made_by.original.dim() > 1:
+                originals = [parameter for name, parameter in made_by.named_parameters(recurse=False)]
+                value = originals[0]
+                for number, item in enumerate(made_by):
+                    if isinstance(item, _SpectralNorm) and value.dim() > 1:
                         item._u.normal_()
                         item._v.normal_()
-                        item._power_method(item._reshape_weight_to_matrix(made_by.original), POWER_ITERATIONS)
+                        item._power_method(item._reshape_weight_to_matrix(value), POWER_ITERATIONS)
+                    value = item(*originals) if number == 0 else item(value)
             for hook in child._forward_pre_hooks.values():
                 if isinstance(hook, SpectralNorm):
                     getattr(child, f"{hook.name}_u").normal_()

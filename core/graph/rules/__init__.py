@@ -33,9 +33,7 @@ FACTORIES = frozenset(
     """arange as_tensor empty empty_strided eye from_numpy full linspace new_empty new_full new_ones new_tensor
     new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
 )
-RESULT_IS_NO_TENSOR = frozenset(
-    "__len__ dim is_contiguous is_floating_point numel stride element_size".split()
-)
+RESULT_IS_NO_TENSOR = frozenset("__len__ dim is_contiguous is_floating_point stride element_size".split())
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(reduction.SPATIAL, reduction.spatial),
@@ -64,7 +62,7 @@ def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
     rule = RULES.get(name)
     if rule is not None:
         return rule(mode, func, args, kwargs)
-    if name == "numel" and weights.COMPUTED in args[0].__dict__:
+    if name in ("numel", "nelement"):
         return weights.marked_numel(mode, args[0])
     if name in RESULT_IS_NO_TENSOR:
         return func(*args, **kwargs)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.graph.labels import Labels
+from core.graph.labels import FROZEN, Labels
 
 
 def varying(labels: Labels) -> list[int]:
@@ -59,3 +59,16 @@ def reshaped(labels: Labels, shape: Sequence[int], target: Sequence[int]) -> Lab
             sizes += shape[start_i:i]
             new += target[start_j:j]
     return compress(np.broadcast_to(labels, sizes).reshape(new))
+
+
+def padded(labels: Labels, widths: Sequence[int]) -> Labels:
+    """Frozen labels around those that vary along a padded axis; negative widths, as of `F.pad`, take labels away."""
+    widths = [*widths, *[0] * (2 * labels.ndim - len(widths))]
+    for axis in range(labels.ndim):
+        before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]
+        if (before or after) and labels.shape[axis] > 1:
+            kept = labels.take(range(max(-before, 0), labels.shape[axis] + min(after, 0)), axis)
+            spec = [(0, 0)] * labels.ndim
+            spec[axis] = (max(before, 0), max(after, 0))
+            labels = np.pad(kept, spec, constant_values=FROZEN)
+    return labels

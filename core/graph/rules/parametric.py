@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.rules.blocks import padded
 from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
 from core.graph.rules.weights import Weight, weight_of
 from core.modules import tensors_in
@@ -279,10 +280,14 @@ def layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
             if labels.shape[axis] == 1:
                 continue
             vector = mode.vector(labels, axis, labels.shape[axis])
+            if canonical(func) == "rms_norm":
+                mode.inexact(vector)
             for tensor in tensors:
                 _tie_rows(mode, tensor, vector, axis - offset)
             if tensors[0] is not None:
-                if not isinstance(shape[axis - offset], SizeOfChannels) and not _is_attribute(mode, shape):
+                size = shape[axis - offset]
+                followed = isinstance(size, SizeOfAttribute) and follow_attribute(mode, size, vector)
+                if not followed and not isinstance(size, SizeOfChannels) and not _is_attribute(mode, shape):
                     mode.freeze_and_warn([vector], f"'layer_norm' over the typed-in shape {tuple(shape)}")
             elif len(shape) > 1 or not _note_bare_norm(mode, tensors, vector):
                 mode.freeze_and_warn([vector], f"'layer_norm' without weights over the shape {tuple(shape)}")
@@ -310,19 +315,4 @@ def pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     source, widths = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "pad")
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
-    if labels is not None:
-        widths = list(plain(widths)) + [0] * (2 * labels.ndim - len(widths))
-        for axis in range(labels.ndim):
-            before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]
-            if (before or after) and labels.shape[axis] > 1:
-                labels = _padded(labels, axis, before, after)
-    return mode.mark(result, labels)
-
-
-def _padded(labels: Labels, axis: int, before: int, after: int) -> Labels:
-    """Frozen labels in front of and behind `labels`; negative numbers take labels away."""
-    stop = labels.shape[axis] + min(after, 0)
-    kept = labels.take(range(max(-before, 0), stop), axis)
-    spec = [(0, 0)] * labels.ndim
-    spec[axis] = (max(before, 0), max(after, 0))
-    return np.pad(kept, spec, constant_values=FROZEN)
+    return mode.mark(result, None if labels is None else padded(labels, plain(widths)))

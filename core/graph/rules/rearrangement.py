@@ -272,13 +272,18 @@ def _pieces(
     pieces = np.split(labels, borders, axis)
     equal = len({piece.shape[axis] for piece in results}) == 1
     if isinstance(sizes, (list, tuple)):
-        if (
-            varying(labels) == [axis]
-            and all(isinstance(size, (SizeOfAttribute, SizeOfChannels)) for size in sizes)
-            and all(follow(mode, size, piece.reshape(-1)) for size, piece in zip(sizes, pieces, strict=True))
+        if varying(labels) != [axis] or not all(
+            isinstance(item, (SizeOfAttribute, SizeOfChannels)) for item in sizes
         ):
-            return [compress(piece) for piece in pieces]
-        return None
+            return None
+        # What is left over (`x.shape[1] - self.width`) is right where all other sizes are.
+        rest = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
+        if len(rest) > 1 or any(not np.isin(labels, item.labels).all() for item in rest):
+            return None
+        for size, piece in zip(sizes, pieces, strict=True):
+            if not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
+                return None
+        return [compress(piece) for piece in pieces]
     if not equal or (sizes is not None and not isinstance(sizes, (SizeOfAttribute, SizeOfChannels))):
         return None
     for piece in pieces[1:]:

@@ -19,14 +19,14 @@ SPATIAL = frozenset(
     max_pool2d max_pool3d upsample upsample_bilinear upsample_nearest""".split()
 )
 REDUCTION = frozenset(
-    """all amax amin any argmax argmin cummax cumprod cumsum log_softmax logsumexp max mean median min nanmean norm
-    normalize prod softmax softmin std std_mean sum var var_mean vector_norm""".split()
+    """all amax amin any argmax argmin cummax cumprod cumsum local_response_norm log_softmax logsumexp max mean
+    median min nanmean norm normalize prod softmax softmin std std_mean sum var var_mean vector_norm""".split()
 )
 
 
 # The results of these are positions, or depend on the order of what they run over.
 ORDERED = frozenset("argmax argmin cummax cumprod cumsum".split())
-SAME_SHAPE = frozenset("log_softmax normalize softmax softmin".split())
+SAME_SHAPE = frozenset("local_response_norm log_softmax normalize softmax softmin".split())
 
 
 def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -132,6 +132,8 @@ def reduced_axes(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
 ) -> tuple[list[int], bool]:
     """(the axes that a reduction runs over, whether it keeps them), of a call on a tensor of `rank` axes."""
+    if name == "local_response_norm":
+        return [1], True
     position = {"norm": 2, "normalize": 2, "vector_norm": 2, "logsumexp": 1}.get(name, 1)
     default: Any = 1 if name == "normalize" else None
     dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))

@@ -11,6 +11,7 @@ masking and cutting agree, or it is not (a mean, a variance), and the channels a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
-from core.graph.rules.blocks import expanded, reshaped, varying
+from core.graph.rules.blocks import expanded, padded, reshaped, varying
 from core.graph.rules.calls import argument, canonical, execute, in_place
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
@@ -234,20 +235,20 @@ def _joined(
     known = [item for item, _ in operands if item is not None]
     for item in sorted(known, key=lambda item: (-len(item.layers), not item.zero)):
         reasons |= item.reasons
+        before = dict(layers)  # layers of one operand may share an axis
         for key, own in item.layers.items():
             labels = own.reshape([1] * (rank - own.ndim) + list(own.shape))
-            axes = varying(labels)
-            met = [other for other, those in layers.items() if set(varying(those)) & set(axes)]
-            same = layers.get(key)
+            met = [other for other in before if set(varying(before[other])) & set(varying(labels))]
+            same = before.get(key)
             if same is not None and same.shape == labels.shape:
                 mode.tie(same, labels)
             elif not met:
                 layers[key] = labels
-            elif len(met) == 1 and layers[met[0]].shape == labels.shape:
-                mode.tie(layers[met[0]], labels)
+            elif len(met) == 1 and before[met[0]].shape == labels.shape:
+                mode.tie(before[met[0]], labels)
             else:
                 for other in met:
-                    mode.freeze(layers[other])
+                    mode.freeze(before[other])
                     reasons[other] = "operands whose dimensions are merged in different ways"
                 mode.freeze(labels)
     for constant, own_shape in operands:
@@ -347,6 +348,15 @@ def _move(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return mark(mode, result, Computed(layers, found.zero, reasons))
 
 
+def _pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Zeros around a kernel, or beside rows and columns, which then carry the frozen label."""
+    found = computed(mode, args[0])
+    assert found is not None
+    widths = argument(args, kwargs, 1, "pad")
+    layers = {key: padded(labels, [int(width) for width in widths]) for key, labels in found.layers.items()}
+    return mark(mode, execute(mode, func, args, kwargs), Computed(layers, found.zero, found.reasons))
+
+
 def _expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     found = computed(mode, args[0])
     result = execute(mode, func, args, kwargs)
@@ -381,6 +391,22 @@ def _batch_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     return mark(mode, execute(mode, func, args, kwargs), Computed(layers, False, found.reasons))
 
 
+def _layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Statistics over the last axes of a weight."""
+    found = computed(mode, args[0])
+    assert found is not None
+    first = args[0].dim() - len(argument(args, kwargs, 1, "normalized_shape"))
+    for labels in found.layers.values():
+        if any(axis >= first for axis in varying(labels)):
+            mode.inexact(labels)
+    result = execute(mode, func, args, kwargs)
+    operands = [
+        (found, args[0].shape),
+        *((computed(mode, item), item.shape) for item in tensors_in((args[1:], kwargs))),
+    ]
+    return mark(mode, result, _joined(mode, operands, result.shape))
+
+
 def _weight_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """torch's weight norm, g · v / ‖v‖: the norm does not notice a zero."""
     result = execute(mode, func, args, kwargs)
@@ -409,6 +435,12 @@ def _product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
                 shape = [1] * result.dim()
                 shape[-1 if number else 0] = labels.size
                 layers[other] = labels.reshape(shape)
+    if left.dim() == right.dim() == 2:
+        if rows:
+            mode.freeze(rows[0])  # the rank of two factors; a cost has two free sizes at most
+        sides = [item.reshape(-1) for item in layers.values() if len(varying(item)) == 1][:2]
+        count = left.numel() * right.shape[1]
+        mode.count("macs", count // math.prod(side.size for side in sides), *sides)
     zeros = [item is not None and item.zero for item in (a, b)]
     if len(rows) == 2:
         mode.tie(*rows)
@@ -433,18 +465,22 @@ def marked_size(mode: LabelMode, tensor: Tensor, axis: int) -> int:
 
 
 def marked_numel(mode: LabelMode, tensor: Tensor) -> int:
-    """The number of a weight's entries, which follows all its layers."""
-    found = computed(mode, tensor)
-    assert found is not None
-    labels = np.concatenate([item.reshape(-1) for item in found.layers.values()])
-    return SizeOfChannels(tensor.numel(), labels, False, mode.trace.inexact)
+    """The number of a tensor's entries, which follows all its channels."""
+    found, own = tensor.__dict__.get(COMPUTED), mode.known_labels(tensor)
+    layers = list(found.layers.values()) if found is not None else [] if own is None else [own]
+    layers = [item.reshape(-1) for item in layers if item.size > 1]
+    return (
+        SizeOfChannels(tensor.numel(), np.concatenate(layers), False, mode.trace.inexact)
+        if layers
+        else tensor.numel()
+    )
 
 
 def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
     """Is it a weight, or computed from one: a tensor whose first dimension counts channels, as far as one can tell?"""
     if COMPUTED in tensor.__dict__:
         return True
-    return mode.parameter_name(tensor) is not None and tensor.dim() > 1 and tensor.shape[0] > 1
+    return mode.parameter_name(tensor) is not None and tensor.dim() > 0 and tensor.shape[0] > 1
 
 
 RULES: dict[str, Any] = {
@@ -455,6 +491,8 @@ RULES: dict[str, Any] = {
     **dict.fromkeys(["expand", "expand_as", "broadcast_to", "repeat"], _expand),
     **dict.fromkeys(_PRODUCTS, _product),
     "batch_norm": _batch_norm,
+    **dict.fromkeys(["layer_norm", "rms_norm"], _layer_norm),
+    "pad": _pad,
     "_weight_norm": _weight_norm,
     "__get__data": _elementwise,
 }
