@@ -49,7 +49,7 @@ def tensors_in(value: Any) -> list[Tensor]:
         return []
     if isinstance(value, Mapping):
         return [tensor for item in value.values() for tensor in tensors_in(item)]
-    return [tensor for item in _fields(value).values() for tensor in tensors_in(item)]
+    return [tensor for item in fields_of(value).values() for tensor in tensors_in(item)]
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -71,7 +71,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         filled = copy.copy(value)  # whatever else such a dictionary knows
         filled.update(mapped)
         return filled
-    fields = _fields(value)
+    fields = fields_of(value)
     if not fields:
         return value
     copied = copy.copy(value)
@@ -80,7 +80,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return copied
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> dict[str, Any]:
     """What a dataclass or a namespace holds, by name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [item.name for item in dataclasses.fields(value)]

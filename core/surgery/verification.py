@@ -105,7 +105,9 @@ class _Replayed(TorchFunctionMode):
         if name == "multi_head_attention_forward":
             kwargs["training"] = False  # which only its dropout asks for
         if name == "scaled_dot_product_attention":
-            args, kwargs = ((*args[:4], 0.0, *args[5:]), kwargs) if args[4:] else (args, {**kwargs, "dropout_p": 0.0})
+            args, kwargs = (
+                ((*args[:4], 0.0, *args[5:]), kwargs) if args[4:] else (args, {**kwargs, "dropout_p": 0.0})
+            )
         if name in _OF_ONE_TYPE:  # a constant or a conversion may have the precision that the author gave it
             args, kwargs = map_tensors(args, _double), map_tensors(kwargs, _double)
         return func(*args, **kwargs)
