@@ -108,12 +108,11 @@ class _Runs:
             self.trains = False
             reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
             self.trace.untrained = reason
-            self.trace.notes.append(
-                Note(
-                    f"the network does not run in training mode on the example inputs ({reason}): what only training "
-                    f"calls is not known; pass example inputs that both modes take"
-                )
+            note = Note(
+                f"the network does not run in training mode on the example inputs ({reason}): what only training "
+                f"calls is not known; pass example inputs that both modes take"
             )
+            self.trace.notes[note] = []
 
     def look_for_more(self) -> None:
         """Call what the first runs did not call, or freeze what may feed it, and say so."""
@@ -127,13 +126,12 @@ class _Runs:
             where = ", ".join(
                 f"'{name}'" if name else "the model itself" for name in sorted(self.open_places)
             )
-            self.trace.notes.append(
-                Note(
-                    f"no run in evaluation or training mode called {_listed(list(unseen))}: their widths stay, and so "
-                    f"do all channels in the forward pass of what holds them ({where}), as they may feed them; take "
-                    f"away what is never called, or pass example inputs that reach it"
-                )
+            note = Note(
+                f"no run in evaluation or training mode called {_listed(list(unseen))}: their widths stay, and so do "
+                f"all channels in the forward pass of what holds them ({where}), as they may feed them; take away what "
+                f"is never called, or pass example inputs that reach it"
             )
+            self.trace.notes[note] = []
 
     def _again(self, seed: int, thorough: bool = False) -> None:
         """Both modes once more. Only what they tie and freeze counts, not what they cost or return."""
@@ -150,24 +148,26 @@ class _Runs:
         found: dict[str, str] = {}
         trace = self.trace
         compiled = {name for name, child in self.modules if isinstance(child, torch.jit.ScriptModule)}
+        alive = {name[:at] for name in trace.ran for at in range(len(name) + 1) if name[at : at + 1] in ("", ".")}
         for parameter in trace.parameters:
             if parameter in trace.seen:
                 continue
             holder, what = parameter.rpartition(".")[0], parameter
             while holder and holder not in trace.ran:
-                holder, what = holder.rpartition(".")[0], holder
+                what = what if holder in alive else holder  # a list of experts is not called, some of them may be
+                holder = holder.rpartition(".")[0]
             parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
             if not any(name in compiled or _matches(name, self.request.freeze) for name in parents):
                 found[what] = holder
         return found
 
     def _run(self, training: bool, more: bool = False, thorough: bool = False) -> None:
-        before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
         memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
         kept = self.trace.copy()
         try:
             copied = copy_structure(self.request.module, memo)
             modules = [(name, memo[id(child)]) for name, child in self.modules]
+            before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
             self._label(copied, modules, self.named, True, before, training, more, thorough)
         except TraceError:
             raise
