@@ -272,7 +272,7 @@ def _copied(module: nn.Module, memo: dict[int, Any], functions: list[dict[Any, A
         if kind in _ATOMIC:
             continue
         if kind in _CONTAINERS and not value:
-            state[key] = kind()
+            state[key] = memo[id(value)] = kind()
         elif key == "_modules":
             state[key] = {
                 name: None if child is None else _copied(child, memo, functions)

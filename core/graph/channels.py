@@ -369,7 +369,7 @@ def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGr
         outputs=tuple(Output(table_of(labels), axis) for labels, axis in trace.outputs[False]),
         train_outputs=tuple(Output(table_of(labels), axis) for labels, axis in trace.outputs[True]),
         untrained=trace.untrained,
-        notes=grouping.notes,
+        notes=tuple(trace.notes),
         options=options,
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.graph.labels import FROZEN, Labels, Note, SlotKey, Trace
+from core.graph.labels import FROZEN, Labels, SlotKey, Trace
 
 IntArray = NDArray[np.int64]
 
@@ -37,7 +37,6 @@ class Grouping:
     multiplicity: IntArray  # (T, G) rows of each table per element of each group
     slots: dict[SlotKey, int]  # number of the slot's table
     factors: dict[int, int]  # id of a factor -> number of its table
-    notes: tuple[Note, ...]  # why channels keep their widths that would be free otherwise
 
 
 def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
@@ -64,7 +63,7 @@ def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
 
     slots = {key: number(labels) for key, labels in trace.slots.items()}
     numbered_factors = {id(factor): number(factor) for factor in factors}
-    free, notes = _free_components(trace, component)
+    free = _free_components(trace, component)
     classes = _refine(len(free), tables)
     produced = {module: (tables[slots[key]], key) for module, key in trace.producers.items()}
     names, members, steps = _name_groups(trace, produced, classes, free)
@@ -84,7 +83,6 @@ def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
         multiplicity=multiplicity,
         slots=slots,
         factors=numbered_factors,
-        notes=tuple(notes),
     )
 
 
@@ -118,10 +116,10 @@ def _components(trace: Trace) -> IntArray:
     return (np.cumsum(is_root) - 1)[parent]
 
 
-def _free_components(trace: Trace, component: IntArray) -> tuple[NDArray[np.bool_], list[Note]]:
-    """Components that a module produces and that nothing freezes, and the notes without which there would be more.
+def _free_components(trace: Trace, component: IntArray) -> NDArray[np.bool_]:
+    """Components that a module produces and that nothing freezes.
 
-    What is frozen anyway, because the model returns it, say, needs no explanation. A component without a producer (a table of biases, say) has no channel behind it, so it keeps its size.
+    A component without a producer (a table of biases, say) has no channel behind it, so it keeps its size.
     """
     free = np.zeros(int(component.max()) + 1, dtype=bool)
     if trace.producers:
@@ -129,14 +127,7 @@ def _free_components(trace: Trace, component: IntArray) -> tuple[NDArray[np.bool
     free[component[FROZEN]] = False
     if trace.frozen:
         free[component[np.concatenate(trace.frozen)]] = False
-    notes = []
-    for note, labels in trace.notes.items():
-        if not labels or free[component[np.concatenate(labels)]].any():
-            notes.append(note)
-    for labels in trace.notes.values():
-        if labels:
-            free[component[np.concatenate(labels)]] = False
-    return free, notes
+    return free
 
 
 def _refine(components: int, tables: Sequence[IntArray]) -> IntArray:

@@ -135,8 +135,7 @@ class Trace:
     outputs: dict[bool, list[tuple[Labels, int]]] = field(default_factory=dict)
     parameters: dict[str, torch.Size] = field(default_factory=dict)
     batch: int = 1
-    # What freezes although nobody asked for it -> the labels that it freezes; none where it is no operation.
-    notes: dict[Note, list[Labels]] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
     next_label: int = 1
     # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer, and run
     # after run, thus refers to one vector, which is looked at once when groups are formed.
@@ -148,7 +147,6 @@ class Trace:
     def copy(self) -> Trace:
         """What is written down so far; a run that fails is taken back to it."""
         own = {name: value.copy() for name, value in vars(self).items() if hasattr(value, "copy")}
-        own["notes"] = {note: list(labels) for note, labels in self.notes.items()}
         return replace(self, **own)
 
 
@@ -243,11 +241,12 @@ class LabelMode(TorchFunctionMode):
 
     def freeze_and_warn(self, labels: Iterable[Labels], reason: str) -> None:
         """Freeze, and note it once for each place (only where a channel that could have been free is touched)."""
-        touched = [item.reshape(-1) for item in labels if (item != FROZEN).any()]
-        if self.frozen_depth:
-            self.trace.frozen += touched
-        elif touched:
-            self.trace.notes.setdefault(Note(reason, self.where), []).extend(touched)
+        touched = [item for item in labels if (item != FROZEN).any()]
+        for item in touched:
+            self.freeze(item)
+        note = Note(reason, self.where)
+        if touched and not self.frozen_depth and note not in self.trace.notes:
+            self.trace.notes.append(note)
 
     def uniform_along(self, labels: Labels, axis: int) -> Labels:
         """Tie all entries along `axis`, and return labels that do not vary along it any more."""

@@ -112,7 +112,7 @@ class _Runs:
                 f"the network does not run in training mode on the example inputs ({reason}): what only training "
                 f"calls is not known; pass example inputs that both modes take"
             )
-            self.trace.notes[note] = []
+            self.trace.notes.append(note)
 
     def look_for_more(self) -> None:
         """Call what the first runs did not call, or freeze what may feed it, and say so."""
@@ -131,7 +131,7 @@ class _Runs:
                 f"all channels in the forward pass of what holds them ({where}), as they may feed them; take away what "
                 f"is never called, or pass example inputs that reach it"
             )
-            self.trace.notes[note] = []
+            self.trace.notes.append(note)
 
     def _again(self, seed: int, thorough: bool = False) -> None:
         """Both modes once more. Only what they tie and freeze counts, not what they cost or return."""
