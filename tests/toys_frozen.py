@@ -34,7 +34,7 @@ FROZEN: dict[str, Toy] = {
         lambda: chain(None, 8, 4), between(lambda n, y: y[:, :4]), {}, r"takes a part of the channels"
     ),
     "size_of_others_for_frozen": Toy(
-        lambda: {**chain(), "d": conv(8, 4)},
+        chain,
         between(lambda n, y: torch.fft.rfft2(y).abs()[..., :1].reshape(y.shape[0], y.shape[1], 8, 1)),
         {},
         r"'fft_rfft2'",

@@ -148,13 +148,17 @@ class _Runs:
         found: dict[str, str] = {}
         trace = self.trace
         compiled = {name for name, child in self.modules if isinstance(child, torch.jit.ScriptModule)}
-        alive = {name[:at] for name in trace.ran for at in range(len(name) + 1) if name[at : at + 1] in ("", ".")}
+        alive = {
+            name[:at] for name in trace.ran for at in range(len(name) + 1) if name[at : at + 1] in ("", ".")
+        }
         for parameter in trace.parameters:
             if parameter in trace.seen:
                 continue
             holder, what = parameter.rpartition(".")[0], parameter
             while holder and holder not in trace.ran:
-                what = what if holder in alive else holder  # a list of experts is not called, some of them may be
+                what = (
+                    what if holder in alive else holder
+                )  # a list of experts is not called, some of them may be
                 holder = holder.rpartition(".")[0]
             parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
             if not any(name in compiled or _matches(name, self.request.freeze) for name in parents):

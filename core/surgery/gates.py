@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.graph.channels import ChannelGraph
-from core.modules import named_tensors
+from core.modules import copy_model, named_tensors
 
 LATENTS = "channel_latents"
 
@@ -131,7 +131,7 @@ def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) ->
     Returns:
         A module of the same interface; its latents are `result.channel_latents` (`Latents`).
     """
-    gated = copy.deepcopy(model)
+    gated = copy_model(model)
     reference = next(model.parameters())
     latents = Latents(graph, torch.full((graph.choices,), init, dtype=reference.dtype)).to(reference.device)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

@@ -59,7 +59,8 @@ FREE: dict[str, Net] = {
     "scalar": two(lambda n, x: n.c(n.a(x) * n.scale), scale=torch.tensor(2.0)),
     "broadcast": two(lambda n, x: n.c(n.a(x) * n.scale), scale=torch.rand(1, 1, 8, 8)),
     "one channel": two(lambda n, x: n.c(n.a(x) * n.scale), scale=torch.rand(2, 1, 1, 1)),
-    "list": two(lambda n, x: n.c(n.a(x) + n.levels[0] * n.levels[1]["b"]), levels=[torch.ones(1), {"b": torch.ones(1)}]),
+    "list": two(lambda n, x: n.c(n.a(x) + n.levels[0] * n.levels[1]["b"]),
+                levels=[torch.ones(1), {"b": torch.ones(1)}]),
     "double": two(lambda n, x: n.c((n.a(x) * n.scale).to(x.dtype)), scale=torch.rand(8, 8, dtype=torch.float64)),
     "whole": two(lambda n, x: n.c(n.a(x) + n.offset), offset=torch.arange(8)),
     "mask": two(lambda n, x: n.c(torch.where(n.mask, n.a(x), torch.zeros(()))), mask=torch.rand(8, 8) > 0.5),
@@ -96,7 +97,9 @@ def test_nothing_is_written_to_a_constant() -> None:
     for _ in range(2):
         silent(FREE["global"])
         silent(FREE["decided"])
-    net = two(lambda n, x: n.c(n.a(x)) * (n.seen.add_(1).mul_(0) + 1) + SCALES.mul_(1)[0], seen=torch.zeros(1))
+    net = two(
+        lambda n, x: n.c(n.a(x)) * (n.seen.add_(1).mul_(0) + 1) + SCALES.mul_(1)[0], seen=torch.zeros(1)
+    )
     version = SCALES._version
     silent(net)
     assert net.seen.item() == 0
@@ -106,11 +109,11 @@ def test_nothing_is_written_to_a_constant() -> None:
 
 
 FROZEN = {
-    "attribute": (lambda n, x: n.c(n.a(x) * n.scales.view(1, 8, 1, 1)), r"constant 'scales' of fixed shape \(1, 8, 1, 1\)"),
-    "inside": (lambda n, x: n.c(n.a(x) * n.table["s"][0][:, None, None]), r"constant 'table' of fixed shape \(8, 1, 1\)"),
-    "global": (lambda n, x: n.c(n.a(x) * SCALES[:, None, None]), r"constant 'SCALES' of fixed shape \(8, 1, 1\)"),
-    "computed": (lambda n, x: n.c(n.a(x) * n.scales.exp()[None, :, None, None]), r"constant 'scales' of"),
-    "on values": (lambda n, x: n.c(n.a(x) * n.scales.view(1, 8, 1, 1) if x.new_ones(1) < 2 else x), r"constant 'scales' of"),
+    "attribute": (lambda n, x: n.c(n.a(x) * n.scales.view(1, 8, 1, 1)), r"'scales' of fixed shape \(1, 8, 1, 1\)"),
+    "inside": (lambda n, x: n.c(n.a(x) * n.table["s"][0][:, None, None]), r"'table' of fixed shape \(8, 1, 1\)"),
+    "global": (lambda n, x: n.c(n.a(x) * SCALES[:, None, None]), r"'SCALES' of fixed shape \(8, 1, 1\)"),
+    "computed": (lambda n, x: n.c(n.a(x) * n.scales.exp()[None, :, None, None]), r"'scales' of fixed"),
+    "on values": (lambda n, x: n.c(n.a(x) * n.scales.view(1, 8, 1, 1) if x.new_ones(1) < 2 else x), r"'scales' of fixed"),
 }  # fmt: skip
 
 
@@ -129,7 +132,7 @@ def test_a_constant_with_a_channel_axis_freezes_and_is_named(name: str) -> None:
             return forward(self, x)
 
     net = nn.Sequential(conv(3, 6), conv(6, 3), Named())
-    message = message.replace("constant 'scales'", "constant '2.scales'").replace("'table'", "'2.table'")
+    message = "a constant " + message.replace("'scales'", "'2.scales'").replace("'table'", "'2.table'")
     with pytest.warns(FrozenChannelsWarning, match=message) as caught:
         graph = trace_channels(net, IMAGE)
     assert len(caught) == 1
@@ -139,12 +142,14 @@ def test_a_constant_with_a_channel_axis_freezes_and_is_named(name: str) -> None:
 
 def test_constants_of_a_model_on_the_meta_device() -> None:
     with torch.device("meta"):
-        net = two(lambda n, x: n.c(n.a(x - n.mean) + n.offset), mean=torch.zeros(1, 3, 1, 1), offset=torch.zeros(1))
+        net = two(
+            lambda n, x: n.c(n.a(x - n.mean) + n.offset), mean=torch.zeros(1, 3, 1, 1), offset=torch.zeros(1)
+        )
     assert silent(net, torch.zeros(2, 3, 8, 8, device="meta")).widths == {"a": 8}
 
 
 def test_what_a_plain_list_of_layers_holds_is_a_constant() -> None:
-    """Layers in a plain list are no part of the model: no optimiser finds their weights, so that they keep their size."""
+    """Layers in a plain list are no part of the model: no optimiser finds their weights, so they keep their size."""
     net = two(lambda n, x: n.c(F.relu(n.layers[0](n.a(x)))), layers=[conv(8, 8)])
     with pytest.warns(FrozenChannelsWarning, match="'conv2d' with a computed weight"):
         assert trace_channels(net, IMAGE).widths == {}
@@ -196,7 +201,9 @@ class Detector(nn.Module):
 
 def test_a_head_that_decodes_in_evaluation_and_lists_its_levels() -> None:
     net = Detector()
-    with pytest.warns(FrozenChannelsWarning, match=r"'view' with the typed-in size 2, 8 .* in 'detect'") as caught:
+    with pytest.warns(
+        FrozenChannelsWarning, match=r"'view' with the typed-in size 2, 8 .* in 'detect'"
+    ) as caught:
         graph = trace_channels(net, IMAGE, outputs="freeze")
     assert len(caught) == 1
     assert graph.widths == {"stem.0": 8, "down": 12, "top": 10}

@@ -158,7 +158,9 @@ def test_one_of_several_operations_drawn_at_random_is_found_in_further_runs() ->
 
 
 def test_batch_statistics_and_counters_of_the_model_stay() -> None:
-    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.Dropout(), nn.BatchNorm2d(8, momentum=None), conv(8, 4))
+    net = nn.Sequential(
+        conv(3, 8), nn.BatchNorm2d(8), nn.Dropout(), nn.BatchNorm2d(8, momentum=None), conv(8, 4)
+    )
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.eval()
     graph = silent(net)  # momentum=None reads the counter's value, so that the run is made on real tensors
@@ -246,7 +248,9 @@ def test_a_branch_that_is_never_taken_keeps_its_widths_and_runs_when_it_is() -> 
 def test_all_that_is_never_called_is_named_at_once_and_can_be_taken_away() -> None:
     net = nn.Sequential(conv(3, 8), Block(), Block(), conv(8, 4))
     net.register_parameter("spare", nn.Parameter(torch.zeros(8)))
-    with pytest.warns(FrozenChannelsWarning, match=r"called 'spare', '1.extra', '2.extra': .*'1', '2'") as caught:
+    with pytest.warns(
+        FrozenChannelsWarning, match=r"called 'spare', '1.extra', '2.extra': .*'1', '2'"
+    ) as caught:
         assert trace_channels(net, IMAGE).widths == {"1.inner.0": 6, "2.inner.0": 6}
     assert len(caught) == 1
     del net.spare
@@ -393,7 +397,9 @@ def test_auxiliary_classifiers_of_torchvision(name: str, size: int) -> None:
 def test_segmentation_with_an_auxiliary_head(name: str) -> None:
     models = torchvision_models()
     torch.manual_seed(0)
-    net = getattr(models.segmentation, name)(weights=None, weights_backbone=None, aux_loss=True, num_classes=3)
+    net = getattr(models.segmentation, name)(
+        weights=None, weights_backbone=None, aux_loss=True, num_classes=3
+    )
     image = torch.rand(1, 3, 32, 32)
     graph = quiet(net, image, outputs="freeze")
     assert graph.untrained == ""

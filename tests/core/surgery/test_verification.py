@@ -116,7 +116,10 @@ def test_a_tolerance_can_be_missed() -> None:
 
 
 def test_several_outputs_of_which_channels_are_free() -> None:
-    net = Net(TOYS["u_net"].parts(), lambda n, x: (y := n.a(x), n.b(y), n.c(torch.cat([y, y], 1))))
+    parts = TOYS["u_net"].parts()
+    net = Net(
+        {name: parts[name] for name in "abc"}, lambda n, x: (y := n.a(x), n.b(y), n.c(torch.cat([y, y], 1)))
+    )
     graph = trace_channels(net, TOYS["u_net"].inputs(), outputs="free")
     assert graph.widths == {"a": 8, "b": 6, "c": 4}
     assert graph.verify(net, TOYS["u_net"].inputs()) <= 1e-10
