@@ -246,8 +246,17 @@ def _alive() -> list[Tensor]:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """A CPU copy; where only the shape is known (a widths file), ones: values that no division trips over."""
-    return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
+    """A CPU copy; where only the shape is known (a widths file), values that nobody trips over.
+
+    No division does over ones, and no check of boxes over numbers that grow along the last axis.
+    """
+    if not tensor.is_meta:
+        return tensor.detach().cpu().clone()
+    if not tensor.is_floating_point() or not tensor.dim():
+        return torch.ones_like(tensor, device="cpu")
+    return (
+        torch.linspace(1, 2, tensor.shape[-1], dtype=tensor.dtype, device="cpu").expand(tensor.shape).clone()
+    )
 
 
 def _random(tensor: Tensor) -> Tensor:

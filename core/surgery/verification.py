@@ -259,26 +259,33 @@ def verify(
         not run on these inputs is not: a warning says so, and why.
 
     Raises:
-        VerificationError: the cut network does not run, its output differs, or nothing in the output is finite.
+        VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
+            network runs in neither mode.
     """
-    model = copy_model(bare(model)).cpu().double()
+    model = copy_model(bare(model)).cpu().double().eval()
     map_constants_(model, lambda tensor: _double(tensor.cpu()))
     randomise_(model, seed)
     inputs = map_tensors(example_inputs, lambda tensor: _double(tensor.detach().cpu()))
     masks = random_keep(graph, keep, seed)
-    modes = {"evaluation": _difference(graph, model.eval(), masks, inputs, graph.outputs, "evaluation", seed)}
-    unchecked = {}
-    if graph.untrained:
-        unchecked["training"] = graph.untrained
-    else:
+    modes: dict[str, float] = {}
+    unchecked: dict[str, str] = {}
+    for mode, outputs in (("evaluation", graph.outputs), ("training", graph.train_outputs)):
+        if mode == "training":
+            train_(model)
+            if graph.untrained:  # of which the trace has warned
+                unchecked[mode] = graph.untrained
+                continue
         try:
-            inputs = _trainable(train_(model), inputs, seed)
+            given = _fitting(model, inputs, seed)
         except _FAILURES as error:
-            unchecked["training"] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-            warn(f"training mode is not verified, as the network does not run in it: {unchecked['training']}")
+            unchecked[mode] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            warn(f"{mode} mode is not verified, as the network does not run in it: {unchecked[mode]}")
         else:
-            found = _difference(graph, model, masks, inputs, graph.train_outputs, "training", seed)
-            modes["training"] = found
+            modes[mode] = _difference(graph, model, masks, given, outputs, mode, seed)
+    if not modes:
+        raise VerificationError(
+            f"nothing is verified, as the network does not run: {unchecked['evaluation']}"
+        )
     result = Verified(modes, unchecked)
     if not result <= tolerance:
         where = max(modes, key=lambda mode: modes[mode])
@@ -289,8 +296,8 @@ def verify(
     return result
 
 
-def _trainable(model: nn.Module, inputs: Any, seed: int) -> Any:
-    """Inputs on which the network runs in training mode: the given ones, or twice as many samples.
+def _fitting(model: nn.Module, inputs: Any, seed: int) -> Any:
+    """Inputs on which the network runs in its present mode: the given ones, or twice as many samples.
 
     BatchNorm refuses a single value per channel, which one sample gives it behind a global pooling.
     """

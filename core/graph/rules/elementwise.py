@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from core.graph.labels import FROZEN, LabelMode, Labels
-from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place, of_constants
+from core.graph.rules.calls import (
+    alike,
+    blank,
+    broadcast,
+    canonical,
+    execute,
+    in_place,
+    of_constants,
+    unknown,
+)
 from core.modules import tensors_in
 
 ELEMENTWISE = frozenset(
@@ -34,6 +43,8 @@ COMPARISONS = frozenset(
 def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tie the operands channel by channel; the result carries their labels."""
     operands, name = tensors_in((args, kwargs)), canonical(func)
+    if name == "where" and len(args) + len(kwargs) == 1:
+        return unknown(mode, func, args, kwargs)  # the indices of what is true
     known = not operands[0].is_meta and of_constants(mode, func, args, kwargs)
     if not mode.on_meta or name in CONVERSIONS or known:
         result = execute(mode, func, args, kwargs)

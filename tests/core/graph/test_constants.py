@@ -113,7 +113,7 @@ FROZEN = {
     "inside": (lambda n, x: n.c(n.a(x) * n.table["s"][0][:, None, None]), r"'table' of fixed shape \(8, 1, 1\)"),
     "global": (lambda n, x: n.c(n.a(x) * SCALES[:, None, None]), r"'SCALES' of fixed shape \(8, 1, 1\)"),
     "computed": (lambda n, x: n.c(n.a(x) * n.scales.exp()[None, :, None, None]), r"'scales' of fixed"),
-    "on values": (lambda n, x: n.c(n.a(x) * n.scales.view(1, 8, 1, 1) if x.new_ones(1) < 2 else x), r"'scales' of fixed"),
+    "on values": (lambda n, x: n.c(n.a(x) * n.scales.view(8, 1, 1) if x.new_ones(1) < 2 else x), r"'scales' of fixed"),
 }  # fmt: skip
 
 

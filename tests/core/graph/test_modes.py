@@ -416,3 +416,63 @@ def test_stochastic_depth_of_timm(name: str, timm: types.ModuleType) -> None:
     image = torch.rand(2, 3, 32, 32)
     graph = silent(net, image)
     assert set(graph.verify(net, image).modes) == BOTH
+
+
+class Backbone(nn.Module):
+    """Two levels, as torchvision's detectors want them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = 8
+        self.stem = nn.Sequential(conv(3, 10), nn.BatchNorm2d(10), nn.ReLU(), nn.MaxPool2d(4))
+        self.fine, self.coarse = conv(10, 8), conv(8, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(self.stem(x))
+        return {"0": fine, "1": self.coarse(F.max_pool2d(fine, 2))}
+
+
+def a_retinanet() -> nn.Module:
+    models = torchvision_models()
+    anchors = models.detection.anchor_utils.AnchorGenerator(((16,), (32,)), ((1.0,),) * 2)
+    torch.manual_seed(0)
+    return models.detection.RetinaNet(Backbone(), 3, anchor_generator=anchors, min_size=64, max_size=96)
+
+
+def test_a_detector_of_torchvision_with_targets_and_the_loss_dictionary() -> None:
+    net = a_retinanet()
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 80)]
+    targets = [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 30.0]]), "labels": torch.tensor([1])} for _ in images]
+    inputs = images, targets
+    arch = None
+    with pytest.warns(FrozenChannelsWarning):
+        arch = core.shrink(
+            net, inputs, [(inputs, None)], lambda losses, _: sum(losses.values()), outputs="freeze",
+            score="gradient", budget=core.Budget(flops=0.7),
+        )  # fmt: skip
+    assert set(arch.widths) >= {"backbone.stem.0", "backbone.fine"}
+    built = core.Architecture.from_json(arch.to_json()).build(net, seed=0)
+    losses = built(*inputs)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+    graph = quiet(net, inputs, outputs="freeze")
+    proof = graph.verify(net, inputs)
+    assert proof <= 1e-10
+    assert "training" in proof.modes
+
+
+def test_the_raw_head_outputs_of_a_detector() -> None:
+    """The documented way where torchvision's own operators are missing."""
+
+    class Raw(nn.Module):
+        def __init__(self, detector: nn.Module) -> None:
+            super().__init__()
+            self.backbone, self.head = detector.backbone, detector.head
+
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return self.head(list(self.backbone(images).values()))  # type: ignore[operator]
+
+    net, image = Raw(a_retinanet()), torch.rand(1, 3, 64, 64)
+    graph = quiet(net, image, outputs="freeze")
+    assert set(graph.widths) >= {"backbone.stem.0", "backbone.fine"}
+    assert graph.verify(net, image) <= 1e-10
