@@ -271,12 +271,14 @@ def trace_channels(
     ties: Sequence[tuple[str, str]] = (),
     outputs: Literal["single", "freeze", "free"] = "single",
 ) -> ChannelGraph:
-    """Find the channel groups of a CNN by running it once on labelled tensors.
+    """Find the channel groups of a CNN by running it on labelled tensors in both modes.
 
     Args:
-        model: any CNN; it is not changed. The run is in eval mode, on the meta device where possible.
-        example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones. Only shapes
-            matter; the first axis is the batch. Input channels are frozen.
+        model: any CNN, or a wrapper around one (`core.modules.bare`); it is not changed. It is run in evaluation and in
+            training mode, on the meta device where possible; FLOPs are those of evaluation.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones; these may hold
+            lists, tuples, dictionaries, dataclasses, None, numbers and strings. Of tensors only shapes matter, as long
+            as the model does not look at values; the first axis is the batch. Input channels are frozen.
         freeze: names (or patterns, `layer1.*`) of modules that are left as they are.
         taps: modules whose output width others read (a tracker's backbone stages); see `ChannelGraph.width_of`.
         ties: pairs of modules whose outputs must have the same channels although the network does not need it.
@@ -284,13 +286,14 @@ def trace_channels(
             more, "freeze" freezes all, "free" lets them change.
 
     Returns:
-        The graph. An operation that no rule knows freezes the channels that it touches, with a
-        `FrozenChannelsWarning` that names it and its place.
+        The graph. An operation that no rule knows freezes the channels that it touches, and what no run calls freezes
+        the channels that may feed it, with a `FrozenChannelsWarning` that names it and its place.
 
     Raises:
         TraceError: an input of unknown origin, several outputs, or a parameter that cannot be tied; the message names
             the place and the remedy.
-        UserError: a name in `freeze`, `taps` or `ties` that the model does not have.
+        UserError: a name in `freeze`, `taps` or `ties` that the model does not have; a model that is no bare module and
+            cannot be unwrapped.
 
     Example:
         >>> from torch import Tensor, nn
@@ -323,18 +326,23 @@ def warn_of_frozen(notes: Sequence[Note], told: Sequence[Note] = ()) -> None:
 
     Causes that differ in numbers alone ("4 typed-in groups", "8 typed-in groups") are of one kind.
     """
-    places: dict[str, list[Note]] = {}
+    known = {(_kind(note), note.place) for note in told}
+    alike: dict[str, dict[str, Note]] = {}  # kind -> place -> the first note there
     for note in notes:
-        if note not in told:
-            places.setdefault(re.sub(r"\d+", "#", note.cause), []).append(note)
-    for alike in places.values():
-        first, number = alike[0], len(alike)
-        message: str = first
-        if number > 1:
-            listed = ", ".join(f"'{note.place}'" for note in alike[:PLACES_TOLD])
-            more = f" and {number - PLACES_TOLD} more places" if number > PLACES_TOLD else ""
-            message = f"{first.cause} in {listed}{more}: the channels that they touch keep their widths"
+        if (_kind(note), note.place) not in known:
+            alike.setdefault(_kind(note), {}).setdefault(note.place, note)
+    for places in alike.values():
+        message: str = next(iter(places.values()))
+        if len(places) > 1:
+            listed = ", ".join(f"'{place}'" for place in list(places)[:PLACES_TOLD])
+            more = f" and {len(places) - PLACES_TOLD} more places" if len(places) > PLACES_TOLD else ""
+            cause = next(iter(places.values())).cause
+            message = f"{cause} in {listed}{more}: the channels that they touch keep their widths"
         warn(message, FrozenChannelsWarning)
+
+
+def _kind(note: Note) -> str:
+    return re.sub(r"\d+", "#", note.cause)
 
 
 def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGraph:
