@@ -44,9 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
         print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
         if arguments.verify:
-            error = graph.verify(model, torch.randn(inputs.shape))
+            proof = graph.verify(model, torch.randn(inputs.shape))
             tested = f"{len(graph.groups) - len(graph.inexact)} of {len(graph.groups)} groups"
-            print(f"masked equals cut in {tested}: largest relative difference {error:.1e}")
+            print(
+                f"masked equals cut in {tested} in {' and '.join(proof.modes)} mode: largest relative difference "
+                f"{proof:.1e}"
+            )
+            for mode, reason in proof.unchecked.items():
+                print(f"{mode} mode was not checked: {reason}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 _LISTED = 30
+_HERE = str(Path(__file__).parent)
 
 
 class NonFiniteOutput(RuntimeError):
@@ -33,3 +37,13 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
     listed = ", ".join(names[:_LISTED]) or "none"
     more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
     return (f"did you mean {close}? " if close else "") + f"allowed: {listed}{more}"
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line outside of `core` that led here, so that the user finds it and equal warnings are told apart."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, category, stacklevel=level + 1)

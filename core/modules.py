@@ -3,49 +3,154 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from functools import partial
+from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from core.errors import UserError
 
 # What the forward pass of a network that does not fit its inputs or its parts may raise.
 FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
 _ATOMIC = frozenset((int, float, str, bool, type(None), torch.dtype))
 _CONTAINERS = frozenset((dict, OrderedDict, set))
+_HOOKS = frozenset(("_forward_hooks", "_forward_pre_hooks"))
+# Class of a wrapper that passes every call on -> the attribute that holds the bare module.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "lightning.fabric.wrappers._FabricModule": "module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "",  # none: its weights are split
+}
+
+
+# ---- nested structures --------------------------------------------------------------------------------------------
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries, in order."""
+    """All tensors in nested tuples (named ones too), lists, dictionaries, dataclasses and namespaces, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in tensors_in(item)]
+    if type(value) in _ATOMIC:
+        return []
     if isinstance(value, Mapping):
         return [tensor for item in value.values() for tensor in tensors_in(item)]
-    return []
+    return [tensor for item in fields_of(value).values() for tensor in tensors_in(item)]
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `function` to every tensor in a nested structure (see `tensors_in`).
+
+    Containers keep their types and are new; all else (None, numbers, strings) is passed on as it is.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in _ATOMIC:
+        return value
+    if isinstance(value, (tuple, list)):
+        items = [map_tensors(item, function) for item in value]
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    if isinstance(value, Mapping):
+        mapped = {key: map_tensors(item, function) for key, item in value.items()}
+        if type(value) is dict or not isinstance(value, MutableMapping):
+            return mapped
+        filled = copy.copy(value)  # whatever else such a dictionary knows
+        filled.update(mapped)
+        return filled
+    fields = fields_of(value)
+    if not fields:
+        return value
+    copied = copy.copy(value)
+    for name, item in fields.items():
+        object.__setattr__(copied, name, map_tensors(item, function))  # a frozen dataclass, too
+    return copied
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """What a dataclass or a namespace holds, by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return vars(value) if isinstance(value, SimpleNamespace) else {}
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
-    """`module(inputs)`: a tensor is one argument, a tuple or list the positional ones, a dictionary the named ones."""
+    """`module(inputs)`: a tuple or list is the positional arguments, a dictionary the named ones, all else is one.
+
+    The module gets containers of its own: one that fills or empties a list does not change the caller's.
+    """
+    inputs = map_tensors(inputs, lambda tensor: tensor)
     if isinstance(inputs, Mapping):
         return module(**inputs)
-    if isinstance(inputs, (tuple, list)):
+    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_make"):
         return module(*inputs)
     return module(inputs)
 
 
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `function` to every tensor in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(item, function) for item in value)
-    return value
+# ---- modules ------------------------------------------------------------------------------------------------------
+
+
+def bare(model: Any) -> nn.Module:
+    """The module that a wrapper (`torch.compile`, DataParallel, DDP ...) passes its calls on to, else the model itself.
+
+    Raises:
+        UserError: it is no module, or one whose layers cannot be seen or resized: compiled to TorchScript or exported,
+            lazy, sharded, or with a wrapper around a part of it. The message says what to pass.
+    """
+    while (held := _held_by(model)) is not None:
+        model = held
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model is a {type(model).__name__}: pass the bare module, a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            "the model is a TorchScript module, whose layers cannot be resized: pass the bare module"
+        )
+    modules = list(model.named_modules())
+    wrapper = {kind: _wrapper(kind) for kind in {type(child) for _, child in modules}}
+    for name, child in modules:
+        if isinstance(child, torch.jit.ScriptModule):
+            continue  # the run says so where it meets one
+        called = f"'{name}'" if name else "the model"
+        held = wrapper[type(child)]
+        if held is not None:
+            how = f"wrapped by {type(child).__name__}" if held else f"sharded ({type(child).__name__})"
+            raise UserError(f"{called} is {how}: pass the bare module, as it was before that")
+        if isinstance(child, torch.fx.GraphModule) and any(
+            isinstance(node.target, torch._ops.OpOverload) for node in child.graph.nodes
+        ):
+            raise UserError(
+                f"{called} is an exported program, whose sizes are typed in: pass the bare module"
+            )
+        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None and is_lazy(tensor):
+                raise UserError(
+                    f"{called} is lazy, its '{leaf}' has no size yet: call the model once on an example, then pass it"
+                )
+    return model
+
+
+def _held_by(module: Any) -> Any:
+    attribute = _wrapper(type(module))
+    return getattr(module, attribute) if attribute else None
+
+
+def _wrapper(kind: type) -> str | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -57,6 +162,65 @@ def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
                 if tensor is not None and id(tensor) not in found:
                     found[id(tensor)] = (f"{prefix}.{leaf}" if prefix else leaf, tensor)
     return list(found.values())
+
+
+def named_constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that are plain attributes of modules, alone or in containers: no parameter, no buffer, in no state."""
+    for prefix, child in module.named_modules():
+        for key, value in child.__dict__.items():
+            if not _is_modules_own(key):
+                for tensor in tensors_in(value):
+                    yield f"{prefix}.{key}" if prefix else key, tensor
+
+
+def map_constants_(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Replace these tensors, in place; `module.to(...)` does not reach them."""
+    for child in module.modules():
+        for key, value in child.__dict__.items():
+            if not _is_modules_own(key) and tensors_in(value):
+                child.__dict__[key] = map_tensors(value, function)
+
+
+def _is_modules_own(key: str) -> bool:
+    return key in ("_parameters", "_buffers", "_modules") or key.endswith("_hooks")
+
+
+def train_(model: nn.Module) -> nn.Module:
+    """Training mode as the model itself defines it, in place; SyncBatchNorm, which then needs a GPU, stays as it is."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.eval()
+    return model
+
+
+@contextmanager
+def generators(seed: int) -> Iterator[None]:
+    """Seed the generators of torch (CPU), NumPy and `random`, and give them their states back afterwards."""
+    kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # whoever draws
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
+
+
+# ---- copies -------------------------------------------------------------------------------------------------------
+
+
+def copy_model(module: nn.Module) -> nn.Module:
+    """A copy with weights of its own, whose hooks belong to the copy; see `copy_structure`."""
+    memo: dict[int, Any] = {}
+    for _, tensor in named_tensors(module):
+        value = tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
+    with torch.no_grad():  # in which TorchScript copies its weights as leaves
+        return copy_structure(module, memo)
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
@@ -74,12 +238,26 @@ def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     With it ResNet50 is traced in 15 ms of processor time, by `copy.deepcopy` in 25 ms (DenseNet-40: 15 and 25; medians
     of 41 turns, one core).
 
+    Other than there, a function that is an attribute or a forward hook and refers to parts of the model (a closure, a
+    method) refers to those of the copy. What the model does not hold, a dictionary that a hook fills, say, is shared.
+    A copy of a module that was compiled in place (`module.compile()`) is not compiled.
+
     Args:
         module: what to copy.
         memo: id of an object -> its copy, as for `copy.deepcopy`; every parameter and buffer is in it.
     """
+    functions: list[dict[Any, Any]] = []
+    result = _copied(module, memo, functions)
+    for holder in functions:
+        for key, value in holder.items():
+            holder[key] = _of_the_copy(value, memo)
+    return result
+
+
+def _copied(module: nn.Module, memo: dict[int, Any], functions: list[dict[Any, Any]]) -> nn.Module:
     if id(module) in memo:
-        return memo[id(module)]
+        known: nn.Module = memo[id(module)]
+        return known
     kind = type(module)
     if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__:
         return copy.deepcopy(module, memo)
@@ -87,20 +265,71 @@ def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = result
     state = result.__dict__
     state.update(module.__dict__)
+    state.pop("_compiled_call_impl", None)
+    refers = False
     for key, value in module.__dict__.items():
         kind = type(value)
         if kind in _ATOMIC:
             continue
         if kind in _CONTAINERS and not value:
-            state[key] = kind()
+            state[key] = memo[id(value)] = kind()
         elif key == "_modules":
             state[key] = {
-                name: None if child is None else copy_structure(child, memo) for name, child in value.items()
+                name: None if child is None else _copied(child, memo, functions)
+                for name, child in value.items()
             }
         elif kind is dict and key in ("_parameters", "_buffers"):
             state[key] = {
                 name: None if tensor is None else memo[id(tensor)] for name, tensor in value.items()
             }
+        elif key in _HOOKS:
+            state[key] = value.copy()
+            functions.append(state[key])
+        elif kind in (FunctionType, MethodType, partial):
+            refers = True
         elif kind is not tuple or any(type(item) not in _ATOMIC for item in value):
+            if (
+                isinstance(value, Tensor) and not value.is_leaf
+            ):  # what a hook computed: torch copies only leaves
+                memo[id(value)] = value.detach().clone()
             state[key] = copy.deepcopy(value, memo)
+    if refers:
+        functions.append(state)
     return result
+
+
+def _of_the_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """A function that refers to the copies of what it referred to; the value itself where nothing was copied."""
+    if type(value) in _ATOMIC:  # equal numbers may be one object, which says nothing
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, MethodType):
+        owner = _of_the_copy(value.__self__, memo)
+        return value if owner is value.__self__ else MethodType(value.__func__, owner)
+    if isinstance(value, partial):
+        given = (value.func, *value.args, *value.keywords.values())
+        new = [_of_the_copy(item, memo) for item in given]
+        if all(a is b for a, b in zip(given, new, strict=True)):
+            return value
+        end = 1 + len(value.args)
+        return partial(new[0], *new[1:end], **dict(zip(value.keywords, new[end:], strict=True)))
+    if not isinstance(value, FunctionType) or not value.__closure__:
+        return value
+    memo[id(value)] = value  # it may refer to itself
+    cells = tuple(_cell(cell, memo) for cell in value.__closure__)
+    if any(a is not b for a, b in zip(cells, value.__closure__, strict=True)):
+        own = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        own.__kwdefaults__ = value.__kwdefaults__
+        own.__dict__.update(value.__dict__)
+        memo[id(value)] = own
+    return memo[id(value)]
+
+
+def _cell(cell: CellType, memo: dict[int, Any]) -> CellType:
+    try:
+        content = cell.cell_contents
+    except ValueError:  # a variable that was never set
+        return cell
+    new = _of_the_copy(content, memo)
+    return cell if new is content else CellType(new)

@@ -109,7 +109,8 @@ BLOCKS: dict[str, Toy] = {
     "branches_on_sizes": Toy(
         lambda: {"a": conv(3, 8), "b": conv(8, 8), "d": conv(8, 6), "c": conv(8, 4)},
         between(lambda n, y: n.b(y) if y.shape[-1] > 4 else n.d(y)),
-        {"a": (8, 1), "b": (8, 1)},
+        {},
+        r"no run in evaluation or training mode called 'd'",
     ),
     "looks_at_image": Toy(
         lambda: {"a": conv(3, 8), "b": conv(8, 8), "c": conv(8, 4)}, looks_at_image, {"a": (8, 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,35 @@ class ScaledAndStandardised(nn.Conv2d):
         return self._conv_forward(x, rows.reshape_as(self.weight), self.bias)
 
 
+def old_weight_norm(layer: nn.Module) -> nn.Module:
+    """Weight norm by a hook, whose deprecation is no news here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+class Equalise:
+    """A hook that scales a weight by its fan-in before every call."""
+
+    def __call__(self, layer: nn.Module, inputs: Any) -> None:
+        weight = layer.weight_orig
+        layer.weight = weight * (2 / weight.data[0].numel()) ** 0.5
+
+
+def equalised(layer: nn.Module) -> nn.Module:
+    weight = layer._parameters.pop("weight")
+    layer.register_parameter("weight_orig", weight)
+    layer.weight = weight.data
+    layer.register_forward_pre_hook(Equalise())
+    return layer
+
+
 def with_weight(*shape: int) -> Callable[[], dict[str, Any]]:
     return lambda: {"a": conv(3, 8), "weight": channels(0, *shape), "c": conv(6, 4)}
 
 
-def normed(layer: nn.Module) -> Callable[[], dict[str, Any]]:
-    return lambda: {"a": conv(3, 8), "b": layer, "c": conv(6, 4)}
+def normed(layer: type[nn.Conv2d]) -> Callable[[], dict[str, Any]]:
+    return lambda: {"a": conv(3, 8), "b": layer(8, 6, 3, padding=1), "c": conv(6, 4)}
 
 
 BOTH = {"a": (8, 1), "b": (6, 1)}
@@ -95,9 +119,18 @@ COMPUTED: dict[str, Toy] = {
         between(lambda n, y: n.b(y)),
         BOTH,
     ),
-    "standardised": Toy(
-        normed(Standardised(8, 6, 3, padding=1)), between(lambda n, y: n.b(y)), BOTH, inexact=("a",)
+    "old_weight_norm": Toy(
+        lambda: {"a": conv(3, 8), "b": old_weight_norm(conv(8, 6)), "c": conv(6, 4)},
+        between(lambda n, y: n.b(y)),
+        BOTH,
     ),
+    "equalised_by_a_hook": Toy(
+        lambda: {"a": conv(3, 8), "b": equalised(conv(8, 6)), "c": conv(6, 4)},
+        between(lambda n, y: n.b(y)),
+        BOTH,
+        inexact=("a",),
+    ),
+    "standardised": Toy(normed(Standardised), between(lambda n, y: n.b(y)), BOTH, inexact=("a",)),
     "standardised_in_groups": Toy(
         lambda: {"a": conv(3, 8), "b": Standardised(8, 8, 3, padding=1, groups=2), "c": conv(8, 4)},
         between(lambda n, y: n.b(y)),
@@ -110,7 +143,7 @@ COMPUTED: dict[str, Toy] = {
         {"a": (8, 1)},
     ),
     "scaled_and_standardised": Toy(
-        normed(ScaledAndStandardised(8, 6, 3, padding=1)), between(lambda n, y: n.b(y)), BOTH, inexact=("a",)
+        normed(ScaledAndStandardised), between(lambda n, y: n.b(y)), BOTH, inexact=("a",)
     ),
     "scaled": Toy(with_weight(6, 8, 3, 3), between(lambda n, y: F.conv2d(y, n.weight * 0.5, padding=1)), OWN),
     "scaled_by_its_fan": Toy(

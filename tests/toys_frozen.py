@@ -33,7 +33,7 @@ FROZEN: dict[str, Toy] = {
         lambda: chain(None, 8, 4), between(lambda n, y: y[:, :4]), {}, r"takes a part of the channels"
     ),
     "size_of_others_for_frozen": Toy(
-        lambda: {**chain(), "d": conv(8, 4)},
+        chain,
         between(lambda n, y: torch.fft.rfft2(y).abs()[..., :1].reshape(y.shape[0], y.shape[1], 8, 1)),
         {},
         r"'fft_rfft2'",
@@ -106,13 +106,13 @@ FROZEN: dict[str, Toy] = {
         r"'einsum'",
     ),
     "typed_in_weight": Toy(
-        lambda: {**chain(), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
+        lambda: {"a": conv(3, 8), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
         lambda n, x: n.d(F.conv2d(n.a(x), n.weight.view(6, 8, 9).view(6, 8, 3, 3))),
         {},
-        r"a weight computed by 'view' with the typed-in size",
+        r"a weight computed by 'view' with a typed-in size",
     ),
     "weight_and_constant": Toy(
-        lambda: {**chain(), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
+        lambda: {"a": conv(3, 8), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
         lambda n, x: n.d(F.conv2d(n.a(x), n.weight * torch.ones(6, 1, 1, 1))),
         {"a": (8, 1)},
         r"a weight computed by a constant of fixed shape \(6, 1, 1, 1\)",

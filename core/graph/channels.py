@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, did_you_mean, warn
 from core.graph.complexity import WEIGHT, Convention, Cost, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
-from core.graph.labels import AttributeKey, Labels, SlotKey, Trace, owner_of
-from core.graph.tracing import run_labelled
+from core.graph.labels import AttributeKey, FrozenChannelsWarning, Labels, Note, SlotKey, Trace, owner_of
+from core.graph.tracing import Request, run_labelled
+from core.modules import bare
 from core.tables import text_table
+
+if TYPE_CHECKING:
+    from core.surgery.verification import Verified
 
 IntArray = NDArray[np.int64]
 PLAN_VERSION = 1
+PLACES_TOLD = 3  # modules that a warning names
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,14 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
+class Output:
+    """One tensor that the model returns: row -> flat choice index along its channel axis."""
+
+    table: IntArray
+    axis: int
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """Every channel dimension of a network, by group.
 
@@ -88,8 +102,10 @@ class ChannelGraph:
         producers: convolutions and linear layers with a free output, in the order of execution.
         bare_norms: norm layers without weights, which still repeat a width in an attribute.
         taps: tapped module -> row -> flat choice index, as in slots.
-        outputs: the same for the tensors that the model returns.
-        notes: what was frozen by an operation without a rule, and where.
+        outputs: the same for the tensors that the model returns in evaluation mode.
+        train_outputs: the same for training mode, where it may return others.
+        untrained: why the model could not be run in training mode; "" where it could.
+        notes: what keeps its widths although nobody asked for it, and where.
         attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and how
             much each of them counts there (a fraction where the network divides the attribute's double by two, say).
     """
@@ -103,9 +119,10 @@ class ChannelGraph:
     producers: tuple[str, ...] = field(repr=False)
     bare_norms: Mapping[str, IntArray] = field(repr=False)
     taps: Mapping[str, IntArray] = field(repr=False)
-    outputs: tuple[IntArray, ...] = field(repr=False)
-    output_axes: tuple[int, ...] = field(repr=False)
-    notes: tuple[str, ...]
+    outputs: tuple[Output, ...] = field(repr=False)
+    train_outputs: tuple[Output, ...] = field(repr=False)
+    untrained: str
+    notes: tuple[Note, ...]
     options: TraceOptions
     attributes: Mapping[AttributeKey, tuple[IntArray, Fraction]] = field(repr=False, default_factory=dict)
 
@@ -237,8 +254,8 @@ class ChannelGraph:
         constant, multiplicity = count_rows([table], self.sizes.tolist())
         return int(constant[0] + multiplicity[0] @ self.elements(widths))
 
-    def verify(self, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0) -> float:
-        """Prove on a random keep that masked equals cut; see `core.surgery.verification.verify`."""
+    def verify(self, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0) -> Verified:
+        """Prove on a random keep that masked equals cut, in both modes; see `core.surgery.verification.verify`."""
         from core.surgery.verification import verify
 
         return verify(self, model, example_inputs, keep=keep, seed=seed)
@@ -290,12 +307,14 @@ def trace_channels(
     ties: Sequence[tuple[str, str]] = (),
     outputs: Literal["single", "freeze", "free"] = "single",
 ) -> ChannelGraph:
-    """Find the channel groups of a CNN by running it once on labelled tensors.
+    """Find the channel groups of a CNN by running it on labelled tensors in both modes.
 
     Args:
-        model: any CNN; it is not changed. The run is in eval mode, on the meta device where possible.
-        example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones. Only shapes
-            matter; the first axis is the batch. Input channels are frozen.
+        model: any CNN, or a wrapper around one (`core.modules.bare`); it is not changed. It is run in evaluation and in
+            training mode, on the meta device where possible; FLOPs are those of evaluation.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones; these may hold
+            lists, tuples, dictionaries, dataclasses, None, numbers and strings. Of tensors only shapes matter, as long
+            as the model does not look at values; the first axis is the batch. Input channels are frozen.
         freeze: names (or patterns, `layer1.*`) of modules that are left as they are.
         taps: modules whose output width others read (a tracker's backbone stages); see `ChannelGraph.width_of`.
         ties: pairs of modules whose outputs must have the same channels although the network does not need it.
@@ -303,13 +322,14 @@ def trace_channels(
             more, "freeze" freezes all, "free" lets them change.
 
     Returns:
-        The graph. An operation that no rule knows freezes the channels that it touches, with a
-        `FrozenChannelsWarning` that names it and its place.
+        The graph. An operation that no rule knows freezes the channels that it touches, and what no run calls freezes
+        the channels that may feed it, with a `FrozenChannelsWarning` that names it and its place.
 
     Raises:
         TraceError: an input of unknown origin, several outputs, or a parameter that cannot be tied; the message names
             the place and the remedy.
-        UserError: a name in `freeze`, `taps` or `ties` that the model does not have.
+        UserError: a name in `freeze`, `taps` or `ties` that the model does not have; a model that is no bare module and
+            cannot be unwrapped.
 
     Example:
         >>> from torch import Tensor, nn
@@ -320,11 +340,46 @@ def trace_channels(
     options = TraceOptions(tuple(freeze), tuple(taps), tuple((a, b) for a, b in ties), outputs)
     if outputs not in ("single", "freeze", "free"):
         raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
-    trace = run_labelled(model, example_inputs, freeze=freeze, taps=taps, ties=ties, outputs=outputs)
+    graph = find_groups(model, example_inputs, options)
+    warn_of_frozen(graph.notes)
+    return graph
+
+
+def find_groups(model: nn.Module, example_inputs: Any, options: TraceOptions) -> ChannelGraph:
+    """`trace_channels` without its warnings, which whoever traces several forms of one network gives once."""
+    request = Request(
+        bare(model), example_inputs, options.freeze, options.taps, options.ties, options.outputs
+    )
+    trace = run_labelled(request)
     factors = [factor for term in trace.terms for factor in term.factors]
     factors += [labels for labels, _ in trace.attributes.values()]
-    factors += [*trace.bare_norms.values(), *trace.taps.values(), *trace.outputs]
+    factors += [*trace.bare_norms.values(), *trace.taps.values()]
+    factors += [labels for returned in trace.outputs.values() for labels, _ in returned]
     return _graph(trace, group_labels(trace, factors), options)
+
+
+def warn_of_frozen(notes: Sequence[Note], told: Sequence[Note] = ()) -> None:
+    """One `FrozenChannelsWarning` for every kind of cause among the notes, but for those that were told before.
+
+    Causes that differ in numbers alone ("4 typed-in groups", "8 typed-in groups") are of one kind.
+    """
+    known = {(_kind(note), note.place) for note in told}
+    alike: dict[str, dict[str, Note]] = {}  # kind -> place -> the first note there
+    for note in notes:
+        if (_kind(note), note.place) not in known:
+            alike.setdefault(_kind(note), {}).setdefault(note.place, note)
+    for places in alike.values():
+        message: str = next(iter(places.values()))
+        if len(places) > 1:
+            listed = ", ".join(f"'{place}'" for place in list(places)[:PLACES_TOLD])
+            more = f" and {len(places) - PLACES_TOLD} more places" if len(places) > PLACES_TOLD else ""
+            cause = next(iter(places.values())).cause
+            message = f"{cause} in {listed}{more}: the channels that they touch keep their widths"
+        warn(message, FrozenChannelsWarning)
+
+
+def _kind(note: Note) -> str:
+    return re.sub(r"\d+", "#", note.cause)
 
 
 def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGraph:
@@ -356,8 +411,9 @@ def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGr
         producers=tuple(module for module, key in trace.producers.items() if counted[grouping.slots[key]]),
         bare_norms={name: table_of(labels) for name, labels in trace.bare_norms.items()},
         taps={name: table_of(labels) for name, labels in trace.taps.items()},
-        outputs=tuple(table_of(labels) for labels in trace.outputs),
-        output_axes=tuple(trace.output_axes),
+        outputs=tuple(Output(table_of(labels), axis) for labels, axis in trace.outputs[False]),
+        train_outputs=tuple(Output(table_of(labels), axis) for labels, axis in trace.outputs[True]),
+        untrained=trace.untrained,
         notes=tuple(trace.notes),
         options=options,
         attributes={key: (table_of(labels), each) for key, (labels, each) in trace.attributes.items()},

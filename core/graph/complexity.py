@@ -12,7 +12,6 @@ Both are per sample: the first axis of the example inputs is the batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, call, map_tensors, meta_copy, tensors_in
+from core.modules import RELU_MODULES, call, copy_model, map_constants_, map_tensors, meta_copy, tensors_in
 from core.timing import Work, time_in_turns, wait
 
 Convention = Literal["macs", "paper"]
@@ -134,6 +134,18 @@ class CostModel:
         return np.stack([self.marginal(kind, step) for step in steps]) - first
 
 
+class _ConstantsOnMeta(TorchFunctionMode):
+    """Takes a constant that is neither parameter nor buffer to the meta device, where it meets what lies there."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if len({tensor.device for tensor in tensors_in((args, kwargs))}) > 1:
+            args, kwargs = (map_tensors(item, lambda tensor: tensor.to("meta")) for item in (args, kwargs))
+        return func(*args, **kwargs)
+
+
 def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs") -> int:
     """FLOPs per sample by running `model` on the meta device and counting, independent of the closed form.
 
@@ -160,7 +172,7 @@ def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs"
     for module in copied.modules():
         module.register_forward_hook(hook)
     inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _ConstantsOnMeta():
         call(copied, inputs)
     batch = tensors_in(inputs)[0].shape[0]
     return (counter.get_total_flops() // 2 + sum(extra.values())) // batch
@@ -193,7 +205,8 @@ def latency(
     inputs = map_tensors(example_inputs, lambda tensor: tensor.to(place))
 
     def way(model: nn.Module) -> Callable[[], Work[None]]:
-        copied = copy.deepcopy(model).to(place).eval()
+        copied = copy_model(model).to(place).eval()
+        map_constants_(copied, lambda tensor: tensor.to(place))
 
         def work() -> None:
             call(copied, inputs)

@@ -14,8 +14,9 @@ Vocabulary used here and in `core.graph.rules`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, tensors_in
+from core.modules import RELU_MODULES, named_constants, tensors_in
 
 Labels = NDArray[np.int64]
 SlotKey = tuple[str, int]
@@ -120,9 +121,29 @@ class CostTerm:
     factors: tuple[Labels, ...]
 
 
+class Note(str):
+    """Why channels keep their widths, and where: one line.
+
+    Attributes:
+        cause: the operation, or what else it is.
+        place: the module in whose forward pass it happens; "" where the cause is all that there is to say.
+    """
+
+    cause: str
+    place: str
+
+    def __new__(cls, cause: str, place: str = "") -> Note:
+        """The line of a cause at a place."""
+        where = f" in '{place}': the channels that it touches keep their widths" if place else ""
+        note = super().__new__(cls, cause + where)
+        note.cause = cause
+        note.place = place
+        return note
+
+
 @dataclass
 class Trace:
-    """Everything that one labelled run writes down."""
+    """Everything that the labelled runs of one model write down."""
 
     slots: dict[SlotKey, Labels] = field(default_factory=dict)
     edges: list[tuple[Labels, Labels]] = field(default_factory=list)
@@ -136,11 +157,11 @@ class Trace:
     depthwise: set[str] = field(default_factory=set)
     bare_norms: dict[str, Labels] = field(default_factory=dict)  # norm modules without weights
     taps: dict[str, Labels] = field(default_factory=dict)
-    outputs: list[Labels] = field(default_factory=list)  # channel labels of what the model returns
-    output_axes: list[int] = field(default_factory=list)
+    # Channel labels and channel axis of every tensor that the model returns, in evaluation and in training mode.
+    outputs: dict[bool, list[tuple[Labels, int]]] = field(default_factory=dict)
     parameters: dict[str, torch.Size] = field(default_factory=dict)
     batch: int = 1
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     next_label: int = 1
     inexact: list[Labels] = field(default_factory=list)  # what runs over channels: a cut changes its result
     attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
@@ -149,6 +170,17 @@ class Trace:
     untied: dict[str, tuple[torch.Size, str]] = field(
         default_factory=dict
     )  # parameter that no rule can tie -> its shape and the module that runs
+    # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer, and run
+    # after run, thus refers to one vector, which is looked at once when groups are formed.
+    vectors: dict[int, tuple[Labels, Labels]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)  # parameters and buffers that an operation was given
+    ran: set[str] = field(default_factory=set)  # modules that were called
+    untrained: str = ""  # why there was no run in training mode; "" where there was one
+
+    def copy(self) -> Trace:
+        """What is written down so far; a run that fails is taken back to it."""
+        own = {name: value.copy() for name, value in vars(self).items() if hasattr(value, "copy")}
+        return replace(self, **own)
 
 
 class LabelMode(TorchFunctionMode):
@@ -161,6 +193,10 @@ class LabelMode(TorchFunctionMode):
             (`core.graph.rules.calls`).
         on_meta: whether activations are on the meta device.
         apply_rule: (mode, function, args, kwargs) -> result, labelled; `core.graph.rules.apply_rule`.
+        trace: where it is written down, beside what earlier runs of the same model wrote.
+        before: the tensors that existed before the run by id, where the device does not tell: on the meta device a
+            tensor that lies elsewhere is a constant, as nothing that depends on an activation can.
+        open_places: modules in whose own forward pass everything is frozen (`core.graph.tracing`).
     """
 
     def __init__(
@@ -169,22 +205,28 @@ class LabelMode(TorchFunctionMode):
         named: Sequence[tuple[str, Tensor]],
         on_meta: bool,
         apply_rule: Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any],
+        trace: Trace,
+        before: Mapping[int, Tensor],
+        open_places: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.apply_rule = apply_rule
         self.on_meta = on_meta
         self.names = {id(tensor): name for name, tensor in named}
-        self.trace = Trace(
-            parameters={name: tensor.shape for name, tensor in named if isinstance(tensor, nn.Parameter)}
-        )
-        self.relabelled: dict[int, Labels | None] = {}  # parameters that a module returned, by id
-        # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer thus
-        # refers to one vector, which is looked at once when groups are formed.
-        self.vectors: dict[int, tuple[Labels, Labels]] = {}
+        self.trace = trace
+        self.vectors = trace.vectors
+        self.before = before
+        self.open_places = open_places
+        self.thorough = False  # note all tensors that operations are given, not only those that rules ask for
+        self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
+        # By id: constants from outside and what is made of them, with the name of the constant.
+        self.origins: dict[int, tuple[Tensor, str]] = {}
         self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
+        self.terms: list[CostTerm] = []
         self.counted: dict[int, CostTerm] = {}
+        self.taps: dict[str, Labels] = {}
 
     # ---- what rules use -------------------------------------------------------------------------------------------
 
@@ -236,9 +278,9 @@ class LabelMode(TorchFunctionMode):
         touched = [item for item in labels if (item != FROZEN).any()]
         for item in touched:
             self.freeze(item)
-        message = f"{reason} in '{self.where}': the channels that it touches keep their widths"
-        if touched and not self.frozen_depth and message not in self.trace.notes:
-            self.trace.notes.append(message)
+        note = Note(reason, self.where)
+        if touched and not self.frozen_depth and note not in self.trace.notes:
+            self.trace.notes.append(note)
 
     def inexact(self, labels: Labels) -> None:
         """An operation runs over these channels: they are free, but a cut network computes something else there."""
@@ -283,7 +325,31 @@ class LabelMode(TorchFunctionMode):
 
     def parameter_name(self, tensor: Tensor) -> str | None:
         """The qualified name, if `tensor` is a parameter or buffer of the model."""
-        return self.names.get(id(tensor))
+        name = self.names.get(id(tensor))
+        if name is not None:
+            self.trace.seen.add(name)
+        return name
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Did `tensor` exist before the run, as neither parameter nor buffer, and has nothing been written to it?"""
+        key = id(tensor)
+        if key in self.names or key in self.relabelled:
+            return False
+        return key in self.before or (self.on_meta and not tensor.is_meta)
+
+    def origin(self, tensor: Tensor) -> str:
+        """The name of the attribute or global variable that a constant is, or is made from; "" where it has none."""
+        return self.origins[id(tensor)][1] if id(tensor) in self.origins else ""
+
+    def _name_constant(self, tensor: Tensor) -> None:
+        if id(tensor) in self.origins:
+            return
+        name = next((name for name, own in named_constants(self.place[0][1]) if own is tensor), "")
+        if not name:
+            for kind in type(self.module).__mro__:
+                variables = vars(sys.modules.get(kind.__module__, object))
+                name = name or next((key for key, value in variables.items() if value is tensor), "")
+        self.origins[id(tensor)] = tensor, name
 
     def known_labels(self, tensor: Tensor) -> Labels | None:
         """The labels that a rule gave to an activation; None for a constant and where no rule gave any."""
@@ -304,10 +370,13 @@ class LabelMode(TorchFunctionMode):
         found: Labels | None = tensor.__dict__.get(_LABELS, _MISSING)
         if found is not _MISSING:
             return found
+        if id(tensor) in self.relabelled:
+            return self.relabelled[id(tensor)]
+        if self.is_constant(tensor):
+            self._name_constant(tensor)
+            return None
         name = self.parameter_name(tensor)
         if name is not None:
-            if id(tensor) in self.relabelled:
-                return self.relabelled[id(tensor)]
             if name in self.frozen_names:
                 return frozen_labels(tensor)
             long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
@@ -333,9 +402,9 @@ class LabelMode(TorchFunctionMode):
         if self.frozen_depth:
             return frozen_labels(tensor)
         raise TraceError(
-            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made by an "
-            f"autograd Function, a compiled extension or outside the forward pass; pass freeze=('NAME',) with the "
-            f"name of the module that makes it, or trace a part of the model that does not need it"
+            f"a tensor of unknown origin, shape {tuple(tensor.shape)}, reaches '{self.where}': it was made during the "
+            f"run where no rule can see it, by an autograd Function or a compiled extension; pass freeze=('NAME',) "
+            f"with the name of the module that makes it, or trace a part of the model that does not need it"
         )
 
     def _remedy(self) -> str:
@@ -346,17 +415,24 @@ class LabelMode(TorchFunctionMode):
 
     def mark(self, tensor: Tensor, labels: Labels | None) -> Tensor:
         """Attach labels (None: a constant) to an activation."""
-        if self.frozen_depth and labels is not None:
+        if labels is not None and (
+            self.frozen_depth or (self.open_places and self.place[-1][0] in self.open_places)
+        ):
             self.freeze(labels)
-        if id(tensor) in self.names:  # it outlives this run, so nothing may stick to it
-            self.relabelled[id(tensor)] = labels
+        key = id(tensor)
+        if key in self.names or key in self.before:  # it outlives this run, so nothing may stick to it
+            self.relabelled[key] = labels
+        elif self.on_meta and not tensor.is_meta:  # so may this
+            if labels is not None or key in self.relabelled:
+                self.relabelled[key] = labels
+                self.origins[key] = tensor, ""  # which keeps the id taken
         else:
             tensor.__dict__[_LABELS] = labels
         return tensor
 
     def count(self, kind: str, coefficient: int, *factors: Labels) -> None:
         """Note a cost of one forward pass over the whole example batch."""
-        self.trace.terms.append(CostTerm(kind, self.where, coefficient, factors))
+        self.terms.append(CostTerm(kind, self.where, coefficient, factors))
 
     def count_module(self, module: nn.Module, name: str, output: Tensor) -> None:
         """Note an activation or BatchNorm module; one that is used twice counts once, at its last shape."""
@@ -370,25 +446,37 @@ class LabelMode(TorchFunctionMode):
         labels = self.labels_of(output)
         if labels is not None and output.dim() > 1:
             axis = channel_axis(labels)
-            self.trace.taps[name] = self.vector(labels, axis, output.shape[axis])
+            self.taps[name] = self.vector(labels, axis, output.shape[axis])
 
     # ---- torch's side ---------------------------------------------------------------------------------------------
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self.apply_rule(self, func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if self.thorough:
+            self.trace.seen.update(
+                self.names[id(tensor)] for tensor in tensors_in((args, kwargs)) if id(tensor) in self.names
+            )
+        result = self.apply_rule(self, func, args, kwargs)
+        if self.origins and isinstance(result, Tensor) and self.known_labels(result) is None:
+            for tensor in tensors_in((args, kwargs)):
+                if name := self.origin(tensor):
+                    self.origins[id(result)] = result, name
+        return result
 
     def watch(self, name: str, module: nn.Module, frozen: bool, tapped: bool) -> None:
         """Enter hooks into a copied module that note where the run is, tapped outputs, and what counts as a cost."""
         counted = isinstance(module, COUNTED_MODULES)
         compiled = isinstance(module, torch.jit.ScriptModule)
+        opened = name in self.open_places
 
-        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> None:
             self.place.append((name, module))  # its own argument: a reference from here would be a cycle
-            if frozen:
-                self.frozen_depth += 1
-                self._freeze_all(inputs)
+            self.trace.ran.add(name)
+            if frozen or opened:
+                self.frozen_depth += frozen
+                self._freeze_all((inputs, named))
             elif compiled and not self.frozen_depth:
                 raise TraceError(
                     f"'{name}' is a TorchScript module, whose operations no rule can see; {self._remedy()}"
@@ -406,14 +494,18 @@ class LabelMode(TorchFunctionMode):
                         self.tap(name, output)
             self.frozen_depth -= frozen
             self.place.pop()
+            if self.open_places and self.place[-1][0] in self.open_places:
+                self._freeze_all(output)
 
         # What register_forward_hook does, which a TorchScript module refuses.
         module._forward_pre_hooks[id(self)] = enter
         module._forward_hooks[id(self)] = leave
+        if frozen or opened:
+            module._forward_pre_hooks_with_kwargs[id(self)] = True
 
-    def _freeze_all(self, inputs: tuple[Any, ...]) -> None:
+    def _freeze_all(self, values: Any) -> None:
         with torch._C.DisableTorchFunction():
-            for tensor in tensors_in(inputs):
+            for tensor in tensors_in(values):
                 labels = self.labels_of(tensor)
                 if labels is not None:
                     self.freeze(labels)

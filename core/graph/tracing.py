@@ -1,15 +1,19 @@
-"""The labelled run: a copy of the module is called once, and what its operations did to labels is written down.
+"""The labelled runs: copies of the module are called, and what their operations did to labels is written down.
 
-It happens on the meta device (no arithmetic, no memory); a module whose `forward` looks at values is run again on real
-tensors. The copy of the first run shares its parameters and buffers with the model: no rule reads or writes their
-values there.
+There are two, in evaluation and in training mode, as an auxiliary head or a decoder may run in one of them alone; what
+they find is united. They happen on the meta device (no arithmetic, no memory); a module whose `forward` looks at values
+is run again on real tensors. A copy on the meta device shares its parameters and buffers with the model: no rule reads
+or writes their values there.
+
+What neither run calls is looked for in a few more, with other random numbers. What none has called is said, and keeps
+its widths together with whatever may feed it: all channels in the forward pass of the module that holds it.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
+import gc
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,40 +22,295 @@ from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
 from core.graph.attributes import mark_attributes
-from core.graph.labels import FrozenChannelsWarning, LabelMode, Trace, TraceError, channel_axis, frozen_labels
+from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.rules import apply_rule
-from core.modules import call, copy_structure, map_tensors, named_tensors, tensors_in
+from core.modules import (
+    FORWARD_FAILURES,
+    call,
+    copy_model,
+    copy_structure,
+    generators,
+    map_constants_,
+    map_tensors,
+    named_tensors,
+    tensors_in,
+    train_,
+)
+
+MORE_RUNS = 3  # in each mode, where the first two did not call everything
+_FAILURES = (*FORWARD_FAILURES, ArithmeticError, AssertionError)
 
 
-def run_labelled(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    freeze: Sequence[str] = (),
-    taps: Sequence[str] = (),
-    ties: Sequence[tuple[str, str]] = (),
-    outputs: str = "single",
-) -> Trace:
-    """Run a copy of `module` once on labelled tensors; see `core.graph.channels.trace_channels` for the arguments."""
-    if freeze or taps or ties:
-        check_names(module, freeze, "freeze")
-        check_names(module, [*taps, *(name for pair in ties for name in pair)], "taps and ties")
+@dataclass(frozen=True)
+class Request:
+    """What is traced, and how; see `core.graph.channels.trace_channels`."""
+
+    module: nn.Module
+    example_inputs: Any
+    freeze: Sequence[str] = ()
+    taps: Sequence[str] = ()
+    ties: Sequence[tuple[str, str]] = ()
+    outputs: str = "single"
+
+    @property
+    def watched(self) -> set[str]:
+        """Modules whose outputs are remembered."""
+        return {*self.taps, *(name for pair in self.ties for name in pair)}
+
+
+def run_labelled(request: Request) -> Trace:
+    """Run copies of a module on labelled tensors, in both modes."""
+    module = request.module
+    if request.freeze or request.watched:
+        check_names(module, request.freeze, "freeze")
+        check_names(module, request.watched, "taps and ties")
     named = named_tensors(module)
-    try:
-        copied = copy_structure(module, {id(tensor): tensor for _, tensor in named})
-        trace = _run(copied, named, example_inputs, True, freeze, taps, ties, outputs)
-    except TraceError:
-        raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, ArithmeticError):
-        # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
-        # mistake (a wrong input shape, say) fails again there, with torch's own message.
-        copied = copy.deepcopy(module).cpu()
-        for parameter in copied.parameters():
-            parameter.requires_grad_(False)
-        trace = _run(copied, named_tensors(copied), example_inputs, False, freeze, taps, ties, outputs)
-    for note in trace.notes:
-        warnings.warn(note, FrozenChannelsWarning, stacklevel=3)
-    return trace
+    parameters = {name: tensor.shape for name, tensor in named if isinstance(tensor, nn.Parameter)}
+    runs = _Runs(request, named, Trace(parameters=parameters))
+    with generators(0):
+        runs.evaluate()
+        runs.train()
+    if parameters.keys() - runs.trace.seen:
+        runs.look_for_more()
+    if runs.trace.untied:
+        raise _untied(runs.trace.untied)
+    runs.trace.outputs.setdefault(True, [])
+    _tie(runs.trace, request)
+    return runs.trace
+
+
+class _Runs:
+    """The runs of one model: they write into one trace, and see the same labels for the same parameters."""
+
+    def __init__(self, request: Request, named: Sequence[tuple[str, Tensor]], trace: Trace) -> None:
+        self.request = request
+        self.named = named
+        self.modules = list(request.module.named_modules())
+        # Most modules leave it to nn.Module what a mode is: then it is one attribute.
+        self.plain = all(
+            type(child).train is nn.Module.train and type(child).eval is nn.Module.eval
+            for _, child in self.modules
+        )
+        self.trace = trace
+        self.trains = True
+        self.open_places: frozenset[str] = frozenset()
+
+    def evaluate(self) -> None:
+        """The run in evaluation mode, whose costs are the network's."""
+        self._run(False)
+
+    def train(self) -> None:
+        """The run in training mode; where there is none, that is noted."""
+        kept = self.trace.copy()
+        try:
+            self._run(True)
+        except TraceError:
+            raise
+        except _FAILURES as error:
+            self.trace = kept
+            self.trains = False
+            reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            self.trace.untrained = reason
+            note = Note(
+                f"the network does not run in training mode on the example inputs ({reason}): what only training "
+                f"calls is not known; pass example inputs that both modes take"
+            )
+            self.trace.notes.append(note)
+
+    def look_for_more(self) -> None:
+        """Call what the first runs did not call, or freeze what may feed it, and say so."""
+        self._again(1, thorough=True)
+        for seed in range(2, MORE_RUNS + 1):
+            if self._unseen():
+                self._again(seed)
+        if unseen := self._unseen():
+            self.open_places = frozenset(unseen.values())
+            self._again(0)
+            where = ", ".join(
+                f"'{name}'" if name else "the model itself" for name in sorted(self.open_places)
+            )
+            note = Note(
+                f"no run in evaluation or training mode called {_listed(list(unseen))}: their widths stay, and so do "
+                f"all channels in the forward pass of what holds them ({where}), as they may feed them; take away what "
+                f"is never called, or pass example inputs that reach it"
+            )
+            self.trace.notes.append(note)
+
+    def _again(self, seed: int, thorough: bool = False) -> None:
+        """Both modes once more. Only what they tie and freeze counts, not what they cost or return."""
+        with generators(seed):
+            for training in (False, True)[: 1 + self.trains]:
+                kept = self.trace.copy()
+                try:
+                    self._run(training, more=True, thorough=thorough)
+                except _FAILURES:
+                    self.trace = kept  # the first run of this mode went well; random inputs may lead astray
+
+    def _unseen(self) -> dict[str, str]:
+        """What no run has called -> the module that holds it and was called; outermost modules, or parameters."""
+        found: dict[str, str] = {}
+        trace = self.trace
+        compiled = {name for name, child in self.modules if isinstance(child, torch.jit.ScriptModule)}
+        alive = {
+            name[:at] for name in trace.ran for at in range(len(name) + 1) if name[at : at + 1] in ("", ".")
+        }
+        for parameter in trace.parameters:
+            if parameter in trace.seen:
+                continue
+            holder, what = parameter.rpartition(".")[0], parameter
+            while holder and holder not in trace.ran:
+                what = (
+                    what if holder in alive else holder
+                )  # a list of experts is not called, some of them may be
+                holder = holder.rpartition(".")[0]
+            parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
+            if not any(name in compiled or _matches(name, self.request.freeze) for name in parents):
+                found[what] = holder
+        return found
+
+    def _run(self, training: bool, more: bool = False, thorough: bool = False) -> None:
+        memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
+        kept = self.trace.copy()
+        try:
+            copied = copy_structure(self.request.module, memo)
+            modules = [(name, memo[id(child)]) for name, child in self.modules]
+            before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
+            self._label(copied, modules, self.named, True, before, training, more, thorough)
+        except TraceError:
+            raise
+        except _FAILURES:
+            # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
+            # mistake (a wrong input shape, say) fails again there, with torch's own message.
+            self.trace = kept
+            copied = copy_model(self.request.module).cpu().requires_grad_(False)
+            map_constants_(copied, lambda tensor: tensor.cpu())
+            before = {id(tensor): tensor for tensor in _alive()}
+            modules = list(copied.named_modules())
+            self._label(copied, modules, named_tensors(copied), False, before, training, more, thorough)
+
+    def _is_on_meta(self) -> bool:
+        given = (*(tensor for _, tensor in self.named), *tensors_in(self.request.example_inputs))
+        return any(tensor.is_meta for tensor in given)
+
+    def _label(
+        self,
+        module: nn.Module,
+        modules: Sequence[tuple[str, nn.Module]],
+        named: Sequence[tuple[str, Tensor]],
+        on_meta: bool,
+        before: dict[int, Tensor],
+        training: bool,
+        more: bool,
+        thorough: bool,
+    ) -> None:
+        request = self.request
+        if not self.plain:
+            train_(module) if training else module.eval()
+        mark_attributes(module)
+        mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
+        mode.frozen_names = frozenset(name for name, _ in named if _matches(name, request.freeze))
+        mode.thorough = thorough
+        for name, child in modules:
+            if self.plain:
+                child.training = training and not isinstance(child, nn.SyncBatchNorm)
+            mode.watch(name, child, _matches(name, request.freeze), _matches(name, request.watched))
+        if on_meta:
+            inputs = map_tensors(
+                request.example_inputs, lambda tensor: torch.empty_like(tensor, device="meta")
+            )
+        else:
+            inputs = map_tensors(request.example_inputs, _random if more else _real)
+        given = tensors_in(inputs)
+        if not given:
+            raise UserError("example_inputs holds no tensor")
+        mode.trace.batch = given[0].shape[0] if given[0].dim() else 1
+        for tensor in given:
+            mode.mark(tensor, frozen_labels(tensor))
+        try:
+            with torch.no_grad(), mode:
+                result = call(module, inputs)
+            returned = _returned(mode, tensors_in(result), request.outputs, training)
+        finally:
+            mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the collector
+        trace = self.trace
+        for name, labels in mode.taps.items():
+            trace.taps.setdefault(name, labels)
+        if not more:
+            trace.outputs[training] = returned
+            if not training:
+                trace.terms = [*mode.terms, *mode.counted.values()]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _alive() -> list[Tensor]:
+    """All tensors that exist now."""
+    return [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A CPU copy; where only the shape is known (a widths file), values that nobody trips over.
+
+    No division does over ones, and no check of boxes over numbers that grow along the last axis.
+    """
+    if not tensor.is_meta:
+        return tensor.detach().cpu().clone()
+    if not tensor.is_floating_point() or not tensor.dim():
+        return torch.ones_like(tensor, device="cpu")
+    return (
+        torch.linspace(1, 2, tensor.shape[-1], dtype=tensor.dtype, device="cpu").expand(tensor.shape).clone()
+    )
+
+
+def _random(tensor: Tensor) -> Tensor:
+    """A CPU tensor of the same shape and type with other values, where any will do."""
+    return torch.randn_like(tensor, device="cpu") if tensor.is_floating_point() else _real(tensor)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more
+
+
+def _returned(
+    mode: LabelMode, returned: Sequence[Tensor], outputs: str, training: bool
+) -> list[tuple[Labels, int]]:
+    """Channel labels and channel axis of what a run returned; frozen unless its widths may change."""
+    if not returned and not training:
+        raise TraceError("the model returns no tensor; trace the part of it that does")
+    if outputs == "single" and len(returned) > 1 and not training:
+        raise TraceError(
+            f"the model returns {len(returned)} tensors, so it is not clear which widths others rely on; pass "
+            f"outputs='freeze' to keep all of them as they are, or outputs='free' to let their widths change"
+        )
+    found = []
+    for tensor in returned:
+        labels = mode.labels_of(tensor)
+        labels = frozen_labels(tensor) if labels is None else labels
+        if outputs != "free":
+            mode.freeze(labels)
+        axis = channel_axis(labels)
+        vector = mode.vector(labels, axis, labels.shape[axis]) if labels.ndim else labels[None]
+        found.append((vector, axis))
+    return found
+
+
+def _tie(trace: Trace, request: Request) -> None:
+    """Tie what the caller wants tied, and leave only the taps that were asked for."""
+    found = trace.taps
+    for first, second in request.ties:
+        for name in (first, second):
+            if name not in found:
+                raise TraceError(f"ties: '{name}' returned no tensor with channels in any forward pass")
+        if found[first].shape != found[second].shape:
+            raise TraceError(
+                f"ties: '{first}' has {found[first].size} channels and '{second}' {found[second].size}; only "
+                f"equal widths can be tied"
+            )
+        trace.edges.append((found[first], found[second]))
+    trace.taps = {name: labels for name, labels in found.items() if _matches(name, request.taps)}
 
 
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:
@@ -67,47 +326,6 @@ def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> No
             )
 
 
-def _run(
-    module: nn.Module,
-    named: Sequence[tuple[str, Tensor]],
-    example_inputs: Any,
-    on_meta: bool,
-    freeze: Sequence[str],
-    taps: Sequence[str],
-    ties: Sequence[tuple[str, str]],
-    outputs: str,
-) -> Trace:
-    module.eval()
-    mark_attributes(module)
-    mode = LabelMode(module, named, on_meta, apply_rule)
-    mode.frozen_names = frozenset(
-        name for name, _ in named if any(fnmatchcase(name, pattern) for pattern in freeze)
-    )
-    tapped = {*taps, *(name for pair in ties for name in pair)}
-    for name, child in list(module.named_modules()):
-        frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
-        mode.watch(name, child, frozen, any(fnmatchcase(name, pattern) for pattern in tapped))
-    if on_meta:
-        inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
-    else:
-        inputs = map_tensors(example_inputs, _real)
-    given = tensors_in(inputs)
-    if not given:
-        raise UserError("example_inputs holds no tensor")
-    mode.trace.batch = given[0].shape[0] if given[0].dim() else 1
-    for tensor in given:
-        mode.mark(tensor, frozen_labels(tensor))
-    try:
-        with torch.no_grad(), mode:
-            result = call(module, inputs)
-        if mode.trace.untied:
-            raise _untied(mode.trace.untied)
-        _finish(mode, result, taps, ties, outputs)
-    finally:
-        mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the garbage collector
-    return mode.trace
-
-
 def _untied(found: Mapping[str, tuple[torch.Size, str]]) -> TraceError:
     """All the parameters that no rule could tie, and the one `freeze=` that leaves them as they are."""
     items = [
@@ -120,46 +338,3 @@ def _untied(found: Mapping[str, tuple[torch.Size, str]]) -> TraceError:
         f"{'; '.join(items)}: in a way that ties it to no channel dimension; pass freeze=({names}) to leave "
         f"{'that as it is' if len(frozen) == 1 else 'these as they are'}"
     )
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """A CPU copy; where only the shape is known (a widths file), ones: values that no division trips over."""
-    return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().cpu().clone()
-
-
-def _finish(
-    mode: LabelMode, result: Any, taps: Sequence[str], ties: Sequence[tuple[str, str]], outputs: str
-) -> None:
-    returned = tensors_in(result)
-    if not returned:
-        raise TraceError("the model returns no tensor; trace the part of it that does")
-    if outputs == "single" and len(returned) > 1:
-        raise TraceError(
-            f"the model returns {len(returned)} tensors, so it is not clear which widths others rely on; pass "
-            f"outputs='freeze' to keep all of them as they are, or outputs='free' to let their widths change"
-        )
-    for tensor in returned:
-        labels = mode.labels_of(tensor)
-        labels = frozen_labels(tensor) if labels is None else labels
-        if outputs != "free":
-            mode.freeze(labels)
-        axis = channel_axis(labels)
-        mode.trace.outputs.append(
-            mode.vector(labels, axis, labels.shape[axis]) if labels.ndim else labels[None]
-        )
-        mode.trace.output_axes.append(axis)
-    mode.trace.terms.extend(mode.counted.values())
-    found = mode.trace.taps
-    for first, second in ties:
-        for name in (first, second):
-            if name not in found:
-                raise TraceError(f"ties: '{name}' returned no tensor with channels in this forward pass")
-        if found[first].shape != found[second].shape:
-            raise TraceError(
-                f"ties: '{first}' has {found[first].size} channels and '{second}' {found[second].size}; only "
-                f"equal widths can be tied"
-            )
-        mode.tie(found[first], found[second])
-    mode.trace.taps = {
-        name: labels for name, labels in found.items() if any(fnmatchcase(name, pattern) for pattern in taps)
-    }

@@ -7,18 +7,20 @@ hand: `model`, `inputs` and `widths` are enough.
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.graph.channels import ChannelGraph, TraceOptions, trace_channels
+from core.graph.channels import ChannelGraph, TraceOptions, find_groups
 from core.graph.complexity import Cost
-from core.modules import FORWARD_FAILURES
+from core.modules import FORWARD_FAILURES, bare, fields_of
 from core.storage.files import write_json
 from core.surgery.depth import shorten
 from core.surgery.resize import resize
@@ -149,7 +151,7 @@ class Architecture:
         trace_options = _trace_options(content.get("options", {}), source)
         try:
             example_inputs(content["inputs"])
-        except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
         own = ("schema_version", "options", "removed", "cost", "baseline")
         values = {key: value for key, value in content.items() if key not in own}
@@ -164,7 +166,7 @@ class Architecture:
         """
         model = self._shortened(model)
         try:
-            graph = trace_channels(model, example_inputs(self.inputs), **asdict(self.options))
+            graph = find_groups(model, example_inputs(self.inputs), self.options)
         except UserError as error:
             raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
         except FORWARD_FAILURES as error:
@@ -209,7 +211,7 @@ class Architecture:
 
     def _shortened(self, model: nn.Module) -> nn.Module:
         try:
-            return shorten(model, self.removed)
+            return shorten(bare(model), self.removed)
         except UserError as error:
             raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
 
@@ -247,24 +249,59 @@ class Architecture:
 
 
 def describe_inputs(value: Any) -> Any:
-    """Example inputs as JSON: tensors become {"shape", "dtype"}, tuples become lists, dictionaries stay."""
+    """Example inputs as JSON.
+
+    Tensors become {"shape", "dtype"}, tuples a JSON list, lists {"list"}, dictionaries {"named"}, named tuples
+    {"tuple"}, dataclasses and namespaces {"fields"}; None, numbers and strings {"value"}.
+
+    Raises:
+        UserError: they hold something else.
+    """
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
-        return {"named": {key: describe_inputs(item) for key, item in value.items()}}
-    if isinstance(value, (tuple, list)):
+        return {"named": _described(value)}
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", None)
+        if fields is not None:
+            return {"tuple": _described(dict(zip(fields, value, strict=True)))}
         return [describe_inputs(item) for item in value]
+    if isinstance(value, list):
+        return {"list": [describe_inputs(item) for item in value]}
+    if value is None or type(value) in (bool, int, float, str):
+        return {"value": value}
+    if fields_of(value):
+        return {"fields": _described(fields_of(value))}
     raise UserError(
-        f"example inputs hold a {type(value).__name__}; only tensors can be written to a widths file"
+        f"example inputs hold a {type(value).__name__}, which cannot be written to a widths file: use tensors, None, "
+        f"numbers and strings, in tuples, lists, dictionaries, named tuples and dataclasses"
     )
 
 
+def _described(items: Mapping[Any, Any]) -> dict[str, Any]:
+    for key in items:
+        if not isinstance(key, str):
+            raise UserError(f"example inputs hold a dictionary with the key {key!r}: use strings as keys")
+    return {key: describe_inputs(item) for key, item in items.items()}
+
+
 def example_inputs(description: Any) -> Any:
-    """Meta tensors of the described shapes, in the described structure."""
+    """Meta tensors of the described shapes, in the described structure.
+
+    A file names no classes: named tuples and dataclasses come back as others with the same fields.
+    """
     if isinstance(description, list):
         return tuple(example_inputs(item) for item in description)
-    if "named" in description:
-        return {key: example_inputs(item) for key, item in description["named"].items()}
+    if "list" in description:
+        return [example_inputs(item) for item in description["list"]]
+    if "value" in description:
+        return description["value"]
+    for key in ("named", "tuple", "fields"):
+        if key in description:
+            items = {name: example_inputs(item) for name, item in description[key].items()}
+            if key == "tuple":
+                return namedtuple("Inputs", items)(**items)
+            return items if key == "named" else SimpleNamespace(**items)
     return torch.empty(description["shape"], dtype=getattr(torch, description["dtype"]), device="meta")
 
 

@@ -6,7 +6,6 @@ are zero, such as a residual block without a projection on its shortcut. Nothing
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, TraceOptions
-from core.modules import FORWARD_FAILURES, call, copy_structure, map_tensors, named_tensors
+from core.modules import FORWARD_FAILURES, call, copy_model, copy_structure, map_tensors, named_tensors
 from core.surgery.initialise import seeded
 
 
@@ -31,7 +30,7 @@ def removable_blocks(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
         model: any CNN; it is not changed, and its weights do not matter.
         example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; only shapes matter.
     """
-    probe = copy.deepcopy(model).cpu().float().eval()
+    probe = copy_model(model).cpu().float().eval()
     inspection = _Inspection()
     handles = []
     with seeded(0), torch.no_grad():

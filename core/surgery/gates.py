@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.graph.channels import ChannelGraph
-from core.modules import named_tensors
+from core.modules import copy_model, named_tensors
 
 LATENTS = "channel_latents"
 
@@ -131,7 +131,7 @@ def attach_gates(model: nn.Module, graph: ChannelGraph, *, init: float = 1.0) ->
     Returns:
         A module of the same interface; its latents are `result.channel_latents` (`Latents`).
     """
-    gated = copy.deepcopy(model)
+    gated = copy_model(model)
     reference = next(model.parameters())
     latents = Latents(graph, torch.full((graph.choices,), init, dtype=reference.dtype)).to(reference.device)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -148,7 +148,11 @@ def detach(gated: nn.Module, *, bake: bool = True) -> nn.Module:
         gated: what `attach_gates` or `attach_hypernetwork` returned; it is not changed.
         bake: keep the weights that the latents produced; False gives back the weights below the gates (gates only).
     """
-    plain = copy.deepcopy(gated)
+    # What a hook has computed (torch's older spectral and weight norm) is no leaf, which torch does not copy.
+    held = [
+        value for module in gated.modules() for value in vars(module).values() if isinstance(value, Tensor)
+    ]
+    plain = copy.deepcopy(gated, {id(value): value.detach().clone() for value in held if not value.is_leaf})
     weights: dict[int, nn.Parameter] = {}  # one for each parametrization, which modules may share
     found: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
     for module in plain.modules():

@@ -14,7 +14,6 @@ dimensions read the constant 1 in place of a latent that is never pruned. Linear
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.graph.channels import ChannelGraph
+from core.modules import copy_model
 from core.surgery.gates import LATENTS, Latents, RowsOfLatents, governed_weights, parametrize_weight_
 from core.surgery.initialise import seeded
 
@@ -85,7 +85,7 @@ def attach_hypernetwork(
         A module of the same interface; its latents are `result.channel_latents`. `core.surgery.gates.detach` bakes the
         generated weights into a plain network.
     """
-    hyper = copy.deepcopy(model)
+    hyper = copy_model(model)
     reference = next(model.parameters())
     with seeded(seed):
         latents = Latents(graph, torch.randn(graph.choices, dtype=reference.dtype)).to(reference.device)

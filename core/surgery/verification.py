@@ -6,13 +6,15 @@ some reader was not told about shows up in the output.
 
 Groups that are not exact (`ChannelGroup.exact`) are kept whole in both: where a network takes a mean over channels, its
 masked form differs from the cut one by construction. Of these only that the cut network runs is tried, as is said.
+
+Both modes are compared. In training mode BatchNorm takes each batch's statistics, which belong to one channel, so that
+the two agree there as well. What is drawn at random in the shape of an activation differs with the widths: dropout is
+left out in both networks, and other draws of the kind are constants.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from core.errors import UserError
-from core.graph.channels import ChannelGraph
-from core.modules import call, map_tensors, tensors_in
+from core.errors import UserError, warn
+from core.graph.channels import ChannelGraph, Output
+from core.modules import (
+    FORWARD_FAILURES,
+    bare,
+    call,
+    copy_model,
+    generators,
+    map_constants_,
+    map_tensors,
+    tensors_in,
+    train_,
+)
 from core.surgery.resize import keep_channels, keep_flags
 
 # Not zero itself: a computed weight may divide by the norm of a row. In double precision its square is still a number,
 # and what it adds to any output is far below rounding.
 MASKED = 2.0**-500
+
+_FAILURES = (*FORWARD_FAILURES, AssertionError, ArithmeticError)
 
 
 class UntestedGroupsWarning(UserWarning):
@@ -37,6 +51,25 @@ class UntestedGroupsWarning(UserWarning):
 
 class VerificationError(UserError):
     """Masked and cut outputs differ, or the cut network does not run."""
+
+
+class Verified(float):
+    """The largest difference found, relative to the largest output, and where it was looked for.
+
+    Attributes:
+        modes: "evaluation" and "training", those that were checked -> the largest difference there.
+        unchecked: those that could not be -> why.
+    """
+
+    modes: Mapping[str, float]
+    unchecked: Mapping[str, str]
+
+    def __new__(cls, modes: Mapping[str, float], unchecked: Mapping[str, str]) -> Verified:
+        """The largest of all differences."""
+        result = super().__new__(cls, max(modes.values()))
+        result.modes = dict(modes)
+        result.unchecked = dict(unchecked)
+        return result
 
 
 def random_keep(graph: ChannelGraph, keep: float, seed: int) -> dict[str, Tensor]:
@@ -54,7 +87,7 @@ def random_keep(graph: ChannelGraph, keep: float, seed: int) -> dict[str, Tensor
 def mask_channels(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor]) -> nn.Module:
     """A copy of the same size, of a model in double precision, whose dropped rows and columns are next to zero."""
     flags = keep_flags(graph, keep)
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     weights = {name: parameter for name, parameter in result.named_parameters() if parameter.dim() > 1}
     with torch.no_grad():
         for (name, dim), table in graph.slots.items():
@@ -63,8 +96,50 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor]
                 shape = [1] * weight.dim()
                 shape[dim] = -1
                 kept = torch.from_numpy(flags[table]).to(weight.device).reshape(shape)
-                weight.mul_(torch.where(kept, 1.0, MASKED).to(weight))
+                weight.mul_(torch.full_like(weight, MASKED).masked_fill(kept, 1.0))
     return result
+
+
+class _Replayed(TorchFunctionMode):
+    """Makes two runs at different widths comparable: no dropout, constants for random activations, one precision."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name.rstrip("_") in _DROPOUT:
+            return args[0] if args else kwargs["input"]
+        if name in _DRAWS:
+            return func(*args, **kwargs).fill_(_DRAWS[name])
+        if name == "rrelu":
+            args, kwargs["training"] = args[:3], False
+        if name == "multi_head_attention_forward":
+            kwargs["training"] = False  # which only its dropout asks for
+        if name == "scaled_dot_product_attention":
+            args, kwargs = (
+                ((*args[:4], 0.0, *args[5:]), kwargs) if args[4:] else (args, {**kwargs, "dropout_p": 0.0})
+            )
+        if name in _OF_ONE_TYPE:  # a constant or a conversion may have the precision that the author gave it
+            args, kwargs = map_tensors(args, _double), map_tensors(kwargs, _double)
+        return func(*args, **kwargs)
+
+
+_DROPOUT = frozenset(
+    "alpha_dropout dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout".split()
+)
+_DRAWS = {
+    **dict.fromkeys(("rand", "rand_like", "uniform_"), 0.5),
+    **dict.fromkeys(("bernoulli", "bernoulli_", "randn", "randn_like", "normal", "normal_"), 1.0),
+}
+_OF_ONE_TYPE = frozenset(
+    """addmm baddbmm batch_norm bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d einsum
+    group_norm layer_norm linear matmul __matmul__ mm prelu""".split()
+)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 class _KeptStatistics(TorchFunctionMode):
@@ -178,10 +253,10 @@ def verify(
     keep: float = 0.6,
     seed: int = 0,
     tolerance: float = 1e-5,
-) -> float:
+) -> Verified:
     """Prove on a random keep of every exact group that masked equals cut.
 
-    Both networks run in double precision and eval mode, with random biases and statistics.
+    Both networks run in double precision, with random biases and statistics, in evaluation and in training mode.
 
     Args:
         graph: channel groups of `model`.
@@ -192,58 +267,143 @@ def verify(
         tolerance: largest accepted difference, relative to the largest output.
 
     Returns:
-        The largest difference found, relative to the largest output. Groups that are not exact take no part in it: an
-        `UntestedGroupsWarning` names them.
+        The largest difference found, a number that also says which modes were checked. A mode in which the network does
+        not run on these inputs is not: a warning says so, and why. Groups that
+        are not exact take no part in it: an `UntestedGroupsWarning` names them.
 
     Raises:
-        VerificationError: the cut network does not run, or its output differs.
+        VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
+            network runs in neither mode.
     """
-    model = copy.deepcopy(model).cpu().double().eval()
+    model = copy_model(bare(model)).cpu().double().eval()
+    map_constants_(model, lambda tensor: _double(tensor.cpu()))
     randomise_(model, seed)
-    inputs = map_tensors(
-        example_inputs, lambda t: t.detach().cpu().double() if t.is_floating_point() else t.cpu()
-    )
+    inputs = map_tensors(example_inputs, lambda tensor: _double(tensor.detach().cpu()))
     every = random_keep(graph, keep, seed)
-    masks = {group.name: every[group.name] for group in graph.groups if group.exact}
     if untested := graph.inexact:
-        warnings.warn(
+        warn(
             f"untested: {len(untested)} of {len(graph.groups)} groups ({_listed(untested)}) are not exact, as "
             f"something runs over their channels; of them only that the cut network runs was tried",
             UntestedGroupsWarning,
-            stacklevel=3,
         )
-        _run_cut(model, graph, every, inputs)
-    expected = tensors_in(run_masked(model, graph, masks, inputs))
-    actual = _run_cut(model, graph, masks, inputs)
+    modes: dict[str, float] = {}
+    unchecked: dict[str, str] = {}
+    for mode, outputs in (("evaluation", graph.outputs), ("training", graph.train_outputs)):
+        if mode == "training":
+            train_(model)
+            if graph.untrained:  # of which the trace has warned
+                unchecked[mode] = graph.untrained
+                continue
+        try:
+            given = _fitting(model, inputs, seed)
+        except _FAILURES as error:
+            unchecked[mode] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            warn(f"{mode} mode is not verified, as the network does not run in it: {unchecked[mode]}")
+        else:
+            modes[mode] = _difference(graph, model, every, given, outputs, mode, seed)
+    if not modes:
+        raise VerificationError(
+            f"nothing is verified, as the network does not run: {unchecked['evaluation']}"
+        )
+    result = Verified(modes, unchecked)
+    if not result <= tolerance:
+        where = max(modes, key=lambda mode: modes[mode])
+        raise VerificationError(
+            f"masked and cut outputs differ by {result:.1e} of the largest output (allowed {tolerance:.0e}) in {where} "
+            f"mode; pass freeze= with the module that mixes channels to trace_channels, and please report it"
+        )
+    return result
+
+
+def _fitting(model: nn.Module, inputs: Any, seed: int) -> Any:
+    """Inputs on which the network runs in its present mode: the given ones, or twice as many samples.
+
+    BatchNorm refuses a single value per channel, which one sample gives it behind a global pooling.
+    """
+    try:
+        _run(copy_model(model), inputs, seed)
+    except ValueError:
+        generator = torch.Generator().manual_seed(seed)
+        batch = len(tensors_in(inputs)[0])
+
+        def twice(tensor: Tensor) -> Tensor:
+            if not tensor.dim() or len(tensor) != batch:
+                return tensor
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            return torch.cat([tensor, tensor + noise if tensor.is_floating_point() else tensor])
+
+        inputs = map_tensors(inputs, twice)
+        _run(copy_model(model), inputs, seed)
+    return inputs
+
+
+def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
+    with torch.no_grad(), generators(seed), _Replayed():
+        return call(model, map_tensors(inputs, Tensor.clone))  # which the network may write into
+
+
+def _difference(
+    graph: ChannelGraph,
+    model: nn.Module,
+    every: dict[str, Tensor],
+    inputs: Any,
+    outputs: Sequence[Output],
+    mode: str,
+    seed: int,
+) -> float:
+    """The largest difference of masked and cut outputs in the model's present mode, relative to the largest output."""
+    masks = {group.name: every[group.name] for group in graph.groups if group.exact}
+    if graph.inexact:
+        _run_cut(graph, model, every, inputs, mode, seed)
+    with generators(seed), _Replayed():
+        expected = tensors_in(run_masked(model, graph, masks, map_tensors(inputs, Tensor.clone)))
+    actual = _run_cut(graph, model, masks, inputs, mode, seed)
+    if not len(expected) == len(actual) == len(outputs):
+        raise VerificationError(
+            f"in {mode} mode the traced network returned {len(outputs)} tensors, the masked one {len(expected)}, the "
+            f"cut one {len(actual)}: what they return depends on chance or on values"
+        )
     flags = keep_flags(graph, masks)
     worst = 0.0
-    for whole, got, table, axis in zip(expected, actual, graph.outputs, graph.output_axes, strict=True):
-        rows = torch.from_numpy(np.flatnonzero(flags[table]))
-        wanted = whole if flags[table].all() else whole.index_select(axis, rows)
+    for whole, got, output in zip(expected, actual, outputs, strict=True):
+        kept = flags[output.table]
+        rows = torch.from_numpy(np.flatnonzero(kept))
+        wanted = whole if kept.all() else whole.index_select(output.axis, rows)
         if wanted.shape != got.shape:
-            raise VerificationError(f"cut output has shape {tuple(got.shape)}, masked {tuple(wanted.shape)}")
-        scale = float(wanted.abs().max().clamp_min(1e-30))
-        worst = max(worst, float((wanted - got).abs().max()) / scale)
-    if not worst <= tolerance:
-        raise VerificationError(
-            f"masked and cut outputs differ by {worst:.1e} of the largest output (allowed {tolerance:.0e}); pass "
-            f"freeze= with the module that mixes channels to trace_channels, and please report it"
-        )
+            raise VerificationError(
+                f"cut output has shape {tuple(got.shape)}, masked {tuple(wanted.shape)} in {mode} mode"
+            )
+        worst = max(worst, _relative(wanted, got, mode))
     return worst
 
 
-def _run_cut(model: nn.Module, graph: ChannelGraph, masks: dict[str, Tensor], inputs: Any) -> list[Tensor]:
+def _run_cut(
+    graph: ChannelGraph, model: nn.Module, masks: dict[str, Tensor], inputs: Any, mode: str, seed: int
+) -> list[Tensor]:
     cut = keep_channels(model, graph, masks, inexact=True)
     try:
-        with torch.no_grad():
-            return tensors_in(call(cut, inputs))
-    except (RuntimeError, ValueError, IndexError) as error:
+        return tensors_in(_run(cut, inputs, seed))
+    except _FAILURES as error:
         raise VerificationError(
-            f"the cut network does not run: {str(error).splitlines()[0]}; a size is probably typed into a forward "
-            f"method: pass freeze= with that module's name to trace_channels"
+            f"the cut network does not run in {mode} mode: {(str(error) or type(error).__name__).splitlines()[0]}; a "
+            f"size is probably typed into a forward method: pass freeze= with that module's name to trace_channels"
         ) from error
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"'{name}'" for name in names[:most]) + more
+
+
+def _relative(wanted: Tensor, got: Tensor, mode: str) -> float:
+    if not (wanted.is_floating_point() or wanted.is_complex()):
+        return float(not torch.equal(wanted, got))
+    if not wanted.numel():
+        return 0.0
+    finite = wanted.isfinite()
+    if not bool(finite.any()):
+        raise VerificationError(f"an output is not finite in {mode} mode, so that nothing could be compared")
+    alike = (wanted == got) | (wanted.isnan() & got.isnan())
+    differences = (wanted - got).abs().masked_fill(alike, 0.0)
+    scale = float(wanted[finite].abs().max().clamp_min(1e-30))
+    return float(differences.nan_to_num(nan=torch.inf).max()) / scale

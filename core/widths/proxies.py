@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, call, map_tensors
+from core.modules import RELU_MODULES, call, map_constants_, map_tensors, tensors_in
 
 Batches = Iterable[tuple[Any, Any]]
 Proxy = Callable[[nn.Module, Batches, Callable[..., Any]], float]
@@ -39,13 +39,18 @@ def synflow_products(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tenso
         for parameter in model.parameters():
             parameter.abs_()
     device = next(model.parameters()).device
-    ones = map_tensors(
-        inputs, lambda tensor: torch.ones(1, *tensor.shape[1:], dtype=torch.float64, device=device)
-    )
+
+    def of_ones(tensor: Tensor) -> Tensor:
+        kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
+        return torch.ones(tensor[:1].shape if tensor.dim() else (), dtype=kind, device=device)
+
+    map_constants_(model, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    ones = map_tensors(inputs, of_ones)
     weights = [(name, weight) for name, weight in model.named_parameters() if weight.dim() > 1]
     for weight in model.parameters():
         weight.requires_grad_(weight.dim() > 1)
-    total = call(model, ones).sum()
+    outputs = [tensor for tensor in tensors_in(call(model, ones)) if tensor.is_floating_point()]
+    total = torch.stack([tensor.sum() for tensor in outputs]).sum()
     gradients = torch.autograd.grad(total, [weight for _, weight in weights], allow_unused=True)
     for (name, weight), gradient in zip(weights, gradients, strict=True):
         if gradient is not None:

@@ -17,7 +17,6 @@ For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
 from core.graph.channels import ChannelGraph
-from core.modules import call, map_tensors
+from core.modules import call, copy_model, map_tensors
 from core.surgery.gates import LATENTS, governed_parameters, governed_weights
 from core.surgery.initialise import seeded
 from core.widths.fisher import Roles, fisher
@@ -125,7 +124,7 @@ def score_channels(
         if isinstance(score, str):
             found = SCORES[score].of(Scored(model, graph, batches, loss_fn, latents, embedding))
         else:
-            found = score(copy.deepcopy(model), graph, batches, loss_fn)
+            found = score(copy_model(model), graph, batches, loss_fn)
     return _checked(graph, found)
 
 
@@ -144,11 +143,11 @@ def _by_latents(given: Scored, *, score: str) -> Scores:
 
 
 def _by_fisher(given: Scored, *, roles: Roles) -> Scores:
-    return fisher(copy.deepcopy(given.model), given.graph, given.batches, given.loss_fn, roles=roles)
+    return fisher(copy_model(given.model), given.graph, given.batches, given.loss_fn, roles=roles)
 
 
 def _by_synflow(given: Scored) -> Scores:
-    return synflow_scores(copy.deepcopy(given.model), given.graph, given.batches)
+    return synflow_scores(copy_model(given.model), given.graph, given.batches)
 
 
 SCORES: dict[str, Score] = {
@@ -226,7 +225,7 @@ def _gate_scores(
     if score == "magnitude":
         return governed_sums(graph, _magnitudes(model, graph), count=True)
     names = governed_weights(model, graph)
-    model = copy.deepcopy(model).train()
+    model = copy_model(model).train()
     weights = {name: weight for name, weight in model.named_parameters() if name in names}
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from core.graph.complexity import Cost, latency
+from core.graph.labels import Note
+from core.modules import bare
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted, vanished
 from core.surgery.resize import resize
@@ -58,7 +60,7 @@ def shrink(
         TypeError: an unknown keyword; the message names close ones.
     """
     config = config.changed(changes)
-    shrinkage = _Shrinkage(model, example_inputs, loss_fn, config, seed)
+    shrinkage = _Shrinkage(bare(model), example_inputs, loss_fn, config, seed)
     space = shrinkage.open()
     without_floor = unlimited(config.floor, space.graph.groups)
     scores = shrinkage.score(space, shrinkage.reading(batches))
@@ -98,10 +100,14 @@ class _Shrinkage:
     kept: list[tuple[Any, Any]] = field(default_factory=list)  # batches, where they are needed again
     counted: int = 0  # batches that the first score read
     baseline: Cost | None = None  # its latency measured once
+    told: Sequence[Note] = ()  # what the first trace warned of
 
     def open(self, removed: Sequence[str] = ()) -> Space:
         """The space of widths, without some blocks; mistakes in the limits are refused before anything is scored."""
-        space = open_space(self.model, self.inputs, self.config, seed=self.seed, removed=removed)
+        space = open_space(
+            self.model, self.inputs, self.config, seed=self.seed, removed=removed, told=self.told
+        )
+        self.told = space.base_graph.notes
         if not removed:
             self.config.bounds(space.graph)
         return space

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from core.errors import UserError
-from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.channels import ChannelGraph, find_groups, warn_of_frozen
 from core.graph.complexity import Cost
+from core.graph.labels import Note
+from core.modules import bare
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.resize import widen as widen_model
@@ -73,6 +75,7 @@ def open_space(
     *,
     seed: int | None = None,
     removed: Sequence[str] = (),
+    told: Sequence[Note] = (),
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
@@ -82,18 +85,21 @@ def open_space(
         config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
+        told: what a trace of the baseline has told before (`ChannelGraph.notes`), of which nothing warns again.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
     """
-    options = asdict(config.trace)
-    base_graph = trace_channels(model, example_inputs, **options)
+    model = bare(model)
+    base_graph = find_groups(model, example_inputs, config.trace)
+    warn_of_frozen(base_graph.notes, told)
     if not base_graph.groups:
         raise UserError("the model has no free channel group: nothing to widen or shrink")
     start, start_graph = model, base_graph
     if removed:
         start = shorten(model, removed)
-        start_graph = trace_channels(start, example_inputs, **options)
+        start_graph = find_groups(start, example_inputs, config.trace)
     wide = widen_model(start, start_graph, config.widen, seed=seed)
-    graph = trace_channels(wide, example_inputs, **options)
+    graph = find_groups(wide, example_inputs, config.trace)
+    warn_of_frozen(graph.notes, [*base_graph.notes, *start_graph.notes])
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))

@@ -44,6 +44,7 @@ _OPERATORS = {
     "or": "logical_or", "xor": "logical_xor", "eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge",
 }  # fmt: skip
 _IN_PLACE = {f"i{name}" for name in _OPERATORS}
+_WRITES = {"__setitem__", *(f"__{name}__" for name in _IN_PLACE)}
 _REFLECTED = {f"r{name}" for name in _OPERATORS}
 
 
@@ -66,7 +67,7 @@ def plain(value: Any) -> Any:
 def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call torch with plain sizes and, on the meta device, with meta tensors only."""
     args, kwargs = plain(args), {key: plain(item) for key, item in kwargs.items()}
-    if mode.on_meta:
+    if mode.on_meta and not of_constants(mode, func, args, kwargs):
 
         def on_meta(tensor: Tensor) -> Tensor:
             # Parameters and buffers are the model's own: whatever is done here is done to a stand-in.
@@ -74,7 +75,22 @@ def execute(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             return tensor.to("meta", copy=shared) if shared or not tensor.is_meta else tensor
 
         args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
+    elif not mode.on_meta:
+        # Constants of the model's own device meet a copy of the model on the CPU.
+        args, kwargs = map_tensors(args, _on_cpu), map_tensors(kwargs, _on_cpu)
     return func(*args, **kwargs)
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor if tensor.device.type == "cpu" else tensor.cpu()
+
+
+def of_constants(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Are all operands constants with values, and does the call only read them? Then it can be made as it stands."""
+    if "out" in kwargs or in_place(func) or getattr(func, "__name__", "") in _WRITES:
+        return False
+    tensors = tensors_in((args, kwargs))
+    return bool(tensors) and all(not tensor.is_meta and mode.is_constant(tensor) for tensor in tensors)
 
 
 def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -182,8 +198,8 @@ def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
     if marks := marks_in((args, kwargs)):
         freeze_sizes(mode, [], marks, canonical(func))
     kwargs = {key: plain(item) for key, item in kwargs.items()}
-    if mode.on_meta and "device" in kwargs:
-        kwargs["device"] = "meta"
+    if "device" in kwargs:
+        kwargs["device"] = "meta" if mode.on_meta else "cpu"
     result = func(*plain(args), **kwargs)
     for tensor in tensors_in(result):
         mode.mark(tensor, None)
@@ -193,7 +209,18 @@ def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """No rule: freeze what goes in and what comes out, with a warning that names the operation and the place."""
     labels: list[Labels] = []
-    for tensor in tensors_in((args, kwargs)):
+    operands = tensors_in((args, kwargs))
+    if not any(
+        mode.parameter_name(tensor) is not None
+        or COMPUTED in tensor.__dict__
+        or mode.labels_of(tensor) is not None
+        for tensor in operands
+    ):
+        result = execute(mode, func, args, kwargs)
+        for tensor in tensors_in(result):
+            mode.mark(tensor, None)  # made from constants alone, so it is one
+        return result
+    for tensor in operands:
         name = mode.parameter_name(tensor)
         if name is None:
             layers = tensor.__dict__.get(COMPUTED)

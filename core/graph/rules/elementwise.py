@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from core.graph.labels import COMPUTED, FROZEN, LabelMode, Labels, SizeOfChannels
-from core.graph.rules.calls import alike, blank, broadcast, canonical, execute, in_place
+from core.graph.rules.calls import (
+    alike,
+    blank,
+    broadcast,
+    canonical,
+    execute,
+    in_place,
+    of_constants,
+    unknown,
+)
 from core.modules import tensors_in
 
 ELEMENTWISE = frozenset(
@@ -35,10 +44,13 @@ COMPARISONS = frozenset(
 def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tie the operands channel by channel; the result carries their labels."""
     operands, name = tensors_in((args, kwargs)), canonical(func)
+    if name == "where" and len(args) + len(kwargs) == 1:
+        return unknown(mode, func, args, kwargs)  # the indices of what is true
     for value in args:
         if isinstance(value, SizeOfChannels):  # a number that another width changes
             mode.inexact(value.labels)
-    if not mode.on_meta or name in CONVERSIONS:
+    known = not operands[0].is_meta and of_constants(mode, func, args, kwargs)
+    if not mode.on_meta or name in CONVERSIONS or known:
         result = execute(mode, func, args, kwargs)
     elif in_place(func):
         result = operands[0]
@@ -129,7 +141,9 @@ def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], sha
 def _meet_constant(mode: LabelMode, labels: Labels, tensor: Tensor, rank: int) -> None:
     own = [1] * (rank - tensor.dim()) + list(tensor.shape)
     if any(own[axis] > 1 and labels.shape[axis] > 1 for axis in range(rank)):
-        mode.freeze_and_warn([labels], f"a constant of fixed shape {tuple(tensor.shape)} meets channels")
+        name = f" '{mode.origin(tensor)}'" if mode.origin(tensor) else ""
+        reason = f"a constant{name} of fixed shape {tuple(tensor.shape)} meets channels"
+        mode.freeze_and_warn([labels], reason)
 
 
 def _meet_parameter(mode: LabelMode, labels: Labels, name: str, tensor: Tensor, rank: int) -> None:

@@ -234,8 +234,12 @@ def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
         _note_bare_norm(mode, tensors, vector)
         if labels.size != labels.shape[1] or vector.size != labels.size:
             labels = mode.shaped(vector, 1, labels.ndim)
-    result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)
-    return mode.mark(result, labels)
+    if mode.on_meta:
+        return mode.mark(alike(source), labels)
+    if canonical(func) == "batch_norm" and argument(args, kwargs, 1, "running_mean") is not None:
+        # A batch's own statistics need several values per channel, which an example may not have.
+        args, kwargs = args[:5], {key: item for key, item in kwargs.items() if key != "training"}
+    return mode.mark(execute(mode, func, args, kwargs), labels)
 
 
 _CHANNELWISE = ("running_mean", "running_var", "weight", "bias")
@@ -304,6 +308,7 @@ def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """PReLU with one slope, or one slope per channel of axis 1."""
     source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
     labels = mode.labels_of(source)
+    mode.parameter_name(weight)  # it is used, even where nothing follows
     if labels is not None and weight.numel() > 1:
         _tie_rows(mode, weight, mode.vector(labels, min(1, source.dim() - 1), weight.numel()))
     result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)

@@ -95,7 +95,11 @@ def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: d
             some = True
         elif mode.known_labels(tensor) is not None or mode.parameter_name(tensor) in mode.frozen_names:
             return False
-        elif "_lwdna_labels" not in tensor.__dict__ and mode.parameter_name(tensor) is None:
+        elif (
+            "_lwdna_labels" not in tensor.__dict__
+            and mode.parameter_name(tensor) is None
+            and not mode.is_constant(tensor)
+        ):
             return False  # of unknown origin
     return some
 
@@ -246,6 +250,8 @@ def _joined(
                 layers[key] = labels
             elif len(met) == 1 and before[met[0]].shape == labels.shape:
                 mode.tie(before[met[0]], labels)
+            elif len(rows := [other for other in met if other[1] < 2]) == len(item.layers) == 1:
+                mode.tie(before[rows[0]], labels)  # a vector meets merged dimensions, as in a power iteration
             else:
                 for other in met:
                     mode.freeze(before[other])
@@ -315,9 +321,8 @@ def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
             if key[1] > 1 or follow_attribute(mode, sizes[axes[0]], rows):
                 fixed = []
         if fixed:
-            typed_in = ", ".join(str(int(sizes[axis])) for axis in fixed)
             mode.freeze(labels)
-            reasons[key] = f"'{name}' with the typed-in size {typed_in}"
+            reasons[key] = f"'{name}' with a typed-in size"
         for axis in axes:
             if isinstance(sizes[axis], SizeOfChannels) and key[1] < 2:
                 agree(mode, moved, axis, sizes[axis], name)

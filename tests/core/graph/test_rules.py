@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,19 +68,6 @@ def test_an_autograd_function_is_an_error_that_names_the_place_and_the_remedy() 
     graph = trace_channels(net, IMAGE, freeze=("twice",))
     assert graph.widths == {"b": 6}
     assert graph.verify(net, IMAGE) <= 1e-10
-
-
-@pytest.mark.parametrize("made", ["outside the forward pass", "by numpy"])
-def test_a_tensor_from_elsewhere_is_an_error(made: str) -> None:
-    elsewhere = torch.ones(1, 8, 1, 1)
-
-    def forward(n: Any, x: Tensor) -> Tensor:
-        other = elsewhere if made != "by numpy" else torch.from_numpy(np.ones((1, 8, 1, 1), np.float32))
-        return n.c(n.a(x) * other)
-
-    with pytest.raises(TraceError, match=r"unknown origin, shape \(1, 8, 1, 1\)"):
-        trace_channels(Net({"a": conv(3, 8), "c": conv(8, 4)}, forward), IMAGE)
-    assert "_lwdna_labels" not in elsewhere.__dict__
 
 
 # ---- parameters that cannot be tied ------------------------------------------------------------------------------

@@ -61,10 +61,11 @@ def test_what_is_saved_is_loaded(found: tuple[Net, Any, Architecture], file: Pat
 
 
 def test_options_of_the_trace_survive(tmp_path: Path) -> None:
-    net = Net(TOYS["u_net"].parts(), lambda n, x: (y := n.a(x), n.c(torch.cat([y, y], 1))))
+    net = Net(
+        TOYS["u_net"].parts(), lambda n, x: (y := n.a(x), n.c(torch.cat([y, y], 1)), n.up(n.b(x[:, :1] + y)))
+    )
     inputs = TOYS["u_net"].inputs()
     options: dict[str, Any] = {"freeze": ("up",), "taps": ("a",), "ties": (("a", "a"),), "outputs": "freeze"}
-    net.register_module("free", nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match="no free channel group"):
         shrink(net, inputs, [], F.mse_loss, score="random", **options)
     arch = shrink(net, inputs, [], F.mse_loss, score="random", **{**options, "outputs": "free"})
@@ -336,5 +337,5 @@ def test_example_inputs_as_json(inputs: Any) -> None:
 
 
 def test_inputs_that_no_file_can_hold() -> None:
-    with pytest.raises(UserError, match="hold a float"):
-        describe_inputs((torch.zeros(1), 0.5))
+    with pytest.raises(UserError, match="hold a bytes"):
+        describe_inputs((torch.zeros(1), b"0.5"))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.labels import FrozenChannelsWarning
 from core.surgery.verification import (
     UntestedGroupsWarning,
     VerificationError,
@@ -17,7 +21,7 @@ from core.surgery.verification import (
     randomise_,
     verify,
 )
-from tests.toys import TOYS, Net
+from tests.toys import TOYS, Net, conv
 
 MUTATED = [
     "residual",
@@ -115,6 +119,106 @@ def test_statistics_are_randomised_so_that_mistakes_show() -> None:
         assert tensor.unique().numel() == tensor.numel()
 
 
+def test_both_modes_are_checked_and_a_mistake_in_training_alone_is_found() -> None:
+    parts = {"a": conv(3, 8), "norm": nn.BatchNorm2d(8), "c": conv(8, 4), "aux": conv(8, 5)}
+
+    def forward(n: Any, x: Tensor) -> Any:
+        y = n.norm(n.a(x)).relu()
+        return (n.c(y), n.aux(y)) if n.training else n.c(y)
+
+    net, image = Net(parts, forward), torch.randn(2, 3, 8, 8)
+    graph = trace_channels(net, image)
+    proof = graph.verify(net, image)
+    assert set(proof.modes) == {"evaluation", "training"}
+    assert proof == max(proof.modes.values()) <= 1e-10
+    assert not proof.unchecked
+    key = ("aux.weight", 1)
+    broken = dataclasses.replace(graph, slots={**graph.slots, key: graph.slots[key][::-1].copy()})
+    assert any(not holds(broken, net, image, seed) for seed in range(3))
+    broken = dataclasses.replace(graph, slots={**graph.slots, key: np.full_like(graph.slots[key], -1)})
+    with pytest.raises(VerificationError, match="does not run in training mode"):
+        broken.verify(net, image)
+
+
+DRAWN = {
+    "dropout": lambda n, y: F.dropout(y, 0.5, n.training),
+    "dropout in place": lambda n, y: F.dropout2d(y, 0.5, n.training, inplace=True),
+    "alpha dropout": lambda n, y: F.alpha_dropout(y, 0.5, n.training),
+    "noise": lambda n, y: y + torch.randn_like(y) if n.training else y,
+    "noise in place": lambda n, y: y + y.new_empty(y.shape).normal_() if n.training else y,
+    "paths": lambda n, y: y * y.new_empty(len(y), 1, 1, 1).bernoulli_(0.5) / 0.5 if n.training else y,
+    "slopes": lambda n, y: F.rrelu(y, training=n.training),
+    "order": lambda n, y: y[torch.randperm(len(y))] if n.training else y,
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_is_drawn_in_training_does_not_hide_that_masked_equals_cut(name: str) -> None:
+    net = Net({"a": conv(3, 8), "c": conv(8, 4)}, lambda n, x: n.c(DRAWN[name](n, n.a(x))))
+    image = torch.randn(4, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrozenChannelsWarning)
+        graph = trace_channels(net, image)
+    state = torch.random.get_rng_state()
+    proof = graph.verify(net, image)
+    assert proof <= 1e-10
+    assert set(proof.modes) == {"evaluation", "training"}
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_attention_with_dropout_is_compared_without_it() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = conv(3, 8), conv(8, 4)
+            self.attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            tokens = y.flatten(2).transpose(1, 2)
+            z = F.scaled_dot_product_attention(tokens, tokens, tokens, None, 0.5 if self.training else 0.0)
+            return self.c((self.attention(tokens, tokens, tokens)[0] + z).transpose(1, 2).reshape(y.shape))
+
+    net, image = nn.Sequential(conv(3, 6), conv(6, 3), Block()), torch.randn(2, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrozenChannelsWarning)
+        graph = trace_channels(net, image)
+    assert set(graph.verify(net, image).modes) == {"evaluation", "training"}
+
+
+def test_a_mode_that_does_not_run_is_said() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = n.c(n.a(x))
+        if not n.training and x.dtype == torch.float64:
+            raise RuntimeError("an operator is missing")
+        return y
+
+    net, image = Net({"a": conv(3, 8), "c": conv(8, 4)}, forward), torch.randn(2, 3, 8, 8)
+    graph = trace_channels(net, image)
+    with pytest.warns(UserWarning, match="evaluation mode is not verified.*an operator is missing"):
+        proof = graph.verify(net, image)
+    assert (set(proof.modes), set(proof.unchecked)) == ({"training"}, {"evaluation"})
+    with (
+        pytest.warns(UserWarning, match="not verified"),
+        pytest.raises(VerificationError, match="nothing is"),
+    ):
+        graph.verify(net, torch.randn(2, 5, 8, 8))
+
+
+def test_outputs_that_are_not_finite_prove_nothing() -> None:
+    net = Net({"a": conv(3, 8), "c": conv(8, 4)}, lambda n, x: n.c(n.a(x)).abs().neg().log())
+    image = torch.randn(2, 3, 8, 8)
+    with pytest.raises(VerificationError, match="not finite in evaluation mode"):
+        trace_channels(net, image).verify(net, image)
+    some = Net({"a": conv(3, 8), "c": conv(8, 4)}, lambda n, x: n.c(n.a(x)).log())  # NaN where it is negative
+    graph = trace_channels(some, image)
+    assert graph.verify(some, image) <= 1e-10
+    wrong = dataclasses.replace(
+        graph, slots={**graph.slots, ("c.weight", 1): graph.slots["c.weight", 1][::-1].copy()}
+    )
+    assert any(not holds(wrong, some, image, seed) for seed in range(3))
+
+
 def test_a_tolerance_can_be_missed() -> None:
     net, graph = traced("plain")
     with pytest.raises(VerificationError, match=r"differ by .*allowed -1e\+00"):
@@ -122,7 +226,10 @@ def test_a_tolerance_can_be_missed() -> None:
 
 
 def test_several_outputs_of_which_channels_are_free() -> None:
-    net = Net(TOYS["u_net"].parts(), lambda n, x: (y := n.a(x), n.b(y), n.c(torch.cat([y, y], 1))))
+    parts = TOYS["u_net"].parts()
+    net = Net(
+        {name: parts[name] for name in "abc"}, lambda n, x: (y := n.a(x), n.b(y), n.c(torch.cat([y, y], 1)))
+    )
     graph = trace_channels(net, TOYS["u_net"].inputs(), outputs="free")
     assert graph.widths == {"a": 8, "b": 6, "c": 4}
     assert graph.verify(net, TOYS["u_net"].inputs()) <= 1e-10
