@@ -27,7 +27,7 @@ from super_resolution.evaluation import (
     ssim,
 )
 from super_resolution.figures import save_comparison
-from super_resolution.images import read_image, write_image
+from super_resolution.images import read_upright, write_image
 from super_resolution.resize import downscale, matlab_bicubic
 
 
@@ -99,9 +99,9 @@ def test_bicubic_scores_on_benchmarks(benchmark_root: Path, name: str, published
 
 
 def test_a_grey_benchmark_image_is_scored_on_its_raw_values(benchmark_root: Path) -> None:
-    hr = read_image(benchmark_root / "benchmark/Set14/HR/img_003.png")
+    hr = read_upright(benchmark_root / "benchmark/Set14/HR/img_003.png")
     assert hr.ndim == 2
-    sr = matlab_bicubic(read_image(benchmark_root / "benchmark/Set14/LR_bicubic/X4/img_003x4.png"), 4)
+    sr = matlab_bicubic(read_upright(benchmark_root / "benchmark/Set14/LR_bicubic/X4/img_003x4.png"), 4)
     error = (hr[4:-4, 4:-4].astype(float) - sr[4:-4, 4:-4]).ravel()
     (benchmark,), _ = open_benchmarks(("Set14",), benchmark_root, 4)
     found = evaluate(bicubic(4), benchmark).images["img_003"].psnr
@@ -190,7 +190,7 @@ def test_the_comparison_figure_shows_every_image_and_upscaler(
 ) -> None:
     upscalers = {"bicubic": bicubic(2), "nearest": by_network(Nearest(2), 2)}
     save_comparison(grey_and_colour.pairs, 2, upscalers, tmp_path / "crops.png", side=32)
-    picture = read_image(tmp_path / "crops.png")
+    picture = read_upright(tmp_path / "crops.png")
     assert picture.shape[:2] == pytest.approx((2 * 2.6 * 150, 3 * 2.4 * 150), abs=2)
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 100
     with pytest.raises(UserError, match="at least one image"):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from core.errors import UserError
-from tracking.files.images import read_image
+from tracking.files.images import read_frame
 from tracking.training.sequences import TrainingSet
 
 
@@ -61,7 +61,7 @@ class DecodedFrames:
         """A frame; see `FrameSource`."""
         path = self.source.files.path(sequence, frame)
         try:
-            image = read_image(path)
+            image = read_frame(path)
         except UserError as error:
             raise BadFrame(str(path), str(error)) from error
         return Frame(image, self.source.boxes[self.source.first[sequence] + frame])

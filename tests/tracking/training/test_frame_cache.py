@@ -111,7 +111,7 @@ def test_frames_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "set/face/img/0004.png"
     bad.write_bytes(b"no image")
     usable = usable_set(tmp_path / "set")
-    with pytest.raises(BadFrame, match=r"0004.png: not a readable image") as caught:
+    with pytest.raises(BadFrame, match=r"0004.png' cannot be read: no decoder knows it") as caught:
         DecodedFrames(usable.source).read(0, 4)
     assert caught.value.path == str(bad)
     copy = pickle.loads(pickle.dumps(caught.value))
