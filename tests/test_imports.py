@@ -29,7 +29,7 @@ FOREIGN_TO_CORE = {
 }
 # The files of core that decode pictures, one for image files and one for videos: tasks do not import each other.
 DECODERS = {
-    "core/storage/images.py": {"cv2", "PIL", "mmcv", "jpeg4py"},
+    "core/storage/images.py": {"cv2", "PIL", "mmcv", "jpeg4py", "turbojpeg"},
     "core/storage/video.py": {"cv2"},
 }
 # Of these, what is imported only where it is used: mmcv loads torch, jpeg4py the system's library.

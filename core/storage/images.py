@@ -3,8 +3,8 @@
 An image is a NumPy array of uint8 or uint16 with shape H x W (grey), H x W x 2 (grey and alpha), H x W x 3 (RGB) or
 H x W x 4 (RGB and alpha), alpha not multiplied into the colours.
 
-JPEGs go through libjpeg-turbo (`turbojpeg`), else OpenCV; all else through Pillow, which checks what OpenCV forgives;
-colours of more than 8 bits, of which Pillow keeps 8, through OpenCV.
+JPEGs go through libjpeg-turbo (`jpeg_decoder`), else OpenCV; all else through Pillow, which checks what OpenCV
+forgives; colours of 16 bits, of which Pillow keeps 8, through OpenCV.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from core.errors import UserError
-from core.storage.truncation import JPEG, PNG, find_truncation, jpeg_components
+from core.storage.truncation import JPEG, PNG, find_truncation
 
 MAX_PIXELS = 2**30
 """OpenCV's limit, for all decoders."""
@@ -118,8 +118,8 @@ def three_channels(colour: np.ndarray) -> np.ndarray:
 
 
 @cache
-def turbojpeg() -> Callable[[bytes], np.ndarray] | None:
-    """The choice of a decoder for colour JPEGs: mmcv's with PyTurboJPEG where that is installed, else jpeg4py.
+def jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
+    """The choice of a decoder for JPEGs: mmcv's with PyTurboJPEG where that is installed, else jpeg4py.
 
     Both bind libjpeg-turbo, whose pixels are OpenCV's and Pillow's. None where neither finds the system's library.
     """
@@ -132,7 +132,7 @@ def turbojpeg() -> Callable[[bytes], np.ndarray] | None:
                 mmcv.use_backend("turbojpeg")  # the only way to make mmcv create its decoder
             finally:
                 mmcv.use_backend(default)
-            return partial(mmcv.imfrombytes, flag="color", channel_order="rgb", backend="turbojpeg")
+            return _mmcv_decode
     with suppress(ImportError, OSError):
         import jpeg4py
 
@@ -140,15 +140,34 @@ def turbojpeg() -> Callable[[bytes], np.ndarray] | None:
             decompressor = None  # the destructor wants it even where the constructor has failed
 
         Probe(np.zeros(0, np.uint8))  # loads the library
-        return lambda content: jpeg4py.JPEG(np.frombuffer(content, np.uint8)).decode()
+        return _jpeg4py_decode
     return None
+
+
+def _mmcv_decode(content: bytes) -> np.ndarray:
+    import mmcv
+    from turbojpeg import TJSAMP_GRAY
+
+    grey = mmcv.image.io.jpeg.decode_header(content)[2] == TJSAMP_GRAY
+    flag = "grayscale" if grey else "color"
+    return mmcv.imfrombytes(content, flag=flag, channel_order="rgb", backend="turbojpeg")
+
+
+def _jpeg4py_decode(content: bytes) -> np.ndarray:
+    import jpeg4py
+
+    jpeg = jpeg4py.JPEG(np.frombuffer(content, np.uint8))
+    jpeg.parse_header()
+    return jpeg.decode(
+        pixfmt=jpeg4py.TJPF_GRAY if jpeg.subsampling == jpeg4py.TJSAMP_GRAY else jpeg4py.TJPF_RGB
+    )
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
     """None where Pillow is to say what is wrong."""
-    turbo = turbojpeg()
-    if turbo is not None and jpeg_components(content) == 3:
-        with suppress(OSError, RuntimeError):
+    turbo = jpeg_decoder()
+    if turbo is not None:
+        with suppress(OSError, RuntimeError):  # CMYK, for which libjpeg-turbo has no rule; what is damaged
             return turbo(content)
     with suppress(cv2.error):  # a header that promises an absurd size
         image = _opencv(content)
@@ -157,7 +176,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
 
 
 def _opencv(content: bytes) -> np.ndarray | None:
-    """What OpenCV reads in full, BGR and as it is stored; it converts CMYK, for which libjpeg-turbo has no rule."""
+    """What OpenCV reads in full, BGR and as it is stored; it converts CMYK."""
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 

@@ -15,7 +15,7 @@ import skimage
 from PIL import Image
 
 from core.storage import images
-from core.storage.images import BadImage, eight_bits, read_image, split_alpha, three_channels, turbojpeg
+from core.storage.images import BadImage, eight_bits, jpeg_decoder, read_image, split_alpha, three_channels
 
 BUNDLED = Path(skimage.data_dir)
 PHOTO = np.asarray(Image.open(BUNDLED / "coffee.png").convert("RGB"))[:40, :50]
@@ -40,9 +40,9 @@ def stored(path: Path, image: np.ndarray | Image.Image, **options: object) -> Pa
 @pytest.fixture
 def choice() -> Iterator[None]:
     """Forget the decoder that was chosen, before and after."""
-    turbojpeg.cache_clear()
+    jpeg_decoder.cache_clear()
     yield
-    turbojpeg.cache_clear()
+    jpeg_decoder.cache_clear()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLED.glob("*.png")))
@@ -124,16 +124,31 @@ def test_rules_for_tasks() -> None:
     np.testing.assert_array_equal(alpha, 255 - GREY)
 
 
-def test_turbojpeg_gives_opencvs_pixels_where_its_library_is() -> None:
-    turbo = turbojpeg()
+@pytest.mark.parametrize("decoder", ["mmcv", "jpeg4py"])
+@pytest.mark.usefixtures("choice")
+def test_turbojpeg_gives_opencvs_pixels_where_its_library_is(
+    decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if decoder == "jpeg4py":
+        monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setitem(sys.modules, "jpeg4py", None)
+    turbo = jpeg_decoder()
     if turbo is None:
-        pytest.skip("neither PyTurboJPEG nor jpeg4py finds libturbojpeg here")
-    content = (BUNDLED / "rocket.jpg").read_bytes()
-    opencv = cv2.cvtColor(images._opencv(content), cv2.COLOR_BGR2RGB)
-    assert np.abs(turbo(content).astype(int) - opencv).max() <= 2  # releases may differ by a level
+        pytest.skip(f"{decoder} finds no libturbojpeg here")
+    for path in (BUNDLED / "rocket.jpg", stored(tmp_path / "grey.jpg", GREY)):
+        found = turbo(path.read_bytes())
+        opencv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        wanted = opencv if opencv.ndim == 2 else opencv[..., ::-1]
+        assert found.shape == wanted.shape
+        assert np.abs(found.astype(int) - wanted).max() <= 2  # releases may differ by a level
+    cmyk = stored(tmp_path / "cmyk.jpg", Image.fromarray(PHOTO).convert("CMYK"), quality=98)
+    with pytest.raises((OSError, RuntimeError)):
+        turbo(cmyk.read_bytes())
+    assert np.abs(read_image(cmyk, upright=False).astype(int) - PHOTO).mean() < 3
 
 
-def test_colour_jpegs_alone_go_to_turbojpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpegs_alone_go_to_turbojpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     marked = np.full((2, 3, 3), 7, np.uint8)
     seen: list[bytes] = []
 
@@ -141,12 +156,9 @@ def test_colour_jpegs_alone_go_to_turbojpeg(tmp_path: Path, monkeypatch: pytest.
         seen.append(content)
         return marked
 
-    monkeypatch.setattr(images, "turbojpeg", lambda: decode)
+    monkeypatch.setattr(images, "jpeg_decoder", lambda: decode)
     assert read_image(BUNDLED / "rocket.jpg", upright=False) is marked
     assert read_image(BUNDLED / "coffee.png", upright=False).shape == (400, 600, 3)
-    assert read_image(stored(tmp_path / "grey.jpg", GREY), upright=False).shape == GREY.shape
-    cmyk = stored(tmp_path / "cmyk.jpg", Image.fromarray(PHOTO).convert("CMYK"), quality=98)
-    assert np.abs(read_image(cmyk, upright=False).astype(int) - PHOTO).mean() < 3
     assert seen == [(BUNDLED / "rocket.jpg").read_bytes()]
 
 
@@ -159,7 +171,7 @@ def jpeg4py_that_refuses() -> SimpleNamespace:
         def __init__(self, content: np.ndarray) -> None:
             assert content.dtype == np.uint8
 
-        def decode(self) -> np.ndarray:
+        def parse_header(self) -> None:
             raise Refused
 
     return SimpleNamespace(JPEG=JPEG, JPEGRuntimeError=Refused)
@@ -172,7 +184,7 @@ def test_others_take_over_what_a_decoder_refuses(monkeypatch: pytest.MonkeyPatch
         wanted = np.asarray(file)
     monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "jpeg4py", jpeg4py_that_refuses())
-    assert turbojpeg() is not None
+    assert jpeg_decoder() is not None
     assert np.abs(read_image(BUNDLED / "rocket.jpg", upright=False).astype(int) - wanted).max() <= 4
     monkeypatch.setattr(images, "_opencv", lambda content: None)
     np.testing.assert_array_equal(read_image(BUNDLED / "rocket.jpg", upright=False), wanted)
@@ -190,20 +202,30 @@ def test_mmcv_decodes_where_pyturbojpeg_is_installed(monkeypatch: pytest.MonkeyP
             raise ImportError("libturbojpeg")
 
     def imfrombytes(content: bytes, flag: str, channel_order: str, backend: str) -> np.ndarray:
-        assert (flag, channel_order, backend) == ("color", "rgb", "turbojpeg")
-        return PHOTO.copy()
+        assert (channel_order, backend) == ("rgb", "turbojpeg")
+        return {"color": PHOTO, "grayscale": GREY}[flag].copy()
+
+    class Header:
+        subsampling = 2
+
+        def decode_header(self, content: bytes) -> tuple[int, int, int, int]:
+            return 50, 40, self.subsampling, 1
 
     default = mmcv.image.io.imread_backend
     monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setattr(mmcv, "use_backend", use_backend)
     monkeypatch.setattr(mmcv, "imfrombytes", imfrombytes)
+    monkeypatch.setattr(mmcv.image.io, "jpeg", Header())
+    monkeypatch.setitem(sys.modules, "turbojpeg", SimpleNamespace(TJSAMP_GRAY=3))
     monkeypatch.setitem(sys.modules, "jpeg4py", None)
     there = True
     np.testing.assert_array_equal(read_image(BUNDLED / "rocket.jpg", upright=False), PHOTO)
+    monkeypatch.setattr(Header, "subsampling", 3)
+    np.testing.assert_array_equal(read_image(BUNDLED / "rocket.jpg", upright=False), GREY)
     assert mmcv.image.io.imread_backend == default
-    turbojpeg.cache_clear()
+    jpeg_decoder.cache_clear()
     there = False
-    assert turbojpeg() is None
+    assert jpeg_decoder() is None
     assert mmcv.image.io.imread_backend == default
     assert asked == ["turbojpeg", default] * 2
 
