@@ -119,10 +119,18 @@ def three_channels(colour: np.ndarray) -> np.ndarray:
 
 @cache
 def jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
-    """The choice of a decoder for JPEGs: mmcv's with PyTurboJPEG where that is installed, else jpeg4py.
+    """The choice of a decoder for JPEGs: jpeg4py, else mmcv with PyTurboJPEG, which looks in more places.
 
     Both bind libjpeg-turbo, whose pixels are OpenCV's and Pillow's. None where neither finds the system's library.
     """
+    with suppress(ImportError, OSError):
+        import jpeg4py
+
+        class Probe(jpeg4py.JPEG):
+            decompressor = None  # the destructor wants it even where the constructor has failed
+
+        Probe(np.zeros(0, np.uint8))  # loads the library
+        return _jpeg4py_decode
     if importlib.util.find_spec("turbojpeg") is not None:
         import mmcv
 
@@ -133,14 +141,6 @@ def jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
             finally:
                 mmcv.use_backend(default)
             return _mmcv_decode
-    with suppress(ImportError, OSError):
-        import jpeg4py
-
-        class Probe(jpeg4py.JPEG):
-            decompressor = None  # the destructor wants it even where the constructor has failed
-
-        Probe(np.zeros(0, np.uint8))  # loads the library
-        return _jpeg4py_decode
     return None
 
 
