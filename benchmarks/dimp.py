@@ -30,8 +30,8 @@ from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.box_judge import BoxJudge
+from tracking.dimp.filter_optimizer import FilterOptimizer
 from tracking.dimp.inference import InferenceNetwork
-from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker

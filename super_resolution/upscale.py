@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import refuse_overwriting
 from core.storage.images import read_profile, split_alpha
@@ -199,10 +199,7 @@ def upscale_video(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
-    options = build_parser().parse_args(argv)
-    return run_command(
-        lambda: _run(options), options.debug, "a video holds the frames until then; start it again"
-    )
+    return run_parsed(build_parser(), _run, argv, "a video holds the frames until then; start it again")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -87,6 +87,7 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 COMMANDS = {
     "core/channels.py",  # python -m core.channels
     "core/experiments/commands.py",
+    "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/run.py",
     "super_resolution/convert.py",
