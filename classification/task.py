@@ -15,7 +15,7 @@ from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.scan import LeftOut, summary
-from classification.evaluation import evaluate
+from classification.evaluation import error_rates
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
@@ -59,7 +59,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         example_inputs=torch.zeros(1, *data.input_shape),
         train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),
         loss_fn=loss_and_error,
-        evaluate=lambda model: evaluate(model, test_loader, device),
+        evaluate=lambda model: error_rates(model, test_loader, device),
         metrics=METRICS,
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
