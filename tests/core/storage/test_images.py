@@ -97,6 +97,25 @@ def test_sixteen_bits_stay(tmp_path: Path, suffix: str, channels: int) -> None:
     np.testing.assert_array_equal(found, deep[..., 0] if channels == 1 else deep)
 
 
+def test_tiffs_of_other_depths_are_refused_and_white_may_be_zero(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    deep = GREY.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "white.tif", 65535 - deep, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "white.tif", upright=False), deep)
+    tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.int32), photometric="minisblack")
+    with pytest.raises(BadImage, match="its samples of 32 bits are not of 8 or 16"):
+        read_image(tmp_path / "a.tif", upright=False)
+    tifffile.imwrite(tmp_path / "b.tif", GREY.astype(np.float32), photometric="minisblack")
+    with pytest.raises(BadImage, match="its floating-point samples of 32 bits"):
+        read_image(tmp_path / "b.tif", upright=False)
+    cmyk = np.dstack([deep] * 4)
+    tifffile.imwrite(tmp_path / "c.tif", cmyk, photometric="separated")
+    tifffile.imwrite(tmp_path / "d.tif", cmyk, photometric="rgb", extrasamples=["assocalpha"])
+    for name in ("c", "d"):
+        with pytest.raises(BadImage, match=rf"{name}\.tif.* with 16 bits that is not read in full"):
+            read_image(tmp_path / f"{name}.tif", upright=False)
+
+
 def test_the_first_of_several_is_taken_where_asked_for(tmp_path: Path) -> None:
     for suffix in (".tif", ".gif", ".webp", ".png"):
         path = tmp_path / f"a{suffix}"
