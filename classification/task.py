@@ -19,7 +19,7 @@ from classification.evaluation import error_rates
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
-from core.experiments.report import NAMES
+from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
 from core.methods.registry import without_young
@@ -147,7 +147,7 @@ def checkpoints(
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         path = settings.work_dir / f"{run.method}.safetensors"
         save_network(path, network, description)
-        files.append(f"- `{path.name}`: {NAMES.get(run.method, run.method)}, seed {run.seed}")
+        files.append(f"- `{path.name}`: {METHOD_TITLES.get(run.method, run.method)}, seed {run.seed}")
     return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
 
 

@@ -157,7 +157,7 @@ def execute(
             of a module, or a `functools.partial` of one, so that other processes can do the same.
         complete: fills in what follows from the rest of the protocol.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
-            protocol data, it is said before it is imported.
+            protocol data, that is said.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:

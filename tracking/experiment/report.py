@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from core.experiments.report import NAMES
+from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.graph.complexity import count, count_params, latency
 from core.storage.checkpoint import load_weights
@@ -53,7 +53,7 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
     for run in runs:
         if run.seed != runs[0].seed:
             continue
-        name = NAMES.get(run.method, run.method.capitalize())
+        name = METHOD_TITLES.get(run.method, run.method.capitalize())
         found = None if run.architecture is None else run.architecture.to_json()
         description = Description(config.backbone.name, found, config.network, tryout.changes)
         network = description.build(config.backbone.name)
