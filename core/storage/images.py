@@ -28,7 +28,7 @@ from core.errors import UserError
 from core.storage.truncation import JPEG, PNG, find_truncation
 
 MAX_PIXELS = 2**30
-"""OpenCV's limit, for all decoders."""
+"""OpenCV's limit, and here Pillow's; a JPEG has at most 65,535 a side."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # What Pillow's readers raise on damaged files, over and above what they promise.
