@@ -124,4 +124,19 @@ FROZEN: dict[str, Toy] = {
         {},
         r"up to a typed-in border",
     ),
+    "attribute_that_follows_and_is_typed_in": Toy(  # single-head attention of SHViT
+        lambda: chain(
+            Sized(
+                lambda n, y: torch.cat(
+                    [n.u((p := y.split([n.part, n.dim - n.part], 1))[0])[:, : n.part], p[1]], 1
+                ),
+                {"u": conv(3, 5)},
+                part=3,
+                dim=8,
+            )
+        ),
+        between(lambda n, y: n.b(y)),
+        {"b.u": (2, 1)},  # rows that nobody reads
+        r"the attribute 'part' is also a size that cannot follow in 'b'",
+    ),
 }

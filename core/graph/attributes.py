@@ -14,46 +14,83 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.graph.labels import AttributeKey, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import FROZEN, AttributeKey, LabelMode, Labels, Note, SizeOfChannels, Trace
 
 # What torch's own layers keep: their other integers (strides, groups) count no channels, or are known to the rules.
 _OF_LAYERS = ("out_channels", "in_channels", "out_features", "in_features", "num_features")
 
 
+def _typed_in(name: str, noted: str) -> Any:
+    plain = getattr(int, name)
+
+    def method(self: SizeOfAttribute, *others: Any) -> Any:
+        if any(isinstance(other, SizeOfChannels) for other in others):
+            return NotImplemented
+        getattr(self.trace, noted).add(self.key)
+        for other in others:
+            if isinstance(other, SizeOfAttribute):
+                getattr(self.trace, noted).add(other.key)
+        return plain(self, *others)
+
+    return method
+
+
 class SizeOfAttribute(int):
     """An integer read off an attribute of a module, times `ratio`.
 
-    Products with plain integers and quotients without a remainder keep the mark; any other arithmetic gives a plain
-    integer, which counts as typed in.
+    Products with plain integers and quotients without a remainder keep the mark. Any other arithmetic gives a number
+    that counts as typed in: a sum pins the attribute (`Trace.pinned`), and where the number is one to calculate with
+    (`self.dim ** -0.5`) the channels that the attribute counts are not exact (`Trace.numbers`).
     """
 
     key: AttributeKey
+    trace: Trace
     ratio: Fraction
 
-    def __new__(cls, value: int, key: AttributeKey, ratio: Fraction = Fraction(1)) -> SizeOfAttribute:
+    def __new__(
+        cls,
+        value: int,
+        key: AttributeKey,
+        trace: Trace,
+        ratio: Fraction = Fraction(1),
+    ) -> SizeOfAttribute:
         """`value`, which is `ratio` times the attribute at `key`."""
         size = super().__new__(cls, value)
         size.key = key
+        size.trace = trace
         size.ratio = ratio
         return size
 
     def __mul__(self, other: Any) -> Any:
-        value = NotImplemented if isinstance(other, SizeOfChannels) else int(self).__mul__(other)
-        return SizeOfAttribute(value, self.key, self.ratio * other) if _is_plain(value, other) else value
+        if isinstance(other, SizeOfChannels):
+            return NotImplemented
+        value = int(self).__mul__(other)
+        if _is_plain(value, other):
+            return SizeOfAttribute(value, self.key, self.trace, self.ratio * other)
+        return value
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
-        value = NotImplemented if isinstance(other, SizeOfChannels) else int(self).__floordiv__(other)
-        whole = _is_plain(value, other) and value * int(other) == int(self)
-        return SizeOfAttribute(value, self.key, self.ratio / other) if whole else value
+        if isinstance(other, SizeOfChannels):
+            return NotImplemented
+        value = int(self).__floordiv__(other)
+        if _is_plain(value, other) and value * int(other) == int(self):
+            return SizeOfAttribute(value, self.key, self.trace, self.ratio / other)
+        self.trace.pinned.add(self.key)
+        return value
 
     def __neg__(self) -> SizeOfAttribute:
-        return SizeOfAttribute(-int(self), self.key, -self.ratio)
+        return SizeOfAttribute(-int(self), self.key, self.trace, -self.ratio)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SizeOfAttribute:
         return self
 
+    __add__, __radd__ = _typed_in("__add__", "pinned"), _typed_in("__radd__", "pinned")
+    __sub__, __rsub__ = _typed_in("__sub__", "pinned"), _typed_in("__rsub__", "pinned")
+    __truediv__, __rtruediv__ = _typed_in("__truediv__", "numbers"), _typed_in("__rtruediv__", "numbers")
+    __pow__, __rpow__ = _typed_in("__pow__", "numbers"), _typed_in("__rpow__", "numbers")
+    __float__ = _typed_in("__float__", "numbers")
     __hash__ = int.__hash__
 
 
@@ -61,7 +98,7 @@ def _is_plain(value: Any, other: Any) -> bool:
     return type(value) is int and isinstance(other, int) and not isinstance(other, bool)
 
 
-def mark_attributes(module: nn.Module) -> None:
+def mark_attributes(module: nn.Module, trace: Trace) -> None:
     """Mark the integers in the attributes of a module that is about to run, a copy, and of all that it holds."""
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
@@ -73,10 +110,10 @@ def mark_attributes(module: nn.Module) -> None:
             if attribute[0] == "_" or value is None:
                 continue
             if _is_size(value):
-                state[attribute] = SizeOfAttribute(value, (name, attribute, None))
+                state[attribute] = SizeOfAttribute(value, (name, attribute, None), trace)
             elif type(value) in (list, tuple) and any(map(_is_size, value)):
                 state[attribute] = type(value)(
-                    SizeOfAttribute(item, (name, attribute, index)) if _is_size(item) else item
+                    SizeOfAttribute(item, (name, attribute, index), trace) if _is_size(item) else item
                     for index, item in enumerate(value)
                 )
 
@@ -94,6 +131,7 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     Returns:
         Whether it can be so; if not, nothing is tied, and the caller has to freeze.
     """
+    mode.followed.add(size.key)
     ratio = abs(size.ratio)
     parts = ratio.numerator
     if len(rows) % parts or len(rows) != abs(int(size)):
@@ -112,3 +150,28 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
         mode.tie(mine[0], theirs[0])
     mode.tie(by_part[:1], by_part)
     return True
+
+
+def sizes_of_attributes(value: Any) -> list[SizeOfAttribute]:
+    """All sizes of attributes in nested arguments."""
+    if isinstance(value, SizeOfAttribute):
+        return [value]
+    if isinstance(value, dict):
+        return [size for item in value.values() for size in sizes_of_attributes(item)]
+    if isinstance(value, (tuple, list)):
+        return [size for item in value for size in sizes_of_attributes(item)]
+    return []
+
+
+def settle_attributes(trace: Trace) -> None:
+    """Attributes that are also sizes that cannot follow stay; what attributes in calculations count is not exact."""
+    for key in sorted(trace.attributes.keys() & trace.pinned, key=str):
+        rows, _ = trace.attributes.pop(key)
+        trace.frozen.append(rows)
+        if (rows != FROZEN).any():
+            note = Note(
+                f"the attribute '{key[1]}' is also a size that cannot follow",
+                key[0] or "the model's own forward",
+            )
+            trace.notes.append(note)
+    trace.inexact += [trace.attributes[key][0] for key in trace.attributes.keys() & trace.numbers]

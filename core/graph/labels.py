@@ -168,6 +168,10 @@ class Trace:
     attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
         default_factory=dict
     )  # size kept in an attribute -> the rows that it counts, and what one row counts for
+    pinned: set[AttributeKey] = field(
+        default_factory=set
+    )  # attributes that are also sizes that cannot follow
+    numbers: set[AttributeKey] = field(default_factory=set)  # and those that are calculated with
     untied: dict[str, tuple[torch.Size, str]] = field(
         default_factory=dict
     )  # parameter that no rule can tie -> its shape and the module that runs
@@ -222,6 +226,7 @@ class LabelMode(TorchFunctionMode):
         self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
         # By id: constants from outside and what is made of them, with the name of the constant.
         self.origins: dict[int, tuple[Tensor, str]] = {}
+        self.followed: set[AttributeKey] = set()  # attributes whose sizes the present call follows
         self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.graph.attributes import sizes_of_attributes
 from core.graph.labels import LabelMode, Labels, SizeOfChannels
 from core.graph.rules import elementwise, parametric, products, rearrangement, reduction, weights
 from core.graph.rules.calls import canonical, constant, execute, unknown
@@ -55,7 +56,20 @@ RULES: dict[str, Rule] = {
 
 
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Execute one intercepted call and label its result."""
+    """Execute one intercepted call and label its result.
+
+    A size of an attribute that the call's rule does not follow is one that has to stay.
+    """
+    sizes = sizes_of_attributes((args, kwargs))
+    if not sizes:
+        return _apply(mode, func, args, kwargs)
+    mode.followed = set()
+    result = _apply(mode, func, args, kwargs)
+    mode.trace.pinned.update(size.key for size in sizes if size.key not in mode.followed)
+    return result
+
+
+def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
     if weights.from_parameters(mode, name, args, kwargs):
         return weights.apply(mode, name, func, args, kwargs)
