@@ -36,6 +36,7 @@ from torch.nn import functional
 from benchmarks.loops import add_loop_options, compare_loops, load
 from benchmarks.measure import Page, benchmark
 from benchmarks.networks import NETWORKS, Network
+from benchmarks.shrinking import peer_macs
 from classification.models import MODELS, build
 from core.errors import UserError, check_known
 from core.graph.complexity import count
@@ -53,13 +54,6 @@ CLOSED, DRAWN = "closed form", "drawn under the budget"
 BUILT, COUNTED, PEER = "built and counted", "counted alone", "counted by Torch-Pruning"
 ALLOWED = 5.0
 CLASSES = 1000
-
-
-def peer_counter(model: nn.Module, inputs: Any) -> int:
-    """Multiply-accumulates by Torch-Pruning."""
-    import torch_pruning
-
-    return int(torch_pruning.utils.count_ops_and_params(model, inputs)[0])
 
 
 def price_network(network: Network, arguments: Namespace) -> dict[str, Any]:
@@ -80,7 +74,7 @@ def price_network(network: Network, arguments: Namespace) -> dict[str, Any]:
     many, few = random_sizes(arguments.candidates), random_sizes(arguments.built)
     beforehand = [built(space, own, 0).eval() for own in few]
 
-    def counting(counter: Callable[[nn.Module, Any], int]) -> Callable[[], Callable[[], Any]]:
+    def counting(counter: Callable[[nn.Module, Any], float]) -> Callable[[], Callable[[], Any]]:
         return lambda: lambda: [counter(model, inputs) for model in beforehand]
 
     ways: dict[str, Callable[[], Callable[[], Any]]] = {
@@ -90,7 +84,7 @@ def price_network(network: Network, arguments: Namespace) -> dict[str, Any]:
         COUNTED: counting(count),
     }  # fmt: skip
     if find_spec("torch_pruning") is not None:
-        ways[PEER] = counting(peer_counter)
+        ways[PEER] = counting(peer_macs)
     outcomes = time_in_turns(ways, turns=arguments.turns, warmup=1)
     expected = space.graph.cost("macs", few).tolist()
     for way in (BUILT, COUNTED):

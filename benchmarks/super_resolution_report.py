@@ -52,7 +52,7 @@ Convolutions = Mapping[str, Mapping[str, Timing]]  # layout -> width -> times
 def ratios(timings: Mapping[str, Timing], first: str, second: str) -> dict[str, dict[str, float]]:
     """Time of `first` over time of `second`, both clocks: median and extremes turn by turn, and of the fastest runs."""
     ours, theirs = timings[first], timings[second]
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for clock in CLOCKS:
         values = ours.over(theirs, clock)
         found[clock] = {
