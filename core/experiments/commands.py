@@ -30,6 +30,7 @@ from core.storage.data import data_root
 from core.training.divergence import lowered_rate
 from core.training.train import make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from core.widths.scores import NAMES
 
 CONFIG_FILE = "config.py"
@@ -46,17 +47,33 @@ class OpenTask(Protocol[C_contra]):
         """Takes protocol, data root, work directory and devices."""
 
 
-def add_experiment_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that `run` of every task understands."""
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every command understands that runs trials; `overrides_of` reads those of the protocol."""
     run = parser.add_argument_group("experiment")
     run.add_argument(
         "--config",
         help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
     )
-    run.add_argument(
-        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
-    )
+    run.add_argument("--work-dir", type=Path, help="where results go (default: below work_dirs/)")
     run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
+    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    run.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    run.add_argument(
+        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
+    )
+    run.add_argument("--widen", type=float, help="growth of the space of widths")
+    run.add_argument("--no-progress", action="store_true", help="no progress bars")
+    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that `run` of every task understands."""
+    add_common_arguments(parser)
+    run = parser.add_argument_group("stages and repetitions")
     run.add_argument(
         "--stages",
         nargs="+",
@@ -68,22 +85,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
     )
-    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
     run.add_argument(
         "--seeds",
         type=int,
         help="repetitions, each with its own seed (default: 1, or as planned; with --resume more can be added)",
     )
-    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    run.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
-    )
-    run.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
-    run.add_argument("--no-progress", action="store_true", help="no progress bars")
-    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
     method = parser.add_argument_group("shrinkage")
     method.add_argument(
         "--budget",
@@ -91,7 +97,6 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         "convention, by default in both; ,convention=macs or paper names one",
     )
     method.add_argument("--score", help=", ".join(NAMES))
-    method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
         "--method",
         help=f"how the found network's widths are found: {', '.join(METHODS)} (default: as the protocol's section "
@@ -120,14 +125,33 @@ def read_protocol(
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
-    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed}
-    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
-    overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
-    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
-    if arguments.budget is not None:
-        budget = Budget.parse(arguments.budget, config.shrink.budget.convention)
-        config = replace(config, shrink=replace(config.shrink, budget=budget))
-    return config
+    common = {"train.seed": arguments.seed, "shrink.score": arguments.score}
+    config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
+    return (
+        config
+        if arguments.budget is None
+        else replace(config, shrink=at_budget(config.shrink, arguments.budget))
+    )
+
+
+def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
+    """What a command line changes in a protocol, for `load_config`: `--cfg-options`, and what was said besides.
+
+    Args:
+        arguments: parsed `add_common_arguments`.
+        given: key of the protocol -> value, None where the user said nothing.
+    """
+    said = {"train.epochs": arguments.epochs, "shrink.widen": arguments.widen, **given}
+    return [*arguments.cfg_options, *(f"{key}={value!r}" for key, value in said.items() if value is not None)]
+
+
+def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:
+    """The protocol's settings with a budget of the command line, counted in the protocol's convention.
+
+    Raises:
+        UserError: `text` is no budget.
+    """
+    return replace(shrink, budget=Budget.parse(text, shrink.budget.convention))
 
 
 def execute(
@@ -178,11 +202,10 @@ def execute(
     say = _say if fabric.is_global_zero else _silent
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
+        asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
         if there is None:
-            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
             plan = new_plan(task_name, first_seed, *asked)
         else:
-            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
             earlier = stored_plan(there, task_name, stored.train.seed, say)
             plan = extended(earlier, there, *asked, say)
         settings = Settings(
