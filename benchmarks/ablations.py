@@ -199,7 +199,7 @@ def plot_sweeps(path: Path, metric: Metric, results: Sequence[Result], baseline:
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Run the sweeps, print and write, with the command `argv` on the page; returns the exit status."""
     check_arguments(arguments)
-    check_known("sweep", arguments.sweeps, SWEEPS)
+    check_known("unknown sweep", arguments.sweeps, SWEEPS)
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")

@@ -39,8 +39,8 @@ def check(arguments: Namespace) -> None:
     Raises:
         UserError: an unknown method or space, or a number out of range.
     """
-    check_known("method", arguments.methods or [], [*METHODS, *OWN])
-    check_known("space", arguments.spaces, SPACES)
+    check_known("unknown method", arguments.methods or [], [*METHODS, *OWN])
+    check_known("unknown space", arguments.spaces, SPACES)
     for floor in arguments.floors:
         if not LEAST_FLOOR <= floor <= 1:
             raise UserError(

@@ -21,7 +21,8 @@ from classification.data import ClassificationData
 from core.errors import UserError
 from core.graph.complexity import Convention
 from core.methods.candidates import Limits, ProxyConfig, draw, limits_of
-from core.methods.registry import METHODS, Method, Request, SearchConfig, find, open_request
+from core.methods.method import Method, Request, SearchConfig, open_request
+from core.methods.registry import METHODS, find
 from core.methods.subject import Subject, first_batches
 from core.methods.tilts import tilted_widths
 from core.training.train import TrainConfig, make_fabric
@@ -145,6 +146,10 @@ def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
     for name, method in methods.items():
         if leaves_blocks_out(method):
             found[name] = "leaves blocks out, and all networks of the table have all their blocks"
+        elif method.package is not None:
+            found[name] = (
+                f"another library's way: name it to have it tried, with {method.package[0]} installed"
+            )
         elif method.trains:
             how_many = ", ".join(epochs.get(part, "some") for part in method.uses)
             found[name] = (
@@ -278,7 +283,7 @@ def answer(place: Place, name: str, scores: Scores, config: ShrinkConfig) -> Ans
         return own_answer(name, scores, config)
     method, request = METHODS[name], replace(scores.request, shrink=config)
     if by_score(method):
-        own = method.request(request).shrink
+        own = method.config(config)
         return searched(scores, own, scores.of(own))
     start = time.perf_counter()
     found = find(name, request)

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from benchmarks.measure import command_text, machine, machine_text, write_results
-from benchmarks.pruning_peer import PEERS
 from classification.config import RunConfig, find_config, with_distillation
 from classification.data import open_dataset
 from classification.run import add_subject_arguments, given_of
@@ -39,7 +38,8 @@ from core.experiments.store import KeyedStore
 from core.experiments.trials import Engine, Failure, check_trials
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
-from core.methods.registry import BASELINE, METHODS, Method, SearchConfig
+from core.methods.method import SearchConfig
+from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
 from core.storage.files import write_json
 from core.training.recipe import ScheduleConfig
@@ -76,11 +76,6 @@ class Bench:
         """'resnet20 on a part of tiny-imagenet', for titles."""
         part = "a part of " if self.config.data.smaller_than_whole() else ""
         return f"{self.engine.task.model_name} on {part}{self.engine.task.dataset}"
-
-
-def our_methods() -> dict[str, Method]:
-    """All methods of `core`, and Torch-Pruning's, which need its package once they run."""
-    return {**METHODS, **PEERS}
 
 
 def add_trial_arguments(parser: ArgumentParser) -> None:
@@ -159,7 +154,7 @@ def open_bench(arguments: Namespace) -> Bench:
         train=config.train,
         store=KeyedStore(store),
         fabric=fabric,
-        methods=our_methods(),
+        methods=METHODS,
         search=_search_config(arguments, reduced),
         distillation=config.distillation,
         teacher=config.teacher,
@@ -349,7 +344,7 @@ def short(record: Record) -> dict[str, Any]:
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m benchmarks.hypothesis", description=__doc__)
-    names = ", ".join([BASELINE, *our_methods()])
+    names = ", ".join([BASELINE, *METHODS])
     parser.add_argument(
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
     )

@@ -112,7 +112,7 @@ def price(arguments: Namespace) -> Page:
     Raises:
         UserError: there is no such network; see also `price_network`.
     """
-    check_known("network", arguments.networks, NETWORKS)
+    check_known("unknown network", arguments.networks, NETWORKS)
     results, rows = [], []
     for name in arguments.networks:
         print(f"{name} ...", file=sys.stderr)

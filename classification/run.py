@@ -6,7 +6,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
-from core.command_line.factories import from_data, title
+from core.command_line.factories import title
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
@@ -61,9 +60,6 @@ def open_task(
     root: Path,
     folder: Path,
     fabric: Fabric,
-    *,
-    typed: str | None = None,
-    protocol: str | None = None,
 ) -> Task:
     """Data and task of a protocol.
 
@@ -72,14 +68,9 @@ def open_task(
         root: the data root.
         folder: the work directory; `skipped.txt` is written there.
         fabric: devices and processes.
-        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    note = from_data(config.model, typed, protocol)
-    if note is not None and is_first_process():
-        print(note, flush=True)
     data = open_dataset(config.dataset, root, config.data)
     if fabric.is_global_zero:
         for note in data_notes(data):
@@ -107,8 +98,9 @@ def run(arguments: Namespace) -> int:
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
         given_of(arguments),
         lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
-        partial(open_task, typed=arguments.model, protocol=arguments.config),
+        open_task,
         lambda config: with_distillation(config, arguments.distillation),
+        code=(lambda config: config.model, arguments.model),
     )
 
 

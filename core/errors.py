@@ -39,7 +39,7 @@ def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
     """Refuse words that are none of `known`.
 
     Args:
-        what: what they name, for the message: "method".
+        what: what is wrong with such a word: "unknown method", "network 'unet' has no option".
         words: what the user wrote.
         known: what is allowed.
 
@@ -49,4 +49,4 @@ def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
     allowed = list(known)
     for word in words:
         if word not in allowed:
-            raise UserError(f"unknown {what} '{word}': {did_you_mean(word, allowed)}")
+            raise UserError(f"{what} '{word}': {did_you_mean(word, allowed)}")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.command_line.factories import from_data, is_factory, title
+from core.command_line.factories import is_factory, title
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
@@ -48,9 +47,6 @@ def open_task(
     root: Path,
     folder: Path,
     fabric: Fabric,
-    *,
-    typed: str | None = None,
-    protocol: str | None = None,
 ) -> Task:
     """Data and task of a protocol.
 
@@ -59,12 +55,7 @@ def open_task(
         root: the data root.
         folder: the work directory.
         fabric: devices and processes.
-        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
-    note = from_data(config.model, typed, protocol)
-    if note is not None and fabric.is_global_zero:
-        print(note, flush=True)
     return make_task(config, root, fabric.device)
 
 
@@ -92,8 +83,9 @@ def run(arguments: Namespace) -> int:
         lambda config: (
             f"super_resolution-{title(config.model, config.name)}-x{config.scale}-{Path(config.dataset).name}"
         ),
-        partial(open_task, typed=arguments.model, protocol=arguments.config),
+        open_task,
         complete=complete,
+        code=(lambda config: config.model, arguments.model),
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.command_line.factories import from_data
 from core.experiments.commands import add_experiment_arguments, execute, run_command
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
@@ -54,8 +53,6 @@ def open_task(
     fabric: Fabric,
     *,
     quiet: bool = False,
-    typed: str | None = None,
-    protocol: str | None = None,
 ) -> Task:
     """Data and task of a protocol.
 
@@ -65,13 +62,8 @@ def open_task(
         folder: the work directory; tracks are stored below it.
         fabric: devices and processes.
         quiet: say nothing of the sequences that are tracked.
-        typed: `--backbone`; where it names none and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
     say = _say if fabric.is_global_zero and not quiet else _silent
-    note = from_data(config.backbone.name, typed, protocol)
-    if note is not None and fabric.is_global_zero:
-        print(note, flush=True)
     return make_task(config, root, folder, fabric.device, say)
 
 
@@ -92,8 +84,9 @@ def run(arguments: Namespace) -> int:
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
-        partial(open_task, quiet=arguments.no_progress, typed=arguments.backbone, protocol=arguments.config),
+        partial(open_task, quiet=arguments.no_progress),
         complete=with_given_budget,
+        code=(lambda config: config.backbone.name, arguments.backbone),
     )
 
 

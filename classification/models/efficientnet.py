@@ -7,8 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, SqueezeExcitation
-from core.networks.layers import initialise
+from classification.models.layers import ConvNormActivation, FeatureClassifier, SqueezeExcitation
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 SWISH = partial(nn.SiLU, inplace=True)
@@ -56,7 +55,13 @@ class MBConv(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class EfficientNet(nn.Module):
+def _linear_uniform(linear: nn.Linear) -> None:
+    bound = linear.weight.shape[0] ** -0.5
+    nn.init.uniform_(linear.weight, -bound, bound)
+    nn.init.zeros_(linear.bias)
+
+
+class EfficientNet(FeatureClassifier):
     """A 3x3 stem, seven stages, a 1x1 convolution, the mean over the map, dropout and a linear classifier.
 
     Args:
@@ -64,6 +69,8 @@ class EfficientNet(nn.Module):
         num_classes: outputs of the classifier.
         dropout: probability of dropping a feature before the classifier.
     """
+
+    linear = staticmethod(_linear_uniform)
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -80,23 +87,8 @@ class EfficientNet(nn.Module):
             layers.append(nn.Sequential(*blocks))
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=SWISH))
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
         self.init_weights()
-
-    def init_weights(self) -> None:
-        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
-        initialise(self, _linear_uniform)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
-
-
-def _linear_uniform(linear: nn.Linear) -> None:
-    bound = linear.weight.shape[0] ** -0.5
-    nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.zeros_(linear.bias)
 
 
 def efficientnet_b0(

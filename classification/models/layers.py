@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from core.networks.layers import initialise
+
 
 def round_width(width: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `width`, at least `divisor` and never below 90 % of `width`.
@@ -72,3 +74,29 @@ def linear_normal(linear: nn.Linear) -> None:
     """Normal with standard deviation 0.01, zero bias: torchvision's MobileNetV2, MobileNetV3 and RegNet."""
     nn.init.normal_(linear.weight, 0.0, 0.01)
     nn.init.zeros_(linear.bias)
+
+
+class FeatureClassifier(nn.Module):
+    """Features, the mean over their map, and a classifier: what torchvision's mobile networks have in common.
+
+    A network sets these three, and calls `init_weights` when it is whole.
+
+    Attributes:
+        linear: the rule by which fully connected layers start.
+    """
+
+    features: nn.Sequential
+    classifier: nn.Sequential
+    linear = staticmethod(linear_normal)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+
+    def init_weights(self) -> None:
+        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
+        initialise(self, self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, num_classes)."""
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -17,13 +17,14 @@ from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import RESUME, run_command  # noqa: F401 (command lines of experiments take both from here)
+from core.command_line.factories import from_data
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
 from core.experiments.settings import STAGES, Settings, TeacherConfig
 from core.experiments.task import Task
-from core.experiments.trials import Engine, check_trials
+from core.experiments.trials import Engine, check_trials, from_first
 from core.methods.registry import METHODS
 from core.storage.claims import Claimed, take
 from core.storage.data import data_root
@@ -163,6 +164,7 @@ def execute(
     default_name: Callable[[T], str],
     open_task: OpenTask[T],
     complete: Callable[[T], T] = lambda config: config,
+    code: tuple[Callable[[T], str], str | None] | None = None,
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -176,6 +178,8 @@ def execute(
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
         complete: fills in what follows from the rest of the protocol.
+        code: (which network a protocol names, the same of the command line): where the first is code of the user's and
+            the second says nothing, that it is imported is said.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -200,6 +204,10 @@ def execute(
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
+    if code is not None:
+        network_of, typed = code
+        if note := from_data(network_of(config), typed, arguments.config):
+            say(note)
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
         asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
@@ -268,20 +276,6 @@ def launched_processes() -> tuple[int, int]:
         nodes = int(environment.get("SLURM_NNODES", 1))
         return int(environment["SLURM_NTASKS"]) // nodes, nodes
     return 1, 1
-
-
-def agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
-    """What the first process decides, for all of them; its error is everybody's error."""
-    folder, problem = None, None
-    if fabric.is_global_zero:
-        try:
-            folder = str(decide())
-        except UserError as error:
-            problem = str(error)
-    folder, problem = fabric.broadcast((folder, problem))
-    if folder is None:
-        raise UserError(problem)
-    return Path(folder)
 
 
 def _say(line: str) -> None:
@@ -377,7 +371,7 @@ def work_directory(
             let_go()
 
     try:
-        yield agree(fabric, hold)
+        yield from_first(fabric, hold)
     finally:
         for let_go in release:
             let_go()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -29,7 +30,7 @@ from core.experiments.plan import Trial
 from core.experiments.trials import Engine, Failure, attempt, failure
 from core.training.interruption import watch_for_interruption
 
-PATIENCE = 30  # seconds that a process has to save its state
+PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
 T = TypeVar("T")
 _opened: dict[bytes, Engine] = {}  # in a process of its own: the engine that it works with
@@ -130,6 +131,24 @@ def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool
     return attempt(_opened[name], trial, place, train=train)
 
 
+def of_all(found: Failure | None, control: torch.distributed.ProcessGroup) -> Failure | None:
+    """What came of a trial on which launched processes have worked together: the failure of the first that has one.
+
+    Args:
+        found: this process' own.
+        control: all processes, with a time that they wait for each other.
+
+    Raises:
+        RuntimeError: others are still in the midst of the trial, where they wait for this one: nothing can go on.
+    """
+    failures: list[Failure | None] = [None] * control.size()
+    try:
+        torch.distributed.all_gather_object(failures, found, group=control)
+    except RuntimeError as error:
+        raise RuntimeError(f"the processes no longer work together: {found or error}") from error
+    return next((failure for failure in failures if failure is not None), None)
+
+
 def run_trials(
     engine: Engine,
     trials: Sequence[tuple[Trial, bool]],
@@ -155,6 +174,9 @@ def run_trials(
     if jobs > 1 and engine.task.one_process:
         raise UserError(f"--jobs {jobs}: {engine.task.one_process}")
     failures = []
+    control = None
+    if engine.fabric.world_size > 1:
+        control = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
 
     def note(found: Failure | None) -> None:
         if found is not None:
@@ -167,7 +189,8 @@ def run_trials(
         for number, (trial, train) in enumerate(trials, start=1):
             place = f"{number}/{len(trials)} {trial}"
             if jobs == 1:
-                note(executor.submit(attempt, engine, trial, place, train=train).result())
+                found = executor.submit(attempt, engine, trial, place, train=train).result()
+                note(found if control is None else of_all(found, control))
             else:
                 assert open_engine is not None, "several jobs need open_engine"
                 waiting[executor.submit(attempt_there, open_engine, trial, place, train)] = trial

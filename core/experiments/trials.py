@@ -11,21 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from core.command_line.exits import FAILURES
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.experiments.plan import Trial
 from core.experiments.settings import TeacherConfig
 from core.experiments.statistics import number_text
 from core.experiments.store import Record, Store, held, key_of, plain
 from core.experiments.task import Task
 from core.graph.channels import ChannelGraph, trace_channels
-from core.methods.registry import BASELINE, Found, Method, Request, SearchConfig, find
+from core.methods.method import Found, Method, Request, SearchConfig
+from core.methods.registry import BASELINE, find
 from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
@@ -40,6 +41,7 @@ from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
 
+T = TypeVar("T")
 SCHEMA = 1  # raised when the code changes what a trial with the same key gives
 
 
@@ -105,8 +107,7 @@ class Engine:
         Raises:
             UserError: there is no such method.
         """
-        if name not in self.methods:
-            raise UserError(f"unknown method '{name}': {did_you_mean(name, [BASELINE, *self.methods])}")
+        check_known("unknown method", [name], [BASELINE, *self.methods])
         return self.methods[name]
 
     def search_key(self, trial: Trial) -> str:
@@ -219,14 +220,9 @@ def check(task: Task, config: ShrinkConfig) -> None:
 def attempt(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Failure | None:
     """Run a trial as `run_trial` does; what goes wrong with it is returned, and what stops everything is raised.
 
-    Launched processes that work on one trial together have to end together: there every error stops everything.
-
     Raises:
         KeyboardInterrupt, BrokenPipeError: the command is to end.
     """
-    if engine.fabric.world_size > 1:
-        run_trial(engine, trial, place, train=train)
-        return None
     try:
         run_trial(engine, trial, place, train=train)
     except BrokenPipeError:
@@ -269,6 +265,31 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
     return record
 
 
+def from_first(fabric: Fabric, decide: Callable[[], T]) -> T:
+    """What the first process decides, for all of them; its error is everybody's error.
+
+    Args:
+        fabric: the processes.
+        decide: called in the first one.
+
+    Raises:
+        UserError, RuntimeError: `decide` failed; in the first process whatever it raised.
+    """
+    value: Any = None
+    failed: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            value = decide()
+        except FAILURES as error:
+            failed = error
+    told = None if failed is None else (isinstance(failed, UserError), str(failed))
+    value, told = fabric.broadcast((value, told))
+    if told is not None:
+        usage, message = told
+        raise failed or (UserError(message) if usage else RuntimeError(message))
+    return cast(T, value)
+
+
 def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[None]:
     """Hold a folder against other commands; launched processes are one command, which holds its work directory."""
     if engine.fabric.world_size > 1:
@@ -278,7 +299,8 @@ def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[N
 
 def _widths(engine: Engine, trial: Trial, place: str) -> Found:
     key, store = engine.search_key(trial), engine.store
-    if engine.fabric.is_global_zero:
+
+    def find_once() -> None:
         folder = store.search(trial, key)
         with _alone(engine, folder, place):
             if store.load_widths(trial, key) is None:
@@ -286,7 +308,8 @@ def _widths(engine: Engine, trial: Trial, place: str) -> Found:
                 found = find(trial.method, engine.request(trial, folder), dict(engine.methods))
                 store.save_widths(trial, key, found)
                 _tell(engine, found.architecture, place)
-    engine.fabric.barrier()
+
+    from_first(engine.fabric, find_once)
     again = store.load_widths(trial, key)
     if again is None:
         raise RuntimeError(f"the widths of {trial} have disappeared from the store")

@@ -48,7 +48,8 @@ from benchmarks.channel_bench_table import (
 from core.errors import UserError
 from core.graph.complexity import count, count_params
 from core.methods.candidates import limits_of
-from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.methods.method import Request, SearchConfig
+from core.methods.registry import METHODS, find
 from core.surgery.initialise import seeded
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget
