@@ -24,8 +24,8 @@ FOREIGN_TO_CORE = {
     "torch_pruning",
     *TASKS,
 }
-# The one file of core that decodes pictures: tasks that read videos do not import each other.
-OF_VIDEO = {"core/storage/video.py": {"cv2"}}
+# The one file of core that decodes pictures, since tasks that read videos do not import each other; and the peer's.
+OF_ONE_FILE = {"core/storage/video.py": {"cv2"}, "core/methods/peers.py": {"torch_pruning"}}
 OPTIONAL = {"torchvision", "basicsr", "timm", "onnx", "onnxruntime", "onnxscript", "torch_pruning", "got10k"}
 
 
@@ -58,7 +58,7 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("path", files("core"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_core_imports_no_task_and_no_vision_library(path: Path) -> None:
-    allowed = OF_VIDEO.get(path.relative_to(ROOT).as_posix(), set())
+    allowed = OF_ONE_FILE.get(path.relative_to(ROOT).as_posix(), set())
     assert not imported(path) & (FOREIGN_TO_CORE - allowed)
 
 
