@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.hypothesis import (
     GOES_ON,
     Bench,
-    add_trial_arguments,
+    add_bench_arguments,
     check_arguments,
     failures_text,
     import_records,
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "sweeps", nargs="*", default=list(SWEEPS), help=f"some of {', '.join(SWEEPS)} (default: all)"
     )
-    add_trial_arguments(parser)
+    add_bench_arguments(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
 

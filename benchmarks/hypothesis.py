@@ -29,7 +29,7 @@ from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
-from core.experiments.commands import add_common_arguments, at_budget, overrides_of
+from core.experiments.commands import add_trial_arguments, at_budget, overrides_of
 from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
@@ -78,10 +78,10 @@ class Bench:
         return f"{self.engine.task.model_name} on {part}{self.engine.task.dataset}"
 
 
-def add_trial_arguments(parser: ArgumentParser) -> None:
+def add_bench_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
     add_subject_arguments(parser)
-    add_common_arguments(parser)
+    add_trial_arguments(parser)
     parser.set_defaults(seed=0)
     what = parser.add_argument_group("trials")
     what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
@@ -121,7 +121,7 @@ def open_bench(arguments: Namespace) -> Bench:
     """Protocol, data and options of a command line.
 
     Args:
-        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
+        arguments: parsed `add_bench_arguments`, with or without `add_method_arguments`.
 
     Raises:
         UserError: an option is out of range; MissingData: the data set is not there.
@@ -217,7 +217,7 @@ def import_records(path: Path, bench: Bench) -> None:
 
 
 def check_arguments(arguments: Namespace) -> None:
-    """Refuse options of `add_trial_arguments` that do not go together.
+    """Refuse options of `add_bench_arguments` that do not go together.
 
     Raises:
         UserError: fewer than one job; or neither trials nor a report are wanted.
@@ -348,7 +348,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
     )
-    add_trial_arguments(parser)
+    add_bench_arguments(parser)
     add_method_arguments(parser)
     return parser
 

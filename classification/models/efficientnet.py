@@ -73,7 +73,6 @@ class EfficientNet(FeatureClassifier):
     linear = staticmethod(_linear_uniform)
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, strides = STRIDES[dataset.form]
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, STEM_WIDTH, 3, stem_stride, activation=SWISH)
@@ -86,9 +85,9 @@ class EfficientNet(FeatureClassifier):
                 inputs = width
             layers.append(nn.Sequential(*blocks))
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=SWISH))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
-        self.init_weights()
+        super().__init__(
+            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
+        )
 
 
 def efficientnet_b0(

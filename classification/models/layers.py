@@ -79,19 +79,22 @@ def linear_normal(linear: nn.Linear) -> None:
 class FeatureClassifier(nn.Module):
     """Features, the mean over their map, and a classifier: what torchvision's mobile networks have in common.
 
-    A network sets these three, and calls `init_weights` when it is whole.
+    Args:
+        features: (N, C, H, W) to a map.
+        classifier: features of the map to logits.
 
     Attributes:
         linear: the rule by which fully connected layers start.
     """
 
-    features: nn.Sequential
-    classifier: nn.Sequential
     linear = staticmethod(linear_normal)
 
-    def __init__(self) -> None:
+    def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
         super().__init__()
+        self.features = features
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = classifier
+        self.init_weights()
 
     def init_weights(self) -> None:
         """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""

@@ -37,7 +37,6 @@ class MobileNetV1(FeatureClassifier):
     """
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, halved_at = STRIDES[dataset.form]
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, STEM_WIDTH, 3, stem_stride, activation=nn.ReLU6)
@@ -46,9 +45,9 @@ class MobileNetV1(FeatureClassifier):
         for width in WIDTHS:
             layers.append(SeparableConv(inputs, width, 2 if width != inputs and width in halved_at else 1))
             inputs = width
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
-        self.init_weights()
+        super().__init__(
+            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
+        )
 
 
 def mobilenetv1(

@@ -51,7 +51,6 @@ class MobileNetV2(FeatureClassifier):
     """
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, strides = STRIDES[dataset.form]
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, STEM_WIDTH, 3, stem_stride, activation=nn.ReLU6)
@@ -62,9 +61,9 @@ class MobileNetV2(FeatureClassifier):
                 layers.append(InvertedResidual(inputs, width, stride if i == 0 else 1, expansion))
                 inputs = width
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=nn.ReLU6))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
-        self.init_weights()
+        super().__init__(
+            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
+        )
 
 
 def mobilenetv2(

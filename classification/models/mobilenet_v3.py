@@ -147,7 +147,6 @@ class MobileNetV3(FeatureClassifier):
     """
 
     def __init__(self, form: Form, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, halved_at = STRIDES[dataset.form]
         relu = partial(nn.ReLU, inplace=True)
         layers: list[nn.Module] = [
@@ -177,14 +176,15 @@ class MobileNetV3(FeatureClassifier):
         )
         if form.final_squeeze:
             layers.append(form.squeeze(LAST_CONV_WIDTH))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Linear(LAST_CONV_WIDTH, form.head_width),
-            form.hard_swish(),
-            nn.Dropout(dropout),
-            nn.Linear(form.head_width, num_classes),
+        super().__init__(
+            nn.Sequential(*layers),
+            nn.Sequential(
+                nn.Linear(LAST_CONV_WIDTH, form.head_width),
+                form.hard_swish(),
+                nn.Dropout(dropout),
+                nn.Linear(form.head_width, num_classes),
+            ),
         )
-        self.init_weights()
 
 
 def mobilenetv3_small(

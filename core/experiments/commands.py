@@ -48,9 +48,9 @@ class OpenTask(Protocol[C_contra]):
         """Takes protocol, data root, work directory and devices."""
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that every command understands that runs trials; `overrides_of` reads those of the protocol."""
-    run = parser.add_argument_group("experiment")
+def add_training_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every command understands that trains; `overrides_of` reads those of the protocol."""
+    run = parser.add_argument_group("training")
     run.add_argument(
         "--config",
         help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
@@ -63,18 +63,24 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
     )
-    run.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
-    run.add_argument("--widen", type=float, help="growth of the space of widths")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
     run.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_trial_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every command understands that runs trials."""
+    add_training_arguments(parser)
+    trials = parser.add_argument_group("trials")
+    trials.add_argument(
+        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
+    )
+    trials.add_argument("--widen", type=float, help="growth of the space of widths")
+
+
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that `run` of every task understands."""
-    add_common_arguments(parser)
-    run = parser.add_argument_group("stages and repetitions")
+    add_trial_arguments(parser)
+    run = parser.add_argument_group("experiment")
     run.add_argument(
         "--stages",
         nargs="+",
@@ -126,7 +132,7 @@ def read_protocol(
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
-    common = {"train.seed": arguments.seed, "shrink.score": arguments.score}
+    common = {"train.seed": arguments.seed, "shrink.score": arguments.score, "shrink.widen": arguments.widen}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
     return (
         config
@@ -139,11 +145,15 @@ def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
     """What a command line changes in a protocol, for `load_config`: `--cfg-options`, and what was said besides.
 
     Args:
-        arguments: parsed `add_common_arguments`.
+        arguments: parsed `add_training_arguments`.
         given: key of the protocol -> value, None where the user said nothing.
     """
-    said = {"train.epochs": arguments.epochs, "shrink.widen": arguments.widen, **given}
-    return [*arguments.cfg_options, *(f"{key}={value!r}" for key, value in said.items() if value is not None)]
+    said = {"train.epochs": arguments.epochs, **given}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
+    return [
+        *arguments.cfg_options,
+        *(f"{key}={value!r}" for key, value in plain.items() if value is not None),
+    ]
 
 
 def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:
