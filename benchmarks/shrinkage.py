@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,21 +25,18 @@ from benchmarks.shrinking import FAILURES, OURS, Inputs, Shrunk, first_call, pee
 from core.errors import MissingData, UserError
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
+from core.methods.candidates import Limits, fill
 from core.timing import seconds_text, time_in_turns
+from core.widths.bounds import Bounds
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:
-    """Choices that could still be added one by one, cheapest first, within `limit` MACs; 0: no single one fits."""
-    counts, added = graph.elements(widths), 0
-    while True:
-        free = [index for index, size in enumerate(graph.sizes) if counts[index] < size]
-        candidates = [counts.copy() for _ in free]
-        for candidate, index in zip(candidates, free, strict=True):
-            candidate[index] += 1
-        costs = [int(graph.cost("macs", candidate)) for candidate in candidates]
-        if not costs or min(costs) > limit:
-            return added
-        counts, added = candidates[costs.index(min(costs))], added + 1
+    """Choices that could still be added one by one, in turns, within `limit` MACs; 0: no single one fits."""
+    counts = graph.elements(widths)
+    one = np.ones_like(counts)
+    bounds = Bounds(low=one, high=np.asarray(graph.sizes), block=one)
+    filled = fill(graph, counts[None], Limits({"macs": limit}, bounds, base=one))
+    return int((filled - counts).sum())
 
 
 def measure_network(
