@@ -16,10 +16,10 @@ from core.experiments.commands import (
     add_training_arguments,
     check_same,
     find_run,
-    launched_processes,
     overrides_of,
     work_directory,
 )
+from core.experiments.processes import launched_processes
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,10 @@ from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import STAGES, Settings, TeacherConfig
 from core.experiments.task import Task
-from core.experiments.trials import Engine, check_trials, from_first
+from core.experiments.trials import Engine, check_trials
 from core.methods.registry import METHODS
 from core.storage.claims import Claimed, take
 from core.storage.data import data_root
@@ -273,19 +273,6 @@ def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[
         plan.save(folder)
     if stored is None:
         dump_config(config, folder / CONFIG_FILE)
-
-
-def launched_processes() -> tuple[int, int]:
-    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
-    environment = os.environ
-    if "WORLD_SIZE" in environment:
-        world = int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_WORLD_SIZE", world))
-        return local, world // local
-    if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
-        nodes = int(environment.get("SLURM_NNODES", 1))
-        return int(environment["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
 
 
 def _say(line: str) -> None:

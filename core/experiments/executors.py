@@ -27,6 +27,7 @@ import torch
 
 from core.errors import UserError
 from core.experiments.plan import Trial
+from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
 from core.training.interruption import watch_for_interruption
 
@@ -129,24 +130,6 @@ def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool
         with redirect_stdout(io.StringIO()):
             _opened[name] = open_engine()
     return attempt(_opened[name], trial, place, train=train)
-
-
-def of_all(found: Failure | None, control: torch.distributed.ProcessGroup) -> Failure | None:
-    """What came of a trial on which launched processes have worked together: the failure of the first that has one.
-
-    Args:
-        found: this process' own.
-        control: all processes, with a time that they wait for each other.
-
-    Raises:
-        RuntimeError: others are still in the midst of the trial, where they wait for this one: nothing can go on.
-    """
-    failures: list[Failure | None] = [None] * control.size()
-    try:
-        torch.distributed.all_gather_object(failures, found, group=control)
-    except RuntimeError as error:
-        raise RuntimeError(f"the processes no longer work together: {found or error}") from error
-    return next((failure for failure in failures if failure is not None), None)
 
 
 def run_trials(

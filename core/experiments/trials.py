@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -20,6 +20,7 @@ from torch import nn
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
 from core.experiments.plan import Trial
+from core.experiments.processes import from_first
 from core.experiments.settings import TeacherConfig
 from core.experiments.statistics import number_text
 from core.experiments.store import Record, Store, held, key_of, plain
@@ -41,7 +42,6 @@ from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
 
-T = TypeVar("T")
 SCHEMA = 1  # raised when the code changes what a trial with the same key gives
 
 
@@ -263,31 +263,6 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
         engine.store.save(trial, record)
         engine.say(f"{place}: {metrics_text(engine.task, record)}")
     return record
-
-
-def from_first(fabric: Fabric, decide: Callable[[], T]) -> T:
-    """What the first process decides, for all of them; its error is everybody's error.
-
-    Args:
-        fabric: the processes.
-        decide: called in the first one.
-
-    Raises:
-        UserError, RuntimeError: `decide` failed; in the first process whatever it raised.
-    """
-    value: Any = None
-    failed: Exception | None = None
-    if fabric.is_global_zero:
-        try:
-            value = decide()
-        except FAILURES as error:
-            failed = error
-    told = None if failed is None else (isinstance(failed, UserError), str(failed))
-    value, told = fabric.broadcast((value, told))
-    if told is not None:
-        usage, message = told
-        raise failed or (UserError(message) if usage else RuntimeError(message))
-    return cast(T, value)
 
 
 def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[None]:
