@@ -83,7 +83,7 @@ def add_bench_arguments(parser: ArgumentParser) -> None:
     add_subject_arguments(parser)
     add_trial_arguments(parser)
     parser.set_defaults(seed=0)
-    what = parser.add_argument_group("trials")
+    what = parser.add_argument_group("benchmark")
     what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
     what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
     what.add_argument("--threads", type=int, help="CPU threads of torch (default: the protocol's)")
