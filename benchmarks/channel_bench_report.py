@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from benchmarks.channel_bench_networks import BASELINE
 from benchmarks.channel_bench_search import (
@@ -222,18 +223,9 @@ def report(results: Mapping[str, Any], arguments: Namespace, figure: str | None)
 def spread_labels(wanted: Sequence[float], least: float) -> list[float]:
     """Places for labels near those wanted, no two nearer than `least`, in the order given."""
     order = np.argsort(wanted, kind="stable")
-    places = np.array(wanted, dtype=float)[order]
-    gap = np.arange(len(places)) * least
-    # Isotonic regression of the places less their least distances: pools of neighbours take their mean.
-    pools: list[list[float]] = []
-    for value in places - gap:
-        pools.append([value])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    moved = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) + gap
-    found = np.empty(len(places))
-    found[order] = moved
+    gap = np.arange(len(order)) * least
+    found = np.empty(len(order))
+    found[order] = isotonic_regression(np.array(wanted, dtype=float)[order] - gap).x + gap
     return found.tolist()
 
 
