@@ -129,6 +129,7 @@ def open_bench(arguments: Namespace) -> Bench:
     if arguments.seeds < 1 or arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
     given = {
+        "name": arguments.name,
         "shrink.floor": arguments.floor,
         "shrink.batches": arguments.batches,
         "threads": arguments.threads,

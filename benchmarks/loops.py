@@ -30,7 +30,7 @@ from benchmarks.measure import Page
 from classification.data import DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
-from classification.data.images import read_image
+from classification.data.images import read_rgb
 from classification.models import build
 from core.errors import UserError
 from core.graph.complexity import count
@@ -71,7 +71,7 @@ class Images(Dataset):
 
 def decoded(path: Path) -> Tensor:
     """An image file's pixels, (3, H, W), uint8."""
-    return torch.from_numpy(read_image(path).transpose(2, 0, 1))
+    return torch.from_numpy(read_rgb(path).transpose(2, 0, 1))
 
 
 def add_up(batches: Iterable[Batch]) -> Sums:

@@ -11,7 +11,7 @@ from torch import nn
 
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, trusted_model
-from core.storage.description import load_built, read_described, save_described
+from core.storage.description import load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
 _KEY = "classification"
@@ -91,4 +91,4 @@ def load_network(path: str | Path, model: str | None = None) -> tuple[nn.Module,
         UserError: the file is broken or not of this kind, or see `build_network`.
     """
     description = read_description(path)
-    return load_built(path, lambda: build_network(description, model)), description
+    return load_described(path, lambda: build_network(description, model)), description

@@ -16,8 +16,9 @@ from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
+from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
@@ -27,7 +28,6 @@ def add_subject_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
-    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
     parser.add_argument(
         "--train-limit", type=int, help="use only so many training images, balanced over classes"
@@ -43,7 +43,6 @@ def given_of(arguments: Namespace) -> dict[str, object]:
         "data.train_limit": arguments.train_limit,
         "dataset": arguments.dataset,
         "model": arguments.model,
-        "name": arguments.name,
     }
 
 
@@ -55,12 +54,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(
-    config: RunConfig,
-    root: Path,
-    folder: Path,
-    fabric: Fabric,
-) -> Task:
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -100,14 +94,12 @@ def run(arguments: Namespace) -> int:
         lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),
-        code=(lambda config: config.model, arguments.model),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the module's docstring for exit statuses."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug)
+    return run_parsed(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

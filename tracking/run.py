@@ -14,7 +14,8 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.command_line.exits import run_parsed
+from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
 from tracking.experiment.config import RunConfig, with_given_budget
@@ -30,7 +31,6 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
     parser.add_argument("--dataset", help="what trackers are tried on (default: the protocol's, demo)")
     parser.add_argument("--split", help="part of it")
-    parser.add_argument("--name", help="of the tracker, in reports and folders (default: the protocol's)")
     parser.add_argument(
         "--backbone",
         help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
@@ -46,14 +46,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(
-    config: RunConfig,
-    root: Path,
-    folder: Path,
-    fabric: Fabric,
-    *,
-    quiet: bool = False,
-) -> Task:
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, quiet: bool = False) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -70,7 +63,7 @@ def open_task(
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
-    given |= {"name": arguments.name, "backbone.name": arguments.backbone}
+    given["backbone.name"] = arguments.backbone
     given |= {"found_widths": arguments.found_widths, "found_weights": arguments.found_weights}
     given |= {"backbone.weights": arguments.backbone_weights}
     return execute(
@@ -82,7 +75,7 @@ def run(arguments: Namespace) -> int:
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         partial(open_task, quiet=arguments.no_progress),
         complete=with_given_budget,
-        code=(lambda config: config.backbone.name, arguments.backbone),
+        model="backbone.name",
     )
 
 
@@ -96,8 +89,7 @@ def _silent(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug)
+    return run_parsed(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

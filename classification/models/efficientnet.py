@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
 from classification.models.layers import ConvNormActivation, FeatureClassifier, SqueezeExcitation
+from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 SWISH = partial(nn.SiLU, inplace=True)
@@ -55,12 +56,6 @@ class MBConv(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-def _linear_uniform(linear: nn.Linear) -> None:
-    bound = linear.weight.shape[0] ** -0.5
-    nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.zeros_(linear.bias)
-
-
 class EfficientNet(FeatureClassifier):
     """A 3x3 stem, seven stages, a 1x1 convolution, the mean over the map, dropout and a linear classifier.
 
@@ -69,8 +64,6 @@ class EfficientNet(FeatureClassifier):
         num_classes: outputs of the classifier.
         dropout: probability of dropping a feature before the classifier.
     """
-
-    linear = staticmethod(_linear_uniform)
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
         stem_stride, strides = STRIDES[dataset.form]
@@ -85,9 +78,17 @@ class EfficientNet(FeatureClassifier):
                 inputs = width
             layers.append(nn.Sequential(*blocks))
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=SWISH))
-        super().__init__(
-            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
-        )
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
+
+    def init_weights(self) -> None:
+        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
+        initialise(self, _linear_uniform)
+
+
+def _linear_uniform(linear: nn.Linear) -> None:
+    bound = linear.weight.shape[0] ** -0.5
+    nn.init.uniform_(linear.weight, -bound, bound)
+    nn.init.zeros_(linear.bias)
 
 
 def efficientnet_b0(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -77,28 +77,23 @@ def linear_normal(linear: nn.Linear) -> None:
 
 
 class FeatureClassifier(nn.Module):
-    """Features, the mean over their map, and a classifier: what torchvision's mobile networks have in common.
+    """`features`, the mean over the map and a `classifier`: the form of torchvision's MobileNets and EfficientNets.
 
     Args:
-        features: (N, C, H, W) to a map.
-        classifier: features of the map to logits.
-
-    Attributes:
-        linear: the rule by which fully connected layers start.
+        features: layers up to the last map.
+        classifier: layers from its means to the logits.
     """
 
-    linear = staticmethod(linear_normal)
-
-    def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
+    def __init__(self, features: Sequence[nn.Module], *classifier: nn.Module) -> None:
         super().__init__()
-        self.features = features
+        self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier
+        self.classifier = nn.Sequential(*classifier)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
-        initialise(self, self.linear)
+        """Fresh parameters and statistics by torchvision's rules for MobileNets, for the widths of today's layers."""
+        initialise(self, linear_normal)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, num_classes)."""

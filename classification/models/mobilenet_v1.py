@@ -45,9 +45,7 @@ class MobileNetV1(FeatureClassifier):
         for width in WIDTHS:
             layers.append(SeparableConv(inputs, width, 2 if width != inputs and width in halved_at else 1))
             inputs = width
-        super().__init__(
-            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
-        )
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(inputs, num_classes))
 
 
 def mobilenetv1(

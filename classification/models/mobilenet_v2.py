@@ -61,9 +61,7 @@ class MobileNetV2(FeatureClassifier):
                 layers.append(InvertedResidual(inputs, width, stride if i == 0 else 1, expansion))
                 inputs = width
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=nn.ReLU6))
-        super().__init__(
-            nn.Sequential(*layers), nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
-        )
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
 
 
 def mobilenetv2(

@@ -177,13 +177,11 @@ class MobileNetV3(FeatureClassifier):
         if form.final_squeeze:
             layers.append(form.squeeze(LAST_CONV_WIDTH))
         super().__init__(
-            nn.Sequential(*layers),
-            nn.Sequential(
-                nn.Linear(LAST_CONV_WIDTH, form.head_width),
-                form.hard_swish(),
-                nn.Dropout(dropout),
-                nn.Linear(form.head_width, num_classes),
-            ),
+            layers,
+            nn.Linear(LAST_CONV_WIDTH, form.head_width),
+            form.hard_swish(),
+            nn.Dropout(dropout),
+            nn.Linear(form.head_width, num_classes),
         )
 
 

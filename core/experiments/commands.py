@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
-from core.command_line.exits import RESUME, run_command  # noqa: F401 (command lines of experiments take both from here)
+from core.command_line.exits import RESUME
 from core.command_line.factories import from_data
 from core.errors import UserError
 from core.experiments.executors import check_jobs
@@ -74,6 +75,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     trials.add_argument(
         "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
     )
+    trials.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     trials.add_argument("--widen", type=float, help="growth of the space of widths")
 
 
@@ -132,7 +134,8 @@ def read_protocol(
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
-    common = {"train.seed": arguments.seed, "shrink.score": arguments.score, "shrink.widen": arguments.widen}
+    common = {"train.seed": arguments.seed, "name": arguments.name}
+    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
     return (
         config
@@ -174,7 +177,7 @@ def execute(
     default_name: Callable[[T], str],
     open_task: OpenTask[T],
     complete: Callable[[T], T] = lambda config: config,
-    code: tuple[Callable[[T], str], str | None] | None = None,
+    model: str = "model",
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -188,8 +191,8 @@ def execute(
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
         complete: fills in what follows from the rest of the protocol.
-        code: (which network a protocol names, the same of the command line): where the first is code of the user's and
-            the second says nothing, that it is imported is said.
+        model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
+            protocol data, that is said.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -202,7 +205,8 @@ def execute(
 
     check_jobs(arguments.jobs)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    said_what = bool(arguments.config or arguments.cfg_options) or any(v is not None for v in given.values())
+    said_what = bool(arguments.config or arguments.cfg_options)
+    said_what = said_what or any(value is not None for value in (arguments.name, *given.values()))
     there = find_run(arguments.work_dir, name, use, None if said_what else task_name)
     stored: Any = None
     if there is None:
@@ -214,10 +218,6 @@ def execute(
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
-    if code is not None:
-        network_of, typed = code
-        if note := from_data(network_of(config), typed, arguments.config):
-            say(note)
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
         asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
@@ -242,6 +242,9 @@ def execute(
         if stored is not None:
             check_same(config, stored, folder)
         root = data_root(plan.data_root)
+        note = from_data(attrgetter(model)(config), given[model], arguments.config)
+        if note is not None:
+            say(note)
         task = open_task(config, root, folder, fabric)
         check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes

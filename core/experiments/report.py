@@ -14,7 +14,7 @@ from core.methods.registry import BASELINE
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
 
-NAMES = {
+METHOD_TITLES = {
     "baseline": "Baseline",
     "lwdna": "LW-DNA",
     "random": "Random widths (nearly uniform)",
@@ -41,7 +41,7 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
         cells = [with_interval(series[method].values(metric), metric.digits) for metric in shown]
         rows.append(
             [
-                NAMES.get(method, method.capitalize()),
+                METHOD_TITLES.get(method, method.capitalize()),
                 *cells,
                 engineering(entry["flops"]),
                 f"{100 * entry['flops_ratio']:.2f}",
@@ -103,7 +103,7 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
             for metric in metrics
             if series.has(metric)
         ]
-        raw += [f"{NAMES.get(method, method)} {', '.join(cells)}"] if cells else []
+        raw += [f"{METHOD_TITLES.get(method, method)} {', '.join(cells)}"] if cells else []
     if raw:
         lines.append(
             f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
@@ -124,7 +124,7 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
         for metric in metrics:
             values = own.against(base, metric) if base is not None and own.has(metric) else []
             if len(values) > 1:
-                names.append([NAMES.get(method, method), metric.label])
+                names.append([METHOD_TITLES.get(method, method), metric.label])
                 differences.append((values, metric.digits))
     return [name + cells for name, cells in zip(names, difference_cells(differences), strict=True)]
 
@@ -175,7 +175,7 @@ GONE = "–"  # in the place of a width
 
 def _widths_table(result: Mapping[str, Any]) -> str:
     methods = result["methods"]
-    header = ["group", *(NAMES.get(method, method) for method in methods)]
+    header = ["group", *(METHOD_TITLES.get(method, method) for method in methods)]
     rows = [
         [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
         for group in dict.fromkeys(group for entry in methods.values() for group in entry["widths"])

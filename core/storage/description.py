@@ -78,10 +78,10 @@ def read_described(
     ) from problem
 
 
-def load_built(
+def load_described(
     path: str | Path, build: Callable[[], M], load: Callable[[M, str | Path], object] = load_weights
 ) -> M:
-    """The network of a checkpoint with its weights, in evaluation mode.
+    """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
 
     Args:
         path: of the checkpoint.
@@ -89,7 +89,7 @@ def load_built(
         load: reads the weights into it.
 
     Raises:
-        UserError: what `build` says, and of which file; the weights are broken or do not fit.
+        UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
     """
     try:
         network = build()

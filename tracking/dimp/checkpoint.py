@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
 from core.storage.checkpoint import fit_weights, load_weights
-from core.storage.description import load_built, read_described, save_described
+from core.storage.description import load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
@@ -109,7 +109,7 @@ def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet
     ours = path.suffix == ".safetensors"
     description = read_description(path) if ours else PUBLISHED
     load = load_weights if ours else _load_published
-    return load_built(path, lambda: description.build(backbone), load), description
+    return load_described(path, lambda: description.build(backbone), load), description
 
 
 def _load_published(network: nn.Module, path: str | Path) -> None:
