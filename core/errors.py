@@ -47,3 +47,20 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         frame = frame.f_back
         level += 1
     warnings.warn(message, category, stacklevel=level + 1)
+
+
+def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse words that are none of `known`.
+
+    Args:
+        what: what is wrong with such a word: "unknown method", "network 'unet' has no option".
+        words: what the user wrote.
+        known: what is allowed.
+
+    Raises:
+        UserError: the first word that is unknown, with what may be meant.
+    """
+    allowed = list(known)
+    for word in words:
+        if word not in allowed:
+            raise UserError(f"{what} '{word}': {did_you_mean(word, allowed)}")
