@@ -209,7 +209,7 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
     mode = _KeptStatistics(by_tensor)
     for name, table in graph.bare_norms.items():
         _note_bare(masked.get_submodule(name), mode, flags[table])
-    with torch.no_grad(), mode:
+    with torch.set_grad_enabled(model.training), mode:
         return call(masked, inputs)
 
 
@@ -319,7 +319,7 @@ def _fitting(model: nn.Module, inputs: Any, seed: int) -> Any:
 
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
-    with torch.no_grad(), generators(seed), _Replayed():
+    with torch.set_grad_enabled(model.training), generators(seed), _Replayed():
         return call(model, map_tensors(inputs, Tensor.clone))  # which the network may write into
 
 
@@ -358,7 +358,7 @@ def _difference(
             raise VerificationError(
                 f"cut output has shape {tuple(got.shape)}, masked {tuple(wanted.shape)} in {mode} mode"
             )
-        worst = max(worst, _relative(wanted, got, mode))
+        worst = max(worst, _relative(wanted.detach(), got.detach(), mode))
     return worst
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 import warnings
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
@@ -342,6 +343,16 @@ def test_hooks_of_others_stay_with_the_model() -> None:
 
 
 # ---- warnings -----------------------------------------------------------------------------------------------------
+
+
+def test_shrinking_a_network_of_timm_warns_a_handful_of_times_at_most(timm: types.ModuleType) -> None:
+    net = timm.create_model("convnextv2_atto", num_classes=10)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        core.shrink(net, torch.zeros(1, 3, 32, 32), [], None, score="uniform", widen=1.0,
+                    budget=core.Budget(flops=0.99))  # type: ignore[arg-type]  # fmt: skip
+    assert len(caught) <= 2
+    assert all(item.filename == __file__ for item in caught)
 
 
 class Mean(nn.Module):
