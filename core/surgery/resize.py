@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey
-from core.modules import copy_structure, named_tensors
+from core.modules import bare, copy_structure, named_tensors
 from core.surgery.initialise import initialise_, repeat_rows
 
 IntArray = NDArray[np.int64]
@@ -121,6 +121,7 @@ def resize(
     Raises:
         UserError: an unknown group, or a width that the group's step or a grouped convolution does not allow.
     """
+    model = bare(model)
     conv_groups = dict(conv_groups or {})
     ratios = _group_ratios(graph, conv_groups)
     sizes = graph.sizes.copy()
@@ -162,6 +163,7 @@ def keep_channels(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tens
     Raises:
         UserError: an unknown group, a mask of the wrong length, or one that keeps nothing.
     """
+    model = bare(model)
     flags = keep_flags(graph, keep)
     selected: dict[int, Tensor | None] = {}  # id of a table, which many tensors share -> kept rows; None: all
 
