@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from core.errors import UserError
-from core.storage.checkpoint import read_metadata, save_weights
+from core.storage.checkpoint import load_weights, read_metadata, save_weights
 from core.storage.files import json_text
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def save_described(path: str | Path, network: nn.Module, key: str, description: Any) -> None:
@@ -75,6 +76,27 @@ def read_described(
     raise UserError(
         f"checkpoint '{path}' does not say which network of {key} it is for: use one that {writers} has written"
     ) from problem
+
+
+def load_described(
+    path: str | Path, build: Callable[[], M], load: Callable[[M, str | Path], object] = load_weights
+) -> M:
+    """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
+
+    Args:
+        path: of the checkpoint.
+        build: makes the network from the description.
+        load: reads the weights into it.
+
+    Raises:
+        UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
+    """
+    try:
+        network = build()
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    load(network, path)
+    return network.eval()
 
 
 def _as_is(value: Any) -> Any:
