@@ -121,8 +121,9 @@ _DRAWS = {
     **dict.fromkeys(("bernoulli", "bernoulli_", "randn", "randn_like", "normal", "normal_"), 1.0),
 }
 _OF_ONE_TYPE = frozenset(
-    """addmm baddbmm batch_norm bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d einsum
-    group_norm layer_norm linear matmul __matmul__ mm prelu""".split()
+    """addmm affine_grid baddbmm batch_norm bilinear bmm cdist conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d einsum grid_sample group_norm instance_norm layer_norm linear matmul __matmul__ mm
+    multi_head_attention_forward prelu rms_norm scaled_dot_product_attention""".split()
 )
 
 
