@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os import sep
 from pathlib import Path
 
 _LISTED = 30
-_HERE = str(Path(__file__).parent)
+_HERE = f"{Path(__file__).parent}{sep}"
 
 
 class NonFiniteOutput(RuntimeError):

@@ -228,7 +228,7 @@ class _Runs:
         for tensor in given:
             mode.mark(tensor, frozen_labels(tensor))
         try:
-            with torch.no_grad(), mode:
+            with torch.set_grad_enabled(training), mode:  # as it will be, for a forward pass that asks
                 result = call(module, inputs)
             returned = _returned(mode, tensors_in(result), request.outputs, training)
         finally:
