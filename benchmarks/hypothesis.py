@@ -29,12 +29,13 @@ from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.experiments.commands import add_start_argument
 from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, collect, controls_table, results_table
 from core.experiments.store import KeyedStore
-from core.experiments.trials import Engine, Failure, check_trials
+from core.experiments.trials import Engine, Failure, check_trials, is_earlier, schema_of
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.registry import BASELINE, METHODS, Method, SearchConfig
@@ -102,6 +103,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     what.add_argument("--epochs", type=int, help="of every training (default: the protocol's; digits: 10)")
     what.add_argument("--train-limit", type=int, help="training images (default: all; digits: 300)")
     what.add_argument("--distillation", action="store_true", help="train with a widened teacher")
+    add_start_argument(what)
     what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
     what.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
     what.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
@@ -194,6 +196,7 @@ def open_bench(arguments: Namespace) -> Bench:
         search=_search_config(arguments, reduced),
         distillation=config.distillation,
         teacher=config.teacher,
+        allow_unknown_start=arguments.allow_unknown_start,
         say=lambda line: print(line, flush=True),
         progress=not arguments.no_progress,
     )
@@ -220,8 +223,19 @@ def trials_run(
         check_trials(bench.engine, trials, budgets=budgets)
         wanted = [(trial, True) for trial in trials]
         failed = run_trials(bench.engine, wanted, arguments.jobs, partial(open_engine, arguments))
+    tell_of_earlier(bench)
     found = [bench.engine.load(trial) for trial in trials]
     return [record for record in found if record is not None], failed
+
+
+def tell_of_earlier(bench: Bench) -> None:
+    """Say how many records of the store are of an earlier release, whose trials are not compared with today's."""
+    old = sum(is_earlier(record) for record in KeyedStore(bench.store).records())
+    if old:
+        bench.engine.say(
+            f"{old} records in '{bench.store}' are of an earlier release, whose found networks started by other rules: "
+            f"they are kept and not used"
+        )
 
 
 def import_records(path: Path, bench: Bench) -> None:
@@ -235,6 +249,11 @@ def import_records(path: Path, bench: Bench) -> None:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))["records"]
         base = {record["seed"]: record["cost"] for record in records if record["method"] == BASELINE}
+        if any(is_earlier(record) for record in records):
+            raise UserError(
+                f"--import '{path}' is of an earlier release, whose found networks started by other rules: its trials "
+                f"cannot stand beside today's"
+            )
         full = [{**record, "baseline_cost": base[record["seed"]], "architecture": None} for record in records]
         needed = ("key", "shrink", "metrics", "search_epochs", "search_baseline_epochs", "widths")
         lacking = [name for record in full for name in needed if name not in record]
@@ -375,6 +394,7 @@ def write_report(
 def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
+    record = {"schema": schema_of(record), **record}
     found = record["architecture"]
     if found is None and "widths" in record:  # imported
         return {key: value for key, value in record.items() if key not in left_out}

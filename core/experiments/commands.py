@@ -82,6 +82,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
     )
+    add_start_argument(run)
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
     run.add_argument("--debug", action="store_true", help="show the traceback of an error")
     method = parser.add_argument_group("shrinkage")
@@ -105,6 +106,16 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         metavar="METHOD",
         help="methods of the same list to compare with, such as random (whose widths are nearly uniform) and uniform "
         "(with --resume: added to those that are planned)",
+    )
+
+
+def add_start_argument(group: Any) -> None:
+    """Add `--allow-unknown-start` to a group of arguments."""
+    group.add_argument(
+        "--allow-unknown-start",
+        action="store_true",
+        help="train found networks although some of their tensors may start otherwise than the baseline's; the report "
+        "names them",
     )
 
 
@@ -197,6 +208,7 @@ def execute(
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
             lowered_lr=lowered_lr,
+            allow_unknown_start=arguments.allow_unknown_start,
         )
         if stored is not None:
             check_same(config, stored, folder)

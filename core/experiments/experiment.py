@@ -33,7 +33,7 @@ from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfi
 from core.experiments.statistics import statistics
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
-from core.experiments.trials import Engine, Failure, baseline_graph, check
+from core.experiments.trials import Engine, Failure, baseline_graph, check, unknown_text
 from core.methods.registry import BASELINE, METHODS, PROTOCOL, Found, Method
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
@@ -83,6 +83,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         distillation=settings.distillation,
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,
+        allow_unknown_start=settings.allow_unknown_start,
         say=say,
         progress=settings.progress,
     )
@@ -186,6 +187,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
 def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
     """All finished trainings, and what failed; a training that is neither is an error."""
     runs: list[Run] = []
+    store = WorkDirectory(settings.work_dir, settings.train.seed)
     failures = {(entry["method"], entry["seed"]): entry for entry in _read_failures(settings)}
     failed = []
     for method in (BASELINE, *settings.methods):
@@ -206,7 +208,8 @@ def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
                     f"last epoch; restore it, or remove that folder to train it anew"
                 )
             divergences = read_divergences(settings.run_dir(method, seed))
-            runs.append(Run(method, seed, history, architecture, divergences))
+            unknown = store.unknown_start(method, seed)
+            runs.append(Run(method, seed, history, architecture, divergences, unknown))
     if not runs:
         raise UserError(f"all trials in '{settings.work_dir}' failed: there is nothing to compare")
     return runs, failed
@@ -262,6 +265,11 @@ def summarise(
             key: [line for lines in told for line in lines[key]]
             for key in ("recipe_changes", "training_notes")
         },
+        "unknown_start": [
+            f"{run.method}, seed {run.seed}: {unknown_text(run.unknown_start)}."
+            for run in runs
+            if run.unknown_start
+        ],
         "references": {name: dict(values) for name, values in task.references.items()},
         "environment": {
             "python": platform.python_version(),

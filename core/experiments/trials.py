@@ -7,6 +7,7 @@ for it again, in another command too, reads it. One that fails is told as data a
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -30,8 +31,8 @@ from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted
-from core.surgery.initialise import seeded
-from core.surgery.resize import widen
+from core.surgery.initialise import UnknownStartWarning, initialise_, seeded, unknown_start
+from core.surgery.resize import resize, widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, with_rate
 from core.training.train import FitResult, TrainConfig, fit
@@ -40,7 +41,19 @@ from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
 
-SCHEMA = 1  # raised when the code changes what a trial with the same key gives
+# Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
+# them; 1: by rules read off values.
+SCHEMA = 2
+
+
+def schema_of(record: Mapping[str, Any]) -> int:
+    """The schema by which a trial was run; of a short record, as reports publish it, too."""
+    return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
+
+
+def is_earlier(record: Mapping[str, Any]) -> bool:
+    """Whether a trial was run by an earlier release that gives another result."""
+    return schema_of(record) < SCHEMA
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Engine:
         distillation: train every network with a teacher.
         teacher: which one.
         lowered_lr: learning rate with which trainings that have diverged go on.
+        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
         say: takes one line of news at a time.
         progress: show bars.
     """
@@ -70,6 +84,7 @@ class Engine:
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     lowered_lr: float | None = None
+    allow_unknown_start: bool = False
     say: Callable[[str], None] = print
     progress: bool = False
 
@@ -119,8 +134,12 @@ class Engine:
         return key_of([self.subject(), widths, self.recipe(trial.seed)])
 
     def load(self, trial: Trial) -> Record | None:
-        """The record of a trial, or None where it has not been run."""
-        return self.store.load(trial, self.record_key(trial))
+        """The record of a trial, or None where it has not been run.
+
+        Raises:
+            UserError: the record is of something else than what is asked for, or of an earlier release.
+        """
+        return self.store.load(trial, self.record_key(trial), is_earlier)
 
 
 @dataclass(frozen=True)
@@ -157,7 +176,7 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
         budgets: refuse a budget that cannot be reached; else that is up to each trial.
 
     Raises:
-        UserError: there is no such method, or one cannot do what is asked of it here; or see `check`.
+        UserError: there is no such method, or one cannot do what is asked of it here; or see `check_start`, `check`.
         MissingData: a method that has still to be run needs a package that is not installed.
     """
     missing = []
@@ -166,7 +185,10 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
             engine.method(trial.method).check_config(trial.method, trial.shrink)
         if engine.load(trial) is None:
             missing.append(trial)
-    searches = {(trial.method, repr(trial.shrink)): trial for trial in missing if trial.method != BASELINE}
+    found = [trial for trial in missing if trial.method != BASELINE]
+    if found:
+        check_start(engine, found[0].shrink)
+    searches = {(trial.method, repr(trial.shrink)): trial for trial in found}
     configs = {}
     for trial in searches.values():
         method = engine.method(trial.method)
@@ -181,6 +203,43 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
             if budgets:
                 raise
     return missing
+
+
+def check_start(engine: Engine, config: ShrinkConfig) -> None:
+    """Find out whether networks of other widths than the baseline's start by its rules: at three quarters of them.
+
+    Raises:
+        UserError: they may not, and that is not allowed.
+    """
+    task = engine.task
+    with seeded(0):
+        model, inputs = task.searched()
+    traced = task.traced(config)
+    graph = trace_channels(model, inputs, freeze=traced.freeze, ties=traced.ties, outputs=traced.outputs)
+    widths = {group.name: group.step * max(1, 3 * group.size // 4) for group in graph.groups}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownStartWarning)  # the same is refused, or told of every trial
+        narrow = resize(model, graph, widths, factory=task.searched_factory, seed=0)
+    refuse_unknown_start(engine, narrow)
+
+
+def refuse_unknown_start(engine: Engine, model: nn.Module) -> dict[str, str]:
+    """Tensors that may start otherwise than the baseline's -> why, where such a network may be trained.
+
+    Raises:
+        UserError: there are some, and that is not allowed.
+    """
+    unknown = unknown_start(model)
+    if unknown and not engine.allow_unknown_start:
+        some = list(unknown.items())[:3]
+        more = f"; and {len(unknown) - len(some)} more" if len(unknown) > len(some) else ""
+        told = "; ".join(f"'{name}': {why}" for name, why in some)
+        raise UserError(
+            f"{len(unknown)} tensors of {engine.task.model_name} may start otherwise at found widths than the "
+            f"baseline's, so the comparison would not be of widths alone ({told}{more}): see docs/own_networks.md, or "
+            f"add --allow-unknown-start"
+        )
+    return unknown
 
 
 def check(task: Task, config: ShrinkConfig) -> None:
@@ -309,6 +368,9 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed)
+    unknown = refuse_unknown_start(engine, model)
+    if unknown:
+        engine.say(f"{place}: {unknown_text(unknown)}")
     widths: list[Any] | None = None
     if architecture is None:
         cost = base = baseline_graph(task, trial.shrink).price()
@@ -356,6 +418,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "search_epochs": 0.0 if found is None else found.epochs,
         "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
         "training": training,
+        "unknown_start": unknown,
         "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
         "environment": {
             "torch": torch.__version__,
@@ -414,12 +477,26 @@ def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
     return f"{metric.label} {value} at {100 * ratio:.2f} % of the FLOPs"
 
 
+def unknown_text(unknown: Mapping[str, str]) -> str:
+    """What there is to be said of tensors whose rule is not known."""
+    return f"{len(unknown)} tensors may start otherwise than the baseline's: {', '.join(unknown)}"
+
+
 def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:
-    """The network that is trained: the baseline (None), or fresh weights at found widths."""
-    if architecture is not None and task.part is not None:
-        return task.part.insert(architecture, seed)
-    model = fresh_baseline(task, seed)
-    return model if architecture is None else architecture.build(model, seed=seed)
+    """The network that is trained: the baseline (None), or fresh weights at found widths.
+
+    Both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it does not know.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
+        if architecture is not None and task.part is not None:
+            return task.part.insert(architecture, seed)
+        model = fresh_baseline(task, seed)
+        if architecture is not None:
+            return architecture.build(model, factory=task.build, seed=seed)
+        if task.part is None:
+            initialise_(model, like=model, factory=task.build, seed=seed)
+        return model
 
 
 def train_network(
@@ -470,7 +547,7 @@ def teacher_network(
     graph = trace_channels(
         baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
     )
-    model = widen(baseline, graph, teacher.widen, seed=config.seed)
+    model = widen(baseline, graph, teacher.widen, factory=task.build, seed=config.seed)
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:

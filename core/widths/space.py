@@ -13,6 +13,7 @@ from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.complexity import Cost
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
+from core.surgery.initialise import Factory, where_needed
 from core.surgery.resize import widen as widen_model
 from core.widths.config import ShrinkConfig
 
@@ -73,6 +74,7 @@ def open_space(
     *,
     seed: int | None = None,
     removed: Sequence[str] = (),
+    factory: Factory | None = None,
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
@@ -82,6 +84,7 @@ def open_space(
         config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
+        factory: builds `model` anew; asked where the model itself does not show how it starts.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
@@ -94,6 +97,6 @@ def open_space(
     if removed:
         start = shorten(model, removed)
         start_graph = trace_channels(start, example_inputs, **options)
-    wide = widen_model(start, start_graph, config.widen, seed=seed)
+    wide = widen_model(start, start_graph, config.widen, factory=where_needed(factory, start), seed=seed)
     graph = trace_channels(wide, example_inputs, **options)
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))

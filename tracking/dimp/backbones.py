@@ -216,8 +216,8 @@ def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -
         return make_trunk(network, name)
     found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
     if _is_whole(found):
-        return make_trunk(found.build(network), name)
-    trunk = found.build(make_trunk(network, name))
+        return make_trunk(found.build(network, factory=lambda: make_backbone(name)), name)
+    trunk = found.build(make_trunk(network, name), factory=lambda: make_trunk(make_backbone(name), name))
     assert isinstance(trunk, Trunk)  # what is built is of the class that it is built from
     return trunk
 

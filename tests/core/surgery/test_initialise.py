@@ -59,8 +59,6 @@ def test_the_rule_of_the_model_is_followed_at_new_widths(rule: str) -> None:
         for layer in (net.a, net.b, net.c):
             fill(layer.weight)
     wide = resize(net, trace_channels(net, IMAGE), {"a": 72, "b": 96}, seed=1)
-    if rule == "an unheard-of spread":  # a layer that can start by itself does so
-        spread = RULES["torch default"][1]
     for layer in (wide.a, wide.b, wide.c):
         out, inside = layer.weight.shape[:2]
         assert layer.weight.std().item() == pytest.approx(spread(9 * inside, 9 * out), rel=0.08)
@@ -97,8 +95,11 @@ def test_trained_values_and_statistics_are_not_carried_over() -> None:
     assert not any(torch.equal(p, net.get_parameter(name)) for name, p in same_shape.items())
 
 
-def test_a_models_own_rule_is_used() -> None:
+def test_a_models_own_rule_is_used_where_the_model_has_used_it() -> None:
     net = network(own_rule=True)
+    plain = resize(net, trace_channels(net, IMAGE), {"a": 5}, seed=1)
+    assert all(layer.weight.std() > 0 for layer in (plain.a, plain.b, plain.c))
+    net.init_weights()
     other = resize(net, trace_channels(net, IMAGE), {"a": 5}, seed=1)
     assert all(bool((layer.weight == 7.0).all()) for layer in (other.a, other.b, other.c))
     assert torch.equal(other.norm.weight, torch.ones(5))  # what it leaves out starts as torch starts it
