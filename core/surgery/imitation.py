@@ -23,112 +23,18 @@ from torch import Tensor, nn
 
 from core.modules import copy_structure, named_tensors
 from core.surgery.fans import FANS, Formula, quantities, weight_of
+from core.surgery.looks import TOLERANCE, TRUNCATED, Look, agree, draw_, look
 from core.surgery.recording import alike, repeat_rows
 
-TOLERANCE = 5.0  # standard errors within which a spread agrees with a rule's
-REPEATED = "its rows are repeated or cut off, as nothing says what they are at another width"
-PRECISION = (
-    0.05  # relative error of a spread up to which values show a rule, those of all its tensors together
-)
+# Relative error up to which spreads show a rule, those of all its tensors together.
+PRECISION = 0.05
+# How likely it may be that values agree by chance with a formula whose gain nobody would write.
 CHANCE = 0.15
+REPEATED = "its rows are repeated or cut off, as nothing says what they are at another width"
 _SEED = 0x57A27  # nobody's: values that are equal to those drawn with it are not drawn, but stored
-_TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal distribution that is cut at ±2
 # Squared gains of the spreads in use: torch's own, LeCun's, He's and Glorot's, tanh's, SELU's; and a tenth of each,
 # as networks for super-resolution have it.
 _GAINS = (1 / 3, 1.0, 2.0, 25 / 9, 9 / 16)
-_SQUARES = {
-    "uniform": 0.2,
-    "truncated": 0.35,
-    "normal": 0.5,
-}  # n · squared relative error of the spread of n values
-
-
-@dataclass(frozen=True)
-class Look:
-    """What values look like.
-
-    Attributes:
-        mean: 0.0 where it differs from it by chance alone.
-        std: standard deviation; 0.0 for a constant.
-        error: relative standard error of `std`.
-        kinds: distributions that may have given them: "uniform", "truncated" at two standard deviations, "normal",
-            "orthogonal"; none for values of another kind.
-        count: how many.
-    """
-
-    mean: float
-    std: float
-    error: float
-    kinds: tuple[str, ...]
-    count: int
-
-
-def look(tensor: Tensor) -> Look:
-    """Mean, spread and kind of distribution of a tensor's values."""
-    values = tensor.detach().float().reshape(-1)
-    count = values.numel()
-    if count < 2 or bool((values == values[0]).all()):
-        return Look(float(values[0]) if count else 0.0, 0.0, 0.0, (), count)
-    variance, mean = (float(value) for value in torch.var_mean(values, correction=0))
-    std = math.sqrt(variance)
-    if abs(mean) < TOLERANCE * std / math.sqrt(count):
-        mean, std = 0.0, math.sqrt(variance + mean**2)
-    largest = float((values - mean).abs().max())
-    ratio = largest / std
-    if _is_orthogonal(tensor):
-        return Look(0.0, std, 1e-4, ("orthogonal",), count)
-    if _has_equal_rows(tensor) or float((values == 0).float().mean()) > max(0.01, 2 / count):
-        kinds: tuple[str, ...] = ()  # zeros among others: sparse, an identity
-    elif count < 256:  # too few to tell
-        kinds = ("uniform", "truncated", "normal") if ratio < 2.5 else ("normal",)
-    elif ratio < 2.0:
-        kinds = ("uniform",)
-    elif ratio < 2.35:
-        kinds = ("truncated",) if count >= 1000 else ("truncated", "normal")
-    else:
-        kinds = ("normal",)
-    if kinds == ("uniform",):  # its bound is known better than its spread
-        bound = largest * (1 + 1 / count)
-        if abs(math.log(bound / math.sqrt(3) / std)) > TOLERANCE * math.sqrt(_SQUARES["uniform"] / count):
-            return Look(mean, std, 0.5, (), count)
-        return Look(mean, bound / math.sqrt(3), 3 / count, kinds, count)
-    square = max((_SQUARES[kind] for kind in kinds), default=0.5)
-    return Look(mean, std, math.sqrt(square / count), kinds, count)
-
-
-def _is_orthogonal(tensor: Tensor) -> bool:
-    if tensor.dim() < 2 or tensor.numel() < 16:
-        return False
-    matrix = tensor.detach().reshape(len(tensor), -1).float()
-    if len(matrix) > matrix.shape[1]:
-        matrix = matrix.T
-    if len(matrix) < 2:
-        return False
-    norms = matrix.norm(dim=1)
-    if not torch.allclose(norms, norms[:1], rtol=1e-4):
-        return False
-    products = matrix @ matrix.T / norms[0] ** 2
-    return bool((products - torch.eye(len(matrix), device=products.device)).abs().max() < 1e-3)
-
-
-def _has_equal_rows(tensor: Tensor) -> bool:
-    if tensor.dim() < 2 or tensor[0].numel() < 2:
-        return False
-    rows = tensor.detach().reshape(len(tensor), -1)[:, :8]
-    return len(torch.unique(rows, dim=0)) < len(rows)
-
-
-def agree(one: Look, other: Look) -> bool:
-    """Whether two tensors of equally many values may have been drawn by one rule."""
-    if not one.std or not other.std:
-        return one.std == other.std and one.mean == other.mean
-    error = math.hypot(one.error, other.error)
-    spread = max(one.std, other.std)
-    return (
-        bool(set(one.kinds) & set(other.kinds))
-        and abs(math.log(one.std / other.std)) < TOLERANCE * error
-        and abs(one.mean - other.mean) < TOLERANCE * spread * math.sqrt(2 / one.count)
-    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +113,7 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
             groups = _groups(module, name)
             sizes = _sizes(shapes[weight][0], groups)
             spreads = [formula.at(sizes) for formula in rule.formulas]
-            _draw_(tensor, rule.kind, rule.value, spreads[0])
+            draw_(tensor, rule.kind, rule.value, spreads[0])
             if any(
                 abs(math.log(other / spreads[0])) > TOLERANCE / math.sqrt(2 * tensor.numel())
                 for other in spreads
@@ -217,7 +123,7 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
             unknown[name] = rule.why
             if bool(tensor.isnan().any()):
                 seen = look(source)
-                _draw_(tensor, (seen.kinds or ("normal",))[0], seen.mean, seen.std)
+                draw_(tensor, (seen.kinds or ("normal",))[0], seen.mean, seen.std)
             elif not bool(after_init[name].isnan().any()):
                 tensor.copy_(after_init[name])
     return unknown | _repeated(module, like)
@@ -426,7 +332,8 @@ def _best(members: Sequence[_Member]) -> list[tuple[Formula, bool, str, list[_Me
                 continue
             weight = float(information[within].sum()) * (1.25 if usual else 1.0)
             mean = float(np.exp((precise * np.log(gains[within])).sum() / precise.sum()))
-            formula = Formula(name, power, guess if usual else mean)
+            estimate = mean if name else _short(mean, float(precise.sum() ** -0.5))
+            formula = Formula(name, power, guess if usual else estimate)
             found.append((weight, tuple(within.tolist()), formula, usual, kinds))
     if not found:
         return []
@@ -437,6 +344,13 @@ def _best(members: Sequence[_Member]) -> list[tuple[Formula, bool, str, list[_Me
             covered = [member for member, is_in in zip(members, best_within, strict=True) if is_in]
             best.setdefault(formula.quantity, (formula, usual, kinds[0], covered))
     return list(best.values())
+
+
+def _short(gain: float, error: float) -> float:
+    """A constant of two decimal digits that an estimated one cannot be told from, else the estimate."""
+    value = float(f"{gain:.1e}")
+    step = 10.0 ** (math.floor(math.log10(gain)) - 1) / gain
+    return value if abs(math.log(value / gain)) < 2.5 * error and step > 4 * error else gain
 
 
 def _common(looks: Sequence[Look]) -> tuple[str, ...]:
@@ -452,7 +366,7 @@ def _usual(gain: float, seen: Look, power: float) -> list[float]:
     """The gains of initialisations in use that an estimated one may be."""
     scales = [
         1.0,
-        *([_TRUNCATED] if "truncated" in seen.kinds else []),
+        *([TRUNCATED] if "truncated" in seen.kinds else []),
         *([1 / math.sqrt(3)] if "uniform" in seen.kinds else []),
     ]
     found = []
@@ -469,17 +383,3 @@ def _usual(gain: float, seen: Look, power: float) -> list[float]:
             if abs(math.log(gain / scale / step)) < min(3.5 * seen.error, room / 2):
                 found.append(step * scale)
     return found
-
-
-def _draw_(tensor: Tensor, kind: str, mean: float, std: float) -> None:
-    """Fresh values in place."""
-    if kind == "uniform":
-        nn.init.uniform_(tensor, mean - math.sqrt(3) * std, mean + math.sqrt(3) * std)
-    elif kind == "truncated":
-        wide = std / _TRUNCATED
-        nn.init.trunc_normal_(tensor, mean, wide, mean - 2 * wide, mean + 2 * wide)
-    elif kind == "orthogonal":
-        nn.init.orthogonal_(tensor)
-        tensor.mul_(std / float(tensor.square().mean().sqrt()))
-    else:
-        nn.init.normal_(tensor, mean, std)
