@@ -35,7 +35,7 @@ from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, collect, controls_table, results_table
 from core.experiments.store import KeyedStore
-from core.experiments.trials import Engine, Failure, check_trials, is_earlier, schema_of
+from core.experiments.trials import SCHEMA, Engine, Failure, check_trials, schema_of
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.registry import BASELINE, METHODS, Method, SearchConfig
@@ -229,31 +229,35 @@ def trials_run(
 
 
 def tell_of_earlier(bench: Bench) -> None:
-    """Say how many records of the store are of an earlier release, whose trials are not compared with today's."""
-    old = sum(is_earlier(record) for record in KeyedStore(bench.store).records())
-    if old:
+    """Say how many records of the store are of another release, whose trials are not compared with these."""
+    others = sum(schema_of(record) != bench.engine.schema for record in KeyedStore(bench.store).records())
+    if others:
         bench.engine.say(
-            f"{old} records in '{bench.store}' are of an earlier release, whose found networks started by other rules: "
+            f"{others} records in '{bench.store}' are of another release, whose found networks start by other rules: "
             f"they are kept and not used"
         )
 
 
-def import_records(path: Path, bench: Bench) -> None:
+def import_records(path: Path, bench: Bench, report_only: bool) -> Bench:
     """Put the short records of a published page into the store, under their keys; what is there stays as it is.
 
     They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
 
+    Args:
+        path: the page's JSON.
+        bench: of the store.
+        report_only: nothing is run; then the page may be of an earlier release.
+
+    Returns:
+        The same for trials of the page's release.
+
     Raises:
-        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing.
+        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing;
+            or it is of an earlier release and trials of this one are to be run.
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))["records"]
         base = {record["seed"]: record["cost"] for record in records if record["method"] == BASELINE}
-        if any(is_earlier(record) for record in records):
-            raise UserError(
-                f"--import '{path}' is of an earlier release, whose found networks started by other rules: its trials "
-                f"cannot stand beside today's"
-            )
         full = [{**record, "baseline_cost": base[record["seed"]], "architecture": None} for record in records]
         needed = ("key", "shrink", "metrics", "search_epochs", "search_baseline_epochs", "widths")
         lacking = [name for record in full for name in needed if name not in record]
@@ -263,12 +267,19 @@ def import_records(path: Path, bench: Bench) -> None:
         raise UserError(
             f"--import '{path}': no published records, with the baseline of every seed among them: {error!r}"
         ) from error
+    schema = min((schema_of(record) for record in full), default=SCHEMA)
+    if schema < SCHEMA and not report_only:
+        raise UserError(
+            f"--import '{path}' is of an earlier release, whose found networks started by other rules: no trial of "
+            f"today can stand beside its own; add --report-only to make its tables"
+        )
     store = KeyedStore(bench.store)
     new = [record for record in full if not store.record_file(record["key"]).exists()]
     for record in new:
         write_json(store.record_file(record["key"]), record)
     there = f"; {len(full) - len(new)} are there already" if len(new) < len(full) else ""
     bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}")
+    return replace(bench, engine=replace(bench.engine, schema=schema))
 
 
 def check_arguments(arguments: Namespace) -> None:
@@ -320,7 +331,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     ] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.published:
-        import_records(arguments.published, bench)
+        bench = import_records(arguments.published, bench, arguments.report_only)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
         raise UserError(failed[0].error)
@@ -394,7 +405,8 @@ def write_report(
 def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
-    record = {"schema": schema_of(record), **record}
+    if schema_of(record) > 1:  # the first pages do not name theirs
+        record = {"schema": schema_of(record), **record}
     found = record["architecture"]
     if found is None and "widths" in record:  # imported
         return {key: value for key, value in record.items() if key not in left_out}

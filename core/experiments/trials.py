@@ -71,6 +71,7 @@ class Engine:
         teacher: which one.
         lowered_lr: learning rate with which trainings that have diverged go on.
         allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
+        schema: of the trials; that of an earlier release where its records are only looked at.
         say: takes one line of news at a time.
         progress: show bars.
     """
@@ -85,12 +86,13 @@ class Engine:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     lowered_lr: float | None = None
     allow_unknown_start: bool = False
+    schema: int = SCHEMA
     say: Callable[[str], None] = print
     progress: bool = False
 
     def subject(self) -> dict[str, Any]:
         """Network and data, as far as they decide a result."""
-        return {"schema": SCHEMA, **self.task.subject}
+        return {"schema": self.schema, **self.task.subject}
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""
