@@ -238,7 +238,7 @@ def refuse_unknown_start(engine: Engine, model: nn.Module) -> dict[str, str]:
         told = "; ".join(f"'{name}': {why}" for name, why in some)
         raise UserError(
             f"{len(unknown)} tensors of {engine.task.model_name} may start otherwise at found widths than the "
-            f"baseline's, so the comparison would not be of widths alone ({told}{more}): see docs/own_networks.md, or "
+            f"baseline's, so the comparison would not be of widths alone ({told}{more}): see docs/starts.md, or "
             f"add --allow-unknown-start"
         )
     return unknown
