@@ -19,9 +19,9 @@ from core.errors import UserError, did_you_mean
 from core.graph.channels import trace_channels
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
-from core.surgery.architecture import Architecture
+from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
 from core.surgery.depth import shorten
-from core.surgery.initialise import ArchitectureError, describe_inputs, seeded
+from core.surgery.initialise import seeded
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64
