@@ -114,11 +114,12 @@ def agree(one: Look, other: Look) -> bool:
     """Whether two tensors of equally many values may have been drawn by one rule."""
     if not one.std or not other.std:
         return one.std == other.std and one.mean == other.mean
+    few = 10 / one.count  # the spread of two or three values may be next to nothing by chance
     error = math.hypot(one.error, other.error)
-    spread = max(one.std, other.std)
+    spread = max(one.std, other.std) * (1 + few)
     return (
         bool(set(one.kinds) & set(other.kinds))
-        and abs(math.log(one.std / other.std)) < TOLERANCE * error
+        and abs(math.log(one.std / other.std)) < TOLERANCE * error + few
         and abs(one.mean - other.mean) < TOLERANCE * spread * math.sqrt(2 / one.count)
     )
 
