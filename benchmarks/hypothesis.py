@@ -34,6 +34,7 @@ from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, collect, controls_table, results_table
+from core.experiments.starts import unknown_text
 from core.experiments.store import KeyedStore
 from core.experiments.trials import SCHEMA, Engine, Failure, check_trials, schema_of
 from core.methods.candidates import ProxyConfig
@@ -302,6 +303,20 @@ def failures_text(failed: Sequence[Failure]) -> str:
     )
 
 
+def starts_text(records: Sequence[Record]) -> str:
+    """Which trials trained a network that may start otherwise than the baseline's, for a page; "" where none did."""
+    told = [record for record in records if record.get("unknown_start")]
+    if not told:
+        return ""
+    return (
+        f"{len(told)} trials trained networks that may start otherwise than the baseline's:\n\n"
+        + "\n".join(
+            f"- {record['method']}, seed {record['seed']}: {unknown_text(record['unknown_start'])}"
+            for record in told
+        )
+    )
+
+
 def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
     def given(name: str) -> Any:
         return getattr(arguments, name, None)  # not every command has the options of single methods
@@ -381,6 +396,7 @@ def write_report(
         f"in epochs of the baseline by FLOPs.",
         table,
         failures_text(failed),
+        starts_text(records),
         "Against the controls:",
         controls_table(series, CONTROLS, metric),
         "\n".join(

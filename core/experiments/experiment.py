@@ -30,10 +30,11 @@ from core.experiments.plan import Trial
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
+from core.experiments.starts import unknown_text
 from core.experiments.statistics import statistics
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
-from core.experiments.trials import Engine, Failure, baseline_graph, check, unknown_text
+from core.experiments.trials import Engine, Failure, baseline_graph, check
 from core.methods.registry import BASELINE, METHODS, PROTOCOL, Found, Method
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json

@@ -22,6 +22,7 @@ from core.command_line.exits import FAILURES
 from core.errors import UserError, did_you_mean
 from core.experiments.plan import Trial
 from core.experiments.settings import TeacherConfig
+from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
 from core.experiments.store import Record, Store, held, key_of, plain
 from core.experiments.task import Task
@@ -31,8 +32,8 @@ from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted
-from core.surgery.initialise import UnknownStartWarning, initialise_, seeded, unknown_start
-from core.surgery.resize import resize, widen
+from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
+from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, with_rate
 from core.training.train import FitResult, TrainConfig, fit
@@ -189,7 +190,7 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
             missing.append(trial)
     found = [trial for trial in missing if trial.method != BASELINE]
     if found:
-        check_start(engine, found[0].shrink)
+        check_start(engine.task, found[0].shrink, engine.allow_unknown_start)
     searches = {(trial.method, repr(trial.shrink)): trial for trial in found}
     configs = {}
     for trial in searches.values():
@@ -205,43 +206,6 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
             if budgets:
                 raise
     return missing
-
-
-def check_start(engine: Engine, config: ShrinkConfig) -> None:
-    """Find out whether networks of other widths than the baseline's start by its rules: at three quarters of them.
-
-    Raises:
-        UserError: they may not, and that is not allowed.
-    """
-    task = engine.task
-    with seeded(0):
-        model, inputs = task.searched()
-    traced = task.traced(config)
-    graph = trace_channels(model, inputs, freeze=traced.freeze, ties=traced.ties, outputs=traced.outputs)
-    widths = {group.name: group.step * max(1, 3 * group.size // 4) for group in graph.groups}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownStartWarning)  # the same is refused, or told of every trial
-        narrow = resize(model, graph, widths, factory=task.searched_factory, seed=0)
-    refuse_unknown_start(engine, narrow)
-
-
-def refuse_unknown_start(engine: Engine, model: nn.Module) -> dict[str, str]:
-    """Tensors that may start otherwise than the baseline's -> why, where such a network may be trained.
-
-    Raises:
-        UserError: there are some, and that is not allowed.
-    """
-    unknown = unknown_start(model)
-    if unknown and not engine.allow_unknown_start:
-        some = list(unknown.items())[:3]
-        more = f"; and {len(unknown) - len(some)} more" if len(unknown) > len(some) else ""
-        told = "; ".join(f"'{name}': {why}" for name, why in some)
-        raise UserError(
-            f"{len(unknown)} tensors of {engine.task.model_name} may start otherwise at found widths than the "
-            f"baseline's, so the comparison would not be of widths alone ({told}{more}): see docs/starts.md, or "
-            f"add --allow-unknown-start"
-        )
-    return unknown
 
 
 def check(task: Task, config: ShrinkConfig) -> None:
@@ -370,7 +334,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed)
-    unknown = refuse_unknown_start(engine, model)
+    unknown = refuse_unknown_start(task, model, engine.allow_unknown_start)
     if unknown:
         engine.say(f"{place}: {unknown_text(unknown)}")
     widths: list[Any] | None = None
@@ -477,11 +441,6 @@ def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
     ratio = record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"]
     value = number_text(record["metrics"][metric.key], metric.digits)
     return f"{metric.label} {value} at {100 * ratio:.2f} % of the FLOPs"
-
-
-def unknown_text(unknown: Mapping[str, str]) -> str:
-    """What there is to be said of tensors whose rule is not known."""
-    return f"{len(unknown)} tensors may start otherwise than the baseline's: {', '.join(unknown)}"
 
 
 def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:

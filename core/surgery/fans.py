@@ -85,25 +85,38 @@ def fitting(values: Sequence[float], sizes: Sequence[Mapping[str, float]]) -> li
             value * (each[quantity] ** power if power else 1.0)
             for value, each in zip(values, sizes, strict=True)
         ]
-        if all(math.isclose(gain, gains[0], rel_tol=EXACT) for gain in gains):
+        if all(math.isclose(gain, gains[0], rel_tol=EXACT) for gain in gains[1:]):
             found.append(Formula(quantity, power, gains[0]))
     return found
 
 
-def settled(formulas: Iterable[Formula], sizes: Mapping[str, float], constant: bool) -> float | None:
+def settled(
+    formulas: Iterable[Formula],
+    sizes: Mapping[str, float],
+    constant: bool,
+    votes: Mapping[tuple[str, float], int] | None = None,
+) -> float | None:
     """The number that the formulas give for a tensor of these `quantities`; None where they contradict each other.
 
     Args:
         formulas: all that fit.
         sizes: of the tensor at its new shape.
         constant: a number that is no spread but a value: it is a constant unless only a usual formula speaks.
+        votes: (quantity, power) -> how many numbers of the network it explains: they decide between fans, but not
+            whether a number is a constant.
     """
+    votes = votes or {}
     candidates = list(formulas)
     usual = [formula for formula in candidates if formula.usual]
-    common = [formula for formula in usual if not formula.power or formula.quantity in FANS]
+    fans = [name for name in FANS if name in sizes] or list(sizes)  # a vector has rows alone
+    common = [formula for formula in usual if not formula.power or formula.quantity in fans]
     fixed = [formula for formula in candidates if not formula.power]
     value = constant and (not usual or any(formula in fixed for formula in usual))
-    for some in (candidates, usual, common, fixed if value else []):
+    elected = []
+    if all(formula.power for formula in common):
+        counts = [votes.get((formula.quantity, formula.power), 0) for formula in common]
+        elected = [formula for formula, count in zip(common, counts, strict=True) if count == max(counts)]
+    for some in (candidates, usual, common, fixed if value else [], elected):
         numbers = [formula.at(sizes) for formula in some]
         if numbers and all(math.isclose(number, numbers[0], rel_tol=EXACT) for number in numbers):
             return numbers[0]

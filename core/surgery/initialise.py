@@ -92,7 +92,8 @@ def where_needed(factory: Factory | None, model: nn.Module) -> Factory | None:
     A search starts its networks by what the model shows; so widths found for one that starts by its own code do not
     depend on the order in which its factory draws.
     """
-    return factory if any(rule.how == "unknown" for rule in rules_of(model).values()) else None
+    unclear = any(rule.how == "unknown" or len(rule.formulas) > 1 for rule in rules_of(model).values())
+    return factory if unclear else None
 
 
 def _as_built_(module: nn.Module, like: nn.Module, factory: Factory) -> dict[str, str]:

@@ -8,7 +8,7 @@ has filled (`core.surgery.fans`), and put into a third run.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,7 +175,9 @@ def _attributes(first: Recording, like: nn.Module, module: nn.Module) -> dict[Ke
         differs = {
             key: value
             for key, value in vars(new).items()
-            if isinstance(value, (int, tuple, list)) and vars(old).get(key) != value
+            if isinstance(value, (int, tuple, list))
+            and not isinstance(value, bool)
+            and vars(old).get(key) != value
         }
         if differs:
             changed[name] = differs
@@ -240,19 +242,34 @@ def _numbers(
     for entry in entries:
         for depth in range(1, DEPTH + 1):
             by_rule[depth, entry.rule(depth)].append(entry)
+    fits = {
+        rule: fitting([entry.use.number for entry in like], [entry.old for entry in like])
+        for rule, like in by_rule.items()
+    }
+    followed = {rule for rule, like in by_rule.items() if any(entry.followed for entry in like)}
+    formulas = [
+        next(
+            (
+                fits[depth, entry.rule(depth)]
+                for depth in range(1, DEPTH + 1)
+                if fits[depth, entry.rule(depth)]
+            ),
+            [],
+        )
+        for entry in entries
+    ]
+    votes = Counter(
+        (formula.quantity, formula.power) for some in formulas for formula in some if formula.usual
+    )
     numbers: dict[tuple[Key, int], float] = {}
     unknown: dict[str, str] = {}
-    for entry in entries:
-        if entry.old == entry.new or any(other.followed for other in by_rule[DEPTH, entry.rule(DEPTH)]):
+    for entry, some in zip(entries, formulas, strict=True):
+        if entry.old == entry.new or (DEPTH, entry.rule(DEPTH)) in followed:
             continue
         constant = entry.use.operation in _VALUES
-        number: float | None = entry.use.number if constant else None
-        for depth in range(1, DEPTH + 1):
-            like = by_rule[depth, entry.rule(depth)]
-            formulas = fitting([other.use.number for other in like], [other.old for other in like])
-            if formulas:
-                number = settled(formulas, entry.new, constant)
-                break
+        number = settled(some, entry.new, constant, votes)
+        if number is None and constant and not some:
+            number = entry.use.number
         if number is None:
             file, line, _ = (entry.use.site or (("?", 0, 0),))[0]
             unknown[entry.name] = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.graph.channels import trace_channels
-from core.surgery.initialise import initialise_, seeded
+from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import resize
 from tests.toys import Net, channels, conv
 
@@ -105,7 +105,8 @@ def test_trained_values_and_statistics_are_not_carried_over() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn(parameter.shape))
-    other = resize(net, trace_channels(net, IMAGE), {"b": 40}, seed=1)
+    with pytest.warns(UnknownStartWarning, match=r"norm\.weight, norm\.bias"):
+        other = resize(net, trace_channels(net, IMAGE), {"b": 40}, seed=1)
     assert torch.equal(other.norm.running_mean, torch.zeros(24))
     assert torch.equal(other.norm.running_var, torch.ones(24))
     assert other.norm.num_batches_tracked == 0
@@ -138,7 +139,8 @@ def test_parameters_that_nobody_initialises_are_drawn_anew_with_their_own_spread
         parts, lambda n, x: n.c(nn.functional.conv2d(n.a(x), n.kernel).add(n.shift[:, None, None]) * n.scale)
     )
     graph = trace_channels(net, IMAGE)
-    other = resize(net, graph, {"a": width, "kernel": width}, seed=1)
+    with pytest.warns(UnknownStartWarning, match="shift: its values follow no rule"):
+        other = resize(net, graph, {"a": width, "kernel": width}, seed=1)
     assert other.kernel.shape == (width, width, 3, 3)
     assert other.kernel.std().item() == pytest.approx(0.2, rel=0.2)
     assert other.kernel.mean().item() == pytest.approx(0.1, abs=0.05)
@@ -188,7 +190,8 @@ def test_layer_scale_keeps_its_constant() -> None:
         },
         lambda n, x: n.c(n.a(x) * n.gamma + n.bias[:, None, None]),
     )
-    other = resize(net, trace_channels(net, IMAGE), {"a": 20}, seed=0)
+    with pytest.warns(UnknownStartWarning, match="bias: its values follow no rule"):
+        other = resize(net, trace_channels(net, IMAGE), {"a": 20}, seed=0)
     assert torch.equal(other.gamma, torch.full((20, 1, 1), 1e-6))
     assert other.bias.min() > 0.2
 
@@ -213,5 +216,6 @@ def test_what_does_not_learn_keeps_its_values() -> None:
     assert not torch.equal(other.c.bias, net.c.bias)
     assert not other.blur.weight.requires_grad
     # A network that was frozen as a whole, for evaluation say, starts afresh.
-    frozen = resize(net.requires_grad_(False), trace_channels(net, IMAGE), {"a": 13}, seed=1)
+    with pytest.warns(UnknownStartWarning, match=r"shift\.weight"):
+        frozen = resize(net.requires_grad_(False), trace_channels(net, IMAGE), {"a": 13}, seed=1)
     assert not torch.equal(frozen.shift.bias, shift.bias)

@@ -341,6 +341,35 @@ def test_a_number_that_fits_two_formulas_is_said_to_be_unknown() -> None:
     assert unknown_start(net) == {}
 
 
+def test_a_vectors_number_may_be_unknown_too() -> None:
+    def factory(width: int) -> nn.Module:
+        return nn.Sequential(Scale(width))
+
+    found, _ = started(factory, 16, 24)
+    assert list(found.unknown) == ["0.random"]
+    found, other = started(factory, 24, 12)
+    assert (found.unknown, found.missing) == ({}, {})
+    assert differing(named_tensors(other), found.values.items()) == []
+
+
+def test_other_layers_tell_which_of_two_formulas_a_line_means() -> None:
+    """Fan in equals fan out in the second layer; the first one, of another line, knows fan out alone."""
+
+    def factory(width: int) -> nn.Module:
+        net = nn.Sequential(conv(3, width), conv(width, width), conv(width, 8))
+        nn.init.normal_(net[0].weight, std=math.sqrt(2 / (9 * width)))
+        nn.init.normal_(net[1].weight, std=math.sqrt(2 / (9 * width)))
+        return net
+
+    own = drawn(factory, 16)
+    graph = trace_channels(own, torch.zeros(1, 3, 16, 16))
+    net = resize(own, graph, {"0": 40, "1": 90}, factory=lambda: factory(16), seed=0)
+    assert unknown_start(net) == {}
+    for layer in net[:2]:
+        wanted = math.sqrt(2 / (9 * layer.weight.shape[0]))
+        assert layer.weight.std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * layer.weight.numel()))
+
+
 def test_where_a_factory_refuses_other_widths_its_values_show_the_rules() -> None:
     def factory() -> nn.Module:
         net = nn.Sequential(conv(3, 24), conv(24, 48), conv(48, 8))
