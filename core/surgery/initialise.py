@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from core.modules import named_tensors
-from core.surgery.imitation import REPEATED, imitate_, rules_of
+from core.surgery.imitation import REPEATED, imitate_
 from core.surgery.starting import differing, start
 
 Factory = Callable[[], nn.Module]
@@ -84,16 +84,6 @@ def unknown_start(module: nn.Module) -> dict[str, str]:
         for name, layer in module.named_modules()
         for leaf, why in _UNKNOWN.get(layer, {}).items()
     }
-
-
-def where_needed(factory: Factory | None, model: nn.Module) -> Factory | None:
-    """The factory where the values of `model` do not show how all of it starts, else None.
-
-    A search starts its networks by what the model shows; so widths found for one that starts by its own code do not
-    depend on the order in which its factory draws.
-    """
-    unclear = any(rule.how == "unknown" or len(rule.formulas) > 1 for rule in rules_of(model).values())
-    return factory if unclear else None
 
 
 def _as_built_(module: nn.Module, like: nn.Module, factory: Factory) -> dict[str, str]:

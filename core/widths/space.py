@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.complexity import Cost
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
-from core.surgery.initialise import Factory, where_needed
+from core.surgery.initialise import Factory, UnknownStartWarning, unknown_start
 from core.surgery.resize import widen as widen_model
 from core.widths.config import ShrinkConfig
 
@@ -97,6 +98,21 @@ def open_space(
     if removed:
         start = shorten(model, removed)
         start_graph = trace_channels(start, example_inputs, **options)
-    wide = widen_model(start, start_graph, config.widen, factory=where_needed(factory, start), seed=seed)
+    wide = _widened(start, start_graph, config.widen, seed, factory)
     graph = trace_channels(wide, example_inputs, **options)
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))
+
+
+def _widened(
+    model: nn.Module, graph: ChannelGraph, factor: float, seed: int | None, factory: Factory | None
+) -> nn.Module:
+    """Widened by what the model shows of its start, and by its factory where that is not enough.
+
+    So widths found for a network that starts by its own code do not depend on the order in which its factory draws.
+    """
+    if factory is None:
+        return widen_model(model, graph, factor, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownStartWarning)
+        wide = widen_model(model, graph, factor, seed=seed)
+    return widen_model(model, graph, factor, factory=factory, seed=seed) if unknown_start(wide) else wide
