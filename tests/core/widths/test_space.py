@@ -1,4 +1,4 @@
-"""The space of widths: its widened network starts by what the model shows, and by a factory where that is not enough."""
+"""The space of widths: its widened network starts by what the model shows, and by a factory where that is not all."""
 
 from __future__ import annotations
 
