@@ -34,8 +34,9 @@ from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, controls_table, results_table
+from core.experiments.starts import unknown_text
 from core.experiments.store import KeyedStore
-from core.experiments.trials import Engine, Failure, check_trials
+from core.experiments.trials import SCHEMA, Engine, Failure, check_trials, schema_of
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.method import SearchConfig
@@ -159,6 +160,7 @@ def open_bench(arguments: Namespace) -> Bench:
         search=_search_config(arguments, reduced),
         distillation=config.distillation,
         teacher=config.teacher,
+        allow_unknown_start=arguments.allow_unknown_start,
         say=lambda line: print(line, flush=True),
         progress=not arguments.no_progress,
     )
@@ -185,17 +187,37 @@ def trials_run(
         check_trials(bench.engine, trials, budgets=budgets)
         wanted = [(trial, True) for trial in trials]
         failed = run_trials(bench.engine, wanted, arguments.jobs, partial(open_engine, arguments))
+    tell_of_earlier(bench)
     found = [bench.engine.load(trial) for trial in trials]
     return [record for record in found if record is not None], failed
 
 
-def import_records(path: Path, bench: Bench) -> None:
+def tell_of_earlier(bench: Bench) -> None:
+    """Say how many records of the store are of another release, whose trials are not compared with these."""
+    others = sum(schema_of(record) != bench.engine.schema for record in KeyedStore(bench.store).records())
+    if others:
+        bench.engine.say(
+            f"{others} records in '{bench.store}' are of another release, whose found networks start by other rules: "
+            f"they are kept and not used"
+        )
+
+
+def import_records(path: Path, bench: Bench, report_only: bool) -> Bench:
     """Put the short records of a published page into the store, under their keys; what is there stays as it is.
 
     They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
 
+    Args:
+        path: the page's JSON.
+        bench: of the store.
+        report_only: nothing is run; then the page may be of an earlier release.
+
+    Returns:
+        The same for trials of the page's release.
+
     Raises:
-        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing.
+        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing;
+            or it is of an earlier release and trials of this one are to be run.
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))["records"]
@@ -209,12 +231,19 @@ def import_records(path: Path, bench: Bench) -> None:
         raise UserError(
             f"--import '{path}': no published records, with the baseline of every seed among them: {error!r}"
         ) from error
+    schema = min((schema_of(record) for record in full), default=SCHEMA)
+    if schema < SCHEMA and not report_only:
+        raise UserError(
+            f"--import '{path}' is of an earlier release, whose found networks started by other rules: no trial of "
+            f"today can stand beside its own; add --report-only to make its tables"
+        )
     store = KeyedStore(bench.store)
     new = [record for record in full if not store.record_file(record["key"]).exists()]
     for record in new:
         write_json(store.record_file(record["key"]), record)
     there = f"; {len(full) - len(new)} are there already" if len(new) < len(full) else ""
     bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}")
+    return replace(bench, engine=replace(bench.engine, schema=schema))
 
 
 def check_arguments(arguments: Namespace) -> None:
@@ -234,6 +263,20 @@ def failures_text(failed: Sequence[Failure]) -> str:
         return ""
     return f"{len(failed)} trials failed and are left out:\n\n" + "\n".join(
         f"- {failure}" for failure in failed
+    )
+
+
+def starts_text(records: Sequence[Record]) -> str:
+    """Which trials trained a network that may start otherwise than the baseline's, for a page; "" where none did."""
+    told = [record for record in records if record.get("unknown_start")]
+    if not told:
+        return ""
+    return (
+        f"{len(told)} trials trained networks that may start otherwise than the baseline's:\n\n"
+        + "\n".join(
+            f"- {record['method']}, seed {record['seed']}: {unknown_text(record['unknown_start'])}"
+            for record in told
+        )
     )
 
 
@@ -263,7 +306,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     settings = [at_budget(shrink, text) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.published:
-        import_records(arguments.published, bench)
+        bench = import_records(arguments.published, bench, arguments.report_only)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
         raise UserError(failed[0].error)
@@ -312,6 +355,7 @@ def write_report(
         f"in epochs of the baseline by FLOPs.",
         table,
         failures_text(failed),
+        starts_text(records),
         "Against the controls:",
         controls_table(series, CONTROLS, metric),
         "\n".join(
@@ -333,6 +377,8 @@ def write_report(
 def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
+    if schema_of(record) > 1:  # the first pages do not name theirs
+        record = {"schema": schema_of(record), **record}
     found = record["architecture"]
     if found is None and "widths" in record:  # imported
         return {key: value for key, value in record.items() if key not in left_out}

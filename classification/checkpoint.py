@@ -59,7 +59,7 @@ def read_description(path: str | Path) -> Description:
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:
-    """Build the network that a description names, with fresh weights.
+    """Build the network that a description names; its weights have still to be loaded.
 
     Args:
         description: see `Description`.
@@ -76,7 +76,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
         network = build(chosen, len(description.classes), dataset=description.dataset)
     if description.architecture is None:
         return network
-    return Architecture.from_json(description.architecture, "the checkpoint's widths").build(network)
+    return Architecture.from_json(description.architecture, "the checkpoint's widths").reshape(network)
 
 
 def load_network(path: str | Path, model: str | None = None) -> tuple[nn.Module, Description]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from core.surgery.architecture import Architecture
     from core.surgery.gates import attach_gates, detach
     from core.surgery.hypernetwork import attach_hypernetwork
+    from core.surgery.initialise import UnknownStartWarning, same_start, unknown_start
     from core.surgery.resize import keep_channels, widen
     from core.widths.config import ShrinkConfig
     from core.widths.scores import score_channels
@@ -33,15 +34,18 @@ _HOMES = {
     "MissingData": "errors",
     "ShrinkConfig": "widths.config",
     "TraceError": "graph.labels",
+    "UnknownStartWarning": "surgery.initialise",
     "UserError": "errors",
     "attach_gates": "surgery.gates",
     "attach_hypernetwork": "surgery.hypernetwork",
     "detach": "surgery.gates",
     "keep_channels": "surgery.resize",
+    "same_start": "surgery.initialise",
     "score_channels": "widths.scores",
     "search": "widths.selection",
     "shrink": "widths.shrinkage",
     "trace_channels": "graph.channels",
+    "unknown_start": "surgery.initialise",
     "widen": "surgery.resize",
 }
 
@@ -55,15 +59,18 @@ __all__ = [
     "MissingData",
     "ShrinkConfig",
     "TraceError",
+    "UnknownStartWarning",
     "UserError",
     "attach_gates",
     "attach_hypernetwork",
     "detach",
     "keep_channels",
+    "same_start",
     "score_channels",
     "search",
     "shrink",
     "trace_channels",
+    "unknown_start",
     "widen",
 ]
 

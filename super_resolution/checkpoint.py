@@ -62,7 +62,7 @@ def read_description(path: str | Path) -> Description:
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:
-    """Build the network that a description names, with fresh weights.
+    """Build the network that a description names; its weights have still to be loaded.
 
     Args:
         description: see `Description`.
@@ -78,7 +78,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
         check_own_network(network, chosen, description.scale)
     if description.architecture is None:
         return network
-    return Architecture.from_json(description.architecture, "the checkpoint's widths").build(network)
+    return Architecture.from_json(description.architecture, "the checkpoint's widths").reshape(network)
 
 
 def load_network(

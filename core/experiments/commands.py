@@ -75,6 +75,12 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     trials.add_argument(
         "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
     )
+    trials.add_argument(
+        "--allow-unknown-start",
+        action="store_true",
+        help="train found networks although some of their tensors may start otherwise than the baseline's; the report "
+        "names them",
+    )
     trials.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     trials.add_argument("--widen", type=float, help="growth of the space of widths")
 
@@ -238,6 +244,7 @@ def execute(
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
             lowered_lr=lowered_lr,
+            allow_unknown_start=arguments.allow_unknown_start,
         )
         if stored is not None:
             check_same(config, stored, folder)

@@ -30,6 +30,7 @@ from core.experiments.plan import Trial
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
+from core.experiments.starts import unknown_text
 from core.experiments.statistics import statistics
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
@@ -84,6 +85,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         distillation=settings.distillation,
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,
+        allow_unknown_start=settings.allow_unknown_start,
         say=say,
         progress=settings.progress,
     )
@@ -187,6 +189,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
 def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
     """All finished trainings, and what failed; a training that is neither is an error."""
     runs: list[Run] = []
+    store = WorkDirectory(settings.work_dir, settings.train.seed)
     failures = {(entry["method"], entry["seed"]): entry for entry in _read_failures(settings)}
     failed = []
     for method in (BASELINE, *settings.methods):
@@ -207,7 +210,8 @@ def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
                     f"last epoch; restore it, or remove that folder to train it anew"
                 )
             divergences = read_divergences(settings.run_dir(method, seed))
-            runs.append(Run(method, seed, history, architecture, divergences))
+            unknown = store.unknown_start(method, seed)
+            runs.append(Run(method, seed, history, architecture, divergences, unknown))
     if not runs:
         raise UserError(f"all trials in '{settings.work_dir}' failed: there is nothing to compare")
     return runs, failed
@@ -263,6 +267,11 @@ def summarise(
             key: [line for lines in told for line in lines[key]]
             for key in ("recipe_changes", "training_notes")
         },
+        "unknown_start": [
+            f"{run.method}, seed {run.seed}: {unknown_text(run.unknown_start)}."
+            for run in runs
+            if run.unknown_start
+        ],
         "references": {name: dict(values) for name, values in task.references.items()},
         "environment": {
             "python": platform.python_version(),

@@ -132,7 +132,7 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     found: dict[str, list[list[int]]] = {}
     for run in runs:
         if run.architecture is not None:
-            found.setdefault(run.method, []).append(layer_widths(run.architecture.build(model), layers))
+            found.setdefault(run.method, []).append(layer_widths(run.architecture.reshape(model), layers))
     title = f"{task.model_name} on {task.dataset}: channels per layer"
     if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
         limits = first.found_by["budget"].items()

@@ -108,7 +108,7 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
         lines.append(
             f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
         )
-    return [*lines, *result.get("training_notes", [])]
+    return [*lines, *result.get("unknown_start", []), *result.get("training_notes", [])]
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -56,6 +57,7 @@ class Settings:
         teacher: which one.
         progress: show bars.
         lowered_lr: learning rate with which trainings that have diverged go on; see `core.training.divergence`.
+        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
     """
 
     train: TrainConfig
@@ -69,6 +71,7 @@ class Settings:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     progress: bool = True
     lowered_lr: float | None = None
+    allow_unknown_start: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -115,3 +118,4 @@ class Run:
     history: tuple[EpochRecord, ...]
     architecture: Architecture | None
     divergences: tuple[Divergence, ...] = ()
+    unknown_start: Mapping[str, str] = field(default_factory=dict)

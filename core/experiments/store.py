@@ -52,8 +52,15 @@ class Store(Protocol):
     def search(self, trial: Trial, key: str) -> Path:
         """Folder for the checkpoints of a search."""
 
-    def load(self, trial: Trial, key: str) -> Record | None:
+    def load(
+        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
+    ) -> Record | None:
         """The record of a finished trial; None where it has still to be run.
+
+        Args:
+            trial: which.
+            key: of all that decides it.
+            is_earlier: whether a record is of a release that gives another result.
 
         Raises:
             UserError: the record is damaged, or of something else than what is asked for.
@@ -95,9 +102,16 @@ class KeyedStore:
         """Where the finished trial of this key is kept."""
         return self.folder / "records" / f"{key}.json"
 
-    def load(self, trial: Trial, key: str) -> Record | None:
-        """See `Store`."""
+    def load(
+        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
+    ) -> Record | None:
+        """See `Store`; the key tells releases apart."""
         return _read(self.record_file(key))
+
+    def records(self) -> list[Record]:
+        """All records, whatever their keys."""
+        found = (_read(path) for path in sorted((self.folder / "records").glob("*.json")))
+        return [record for record in found if record is not None]
 
     def save(self, trial: Trial, record: Record) -> None:
         """See `Store`."""
@@ -143,15 +157,22 @@ class WorkDirectory:
         """See `Store`."""
         return self.folder / "widths" / name_of(trial.method, trial.seed)
 
-    def load(self, trial: Trial, key: str) -> Record | None:
+    def load(
+        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
+    ) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
         Directories of earlier releases have no records: their trainings are looked at once more, and recorded.
         """
-        path = self.folder / "records" / f"{name_of(trial.method, trial.seed)}.json"
+        path = self.record_file(trial.method, trial.seed)
         record = _read(path)
         if record is None or not RunFiles(self.run(trial)).weights.exists():
             return None
+        if is_earlier(record):
+            raise UserError(
+                f"'{path}' is of an earlier release, whose found networks started by other rules: use another "
+                f"--work-dir"
+            )
         if record.get("key") != key:
             raise UserError(
                 f"'{path}' is of another network, data set, recipe or search than this run's (has the network's own "
@@ -161,7 +182,16 @@ class WorkDirectory:
 
     def save(self, trial: Trial, record: Record) -> None:
         """See `Store`."""
-        write_json(self.folder / "records" / f"{name_of(trial.method, trial.seed)}.json", record)
+        write_json(self.record_file(trial.method, trial.seed), record)
+
+    def record_file(self, method: str, seed: int) -> Path:
+        """Where the finished trial of one method and seed is kept."""
+        return self.folder / "records" / f"{name_of(method, seed)}.json"
+
+    def unknown_start(self, method: str, seed: int) -> dict[str, str]:
+        """Tensors of a trained network that may have started otherwise than the baseline's -> why."""
+        record = _read(self.record_file(method, seed))
+        return {} if record is None else dict(record.get("unknown_start", {}))
 
     def widths_file(self, trial: Trial) -> Path:
         """Where the widths of one method and seed are kept."""

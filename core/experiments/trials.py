@@ -7,6 +7,7 @@ for it again, in another command too, reads it. One that fails is told as data a
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from core.errors import UserError, check_known
 from core.experiments.plan import Trial
 from core.experiments.processes import from_first
 from core.experiments.settings import TeacherConfig
+from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
 from core.experiments.store import Record, Store, held, key_of, plain
 from core.experiments.task import Task
@@ -32,7 +34,7 @@ from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted
-from core.surgery.initialise import seeded
+from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, with_rate
@@ -42,7 +44,19 @@ from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
 
-SCHEMA = 1  # raised when the code changes what a trial with the same key gives
+# Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
+# them; 1: by rules read off values.
+SCHEMA = 2
+
+
+def schema_of(record: Mapping[str, Any]) -> int:
+    """The schema by which a trial was run; of a short record, as reports publish it, too."""
+    return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
+
+
+def is_earlier(record: Mapping[str, Any]) -> bool:
+    """Whether a trial was run by an earlier release that gives another result."""
+    return schema_of(record) < SCHEMA
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Engine:
         distillation: train every network with a teacher.
         teacher: which one.
         lowered_lr: learning rate with which trainings that have diverged go on.
+        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
+        schema: of the trials; that of an earlier release where its records are only looked at.
         say: takes one line of news at a time.
         progress: show bars.
     """
@@ -72,12 +88,14 @@ class Engine:
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     lowered_lr: float | None = None
+    allow_unknown_start: bool = False
+    schema: int = SCHEMA
     say: Callable[[str], None] = print
     progress: bool = False
 
     def subject(self) -> dict[str, Any]:
         """Network and data, as far as they decide a result."""
-        return {"schema": SCHEMA, **self.task.subject}
+        return {"schema": self.schema, **self.task.subject}
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""
@@ -120,8 +138,12 @@ class Engine:
         return key_of([self.subject(), widths, self.recipe(trial.seed)])
 
     def load(self, trial: Trial) -> Record | None:
-        """The record of a trial, or None where it has not been run."""
-        return self.store.load(trial, self.record_key(trial))
+        """The record of a trial, or None where it has not been run.
+
+        Raises:
+            UserError: the record is of something else than what is asked for, or of an earlier release.
+        """
+        return self.store.load(trial, self.record_key(trial), is_earlier)
 
 
 @dataclass(frozen=True)
@@ -158,7 +180,7 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
         budgets: refuse a budget that cannot be reached; else that is up to each trial.
 
     Raises:
-        UserError: there is no such method, or one cannot do what is asked of it here; or see `check`.
+        UserError: there is no such method, or one cannot do what is asked of it here; or see `check_start`, `check`.
         MissingData: a method that has still to be run needs a package that is not installed.
     """
     missing = []
@@ -167,7 +189,10 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
             engine.method(trial.method).check_config(trial.method, trial.shrink)
         if engine.load(trial) is None:
             missing.append(trial)
-    searches = {(trial.method, repr(trial.shrink)): trial for trial in missing if trial.method != BASELINE}
+    found = [trial for trial in missing if trial.method != BASELINE]
+    if found:
+        check_start(engine.task, found[0].shrink, engine.allow_unknown_start)
+    searches = {(trial.method, repr(trial.shrink)): trial for trial in found}
     configs = {}
     for trial in searches.values():
         method = engine.method(trial.method)
@@ -307,6 +332,9 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed)
+    unknown = refuse_unknown_start(task, model, engine.allow_unknown_start)
+    if unknown:
+        engine.say(f"{place}: {unknown_text(unknown)}")
     widths: list[Any] | None = None
     if architecture is None:
         cost = base = baseline_graph(task, trial.shrink).price()
@@ -354,6 +382,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "search_epochs": 0.0 if found is None else found.epochs,
         "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
         "training": training,
+        "unknown_start": unknown,
         "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
         "environment": {
             "torch": torch.__version__,
@@ -413,11 +442,20 @@ def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
 
 
 def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:
-    """The network that is trained: the baseline (None), or fresh weights at found widths."""
-    if architecture is not None and task.part is not None:
-        return task.part.insert(architecture, seed)
-    model = fresh_baseline(task, seed)
-    return model if architecture is None else architecture.build(model, seed=seed)
+    """The network that is trained: the baseline (None), or fresh weights at found widths.
+
+    Both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it does not know.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
+        if architecture is not None and task.part is not None:
+            return task.part.insert(architecture, seed)
+        model = fresh_baseline(task, seed)
+        if architecture is not None:
+            return architecture.build(model, factory=task.build, seed=seed)
+        if task.part is None:
+            initialise_(model, like=model, factory=task.build, seed=seed)
+        return model
 
 
 def train_network(
@@ -468,7 +506,7 @@ def teacher_network(
     graph = trace_channels(
         baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
     )
-    model = widen(baseline, graph, teacher.widen, seed=config.seed)
+    model = widen(baseline, graph, teacher.widen, factory=task.build, seed=config.seed)
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:

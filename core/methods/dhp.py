@@ -166,7 +166,7 @@ def dhp_search(
         reached = True
     steps = done or dhp.max_epochs * len(loader)  # a search that had ended before takes no step
     scores = {group: z.detach().abs().float().cpu() for group, z in latents.split(latents.z).items()}
-    found = search_space(space, scores, config, priced_baseline(space, config.budget), seed=seed)
+    found = search_space(space, scores, config, priced_baseline(space, config.budget))
     result = {
         "steps": steps,
         "epochs": steps / len(loader),

@@ -223,6 +223,7 @@ def open_request(request: Request) -> Space:
     with seeded(request.seed):
         baseline, inputs = request.subject.searched()
     config = request.subject.traced(request.shrink)
-    space = open_space(baseline.to(request.fabric.device), inputs, config, seed=request.seed)
+    factory = request.subject.searched_factory
+    space = open_space(baseline.to(request.fabric.device), inputs, config, seed=request.seed, factory=factory)
     config.bounds(space.graph)
     return space

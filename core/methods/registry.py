@@ -106,7 +106,7 @@ def _by_accumulation(request: Request) -> Found:
     scores = accumulate_scores(network, space.base_graph, loader, subject.loss_fn, request.train, epochs=epochs,
                                work_dir=request.work_dir, fabric=request.fabric, progress=request.progress)  # fmt: skip
     baseline = priced_baseline(space, config.budget)
-    found = search_space(space, stretch(scores, space.graph), config, baseline, seed=request.seed)
+    found = search_space(space, stretch(scores, space.graph), config, baseline)
     facts = config.found_by(score="accumulated", seed=request.seed, epochs=epochs, allocation=config.allocation,
                             at_floor=found.at_floor, at_ceiling=found.at_ceiling)  # fmt: skip
     return Found(space.architecture(found.widths, subject.model_name, facts), epochs, epochs)

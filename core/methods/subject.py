@@ -76,6 +76,11 @@ class Subject:
             return Searched(self.build(), self.example_inputs)
         return Searched(self.part.build(), self.part.example_inputs)
 
+    @property
+    def searched_factory(self) -> Callable[[], nn.Module]:
+        """Builds what widths are searched in."""
+        return self.build if self.part is None else self.part.build
+
     def traced(self, config: ShrinkConfig) -> ShrinkConfig:
         """The configuration with which the subject is traced: what a part returns may change unless it is frozen."""
         free = self.part is not None and config.outputs == "single"
@@ -118,6 +123,7 @@ def find_architecture(
         subject.traced(config),
         seed=seed,
         name=subject.model_name,
+        factory=subject.searched_factory,
     )
 
 

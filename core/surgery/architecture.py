@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,8 @@ from core.graph.complexity import Cost
 from core.modules import FORWARD_FAILURES, bare, fields_of
 from core.storage.files import write_json
 from core.surgery.depth import shorten
-from core.surgery.resize import resize
+from core.surgery.initialise import Factory
+from core.surgery.resize import reshaped, resize
 from core.tables import text_table
 
 SCHEMA_VERSION = 1
@@ -188,22 +189,51 @@ class Architecture:
                 )
         return graph
 
-    def build(self, model: nn.Module, *, seed: int | None = None) -> nn.Module:
+    def build(
+        self, model: nn.Module, *, factory: Factory | None = None, seed: int | None = None
+    ) -> nn.Module:
         """A plain module at these widths, freshly initialised by the baseline's own rules.
 
         Args:
             model: the baseline; it is not changed, and its weights only tell how to initialise.
+            factory: builds the baseline anew. With it the network starts as the factory would start it at these widths,
+                at the baseline's own and with an equal seed bit for bit; without it the rules are read off the
+                baseline's code and values (`core.surgery.initialise`).
             seed: for the fresh weights; None draws from torch's global generator.
 
         Returns:
             A module of the baseline's class with no trace of the search in it, in training mode.
 
+        Warns:
+            UnknownStartWarning: it is not known how some tensors start; `core.unknown_start` lists them.
+
+        Raises:
+            ArchitectureError: the file does not fit the model; the message names the group; or the factory builds
+                another network.
+        """
+        return self._resized(
+            model,
+            lambda short, graph: resize(
+                short, graph, self.widths, conv_groups=self.conv_groups, factory=factory, seed=seed
+            ),
+        )
+
+    def reshape(self, model: nn.Module) -> nn.Module:
+        """The same module for weights that are loaded: nothing is initialised.
+
+        Args:
+            model: the baseline; it is not changed.
+
         Raises:
             ArchitectureError: the file does not fit the model; the message names the group.
         """
+        return self._resized(
+            model, lambda short, graph: reshaped(short, graph, self.widths, conv_groups=self.conv_groups)
+        )
+
+    def _resized(self, model: nn.Module, make: Callable[[nn.Module, ChannelGraph], nn.Module]) -> nn.Module:
         try:
-            short = self._shortened(model)
-            return resize(short, self.graph(model), self.widths, conv_groups=self.conv_groups, seed=seed)
+            return make(self._shortened(model), self.graph(model))
         except ArchitectureError:
             raise
         except UserError as error:

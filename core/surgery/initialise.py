@@ -1,77 +1,33 @@
-"""A fresh start by the baseline's own rules, at whatever widths the layers have now.
+"""A fresh start as the baseline starts, at whatever widths the layers have now.
 
-Every layer with a `reset_parameters()` draws its parameters by it first: torch's defaults. On top of that, where the
-model has `init_weights()` (ours, mmcv's and many others' networks do), that is the rule. Otherwise the rule of each
-parameter is read off the model that it came from:
-
-- What does not learn beside what does (`requires_grad` false: a mean shift, a Sobel filter) keeps its values.
-- Constants stay constants.
-- Other weights of two and more dimensions are matched against the initialisations in use by their spread, because a
-  rule such as He's depends on the widths and a copied spread would be wrong at new ones.
-- What no rule explains, weights of fewer than 64 values, whose spread says too little, and vectors that are not
-  constant stay as `reset_parameters()` drew them.
-
-A parameter that none of all this has filled, one of the model's own class that belongs to no layer, is drawn anew with
-the mean, spread and kind of distribution that it had.
+With the baseline's factory at hand, the network starts as the factory would start it at its widths
+(`core.surgery.starting`): at equal widths and with an equal seed bit for bit as the factory's own. With the network
+alone, its own code and its values show the rules (`core.surgery.imitation`). Tensors whose rule is not known are named
+in one `UnknownStartWarning`; `unknown_start` lists them.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-MATCH = 4.0  # standard errors within which an empirical spread agrees with a rule's
+from core.modules import named_tensors
+from core.surgery.imitation import REPEATED, imitate_
+from core.surgery.starting import differing, start
 
-
-@dataclass(frozen=True)
-class Rule:
-    """One initialisation: the standard deviation that it gives a weight, and how it draws."""
-
-    name: str
-    std: Callable[[Tensor], float]
-    uniform: bool
-
-    def fill_(self, tensor: Tensor) -> None:
-        """Draw fresh values in place."""
-        std = self.std(tensor)
-        if self.uniform:
-            nn.init.uniform_(tensor, -math.sqrt(3) * std, math.sqrt(3) * std)
-        else:
-            nn.init.normal_(tensor, 0.0, std)
+Factory = Callable[[], nn.Module]
+# Layer -> its parameters whose rule is not known -> why; layers that move into another network take it along.
+_UNKNOWN: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
-def _fan(tensor: Tensor, mode: str) -> int:
-    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(tensor)
-    return {"in": fan_in, "out": fan_out, "both": fan_in + fan_out}[mode]
-
-
-def _scaled(gain: float, mode: str) -> Callable[[Tensor], float]:
-    return lambda tensor: math.sqrt(gain / _fan(tensor, mode))
-
-
-def _fixed(value: float) -> Callable[[Tensor], float]:
-    return lambda tensor: value
-
-
-RULES = (
-    Rule("torch default", _scaled(1 / 3, "in"), True),  # kaiming_uniform_(a=sqrt(5))
-    Rule("He normal, fan out", _scaled(2.0, "out"), False),
-    Rule("He normal, fan in", _scaled(2.0, "in"), False),
-    Rule("He uniform, fan in", _scaled(2.0, "in"), True),
-    Rule("He uniform, fan out", _scaled(2.0, "out"), True),
-    Rule("Glorot uniform", _scaled(2.0, "both"), True),
-    Rule("Glorot normal", _scaled(2.0, "both"), False),
-    Rule("LeCun normal", _scaled(1.0, "in"), False),
-    Rule("normal 0.01", _fixed(0.01), False),
-    Rule("normal 0.02", _fixed(0.02), False),
-    Rule("normal 0.001", _fixed(0.001), False),
-)
+class UnknownStartWarning(UserWarning):
+    """A network's tensors start by a rule that is not the baseline's, as far as is known; the message names them."""
 
 
 @contextmanager
@@ -85,82 +41,87 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def initialise_(module: nn.Module, *, like: nn.Module, seed: int | None = None) -> None:
+def initialise_(
+    module: nn.Module, *, like: nn.Module, factory: Factory | None = None, seed: int | None = None
+) -> None:
     """Give every parameter and buffer of `module` a fresh value, in place.
 
     Args:
         module: the network to initialise, of the same class as `like` but at other widths.
         like: the network whose rules are used; its values are looked at, and copied only where they do not learn.
+        factory: builds `like` anew: what it does decides, and not the values of `like`.
         seed: for the draw; None uses torch's global generator.
+
+    Warns:
+        UnknownStartWarning: the rule of some tensors is not known; see `unknown_start`.
+
+    Raises:
+        UserError: the factory builds another network than `like`.
     """
     with seeded(seed), torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                parameter.fill_(math.nan)  # whatever nobody fills shows
-        for child in module.modules():
-            reset = getattr(child, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        own = getattr(module, "init_weights", None)
-        if callable(own):
-            own()
-        else:
-            _infer(module, like)
-        old = dict(like.named_parameters())
-        for name, parameter in module.named_parameters():
-            if not parameter.is_meta and bool(parameter.isnan().any()):
-                _draw_like_(parameter, old[name].detach())
+        unknown = imitate_(module, like) if factory is None else _as_built_(module, like, factory)
+    for layer in module.modules():
+        _UNKNOWN.pop(layer, None)
+    for name, why in unknown.items():
+        owner, _, leaf = name.rpartition(".")
+        _UNKNOWN.setdefault(module.get_submodule(owner), {})[leaf] = why
+    if unknown:
+        reasons = {why: [name for name in unknown if unknown[name] == why] for why in unknown.values()}
+        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        remedy = "; build(..., factory=...) shows how they start" if factory is None else ""
+        warnings.warn(
+            f"{len(unknown)} tensors of {type(module).__name__} may start otherwise than the baseline's "
+            f"({told}){remedy}",
+            UnknownStartWarning,
+            stacklevel=3,
+        )
 
 
-def _draw_like_(tensor: Tensor, source: Tensor) -> None:
-    """Fresh values with the mean, spread and kind of distribution of `source`, in place."""
-    mean, std, uniform = _moments(source)
-    if uniform:
-        nn.init.uniform_(tensor, mean - math.sqrt(3) * std, mean + math.sqrt(3) * std)
-    else:
-        nn.init.normal_(tensor, mean, std)
+def unknown_start(module: nn.Module) -> dict[str, str]:
+    """Tensors of a resized network whose rule is not known -> why; empty where all is as in the baseline."""
+    return {
+        f"{name}.{leaf}".lstrip("."): why
+        for name, layer in module.named_modules()
+        for leaf, why in _UNKNOWN.get(layer, {}).items()
+    }
 
 
-def repeat_rows(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The values of a fixed tensor (a blur kernel, a mask) at another shape: its rows over and over."""
-    for dim, size in enumerate(shape):
-        if size != tensor.shape[dim]:
-            tensor = tensor.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
-    return tensor
+def _as_built_(module: nn.Module, like: nn.Module, factory: Factory) -> dict[str, str]:
+    found = start(factory, like, module)
+    tensors = dict(named_tensors(module))
+    for name, value in found.values.items():
+        tensors[name].copy_(value)
+    missing = {name for name in found.missing if isinstance(tensors[name], nn.Parameter)}
+    repeated = dict.fromkeys((name for name in found.missing if name not in missing), REPEATED)
+    if not missing:
+        return found.unknown | repeated
+    source, target = copy.deepcopy(like), copy.deepcopy(module)
+    for name, tensor in named_tensors(source):
+        if name in found.missing:
+            tensor.copy_(found.missing[name])
+    guessed = imitate_(target, source)
+    for name, tensor in named_tensors(target):
+        if name in missing:
+            tensors[name].copy_(tensor)
+    return found.unknown | repeated | {name: why for name, why in guessed.items() if name in missing}
 
 
-def _infer(module: nn.Module, like: nn.Module) -> None:
-    old = dict(like.named_parameters())
-    some_learn = any(tensor.requires_grad for tensor in old.values())
-    spreads = {name: _matches(tensor) for name, tensor in old.items() if tensor.dim() > 1}
-    votes = Counter(rule.name for found in spreads.values() for rule in found)
-    for name, tensor in module.named_parameters():
-        source = old[name].detach()
-        if some_learn and not old[name].requires_grad:
-            tensor.copy_(repeat_rows(source, tensor.shape))  # not learned but fixed, as a mean shift is
-        elif bool((source == source.reshape(-1)[0]).all()):
-            tensor.fill_(source.reshape(-1)[0].item())  # ones, zeros, PReLU's 0.25, a zeroed last BatchNorm
-        elif spreads.get(name):
-            # Several rules agree where fan in equals fan out; the rule that most layers follow is the model's.
-            max(spreads[name], key=lambda rule: votes[rule.name]).fill_(tensor)
+def same_start(factory: Factory, *, seed: int = 0) -> list[str]:
+    """Tensors that `initialise_` with a factory starts otherwise than the factory, at its own widths and one seed.
 
+    Args:
+        factory: builds a network.
+        seed: for both.
 
-def _matches(tensor: Tensor) -> list[Rule]:
-    """Rules whose spread and shape of distribution agree with the values."""
-    if tensor.numel() < 64:
-        return []
-    _, std, uniform = _moments(tensor)
-    if std == 0.0:
-        return []
-    error = MATCH * std / math.sqrt(2 * tensor.numel())
-    return [rule for rule in RULES if rule.uniform == uniform and abs(rule.std(tensor) - std) < error]
-
-
-def _moments(tensor: Tensor) -> tuple[float, float, bool]:
-    """(mean, standard deviation, does it look uniform rather than normal)."""
-    values = tensor.detach().double().reshape(-1)
-    mean, std = float(values.mean()), float(values.std(correction=0))
-    kurtosis = (
-        float(((values - mean) ** 4).mean()) / std**4 if std else 0.0
-    )  # 3 for a normal, 1.8 for a uniform
-    return mean, std, kurtosis < 2.4
+    Returns:
+        Names; empty where parameters and buffers of both networks are equal bit for bit.
+    """
+    with seeded(seed):
+        own = factory()
+    again = copy.deepcopy(own)
+    with torch.no_grad():
+        for tensor in again.parameters():
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))  # what is not started shows
+    initialise_(again, like=own, factory=factory, seed=seed)
+    return differing(named_tensors(own), named_tensors(again))

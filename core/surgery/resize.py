@@ -20,7 +20,8 @@ from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
 from core.modules import bare, copy_structure, named_tensors
 from core.surgery.computed_weights import buffers_kept, scale_by_fan_, settle_
-from core.surgery.initialise import initialise_, repeat_rows
+from core.surgery.initialise import Factory, initialise_
+from core.surgery.recording import repeat_rows
 
 IntArray = NDArray[np.int64]
 # Attributes of torch's layers, and by custom of others', that repeat the size of a weight.
@@ -28,7 +29,14 @@ _OUT = ("out_channels", "out_features", "num_features", "num_channels", "num_par
 _IN = ("in_channels", "in_features")
 
 
-def widen(model: nn.Module, graph: ChannelGraph, factor: float, *, seed: int | None = None) -> nn.Module:
+def widen(
+    model: nn.Module,
+    graph: ChannelGraph,
+    factor: float,
+    *,
+    factory: Factory | None = None,
+    seed: int | None = None,
+) -> nn.Module:
     """A fresh network whose free groups are `factor` times as wide: width -> int(factor · size) · step.
 
     `size` is the number of a group's choices and `step` the channels of each: 1 for most groups, so that width is
@@ -40,6 +48,7 @@ def widen(model: nn.Module, graph: ChannelGraph, factor: float, *, seed: int | N
         model: the network that `graph` was traced from.
         graph: its channel groups.
         factor: at least 1; any real number.
+        factory: builds `model` anew, and shows how it starts; see `core.surgery.initialise`.
         seed: for the fresh weights; None draws from torch's global generator.
 
     Raises:
@@ -48,7 +57,7 @@ def widen(model: nn.Module, graph: ChannelGraph, factor: float, *, seed: int | N
     if not math.isfinite(factor) or factor < 1:
         raise UserError(f"widening factor {factor}: use a finite number of at least 1")
     widths, conv_groups = widened_widths(graph, factor)
-    return resize(model, graph, widths, conv_groups=conv_groups, seed=seed)
+    return resize(model, graph, widths, conv_groups=conv_groups, factory=factory, seed=seed)
 
 
 def widened_widths(graph: ChannelGraph, factor: float) -> tuple[dict[str, int], dict[str, int]]:
@@ -103,6 +112,7 @@ def resize(
     widths: Mapping[str, int],
     *,
     conv_groups: Mapping[str, int] | None = None,
+    factory: Factory | None = None,
     seed: int | None = None,
 ) -> nn.Module:
     """A fresh network of the same class at other widths, initialised by the model's own rules.
@@ -112,13 +122,40 @@ def resize(
         graph: its channel groups.
         widths: group -> channels; groups that are not named keep their width.
         conv_groups: grouped convolution -> number of groups, where it differs from the model's.
+        factory: builds `model` anew, and shows how it starts; see `core.surgery.initialise`.
         seed: for the fresh weights; None draws from torch's global generator.
 
     Returns:
         A plain module in training mode, on the model's device.
 
+    Warns:
+        UnknownStartWarning: it is not known how some tensors start.
+
     Raises:
-        UserError: an unknown group, or a width that the group's step or a grouped convolution does not allow.
+        UserError: an unknown group, or a width that the group's step or a grouped convolution does not allow; or the
+            factory builds another network.
+    """
+    model = bare(model)
+    result = reshaped(model, graph, widths, conv_groups=conv_groups)
+    with buffers_kept(result):
+        initialise_(result, like=model, factory=factory, seed=seed)
+    if factory is None or any(
+        old.shape != new.shape for old, new in zip(model.parameters(), result.parameters(), strict=True)
+    ):
+        settle_(result, seed=seed)
+    return result
+
+
+def reshaped(
+    model: nn.Module,
+    graph: ChannelGraph,
+    widths: Mapping[str, int],
+    *,
+    conv_groups: Mapping[str, int] | None = None,
+) -> nn.Module:
+    """The same without a start, for weights that are loaded: parameters of another shape are zero, others the model's.
+
+    Args and errors are those of `resize`.
     """
     model = bare(model)
     conv_groups = dict(conv_groups or {})
@@ -147,9 +184,6 @@ def resize(
 
     result = _copy_with(model, resized)
     _update_attributes(result, model, graph, rows, {**graph.conv_groups, **conv_groups})
-    with buffers_kept(result):
-        initialise_(result, like=model, seed=seed)
-    settle_(result, seed=seed)
     scale_by_fan_(result, model)
     return result.train()
 

@@ -14,7 +14,8 @@ from core.graph.labels import Note
 from core.modules import bare
 from core.surgery.architecture import Architecture
 from core.surgery.depth import blocks_to_lift, lifted, vanished
-from core.surgery.resize import resize
+from core.surgery.initialise import Factory
+from core.surgery.resize import reshaped
 from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
@@ -34,6 +35,7 @@ def shrink(
     *,
     seed: int = 0,
     name: str | None = None,
+    factory: Factory | None = None,
     **changes: Any,
 ) -> Architecture:
     """Find layer-wise widths for a CNN: the whole method in one call.
@@ -46,6 +48,7 @@ def shrink(
         config: how widths are found.
         seed: for the widened network's weights, and for the score. The result is a function of it.
         name: the model's name in the file; its class name by default.
+        factory: builds `model` anew; asked where the model itself does not show how it starts.
         changes: entries of the configuration as keywords, which win over it: `widen`, `budget`, `score`, `allocation`,
             `floor`, `ceiling`, `round_to`, `latents`, `embedding`, `freeze`, `taps`, `ties`, `outputs`, `vanish`. How
             many batches there are is up to `batches`.
@@ -60,7 +63,7 @@ def shrink(
         TypeError: an unknown keyword; the message names close ones.
     """
     config = config.changed(changes)
-    shrinkage = _Shrinkage(bare(model), example_inputs, loss_fn, config, seed)
+    shrinkage = _Shrinkage(bare(model), example_inputs, loss_fn, config, seed, factory)
     space = shrinkage.open()
     without_floor = unlimited(config.floor, space.graph.groups)
     scores = shrinkage.score(space, shrinkage.reading(batches))
@@ -97,6 +100,7 @@ class _Shrinkage:
     loss_fn: Callable[[Any, Any], Tensor]
     config: ShrinkConfig
     seed: int
+    factory: Factory | None = None
     kept: list[tuple[Any, Any]] = field(default_factory=list)  # batches, where they are needed again
     counted: int = 0  # batches that the first score read
     baseline: Cost | None = None  # its latency measured once
@@ -105,7 +109,13 @@ class _Shrinkage:
     def open(self, removed: Sequence[str] = ()) -> Space:
         """The space of widths, without some blocks; mistakes in the limits are refused before anything is scored."""
         space = open_space(
-            self.model, self.inputs, self.config, seed=self.seed, removed=removed, told=self.told
+            self.model,
+            self.inputs,
+            self.config,
+            seed=self.seed,
+            removed=removed,
+            told=self.told,
+            factory=self.factory,
         )
         self.told = space.base_graph.notes
         if not removed:
@@ -120,9 +130,7 @@ class _Shrinkage:
 
     def search(self, space: Space, scores: Mapping[str, Tensor], **changes: Any) -> SearchResult:
         """The widths of the best channels within the budget; with `changes` of the configuration."""
-        return search_space(
-            space, scores, replace(self.config, **changes), self._baseline(space), seed=self.seed
-        )
+        return search_space(space, scores, replace(self.config, **changes), self._baseline(space))
 
     def blocks_that_vanish(self, space: Space, scores: Mapping[str, Tensor]) -> Sequence[str]:
         """The blocks that keep too little once no floor holds them up, in the order of execution."""
@@ -186,7 +194,7 @@ def priced_baseline(space: Space, budget: Budget) -> Cost:
 
 
 def search_space(
-    space: Space, scores: Mapping[str, Tensor], config: ShrinkConfig, baseline: Cost, *, seed: int
+    space: Space, scores: Mapping[str, Tensor], config: ShrinkConfig, baseline: Cost
 ) -> SearchResult:
     """Search a space by scores, as the configuration says; see `core.widths.selection.search`.
 
@@ -196,13 +204,12 @@ def search_space(
         scores: group -> (size,).
         config: budget, floors, ceilings, round_to, allocation.
         baseline: see `priced_baseline`.
-        seed: for the weights of networks whose latency is measured.
     """
     device = next(space.model.parameters()).device
 
     def measure(widths: dict[str, int]) -> float:
         # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
-        candidate = resize(space.wide, space.graph, widths, seed=seed)
+        candidate = reshaped(space.wide, space.graph, widths)
         seconds = latency([space.model, candidate], space.inputs, device=device)
         return seconds[1] / seconds[0] * float(baseline.latency or 0)
 

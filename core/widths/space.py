@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from core.graph.labels import Note
 from core.modules import bare
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import shorten
+from core.surgery.initialise import Factory, UnknownStartWarning, unknown_start
 from core.surgery.resize import widen as widen_model
 from core.widths.config import ShrinkConfig
 
@@ -76,6 +78,7 @@ def open_space(
     seed: int | None = None,
     removed: Sequence[str] = (),
     told: Sequence[Note] = (),
+    factory: Factory | None = None,
 ) -> Space:
     """Trace a baseline, widen it and trace the widened network.
 
@@ -86,6 +89,7 @@ def open_space(
         seed: for the widened network's weights; None draws from torch's global generator.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
         told: what a trace of the baseline has told before (`ChannelGraph.notes`), of which nothing warns again.
+        factory: builds `model` anew; asked where the model itself does not show how it starts.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
@@ -99,7 +103,22 @@ def open_space(
     if removed:
         start = shorten(model, removed)
         start_graph = find_groups(start, example_inputs, config.trace)
-    wide = widen_model(start, start_graph, config.widen, seed=seed)
+    wide = _widened(start, start_graph, config.widen, seed, factory)
     graph = find_groups(wide, example_inputs, config.trace)
     warn_of_frozen(graph.notes, [*base_graph.notes, *start_graph.notes])
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))
+
+
+def _widened(
+    model: nn.Module, graph: ChannelGraph, factor: float, seed: int | None, factory: Factory | None
+) -> nn.Module:
+    """Widened by what the model shows of its start, and by its factory where that is not enough.
+
+    So widths found for a network that starts by its own code do not depend on the order in which its factory draws.
+    """
+    if factory is None:
+        return widen_model(model, graph, factor, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownStartWarning)
+        wide = widen_model(model, graph, factor, seed=seed)
+    return widen_model(model, graph, factor, factory=factory, seed=seed) if unknown_start(wide) else wide

@@ -163,6 +163,31 @@ def test_stages_run_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert exists == (stage == "compare")
 
 
+def test_a_start_that_is_not_known_is_refused_unless_it_is_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "unclear_network.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(width=16):\n"
+        "    second = nn.Conv2d(width, 8, 1)\n"
+        "    nn.init.normal_(second.weight, std=width ** -0.5)\n"
+        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(8, 10))\n"
+    )
+    folder = tmp_path / "work"
+    command = ["--model", f"{file}:net", "--work-dir", str(folder), *FAST]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "'2.weight': 0.25 in line 4 of" in said
+    assert "--allow-unknown-start" in said
+    assert not folder.exists()
+    assert main([*command, "--allow-unknown-start"]) == 0
+    (line,) = json.loads((folder / "result.json").read_text())["unknown_start"]
+    assert line == "lwdna, seed 0: 1 tensors may start otherwise than the baseline's: 2.weight."
+    assert line in (folder / "report.md").read_text()
+
+
 def test_a_users_own_model(tmp_path: Path) -> None:
     file = tmp_path / "own_network.py"
     file.write_text(

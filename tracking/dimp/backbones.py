@@ -21,6 +21,7 @@ from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
 from core.surgery.depth import shorten
+from core.surgery.initialise import seeded
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64
@@ -211,13 +212,14 @@ def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -
         UserError: an unknown name, or a network without the stages that a tracker needs.
         ArchitectureError: widths of another network, or a damaged file.
     """
-    network = make_backbone(name)
     if widths is None:
-        return make_trunk(network, name)
+        return make_trunk(make_backbone(name), name)
+    with seeded(0):  # it only tells what the widths are of: the draws are those of the regular network
+        network = make_backbone(name)
     found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
     if _is_whole(found):
-        return make_trunk(found.build(network), name)
-    trunk = found.build(make_trunk(network, name))
+        return make_trunk(found.build(network, factory=lambda: make_backbone(name)), name)
+    trunk = found.build(make_trunk(network, name), factory=lambda: make_trunk(make_backbone(name), name))
     assert isinstance(trunk, Trunk)  # what is built is of the class that it is built from
     return trunk
 

@@ -10,7 +10,11 @@ import torch
 import core
 from core.command_line.factories import call_factory
 from core.errors import UserError
+from core.modules import named_tensors
 from core.storage.checkpoint import save_weights
+from core.surgery.architecture import describe_inputs
+from core.surgery.initialise import seeded
+from core.surgery.starting import differing
 from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import (
@@ -47,6 +51,20 @@ def test_both_kinds_make_a_tracker(file: str, factory: str, kind: type) -> None:
     images = torch.rand(1, 2, 3, 64, 64)
     output = DiMPNet(trunk, SMALL).eval()(images, images, boxes, boxes[:, :, None])
     assert output.iou.shape == (1, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "Stages", "Deep"])
+def test_at_regular_widths_it_starts_as_the_regular_one(file: str, name: str) -> None:
+    name = name if name == "resnet18" else f"{file}:{name}"
+    with seeded(3):
+        regular = backbone_trunk(name)
+    inputs = torch.zeros(1, 3, 64, 64)
+    graph = core.trace_channels(regular, inputs, outputs="free")
+    found = core.Architecture(name, graph.widths, describe_inputs(inputs), options=graph.options)
+    with seeded(3):
+        again = backbone_trunk(name, found)
+    assert differing(named_tensors(regular), named_tensors(again)) == []
+    assert core.unknown_start(again) == {}
 
 
 @pytest.mark.parametrize("factory", ["Stages", "Deep"])
