@@ -31,12 +31,12 @@ from core.command_line.exits import run_command
 from core.errors import UserError
 from core.experiments.commands import add_trial_arguments, at_budget, overrides_of
 from core.experiments.executors import check_jobs, run_trials
-from core.experiments.plan import Trial, grid
+from core.experiments.plan import SCHEMA, Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.starts import unknown_text
 from core.experiments.store import KeyedStore
-from core.experiments.trials import SCHEMA, Engine, Failure, check_trials, schema_of
+from core.experiments.trials import Engine, Failure, check_trials, schema_of
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.method import SearchConfig

@@ -245,6 +245,7 @@ def execute(
             progress=not arguments.no_progress,
             lowered_lr=lowered_lr,
             allow_unknown_start=arguments.allow_unknown_start,
+            schema=plan.schema,
         )
         if stored is not None:
             check_same(config, stored, folder)

@@ -26,7 +26,7 @@ from lightning_fabric import Fabric
 
 from core.errors import UserError
 from core.experiments.executors import OpenEngine, run_trials
-from core.experiments.plan import Trial
+from core.experiments.plan import EARLIER, SCHEMA, Trial
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
@@ -168,6 +168,8 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     runs, failed = _read_runs(settings)
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
+    if settings.schema < SCHEMA:
+        result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:
         for seed in settings.seed_list:
             found = read_divergences(settings.run_dir("teacher", seed))

@@ -2,7 +2,7 @@
 
 It is kept in the work directory, so that a resume that names nothing goes on with exactly that.
 
-    work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method"}
+    work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method", "schema"}
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ from core.storage.files import write_json
 from core.widths.config import ShrinkConfig
 
 PLAN_FILE = "plan.json"
+EARLIER = (
+    "begun by an earlier release, whose found networks started by other rules: trainings of that time keep their "
+    "start, those that are added do not share it"
+)
+# Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
+# them; 1: by rules read off values.
+SCHEMA = 2
 _NO_CONTROLS = ("baseline", "lwdna", "teacher")
 
 
@@ -64,6 +71,7 @@ class Plan:
         controls: methods to compare with.
         data_root: `--data-root`, where it was given.
         method: `--method`, where it was given.
+        schema: of the trials; an earlier one's where the directory was begun by an earlier release.
     """
 
     task: str
@@ -71,6 +79,7 @@ class Plan:
     controls: tuple[str, ...] = ()
     data_root: str | None = None
     method: str | None = None
+    schema: int = SCHEMA
 
     def __str__(self) -> str:
         controls = f"controls {', '.join(self.controls)}" if self.controls else "no controls"
@@ -123,7 +132,7 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         plan: Plan = lower(
-            {"controls": None, **content}, Plan
+            {"controls": None, "schema": 1, **content}, Plan
         )  # a file has to name its controls, if there are none too
         if not plan.seeds:
             raise ValueError("it has no seeds")
@@ -171,6 +180,8 @@ def extended(
             f"--work-dir; as a control it can be added"
         )
     say(f"'{folder}' goes on with its plan: {plan}")
+    if plan.schema < SCHEMA:
+        say(f"'{folder}': {EARLIER}")
     asked = new_plan(
         plan.task, plan.seeds[0], len(plan.seeds) if seeds is None else seeds, controls, data_root
     )
@@ -204,7 +215,7 @@ def _derived(folder: Path, task: str, first_seed: int, say: Callable[[str], obje
     controls = tuple(name for name in methods if name in METHODS)
     others = [name for name in methods if name not in (*controls, *_NO_CONTROLS)]
     last = max((int(part[2]) for part in parts if part[1] not in others), default=first_seed)
-    plan = Plan(task, tuple(range(first_seed, max(first_seed, last) + 1)), controls)
+    plan = Plan(task, tuple(range(first_seed, max(first_seed, last) + 1)), controls, schema=1)
     say(
         f"'{folder}' has no {PLAN_FILE}; its files show {plan}"
         + (f"; {', '.join(others)} there is unknown and left out" if others else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from core.errors import UserError, check_known
-from core.experiments.plan import Trial, grid
+from core.experiments.plan import SCHEMA, Trial, grid
 from core.methods.registry import BASELINE, METHODS
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
@@ -58,6 +58,7 @@ class Settings:
         progress: show bars.
         lowered_lr: learning rate with which trainings that have diverged go on; see `core.training.divergence`.
         allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
+        schema: of the trials of the work directory, which may have been begun by an earlier release.
     """
 
     train: TrainConfig
@@ -72,6 +73,7 @@ class Settings:
     progress: bool = True
     lowered_lr: float | None = None
     allow_unknown_start: bool = False
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

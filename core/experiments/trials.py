@@ -20,7 +20,7 @@ from torch import nn
 
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
-from core.experiments.plan import Trial
+from core.experiments.plan import SCHEMA, Trial
 from core.experiments.processes import from_first
 from core.experiments.settings import TeacherConfig
 from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
@@ -43,10 +43,6 @@ from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
-
-# Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
-# them; 1: by rules read off values.
-SCHEMA = 2
 
 
 def schema_of(record: Mapping[str, Any]) -> int:

@@ -57,7 +57,7 @@ def test_a_bare_resume_goes_on_with_seeds_and_controls(
     assert main([*QUICK, *first]) == 0
     plan = json.loads(Path("w", PLAN_FILE).read_text())
     assert plan == {"task": "classification", "seeds": [4, 5, 6], "controls": ["random", "uniform"],
-                    "data_root": str(Path("d").absolute()), "method": None}  # fmt: skip
+                    "data_root": str(Path("d").absolute()), "method": None, "schema": 2}  # fmt: skip
     for how in (["--resume"], ["--stages", "compare"], ["--resume", "--stages", "train"]):
         assert main([*how, "--work-dir", "w", "--no-progress"]) == 0
         assert started[-1].seed_list == [4, 5, 6]

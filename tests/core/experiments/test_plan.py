@@ -99,7 +99,7 @@ def test_an_old_work_directory_shows_what_was_begun(tmp_path: Path) -> None:
     ):
         (tmp_path / "runs" / name).mkdir(parents=True)
     said: list[str] = []
-    assert stored_plan(tmp_path, "toy", 5, said.append) == Plan("toy", (5, 6, 7), ("random",))
+    assert stored_plan(tmp_path, "toy", 5, said.append) == Plan("toy", (5, 6, 7), ("random",), schema=1)
     assert "has no plan.json; its files show seeds 5, 6, 7; controls random; mine there is unknown" in said[0]
     assert "--seeds and --controls add it" in said[0]
     # An earlier report gives the order of the methods.
