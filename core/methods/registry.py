@@ -271,11 +271,12 @@ def _by_score(request: Request) -> Found:
         return Found(architecture)
     epochs = _images(request, architecture.found_by["batches"])
     growth = [request.shrink.widen**2]
-    if architecture.removed:  # scored once more without these blocks
+    if architecture.removed:
         with seeded(request.seed):
             baseline = request.subject.searched().model
-        short = architecture.graph(baseline).price().paper
-        growth.append(growth[0] * short / architecture.costs[1].paper)
+        short = growth[0] * architecture.graph(baseline).price().paper / architecture.costs[1].paper
+        # Scores that say which blocks go are followed by those of the network without them.
+        growth = [*growth, short] if request.shrink.by_scores else [short]
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
 
 
@@ -366,7 +367,8 @@ NO_SCORES = frozenset({"allocation", "vanish", "latency"})
 
 def _methods() -> Iterator[tuple[str, Method]]:
     for name, score in SCORES.items():
-        yield name, Method(score.summary, _by_score, {"score": name})
+        allocation = {"allocation": score.allocations[0]} if score.allocations else {}
+        yield name, Method(score.summary, _by_score, {"score": name, **allocation})
     hypernetwork = {"latents": "hypernetwork"}
     yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
                                           {"score": "gradient", **hypernetwork})  # fmt: skip
@@ -388,7 +390,14 @@ def _methods() -> Iterator[tuple[str, Method]]:
         yield f"{name}-depth-per-flop", Method(f"{name}, per-flop; {summary}", _by_depth,
                                                {"score": name, "allocation": "per-flop"})  # fmt: skip
     yield "shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
-                                    {"score": "uniform", "vanish": 1.0})  # fmt: skip
+                                    {"score": "uniform", "allocation": "threshold", "vanish": 1.0})  # fmt: skip
+    for name, summary, change in (
+        ("receptive-field-uniform", "uniform", {"score": "uniform", "allocation": "threshold"}),
+        ("receptive-field-diminishing-returns", "diminishing returns",
+         {"score": "diminishing-returns", "allocation": "per-flop"}),
+    ):  # fmt: skip
+        yield name, Method(f"blocks whose input sees the whole image are left out, the last first; {summary}",
+                           _by_score, {**change, "vanish": "receptive-field"})  # fmt: skip
     accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("accumulated", "|W · dL/dW| over the baseline's first epochs", {}),
         ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),
