@@ -8,7 +8,7 @@ the same for all (`core.experiments.trials.train_network`). `METHODS` is what `p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from core.errors import MissingData, UserError
 from core.methods.accumulated import accumulate_scores, stretch
 from core.methods.candidates import ProxyConfig, best_by_proxy, limits_of
+from core.methods.depth_and_width import deepen_or_widen
 from core.methods.dhp import DhpConfig, dhp_search
 from core.methods.subject import Subject, find_architecture, first_batches, fresh_baseline, only_loss
 from core.methods.tilts import tilted_widths
@@ -29,7 +31,7 @@ from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import SCORES
-from core.widths.selection import check_reachable, exact_limits
+from core.widths.selection import SearchResult, check_reachable, exact_limits
 from core.widths.shrinkage import priced_baseline, search_space
 from core.widths.space import Space, open_space
 
@@ -50,12 +52,14 @@ class SearchConfig:
         proxy: candidates for the training-free proxies.
         accumulate_epochs: epochs of the baseline's training that `accumulated` looks at.
         tilt: logarithm of the ratio of widths between the ends of a hand-made tilt.
+        depth: what depth is worth beside widths; see `core.methods.depth_and_width`.
     """
 
     dhp: DhpConfig = field(default_factory=DhpConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     accumulate_epochs: int = 3
     tilt: float = 0.5
+    depth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,23 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
     return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)
 
 
+def _by_depth_and_width(request: Request) -> Found:
+    full, config, subject = open_request(request), request.shrink, request.subject
+    baseline = priced_baseline(full, config.budget)
+
+    def opened(removed: Sequence[str]) -> Space:
+        return open_space(full.model, full.inputs, subject.traced(config), seed=request.seed, removed=removed)
+
+    def found(space: Space, scores: Mapping[str, Tensor]) -> SearchResult:
+        return search_space(space, scores, config, baseline, seed=request.seed)
+
+    space, result, value = deepen_or_widen(full, request.search.depth, opened, found)
+    facts = config.found_by(score="depth and width", seed=request.seed, depth=request.search.depth, objective=value,
+                            allocation=config.allocation, at_floor=result.at_floor,
+                            at_ceiling=result.at_ceiling)  # fmt: skip
+    return Found(space.architecture(result.widths, subject.model_name, facts))
+
+
 def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
     space, size = open_request(request), request.search.tilt
     tilts = {"depth": depth * size, "trunk": trunk * size}
@@ -398,6 +419,9 @@ def _methods() -> Iterator[tuple[str, Method]]:
     ):  # fmt: skip
         yield name, Method(f"blocks whose input sees the whole image are left out, the last first; {summary}",
                            _by_score, {**change, "vanish": "receptive-field"})  # fmt: skip
+    yield "depth-and-width", Method("Σ a log w + c Σ log blocks: blocks go where the width they pay for is worth more",
+                                    _by_depth_and_width, {"allocation": "per-flop"}, frozenset({"vanish"}),
+                                    uses=("depth",))  # fmt: skip
     accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("accumulated", "|W · dL/dW| over the baseline's first epochs", {}),
         ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),

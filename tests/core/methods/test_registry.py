@@ -49,7 +49,7 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.costs[0].params
     free = ("random", "random-scores", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude",
             "synflow-search", "diminishing-returns", "receptive-field-uniform",
-            "receptive-field-diminishing-returns")  # fmt: skip
+            "receptive-field-diminishing-returns", "depth-and-width")  # fmt: skip
     assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
     assert bool(architecture.removed) == any(word in name for word in ("depth", "shallow", "receptive"))
 
