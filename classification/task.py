@@ -74,7 +74,7 @@ def subject(config: RunConfig) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
     data = asdict(config.data)
     del data["workers"], data["bad_images"]
-    data = without_young(data, {"classes": None, "downsample": 1})
+    data = without_young(data, {"classes": None, "downsample": 1, "first_class": 0, "test_per_class": 0})
     return {"model": config.model, "dataset": config.dataset, "data": data, **model_text(config.model)}
 
 
