@@ -106,5 +106,7 @@ def test_a_form_is_one_of_the_suites_networks():
     assert RunConfig(form="cifar").form == "cifar"
     with pytest.raises(UserError, match=r"form is 'cifra': did you mean 'cifar'"):
         RunConfig(form="cifra")
-    with pytest.raises(UserError, match=r"form='cifar' is for networks of the suite; 'net\.py:make' has its own"):
+    with pytest.raises(
+        UserError, match=r"form='cifar' is for networks of the suite; 'net\.py:make' has its own"
+    ):
         RunConfig(form="cifar", model="net.py:make")
