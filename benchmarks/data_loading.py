@@ -21,7 +21,7 @@ from benchmarks.measure import Page, benchmark
 from classification.data import ClassificationData, DataConfig, open_dataset
 from classification.data.arrays import ArraySplit
 from classification.data.augmentation import Normalisation
-from classification.data.images import read_image
+from classification.data.images import read_rgb
 from core.errors import UserError
 from core.storage.data import data_root
 from core.tables import markdown_table
@@ -45,7 +45,7 @@ class Files(Dataset):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         """Pixels `(3, 64, 64)`, uint8, and the label."""
-        return torch.from_numpy(read_image(self.files[row]).transpose(2, 0, 1)), self.labels[row]
+        return torch.from_numpy(read_rgb(self.files[row]).transpose(2, 0, 1)), self.labels[row]
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,12 @@ from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.box_judge import BoxJudge
+from tracking.dimp.filter_optimizer import FilterOptimizer
 from tracking.dimp.inference import InferenceNetwork
-from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import STAGES, DiMPTracker
-from tracking.files.images import read_image
+from tracking.files.images import read_frame
 
 TARGET, FIRST_FRAME_TARGET = 1.15, 10.0
 TRACKER, BARE, PREPARED, FIRST = "tracker", "bare convolutions", "bare convolutions, prepared", "first frame"
@@ -50,7 +50,7 @@ def frames_of(count: int) -> tuple[list[Any], list[float]]:
     """Frames of `demo`, forward and backward again until there are enough, and the target in the first."""
     (sequence,) = load("demo", frames=True, patterns=["face"]).sequences
     assert sequence.frames is not None
-    images = [read_image(path) for path in sequence.frames.paths()]
+    images = [read_frame(path) for path in sequence.frames.paths()]
     there_and_back = images + images[-2:0:-1]
     box = sequence.boxes[0] - [sequence.first_pixel, sequence.first_pixel, 0, 0]
     return [there_and_back[number % len(there_and_back)] for number in range(count)], box.tolist()

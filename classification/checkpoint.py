@@ -11,9 +11,7 @@ from torch import nn
 
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, trusted_model
-from core.errors import UserError
-from core.storage.checkpoint import load_weights
-from core.storage.description import read_described, save_described
+from core.storage.description import load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
 _KEY = "classification"
@@ -96,9 +94,4 @@ def load_network(path: str | Path, model: str | None = None) -> tuple[nn.Module,
         UserError: the file is broken or not of this kind, or see `build_network`.
     """
     description = read_description(path)
-    try:
-        network = build_network(description, model)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from error
-    load_weights(network, path)
-    return network.eval(), description
+    return load_described(path, lambda: build_network(description, model)), description

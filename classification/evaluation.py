@@ -11,7 +11,7 @@ from core.training.train import Loader
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Loader, device: torch.device | str) -> dict[str, float]:
+def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) -> dict[str, float]:
     """Top-1 and top-5 error and mean cross-entropy over every image of a loader.
 
     The model is evaluated in eval mode; every module's mode is put back afterwards, also on failure.

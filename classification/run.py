@@ -6,7 +6,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from classification.config import RunConfig, find_config, with_distillation
 from classification.data import DATASETS, open_dataset
 from classification.models import MODELS
 from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
-from core.command_line.factories import from_data, title
-from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.command_line.exits import run_parsed
+from core.command_line.factories import title
+from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
@@ -29,7 +29,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
-    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
     parser.add_argument(
         "--train-limit", type=int, help="use only so many training images, balanced over classes"
@@ -41,15 +40,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(
-    config: RunConfig,
-    root: Path,
-    folder: Path,
-    fabric: Fabric,
-    *,
-    typed: str | None = None,
-    protocol: str | None = None,
-) -> Task:
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -57,14 +48,9 @@ def open_task(
         root: the data root.
         folder: the work directory; `skipped.txt` is written there.
         fabric: devices and processes.
-        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    note = from_data(config.model, typed, protocol)
-    if note is not None and is_first_process():
-        print(note, flush=True)
     data = open_dataset(config.dataset, root, config.data)
     if fabric.is_global_zero:
         for note in data_notes(data):
@@ -94,18 +80,16 @@ def run(arguments: Namespace) -> int:
             "data.train_limit": arguments.train_limit,
             "dataset": arguments.dataset,
             "model": arguments.model,
-            "name": arguments.name,
         },
         lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
-        partial(open_task, typed=arguments.model, protocol=arguments.config),
+        open_task,
         lambda config: with_distillation(config, arguments.distillation),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the module's docstring for exit statuses."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug)
+    return run_parsed(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.scan import LeftOut, summary
-from classification.evaluation import evaluate
+from classification.evaluation import error_rates
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
-from core.experiments.report import NAMES
+from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
 from core.methods.registry import without_young
@@ -59,7 +59,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         example_inputs=torch.zeros(1, *data.input_shape),
         train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),
         loss_fn=loss_and_error,
-        evaluate=lambda model: evaluate(model, test_loader, device),
+        evaluate=lambda model: error_rates(model, test_loader, device),
         metrics=METRICS,
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
@@ -155,7 +155,7 @@ def checkpoints(
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         path = settings.work_dir / f"{run.method}.safetensors"
         save_network(path, network, description)
-        files.append(f"- `{path.name}`: {NAMES.get(run.method, run.method)}, seed {run.seed}")
+        files.append(f"- `{path.name}`: {METHOD_TITLES.get(run.method, run.method)}, seed {run.seed}")
     return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
 
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from core.command_line.factories import is_factory, trusted_model
 from core.errors import UserError
-from core.storage.checkpoint import load_weights
-from core.storage.description import read_described, save_described
+from core.storage.description import load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from super_resolution.models import build
@@ -102,9 +101,4 @@ def load_network(
             f"checkpoint '{path}' enlarges by {description.scale}, not by {scale}; leave --scale out, "
             f"or name a checkpoint that was trained with --scale {scale}."
         )
-    try:
-        network = build_network(description, model)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from error
-    load_weights(network, path)
-    return network.eval(), description
+    return load_described(path, lambda: build_network(description, model)), description

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_weights
@@ -106,23 +106,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(options: argparse.Namespace) -> int:
+    """Convert and report; returns the exit status."""
+    if options.model is None and options.scale is not None:
+        raise UserError("--scale belongs to --model: of BasicSR's networks the weights tell it")
+    if options.model is None:
+        print(report(convert_file(options.source, options.target, options.res_scale)))
+    elif options.scale is None or options.res_scale is not None:
+        raise UserError("--model takes --scale, the network's up-sampling factor, and no --res-scale")
+    else:
+        print(convert_own(options.source, options.target, options.model, options.scale))
+    print(f"written: {options.target}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
-    options = build_parser().parse_args(argv)
-
-    def run() -> int:
-        if options.model is None and options.scale is not None:
-            raise UserError("--scale belongs to --model: of BasicSR's networks the weights tell it")
-        if options.model is None:
-            print(report(convert_file(options.source, options.target, options.res_scale)))
-        elif options.scale is None or options.res_scale is not None:
-            raise UserError("--model takes --scale, the network's up-sampling factor, and no --res-scale")
-        else:
-            print(convert_own(options.source, options.target, options.model, options.scale))
-        print(f"written: {options.target}")
-        return 0
-
-    return run_command(run, options.debug, "start it again")
+    return run_parsed(build_parser(), run, argv, "start it again")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def by_network(network: nn.Module, scale: int, tile: int | None = None) -> Upsca
     return lambda image: super_resolve(network, image, scale, tile=tile, overlap=overlap)
 
 
-def evaluate(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
+def score_set(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
     """Score an upscaler on a benchmark set by that set's protocol.
 
     Args:
@@ -157,7 +157,7 @@ def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None
     """
     found: dict[str, float] = {}
     for benchmark in benchmarks:
-        score = evaluate(by_network(network, benchmark.scale, tile), benchmark)
+        score = score_set(by_network(network, benchmark.scale, tile), benchmark)
         found |= {f"{score.name}_psnr": score.psnr, f"{score.name}_ssim": score.ssim}
     return found
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.command_line.factories import from_data, is_factory, title
-from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.command_line.exits import run_parsed
+from core.command_line.factories import is_factory, title
+from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS
@@ -28,7 +28,6 @@ def build_parser() -> ArgumentParser:
         "--model",
         help=f"{', '.join(UPSCALERS)}; package.module:factory; path/to/file.py:factory (default: the protocol's, edsr)",
     )
-    parser.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     parser.add_argument(
         "--dataset",
         help="skimage, bsds500, div2k, flickr2k, df2k, or a folder (default: skimage, or that of --config)",
@@ -43,15 +42,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(
-    config: RunConfig,
-    root: Path,
-    folder: Path,
-    fabric: Fabric,
-    *,
-    typed: str | None = None,
-    protocol: str | None = None,
-) -> Task:
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -59,12 +50,7 @@ def open_task(
         root: the data root.
         folder: the work directory.
         fabric: devices and processes.
-        typed: `--model`; where it names no network and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
-    note = from_data(config.model, typed, protocol)
-    if note is not None and fabric.is_global_zero:
-        print(note, flush=True)
     return make_task(config, root, fabric.device)
 
 
@@ -81,7 +67,6 @@ def run(arguments: Namespace) -> int:
         )
 
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
-    given["name"] = arguments.name
     given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
     return execute(
         arguments,
@@ -92,15 +77,14 @@ def run(arguments: Namespace) -> int:
         lambda config: (
             f"super_resolution-{title(config.model, config.name)}-x{config.scale}-{Path(config.dataset).name}"
         ),
-        partial(open_task, typed=arguments.model, protocol=arguments.config),
+        open_task,
         complete=complete,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug)
+    return run_parsed(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from core.storage.checkpoint import load_weights
 from super_resolution.checkpoint import Description, build_network, save_network
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
-from super_resolution.evaluation import bicubic, by_network, evaluate, metrics
+from super_resolution.evaluation import bicubic, by_network, metrics, score_set
 from super_resolution.figures import save_comparison
 from super_resolution.models import build
 from super_resolution.models.own import own_channels
@@ -60,7 +60,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         for images in present
         for kind, label, digits in (("psnr", "PSNR", 2), ("ssim", "SSIM", 4))
     ]
-    by_bicubic = {images.name: evaluate(bicubic(config.scale), images) for images in present}
+    by_bicubic = {images.name: score_set(bicubic(config.scale), images) for images in present}
     reference = {f"{name}_psnr": score.psnr for name, score in by_bicubic.items()}
     reference |= {f"{name}_ssim": score.ssim for name, score in by_bicubic.items()}
     first, colours = present[0].name, "RGB" if channels == 3 else "grey"

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import refuse_overwriting
+from core.storage.images import read_profile, split_alpha
 from core.storage.video import CODECS, VideoFile, check_ending, open_video_file
 from core.terminal import Advance, bar
 from core.training.devices import pick_device
@@ -29,10 +30,8 @@ from super_resolution.images import (
     fill_transparent,
     find_images,
     join_alpha,
-    read_image,
-    read_profile,
+    read_upright,
     require_format,
-    split_alpha,
     write_image,
 )
 from super_resolution.resize import matlab_bicubic
@@ -56,7 +55,7 @@ class ImageUpscaler:
     overlap: int
 
     def __call__(self, image: np.ndarray, on_tile: Advance | None = None) -> np.ndarray:
-        """Enlarge an image as `super_resolution.images` describes them, alpha included.
+        """Enlarge an image as `core.storage.images` describes them, alpha included.
 
         What fully transparent pixels hold is not looked at, see `fill_transparent`.
 
@@ -114,7 +113,7 @@ def upscale_image(
         NonFiniteOutput: the network's output is not finite; nothing is written.
     """
     refuse_overwriting([("OUT", target)], [("the image that is read", source)])
-    image = read_image(source)
+    image = read_upright(source)
     require_format(target, image)  # before the work, not after it
     try:
         enlarged = upscaler(image, on_tile)
@@ -200,10 +199,7 @@ def upscale_video(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
-    options = build_parser().parse_args(argv)
-    return run_command(
-        lambda: _run(options), options.debug, "a video holds the frames until then; start it again"
-    )
+    return run_parsed(build_parser(), _run, argv, "a video holds the frames until then; start it again")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -37,7 +37,7 @@ from benchmarks.hypothesis import build_parser, open_bench, our_methods
 from benchmarks.hypothesis import main as hypothesis
 from classification.config import RunConfig, find_config
 from classification.data import open_dataset
-from classification.evaluation import evaluate as evaluate_classifier
+from classification.evaluation import error_rates
 from classification.task import loss_and_error, make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
@@ -374,7 +374,7 @@ def write_old_work_dir() -> None:
     def counted(*arguments: Any) -> dict[str, float]:
         nonlocal evaluations
         evaluations += 1
-        return evaluate_classifier(*arguments)
+        return error_rates(*arguments)
 
     def stopping(*arguments: Any) -> Any:
         nonlocal stopped

@@ -16,6 +16,9 @@ FOREIGN_TO_CORE = {
     "torchvision",
     "mmcv",
     "cv2",
+    "PIL",
+    "jpeg4py",
+    "turbojpeg",
     "basicsr",
     "timm",
     "onnx",
@@ -24,8 +27,13 @@ FOREIGN_TO_CORE = {
     "torch_pruning",
     *TASKS,
 }
-# The one file of core that decodes pictures: tasks that read videos do not import each other.
-OF_VIDEO = {"core/storage/video.py": {"cv2"}}
+# The files of core that decode pictures, one for image files and one for videos: tasks do not import each other.
+DECODERS = {
+    "core/storage/images.py": {"cv2", "PIL", "mmcv", "jpeg4py", "turbojpeg"},
+    "core/storage/video.py": {"cv2"},
+}
+# Of these, what is imported only where it is used: mmcv loads torch, jpeg4py the system's library.
+LAZY_IN_CORE = {"mmcv", "jpeg4py", "turbojpeg"}
 OPTIONAL = {"torchvision", "basicsr", "timm", "onnx", "onnxruntime", "onnxscript", "torch_pruning", "got10k"}
 
 
@@ -58,8 +66,9 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("path", files("core"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_core_imports_no_task_and_no_vision_library(path: Path) -> None:
-    allowed = OF_VIDEO.get(path.relative_to(ROOT).as_posix(), set())
-    assert not imported(path) & (FOREIGN_TO_CORE - allowed)
+    allowed = DECODERS.get(path.relative_to(ROOT).as_posix(), set())
+    assert imported(path) & FOREIGN_TO_CORE == allowed
+    assert not imported(path, module_level=True) & LAZY_IN_CORE
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -78,6 +87,7 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 COMMANDS = {
     "core/channels.py",  # python -m core.channels
     "core/experiments/commands.py",
+    "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/run.py",
     "super_resolution/convert.py",

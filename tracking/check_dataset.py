@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-
 from core.errors import MissingData, UserError
+from core.storage.images import BadImage, read_image
 from tracking.datasets import TITLES, list_entries, read_absent, read_attributes, read_size
 from tracking.datasets.entries import Entry, select
 from tracking.datasets.options import add_data_options, run_with_data
@@ -89,8 +88,10 @@ def _check_images(entry: Entry, rows: int | None, problems: list[str]) -> int:
     # A single box is ground truth that the benchmark keeps on its server.
     if rows is not None and rows not in (1, len(paths)):
         problems.append(f"{entry.name}: {len(paths)} frames for {rows} boxes in {entry.truth}")
-    if cv2.imread(str(paths[0]), cv2.IMREAD_REDUCED_GRAYSCALE_8) is None:
-        problems.append(f"{entry.name}: unreadable image '{paths[0]}'")
+    try:
+        read_image(paths[0], upright=False, first=True)
+    except BadImage as error:
+        problems.append(f"{entry.name}: {error}")
     return len(paths)
 
 

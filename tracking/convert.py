@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError
 from core.storage.files import refuse_overwriting
 
@@ -43,16 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Convert and report; returns the exit status."""
+    print(convert_file(arguments.source, arguments.target))
+    print(f"written: {arguments.target}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or a checkpoint that does not fit."""
-    options = build_parser().parse_args(argv)
-
-    def run() -> int:
-        print(convert_file(options.source, options.target))
-        print(f"written: {options.target}")
-        return 0
-
-    return run_command(run, options.debug, "start it again")
+    return run_parsed(build_parser(), run, argv, "start it again")
 
 
 if __name__ == "__main__":

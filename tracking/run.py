@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from core.command_line.factories import from_data
-from core.experiments.commands import add_experiment_arguments, execute, run_command
+from core.command_line.exits import run_parsed
+from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
 from tracking.experiment.config import RunConfig, with_given_budget
@@ -31,7 +31,6 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
     parser.add_argument("--dataset", help="what trackers are tried on (default: the protocol's, demo)")
     parser.add_argument("--split", help="part of it")
-    parser.add_argument("--name", help="of the tracker, in reports and folders (default: the protocol's)")
     parser.add_argument(
         "--backbone",
         help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
@@ -47,16 +46,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def open_task(
-    config: RunConfig,
-    root: Path,
-    folder: Path,
-    fabric: Fabric,
-    *,
-    quiet: bool = False,
-    typed: str | None = None,
-    protocol: str | None = None,
-) -> Task:
+def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, quiet: bool = False) -> Task:
     """Data and task of a protocol.
 
     Args:
@@ -65,20 +55,15 @@ def open_task(
         folder: the work directory; tracks are stored below it.
         fabric: devices and processes.
         quiet: say nothing of the sequences that are tracked.
-        typed: `--backbone`; where it names none and the protocol is data, that code is imported is said.
-        protocol: `--config`.
     """
     say = _say if fabric.is_global_zero and not quiet else _silent
-    note = from_data(config.backbone.name, typed, protocol)
-    if note is not None and fabric.is_global_zero:
-        print(note, flush=True)
     return make_task(config, root, folder, fabric.device, say)
 
 
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
-    given |= {"name": arguments.name, "backbone.name": arguments.backbone}
+    given["backbone.name"] = arguments.backbone
     for key, path in (
         ("found_widths", arguments.found_widths),
         ("backbone.weights", arguments.backbone_weights),
@@ -92,8 +77,9 @@ def run(arguments: Namespace) -> int:
         lambda: CONFIGS / DEFAULT_CONFIG,
         given,
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
-        partial(open_task, quiet=arguments.no_progress, typed=arguments.backbone, protocol=arguments.config),
+        partial(open_task, quiet=arguments.no_progress),
         complete=with_given_budget,
+        model="backbone.name",
     )
 
 
@@ -107,8 +93,7 @@ def _silent(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments), arguments.debug)
+    return run_parsed(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

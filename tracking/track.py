@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError
 from core.storage.files import refuse_overwriting
 from core.storage.video import Frame, Video, VideoFile, check_ending
@@ -168,10 +168,7 @@ def _say_missing(video: Video, boxes: Path | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(
-        lambda: command(arguments), arguments.debug, "boxes that were saved are complete lines"
-    )
+    return run_parsed(build_parser(), command, argv, "boxes that were saved are complete lines")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.command_line.config import dump_config, load_config
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.command_line.factories import from_data
 from core.experiments.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
 from core.storage.data import data_root
@@ -165,8 +165,7 @@ def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.command_line.exits`."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: train(arguments), arguments.debug)
+    return run_parsed(build_parser(), train, argv)
 
 
 if __name__ == "__main__":

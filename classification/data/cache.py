@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.data.images import BadImage, read_image
+from classification.data.images import read_rgb
 from core.errors import UserError
 from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.storage.files import atomic_write
+from core.storage.images import BadImage
 
 _FORMAT = 2  # to be raised when the meaning of the file changes
 _CHUNK = 256
@@ -71,7 +72,7 @@ def decoded_images(
 def why_unreadable(path: Path, size: tuple[int, int]) -> str | None:
     """Why the image at `path` cannot be used, in one line that names it; None where it can."""
     try:
-        found = read_image(path).shape[:2]
+        found = read_rgb(path).shape[:2]
     except BadImage as error:
         return str(error)
     if found != size:
@@ -121,7 +122,7 @@ def _decode_chunk(folder: Path, files: Sequence[str], record: np.dtype) -> np.nd
     records = np.zeros(len(files), record)
     for row, file in enumerate(files):
         try:
-            image = read_image(folder / file)
+            image = read_rgb(folder / file)
         except BadImage:
             continue
         if image.transpose(2, 0, 1).shape == record["image"].shape:

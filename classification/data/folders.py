@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from classification.data.augmentation import Normalisation
 from classification.data.config import BadImages, DataConfig
-from classification.data.images import BadImage, read_image
+from classification.data.images import read_rgb
 from classification.data.sampling import batch_rows, check_shard, epoch_order
 from classification.data.scan import LeftOut
 from classification.data.views import central_view, train_view
 from core.errors import UserError
+from core.storage.images import BadImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class FolderSplit:
         """
         for row in np.flatnonzero(np.isin(self.paths, [os.fsencode(path) for path in paths])):
             try:
-                read_image(os.fsdecode(self.paths[row]))
+                read_rgb(os.fsdecode(self.paths[row]))
             except BadImage as error:
                 self.unreadable[int(row)] = str(error)
 
@@ -186,7 +187,7 @@ class _Views(Dataset):
     def __getitem__(self, row: int) -> tuple[Tensor, int] | tuple[int, str]:
         path = os.fsdecode(self.split.paths[row])
         try:
-            image = read_image(path)
+            image = read_rgb(path)
         except BadImage as error:
             return row, str(error)
         if self.training:

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, SqueezeExcitation
+from classification.models.layers import ConvNormActivation, FeatureClassifier, SqueezeExcitation
 from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
@@ -56,7 +56,7 @@ class MBConv(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(FeatureClassifier):
     """A 3x3 stem, seven stages, a 1x1 convolution, the mean over the map, dropout and a linear classifier.
 
     Args:
@@ -66,7 +66,6 @@ class EfficientNet(nn.Module):
     """
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, strides = STRIDES[dataset.form]
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, STEM_WIDTH, 3, stem_stride, activation=SWISH)
@@ -79,18 +78,11 @@ class EfficientNet(nn.Module):
                 inputs = width
             layers.append(nn.Sequential(*blocks))
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=SWISH))
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
-        self.init_weights()
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
 
     def init_weights(self) -> None:
         """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
         initialise(self, _linear_uniform)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
 def _linear_uniform(linear: nn.Linear) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+
+from core.networks.layers import initialise
 
 
 def round_width(width: float, divisor: int = 8) -> int:
@@ -72,3 +74,27 @@ def linear_normal(linear: nn.Linear) -> None:
     """Normal with standard deviation 0.01, zero bias: torchvision's MobileNetV2, MobileNetV3 and RegNet."""
     nn.init.normal_(linear.weight, 0.0, 0.01)
     nn.init.zeros_(linear.bias)
+
+
+class FeatureClassifier(nn.Module):
+    """`features`, the mean over the map and a `classifier`: the form of torchvision's MobileNets and EfficientNets.
+
+    Args:
+        features: layers up to the last map.
+        classifier: layers from its means to the logits.
+    """
+
+    def __init__(self, features: Sequence[nn.Module], *classifier: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*features)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(*classifier)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Fresh parameters and statistics by torchvision's rules for MobileNets, for the widths of today's layers."""
+        initialise(self, linear_normal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, num_classes)."""
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, linear_normal
-from core.networks.layers import initialise
+from classification.models.layers import ConvNormActivation, FeatureClassifier
 
 STEM_WIDTH = 32
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
@@ -28,7 +27,7 @@ class SeparableConv(nn.Sequential):
         self.pointwise = ConvNormActivation(inputs, outputs, 1, activation=nn.ReLU6)
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(FeatureClassifier):
     """A 3x3 stem, thirteen separable convolutions, the mean over the map, dropout and a linear classifier.
 
     Args:
@@ -38,7 +37,6 @@ class MobileNetV1(nn.Module):
     """
 
     def __init__(self, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, halved_at = STRIDES[dataset.form]
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, STEM_WIDTH, 3, stem_stride, activation=nn.ReLU6)
@@ -47,18 +45,7 @@ class MobileNetV1(nn.Module):
         for width in WIDTHS:
             layers.append(SeparableConv(inputs, width, 2 if width != inputs and width in halved_at else 1))
             inputs = width
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Fresh parameters and statistics by MobileNetV2's rules, for the widths that the layers have now."""
-        initialise(self, linear_normal)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(inputs, num_classes))
 
 
 def mobilenetv1(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, linear_normal
-from core.networks.layers import initialise
+from classification.models.layers import ConvNormActivation, FeatureClassifier
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 Stages = tuple[tuple[int, int, int], ...]  # expansion, width and depth of each
@@ -47,7 +46,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(FeatureClassifier):
     """A 3x3 stem, inverted residuals, a 1x1 convolution, the mean over the map and a linear classifier.
 
     Args:
@@ -71,7 +70,6 @@ class MobileNetV2(nn.Module):
         stem: int = STEM_WIDTH,
         last: int = LAST_WIDTH,
     ) -> None:
-        super().__init__()
         layers: list[nn.Module] = [
             ConvNormActivation(dataset.channels, stem, 3, strides[0], activation=nn.ReLU6)
         ]
@@ -81,18 +79,7 @@ class MobileNetV2(nn.Module):
                 layers.append(InvertedResidual(inputs, width, stride if i == 0 else 1, expansion))
                 inputs = width
         layers.append(ConvNormActivation(inputs, last, 1, activation=nn.ReLU6))
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
-        initialise(self, linear_normal)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+        super().__init__(layers, nn.Dropout(dropout), nn.Linear(last, num_classes))
 
 
 def mobilenetv2(

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from classification.models.datasets import Dataset, dataset_form
 from classification.models.layers import (
     ConvNormActivation,
+    FeatureClassifier,
     SqueezeExcitation,
-    linear_normal,
     round_width,
 )
-from core.networks.layers import initialise
 
 STEM_WIDTH, LAST_CONV_WIDTH = 16, 576
 # Kernel, expanded width, width, squeeze-and-excitation?, hard-swish? of each block (Table 2).
@@ -137,7 +136,7 @@ class InvertedResidual(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(FeatureClassifier):
     """A 3x3 stem, inverted residuals, a 1x1 convolution, the mean over the map and a two-layer classifier.
 
     Args:
@@ -148,7 +147,6 @@ class MobileNetV3(nn.Module):
     """
 
     def __init__(self, form: Form, dataset: Dataset, num_classes: int, dropout: float) -> None:
-        super().__init__()
         stem_stride, halved_at = STRIDES[dataset.form]
         relu = partial(nn.ReLU, inplace=True)
         layers: list[nn.Module] = [
@@ -178,23 +176,13 @@ class MobileNetV3(nn.Module):
         )
         if form.final_squeeze:
             layers.append(form.squeeze(LAST_CONV_WIDTH))
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(
+        super().__init__(
+            layers,
             nn.Linear(LAST_CONV_WIDTH, form.head_width),
             form.hard_swish(),
             nn.Dropout(dropout),
             nn.Linear(form.head_width, num_classes),
         )
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Fresh parameters and statistics by torchvision's rules, for the widths that the layers have now."""
-        initialise(self, linear_normal)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
 def mobilenetv3_small(

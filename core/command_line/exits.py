@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 
 from core.errors import UserError
 
@@ -51,3 +52,21 @@ def run_command(command: Callable[[], int], debug: bool, interrupted: str = RESU
             file=sys.stderr,
         )
         return 1
+
+
+def run_parsed(
+    parser: ArgumentParser,
+    command: Callable[[Namespace], int],
+    argv: Sequence[str] | None,
+    interrupted: str = RESUME,
+) -> int:
+    """A command line from its words to its exit status; `parser` knows `--debug`.
+
+    Args:
+        parser: the command line.
+        command: takes the parsed arguments and returns an exit status.
+        argv: the words; None for those of this process.
+        interrupted: as in `run_command`.
+    """
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: command(arguments), arguments.debug, interrupted)

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
-from core.command_line.exits import RESUME, run_command  # noqa: F401 (command lines of experiments take both from here)
+from core.command_line.exits import RESUME
+from core.command_line.factories import from_data
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
@@ -53,6 +55,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         "--config",
         help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
     )
+    run.add_argument("--name", help="what reports and folders call the network (default: its own name)")
     run.add_argument(
         "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
     )
@@ -120,7 +123,7 @@ def read_protocol(
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
-    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed}
+    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed, "name": arguments.name}
     common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
     overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
     config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
@@ -139,6 +142,7 @@ def execute(
     default_name: Callable[[T], str],
     open_task: OpenTask[T],
     complete: Callable[[T], T] = lambda config: config,
+    model: str = "model",
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -152,6 +156,8 @@ def execute(
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
         complete: fills in what follows from the rest of the protocol.
+        model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
+            protocol data, that is said.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -164,7 +170,8 @@ def execute(
 
     check_jobs(arguments.jobs)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
-    said_what = bool(arguments.config or arguments.cfg_options) or any(v is not None for v in given.values())
+    said_what = bool(arguments.config or arguments.cfg_options)
+    said_what = said_what or any(value is not None for value in (arguments.name, *given.values()))
     there = find_run(arguments.work_dir, name, use, None if said_what else task_name)
     stored: Any = None
     if there is None:
@@ -201,6 +208,9 @@ def execute(
         if stored is not None:
             check_same(config, stored, folder)
         root = data_root(plan.data_root)
+        note = from_data(attrgetter(model)(config), given[model], arguments.config)
+        if note is not None:
+            say(note)
         task = open_task(config, root, folder, fabric)
         check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from core.experiments.report import NAMES
+from core.experiments.report import METHOD_TITLES
 from core.experiments.series import Series
 from core.experiments.settings import Run
 from core.experiments.statistics import half_interval
@@ -80,7 +80,7 @@ def plot_widths(
     for number, (method, runs) in enumerate(found.items()):
         widths = np.asarray(runs, dtype=float)
         colour = COLOURS.get(method, f"C{number}")
-        label = NAMES.get(method, method)
+        label = METHOD_TITLES.get(method, method)
         ratio = widths / base
         if number == 0:
             top.bar(positions, widths.mean(axis=0), width=0.42, color=colour, label=label)
@@ -151,7 +151,7 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
     for number, method in enumerate(dict.fromkeys(run.method for run in runs)):
         own = [run for run in runs if run.method == method]
         colour = COLOURS.get(method, f"C{number}")
-        name = NAMES.get(method, method)
+        name = METHOD_TITLES.get(method, method)
         train = [[r.train_metrics.get(train_key, r.train_loss) for r in run.history] for run in own]
         strange += _curve(axis, range(1, len(train[0]) + 1), train, colour, "--", f"{name}, training")
         tested = [[record for record in run.history if test_key in record.eval_metrics] for run in own]

@@ -12,7 +12,7 @@ from core.experiments.task import Metric, Task
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
 
-NAMES = {
+METHOD_TITLES = {
     "baseline": "Baseline",
     "lwdna": "LW-DNA",
     "random": "Random widths (nearly uniform)",
@@ -39,7 +39,7 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
         cells = [with_interval(_values(entry, metric), metric.digits) for metric in shown]
         rows.append(
             [
-                NAMES.get(method, method.capitalize()),
+                METHOD_TITLES.get(method, method.capitalize()),
                 *cells,
                 engineering(entry["flops"]),
                 f"{100 * entry['flops_ratio']:.2f}",
@@ -109,7 +109,7 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
             if metric.key in values
         ]
         if cells:
-            raw.append(f"{NAMES.get(method, method)} {', '.join(cells)}")
+            raw.append(f"{METHOD_TITLES.get(method, method)} {', '.join(cells)}")
     if raw:
         lines.append(
             f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
@@ -137,7 +137,9 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
                 continue
             differences = [one - other for one, other in pairs]
             p_values.append(paired_p(differences))
-            rows.append([NAMES.get(method, method), metric.label, with_interval(differences, metric.digits)])
+            rows.append(
+                [METHOD_TITLES.get(method, method), metric.label, with_interval(differences, metric.digits)]
+            )
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
         row += [p_text(p), p_text(adjusted)]
     return rows
@@ -193,7 +195,7 @@ GONE = "–"  # in the place of a width
 
 def _widths_table(result: Mapping[str, Any]) -> str:
     methods = result["methods"]
-    header = ["group", *(NAMES.get(method, method) for method in methods)]
+    header = ["group", *(METHOD_TITLES.get(method, method) for method in methods)]
     rows = [
         [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
         for group in dict.fromkeys(group for entry in methods.values() for group in entry["widths"])

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from core.errors import UserError
-from core.storage.checkpoint import read_metadata, save_weights
+from core.storage.checkpoint import load_weights, read_metadata, save_weights
 from core.storage.files import json_text
 
 T = TypeVar("T")
@@ -75,6 +75,20 @@ def read_described(
     raise UserError(
         f"checkpoint '{path}' does not say which network of {key} it is for: use one that {writers} has written"
     ) from problem
+
+
+def load_described(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
+
+    Raises:
+        UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
+    """
+    try:
+        network = build()
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    load_weights(network, path)
+    return network.eval()
 
 
 def _as_is(value: Any) -> Any:

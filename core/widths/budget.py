@@ -43,7 +43,7 @@ class Budget:
             way a reader counts, or "macs" or "paper" alone; the fractions of published tables use "paper".
 
     Raises:
-        UserError: no limit, one that is not a positive number, or one between 10 and 100, which looks like a percentage.
+        UserError: no limit, one that is not a positive number, or one from 10 to 100 that looks like a percentage.
 
     Example:
         >>> Budget(flops=0.9, params="25M").limits(Cost(macs=950, paper=1000, params=30_000_000))

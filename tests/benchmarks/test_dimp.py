@@ -13,7 +13,7 @@ import torch
 from benchmarks import dimp
 from core.timing import Outcome, Timing
 from tracking.datasets.demo_rendering import SCENES
-from tracking.dimp.optimizer import FilterOptimizer
+from tracking.dimp.filter_optimizer import FilterOptimizer
 from tracking.dimp.roi import pool_boxes
 from tracking.dimp.tracker import STAGES
 

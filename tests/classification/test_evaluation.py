@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from classification.data import open_dataset
-from classification.evaluation import evaluate
+from classification.evaluation import error_rates
 from core.errors import NonFiniteOutput, UserError
 from tests.properties import examples
 
@@ -38,7 +38,7 @@ def test_counts_equal_sorting_by_hand_whatever_the_batches(count, classes, batch
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, classes, generator=generator)
     targets = torch.randint(0, classes, (count,), generator=generator)
-    result = evaluate(nn.Identity(), Batches(logits, targets, batch_size), "cpu")
+    result = error_rates(nn.Identity(), Batches(logits, targets, batch_size), "cpu")
     order = np.argsort(-logits.numpy(), axis=1)
     ranks = [row.tolist().index(target) for row, target in zip(order, targets.tolist())]
     assert result["top1_error"] == 100 * sum(rank >= 1 for rank in ranks) / count
@@ -55,7 +55,7 @@ def test_the_smaller_last_batch_weighs_by_its_images():
     # Eight right answers in two batches of four, then one wrong answer alone: 1 of 9, not 1 of 3.
     logits = torch.eye(2)[torch.zeros(9, dtype=torch.int64)]
     targets = torch.tensor([0] * 8 + [1])
-    assert evaluate(nn.Identity(), Batches(logits, targets, 4), "cpu")["top1_error"] == 100 / 9
+    assert error_rates(nn.Identity(), Batches(logits, targets, 4), "cpu")["top1_error"] == 100 / 9
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -63,7 +63,7 @@ def test_outputs_that_are_not_finite_are_no_error_rate(value):
     logits = torch.zeros(9, 6)
     logits[[1, 2, 7], 3] = value
     with pytest.raises(NonFiniteOutput, match="3 of 9 images have logits that are NaN or infinite"):
-        evaluate(nn.Identity(), Batches(logits, torch.arange(9) % 6, 4), "cpu")
+        error_rates(nn.Identity(), Batches(logits, torch.arange(9) % 6, 4), "cpu")
 
 
 def network() -> nn.Module:
@@ -79,7 +79,7 @@ def test_modes_are_put_back_and_running_statistics_left_alone():
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     loader = open_dataset("digits", "nowhere").test_loader(50)
-    first, second = evaluate(model, loader, "cpu"), evaluate(model, loader, "cpu")
+    first, second = error_rates(model, loader, "cpu"), error_rates(model, loader, "cpu")
     assert first == second  # dropout is off
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
@@ -88,18 +88,18 @@ def test_modes_are_put_back_and_running_statistics_left_alone():
 def test_modes_are_put_back_when_the_network_fails():
     model = network()
     with pytest.raises(RuntimeError):
-        evaluate(model, Batches(torch.zeros(2, 5, 8, 8), torch.zeros(2, dtype=torch.int64), 2), "cpu")
+        error_rates(model, Batches(torch.zeros(2, 5, 8, 8), torch.zeros(2, dtype=torch.int64), 2), "cpu")
     assert model.training
 
 
 def test_channels_last_changes_nothing():
     loader = open_dataset("digits", "nowhere").test_loader(100)
-    expected = evaluate(network(), loader, "cpu")
-    found = evaluate(network().to(memory_format=torch.channels_last), loader, "cpu")
+    expected = error_rates(network(), loader, "cpu")
+    found = error_rates(network().to(memory_format=torch.channels_last), loader, "cpu")
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_empty_loader_is_an_error():
     loader = Batches(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 1)
     with pytest.raises(UserError, match="no images"):
-        evaluate(nn.Identity(), loader, "cpu")
+        error_rates(nn.Identity(), loader, "cpu")

@@ -14,7 +14,7 @@ from torch import nn
 
 from super_resolution.checkpoint import load_network, read_description
 from super_resolution.convert import main
-from super_resolution.images import read_image, write_image
+from super_resolution.images import read_upright, write_image
 from super_resolution.models import build
 from super_resolution.upscale import main as upscale
 
@@ -64,7 +64,7 @@ def test_a_checkpoint_of_basicsr_gives_its_images(
     assert upscale([str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--checkpoint", str(target)]) == 0
     rounded = (expected[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     # Half a grey level apart in floating point may round either way.
-    assert np.abs(read_image(tmp_path / "out.png").astype(int) - rounded).max() <= 1
+    assert np.abs(read_upright(tmp_path / "out.png").astype(int) - rounded).max() <= 1
 
 
 def test_res_scale_is_written_down(basicsr: ModuleType, tmp_path: Path) -> None:

@@ -19,15 +19,15 @@ from super_resolution.data import ImagePair, ImageSet, open_benchmarks
 from super_resolution.evaluation import (
     bicubic,
     by_network,
-    evaluate,
     luminance,
     metrics,
     protocol,
     psnr,
+    score_set,
     ssim,
 )
 from super_resolution.figures import save_comparison
-from super_resolution.images import read_image, write_image
+from super_resolution.images import read_upright, write_image
 from super_resolution.resize import downscale, matlab_bicubic
 
 
@@ -92,19 +92,19 @@ def test_the_border_does_not_count(enlarged: tuple[np.ndarray, np.ndarray]) -> N
 @pytest.mark.parametrize(("name", "published"), [("Set5", 28.43), ("Set14", 26.00)])
 def test_bicubic_scores_on_benchmarks(benchmark_root: Path, name: str, published: float) -> None:
     (benchmark,), missing = open_benchmarks((name,), benchmark_root, 4)
-    score = evaluate(bicubic(4), benchmark)
+    score = score_set(bicubic(4), benchmark)
     assert not missing
     assert round(score.psnr, 2) == published
     assert len(score.images) == {"Set5": 5, "Set14": 14}[name]
 
 
 def test_a_grey_benchmark_image_is_scored_on_its_raw_values(benchmark_root: Path) -> None:
-    hr = read_image(benchmark_root / "benchmark/Set14/HR/img_003.png")
+    hr = read_upright(benchmark_root / "benchmark/Set14/HR/img_003.png")
     assert hr.ndim == 2
-    sr = matlab_bicubic(read_image(benchmark_root / "benchmark/Set14/LR_bicubic/X4/img_003x4.png"), 4)
+    sr = matlab_bicubic(read_upright(benchmark_root / "benchmark/Set14/LR_bicubic/X4/img_003x4.png"), 4)
     error = (hr[4:-4, 4:-4].astype(float) - sr[4:-4, 4:-4]).ravel()
     (benchmark,), _ = open_benchmarks(("Set14",), benchmark_root, 4)
-    found = evaluate(bicubic(4), benchmark).images["img_003"].psnr
+    found = score_set(bicubic(4), benchmark).images["img_003"].psnr
     assert found == pytest.approx(10 * math.log10(255**2 / (error @ error / error.size)), abs=1e-9)
 
 
@@ -119,14 +119,14 @@ def test_div2k_images_are_scored_so(photo: np.ndarray, tmp_path: Path, scale: in
     write_image(tmp_path / "0801.png", hr)
     pairs = (ImagePair("0801", tmp_path / "0801.png"),)
     sr = matlab_bicubic(downscale(hr, scale), scale)
-    found = evaluate(bicubic(scale), ImageSet("DIV2K", scale, pairs)).images["0801"]
+    found = score_set(bicubic(scale), ImageSet("DIV2K", scale, pairs)).images["0801"]
     assert found.psnr == psnr(sr, hr, scale + 6, "rgb")
     assert found.ssim == ssim(sr, hr, scale + 6, "rgb")
     border = scale + 6
     inner = np.s_[border:-border, border:-border]
     error = (hr[inner].astype(float) - sr[inner]).ravel()
     assert found.psnr == pytest.approx(10 * math.log10(255**2 / (error @ error / error.size)), abs=1e-9)
-    other = evaluate(bicubic(scale), ImageSet("Set5", scale, pairs)).images["0801"]
+    other = score_set(bicubic(scale), ImageSet("Set5", scale, pairs)).images["0801"]
     assert abs(other.psnr - found.psnr) > 0.1
 
 
@@ -158,7 +158,7 @@ def test_a_network_is_scored_on_what_it_gives(
     grey_and_colour: ImageSet, tile: int | None, photo: np.ndarray
 ) -> None:
     network = Nearest(2).train()
-    found = evaluate(by_network(network, 2, tile), grey_and_colour).images
+    found = score_set(by_network(network, 2, tile), grey_and_colour).images
     for name, hr in (("colour", photo[:60, :82]), ("grey", photo[:50, :46, 0])):
         sr = downscale(hr, 2).repeat(2, 0).repeat(2, 1)
         assert found[name].psnr == pytest.approx(psnr(sr, hr, 2), abs=1e-9)
@@ -182,7 +182,7 @@ def test_an_output_that_is_not_finite_is_never_a_score(grey_and_colour: ImageSet
 def test_an_image_too_small_to_score_is_named(tmp_path: Path, photo: np.ndarray) -> None:
     write_image(tmp_path / "dot.png", photo[:4, :4])
     with pytest.raises(UserError, match=r"dot\.png.*border of 4"):
-        evaluate(bicubic(4), ImageSet("small", 4, (ImagePair("dot", tmp_path / "dot.png"),)))
+        score_set(bicubic(4), ImageSet("small", 4, (ImagePair("dot", tmp_path / "dot.png"),)))
 
 
 def test_the_comparison_figure_shows_every_image_and_upscaler(
@@ -190,7 +190,7 @@ def test_the_comparison_figure_shows_every_image_and_upscaler(
 ) -> None:
     upscalers = {"bicubic": bicubic(2), "nearest": by_network(Nearest(2), 2)}
     save_comparison(grey_and_colour.pairs, 2, upscalers, tmp_path / "crops.png", side=32)
-    picture = read_image(tmp_path / "crops.png")
+    picture = read_upright(tmp_path / "crops.png")
     assert picture.shape[:2] == pytest.approx((2 * 2.6 * 150, 3 * 2.4 * 150), abs=2)
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 100
     with pytest.raises(UserError, match="at least one image"):

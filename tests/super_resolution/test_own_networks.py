@@ -20,7 +20,7 @@ from super_resolution.checkpoint import (
 )
 from super_resolution.config import RunConfig, with_own_options, with_ties
 from super_resolution.convert import main as convert
-from super_resolution.images import read_image, write_image
+from super_resolution.images import read_upright, write_image
 from super_resolution.models import build
 from super_resolution.models.own import check_own_network, own_channels
 from super_resolution.run import main
@@ -115,7 +115,7 @@ def test_its_checkpoint_upscales_with_its_code_alone(
     assert not (ran / "out.png").exists()
     assert upscale([*command, "--model", "mynet.py:make"]) == 0
     network, _ = load_network(checkpoint, model="mynet.py:make")
-    np.testing.assert_array_equal(read_image(ran / "out.png"), super_resolve(network, photo[:9, :11], 2))
+    np.testing.assert_array_equal(read_upright(ran / "out.png"), super_resolve(network, photo[:9, :11], 2))
     assert upscale([*command, "--model", "mynet.py:grey"]) == 2  # the same names, other shapes
     assert "error: " in capsys.readouterr().err
     assert upscale([*command, "--model", "edsr"]) == 2

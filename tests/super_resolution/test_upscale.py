@@ -22,7 +22,7 @@ from core import Budget, shrink
 from core.errors import UserError
 from core.storage.video import open_video_file
 from super_resolution.checkpoint import Description, load_network, read_description, save_network
-from super_resolution.images import read_image, write_image
+from super_resolution.images import read_upright, write_image
 from super_resolution.models import build
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import super_resolve
@@ -61,7 +61,7 @@ def test_grey_and_colour_in_eight_and_sixteen_bits(
     image = image * 257 if dtype is np.uint16 else image
     write_image(tmp_path / "in.png", image)
     assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
-    found = read_image(tmp_path / "out.png")
+    found = read_upright(tmp_path / "out.png")
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, expected(checkpoint, np.ascontiguousarray(image)))
 
@@ -72,7 +72,7 @@ def test_alpha_is_kept(photo: np.ndarray, checkpoint: Path, tmp_path: Path, chan
     colour = photo[:31, :45, 0] if channels == 2 else photo[:31, :45]
     write_image(tmp_path / "in.png", np.dstack([colour, alpha]))
     assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
-    found = read_image(tmp_path / "out.png")
+    found = read_upright(tmp_path / "out.png")
     assert found.shape == (62, 90, channels)
     np.testing.assert_array_equal(found[..., -1], matlab_bicubic(alpha, 2))
     np.testing.assert_array_equal(
@@ -86,13 +86,13 @@ def test_single_pixels_and_odd_sizes(
 ) -> None:
     write_image(tmp_path / "in.png", np.ascontiguousarray(photo[: size[0], : size[1]]))
     assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
-    assert read_image(tmp_path / "out.png").shape == (2 * size[0], 2 * size[1], 3)
+    assert read_upright(tmp_path / "out.png").shape == (2 * size[0], 2 * size[1], 3)
 
 
 def test_a_cmyk_jpeg_comes_out_in_colour(photo: np.ndarray, checkpoint: Path, tmp_path: Path) -> None:
     Image.fromarray(photo[:40, :40]).convert("CMYK").save(tmp_path / "in.jpg")
     assert upscale(tmp_path / "in.jpg", tmp_path / "out.png", "--checkpoint", checkpoint) == 0
-    assert read_image(tmp_path / "out.png").shape == (80, 80, 3)
+    assert read_upright(tmp_path / "out.png").shape == (80, 80, 3)
 
 
 @pytest.mark.parametrize("tile", [16, 0])
@@ -100,7 +100,7 @@ def test_tiles_change_nothing(photo: np.ndarray, checkpoint: Path, tmp_path: Pat
     image = photo[:70, :50].astype(np.uint16) * 257
     write_image(tmp_path / "in.png", image)
     assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--tile", tile) == 0
-    difference = read_image(tmp_path / "out.png").astype(int) - expected(checkpoint, image)
+    difference = read_upright(tmp_path / "out.png").astype(int) - expected(checkpoint, image)
     assert np.abs(difference).max() <= 1e-4 * 65535
 
 
@@ -111,7 +111,7 @@ def test_a_folder_of_images(
     write_image(tmp_path / "in/c.png", photo[:20, :30, 0])
     assert upscale(tmp_path / "in", tmp_path / "out", "--checkpoint", checkpoint) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
-    assert read_image(tmp_path / "out/c.png").shape == (40, 60)
+    assert read_upright(tmp_path / "out/c.png").shape == (40, 60)
     assert capsys.readouterr().err == ""
 
     content = (tmp_path / "in/c.png").read_bytes()
@@ -188,7 +188,7 @@ def test_a_folder_as_target_of_one_file(photo: np.ndarray, checkpoint: Path, tmp
     write_image(tmp_path / "in.jpg", photo[:20, :30])
     (tmp_path / "out").mkdir()
     assert upscale(tmp_path / "in.jpg", tmp_path / "out", "--checkpoint", checkpoint) == 0
-    assert read_image(tmp_path / "out/in.png").shape == (40, 60, 3)
+    assert read_upright(tmp_path / "out/in.png").shape == (40, 60, 3)
 
 
 def test_another_scale_is_refused(
@@ -263,7 +263,7 @@ def test_the_command_runs_as_written(photo: np.ndarray, checkpoint: Path, tmp_pa
     files = [str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--checkpoint", str(checkpoint)]
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert read_image(tmp_path / "out.png").shape == (16, 16, 3)
+    assert read_upright(tmp_path / "out.png").shape == (16, 16, 3)
     (tmp_path / "broken.mp4").write_text("no video")
     files[:2] = [str(tmp_path / "broken.mp4"), str(tmp_path / "out.mp4")]
     failed = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
@@ -365,7 +365,7 @@ def test_a_white_disc_on_transparent_black_has_no_halo(smooth: Path, tmp_path: P
         image = np.dstack([white] * (3 if kind.startswith("rgba") else 1) + [alpha])
         write_image(tmp_path / "in.png", image.astype(np.uint16) * 257 if kind.endswith("16") else image)
     assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", smooth) == 0
-    found = read_image(tmp_path / "out.png")
+    found = read_upright(tmp_path / "out.png")
     assert found.dtype == (np.uint16 if kind.endswith("16") else np.uint8)
     seen = found[..., -1] > 0
     assert seen.sum() > 4 * (alpha > 0).sum() * 0.9
@@ -383,7 +383,7 @@ def test_a_deep_colour_tiff_stays_deep(
     image = np.dstack([photo[:21, :30], photo[50:71, 50:80]])[..., :channels].astype(np.uint16) * 251 + 3
     cv2.imwrite(str(tmp_path / "in.tif"), image[..., [2, 1, 0, 3][:channels]])
     assert upscale(tmp_path / "in.tif", tmp_path / "out.png", "--checkpoint", nearest) == 0
-    found = read_image(tmp_path / "out.png")
+    found = read_upright(tmp_path / "out.png")
     assert found.dtype == np.uint16
     wanted = image[..., :3].repeat(2, 0).repeat(2, 1)
     assert np.abs(found[..., :3].astype(int) - wanted).max() <= 1  # of 65535: float32 in between

@@ -12,8 +12,10 @@ import core
 from classification.models import build
 from core.command_line.config import load_config
 from core.errors import UserError
+from core.experiments.experiment import Outcome
 from core.storage.checkpoint import save_weights
 from core.surgery.architecture import describe_inputs
+from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
@@ -56,6 +58,18 @@ def widths() -> core.Architecture:
         budget=core.Budget(flops=0.85),
         score="random",
     )
+
+
+def test_code_that_a_protocol_names_is_announced_once(
+    one_video: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(SOURCE)
+    monkeypatch.setattr("core.experiments.commands.run_experiment", lambda *rest, **more: Outcome(None))
+    command = ["--work-dir", "w", *one_video, "shrink.round_to=1"]
+    assert main([*command, "--backbone", "own.py:Stages"]) == 0
+    assert "names code" not in capsys.readouterr().out
+    assert main(["--work-dir", "w", "--resume", "--no-progress", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("the protocol names code: 'own.py:Stages' is imported") == 1
 
 
 def test_found_on_the_task_itself(

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,78 +21,12 @@ from core.storage.video import Frame, VideoFile
 from tests.core.storage.video_files import cut, destroy_frames, number_of, vary_rate, write_video
 from tests.tracking.helpers import PROJECT
 from tracking import track
-from tracking.files import images
-from tracking.files.images import as_rgb, read_image
+from tracking.files.images import as_rgb, read_frame
 from tracking.online.runner import track_sequence
 from tracking.online.trackers import StillTracker
 from tracking.online.video import draw, open_video
 
 PHOTOS = Path(skimage.data_dir)
-
-
-@pytest.fixture
-def no_turbo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: False)
-
-
-@pytest.mark.parametrize("name", ["rocket.jpg", "retina.jpg"])
-def test_opencv_decodes_as_pillow_does(name: str, no_turbo: None) -> None:
-    own = read_image(PHOTOS / name)
-    wanted = np.asarray(Image.open(PHOTOS / name).convert("RGB"))
-    assert own.dtype == np.uint8
-    assert np.abs(own.astype(int) - wanted).max() <= 4  # decoders round differently
-
-
-def test_jpeg4py_decodes_where_its_library_is(no_turbo: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    opencv = read_image(PHOTOS / "rocket.jpg")
-    monkeypatch.undo()
-    if not images.turbojpeg_is_usable():
-        pytest.skip("jpeg4py finds no libturbojpeg here")
-    content = (PHOTOS / "rocket.jpg").read_bytes()
-    decoded = images._decode_jpeg(content)
-    assert decoded is not None
-    assert np.abs(decoded.astype(int) - opencv).max() <= 4
-    assert images._decode_jpeg(b"\xff\xd8\xff no image") is None
-
-
-def test_jpegs_alone_go_to_jpeg4py_where_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    marked = np.full((2, 3, 3), 7, np.uint8)
-    seen: list[bytes] = []
-
-    def decode(content: bytes) -> np.ndarray:
-        seen.append(content)
-        return marked
-
-    monkeypatch.setattr(images, "_decode_jpeg", decode)
-    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
-    assert read_image(PHOTOS / "rocket.jpg") is marked
-    assert read_image(PHOTOS / "coffee.png").shape == (400, 600, 3)
-    assert seen == [(PHOTOS / "rocket.jpg").read_bytes()]
-    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: False)
-    assert read_image(PHOTOS / "rocket.jpg") is not marked
-    assert len(seen) == 1
-
-
-def test_opencv_takes_over_what_jpeg4py_cannot_decode(
-    no_turbo: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class JPEG:
-        def __init__(self, content: np.ndarray) -> None:
-            assert content.dtype == np.uint8
-
-        def decode(self) -> np.ndarray:
-            raise Refused
-
-    class Refused(Exception):
-        pass
-
-    wanted = read_image(PHOTOS / "rocket.jpg")
-    monkeypatch.setitem(sys.modules, "jpeg4py", SimpleNamespace(JPEG=JPEG, JPEGRuntimeError=Refused))
-    monkeypatch.setattr(images, "turbojpeg_is_usable", lambda: True)
-    assert np.array_equal(read_image(PHOTOS / "rocket.jpg"), wanted)
-    monkeypatch.setattr(images, "_decode", lambda content: None)
-    with pytest.raises(UserError, match=r"rocket\.jpg: not a readable image: no decoder knows it"):
-        read_image(PHOTOS / "rocket.jpg")
 
 
 def test_all_kinds_of_files_become_rgb(tmp_path: Path) -> None:
@@ -109,13 +42,13 @@ def test_all_kinds_of_files_become_rgb(tmp_path: Path) -> None:
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    assert np.array_equal(read_image(tmp_path / "rgb.png"), photo)
-    assert np.array_equal(read_image(tmp_path / "alpha.png"), photo)
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.dstack([grey] * 3))
-    assert np.abs(read_image(tmp_path / "grey.jpg").astype(int) - grey[..., None]).max() <= 3
-    assert np.abs(read_image(tmp_path / "deep.png").astype(int) - photo).max() <= 1
-    assert read_image(tmp_path / "cmyk.jpg").shape == photo.shape
-    assert read_image(tmp_path / "turned.jpg").shape == photo.shape  # as it is stored
+    assert np.array_equal(read_frame(tmp_path / "rgb.png"), photo)
+    assert np.array_equal(read_frame(tmp_path / "alpha.png"), photo)
+    assert np.array_equal(read_frame(tmp_path / "grey.png"), np.dstack([grey] * 3))
+    assert np.abs(read_frame(tmp_path / "grey.jpg").astype(int) - grey[..., None]).max() <= 3
+    assert np.abs(read_frame(tmp_path / "deep.png").astype(int) - photo).max() <= 1
+    assert read_frame(tmp_path / "cmyk.jpg").shape == photo.shape
+    assert read_frame(tmp_path / "turned.jpg").shape == photo.shape  # as it is stored
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -126,10 +59,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ("text.jpg", b"no image", "no decoder knows it"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name}: not a readable image: {message}.*check_dataset"):
-            read_image(tmp_path / name)
-    with pytest.raises(UserError, match=r"none\.png: the image cannot be read: No such file"):
-        read_image(tmp_path / "none.png")
+        with pytest.raises(UserError, match=rf"{name}' cannot be read: {message}.*check_dataset"):
+            read_frame(tmp_path / name)
+    with pytest.raises(UserError, match=r"none\.png' cannot be read: No such file"):
+        read_frame(tmp_path / "none.png")
 
 
 def test_frames_in_any_form() -> None:
@@ -245,7 +178,7 @@ def test_a_broken_frame_ends_the_run_with_what_was_done(
     out, save = tmp_path / "out.avi", tmp_path / "boxes.txt"
     arguments = [str(folder), "--box", "20,30,50,40", "--out", str(out), "--save", str(save)]
     assert track.main([*arguments, "--tracker", "still"]) == 2
-    assert "7.png: not a readable image" in capsys.readouterr().err
+    assert "7.png' cannot be read: no decoder knows it" in capsys.readouterr().err
     assert len(read(save)) == 6
     assert len(list(open_video(out).frames())) == 6
 

@@ -11,14 +11,14 @@ import numpy as np
 from core.errors import MissingData, UserError
 from core.storage.data import data_root
 from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
-from tracking.datasets.entries import Entry, Request, select
+from tracking.datasets.entries import DatasetRequest, Entry, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.archives import StoredFile
 from tracking.files.box_files import read_box_files
 from tracking.files.boxes import SEPARATORS, parse_flags
 
 # name -> (lists the files of a split, the splits, the first of which is the default)
-DATASETS: dict[str, tuple[Callable[[Request], list[Entry]], tuple[str, ...]]] = {
+DATASETS: dict[str, tuple[Callable[[DatasetRequest], list[Entry]], tuple[str, ...]]] = {
     "lasot": (lasot.entries, lasot.SPLITS),
     "trackingnet": (trackingnet.entries, trackingnet.SPLITS),
     "got10k": (got10k.entries, got10k.SPLITS),
@@ -102,7 +102,7 @@ def list_entries(
     place = None if annotations is None else Path(annotations).expanduser()
     if place is not None and not place.exists():
         raise MissingData(f"annotations not found: '{place}' does not exist: check --annotations")
-    return lister(Request(data_root(root), split or splits[0], place, beside_frames))
+    return lister(DatasetRequest(data_root(root), split or splits[0], place, beside_frames))
 
 
 def load(

@@ -6,14 +6,14 @@ test split shares no photograph with the others. `demo_rendering` makes the fram
 
 from __future__ import annotations
 
-from tracking.datasets.entries import Entry, Request, check_split
+from tracking.datasets.entries import DatasetRequest, Entry, check_split
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
 SPLITS = ("test", "train", "random")
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of `"test"` (6), `"train"` (12) or `"random"` (300 short ones).
 
     They are rendered first where they are not there yet.

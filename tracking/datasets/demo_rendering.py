@@ -19,6 +19,7 @@ from core.storage.files import atomic_write
 from tracking.datasets.demo_scenes import SCENES
 from tracking.datasets.scenes import Scene, render, target_box
 from tracking.files.boxes import format_boxes
+from tracking.files.images import read_frame
 
 FORMAT = 1  # of the files and of how scenes are drawn: raise it when either changes
 JPEG_QUALITY = 95
@@ -55,7 +56,7 @@ def rendered(split: str) -> Path:
 def _render_all(scenes: tuple[Scene, ...], photos: Path, folder: Path) -> None:
     """Render into a folder that appears whole, by one rename."""
     names = {name for scene in scenes for name in scene.photos()}
-    images = {name: _read_photo(photos / name) for name in names}
+    images = {name: read_frame(photos / name) for name in names}
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         for scene in scenes:
@@ -83,10 +84,3 @@ def _render_all(scenes: tuple[Scene, ...], photos: Path, folder: Path) -> None:
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
-
-
-def _read_photo(path: Path) -> np.ndarray:
-    from PIL import Image  # OpenCV warns of a colour profile in one of them
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import MissingData, UserError
-from tracking.datasets.sequence import FrameFolder, Part
+from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
 
@@ -42,7 +42,7 @@ class Entry:
     size: Path | None = None
     aliases: tuple[str, ...] = ()
     first_pixel: int = 1
-    part: Part | None = None
+    part: FrameRange | None = None
 
     def sources(self) -> tuple[Path, ...]:
         """All files of annotations."""
@@ -55,7 +55,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Request:
+class DatasetRequest:
     """What is asked of a data set.
 
     Attributes:

@@ -6,7 +6,7 @@ The test split's ground truth is its first box only; the rest is on the benchmar
 
 from __future__ import annotations
 
-from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
@@ -14,7 +14,7 @@ SPLITS = ("val", "test", "train")
 FOLDERS = ("got10k", "GOT-10k", "got-10k", "GOT10k", "GOT-10k/full_data", ".")
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences named in the split's `list.txt` (or its folders, where there is no list).
 
     `request.annotations` is a folder that takes the place of the split's.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
@@ -63,7 +63,7 @@ def test_names() -> list[str]:
     return names
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of the split `"test"` (the 280), `"train"` (whatever else is there, 1120) or `"all"`.
 
     `request.annotations` is a toolkit folder (it holds `annos/`) or a data set folder whose ground truth is used;

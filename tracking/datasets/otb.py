@@ -7,8 +7,8 @@ attributes.
 
 from __future__ import annotations
 
-from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
-from tracking.datasets.sequence import FrameFolder, Part
+from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
+from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
 SPLITS = ("otb100", "otb50", "otb2013")
@@ -39,12 +39,12 @@ TWO_TARGETS = ("Jogging", "Skating2")
 # frames used, but of Tiger1 for all 354. The got10k toolkit states the same parts but uses all of Tiger1. BlurCar1,
 # BlurCar3, BlurCar4 are not among them: configSeqs.m starts them at 247, 3 and 18, as their images are numbered.
 PARTS = {
-    "David": Part(300, 770, 770),
-    "Diving": Part(1, 215, 231),
-    "Football1": Part(1, 74, 81),
-    "Freeman3": Part(1, 460, 474),
-    "Freeman4": Part(1, 283, 297),
-    "Tiger1": Part(6, 354, 354),
+    "David": FrameRange(300, 770, 770),
+    "Diving": FrameRange(1, 215, 231),
+    "Football1": FrameRange(1, 74, 81),
+    "Freeman3": FrameRange(1, 460, 474),
+    "Freeman4": FrameRange(1, 283, 297),
+    "Tiger1": FrameRange(6, 354, 354),
 }
 
 
@@ -54,7 +54,7 @@ def folder_names(split: str) -> list[str]:
     return sorted(words.split())
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of `"otb100"` (100), `"otb50"` (50) or `"otb2013"` (51).
 
     `request.annotations` is a folder of `<name>.txt`, with `Jogging-1`, `Jogging-2`, `Skating2-1`, `Skating2-2`.

@@ -60,7 +60,7 @@ def frame_number(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Part:
+class FrameRange:
     """The part of a folder of images that a benchmark uses; images are numbered from 1.
 
     Attributes:
@@ -124,4 +124,4 @@ class Sequence:
     aliases: tuple[str, ...] = ()
     source: str = ""
     first_pixel: int = 1
-    part: Part | None = None
+    part: FrameRange | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile, zip_members
 
@@ -17,7 +17,7 @@ FOLDERS = ("trackingnet", "TrackingNet", "TRACKINGNET", ".")
 DEVELOPMENT_KIT = "trackingnet_devkit/dummy_GT.zip"
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of a split: one per annotation file.
 
     `request.annotations` is a folder or zip of `<name>.txt`. Where TrackingNet itself is not under the root, the

@@ -7,7 +7,7 @@ NaN where the target is out of view.
 
 from __future__ import annotations
 
-from tracking.datasets.entries import Entry, Request, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
@@ -61,7 +61,7 @@ def frame_ranges(split: str) -> dict[str, tuple[str, int, int]]:
     return ranges
 
 
-def entries(request: Request) -> list[Entry]:
+def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of `"uav123"` (123) or `"uav20l"` (20); `request.annotations` is a folder of `<name>.txt`.
 
     Raises:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from tracking.dimp.features import classification_features
+from tracking.dimp.filter_optimizer import FilterOptimizer
 from tracking.dimp.filters import apply_filter
 from tracking.dimp.initializer import FilterInitializer
 from tracking.dimp.iou_net import COARSE_STRIDE, FINE_STRIDE, IoUNet
-from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.precision import full_precision
 
 STRIDES = {"layer2": FINE_STRIDE, "layer3": COARSE_STRIDE}

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 
 from core.errors import UserError
-from tracking.datasets.sequence import Part, Sequence
+from tracking.datasets.sequence import FrameRange, Sequence
 from tracking.evaluation import metrics
 from tracking.evaluation.protocols import Protocol
 from tracking.files.boxes import BoxTable
@@ -96,7 +96,7 @@ def stack_results(
     return Stack(tables, owners, starts, boxes, truth)
 
 
-def _cut(table: BoxTable, part: Part, problems: list[Problem]) -> BoxTable:
+def _cut(table: BoxTable, part: FrameRange, problems: list[Problem]) -> BoxTable:
     """The rows of the frames that the benchmark uses; says so where there are others."""
     cut = part.cut(table)
     if cut is not table:

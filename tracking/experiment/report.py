@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from core.experiments.report import NAMES
+from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.graph.complexity import count, count_params, latency
 from core.storage.checkpoint import load_weights
@@ -19,7 +19,7 @@ from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig
-from tracking.experiment.trials import Trials
+from tracking.experiment.tryout import Tryout
 
 
 class PerFrame(nn.Module):
@@ -38,12 +38,12 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: RunConfig, trials: Trials, settings: Settings, runs: Sequence[Run]) -> list[str]:
+def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run]) -> list[str]:
     """Write a checkpoint per method and the plots; returns Markdown for the report.
 
     Args:
         config: the protocol.
-        trials: where the tracks are.
+        tryout: where the tracks are.
         settings: the experiment.
         runs: all trained trackers.
     """
@@ -53,18 +53,18 @@ def finish(config: RunConfig, trials: Trials, settings: Settings, runs: Sequence
     for run in runs:
         if run.seed != runs[0].seed:
             continue
-        name = NAMES.get(run.method, run.method.capitalize())
+        name = METHOD_TITLES.get(run.method, run.method.capitalize())
         found = None if run.architecture is None else run.architecture.to_json()
-        description = Description(config.backbone.name, found, config.network, trials.changes)
+        description = Description(config.backbone.name, found, config.network, tryout.changes)
         network = description.build(config.backbone.name)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
         files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")
         networks[name] = network.eval()
-        evaluations.append(replace(trials.network(network), name=name))
-    evaluations += [trials.built_in(name) for name in trials.references]
+        evaluations.append(replace(tryout.network(network), name=name))
+    evaluations += [tryout.built_in(name) for name in tryout.references]
     evaluations.sort(key=_auc, reverse=True)
-    pictures = save_plots(settings.work_dir, evaluations, trials.dataset.split)
+    pictures = save_plots(settings.work_dir, evaluations, tryout.dataset.split)
     return [
         "## Plots",
         f"Seed {runs[0].seed}.",
@@ -72,7 +72,7 @@ def finish(config: RunConfig, trials: Trials, settings: Settings, runs: Sequence
         "## Cost and speed of a frame",
         "Convolutions on a search crop, heads included, in the convention `macs`. Milliseconds of these convolutions "
         "are medians of turns on the CPU; frames per second are those of the evaluation, decoding left out.",
-        _frame_table(networks, evaluations, trials.settings.crop_size),
+        _frame_table(networks, evaluations, tryout.settings.crop_size),
         "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
         + "\n".join(files),
     ]

@@ -27,7 +27,7 @@ from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
 from tracking.experiment.config import RunConfig, given_architecture
 from tracking.experiment.report import finish
-from tracking.experiment.trials import Trials, percentages
+from tracking.experiment.tryout import Tryout, percentages
 from tracking.training import make_loader, make_loss
 from tracking.training.network import BackboneConfig, make_network
 
@@ -66,7 +66,7 @@ def make_task(
         frames=True,
         absence=protocol.absent != "ignore",
     )
-    trials = Trials(dataset, protocol, folder / "tracks", tracker_changes(config), REFERENCES, device, say)
+    tryout = Tryout(dataset, protocol, folder / "tracks", tracker_changes(config), REFERENCES, device, say)
     missing = f"{TITLES[dataset.name]}: {len(dataset.missing)} sequences are not there and not scored."
     side = config.data.views.crop
     return Task(
@@ -77,12 +77,12 @@ def make_task(
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
         loss_fn=_found_in_percent(make_loss(config)),
-        evaluate=lambda network: percentages(trials.network(network)),
+        evaluate=lambda network: percentages(tryout.network(network)),
         metrics=METRICS,
         curves=("found", "success_auc", "%: peaks within a cell (training), AUC (test)"),
-        references={name: percentages(trials.built_in(name)) for name in REFERENCES},
+        references={name: percentages(tryout.built_in(name)) for name in REFERENCES},
         notes=(missing,) if dataset.missing else (),
-        finish=lambda settings, runs: finish(config, trials, settings, runs),
+        finish=lambda settings, runs: finish(config, tryout, settings, runs),
         part=backbone_part(config, device),
         given=given_architecture(config),
         subject=subject(config),

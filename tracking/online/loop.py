@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Found(Generic[T]):
+class Followed(Generic[T]):
     """A frame and what the tracker made of it.
 
     Attributes:
@@ -38,7 +38,7 @@ def follow(
     first_pixel: int,
     image: Callable[[T], np.ndarray],
     where: Callable[[T], str],
-) -> Iterator[Found[T]]:
+) -> Iterator[Followed[T]]:
     """Run a fresh tracker over a video.
 
     Args:
@@ -66,7 +66,7 @@ def follow(
             answer = tracker.update(pixels)
         seconds = time.perf_counter() - start
         if number == 0:
-            yield Found(frame, np.asarray(box, np.float64), None, seconds)
+            yield Followed(frame, np.asarray(box, np.float64), None, seconds)
         else:
             found, score = read_answer(answer, where(frame))
-            yield Found(frame, found - moved, score, seconds)
+            yield Followed(frame, found - moved, score, seconds)

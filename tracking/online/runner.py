@@ -29,7 +29,7 @@ from core.storage.video import list_frames, missing_numbers
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
-from tracking.files.images import read_image
+from tracking.files.images import read_frame
 from tracking.online.loop import follow
 from tracking.online.trackers import Tracker, TrackerSpec, make_tracker
 
@@ -65,7 +65,7 @@ def track_sequence(
         UserError: an unreadable frame, or an answer that is not four numbers.
         RuntimeError: an answer that is not finite.
     """
-    steps = list(follow(tracker, frames, box, first_pixel, read_image, str))
+    steps = list(follow(tracker, frames, box, first_pixel, read_frame, str))
     return Track(
         np.array([step.box for step in steps]).reshape(-1, 4),
         np.array([step.seconds for step in steps]),

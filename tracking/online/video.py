@@ -14,7 +14,7 @@ from core.errors import MissingData, UserError
 from core.storage.data import is_hidden
 from core.storage.video import USUAL_SPEED, Frame, Video, list_frames, missing_numbers, open_video_file, quiet
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder, frame_number
-from tracking.files.images import read_image
+from tracking.files.images import read_frame
 
 GREEN = (0, 255, 0)
 
@@ -84,7 +84,7 @@ def open_video(source: str | Path) -> Video:
 
     def frames() -> Iterator[Frame]:
         for place, file in enumerate(paths):
-            yield Frame(place + 1, place, read_image(file))
+            yield Frame(place + 1, place, read_frame(file))
 
     return Video(str(source), False, USUAL_SPEED, len(paths), frames, tuple(notes))
 

@@ -1,9 +1,6 @@
 """Training of trackers: sequences, samples, batches, losses. `python -m tracking.train` is the command."""
 
-from tracking.training.config import DataConfig, SourceConfig
-from tracking.training.loader import SequenceLoader
-from tracking.training.losses import LossConfig, dimp_loss
-from tracking.training.protocol import (
+from tracking.training.assembly import (
     TrackingConfig,
     build_network,
     make_loader,
@@ -11,6 +8,9 @@ from tracking.training.protocol import (
     make_validation,
     run_title,
 )
+from tracking.training.config import DataConfig, SourceConfig
+from tracking.training.loader import SequenceLoader
+from tracking.training.losses import LossConfig, dimp_loss
 
 __all__ = [
     "DataConfig",

@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.storage.packed import read_packed, write_packed
 from tracking.training.config import CacheConfig
-from tracking.training.frames import BadFrame, DecodedFrames, Frame
+from tracking.training.frames import AnnotatedFrame, BadFrame, DecodedFrames
 from tracking.training.sequences import UsableSet
 
 _MARK = b"LWDNATR1"  # to be changed with the meaning of the file
@@ -50,13 +50,13 @@ class CachedFrames:
     boxes: np.ndarray
     bad: dict[str, str] = field(default_factory=dict)
 
-    def read(self, sequence: int, frame: int) -> Frame:
+    def read(self, sequence: int, frame: int) -> AnnotatedFrame:
         """A frame; see `frames.FrameSource`."""
         place = self.places[self.first[sequence] + frame]
         height, width = self.shapes[place].tolist()
         begin = self.offsets[place]
         image = self._pixels[begin : begin + 3 * height * width].reshape(height, width, 3)
-        return Frame(image, self.boxes[place])
+        return AnnotatedFrame(image, self.boxes[place])
 
     def bad_rows(self, rows: np.ndarray) -> np.ndarray:
         """Those of the training set's `rows` that could not be read."""
@@ -114,7 +114,7 @@ def open_frame_cache(usable: UsableSet, config: CacheConfig, threads: int | None
     )
 
 
-def reduce_frame(frame: Frame, config: CacheConfig) -> Frame:
+def reduce_frame(frame: AnnotatedFrame, config: CacheConfig) -> AnnotatedFrame:
     """The surroundings of the target, smaller where the target is larger than `config.target`."""
     height, width = frame.image.shape[:2]
     x, y, w, h = frame.box.tolist()
@@ -129,7 +129,7 @@ def reduce_frame(frame: Frame, config: CacheConfig) -> Frame:
     factor = np.array([image.shape[1] / (right - left), image.shape[0] / (bottom - top)])
     # Pixel i of the reduced image covers the source from i / factor to (i + 1) / factor, counted from pixels' edges.
     corner = (frame.box[:2] - (left, top) + 0.5) * factor - 0.5
-    return Frame(image, np.concatenate([corner, frame.box[2:] * factor]).astype(np.float32))
+    return AnnotatedFrame(image, np.concatenate([corner, frame.box[2:] * factor]).astype(np.float32))
 
 
 def _extent(centre: float, reach: float, length: int) -> tuple[int, int]:
@@ -152,7 +152,7 @@ def _build(
     boxes: list[list[float]] = []
     bad: dict[str, str] = {}
 
-    def decode(place: tuple[int, int]) -> Frame | BadFrame:
+    def decode(place: tuple[int, int]) -> AnnotatedFrame | BadFrame:
         try:
             return reduce_frame(decoded.read(*place), config)
         except BadFrame as error:

@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from core.errors import UserError
-from tracking.files.images import read_image
+from tracking.files.images import read_frame
 from tracking.training.sequences import TrainingSet
 
 
-class Frame(NamedTuple):
+class AnnotatedFrame(NamedTuple):
     """An image and the target in it.
 
     Attributes:
@@ -42,7 +42,7 @@ class BadFrame(UserError):
 class FrameSource(Protocol):
     """Frames of a `TrainingSet`, by sequence and frame number from 0."""
 
-    def read(self, sequence: int, frame: int) -> Frame:
+    def read(self, sequence: int, frame: int) -> AnnotatedFrame:
         """A frame.
 
         Raises:
@@ -57,11 +57,11 @@ class DecodedFrames:
 
     source: TrainingSet
 
-    def read(self, sequence: int, frame: int) -> Frame:
+    def read(self, sequence: int, frame: int) -> AnnotatedFrame:
         """A frame; see `FrameSource`."""
         path = self.source.files.path(sequence, frame)
         try:
-            image = read_image(path)
+            image = read_frame(path)
         except UserError as error:
             raise BadFrame(str(path), str(error)) from error
-        return Frame(image, self.source.boxes[self.source.first[sequence] + frame])
+        return AnnotatedFrame(image, self.source.boxes[self.source.first[sequence] + frame])

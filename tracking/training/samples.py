@@ -13,7 +13,7 @@ from tracking.dimp.crops import cut
 from tracking.dimp.filters import score_size
 from tracking.dimp.iou_net import COARSE_STRIDE
 from tracking.training.config import ViewConfig
-from tracking.training.frames import Frame
+from tracking.training.frames import AnnotatedFrame
 from tracking.training.jitter import draw_proposals, jitter
 from tracking.training.labels import gaussian_labels
 
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 def make_sample(
-    frames: Sequence[Frame],
+    frames: Sequence[AnnotatedFrame],
     train_frames: int,
     config: ViewConfig,
     filter_size: int,
@@ -95,7 +95,7 @@ def make_sample(
     )
 
 
-def _crop(frame: Frame, around: np.ndarray, config: ViewConfig) -> tuple[Tensor, np.ndarray]:
+def _crop(frame: AnnotatedFrame, around: np.ndarray, config: ViewConfig) -> tuple[Tensor, np.ndarray]:
     """The square around a box, and the target in it."""
     x, y, width, height = around.tolist()
     side = config.area_factor * (width * height) ** 0.5

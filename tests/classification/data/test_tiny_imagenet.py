@@ -93,7 +93,7 @@ def test_inputs_are_normalised_with_the_published_constants(root):
 
 def test_the_second_opening_decodes_nothing(root, monkeypatch):
     first = open_dataset("tiny-imagenet", root)
-    monkeypatch.setattr(cache, "read_image", None)
+    monkeypatch.setattr(cache, "read_rgb", None)
     second = open_dataset("tiny-imagenet", root)
     assert torch.equal(first.train.images, second.train.images)
     assert len(caches(root)) == 2
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written_sends_the_cache_to_the_user(root, monke
     open_dataset("tiny-imagenet", root)
     assert not (folder / core.storage.cache.FOLDER).exists()
     assert len(list((root / "user_cache" / "lwdna").glob("tiny-imagenet-200-*/*.npy"))) == 2
-    monkeypatch.setattr(cache, "read_image", None)
+    monkeypatch.setattr(cache, "read_rgb", None)
     assert len(open_dataset("tiny-imagenet", root).train) == 18  # and is found there
 
 
@@ -243,14 +243,14 @@ def test_a_cache_file_runs_no_code(root, tmp_path):
 
 def _open_and_die(root: Path, images: int) -> None:
     """Killed without warning while decoding the image of that number."""
-    original, count = cache.read_image, iter(range(10_000))
+    original, count = cache.read_rgb, iter(range(10_000))
 
     def read(path):
         if next(count) == images:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(path)
 
-    cache.read_image = read
+    cache.read_rgb = read
     open_dataset("tiny-imagenet", root, DataConfig(workers=1))
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import ArgumentParser
 
 import pytest
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_command, run_parsed
 from core.errors import MissingData, UserError
 
 
@@ -43,6 +44,15 @@ def test_statuses_and_other_errors_pass_through() -> None:
     assert run_command(lambda: 2, debug=False) == 2
     with pytest.raises(KeyError):
         run_command(lambda: failing(KeyError("a bug")), debug=False)
+
+
+def test_words_are_parsed_before_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--status", type=int)
+    parser.add_argument("--debug", action="store_true")
+    assert run_parsed(parser, lambda arguments: arguments.status, ["--status", "1"]) == 1
+    assert run_parsed(parser, lambda arguments: failing(UserError("no")), ["--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])  # fewer and more than the buffer holds

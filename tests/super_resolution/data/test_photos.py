@@ -23,8 +23,8 @@ from super_resolution.images import (
     fill_transparent,
     find_images,
     join_alpha,
-    read_image,
     read_photo,
+    read_upright,
     split_alpha,
     to_pixels,
     to_tensor,
@@ -48,7 +48,7 @@ def sample(photo: np.ndarray, channels: int, dtype: type) -> np.ndarray:
 def test_png_keeps_every_value(photo: np.ndarray, tmp_path: Path, channels: int, dtype: type) -> None:
     image = sample(photo, channels, dtype)
     write_image(tmp_path / "a.png", image)
-    found = read_image(tmp_path / "a.png")
+    found = read_upright(tmp_path / "a.png")
     if channels == 2 and dtype is np.uint16:  # written as RGBA
         image = np.dstack([image[..., 0], image[..., 0], image])
     assert found.dtype == dtype
@@ -59,7 +59,7 @@ def test_png_keeps_every_value(photo: np.ndarray, tmp_path: Path, channels: int,
 def test_other_formats(photo: np.ndarray, tmp_path: Path, suffix: str) -> None:
     image = sample(photo, 3, np.uint8)
     write_image(tmp_path / f"a{suffix}", image)
-    found = read_image(tmp_path / f"a{suffix}")
+    found = read_upright(tmp_path / f"a{suffix}")
     assert found.shape == image.shape
     assert np.abs(found.astype(int) - image).mean() < (0.01 if suffix in (".bmp", ".tif") else 6)
 
@@ -69,12 +69,12 @@ def test_colour_order_is_rgb(tmp_path: Path) -> None:
     red[..., 0] = 65535
     write_image(tmp_path / "red.png", red)
     assert Image.open(tmp_path / "red.png").convert("RGB").getpixel((0, 0)) == (255, 0, 0)
-    np.testing.assert_array_equal(read_image(tmp_path / "red.png"), red)
+    np.testing.assert_array_equal(read_upright(tmp_path / "red.png"), red)
 
 
 def test_cmyk_jpeg_becomes_rgb(photo: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(photo).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
-    found = read_image(tmp_path / "cmyk.jpg")
+    found = read_upright(tmp_path / "cmyk.jpg")
     assert found.shape == photo.shape
     assert np.abs(found.astype(int) - photo).mean() < 3
 
@@ -82,11 +82,13 @@ def test_cmyk_jpeg_becomes_rgb(photo: np.ndarray, tmp_path: Path) -> None:
 def test_palettes_transparency_and_bilevel(photo: np.ndarray, tmp_path: Path) -> None:
     palette = Image.fromarray(photo).quantize(64)
     palette.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(read_upright(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
     palette.save(tmp_path / "clear.png", transparency=0)
-    assert read_image(tmp_path / "clear.png").shape == (*photo.shape[:2], 4)
+    assert read_upright(tmp_path / "clear.png").shape == (*photo.shape[:2], 4)
     Image.fromarray(photo[..., 0] > 128).save(tmp_path / "bilevel.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "bilevel.png"), (photo[..., 0] > 128) * np.uint8(255))
+    np.testing.assert_array_equal(
+        read_upright(tmp_path / "bilevel.png"), (photo[..., 0] > 128) * np.uint8(255)
+    )
 
 
 def test_sixteen_bit_grey_with_alpha(tmp_path: Path) -> None:
@@ -101,14 +103,14 @@ def test_sixteen_bit_grey_with_alpha(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 5, 3, 16, 4, 0, 0, 0)  # colour type 4: grey with alpha
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+    np.testing.assert_array_equal(read_upright(tmp_path / "a.png"), pixels)
 
 
 def test_the_orientation_tag_is_applied(photo: np.ndarray, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the picture is to be rotated by 90 degrees clockwise
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(photo, -1))
+    np.testing.assert_array_equal(read_upright(tmp_path / "turned.png"), np.rot90(photo, -1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -123,8 +125,8 @@ def test_every_orientation_is_applied_to_deep_pngs_as_to_others(
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     content = (tmp_path / "deep.png").read_bytes()
     (tmp_path / "deep.png").write_bytes(content[:33] + chunk + content[33:])
-    shallow = read_image(tmp_path / "shallow.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), shallow.astype(np.uint16) * 257)
+    shallow = read_upright(tmp_path / "shallow.png")
+    np.testing.assert_array_equal(read_upright(tmp_path / "deep.png"), shallow.astype(np.uint16) * 257)
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -138,7 +140,7 @@ def test_the_transparent_colour_of_a_deep_png(tmp_path: Path, colour: bool) -> N
     (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
     alpha = np.full((4, 5), 65535, np.uint16)
     alpha[1, 2] = 0
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.dstack([image, alpha]))
+    np.testing.assert_array_equal(read_upright(tmp_path / "a.png"), np.dstack([image, alpha]))
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -154,9 +156,9 @@ def test_deep_tiffs_keep_every_value_or_are_refused(
     tifffile.imwrite(tmp_path / "a.tif", image, photometric=kind, **(options if channels > 1 else {}))
     if channels == 2:
         with pytest.raises(UserError, match=r"a\.tif.*save it as a PNG of 16 bits|a\.tif.*cannot be read"):
-            read_image(tmp_path / "a.tif")
+            read_upright(tmp_path / "a.tif")
     else:
-        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
+        np.testing.assert_array_equal(read_upright(tmp_path / "a.tif"), image)
 
 
 def test_other_deep_tiffs_are_refused_in_one_line(photo: np.ndarray, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_other_deep_tiffs_are_refused_in_one_line(photo: np.ndarray, tmp_path: P
     tifffile.imwrite(tmp_path / "pages.tif", np.stack([deep[..., :3]] * 2), photometric="rgb")
     for name in ("cmyk", "premultiplied", "float", "int", "pages"):
         with pytest.raises(UserError, match=rf"{name}\.tif") as caught:
-            read_image(tmp_path / f"{name}.tif")
+            read_upright(tmp_path / f"{name}.tif")
         assert "\n" not in str(caught.value)
 
 
@@ -178,7 +180,7 @@ def test_animations_are_refused(photo: np.ndarray, tmp_path: Path, suffix: str) 
     first, second = (Image.fromarray(photo[k : k + 20, :20]) for k in (0, 50))
     first.save(tmp_path / f"a{suffix}", save_all=True, append_images=[second])
     with pytest.raises(UserError, match="it holds 2 pictures"):
-        read_image(tmp_path / f"a{suffix}")
+        read_upright(tmp_path / f"a{suffix}")
 
 
 def test_hidden_colours_are_replaced_by_the_nearest_visible_ones() -> None:
@@ -204,9 +206,9 @@ def test_pillows_limit_on_pixels_does_not_hold(
     with pytest.raises(Image.DecompressionBombError):
         Image.open(path).load()
     with ThreadPoolExecutor(4) as pool:  # the limit is the whole process's, and readers overlap
-        assert {found.shape for found in pool.map(read_image, [path] * 8)} == {photo.shape}
+        assert {found.shape for found in pool.map(read_upright, [path] * 8)} == {photo.shape}
     with pytest.raises(UserError):
-        read_image(broken)
+        read_upright(broken)
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -215,7 +217,7 @@ def test_a_deep_png_beyond_opencvs_limits_is_refused_in_one_line(
 ) -> None:
     Image.fromarray(np.zeros((1, 10**6 + 1), np.uint16)).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match=r"wide\.png") as caught:
-        read_image(tmp_path / "wide.png")
+        read_upright(tmp_path / "wide.png")
     assert "\n" not in str(caught.value)
 
     def refuse(*arguments: object) -> None:
@@ -224,7 +226,7 @@ def test_a_deep_png_beyond_opencvs_limits_is_refused_in_one_line(
     monkeypatch.setattr(cv2, "imdecode", refuse)
     write_image(tmp_path / "large.png", np.zeros((2, 2), np.uint16))
     with pytest.raises(UserError, match=r"large\.png.*CV_IO_MAX_IMAGE_PIXELS") as caught:
-        read_image(tmp_path / "large.png")
+        read_upright(tmp_path / "large.png")
     assert "\n" not in str(caught.value)
 
 
@@ -235,7 +237,7 @@ def test_an_image_cut_short_is_refused_and_named(tmp_path: Path, name: str) -> N
         path = tmp_path / f"cut{part}{Path(name).suffix}"
         path.write_bytes(content[:part])
         with pytest.raises(UserError, match=path.name) as caught:
-            read_image(path)
+            read_upright(path)
         assert "\n" not in str(caught.value)
 
 
@@ -251,7 +253,7 @@ def test_a_damaged_png_is_read_or_refused_never_worse(
         content[position] ^= data.draw(st.integers(1, 255))
     (tmp_path / "damaged.png").write_bytes(content)
     try:
-        found = read_image(tmp_path / "damaged.png")
+        found = read_upright(tmp_path / "damaged.png")
     except UserError:
         return
     assert found.dtype in (np.uint8, np.uint16)
@@ -260,12 +262,12 @@ def test_a_damaged_png_is_read_or_refused_never_worse(
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match=r"text\.png.*not an image"):
-        read_image(tmp_path / "text.png")
-    with pytest.raises(MissingData, match="not found"):
-        read_image(tmp_path / "none.png")
+        read_upright(tmp_path / "text.png")
+    with pytest.raises(UserError, match=r"none\.png.*No such file"):
+        read_upright(tmp_path / "none.png")
     Image.fromarray(np.zeros((3, 3), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(UserError, match="floating-point"):
-        read_image(tmp_path / "float.tif")
+        read_upright(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_a_decoder_never_prints(tmp_path: Path, capfd: pytest.CaptureFixture[str
     Image.open(BUNDLED / "coffee.png").crop((0, 0, 64, 64)).save(content, "PNG")
     (tmp_path / "cut.png").write_bytes(content.getvalue()[:-200])
     with pytest.raises(UserError):
-        read_image(tmp_path / "cut.png")
+        read_upright(tmp_path / "cut.png")
     assert capfd.readouterr() == ("", "")
 
 
@@ -350,4 +352,4 @@ def test_deep_grey_counted_from_white(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
     stored = np.array([[0, 1000], [40000, 65535]], np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
-    assert read_image(tmp_path / "a.tif").tolist() == [[65535, 64535], [25535, 0]]
+    assert read_upright(tmp_path / "a.tif").tolist() == [[65535, 64535], [25535, 0]]

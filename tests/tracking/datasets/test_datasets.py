@@ -265,7 +265,7 @@ def test_check_finds_everything(lasot_tree: Path, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     expected = {
         "car-2": ["frames missing", "3 frames for 4 boxes"],
-        "rubicCube-6": ["unreadable image", "4 absence flags for 5 boxes"],
+        "rubicCube-6": ["cannot be read", "4 absence flags for 5 boxes"],
         "bear-2": ["no such file", "no frames"],
     }
     for name, parts in expected.items():

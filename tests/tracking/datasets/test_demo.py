@@ -13,13 +13,14 @@ import skimage
 from tracking import eval as command
 from tracking.datasets import load
 from tracking.datasets.demo_random import BACKGROUNDS, CUT_FROM, random_scenes
-from tracking.datasets.demo_rendering import SCENES, _read_photo, rendered
+from tracking.datasets.demo_rendering import SCENES, rendered
 from tracking.datasets.scenes import HEIGHT, WIDTH, Actor, Cutout, Pose, Scene, View, render, target_box
 from tracking.datasets.sequence import frame_number
+from tracking.files.images import read_frame
 
 
 def photos(scene: Scene) -> dict[str, np.ndarray]:
-    return {name: _read_photo(Path(skimage.data_dir) / name) for name in scene.photos()}
+    return {name: read_frame(Path(skimage.data_dir) / name) for name in scene.photos()}
 
 
 def test_the_test_split_shares_no_photograph() -> None:
@@ -59,7 +60,7 @@ def test_random_scenes_are_the_same_each_time_and_show_their_targets() -> None:
 
 def test_sizes_of_the_photographs_are_theirs() -> None:
     for name, size in BACKGROUNDS.items():
-        assert _read_photo(Path(skimage.data_dir) / name).shape[1::-1] == size
+        assert read_frame(Path(skimage.data_dir) / name).shape[1::-1] == size
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_ground_truth_is_where_the_pixels_change(pose: Pose, monkeypatch: pytest
 def test_the_background_shows_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """A view of the photograph's own size at its own place is the photograph."""
     monkeypatch.setattr("tracking.datasets.scenes.NOISE", 0.0)
-    photo = _read_photo(Path(skimage.data_dir) / "coffee.png")
+    photo = read_frame(Path(skimage.data_dir) / "coffee.png")
     outside = Actor(Cutout("coffee.png", 50, 50, 20, 20), (Pose(-100, -100, 20),) * 2)
     view = View(100 + (WIDTH - 1) / 2, 60 + (HEIGHT - 1) / 2, WIDTH)
     frame = render(Scene("s", 2, "coffee.png", (view, view), outside), {"coffee.png": photo}, 0)

@@ -17,9 +17,9 @@ from core.errors import UserError
 from tracking.dimp import DiMPConfig, DiMPNet, prroi_pool
 from tracking.dimp.backbones import backbone_trunk
 from tracking.dimp.features import InstanceL2Norm, classification_features
+from tracking.dimp.filter_optimizer import FilterOptimizer
 from tracking.dimp.filters import apply_adjoint, apply_filter
 from tracking.dimp.initializer import FilterInitializer
-from tracking.dimp.optimizer import FilterOptimizer
 from tracking.dimp.roi import NARROWEST, pool_boxes
 
 

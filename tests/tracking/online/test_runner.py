@@ -177,7 +177,7 @@ def test_bad_answers_and_bad_frames(otb_frames: Path, tmp_path: Path, own: str) 
         track_sequence(make_tracker(f"{own}:Answers"), frames, [1, 2, 3, 4])
     broken = tmp_path / "0002.jpg"
     broken.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"0002\.jpg: not a readable image"):
+    with pytest.raises(UserError, match=r"0002\.jpg' cannot be read"):
         track_sequence(StillTracker(), [frames[0], broken], [1, 2, 3, 4])
 
 

@@ -16,7 +16,7 @@ from tests.properties import examples
 from tests.tracking.training.trees import HEIGHT, WIDTH, sequence_folder
 from tracking.training.config import CacheConfig, SamplingConfig, SourceConfig
 from tracking.training.frame_cache import open_frame_cache, reduce_frame
-from tracking.training.frames import BadFrame, DecodedFrames, Frame
+from tracking.training.frames import AnnotatedFrame, BadFrame, DecodedFrames
 from tracking.training.sequences import UsableSet
 from tracking.training.sources import open_source
 
@@ -39,7 +39,7 @@ def test_reduced_frames_show_the_target_where_they_say(
 ) -> None:
     config = CacheConfig(target=32, reach=2.0)
     box = np.array([x, y, width, height], np.float32)
-    image, reduced = reduce_frame(Frame(PHOTO, box), config)
+    image, reduced = reduce_frame(AnnotatedFrame(PHOTO, box), config)
     size = np.sqrt(width * height)
     assert np.sqrt(reduced[2] * reduced[3]) <= max(32 * 1.2, 0)
     if size <= 32:  # nothing is resized: the very pixels, moved
@@ -54,7 +54,7 @@ def test_a_reduced_ramp_keeps_its_coordinates() -> None:
     box = np.array(
         [99.5, 99.5, 60, 60], np.float32
     )  # centre at pixel centre 129.5, that is between 129 and 130
-    image, reduced = reduce_frame(Frame(ramp, box), CacheConfig(target=15, reach=1.0))
+    image, reduced = reduce_frame(AnnotatedFrame(ramp, box), CacheConfig(target=15, reach=1.0))
     centre = reduced[0] + reduced[2] / 2
     row = image[image.shape[0] // 2, :, 0].astype(float)
     assert np.interp(centre, np.arange(len(row)), row) == pytest.approx(129.5, abs=0.6)
@@ -111,7 +111,7 @@ def test_frames_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "set/face/img/0004.png"
     bad.write_bytes(b"no image")
     usable = usable_set(tmp_path / "set")
-    with pytest.raises(BadFrame, match=r"0004.png: not a readable image") as caught:
+    with pytest.raises(BadFrame, match=r"0004.png' cannot be read: no decoder knows it") as caught:
         DecodedFrames(usable.source).read(0, 4)
     assert caught.value.path == str(bad)
     copy = pickle.loads(pickle.dumps(caught.value))

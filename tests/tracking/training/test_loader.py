@@ -185,7 +185,7 @@ def damaged(config: TrackingConfig, tmp_path: Path, frames: int = 5) -> Tracking
 def test_a_bad_frame_is_named(config: TrackingConfig, tmp_path: Path, workers: int) -> None:
     config = damaged(config, tmp_path)
     direct = CacheConfig(enabled=False)
-    with pytest.raises(UserError, match=r"^\S*face/img/000\d.png: not a readable image[^\n]*$"):
+    with pytest.raises(UserError, match=r"^image '\S*face/img/000\d.png' cannot be read: [^\n]*$"):
         list(loader(config, cache=direct, workers=workers, sequences_per_epoch=40).epoch(0))
     skipping = loader(config, cache=direct, workers=workers, sequences_per_epoch=40, bad_images="skip")
     with warnings.catch_warnings(record=True) as caught:
@@ -193,7 +193,7 @@ def test_a_bad_frame_is_named(config: TrackingConfig, tmp_path: Path, workers: i
         assert len(list(skipping.epoch(0))) == 10
     messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
     assert len(messages) == len(skipping.unreadable)  # each file once
-    assert all("not a readable image" in message for message in messages)
+    assert all("cannot be read" in message for message in messages)
     assert messages[0].endswith("skipped (1 so far)")
     names = {Path(path).name for path in skipping.unreadable}
     assert names

@@ -22,11 +22,11 @@ from tracking.evaluation.stored_results import find_trackers
 from tracking.online.runner import is_finished, store_track, track_sequence
 from tracking.online.trackers import Tracker, make_tracker
 
-SCORES = ("success_auc", "precision", "norm_precision")
+SHOWN = ("success_auc", "precision", "norm_precision")
 
 
 @dataclass(frozen=True)
-class Trials:
+class Tryout:
     """Tries trackers on one data set.
 
     Attributes:
@@ -89,7 +89,7 @@ class Trials:
 def percentages(evaluation: Evaluation) -> dict[str, float]:
     """AUC, precision and normalised precision, in percent."""
     scores = evaluation.scores()
-    return {key: 100 * value for key in SCORES if (value := scores[key]) is not None}
+    return {key: 100 * value for key in SHOWN if (value := scores[key]) is not None}
 
 
 def weights_checksum(module: nn.Module) -> int:
