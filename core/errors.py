@@ -33,3 +33,20 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
     listed = ", ".join(names[:_LISTED]) or "none"
     more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
     return (f"did you mean {close}? " if close else "") + f"allowed: {listed}{more}"
+
+
+def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse words that are none of `known`.
+
+    Args:
+        what: what is wrong with such a word: "unknown method", "network 'unet' has no option".
+        words: what the user wrote.
+        known: what is allowed.
+
+    Raises:
+        UserError: the first word that is unknown, with what may be meant.
+    """
+    allowed = list(known)
+    for word in words:
+        if word not in allowed:
+            raise UserError(f"{what} '{word}': {did_you_mean(word, allowed)}")
