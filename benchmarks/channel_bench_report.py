@@ -12,7 +12,6 @@ from scipy.optimize import isotonic_regression
 
 from benchmarks.channel_bench_networks import BASELINE
 from benchmarks.channel_bench_search import (
-    DIMINISHING,
     DRAWN,
     DRAWS,
     OWN,
@@ -32,8 +31,8 @@ from core.widths.space import Space
 
 CIFAR_IMAGES = 50_000  # an epoch of the trainings in the table
 # Drawn in colour, with labels; everything else is a thin line of grey.
-SHOWN = {DIMINISHING: "#0072b2", STEEP: "#56b4e9", "gradient-per-flop": "#009e73", "fisher-per-flop": "#cc79a7",
-         DRAWN: "#e69f00", "gradient": "#d55e00"}  # fmt: skip
+SHOWN = {"diminishing-returns": "#0072b2", STEEP: "#56b4e9", "gradient-per-flop": "#009e73",
+         "fisher-per-flop": "#cc79a7", DRAWN: "#e69f00", "gradient": "#d55e00"}  # fmt: skip
 
 
 def looked_up(place: Place, graph: Any, answers: Sequence[Answer], convention: str) -> dict[str, Any]:

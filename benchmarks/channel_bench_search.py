@@ -34,13 +34,11 @@ from core.widths.space import Space
 
 LEAST_FLOOR = 1 / QUARTERS  # where the table ends
 DRAWS = 100
-DRAWN, DIMINISHING, STEEP = "drawn widths", "diminishing returns", "inner-wide, tilt 1"
+DRAWN, STEEP = "drawn widths", "inner-wide, tilt 1"
 OWN = {
-    DRAWN: f"control: {DRAWS} networks of widths drawn per group, for every seed",
-    DIMINISHING: "the j-th channel of every group is worth 1/j, per FLOP: maximises the sum of log widths",
+    DRAWN: f"`random` {DRAWS} times for every seed",
     STEEP: "width moved from the trunk to blocks, twice as far as `inner-wide`",
 }
-# Drawn in colour, with labels; everything else is a thin line of grey.
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def by_score(method: Method) -> bool:
 
 def leaves_blocks_out(method: Method) -> bool:
     """Whether a method changes depth, whatever the protocol says."""
-    return bool(method.config(ShrinkConfig()).vanish)
+    return bool(method.config(ShrinkConfig()).vanish) or "depth" in method.uses
 
 
 class Counted:
@@ -232,13 +230,6 @@ def searched(scores: Scores, config: ShrinkConfig, scored: Scored) -> Answer:
     return Answer(scores.place.relative(found.widths)[None], scored.images, seconds)
 
 
-def harmonic(space: Space) -> dict[str, Tensor]:
-    """The j-th channel of a group is worth 1/j: group -> (size,)."""
-    return {
-        group.name: 1 / torch.arange(1, group.size + 1, dtype=torch.float64) for group in space.graph.groups
-    }
-
-
 def limits_at(space: Space, budget: float, convention: Convention) -> Limits:
     """A budget of FLOPs and all widths that the table has.
 
@@ -257,8 +248,6 @@ def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
         BudgetError: the budget cannot be met.
     """
     space, seed = scores.space, scores.request.seed
-    if name == DIMINISHING:
-        return searched(scores, replace(config, allocation="per-flop"), Scored(harmonic(space), 0, 0.0))
     start = time.perf_counter()
     if name == DRAWN:
         limits = limits_of(space, config)

@@ -31,6 +31,7 @@ class Description:
         std: the same.
         architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
             network's own widths.
+        form: see `classification.config.RunConfig`.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     architecture: Mapping[str, Any] | None = None
+    form: str | None = None
 
 
 def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
@@ -73,7 +75,8 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
     if is_factory(chosen):
         network = call_factory(chosen)
     else:
-        network = build(chosen, len(description.classes), dataset=description.dataset)
+        form = description.form or description.dataset
+        network = build(chosen, len(description.classes), dataset=form)
     if description.architecture is None:
         return network
     return Architecture.from_json(description.architecture, "the checkpoint's widths").reshape(network)

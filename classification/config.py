@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classification.data import DataConfig
+from classification.models import INPUT_SHAPES
 from core.command_line.factories import is_factory
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 from core.experiments.settings import TeacherConfig
 from core.training.distillation import DistillationConfig
 from core.training.recipe import require_range
@@ -34,6 +35,8 @@ class RunConfig:
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
         name: what reports and folders call the network; None for its own name.
         dataset: a name of `classification.data.DATASETS`.
+        form: stem and strides of a network of the suite's, by the data set that they are meant for
+            (`classification.models.INPUT_SHAPES`); None for those of `dataset`. Downsampled images want "cifar".
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
@@ -42,12 +45,13 @@ class RunConfig:
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
 
     Raises:
-        UserError: fewer than one thread.
+        UserError: fewer than one thread, an unknown form, or a form for a network of the user's own.
     """
 
     model: str = "resnet20"
     name: str | None = None
     dataset: str = "digits"
+    form: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
@@ -58,6 +62,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.threads is not None:
             require_range("threads", self.threads, 1, math.inf)
+        if self.form is not None and self.form not in INPUT_SHAPES:
+            raise UserError(f"form is '{self.form}': {did_you_mean(self.form, INPUT_SHAPES)}")
+        if self.form is not None and is_factory(self.model):
+            raise UserError(
+                f"form='{self.form}' is for networks of the suite; '{self.model}' has its own: leave it out"
+            )
 
 
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:

@@ -49,7 +49,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
     def build_model() -> nn.Module:
         if own_model:
             return call_factory(config.model)
-        return build(config.model, data.num_classes, dataset=config.dataset)
+        return build(config.model, data.num_classes, dataset=config.form or config.dataset)
 
     return Task(
         name="classification",
@@ -74,8 +74,15 @@ def subject(config: RunConfig) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
     data = asdict(config.data)
     del data["workers"], data["bad_images"]
-    data = without_young(data, {"classes": None, "downsample": 1})
-    return {"model": config.model, "dataset": config.dataset, "data": data, **model_text(config.model)}
+    data = without_young(data, {"classes": None, "downsample": 1, "first_class": 0, "test_per_class": 0})
+    form = {"form": config.form} if config.form else {}
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        **form,
+        "data": data,
+        **model_text(config.model),
+    }
 
 
 def one_process(config: RunConfig) -> str:
@@ -142,6 +149,7 @@ def checkpoints(
             tuple(data.train.mean),
             tuple(data.train.std),
             None if run.architecture is None else run.architecture.to_json(),
+            config.form,
         )
         network = build_network(description, config.model)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")

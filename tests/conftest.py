@@ -56,15 +56,26 @@ def traced() -> Callable[[str], Traced]:
     return traced_subject
 
 
-@pytest.fixture(scope="session")
-def timm() -> types.ModuleType:
-    """timm, imported even where torchvision's compiled operators do not fit torch."""
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("the extra 'timm' is not installed")
+def _behind_torchvision(name: str) -> types.ModuleType:
+    """Torchvision or a package that needs it, also where its compiled operators do not fit torch."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: it comes with the extra 'timm'")
     from super_resolution.torchvision_shim import make_importable
 
     try:
         make_importable()
-        return importlib.import_module("timm")
+        return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
-        pytest.skip(f"timm cannot be imported: {error}")
+        pytest.skip(f"{name} cannot be imported: {error}")
+
+
+@pytest.fixture(scope="session")
+def timm() -> types.ModuleType:
+    """timm, imported even where torchvision's compiled operators do not fit torch."""
+    return _behind_torchvision("timm")
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> types.ModuleType:
+    """torchvision, likewise."""
+    return _behind_torchvision("torchvision")

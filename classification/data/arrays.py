@@ -45,7 +45,7 @@ class ArraySplit:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     unreadable: tuple[LeftOut, ...] = ()
-    _resident: dict[torch.device, Resident] = field(default_factory=dict, repr=False, compare=False)
+    _resident: dict[torch.device, Resident] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -25,7 +25,10 @@ class DataConfig:
     Args:
         train_limit: use only so many training images, the same number of every class (to within one); None
             for all.
-        classes: use only the first so many classes, in the order of the labels, at least two; None for all.
+        classes: use only so many classes, in the order of the labels, at least two; None for all.
+        first_class: the first of them; those before it are left out.
+        test_per_class: hold out so many training images of every class, the last in the order of the files, and test on
+            them as well: a thousand test images tell networks apart that differ by points, not by tenths.
         downsample: average the images over squares of so many pixels a side; 1 leaves them as they are. For data sets
             that are held in memory (all but ImageNet).
         crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
@@ -42,6 +45,8 @@ class DataConfig:
 
     train_limit: int | None = None
     classes: int | None = None
+    first_class: int = 0
+    test_per_class: int = 0
     downsample: int = 1
     crop_padding: int = 0
     flip: bool = False
@@ -53,6 +58,10 @@ class DataConfig:
             raise UserError(f"data.train_limit is {self.train_limit}; allowed are None and integers from 1")
         if self.classes is not None and self.classes < 2:
             raise UserError(f"data.classes is {self.classes}; allowed are None and integers from 2")
+        if self.first_class < 0:
+            raise UserError(f"data.first_class is {self.first_class}; allowed are integers from 0")
+        if self.test_per_class < 0:
+            raise UserError(f"data.test_per_class is {self.test_per_class}; allowed are integers from 0")
         if self.downsample < 1:
             raise UserError(f"data.downsample is {self.downsample}; allowed are integers from 1")
         if self.crop_padding < 0:
@@ -64,10 +73,13 @@ class DataConfig:
 
     def smaller_than_whole(self) -> str:
         """What a result on this part of a data set has to say about it: "" for the whole, or a sentence."""
-        size = self.downsample
+        size, first, held = self.downsample, self.first_class, self.test_per_class
+        classes = f"{self.classes} classes" if self.classes is not None else "classes"
         parts = [
             f"{self.train_limit:,} training images" if self.train_limit is not None else "",
-            f"the first {self.classes} classes" if self.classes is not None else "",
+            f"the first {classes}" if self.classes is not None and not first else "",
+            f"{classes} from number {first} on (the first is 0)" if first else "",
+            f"{held:,} training images of every class are test images" if held else "",
             f"images averaged over {size}x{size} pixels" if size > 1 else "",
         ]
         named = ", ".join(part for part in parts if part)

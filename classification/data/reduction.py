@@ -1,4 +1,4 @@
-"""Smaller forms of a data set for shorter runs: fewer training images, fewer classes, smaller images."""
+"""Parts of a data set: fewer training images, fewer classes, smaller images, training images that test."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from classification.data.arrays import ArraySplit
 from classification.data.config import DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.folders import FolderSplit
-from classification.data.sampling import balanced_subset
+from classification.data.sampling import balanced_subset, occurrence
 from core.errors import UserError
 
 Split = ArraySplit | FolderSplit
 
 
 def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationData:
-    """The part of a data set that `train_limit`, `classes` and `downsample` leave.
+    """The part of a data set that `train_limit`, `classes` and `downsample` leave; `test_per_class` moves images.
 
     Args:
         data: the whole.
-        config: classes are left out of both parts, training images of the training part alone.
+        config: classes are left out of both parts; training images first move to the test part, behind those that are
+            there, and are then left out by the limit.
 
     Raises:
-        UserError: there are fewer classes, the images' sides are no multiples of `downsample`, or they are decoded
-            during training (ImageNet), where sizes belong to the random crops.
+        UserError: there are fewer classes; all training images of a class are held out; the images' sides are no
+            multiples of `downsample`, or they are decoded during training (ImageNet), where sizes belong to the random
+            crops.
     """
-    classes = data.num_classes if config.classes is None else config.classes
-    if classes > data.num_classes:
+    first = config.first_class
+    classes = data.num_classes - first if config.classes is None else config.classes
+    if first + classes > data.num_classes or classes < 2:
+        asked = f"data.classes is {classes}" + (f" from data.first_class {first} on" if first else "")
         raise UserError(
-            f"data.classes is {classes}, but {data.name} has {data.num_classes} classes: use no more than these"
+            f"{asked}, but {data.name} has {data.num_classes} classes: use two or more, and no more than these"
         )
     channels, height, width = data.input_shape
     size = config.downsample
@@ -41,7 +45,9 @@ def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationD
         )
     if size > 1 and isinstance(data.train, FolderSplit):
         raise UserError(f"data.downsample is {size}, but {data.name} is decoded during training: set it to 1")
-    train = _chosen(data.train, classes, config.train_limit)
+    own = range(first, first + classes)
+    train, held = _held_out(_of_classes(data.train, own), config.test_per_class, data)
+    train = _used(train, balanced_subset(_labels(train), config.train_limit))
     without = classes - min(
         len(train), classes
     )  # a balanced subset has an image of every class before a second of any
@@ -50,24 +56,63 @@ def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationD
     ]
     return replace(
         data,
-        class_names=data.class_names[:classes],
+        class_names=data.class_names[first : first + classes],
         notes=(*data.notes, *(notes if without else [])),
         input_shape=(channels, height // size, width // size),
         train=_smaller(train, size),
-        test=_smaller(_chosen(data.test, classes, None), size),
+        test=_joined(_smaller(_of_classes(data.test, own), size), _smaller(held, size)),
     )
 
 
-def _chosen(split: Split, classes: int, limit: int | None) -> Split:
-    """The images of the first classes, and a balanced subset of these."""
+def _labels(split: Split) -> np.ndarray:
+    """Of the used images, in their order."""
+    return split.labels[split.rows].numpy() if isinstance(split, ArraySplit) else split.labels
+
+
+def _used(split: Split, rows: np.ndarray) -> Split:
+    """Some of the used images."""
     if isinstance(split, ArraySplit):
-        labels = split.labels.numpy()
-        rows = split.rows.numpy()
-        rows = rows[labels[rows] < classes]
-        return replace(split, rows=torch.from_numpy(rows[balanced_subset(labels[rows], limit)]))
-    rows = np.flatnonzero(split.labels < classes)
-    rows = rows[balanced_subset(split.labels[rows], limit)]
+        return replace(split, rows=split.rows[torch.from_numpy(rows)])
     return replace(split, paths=split.paths[rows], labels=split.labels[rows], unreadable={})
+
+
+def _of_classes(split: Split, classes: range) -> Split:
+    """The images of some classes, the first of which becomes number 0."""
+    labels = _labels(split)
+    found = _used(split, np.flatnonzero((labels >= classes.start) & (labels < classes.stop)))
+    if isinstance(found, ArraySplit):
+        return replace(found, labels=found.labels - classes.start)
+    return replace(found, labels=found.labels - classes.start)
+
+
+def _held_out(split: Split, per_class: int, data: ClassificationData) -> tuple[Split, Split]:
+    """The images that train, and the last `per_class` of every class, which test."""
+    labels = _labels(split)
+    from_the_end = occurrence(labels[::-1])[::-1]
+    smallest = int(np.bincount(labels).min())
+    if per_class >= smallest:
+        raise UserError(
+            f"data.test_per_class is {per_class}, but a class of {data.name} has {smallest} training images: "
+            "leave some to train on"
+        )
+    held = from_the_end < per_class
+    return _used(split, np.flatnonzero(~held)), _used(split, np.flatnonzero(held))
+
+
+def _joined(split: Split, more: Split) -> Split:
+    """Both parts' used images, one after the other; they are of one data set."""
+    if not len(more):
+        return split
+    if isinstance(split, ArraySplit) and isinstance(more, ArraySplit):
+        images, labels = (
+            torch.cat([one[split.rows], other[more.rows]])
+            for one, other in ((split.images, more.images), (split.labels, more.labels))
+        )
+        return replace(split, images=images, labels=labels, rows=torch.arange(len(labels)))
+    if isinstance(split, FolderSplit) and isinstance(more, FolderSplit):
+        paths = np.concatenate([split.paths, more.paths])
+        return replace(split, paths=paths, labels=np.concatenate([split.labels, more.labels]), unreadable={})
+    raise TypeError(f"{type(split).__name__} and {type(more).__name__}: parts of two data sets")
 
 
 def _smaller(split: Split, size: int) -> Split:

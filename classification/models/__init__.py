@@ -17,7 +17,7 @@ from classification.models.datasets import DATASETS
 from classification.models.densenet import densenet40
 from classification.models.efficientnet import efficientnet_b0
 from classification.models.mobilenet_v1 import mobilenetv1
-from classification.models.mobilenet_v2 import mobilenetv2
+from classification.models.mobilenet_v2 import mobilenetv2, mobilenetv2_small
 from classification.models.mobilenet_v3 import mobilenetv3_small, mobilenetv3_small_torchvision
 from classification.models.regnet import (
     regnetx_4gf,
@@ -58,6 +58,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "regnety_800mf": regnety_800mf,
     "mobilenetv1": mobilenetv1,
     "mobilenetv2": mobilenetv2,
+    "mobilenetv2_small": mobilenetv2_small,
     "mobilenetv3_small": mobilenetv3_small,
     "mobilenetv3_small_torchvision": mobilenetv3_small_torchvision,
     "efficientnet_b0": efficientnet_b0,

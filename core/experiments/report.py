@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from core.experiments.series import of_result
 from core.experiments.settings import Settings
-from core.experiments.statistics import difference_cells, number_text, with_interval
+from core.experiments.statistics import difference_cells, number_text, width_spread, with_interval
 from core.experiments.task import Metric, Task
 from core.methods.registry import BASELINE
 from core.storage.files import json_text
@@ -17,12 +18,17 @@ from core.tables import engineering, markdown_table, text_table
 METHOD_TITLES = {
     "baseline": "Baseline",
     "lwdna": "LW-DNA",
-    "random": "Random widths (nearly uniform)",
+    "random": "Random widths",
     "uniform": "Uniform widths",
+    "random-scores": "Random scores",
 }
+SPREAD = (
+    "sd log w: standard deviation, over a network's groups, of the logarithm of width over the baseline's: 0 for "
+    "uniform widths."
+)
 NEARLY_UNIFORM = (
-    "Random widths are those that random scores give: one threshold over independent scores keeps nearly the same "
-    "share of every group, so they are nearly uniform, and no sample of what widths can be at this cost."
+    "One threshold over random scores keeps nearly the same share of every group, so their widths are nearly uniform; "
+    "`random` draws widths."
 )
 
 
@@ -30,13 +36,21 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
     """Header and rows of the table of methods."""
     series = of_result(result)
     shown = [metric for metric in metrics if next(iter(series.values())).has(metric)]
-    header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
+    header = [
+        "method",
+        *(metric.label for metric in shown),
+        "FLOPs",
+        "ratio %",
+        "params",
+        "ratio %",
+        "sd log w",
+    ]
     rows = []
     for name, values in result.get("references", {}).items():
         cells = [
             number_text(values[metric.key], metric.digits) if metric.key in values else "" for metric in shown
         ]
-        rows.append([name, *cells, "", "", "", ""])
+        rows.append([name, *cells, "", "", "", "", ""])
     for method, entry in result["methods"].items():
         cells = [with_interval(series[method].values(metric), metric.digits) for metric in shown]
         rows.append(
@@ -47,9 +61,19 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
                 f"{100 * entry['flops_ratio']:.2f}",
                 engineering(entry["params"]),
                 f"{100 * entry['params_ratio']:.2f}",
+                _spread(result, method),
             ]
         )
     return header, rows
+
+
+def _spread(result: Mapping[str, Any], method: str) -> str:
+    """Mean of `width_spread` over a method's networks; "" for the baseline, and where there is none to compare with."""
+    base = result["methods"].get(BASELINE)
+    if base is None or method == BASELINE:
+        return ""
+    runs = result["methods"][method]["per_seed"]
+    return f"{fmean(width_spread(run['widths'], base['widths']) for run in runs):.2f}"
 
 
 def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
@@ -142,7 +166,8 @@ def markdown_report(
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
         _footnote(result),
-        *([NEARLY_UNIFORM] if "random" in result["methods"] else []),
+        *([SPREAD] if result["methods"].keys() - {BASELINE} else []),
+        *([NEARLY_UNIFORM] if "random-scores" in result["methods"] else []),
         *_training_remarks(task.metrics, result),
         *task.notes,
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from core.experiments.statistics import difference_cells, p_text, paired_p, with_interval
+from core.experiments.statistics import difference_cells, p_text, paired_p, width_spread, with_interval
 from core.experiments.task import Metric
 from core.tables import markdown_table
 
@@ -46,6 +46,16 @@ class Series:
         """Mean of a number of the record."""
         return fmean(float(r[key]) for r in self.records.values())
 
+    def spread(self) -> float | None:
+        """Mean of `width_spread` over the networks; None for the baseline, and where widths are not known by name."""
+        found = []
+        for record in self.records.values():
+            architecture = record.get("architecture")
+            if not architecture or "widths" not in record.get("baseline_cost", {}):
+                return None
+            found.append(width_spread(architecture["widths"], record["baseline_cost"]["widths"]))
+        return fmean(found)
+
     def against(self, other: Series, metric: Metric) -> list[float]:
         """Own value minus the other's, seed by seed, over the seeds that both have."""
         seeds = sorted(set(self.records) & set(other.records))
@@ -83,7 +93,8 @@ def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, 
 def results_table(series: Mapping[str, Series], reference: str, metric: Metric) -> str:
     """Every series with its difference to `reference`, in Markdown.
 
-    p is that of the paired t-test over the seeds; "p (Holm)" is adjusted for all rows of the table.
+    p is that of the paired t-test over the seeds; "p (Holm)" is adjusted for all rows of the table; "sd log w" is
+    `Series.spread`.
     """
     base = series.get(reference)
     differences = [
@@ -91,7 +102,7 @@ def results_table(series: Mapping[str, Series], reference: str, metric: Metric) 
         for item in series.values()
     ]
     header = ["method", "n", metric.label, f"minus {reference}", "p", "p (Holm)", "FLOPs %", "params %",
-              "search epochs"]  # fmt: skip
+              "sd log w", "search epochs"]  # fmt: skip
     rows = [
         [
             name,
@@ -100,6 +111,7 @@ def results_table(series: Mapping[str, Series], reference: str, metric: Metric) 
             *difference,
             f"{100 * item.ratio('flops'):.2f}",
             f"{100 * item.ratio('params'):.1f}",
+            "" if (spread := item.spread()) is None else f"{spread:.2f}",
             f"{item.mean_of('search_epochs'):.2f} ({item.mean_of('search_baseline_epochs'):.2f})",
         ]
         for (name, item), difference in zip(series.items(), difference_cells(differences), strict=True)

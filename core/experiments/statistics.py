@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,16 @@ def number_text(value: float | str, digits: int = 2) -> str:
     """'23.00', 'inf', or 'undefined' for NaN; takes the words of JSON files too (`core.storage.files`)."""
     value = float(value)
     return UNDEFINED if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def width_spread(widths: Mapping[str, int], base: Mapping[str, int]) -> float:
+    """Standard deviation, over a network's groups, of log(width / the baseline's width): 0 for uniform widths.
+
+    Args:
+        widths: group -> channels; groups of blocks that were left out are missing.
+        base: the baseline's.
+    """
+    return float(np.std([math.log(width / base[name]) for name, width in widths.items()])) if widths else 0.0
 
 
 def paired_p(differences: Sequence[float]) -> float:

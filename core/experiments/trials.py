@@ -225,7 +225,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
     # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
     # can change is whether the budget can be met without their floors.
-    inner = blocks_to_lift(model, inputs, space.graph) if config.vanish else {}
+    inner = blocks_to_lift(model, inputs, space.graph) if config.by_scores else {}
     search(
         space.graph,
         {group.name: torch.zeros(group.size) for group in space.graph.groups},

@@ -21,6 +21,7 @@ from core.surgery.resize import resize
 from core.widths.bounds import Bounds
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import Batches, Proxy
+from core.widths.scores import SPREAD
 from core.widths.selection import check_reachable, exact_limits
 from core.widths.space import Space
 
@@ -41,7 +42,7 @@ class ProxyConfig:
 
     candidates: int = 64
     rounds: int = 4
-    spread: float = 0.35
+    spread: float = SPREAD
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.candidates < self.rounds:

@@ -38,12 +38,14 @@ class SearchConfig:
         proxy: candidates for the training-free proxies.
         accumulate_epochs: epochs of the baseline's training that `accumulated` looks at.
         tilt: logarithm of the ratio of widths between the ends of a hand-made tilt.
+        depth: what depth is worth beside widths; see `core.methods.depth_and_width`.
     """
 
     dhp: DhpConfig = field(default_factory=DhpConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     accumulate_epochs: int = 3
     tilt: float = 0.5
+    depth: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ network is trained is the same for all (`core.experiments.trials.train_network`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from torch import Tensor
+
 from core.errors import check_known
 from core.methods.accumulated import accumulate_scores, stretch
 from core.methods.candidates import best_by_proxy, limits_of
+from core.methods.depth_and_width import deepen_or_widen
 from core.methods.dhp import dhp_search
 from core.methods.method import NO_SCORES, Found, Method, Request, open_request
 from core.methods.peers import PEERS
@@ -24,9 +27,9 @@ from core.surgery.initialise import seeded
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import SCORES
-from core.widths.selection import check_reachable, exact_limits
+from core.widths.selection import SearchResult, check_reachable, exact_limits
 from core.widths.shrinkage import priced_baseline, search_space
-from core.widths.space import Space
+from core.widths.space import Space, open_space
 
 BASELINE = "baseline"
 
@@ -59,11 +62,12 @@ def _by_score(request: Request) -> Found:
         return Found(architecture)
     epochs = _images(request, architecture.found_by["batches"])
     growth = [request.shrink.widen**2]
-    if architecture.removed:  # scored once more without these blocks
+    if architecture.removed:
         with seeded(request.seed):
             baseline = request.subject.searched().model
-        short = architecture.graph(baseline).price().paper
-        growth.append(growth[0] * short / architecture.costs[1].paper)
+        short = growth[0] * architecture.graph(baseline).price().paper / architecture.costs[1].paper
+        # Scores that say which blocks go are followed by those of the network without them.
+        growth = [*growth, short] if request.shrink.by_scores else [short]
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
 
 
@@ -137,6 +141,23 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
     return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)
 
 
+def _by_depth_and_width(request: Request) -> Found:
+    full, config, subject = open_request(request), request.shrink, request.subject
+    baseline = priced_baseline(full, config.budget)
+
+    def opened(removed: Sequence[str]) -> Space:
+        return open_space(full.model, full.inputs, subject.traced(config), seed=request.seed, removed=removed)
+
+    def found(space: Space, scores: Mapping[str, Tensor]) -> SearchResult:
+        return search_space(space, scores, config, baseline, seed=request.seed)
+
+    space, result, value = deepen_or_widen(full, request.search.depth, opened, found)
+    facts = config.found_by(score="depth and width", seed=request.seed, depth=request.search.depth, objective=value,
+                            allocation=config.allocation, at_floor=result.at_floor,
+                            at_ceiling=result.at_ceiling)  # fmt: skip
+    return Found(space.architecture(result.widths, subject.model_name, facts))
+
+
 def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
     space, size = open_request(request), request.search.tilt
     tilts = {"depth": depth * size, "trunk": trunk * size}
@@ -147,7 +168,8 @@ def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
 
 def _methods() -> Iterator[tuple[str, Method]]:
     for name, score in SCORES.items():
-        yield name, Method(score.summary, _by_score, {"score": name})
+        allocation = {"allocation": score.allocations[0]} if score.allocations else {}
+        yield name, Method(score.summary, _by_score, {"score": name, **allocation})
     hypernetwork = {"latents": "hypernetwork"}
     yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
                                           {"score": "gradient", **hypernetwork})  # fmt: skip
@@ -173,7 +195,17 @@ def _methods() -> Iterator[tuple[str, Method]]:
                                                {"score": name, "allocation": "per-flop"},
                                                adapt=_leaving_blocks_out)  # fmt: skip
     yield "shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
-                                    {"score": "uniform", "vanish": 1.0})  # fmt: skip
+                                    {"score": "uniform", "allocation": "threshold", "vanish": 1.0})  # fmt: skip
+    for name, summary, change in (
+        ("receptive-field-uniform", "uniform", {"score": "uniform", "allocation": "threshold"}),
+        ("receptive-field-diminishing-returns", "diminishing returns",
+         {"score": "diminishing-returns", "allocation": "per-flop"}),
+    ):  # fmt: skip
+        yield name, Method(f"blocks whose input sees the whole image are left out, the last first; {summary}",
+                           _by_score, {**change, "vanish": "receptive-field"})  # fmt: skip
+    yield "depth-and-width", Method("Σ a log w + c Σ log blocks: blocks go where the width they pay for is worth more",
+                                    _by_depth_and_width, {"allocation": "per-flop"}, frozenset({"vanish"}),
+                                    uses=("depth",))  # fmt: skip
     accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("accumulated", "|W · dL/dW| over the baseline's first epochs", {}),
         ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),

@@ -2,8 +2,10 @@
 
     work_dir/claim.json     host, process and command that write here; made exclusively, removed at the end
 
-A process that is killed leaves its claim. On the same machine the next command sees that the process is gone and takes
-over; of another machine nobody can tell, and the user decides.
+A claim is a lease: while its command runs, the file's time is renewed every half minute. A process that is killed
+leaves its claim. On the same machine the next command sees that the process is gone and takes over at once; of another
+machine it sees when the lease has run out. No lock is asked of the file system, only that one of several creates a
+file, so shared ones serve; and times are compared with each other there, not with a machine's clock.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import secrets
 import shlex
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,10 +25,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import UserError
-from core.storage.files import exclusive, write_json
+from core.storage.files import write_json
 
 CLAIM_FILE = "claim.json"
+RENEWED_EVERY = 30.0  # seconds
+LEASE = 300.0  # seconds without a renewal after which a claim that cannot be looked at is over
 _PATIENCE = 2.0  # seconds that a claim may take from its creation to its text
+_LOST = 3  # exit status of a process whose claim another command has taken over
 
 
 class Claimed(UserError):
@@ -130,14 +136,19 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
     text = json.dumps(asdict(own), indent=2) + "\n"
     while not _create(path, text):
         left = _read_settled(path)
-        if left is not None and not left.is_over():
+        if left is not None and not _is_over(path, left):
             raise Claimed(_refusal(folder, left))
         if _take_over(path, own, left):
-            who = "a command that was killed at once" if left is None else f"{left}, which has ended"
+            ended = (
+                "" if left is None else "has ended" if left.is_over() else "has not renewed it for minutes"
+            )
+            who = "a command that was killed at once" if left is None else f"{left}, which {ended}"
             say(f"'{folder}' was claimed by {who}: taken over")
             break
+    _RENEWAL.add(path, own.token)
 
     def release() -> None:
+        _RENEWAL.remove(path)
         current = _read(path)
         if current is not None and current.token == own.token:
             path.unlink(missing_ok=True)
@@ -148,13 +159,87 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
     return release
 
 
+def _is_over(path: Path, claim: Claim) -> bool:
+    """Whether a claim is over: its process has ended, or where that cannot be told, its lease has run out."""
+    over = claim.is_over()
+    return _seconds_unrenewed(path) > LEASE if over is None else over
+
+
+def _seconds_unrenewed(path: Path) -> float:
+    """By the clock of the file system that it lies on; 0 where it is gone."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def _refusal(folder: Path, holder: Claim) -> str:
     if holder.is_over() is None:
         return (
-            f"'{folder}' is claimed by {holder}, which cannot be looked at from here: wait for it, use another folder, "
-            f"or remove '{folder / CLAIM_FILE}' if it no longer runs"
+            f"'{folder}' is claimed by {holder}, which cannot be looked at from here: wait for it, or use another "
+            f"folder; if it no longer runs, the claim is over {LEASE / 60:g} minutes after its end, or at once if you "
+            f"remove '{folder / CLAIM_FILE}'"
         )
     return f"'{folder}' is in use by {holder}: wait for it, or use another folder"
+
+
+class _Renewal:
+    """One thread that renews all claims of this process while there are any."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._held: dict[Path, str] = {}
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, path: Path, token: str) -> None:
+        """Renew a claim from now on."""
+        with self._change:
+            self._held[path] = token
+            self._change.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def remove(self, path: Path) -> None:
+        """Renew it no more."""
+        with self._change:
+            self._held.pop(path, None)
+            self._change.notify()
+
+    def _run(self) -> None:
+        with self._change:
+            while self._held:
+                self._change.wait(RENEWED_EVERY)
+                for path, token in self._held.items():
+                    _renew(path, token)
+            self._thread = None
+
+
+_RENEWAL = _Renewal()
+if hasattr(os, "register_at_fork"):  # a child holds no claim of its parent's, and has no thread of its
+    os.register_at_fork(after_in_child=_RENEWAL.forget)
+
+
+def _renew(path: Path, token: str) -> None:
+    """Renew a claim; end this process at once, without writing anything more, where another command has it now.
+
+    That is possible only if this process stood still for minutes, as on a laptop that was asleep.
+    """
+    current = _read(path)
+    if current is not None and current.token != token:
+        print(f"error: '{path.parent}' has been taken over by {current}: ended, nothing more is written",
+              file=sys.stderr, flush=True)  # fmt: skip
+        os._exit(_LOST)
+    with suppress(OSError):  # a file system that is away for a while; the lease is longer than that
+        os.utime(path)
 
 
 def _create(path: Path, text: str) -> bool:
@@ -174,16 +259,21 @@ def _create(path: Path, text: str) -> bool:
 def _take_over(path: Path, own: Claim, left: Claim | None) -> bool:
     """Put `own` in the place of the claim that was `left`; False if that is no longer there.
 
-    The lock lets one of several commands do this that find the same claim.
+    Of several commands that find the same claim, the one that creates the file named after it does so. Whoever creates
+    it later finds another claim in place.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    with exclusive(lock):
-        unchanged = path.exists() and _read(path) == left
-        if unchanged:
-            write_json(path, asdict(own))
-    lock.unlink(missing_ok=True)
-    current = _read(path)
-    return unchanged and current is not None and current.token == own.token
+    right = path.with_name(f".{path.name}.{left.token if left is not None else 'damaged'}")
+    if not _create(right, json.dumps(asdict(own))):
+        if _seconds_unrenewed(right) > LEASE:  # who created it was killed before the next line
+            right.unlink(missing_ok=True)
+        return False
+    try:
+        if not path.exists() or _read(path) != left:
+            return False
+        write_json(path, asdict(own))
+        return True
+    finally:
+        right.unlink(missing_ok=True)
 
 
 def _read_settled(path: Path) -> Claim | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -168,6 +170,54 @@ def inner_groups(graph: ChannelGraph, blocks: Iterable[str]) -> dict[str, list[s
         if own:
             found[block] = own
     return found
+
+
+def blocks_that_see_all(model: nn.Module, example_inputs: Any, blocks: Sequence[str]) -> tuple[str, ...]:
+    """Those of the blocks whose input already depends on the whole image, somewhere, in the order of execution.
+
+    What such a block adds is depth, not sight. Found by trying: a NaN in one corner of the image reaches exactly the
+    positions that see this corner, whatever the weights are, and a field of view is a rectangle. Behind a
+    squeeze-and-excitation or any other global mean every block sees all.
+
+    Args:
+        model: any CNN; it is not changed.
+        example_inputs: a tensor, a tuple of positional or a dictionary of named arguments; every floating-point tensor
+            with more than two dimensions is an image, its last two (or one, or three) dimensions are its sides.
+        blocks: modules that are called with one tensor, as `removable_blocks` finds them.
+    """
+    probe = copy.deepcopy(model).cpu().float().eval()
+    seen: dict[str, Tensor] = {}
+    for name in blocks:
+        probe.get_submodule(name).register_forward_pre_hook(partial(_note_nan, seen, name))
+    sides = 0
+
+    def count_sides(tensor: Tensor) -> Tensor:
+        nonlocal sides
+        sides = max(sides, tensor.dim() - 2 if tensor.is_floating_point() else 0)
+        return tensor
+
+    map_tensors(example_inputs, count_sides)
+    # Without oneDNN, whose tiles would carry a NaN to neighbours that do not see it.
+    with seeded(0), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        _randomise(probe)
+        for corner in product((0, -1), repeat=sides):
+            call(probe, map_tensors(example_inputs, partial(_with_nan, corner=corner)))
+    return tuple(name for name in blocks if name in seen and bool(seen[name].any()))
+
+
+def _note_nan(seen: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Narrow the positions of a block's input that have seen every corner so far."""
+    nan = inputs[0].isnan()
+    here = nan.flatten(2).any(1) if nan.dim() > 2 else nan.any()
+    seen[name] = seen[name] & here if name in seen else here
+
+
+def _with_nan(tensor: Tensor, *, corner: tuple[int, ...]) -> Tensor:
+    drawn = _drawn(tensor)
+    if drawn.is_floating_point() and drawn.dim() > 2:
+        place: tuple[Any, ...] = (..., *corner[: drawn.dim() - 2])
+        drawn[place] = float("nan")
+    return drawn
 
 
 def blocks_to_lift(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ SUFFIX = {
 }
 SECONDS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
 LARGEST_FRACTION = 10  # no baseline costs ten FLOPs or has ten parameters, so larger numbers are absolute
+LARGEST_PERCENTAGE = 100  # whoever writes 90 means percent
 
 
 class BudgetError(UserError):
@@ -30,7 +31,7 @@ class BudgetError(UserError):
 class Budget:
     """Upper limits on a network's cost; every limit that is set has to hold.
 
-    Numbers up to 10 are fractions of the *baseline*; larger ones are absolute FLOPs or parameters. Texts say which:
+    Numbers up to 10 are fractions of the *baseline*, those above 100 absolute FLOPs or parameters. Texts say which:
     "90%", "3.7G", "25.5M", and for latency "12ms" (a bare number is a fraction there).
 
     Attributes:
@@ -42,7 +43,7 @@ class Budget:
             way a reader counts, or "macs" or "paper" alone; the fractions of published tables use "paper".
 
     Raises:
-        UserError: no limit, or one that is not a positive number.
+        UserError: no limit, one that is not a positive number, or one from 10 to 100 that looks like a percentage.
 
     Example:
         >>> Budget(flops=0.9, params="25M").limits(Cost(macs=950, paper=1000, params=30_000_000))
@@ -158,6 +159,10 @@ def _parse(kind: str, value: float | str) -> tuple[Fraction, bool]:
             raise UserError(f"budget: {kind}={value!r} has to be a positive number")
         number = Fraction(repr(float(value)))
         fraction = kind == "latency" or number <= LARGEST_FRACTION
+        if not fraction and number <= LARGEST_PERCENTAGE:
+            raise UserError(
+                f"budget: {kind}={value:g}: did you mean {float(number / 100):g}, or '{value:g}%'?"
+            )
     if number <= 0:
         raise UserError(f"budget: {kind}={value!r} has to be a positive number")
     return number, fraction

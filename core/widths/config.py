@@ -40,7 +40,8 @@ class ShrinkConfig:
         vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
             less than this fraction of their widened channels are removed, the emptiest first and no more than leave
             enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none;
-            "floor" removes what would have to be held up by its own floor. See `core.surgery.depth`.
+            "floor" removes what would have to be held up by its own floor; "receptive-field" removes, whatever the
+            scores, blocks whose input already sees the whole image, the last first. See `core.surgery.depth`.
         taps: see `core.graph.channels.trace_channels`.
         outputs: likewise; where an experiment searches a part of a network, its outputs are free unless this freezes
             them.
@@ -62,21 +63,33 @@ class ShrinkConfig:
     embedding: int = 8
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
-    vanish: float | Literal["floor"] = 0.0
+    vanish: float | Literal["floor", "receptive-field"] = 0.0
     taps: tuple[str, ...] = ()
     outputs: Literal["single", "freeze", "free"] = "single"
 
     def __post_init__(self) -> None:
-        if self.vanish != "floor" and not 0 <= self.vanish <= 1:
-            raise UserError(f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, or 'floor'")
-        check_score(self.score, self.latents, "shrink.score")
+        if isinstance(self.vanish, str):
+            if self.vanish not in ("floor", "receptive-field"):
+                raise UserError(
+                    f"shrink.vanish is '{self.vanish}': use a fraction, 'floor' or 'receptive-field'"
+                )
+        elif not 0 <= self.vanish <= 1:
+            raise UserError(
+                f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, 'floor' or 'receptive-field'"
+            )
         if self.allocation not in ALLOCATIONS:
             raise UserError(
                 f"shrink.allocation: unknown allocation '{self.allocation}', "
                 f"{did_you_mean(self.allocation, ALLOCATIONS)}"
             )
+        check_score(self.score, self.latents, self.allocation, "shrink.score")
         if self.batches < 1 or self.batch_size < 1:
             raise UserError("shrink.batches and shrink.batch_size have to be at least 1")
+
+    @property
+    def by_scores(self) -> bool:
+        """Whether blocks may vanish, and which of them is up to the scores."""
+        return bool(self.vanish) and self.vanish != "receptive-field"
 
     @property
     def trace(self) -> TraceOptions:

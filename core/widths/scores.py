@@ -5,11 +5,17 @@
     magnitude     |z| behind a hypernetwork; for gates the mean |W| over the slices that a channel governs
     fisher        Σ over samples of (z · dL/dz)²: see `core.widths.fisher`; fisher-readers leaves out the producers
     synflow       z · dR/dz of the data-free R of SynFlow: see `core.widths.proxies`
-    random        a draw from U(0, 1): the control that keeps the search and drops the information; one threshold over
-                  independent draws keeps nearly the same share of every group, so its widths are nearly uniform
-    uniform       the rank within the group: every group keeps the same fraction
+    diminishing-returns         1 / j for the j-th choice of every group: log w_g to be, of width w_g
+    fisher-diminishing-returns  a_g / j, with a_g² the group's sum of `fisher`
+    uniform         the rank within the group: every group keeps the same fraction
+    random          the same, of groups whose widths are drawn: log-normal shares, one a group
+    random-scores   a draw from U(0, 1) a choice: the control that keeps the search and drops the information; one
+                    threshold over independent draws keeps nearly the same share of every group
 
 or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.
+
+Diminishing returns maximise Σ_g a_g log w_g: at equal scores a group's first channels are worth more than its last, so
+that no group is starved or glutted. They are worths, not ranks, so they go with an allocation by cost.
 
 For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
 (`core.surgery.gates` says why), which costs one ordinary forward and backward pass.
@@ -32,12 +38,15 @@ from core.graph.channels import ChannelGraph
 from core.modules import bare, call, copy_model, map_tensors
 from core.surgery.gates import LATENTS, governed_parameters, governed_weights
 from core.surgery.initialise import seeded
+from core.widths.allocation import Allocation
 from core.widths.fisher import Roles, fisher
 from core.widths.proxies import synflow_products
 
 Scores = Mapping[str, Tensor]
 ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
 Latents = Literal["gate", "hypernetwork"]
+SPREAD = 0.35  # of the logarithms of drawn widths
+BY_COST: tuple[Allocation, ...] = ("per-flop", "equalised")
 
 
 @dataclass(frozen=True)
@@ -60,19 +69,24 @@ class Score:
         summary: one line for tables.
         of: the score of every choice, by group.
         gates_only: it is defined for plain gates, not behind a hypernetwork.
+        allocations: that it makes sense with, the usual one first; empty for all.
     """
 
     summary: str
     of: Callable[[Scored], Scores]
     gates_only: bool = False
+    allocations: tuple[Allocation, ...] = ()
 
 
-def check_score(score: str | ScoreFunction, latents: str, what: str = "score") -> None:
-    """Refuse an unknown score, and one that is not defined for the latents.
+def check_score(
+    score: str | ScoreFunction, latents: str, allocation: str | None = None, what: str = "score"
+) -> None:
+    """Refuse an unknown score, and one that is not defined for the latents or means nothing to the allocation.
 
     Args:
         score: a name, or a callable, which is always good.
         latents: "gate" or "hypernetwork".
+        allocation: see `core.widths.allocation`; None where none is made.
         what: how the setting is called in messages.
 
     Raises:
@@ -86,6 +100,12 @@ def check_score(score: str | ScoreFunction, latents: str, what: str = "score") -
         raise UserError(f"{what}: unknown score '{score}', {did_you_mean(score, SCORES)}, or a callable")
     if SCORES[score].gates_only and latents != "gate":
         raise UserError(f"{what}: '{score}' is defined for plain gates: use latents='gate', or another score")
+    allowed = SCORES[score].allocations
+    if allocation is not None and allowed and allocation not in allowed:
+        raise UserError(
+            f"{what}: '{score}' says nothing to allocation='{allocation}': use "
+            + " or ".join(f"allocation='{name}'" for name in allowed)
+        )
 
 
 def score_channels(
@@ -134,7 +154,36 @@ def _at_random(given: Scored) -> Scores:
 
 
 def _by_rank(given: Scored) -> Scores:
-    return {group.name: 1 - (torch.arange(group.size) + 0.5) / group.size for group in given.graph.groups}
+    return {group.name: _shares(group.size) for group in given.graph.groups}
+
+
+def _by_drawn_widths(given: Scored) -> Scores:
+    # A threshold t keeps the first (1 - t) * share of every group.
+    shares = torch.exp(SPREAD * torch.randn(len(given.graph.groups), dtype=torch.float64)).tolist()
+    return {
+        group.name: 1 - (1 - _shares(group.size)) / share
+        for group, share in zip(given.graph.groups, shares, strict=True)
+    }
+
+
+def _shares(size: int) -> Tensor:
+    """1 less the part of a group that stands before the middle of each choice, (size,)."""
+    return 1 - (torch.arange(size, dtype=torch.float64) + 0.5) / size
+
+
+def _by_diminishing_returns(given: Scored) -> Scores:
+    return {group.name: 1 / torch.arange(1.0, group.size + 1) for group in given.graph.groups}
+
+
+def _by_fishers_diminishing_returns(given: Scored) -> Scores:
+    found = {}
+    for name, value in _by_fisher(given, roles="all").items():
+        rank = torch.empty_like(value)
+        rank[value.argsort(descending=True, stable=True)] = torch.arange(
+            1.0, len(value) + 1, dtype=rank.dtype
+        )
+        found[name] = value.sum().sqrt() / rank
+    return found
 
 
 def _by_latents(given: Scored, *, score: str) -> Scores:
@@ -156,11 +205,16 @@ SCORES: dict[str, Score] = {
     "sensitivity": Score("|z · dL/dz| of plain gates: equals gradient, trained once for both",
                          partial(_by_latents, score="sensitivity")),
     "magnitude": Score("mean |W| of fresh weights", partial(_by_latents, score="magnitude")),
-    "random": Score("control: random scores; nearly uniform widths", _at_random),
-    "uniform": Score("control: every group keeps the same fraction", _by_rank),
+    "random": Score("control: widths drawn per group", _by_drawn_widths, allocations=("threshold",)),
+    "uniform": Score("control: every group keeps the same fraction", _by_rank, allocations=("threshold",)),
+    "random-scores": Score("control: random scores; nearly uniform widths", _at_random),
     "fisher": Score("Σ over samples of (z · dL/dz)²", partial(_by_fisher, roles="all"), True),
     "fisher-readers": Score("the same, readers' share alone", partial(_by_fisher, roles="readers"), True),
     "synflow": Score("z · dR/dz of SynFlow", _by_synflow, True),
+    "diminishing-returns": Score("Σ log w: the j-th channel of a group is worth 1/j, per FLOP", _by_diminishing_returns,
+                                 allocations=BY_COST),
+    "fisher-diminishing-returns": Score("Σ a log w, a² a group's summed fisher, per FLOP",
+                                        _by_fishers_diminishing_returns, True, BY_COST),
 }  # fmt: skip
 NAMES = tuple(SCORES)
 

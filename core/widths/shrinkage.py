@@ -13,7 +13,7 @@ from core.graph.complexity import Cost, latency
 from core.graph.labels import Note
 from core.modules import bare
 from core.surgery.architecture import Architecture
-from core.surgery.depth import blocks_to_lift, lifted, vanished
+from core.surgery.depth import blocks_that_see_all, blocks_to_lift, lifted, vanished
 from core.surgery.initialise import Factory
 from core.surgery.resize import reshaped
 from core.widths.bounds import fitting, group_fractions, unlimited
@@ -66,9 +66,10 @@ def shrink(
     shrinkage = _Shrinkage(bare(model), example_inputs, loss_fn, config, seed, factory)
     space = shrinkage.open()
     without_floor = unlimited(config.floor, space.graph.groups)
+    if config.vanish == "receptive-field" and (gone := shrinkage.blocks_that_see_all(space)):
+        space = shrinkage.open(gone)
     scores = shrinkage.score(space, shrinkage.reading(batches))
-    gone = shrinkage.blocks_that_vanish(space, scores) if config.vanish else []
-    if gone:
+    if config.by_scores and (gone := shrinkage.blocks_that_vanish(space, scores)):
         space = shrinkage.open(gone)
         scores = shrinkage.score(space, shrinkage.kept)
     found = shrinkage.search(space, scores)
@@ -132,6 +133,12 @@ class _Shrinkage:
         """The widths of the best channels within the budget; with `changes` of the configuration."""
         return search_space(space, scores, replace(self.config, **changes), self._baseline(space))
 
+    def blocks_that_see_all(self, space: Space) -> Sequence[str]:
+        """The blocks whose input sees the whole image, in the order of execution; the last are the first to go."""
+        inner = blocks_to_lift(self.model, self.inputs, space.graph)
+        last_first = blocks_that_see_all(self.model, self.inputs, list(inner))[::-1]
+        return self._as_many_as_leave_enough(last_first)[::-1]
+
     def blocks_that_vanish(self, space: Space, scores: Mapping[str, Tensor]) -> Sequence[str]:
         """The blocks that keep too little once no floor holds them up, in the order of execution."""
         config = self.config
@@ -175,7 +182,7 @@ class _Shrinkage:
         """The batches, counted, and kept where they are scored on once more."""
         for batch in batches:
             self.counted += 1
-            if self.config.vanish:
+            if self.config.by_scores:
                 self.kept.append(batch)
             yield batch
 

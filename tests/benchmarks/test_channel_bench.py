@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import benchmarks.channel_bench
 import benchmarks.channel_bench_table
@@ -24,7 +24,6 @@ from benchmarks.channel_bench import main
 from benchmarks.channel_bench_networks import BASELINE, IMAGE, SPACES, MacroSpace, image, mobilenet
 from benchmarks.channel_bench_report import spread_labels
 from benchmarks.channel_bench_search import (
-    DIMINISHING,
     STEEP,
     Answer,
     Place,
@@ -54,6 +53,8 @@ from core.surgery.initialise import seeded
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
+from core.widths.scores import score_channels
+from core.widths.selection import search
 from core.widths.space import Space, open_space
 
 NAMES = ["".join(name) for name in product("1234", repeat=7)]
@@ -250,15 +251,12 @@ def test_shared_scores_find_what_the_registry_finds(toy: Scores, name: str) -> N
 
 
 def test_diminishing_returns_maximise_the_sum_of_logarithms() -> None:
-    toy = Scores.__new__(Scores)
-    toy.place, toy.space, toy.opening = toy_place(), opened("MobileNet"), 0.0
-    toy.place = replace(toy.place, macro=SPACES["MobileNet"])
-    toy.request = Namespace(seed=0)  # type: ignore[assignment]  # nothing else of it is read
-    config = ShrinkConfig(floor=0.05, budget=Budget(flops=0.5, convention="macs"))
-    found = answer(toy.place, DIMINISHING, toy, config)
-    graph = toy.space.graph
-    sizes = np.rint(found.relative[0] * SPACES["MobileNet"].full).astype(np.int64)
-    limits = limits_of(toy.space, macs(int(0.5 * 54_260_736), 0.05))
+    space = opened("MobileNet")
+    graph, budget = space.graph, Budget(flops=0.5, convention="macs")
+    scores = score_channels(space.wide, graph, [], functional.cross_entropy, score="diminishing-returns")
+    found = search(graph, scores, budget, space.baseline, floor=0.05, allocation="per-flop")
+    sizes = graph.elements(found.widths)
+    limits = limits_of(space, macs(int(0.5 * 54_260_736), 0.05))
     assert graph.cost("macs", sizes) <= limits.costs["macs"]
     # Karush, Kuhn and Tucker's conditions for the largest sum of log w: what a layer's channels cost at the margin,
     # times its width, is the same for all layers that are free to change, less at ceilings and more at floors.
@@ -313,8 +311,8 @@ def test_the_page_says_what_the_table_says(
 ) -> None:
     monkeypatch.setattr(benchmarks.channel_bench, "open_dataset", lambda *arguments: Data())
     monkeypatch.setattr(benchmarks.channel_bench_table, "ROUNDS", 8)
-    arguments = ["--spaces", "MobileNet", "--methods", "random", "inner-wide", DIMINISHING, "--budgets", "0.5", "0.9",
-                 "--convention", "macs", "--seeds", "2", "--data-root", str(made)]  # fmt: skip
+    arguments = ["--spaces", "MobileNet", "--methods", "random", "inner-wide", "diminishing-returns", "--budgets",
+                 "0.5", "0.9", "--convention", "macs", "--seeds", "2", "--data-root", str(made)]  # fmt: skip
     assert main([*arguments, "--output", str(tmp_path / "page")]) == 0
     results = json.loads((tmp_path / "page.json").read_text())
     (space,) = results["spaces"]
@@ -338,10 +336,10 @@ def test_the_page_says_what_the_table_says(
     page = (tmp_path / "page.md").read_text()
     assert "Not reachable at 50% of the FLOPs with floor 0.4: 4 methods" in page
     assert "--budgets 0.5 0.9" in page
-    assert f"{len(METHODS) - 3} methods of the registry are left out" in page
+    assert f"{len(METHODS) - 4} methods of the registry are left out" in page
     assert results["left_out"]["gradient"] == "not asked for"
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
-    assert "| diminishing returns |" in capsys.readouterr().out
+    assert "| diminishing-returns |" in capsys.readouterr().out
 
 
 def test_rounded_widths_may_reach_what_uniform_ones_cannot(
@@ -451,7 +449,13 @@ def test_the_known_figures_of_inverted_bottlenecks(real: Path, tmp_path: Path) -
     request = Request(place.subject, ShrinkConfig(floor=0.25, budget=Budget(flops=0.9)), TrainConfig(seed=0),
                       SearchConfig(), make_fabric("cpu"), tmp_path)  # fmt: skip
     scores = Scores(place, request)
-    known = {"uniform": 90.65, "random": 90.64, "inner-wide": 90.83, STEEP: 90.96, DIMINISHING: 91.00}
+    known = {
+        "uniform": 90.65,
+        "random-scores": 90.64,
+        "inner-wide": 90.83,
+        STEEP: 90.96,
+        "diminishing-returns": 91.00,
+    }
     for name, accuracy in known.items():
         found = answer(place, name, scores, request.shrink)
         assert float(place.surface(found.relative)[0]) == pytest.approx(accuracy, abs=0.02), name

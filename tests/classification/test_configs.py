@@ -1,5 +1,7 @@
 """Every shipped protocol fits the schema, names things that exist, and holds the published recipe."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from classification.config import RunConfig
 from classification.data import DATASETS
 from classification.models import build
 from core.command_line.config import load_config
+from core.errors import UserError
 from core.training.distillation import DistillationConfig
 
 FOLDER = Path(shared_configs.__file__).parent / "classification"
@@ -42,7 +45,7 @@ def test_the_promised_protocols_are_there():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_protocol_is_whole_and_its_names_exist(path):
     config = load_config(path, RunConfig)
-    stem = path.stem.removesuffix("_distillation").removesuffix("_reduced")
+    stem = re.sub("_(distillation|reduced|explore|confirm)$", "", path.stem)
     assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
     assert path.stem.endswith("_distillation") == (config.distillation is not None)
     assert config.dataset in DATASETS
@@ -52,7 +55,7 @@ def test_a_protocol_is_whole_and_its_names_exist(path):
     assert {"widen", "budget", "score", "floor", "batches", "batch_size"} <= set(written.shrink)
     assert {"crop_padding", "flip", "bad_images", "workers"} <= set(written.data)
     with torch.device("meta"):
-        assert isinstance(build(config.model, dataset=config.dataset), torch.nn.Module)
+        assert isinstance(build(config.model, dataset=config.form or config.dataset), torch.nn.Module)
 
 
 def test_imagenet_is_the_references_recipe():
@@ -91,3 +94,19 @@ def test_distillation_twins_differ_by_distillation_alone(network):
     plain, taught = load(f"{network}_tiny_imagenet"), load(f"{network}_tiny_imagenet_distillation")
     assert taught.distillation == DistillationConfig(temperature=4.0, hard_weight=0.6, soft_weight=0.4)
     assert (taught.train, taught.data, taught.shrink) == (plain.train, plain.data, plain.shrink)
+
+
+def test_the_confirmation_is_the_exploration_on_other_classes():
+    explore, confirm = (load(f"mobilenetv2_small_tiny_imagenet_{name}") for name in ("explore", "confirm"))
+    assert (explore.data.first_class, explore.data.classes, explore.data.test_per_class) == (0, 100, 250)
+    assert confirm == replace(explore, data=replace(explore.data, first_class=100))
+
+
+def test_a_form_is_one_of_the_suites_networks():
+    assert RunConfig(form="cifar").form == "cifar"
+    with pytest.raises(UserError, match=r"form is 'cifra': did you mean 'cifar'"):
+        RunConfig(form="cifra")
+    with pytest.raises(
+        UserError, match=r"form='cifar' is for networks of the suite; 'net\.py:make' has its own"
+    ):
+        RunConfig(form="cifar", model="net.py:make")

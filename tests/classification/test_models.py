@@ -25,6 +25,7 @@ FAMILIES = (
     "regnety_200mf",
     "mobilenetv1",
     "mobilenetv2",
+    "mobilenetv2_small",
     "mobilenetv3_small",
     "mobilenetv3_small_torchvision",
     "efficientnet_b0",
@@ -73,6 +74,12 @@ def test_counts_are_those_of_the_reference(
     assert f"{macs / 1e9:.4f} {flops / 1e9:.4f} {parameters / 1e6:.{digits}f}" == expected
 
 
+def test_the_small_mobilenetv2_has_the_counts_that_it_says() -> None:
+    with torch.device("meta"):
+        network = build("mobilenetv2_small", 100)
+    assert count(network, (3, 16, 16))[1:] == (3_103_232, 155_956)
+
+
 def test_resnet50_has_the_published_counts_to_the_digit() -> None:
     with torch.device("meta"):
         network = models.resnet50()
@@ -89,6 +96,7 @@ MAP_SIDES = {
     "regnety_200mf": (4, 8, 2),
     "mobilenetv1": (2, 2, 2),
     "mobilenetv2": (4, 4, 2),
+    "mobilenetv2_small": (16, 8, 2),
     "mobilenetv3_small": (4, 2, 2),
     "mobilenetv3_small_torchvision": (4, 2, 2),
     "efficientnet_b0": (4, 8, 2),

@@ -60,6 +60,58 @@ def test_what_a_data_set_does_not_have_is_refused():
         open_dataset("digits", ".", DataConfig(downsample=3))
 
 
+@given(
+    first=st.integers(0, 8),
+    classes=st.integers(2, 10),
+    held=st.integers(0, 60),
+    limit=st.none() | st.integers(40, 900),
+)
+def test_training_images_that_test_train_no_network(first, classes, held, limit):
+    classes = min(classes, 10 - first)
+    data = reduce_data(
+        WHOLE, DataConfig(classes=classes, first_class=first, test_per_class=held, train_limit=limit)
+    )
+    assert data.class_names == WHOLE.class_names[first : first + classes]
+
+    def kept(split, chosen):
+        labels = split.labels[split.rows] - first
+        return [
+            split.images[row] for row, label in zip(split.rows, labels, strict=True) if chosen(int(label))
+        ]
+
+    official = kept(WHOLE.test, range(classes).__contains__)
+    pixels = data.test.images[data.test.rows]
+    assert len(pixels) == len(official) + held * classes
+    assert torch.equal(pixels[: len(official)], torch.stack(official))
+    labels = data.test.labels[data.test.rows][len(official) :]
+    assert np.bincount(labels, minlength=classes).tolist() == [held] * classes
+    # The held-out images are the last of every class; the rest, as far as the limit goes, trains.
+    for label in range(classes):
+        own = torch.stack(kept(WHOLE.train, label.__eq__))
+        assert torch.equal(pixels[len(official) :][labels == label], own[len(own) - held :])
+        trained = data.train.images[data.train.rows][data.train.labels[data.train.rows] == label]
+        assert torch.equal(trained, own[: len(trained)])
+        assert len(trained) <= len(own) - held
+    expected = sum(len(kept(WHOLE.train, label.__eq__)) - held for label in range(classes))
+    assert len(data.train) == min(expected, limit or expected)
+
+
+def test_a_class_keeps_images_to_train_on():
+    with pytest.raises(
+        UserError, match=r"data\.test_per_class is 200, but a class of digits has \d+ training images"
+    ):
+        open_dataset("digits", ".", DataConfig(test_per_class=200))
+    with pytest.raises(
+        UserError, match=r"data\.classes is 1 from data\.first_class 9 on, but digits has 10 classes"
+    ):
+        open_dataset("digits", ".", DataConfig(first_class=9))
+    text = DataConfig(classes=100, first_class=100, test_per_class=250, downsample=4).smaller_than_whole()
+    assert text == (
+        "A part of the data set: 100 classes from number 100 on (the first is 0), 250 training images of every class "
+        "are test images, images averaged over 4x4 pixels."
+    )
+
+
 def test_folders_of_images_have_fewer_classes_but_no_smaller_images(tmp_path: Path):
     photograph = Image.fromarray(load_sample_image("china.jpg")[:100, :100])
     for part in ("train", "val"):
@@ -73,6 +125,11 @@ def test_folders_of_images_have_fewer_classes_but_no_smaller_images(tmp_path: Pa
     assert data.train.labels.tolist() == [0, 0, 1]
     assert data.test.labels.tolist() == [0, 0, 1, 1]
     assert [Path(os.fsdecode(path)).parent.name for path in data.train.paths] == ["n01", "n01", "n02"]
+    data = open_dataset("imagenet", tmp_path, DataConfig(first_class=1, test_per_class=1, workers=0))
+    assert data.class_names == ("n02", "n03")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1], [0, 0, 1, 1, 0, 1])
+    tested = [Path(os.fsdecode(path)).parts[-3:] for path in data.test.paths[-2:]]
+    assert tested == [("train", "n02", "1.JPEG"), ("train", "n03", "1.JPEG")]
     with pytest.raises(UserError, match=r"data\.downsample is 2, but imagenet is decoded during training"):
         open_dataset("imagenet", tmp_path, DataConfig(downsample=2))
 
@@ -88,6 +145,9 @@ def test_the_reduced_tiny_imagenet_is_the_first_classes_averaged():
     data = open_dataset("tiny-imagenet", _real_root(), DataConfig(classes=20, downsample=4))
     assert (len(data.train), len(data.test), data.input_shape) == (10_000, 1_000, (3, 16, 16))
     assert data.class_names == whole.class_names[:20]
+    held = open_dataset("tiny-imagenet", _real_root(), DataConfig(20, 20, 100, 250, downsample=4))
+    assert (len(held.train), len(held.test)) == (20, 20 * (250 + 50))
+    assert held.class_names == whole.class_names[100:120]
     assert data.train.images.shape == (10_000, 3, 16, 16)  # nothing that is not used is kept
     row = int(whole.test.rows[whole.test.labels[whole.test.rows] < 20][7])
     expected = torch.nn.functional.avg_pool2d(whole.test.images[row].double(), 4).round()

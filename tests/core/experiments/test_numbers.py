@@ -16,7 +16,15 @@ from core.experiments.experiment import run_experiment
 from core.experiments.plots import new_figure, say_what_is_not_drawn
 from core.experiments.report import results_table
 from core.experiments.settings import Settings
-from core.experiments.statistics import half_interval, holm, number_text, paired_p, statistics, with_interval
+from core.experiments.statistics import (
+    half_interval,
+    holm,
+    number_text,
+    paired_p,
+    statistics,
+    width_spread,
+    with_interval,
+)
 from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
@@ -115,3 +123,10 @@ def test_plots_say_what_they_do_not_show() -> None:
     say_what_is_not_drawn(axis, [1.0])
     say_what_is_not_drawn(axis, [])
     assert not axis.texts
+
+
+def test_the_spread_of_widths_is_that_of_their_logarithms() -> None:
+    base = {"a": 10, "b": 20, "c": 40}
+    assert width_spread({"a": 5, "b": 10, "c": 20}, base) == 0.0
+    assert width_spread({"a": 20, "b": 10}, base) == pytest.approx(math.log(2))  # a block was left out
+    assert width_spread({}, base) == 0.0

@@ -157,7 +157,7 @@ def test_every_method_obeys_the_configuration(name: str, config: ShrinkConfig) -
     with tempfile.TemporaryDirectory() as folder:
         arch = find(name, request(name, config, folder)).architecture
     wide = open_space(network_for(name), IMAGE, config, seed=0).graph
-    assert bool(arch.removed) <= ("depth" in name or "shallow" in name)
+    assert bool(arch.removed) <= any(word in name for word in ("depth", "shallow", "receptive"))
     for group in wide.groups:
         if any(group.name.startswith(f"{block}.") for block in arch.removed):
             assert group.name not in arch.widths

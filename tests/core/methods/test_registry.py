@@ -52,17 +52,11 @@ def test_every_method_meets_the_budget_and_no_channel_is_to_spare(
         assert width >= int(0.8 * architecture.baseline_widths[group] / step) * step
     network = architecture.build(request.subject.build())
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.costs[0].params
-    free = (
-        "random",
-        "uniform",
-        "shallow-uniform",
-        "magnitude",
-        "hypernetwork-magnitude",
-        "synflow-search",
-        "torch-pruning-norm",
-    )
+    free = ("random", "random-scores", "uniform", "shallow-uniform", "magnitude", "hypernetwork-magnitude",
+            "synflow-search", "diminishing-returns", "receptive-field-uniform",
+            "receptive-field-diminishing-returns", "depth-and-width", "torch-pruning-norm")  # fmt: skip
     assert (found.epochs == 0) == (name in free or name.endswith("-wide"))
-    assert bool(architecture.removed) == ("depth" in name or "shallow" in name)
+    assert bool(architecture.removed) == any(word in name for word in ("depth", "shallow", "receptive"))
 
 
 ONE_EACH = ["gradient", "uniform", "accumulated", "synflow-search", "late-wide", "dhp"]

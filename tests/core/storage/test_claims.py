@@ -129,6 +129,74 @@ def test_of_another_machine_the_user_decides(change: dict[str, str], tmp_path: P
         pass
 
 
+def test_of_another_machine_the_lease_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / CLAIM_FILE
+    for age, over in ((200, False), (400, True)):
+        write_json(path, asdict(replace(Claim.own(), host="elsewhere", token="x")))
+        # A machine whose clock is hours off sees the same, as file times are compared with file times.
+        monkeypatch.setattr(time, "time", lambda: 1.0)
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+        said: list[str] = []
+        if not over:
+            with pytest.raises(Claimed, match="claimed by process"), claimed(tmp_path, said.append):
+                pass
+        else:
+            with claimed(tmp_path, said.append):
+                assert json.loads(path.read_text())["host"] != "elsewhere"
+            assert "which has not renewed it for minutes: taken over" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.storage.claims.RENEWED_EVERY", 0.02)
+    path = tmp_path / CLAIM_FILE
+    with claimed(tmp_path), claimed(tmp_path / "inner"):
+        for held in (path, tmp_path / "inner" / CLAIM_FILE):
+            os.utime(held, (1.0, 1.0))
+            deadline = time.monotonic() + 10
+            while held.stat().st_mtime == 1.0:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    assert not path.exists()
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+import core.storage.claims as claims
+claims.RENEWED_EVERY = 0.05
+with claims.claimed(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+    Path(sys.argv[1], "written").touch()
+"""
+
+
+def test_a_process_that_was_taken_over_ends_and_writes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLEEPER, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        write_json(tmp_path / CLAIM_FILE, asdict(replace(Claim.own(), token="another")))
+        assert process.wait(30) == 3
+        assert process.stderr is not None
+        assert "has been taken over by process" in process.stderr.read()
+    assert [item.name for item in tmp_path.iterdir()] == [CLAIM_FILE]
+
+
+def test_a_right_to_take_over_that_was_left_does_not_last(tmp_path: Path) -> None:
+    """A command was killed between taking the right to take over and doing so."""
+    write_json(tmp_path / CLAIM_FILE, asdict(replace(Claim.own(), pid=2**22 + 1, token="x")))
+    right = tmp_path / f".{CLAIM_FILE}.x"
+    right.touch()
+    os.utime(right, (1.0, 1.0))
+    with claimed(tmp_path, lambda line: None):
+        assert not right.exists()
+
+
 def test_no_process_has_a_number_beyond_the_systems() -> None:
     assert replace(Claim.own(), pid=10**20).is_over()
 

@@ -19,7 +19,15 @@ from core.experiments.plots import layer_widths
 from core.graph.channels import TraceOptions, trace_channels
 from core.graph.complexity import count, count_params
 from core.surgery.architecture import Architecture, ArchitectureError
-from core.surgery.depth import free_blocks, inner_groups, lifted, removable_blocks, shorten, vanished
+from core.surgery.depth import (
+    blocks_that_see_all,
+    free_blocks,
+    inner_groups,
+    lifted,
+    removable_blocks,
+    shorten,
+    vanished,
+)
 from core.surgery.resize import resize
 from core.surgery.verification import randomise_
 from core.widths.budget import Budget, BudgetError
@@ -346,3 +354,32 @@ def test_a_shortened_network_can_be_resized_again() -> None:
     graph = trace_channels(short, image)
     widths = {group.name: group.width + 1 for group in graph.groups}
     assert count_params(resize(short, graph, widths, seed=0)) == graph.params(widths)
+
+
+def test_blocks_that_see_the_whole_image_follow_the_arithmetic_of_receptive_fields() -> None:
+    """ResNet20: 3 pixels behind the stem, and every 3x3 convolution adds twice its stride's product."""
+    model = build("resnet20", 10, dataset="cifar")
+    blocks = removable_blocks(model, torch.zeros(1, 3, 32, 32))
+    field, seen, step = 3, {}, 1
+    for stage in (1, 2, 3):
+        for number in range(3):
+            seen[f"layer{stage}.{number}"] = field
+            first = 2 if stage > 1 and number == 0 else 1
+            field += 2 * step + 2 * step * first
+            step *= first
+    for side in (8, 16, 24, 32, 40):
+        image = torch.zeros(1, 3, side, side)
+        # At an even side no position has the image's middle: one more pixel is needed.
+        expected = tuple(block for block in blocks if seen[block] >= side + 1)
+        assert blocks_that_see_all(model, image, blocks) == expected
+    assert blocks_that_see_all(model, torch.zeros(1, 3, 200, 200), blocks) == ()
+
+
+def test_blocks_go_by_their_field_of_view_the_last_first_and_no_more_than_the_budget_bears() -> None:
+    model, image = network("resnet20")
+    arch = shrink(model, image, [], F.cross_entropy, score="uniform", vanish="receptive-field")
+    seen = blocks_that_see_all(model, image, removable_blocks(model, image))
+    assert arch.removed == seen[len(seen) - len(arch.removed) :] != ()
+    assert 0.88 < arch.costs[0].paper / arch.costs[1].paper <= 0.9
+    with pytest.raises(UserError, match="use a fraction, 'floor' or 'receptive-field'"):
+        shrink(model, image, [], F.cross_entropy, score="uniform", vanish="field")

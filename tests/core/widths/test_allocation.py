@@ -120,7 +120,7 @@ def test_equalised_widths_have_equal_score_per_flop_at_the_threshold() -> None:
 
 def test_shrink_takes_and_records_the_rule() -> None:
     toy = TOYS["residual"]
-    options = {"score": "random", "floor": 0.2}
+    options = {"score": "random-scores", "floor": 0.2}
     found = shrink(
         toy.build(), toy.inputs(), (), torch.nn.functional.mse_loss, allocation="per-flop", **options
     )

@@ -88,6 +88,13 @@ def test_a_limit_is_never_above_the_fraction_and_never_a_whole_unit_below(
     assert limit == exact
 
 
+def test_a_number_that_looks_like_a_percentage_is_asked_about() -> None:
+    for make in (lambda: Budget(flops=90), lambda: Budget.parse("90"), lambda: Budget.parse("params=90")):
+        with pytest.raises(UserError, match=r"=90: did you mean 0\.9, or '90%'\?"):
+            make()
+    assert Budget(flops="90").limits(Cost(macs=950, paper=1000, params=3)) == {"macs": 90, "paper": 90}
+
+
 def test_what_a_file_keeps_of_a_budget() -> None:
     budget = Budget(flops="90%", params=0.5)
     assert budget.to_json() == {"flops": "90%", "params": 0.5, "convention": "both"}

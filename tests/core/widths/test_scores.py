@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,10 @@ from core.errors import UserError
 from core.graph.channels import ChannelGraph, trace_channels
 from core.surgery.gates import LATENTS, attach_gates
 from core.surgery.hypernetwork import attach_hypernetwork
+from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from core.widths.scores import governed_sums, score_channels
+from core.widths.selection import search
 from tests.toys import TOYS, Net, conv
 
 NAMES = ["residual", "squeeze_excite", "grouped", "depthwise", "transposed", "pixel_shuffle", "dense_block",
@@ -240,3 +244,61 @@ def test_behind_batch_norm_in_training_mode_only_readers_score() -> None:
     torch.testing.assert_close(
         found, (reader.c.weight.detach() * gradient).sum((0, 2, 3)).abs(), rtol=1e-5, atol=1e-9
     )
+
+
+def branches(*kernels: int) -> Net:
+    """Parallel branches 3 -> 200 -> 4 that are added up: the FLOPs of each are linear in its width."""
+    parts = {}
+    for number, kernel in enumerate(kernels):
+        parts |= {f"a{number}": conv(3, 200, kernel), f"b{number}": conv(200, 4, 1)}
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        outputs = [getattr(net, f"b{i}")(F.relu(getattr(net, f"a{i}")(x))) for i in range(len(kernels))]
+        return sum(outputs[1:], outputs[0])
+
+    return Net(parts, forward)
+
+
+@pytest.mark.parametrize("score", ["diminishing-returns", "fisher-diminishing-returns"])
+def test_diminishing_returns_reach_the_closed_form_optimum(score: str) -> None:
+    """max Σ a log w under Σ c w = B: every group gets the part a / Σ a of the budget."""
+    torch.manual_seed(0)
+    net, image = branches(1, 3, 5), torch.randn(6, 3, 8, 8)
+    graph = trace_channels(net, image)
+    targets = torch.randn_like(net(image))
+    scores = score_channels(net, graph, [(image, targets)], F.mse_loss, score=score)
+    worth = np.ones(3)
+    if score.startswith("fisher"):
+        fisher = score_channels(net, graph, [(image, targets)], F.mse_loss, score="fisher")
+        worth = np.sqrt([float(fisher[name].sum()) for name in graph.names])
+        for name in graph.names:  # the best channel by fisher comes first
+            assert int(scores[name].argmax()) == int(fisher[name].argmax())
+        assert worth.max() / worth.min() > 1.1
+    found = search(graph, scores, Budget(flops=0.1, convention="macs"), graph.price(), allocation="per-flop")
+    price = graph.cost.marginal("macs", graph.sizes)  # constant
+    expected = worth / worth.sum() * found.limits["macs"] / price
+    assert 0 < expected.max() < 200
+    # What is too little for one more channel of the dearest branch is filled by others.
+    for name, want, own in zip(graph.names, expected, price, strict=True):
+        assert found.widths[name] == pytest.approx(want, abs=1 + price.max() / own)
+
+
+def test_drawn_widths_keep_their_proportions_under_any_threshold() -> None:
+    net, graph, _ = prepared("dense_block")
+    scores = score_channels(net, graph, [], F.mse_loss, score="random", seed=4)
+    slopes = [
+        float(value[0] - value[1]) * group.size
+        for group, value in zip(graph.groups, scores.values(), strict=True)
+    ]
+    assert len(set(slopes)) == len(slopes) > 1
+    for group, value, slope in zip(graph.groups, scores.values(), slopes, strict=True):
+        expected = 1 - slope * (torch.arange(group.size) + 0.5) / group.size
+        torch.testing.assert_close(value, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_scores_that_are_shares_or_worths_refuse_allocations_that_say_nothing_to_them() -> None:
+    for score in ("random", "uniform"):
+        with pytest.raises(UserError, match=f"'{score}' says nothing to allocation='per-flop'"):
+            ShrinkConfig(score=score, allocation="per-flop")
+    with pytest.raises(UserError, match="use allocation='per-flop' or allocation='equalised'"):
+        ShrinkConfig(score="diminishing-returns")

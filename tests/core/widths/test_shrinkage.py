@@ -66,7 +66,9 @@ def test_the_result_is_a_function_of_the_seed_and_not_of_the_weights() -> None:
     torch.manual_seed(99)
     again = shrink(net, inputs, batches, F.mse_loss, seed=1)
     assert first == again
-    others = [shrink(net, inputs, [], F.mse_loss, score="random", seed=seed).widths for seed in range(4)]
+    others = [
+        shrink(net, inputs, [], F.mse_loss, score="random-scores", seed=seed).widths for seed in range(4)
+    ]
     assert len({tuple(widths.values()) for widths in others}) > 1
 
 
@@ -211,16 +213,26 @@ def test_the_promised_call() -> None:
     assert isinstance(arch.build(net), type(net))
 
 
-def test_random_scores_give_nearly_uniform_widths_and_groups_without_a_floor_are_named() -> None:
+def test_random_scores_give_nearly_uniform_widths_and_random_widths_do_not() -> None:
     """The standard deviation of log(width / baseline's) within ResNet20, which docs/results/README.md quotes."""
     model, image = classification.models.build("resnet20", num_classes=10), torch.zeros(1, 3, 32, 32)
-    spread = []
-    for seed in range(3):
-        arch = shrink(model, image, [], F.cross_entropy, score="random", seed=seed)
-        base = arch.baseline_widths
-        spread.append(np.std([math.log(arch.widths[name] / base[name]) for name in base], ddof=1))
-        assert "without_floor" not in arch.found_by
-    assert 0.09 < min(spread) < max(spread) < 0.17
+    spread: dict[str, list[float]] = {"random-scores": [], "random": []}
+    found = set()
+    for score, values in spread.items():
+        for seed in range(3):
+            arch = shrink(model, image, [], F.cross_entropy, score=score, floor=0.2, seed=seed)
+            base = arch.baseline_widths
+            values.append(float(np.std([math.log(arch.widths[name] / base[name]) for name in base], ddof=1)))
+            found.add(tuple(arch.widths.values()))
+            assert 0.89 * arch.costs[1].paper < arch.costs[0].paper <= 0.9 * arch.costs[1].paper
+    assert len(found) == 6
+    assert 0.09 < min(spread["random-scores"]) < max(spread["random-scores"]) < 0.17
+    assert 0.2 < min(spread["random"]) < max(spread["random"]) < 0.5
+
+
+def test_groups_without_a_floor_are_named() -> None:
+    model, image = classification.models.build("resnet20", num_classes=10), torch.zeros(1, 3, 32, 32)
+    base = shrink(model, image, [], F.cross_entropy, score="random").baseline_widths
     arch = shrink(model, image, [], F.cross_entropy, score="random", floor={"*.conv1": 0.4})
     rest = [name for name in base if not name.endswith(".conv1")]
     assert arch.found_by["without_floor"] == rest

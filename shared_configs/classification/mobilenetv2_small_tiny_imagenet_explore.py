@@ -1,0 +1,18 @@
+# Where ways of finding widths are explored: classes 0 to 99 of Tiny-ImageNet at a quarter of their size, half of the
+# training images held out to test on, so that 30,000 images tell networks apart. Inverted bottlenecks, because these
+# are what widths matter to. What is learned here is confirmed on other classes by
+# mobilenetv2_small_tiny_imagenet_confirm.py.
+_base_ = "../_base_/tiny_imagenet.py"
+model = "mobilenetv2_small"
+# Layers this small are over before a second thread has begun.
+threads = 1
+data = dict(classes=100, test_per_class=250, downsample=4, crop_padding=2, flip=True)
+train = dict(
+    epochs=30,
+    channels_last=True,
+    eval_every=30,
+    optimizer=dict(weight_decay=5e-4),
+    schedule=dict(_delete_=True, name="cosine", warmup_epochs=1, min_lr=0.0),
+)
+# The table of 32,768 networks (docs/results/channel_bench.md) says that a floor of 0.4 hides the widths that win.
+shrink = dict(budget=dict(flops=0.9, convention="both"), floor=0.25)
