@@ -149,7 +149,7 @@ def _by_depth_and_width(request: Request) -> Found:
         return open_space(full.model, full.inputs, subject.traced(config), seed=request.seed, removed=removed)
 
     def found(space: Space, scores: Mapping[str, Tensor]) -> SearchResult:
-        return search_space(space, scores, config, baseline, seed=request.seed)
+        return search_space(space, scores, config, baseline)
 
     space, result, value = deepen_or_widen(full, request.search.depth, opened, found)
     facts = config.found_by(score="depth and width", seed=request.seed, depth=request.search.depth, objective=value,

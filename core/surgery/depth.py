@@ -185,7 +185,7 @@ def blocks_that_see_all(model: nn.Module, example_inputs: Any, blocks: Sequence[
             with more than two dimensions is an image, its last two (or one, or three) dimensions are its sides.
         blocks: modules that are called with one tensor, as `removable_blocks` finds them.
     """
-    probe = copy.deepcopy(model).cpu().float().eval()
+    probe = copy_model(model).cpu().float().eval()
     seen: dict[str, Tensor] = {}
     for name in blocks:
         probe.get_submodule(name).register_forward_pre_hook(partial(_note_nan, seen, name))
