@@ -204,7 +204,9 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
     if arguments.published:
-        bench = import_records(arguments.published, bench, arguments.report_only)
+        shrink = bench.config.shrink
+        settings = [sweep.apply(shrink, value) for sweep in SWEEPS.values() for value in sweep.values]
+        bench = import_records(arguments.published, bench, [shrink, *settings], arguments.report_only)
     baseline, results, failed = run_sweeps(bench, [SWEEPS[name] for name in arguments.sweeps], arguments)
     if arguments.no_report:
         return 1 if failed else 0

@@ -37,17 +37,20 @@ from core.experiments.series import Record, Series, collect, controls_table, res
 from core.experiments.starts import unknown_text
 from core.experiments.store import KeyedStore
 from core.experiments.trials import Engine, Failure, check_trials, schema_of
+from core.graph.channels import find_groups
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
 from core.methods.method import SearchConfig
 from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
 from core.storage.files import write_json
+from core.surgery.depth import shorten
 from core.training.recipe import ScheduleConfig
 from core.training.train import make_fabric
+from core.widths.config import ShrinkConfig
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
-CONTROLS = ("random", "uniform")
+CONTROLS = ("random", "uniform", "random-scores")
 # The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
 # raised with it: its steps are counted in thousands otherwise.
 REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32")
@@ -202,7 +205,7 @@ def tell_of_earlier(bench: Bench) -> None:
         )
 
 
-def import_records(path: Path, bench: Bench, report_only: bool) -> Bench:
+def import_records(path: Path, bench: Bench, settings: Sequence[ShrinkConfig], report_only: bool) -> Bench:
     """Put the short records of a published page into the store, under their keys; what is there stays as it is.
 
     They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
@@ -210,6 +213,7 @@ def import_records(path: Path, bench: Bench, report_only: bool) -> Bench:
     Args:
         path: the page's JSON.
         bench: of the store.
+        settings: that trials are asked for in.
         report_only: nothing is run; then the page may be of an earlier release.
 
     Returns:
@@ -237,13 +241,42 @@ def import_records(path: Path, bench: Bench, report_only: bool) -> Bench:
             f"--import '{path}' is of an earlier release, whose found networks started by other rules: no trial of "
             f"today can stand beside its own; add --report-only to make its tables"
         )
+    bench = replace(bench, engine=replace(bench.engine, schema=schema))
+    full = _named_as_today(full, bench, settings)
     store = KeyedStore(bench.store)
     new = [record for record in full if not store.record_file(record["key"]).exists()]
     for record in new:
         write_json(store.record_file(record["key"]), record)
     there = f"; {len(full) - len(new)} are there already" if len(new) < len(full) else ""
     bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}")
-    return replace(bench, engine=replace(bench.engine, schema=schema))
+    return bench
+
+
+def _named_as_today(
+    records: Sequence[Record], bench: Bench, settings: Sequence[ShrinkConfig]
+) -> list[dict[str, Any]]:
+    """Short records with the names of their groups; the first release called random scores `random`."""
+    engine = bench.engine
+    model, inputs = engine.task.searched()
+    config = engine.task.traced(bench.config.shrink)
+    base = find_groups(model, inputs, config.trace)
+    names = {(): base.names}
+    found = []
+    for record in records:
+        removed, named = tuple(record.get("removed", ())), dict(record)
+        if removed not in names:
+            names[removed] = find_groups(shorten(model, removed), inputs, config.trace).names
+        if record["widths"] is not None and len(record["widths"]) == len(names[removed]):
+            named["baseline_cost"] = {**record["baseline_cost"], "widths": base.widths}
+            named["named_widths"] = dict(zip(names[removed], record["widths"], strict=True))
+        if engine.schema == 1 and record["method"] == "random":
+            for setting in settings:
+                seed = int(record["seed"])
+                if record["key"] == engine.record_key(Trial("random", setting, seed)):
+                    key = engine.record_key(Trial("random-scores", setting, seed))
+                    named |= {"method": "random-scores", "key": key}
+        found.append(named)
+    return found
 
 
 def check_arguments(arguments: Namespace) -> None:
@@ -306,7 +339,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     settings = [at_budget(shrink, text) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.published:
-        bench = import_records(arguments.published, bench, arguments.report_only)
+        bench = import_records(arguments.published, bench, settings, arguments.report_only)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
         raise UserError(failed[0].error)
@@ -376,7 +409,7 @@ def write_report(
 
 def short(record: Record) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
-    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost")
+    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost", "named_widths")
     if schema_of(record) > 1:  # the first pages do not name theirs
         record = {"schema": schema_of(record), **record}
     found = record["architecture"]

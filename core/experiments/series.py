@@ -51,9 +51,10 @@ class Series:
         found = []
         for record in self.records.values():
             architecture = record.get("architecture")
-            if not architecture or "widths" not in record.get("baseline_cost", {}):
+            widths = architecture["widths"] if architecture else record.get("named_widths")
+            if widths is None or "widths" not in record.get("baseline_cost", {}):
                 return None
-            found.append(width_spread(architecture["widths"], record["baseline_cost"]["widths"]))
+            found.append(width_spread(widths, record["baseline_cost"]["widths"]))
         return fmean(found)
 
     def against(self, other: Series, metric: Metric) -> list[float]:
