@@ -22,6 +22,7 @@ from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
 from core.experiments.plan import SCHEMA, Trial
 from core.experiments.processes import from_first
+from core.experiments.provenance import commit
 from core.experiments.settings import TeacherConfig
 from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
@@ -383,7 +384,8 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "environment": {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-            "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
+            "commit": commit(),
         },
     })  # fmt: skip
     return record

@@ -1,0 +1,198 @@
+"""Contrasts that were written down beforehand, looked at after planned numbers of pairs, and nothing else.
+
+    python -m benchmarks.confirmation CONTRASTS.json \
+        --config shared_configs/classification/mobilenetv2_small_tiny_imagenet_confirm.py --jobs 2
+
+trains the methods that CONTRASTS.json names (`core.experiments.looks`), seed by seed up to the next planned look, and
+stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
+`benchmarks.hypothesis` and are never run twice; a run that was stopped goes on when it is started again. With --records
+every finished trial is one small file there, to be committed as it comes.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hypothesis import (
+    GOES_ON,
+    Bench,
+    add_bench_arguments,
+    add_method_arguments,
+    check_arguments,
+    failures_text,
+    open_bench,
+    short,
+    trials_run,
+)
+from benchmarks.measure import command_text, machine, machine_text, write_results
+from core.command_line.exits import run_command
+from core.errors import UserError, check_known
+from core.experiments.looks import Decision, Registered, decide, read_registered
+from core.experiments.plan import grid
+from core.experiments.plots import draw_means, new_figure, save_figure
+from core.experiments.series import Record, Series, collect, results_table
+from core.experiments.statistics import p_text, with_interval
+from core.experiments.task import Metric
+from core.experiments.trials import Failure
+from core.methods.registry import BASELINE, METHODS
+from core.storage.files import write_json
+from core.tables import markdown_table
+
+LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
+
+
+def metric_of(registered: Registered, bench: Bench) -> Metric:
+    """What the contrasts compare.
+
+    Raises:
+        UserError: the task reports no such number.
+    """
+    metrics = {metric.key: metric for metric in (*bench.engine.task.metrics, LOSS)}
+    check_known("contrasts: unknown metric", [registered.metric], metrics)
+    return metrics[registered.metric]
+
+
+def differences(
+    registered: Registered, series: Mapping[str, Series], metric: Metric
+) -> dict[Any, list[float]]:
+    """Contrast -> differences of its pairs, in the order of the seeds."""
+    empty = Series("", {})
+    return {
+        item: series.get(item.method, empty).against(series.get(item.against, empty), metric)
+        for item in registered.contrasts
+    }
+
+
+def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[float]], metric: Metric) -> str:
+    """Every contrast with what its last look said, in Markdown."""
+    rows = []
+    for item in found:
+        values = list(pairs[item.contrast])[: item.look]
+        said = "differs" if item.differs else "no difference shown" if item.final else "open"
+        level = f"{item.level:.4f}" if item.look else ""
+        shown = with_interval(values, metric.digits) if values else ""
+        rows.append([str(item.contrast), str(item.look), shown, p_text(item.p), level, said])
+    return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
+
+
+def plot_differences(
+    path: Path, registered: Registered, pairs: Mapping[Any, Sequence[float]], metric: Metric
+) -> None:
+    """The mean difference of every contrast with its 95 % interval as pairs come in; looks are lines."""
+    figure, axes = new_figure(7.2, 2.4 * len(registered.contrasts), len(registered.contrasts), squeeze=False)
+    for axis, contrast in zip(axes[:, 0], registered.contrasts, strict=True):
+        values = list(pairs[contrast])
+        counts = list(range(2, len(values) + 1))
+        draw_means(axis, counts, [values[:count] for count in counts], marker="o", markersize=3)
+        axis.axhline(0, color="0.5", linewidth=0.8)
+        for look in registered.looks:
+            axis.axvline(look, color="0.8", linewidth=0.8, zorder=0)
+        axis.set_title(f"{contrast}, n = {len(values)} pairs", fontsize=10, loc="left")
+        axis.set_xlim(1, registered.last + 1)
+        axis.set_ylabel(metric.label)
+    axes[-1, 0].set_xlabel("pairs; lines: planned looks")
+    save_figure(figure, path)
+
+
+def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+    """Train up to each look, decide, write; returns the exit status."""
+    check_arguments(arguments)
+    registered = read_registered(arguments.contrasts)
+    check_known("contrasts: unknown method", registered.methods, (BASELINE, *METHODS))
+    bench = open_bench(arguments)
+    metric, say = metric_of(registered, bench), bench.engine.say
+    for line in registered.power():
+        say(line)
+    records: list[Record] = []
+    failed: list[Failure] = []
+    for look in registered.looks:
+        seeds = range(arguments.seed, arguments.seed + look)
+        records, failed = trials_run(bench, grid(registered.methods, [bench.config.shrink], seeds), arguments)
+        if arguments.records is not None:
+            for record in records:
+                write_json(arguments.records / f"{record['key']}.json", short(record))
+        series = collect(records, lambda record: str(record["method"]))
+        pairs = differences(registered, series, metric)
+        found = decide(registered, pairs)
+        say(decisions_table(found, pairs, metric))
+        if failed or all(item.final for item in found):
+            break
+    if not records:
+        raise UserError(
+            f"the store '{bench.store}' holds no trial of these contrasts: leave --report-only out"
+        )
+    if not arguments.no_report:
+        _write(
+            arguments,
+            command_text("benchmarks.confirmation", argv),
+            registered,
+            bench,
+            metric,
+            records,
+            failed,
+        )
+    return 1 if failed else 0
+
+
+def _write(arguments: Namespace, command: str, registered: Registered, bench: Bench, metric: Metric,
+           records: Sequence[Record], failed: Sequence[Failure]) -> None:  # fmt: skip
+    stem = arguments.output or bench.store / "confirmation"
+    series = collect(records, lambda record: str(record["method"]))
+    pairs = differences(registered, series, metric)
+    found = decide(registered, pairs)
+    config = bench.config
+    plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)
+    looks = ", ".join(map(str, registered.looks))
+    parts = [
+        f"# Confirmation: {bench.what_is_trained()}, {config.train.epochs} epochs",
+        f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
+        config.data.smaller_than_whole(),
+        f"{len(registered.contrasts)} contrasts, written down {registered.written or 'at an unknown time'}; looks at "
+        f"{looks} pairs by O'Brien and Fleming's bounds, all together at {registered.alpha:g} by Holm's rule. A "
+        f"difference is method minus the other, seed by seed, at the look that answered; its interval is that of one "
+        f"look and says nothing of significance: p against its level does. {' '.join(registered.power())}",
+        decisions_table(found, pairs, metric),
+        f"![Differences as pairs come in]({stem.name}.png)",
+        "All arms (intervals and p-values of single looks, for description):",
+        results_table(series, BASELINE, metric),
+        results_table(series, BASELINE, LOSS) if metric != LOSS else "",
+        failures_text(failed),
+        machine_text(machine()),
+    ]
+    value = {
+        "contrasts": [
+            {"method": item.contrast.method, "against": item.contrast.against, "pairs": item.look, "p": item.p,
+             "level": item.level, "differs": item.differs, "final": item.final}
+            for item in found
+        ],
+        "looks": list(registered.looks),
+        "records": [short(record) for record in records],
+    }  # fmt: skip
+    _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
+    bench.engine.say(f"report: {page}")
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m benchmarks.confirmation", description=__doc__)
+    parser.add_argument(
+        "contrasts", type=Path, help="what was written down: JSON, see core.experiments.looks"
+    )
+    parser.add_argument("--records", type=Path, metavar="FOLDER", help="one small file a finished trial")
+    add_bench_arguments(parser)
+    add_method_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Registered contrasts, trained up to planned looks: what is said, written, kept and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.confirmation import main
+
+FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
+        "--no-progress", "--device", "cpu"]  # fmt: skip
+
+
+def write(path: Path, **changes: Any) -> Path:
+    contrasts = [
+        {"method": "magnitude", "against": "uniform"},
+        {"method": "magnitude", "against": "baseline"},
+    ]
+    content = {
+        "contrasts": contrasts,
+        "looks": [2, 3],
+        "metric": "top1_error",
+        "deviation": 5.0,
+        "written": "before",
+    }
+    path.write_text(json.dumps({**content, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("confirmation")
+    command = [str(write(folder / "contrasts.json")), *FAST, "--work-dir", str(folder / "store"),
+               "--records", str(folder / "records"), "--output", str(folder / "page")]  # fmt: skip
+    assert main(command) == 0
+    return folder
+
+
+def test_every_arm_is_trained_up_to_the_last_look_that_is_needed(confirmed: Path) -> None:
+    value = json.loads((confirmed / "page.json").read_text())
+    arms = {(record["method"], record["seed"]) for record in value["records"]}
+    pairs = {item["pairs"] for item in value["contrasts"]}
+    assert pairs <= {2, 3}
+    assert arms == {
+        (name, seed) for name in ("uniform", "magnitude", "baseline") for seed in range(max(pairs))
+    }
+    for item in value["contrasts"]:
+        assert item["final"]
+        assert item["differs"] == (item["p"] <= item["level"])
+
+
+def test_records_are_small_files_that_say_which_code_made_them_and_when(confirmed: Path) -> None:
+    records = [json.loads(path.read_text()) for path in (confirmed / "records").iterdir()]
+    value = json.loads((confirmed / "page.json").read_text())
+    assert {record["key"] for record in records} == {record["key"] for record in value["records"]}
+    for record in records:
+        assert math.isfinite(record["metrics"]["loss"])
+        assert set(record["environment"]) >= {"finished", "commit"}
+
+
+def test_the_page_says_what_was_written_down_and_what_the_looks_can_see(confirmed: Path) -> None:
+    page = (confirmed / "page.md").read_text()
+    assert "2 contrasts, written down before; looks at 2, 3 pairs" in page
+    assert "3 pairs see a difference of" in page
+    assert "| magnitude against uniform |" in page
+    assert "test loss" in page
+    assert (confirmed / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for changes, message in [
+        ({"metric": "accuracy"}, "unknown metric 'accuracy'"),
+        ({"contrasts": [{"method": "magnitud", "against": "uniform"}]}, "unknown method 'magnitud'"),
+    ]:
+        path = write(tmp_path / "contrasts.json", **changes)
+        assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store")]) == 2
+        assert message in capsys.readouterr().err
+    path = write(tmp_path / "contrasts.json")
+    assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store"), "--report-only"]) == 2
+    assert "holds no trial of these contrasts" in capsys.readouterr().err
+    assert not (tmp_path / "store" / "runs").exists()
