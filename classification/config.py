@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from classification.data import DataConfig
+from classification.data import DataConfig, check_dataset, is_folder
 from core.command_line.factories import is_factory
 from core.errors import UserError
 from core.experiments.settings import TeacherConfig
@@ -24,6 +25,7 @@ USUAL_MODEL = {
     "tiny-imagenet": "mobilenetv2",
     "imagenet": "resnet50",
 }
+FOLDER_PROTOCOL = CONFIGS / "folder.py"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class RunConfig:
     Args:
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
         name: what reports and folders call the network; None for its own name.
-        dataset: a name of `classification.data.DATASETS`.
+        dataset: a name of `classification.data.DATASETS`, or a folder of the user's own images, whose path becomes
+            absolute: a run goes on wherever the command is typed.
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
@@ -56,6 +59,8 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if is_folder(self.dataset):
+            object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
         if self.threads is not None:
             require_range("threads", self.threads, 1, math.inf)
 
@@ -67,9 +72,12 @@ def find_config(model: str | None, dataset: str | None, distillation: bool) -> P
     `with_distillation` adds it.
 
     Raises:
-        UserError: there is no protocol for the data set.
+        UserError: there is no such data set, or no protocol for it.
     """
     dataset = dataset or "digits"
+    check_dataset(dataset)
+    if is_folder(dataset):
+        return FOLDER_PROTOCOL
     stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
     for ending in ("_distillation.py", ".py") if distillation else (".py",):
         for name in (None if model and is_factory(model) else model, USUAL_MODEL[dataset]):

@@ -67,7 +67,7 @@ def _chosen(split: Split, classes: int, limit: int | None) -> Split:
         return replace(split, rows=torch.from_numpy(rows[balanced_subset(labels[rows], limit)]))
     rows = np.flatnonzero(split.labels < classes)
     rows = rows[balanced_subset(split.labels[rows], limit)]
-    return replace(split, paths=split.paths[rows], labels=split.labels[rows], unreadable={})
+    return split.chosen(rows)
 
 
 def _smaller(split: Split, size: int) -> Split:
