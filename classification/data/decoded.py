@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from core.errors import UserError
 from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.storage.images import BadImage
 from core.storage.packed import read_packed, write_packed
@@ -27,12 +27,15 @@ class DecodedFiles:
     """Decoded images in the order of their files.
 
     Attributes:
-        path: the cache file; other processes map it anew, so that nothing of it is sent to them.
+        path: the cache file.
+        pixels: its images' bytes, memory-mapped, which outlasts the file's name; a process to which this object is sent
+            maps the file anew.
         sizes: `(N, 2)`, int64: height and width; 0 and 0 where the file cannot be read.
         offsets: `(N,)`, int64: where each image starts in the file.
     """
 
     path: Path
+    pixels: np.ndarray
     sizes: np.ndarray
     offsets: np.ndarray
 
@@ -40,7 +43,10 @@ class DecodedFiles:
         """Image `row`, `(H, W, 3)`, uint8, RGB; read-only."""
         height, width = self.sizes[row].tolist()
         start = int(self.offsets[row])
-        return _pixels(self.path)[start : start + 3 * height * width].reshape(height, width, 3)
+        return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Callable[..., DecodedFiles], tuple[object, ...]]:
+        return _mapped_anew, (self.path, self.sizes, self.offsets)
 
     def chosen(self, rows: np.ndarray) -> DecodedFiles:
         """Some of the images, in the order of `rows`."""
@@ -95,16 +101,16 @@ def _open(path: Path, count: int) -> DecodedFiles | None:
     ends = np.cumsum(3 * sizes[:, 0] * sizes[:, 1])
     if len(sizes) != count or ends[-1] != len(pixels):
         return None
-    return DecodedFiles(path, sizes, np.concatenate(([0], ends[:-1])))
+    return DecodedFiles(path, pixels, sizes, np.concatenate(([0], ends[:-1])))
 
 
-@cache
-def _pixels(path: Path) -> np.ndarray:
-    """The bytes of all images, mapped once a process."""
+def _mapped_anew(path: Path, sizes: np.ndarray, offsets: np.ndarray) -> DecodedFiles:
     packed = read_packed(path, _MARK)
     if packed is None:
-        raise FileNotFoundError(f"cache '{path}' has gone while it was used")
-    return packed[1]
+        raise UserError(
+            f"cache '{path}' has gone while it was used: start anew, and leave '{path.parent}' alone"
+        )
+    return DecodedFiles(path, packed[1], sizes, offsets)
 
 
 def _build(
