@@ -30,7 +30,7 @@ __all__ = [
 
 def is_folder(dataset: str) -> bool:
     """Whether a data set's name is that of a folder of images: a path, or a folder that is there; ours go first."""
-    return dataset not in DATASETS and (
+    return dataset not in ("", *DATASETS) and (
         os.sep in dataset or dataset.startswith(("~", ".")) or Path(dataset).is_dir()
     )
 

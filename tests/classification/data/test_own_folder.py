@@ -16,7 +16,8 @@ from sklearn.datasets import load_sample_image
 import classification.data.decoded as decoded_module
 from classification.config import RunConfig
 from classification.data import ClassificationData, DataConfig, dataset_title, open_dataset
-from classification.data.own_folder import held_out, read_own
+from classification.data.own_folder import held_out
+from classification.data.photographs import read_upright
 from classification.data.views import central_view
 from classification.task import one_process, subject
 from core.errors import MissingData, UserError
@@ -262,22 +263,22 @@ def test_every_format_depth_and_name_is_an_image(tmp_path):
 def test_transparent_parts_show_white(tmp_path):
     clear = np.dstack([piece("china", 0), np.zeros((60, 80), np.uint8)])
     Image.fromarray(clear, "RGBA").save(tmp_path / "clear.png")
-    assert (read_own(tmp_path / "clear.png", 32) == 255).all()
+    assert (read_upright(tmp_path / "clear.png", 32) == 255).all()
 
 
 def test_jpegs_are_read_close_to_their_source(tmp_path):
     Image.fromarray(piece("china", 0)).save(tmp_path / "x.JPEG", quality=95)
-    assert np.abs(read_own(tmp_path / "x.JPEG", 224).astype(int) - piece("china", 0)).mean() < 3
+    assert np.abs(read_upright(tmp_path / "x.JPEG", 224).astype(int) - piece("china", 0)).mean() < 3
 
 
 def test_shrinking_leaves_the_central_view_as_it_is_and_never_enlarges(tmp_path):
     whole = load_sample_image("flower.jpg")
     Image.fromarray(whole).save(tmp_path / "large.png")
     for size in (32, 128, 224):
-        image = read_own(tmp_path / "large.png", size)
+        image = read_upright(tmp_path / "large.png", size)
         assert min(image.shape[:2]) == round(size * 256 / 224)
         np.testing.assert_array_equal(central_view(image, size), central_view(whole, size))
-    assert read_own(tmp_path / "large.png", 600).shape == whole.shape
+    assert read_upright(tmp_path / "large.png", 600).shape == whole.shape
 
 
 def test_clutter_is_no_class_and_no_image_and_the_cache_is_none_of_it(tmp_path):
@@ -423,7 +424,7 @@ def test_a_changed_file_of_the_same_size_and_time_is_noticed(tmp_path):
     assert after.folder["content"] != before.folder["content"]
     split = next(split for split in (after.train, after.test) if os.fsencode(path) in split.paths)
     row = int(np.flatnonzero(split.paths == os.fsencode(path))[0])
-    np.testing.assert_array_equal(split.image(row), read_own(path, 32))
+    np.testing.assert_array_equal(split.image(row), read_upright(path, 32))
     assert len(list((tmp_path / ".lwdna_cache").glob("*.pixels"))) == 1
 
 
