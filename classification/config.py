@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from classification.data import DataConfig, check_dataset, is_folder
+from classification.data import PHOTOGRAPHS, DataConfig, check_dataset, is_folder
 from core.command_line.factories import is_factory
 from core.errors import UserError
 from core.experiments.settings import TeacherConfig
@@ -76,7 +76,7 @@ def find_config(model: str | None, dataset: str | None, distillation: bool) -> P
     """
     dataset = dataset or "digits"
     check_dataset(dataset)
-    if is_folder(dataset):
+    if is_folder(dataset) or dataset in PHOTOGRAPHS:
         return FOLDER_PROTOCOL
     stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
     for ending in ("_distillation.py", ".py") if distillation else (".py",):

@@ -77,7 +77,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
 def subject(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`.
 
-    A folder of the user's own counts by its content, wherever it lies; which images are held out is part of that.
+    Photographs count by their content, wherever they lie; which of them are held out is part of that.
     """
     options = asdict(config.data)
     del options["workers"], options["bad_images"], options["val_share"]
@@ -181,11 +181,11 @@ def data_notes(data: ClassificationData) -> list[str]:
 
 
 def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
-    """Write what a run keeps of the user's own images, `data.json`; of a run that goes on, compare it.
+    """Write what a run keeps of its photographs, `data.json`; of a run that goes on, compare it.
 
     Args:
         folder: the work directory.
-        data: the data set; nothing is kept of those that have a name.
+        data: the data set; of those that are no photographs (`ClassificationData.folder`) nothing is kept.
         new: whether the run begins.
 
     Raises:

@@ -33,15 +33,15 @@ class DataConfig:
         crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
             CIFAR by 4 and Tiny-ImageNet not at all. ImageNet has random resized crops instead: leave it 0.
         flip: mirror training images at random.
-        size: side in pixels of the square that a network sees of the user's own images; None for 224. Other data sets
-            have a size of their own.
+        size: side in pixels of the square that a network sees of the user's own images and of other photographs of any
+            size (`classification.data.PHOTOGRAPHS`); None for 224. Other data sets have a size of their own.
         val_share: the part of every class that is held out of the user's own images, in (0, 1); None for 0.2, or for
             what the folder itself sets apart as `val`.
         bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
             counts it.
-        workers: processes that make the views of ImageNet and of the user's own images during training (0: the training
-            process itself), and threads that decode Tiny-ImageNet and the user's own images once. Digits and CIFAR are
-            not decoded.
+        workers: processes that make the views of ImageNet and of other photographs during training (0: the training
+            process itself), and threads that decode Tiny-ImageNet and photographs once. Digits and CIFAR are not
+            decoded.
 
     Raises:
         UserError: a value is out of range.

@@ -29,8 +29,8 @@ class ClassificationData:
         config: the options.
         left_out: files and folders of the data set that are no images, as found when it was opened.
         notes: what a reader of the results has to know about the files, such as images that are missing; sentences.
-        folder: of the user's own images what a run keeps of them: `content`, a digest of all that decides results,
-            `classes`, and `held_out`, the images that are not trained on; empty for others.
+        folder: of photographs (the user's own, say) what a run keeps of them: `content`, a digest of all that decides
+            results, `classes`, and `held_out`, the images that are not trained on; empty for others.
     """
 
     name: str

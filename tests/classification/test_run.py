@@ -410,7 +410,7 @@ def test_a_folder_of_images_from_training_to_checkpoint(
         (["--dataset", "cifar11"], "unknown data set 'cifar11': did you mean 'cifar10'"),
         (["--dataset", ""], "unknown data set '': allowed"),
         (["--dataset", "./nowhere"], "is not there: --dataset takes a folder"),
-        (["--dataset", "digits", "--val-share", "0.3"], "data.val_share is 0.3, which is for a folder"),
+        (["--dataset", "digits", "--val-share", "0.3"], "data.val_share is 0.3, but 'digits' has a part"),
         (["--config", str(FOLDER_PROTOCOL)], "unknown data set 'PATH'"),
     ],
 )

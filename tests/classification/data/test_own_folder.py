@@ -199,16 +199,18 @@ def test_what_is_no_folder_is_said(tmp_path):
     (tmp_path / "file.zip").write_bytes(b"PK")
     with pytest.raises(MissingData, match="is no folder"):
         opened(tmp_path / "file.zip")
-    with pytest.raises(UserError, match="unknown data set 'flowers102': allowed: digits"):
-        open_dataset("flowers102", tmp_path)
+    with pytest.raises(UserError, match="unknown data set 'photos': allowed: digits"):
+        open_dataset("photos", tmp_path)
     with pytest.raises(UserError, match="holds no class folders, but 1 other"):
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("option", [{"size": 64}, {"val_share": 0.1}])
-def test_what_is_for_folders_is_refused_elsewhere(option):
-    with pytest.raises(UserError, match="is for a folder of your own images; leave it out for 'digits'"):
-        open_dataset("digits", ".", DataConfig(**option))
+def test_what_is_for_folders_is_refused_elsewhere():
+    with pytest.raises(UserError, match="size is 64, but images of 'digits' have a size of their own"):
+        open_dataset("digits", ".", DataConfig(size=64))
+    for name in ("digits", "food101"):
+        with pytest.raises(UserError, match=f"val_share is 0.1, but '{name}' has a part to report on"):
+            open_dataset(name, ".", DataConfig(val_share=0.1))
 
 
 @pytest.mark.parametrize("option", [{"size": 8}, {"val_share": 0.0}, {"val_share": 1.0}])
