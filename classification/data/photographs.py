@@ -106,7 +106,7 @@ def open_photographs(folder: Path, title: str, files: PhotoFiles, config: DataCo
         train=train,
         test=test,
         config=config,
-        left_out=tuple(entry for entry in files.left_out if Path(entry.path) != folder / CACHE),
+        left_out=tuple(entry for entry in files.left_out if Path(entry.path).name != CACHE),
         notes=tuple(notes),
         folder=_description(files, digests),
     )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 import classification.data.decoded as decoded_module
@@ -21,6 +21,7 @@ from classification.data.photographs import read_upright
 from classification.data.views import central_view
 from classification.task import one_process, subject
 from core.errors import MissingData, UserError
+from core.storage.data import data_root
 
 PHOTOGRAPHS = ("china", "flower")
 
@@ -268,9 +269,19 @@ def test_transparent_parts_show_white(tmp_path):
     assert (read_upright(tmp_path / "clear.png", 32) == 255).all()
 
 
-def test_jpegs_are_read_close_to_their_source(tmp_path):
-    Image.fromarray(piece("china", 0)).save(tmp_path / "x.JPEG", quality=95)
-    assert np.abs(read_upright(tmp_path / "x.JPEG", 224).astype(int) - piece("china", 0)).mean() < 3
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_photographs_of_a_turned_camera_stand_upright(tmp_path, tag):
+    """Pillow's own turning is the judge; a JPEG's pixels differ by its loss alone."""
+    stored = Image.fromarray(piece("china", 0))
+    exif = stored.getexif()
+    exif[0x0112] = tag
+    for name, tolerance in (("x.jpeg", 3), ("x.png", 0), ("x.tif", 0)):
+        stored.save(tmp_path / name, exif=exif, quality=95)
+        with Image.open(tmp_path / name) as file:
+            expected = np.asarray(ImageOps.exif_transpose(file))
+        found = read_upright(tmp_path / name, 224)
+        assert found.shape == expected.shape == ((60, 80, 3) if tag < 5 else (80, 60, 3))
+        assert np.abs(found.astype(int) - expected).mean() <= tolerance
 
 
 def test_shrinking_leaves_the_central_view_as_it_is_and_never_enlarges(tmp_path):
@@ -339,6 +350,33 @@ def test_images_of_both_parts_and_of_several_classes_are_named(tmp_path):
         "train/china/0.png).",
         "The same image lies in several classes: train/china/1.png, train/flower/wrong.png.",
     )
+
+
+@pytest.mark.skipif(not (data_root() / "otb/Couple").is_dir(), reason="OTB is not under $LWDNA_DATA")
+def test_films_are_classes_whose_texts_are_left_out(tmp_path):
+    for name in ("Couple", "Crossing"):
+        source = data_root() / "otb" / name
+        (tmp_path / name / "img").mkdir(parents=True)
+        for path in [*sorted((source / "img").iterdir())[:20], *source.glob("*.txt")]:
+            place = "img" if path.parent.name == "img" else "."
+            shutil.copy(path, tmp_path / name / place / path.name)
+    data = opened(tmp_path)
+    assert data.class_names == ("Couple", "Crossing")
+    assert (len(data.train), len(data.test)) == (32, 8)
+    assert {Path(entry.path).suffix for entry in data.left_out} == {".txt"}
+    assert data.notes[1].endswith("count for the class: Couple, Crossing.")
+    assert next(data.train_loader(16, seed=0).epoch(0))[0].std() > 0.3
+
+
+@pytest.mark.skipif(
+    not (data_root() / "imagenet-sample").is_dir(), reason="the sample of ImageNet is not under $LWDNA_DATA"
+)
+def test_a_folder_with_one_image_a_class_is_refused_before_anything_is_written():
+    folder = data_root() / "imagenet-sample"
+    classes = sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    with pytest.raises(UserError, match=rf"{classes} of {classes} classes in '.*' have one image.*n01440764"):
+        opened(folder)
+    assert not (folder / ".lwdna_cache").exists()
 
 
 # Batches.
