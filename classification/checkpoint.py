@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from classification.models import build
+from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
 from core.storage.description import load_described, read_described, save_described
 from core.surgery.architecture import Architecture
@@ -24,7 +25,7 @@ class Description:
     Attributes:
         model: a name of `classification.models`; a factory of the user's own is told here and never imported because of
             that.
-        dataset: what it was trained on, a name of `classification.data.DATASETS`.
+        dataset: what it was trained on, a name of `classification.data.DATASETS` or the title of a folder of images.
         classes: names in the order of the outputs.
         input_shape: channels, height and width.
         mean: per channel, in pixel values: inputs are (pixel - mean) / std.
@@ -75,7 +76,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
     if is_factory(chosen):
         network = call_factory(chosen)
     else:
-        form = description.form or description.dataset
+        form = description.form or form_for(description.dataset, description.input_shape)
         network = build(chosen, len(description.classes), dataset=form)
     if description.architecture is None:
         return network

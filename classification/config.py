@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from classification.data import DataConfig
+from classification.data import PHOTOGRAPHS, DataConfig, check_dataset, is_folder
 from classification.models import INPUT_SHAPES
 from core.command_line.factories import is_factory
 from core.errors import UserError, did_you_mean
@@ -25,6 +26,7 @@ USUAL_MODEL = {
     "tiny-imagenet": "mobilenetv2",
     "imagenet": "resnet50",
 }
+FOLDER_PROTOCOL = CONFIGS / "folder.py"
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class RunConfig:
     Args:
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
         name: what reports and folders call the network; None for its own name.
-        dataset: a name of `classification.data.DATASETS`.
+        dataset: a name of `classification.data.DATASETS`, or a folder of the user's own images, whose path becomes
+            absolute: a run goes on wherever the command is typed.
         form: stem and strides of a network of the suite's, by the data set that they are meant for
-            (`classification.models.INPUT_SHAPES`); None for those of `dataset`. Downsampled images want "cifar".
+            (`classification.models.INPUT_SHAPES`); None for what suits `dataset`. Downsampled images want "cifar".
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
@@ -60,6 +63,8 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if is_folder(self.dataset):
+            object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
         if self.threads is not None:
             require_range("threads", self.threads, 1, math.inf)
         if self.form is not None and self.form not in INPUT_SHAPES:
@@ -77,9 +82,12 @@ def find_config(model: str | None, dataset: str | None, distillation: bool) -> P
     `with_distillation` adds it.
 
     Raises:
-        UserError: there is no protocol for the data set.
+        UserError: there is no such data set, or no protocol for it.
     """
     dataset = dataset or "digits"
+    check_dataset(dataset)
+    if is_folder(dataset) or dataset in PHOTOGRAPHS:
+        return FOLDER_PROTOCOL
     stem = {"cifar100": "cifar10"}.get(dataset, dataset.replace("-", "_"))
     for ending in ("_distillation.py", ".py") if distillation else (".py",):
         for name in (None if model and is_factory(model) else model, USUAL_MODEL[dataset]):

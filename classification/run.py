@@ -13,12 +13,20 @@ import torch
 from lightning_fabric import Fabric
 
 from classification.config import RunConfig, find_config, with_distillation
-from classification.data import DATASETS, open_dataset
+from classification.data import DATASETS, dataset_title, open_dataset
 from classification.models import MODELS
-from classification.task import SKIPPED_FILE, data_notes, left_out, make_task, read_skipped, write_skipped
+from classification.task import (
+    SKIPPED_FILE,
+    data_notes,
+    keep_data,
+    left_out,
+    make_task,
+    read_skipped,
+    write_skipped,
+)
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.commands import add_experiment_arguments, execute
+from core.experiments.commands import CONFIG_FILE, add_experiment_arguments, execute
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
@@ -28,7 +36,14 @@ def add_subject_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
-    parser.add_argument("--dataset", choices=DATASETS, help="data set (default: digits)")
+    parser.add_argument(
+        "--dataset",
+        help=f"{', '.join(DATASETS)} (default: digits); or a folder of your own images: PATH/CLASS/*, or "
+        "PATH/{train,val}/CLASS/*",
+    )
+    parser.add_argument(
+        "--val-share", type=float, help="part of PATH/CLASS/* that is held out of training (default: 0.2)"
+    )
     parser.add_argument(
         "--train-limit", type=int, help="use only so many training images, balanced over classes"
     )
@@ -41,6 +56,7 @@ def given_of(arguments: Namespace) -> dict[str, object]:
     """Parsed `add_subject_arguments` but for distillation: key of the protocol -> value, None for nothing."""
     return {
         "data.train_limit": arguments.train_limit,
+        "data.val_share": arguments.val_share,
         "dataset": arguments.dataset,
         "model": arguments.model,
     }
@@ -60,13 +76,14 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Ta
     Args:
         config: the protocol.
         root: the data root.
-        folder: the work directory; `skipped.txt` is written there.
+        folder: the work directory; `skipped.txt` and `data.json` are written there.
         fabric: devices and processes.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = open_dataset(config.dataset, root, config.data)
     if fabric.is_global_zero:
+        keep_data(folder, data, new=not (folder / CONFIG_FILE).exists())
         for note in data_notes(data):
             print(note)
         if not (folder / SKIPPED_FILE).exists():
@@ -91,7 +108,7 @@ def run(arguments: Namespace) -> int:
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
         given_of(arguments),
-        lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
+        lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch.nn import functional
 from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
+from classification.data.folders import FolderSplit
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import error_rates
 from classification.models import build
+from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
 from core.experiments.report import METHOD_TITLES
@@ -24,10 +27,13 @@ from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
 from core.methods.method import without_young
 from core.storage.checkpoint import load_weights
-from core.storage.files import atomic_write
+from core.storage.files import atomic_write, write_json
 from core.surgery.initialise import seeded
 
 SKIPPED_FILE = "skipped.txt"
+# Of `DataConfig`, younger than the first stores: see `without_young`.
+YOUNG_DATA = {"classes": None, "downsample": 1, "size": None, "first_class": 0, "test_per_class": 0}
+DATA_FILE = "data.json"
 
 METRICS = (
     Metric("top1_error", "top-1 error %", higher_is_better=False),
@@ -49,11 +55,12 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
     def build_model() -> nn.Module:
         if own_model:
             return call_factory(config.model)
-        return build(config.model, data.num_classes, dataset=config.form or config.dataset)
+        form = config.form or form_for(data.name, data.input_shape)
+        return build(config.model, data.num_classes, dataset=form)
 
     return Task(
         name="classification",
-        dataset=config.dataset,
+        dataset=data.name,
         model_name=title(config.model, config.name),
         build=build_model,
         example_inputs=torch.zeros(1, *data.input_shape),
@@ -65,30 +72,34 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
-        subject=subject(config),
-        one_process=one_process(config),
+        subject=subject(config, data),
+        one_process=one_process(data),
     )
 
 
-def subject(config: RunConfig) -> dict[str, Any]:
-    """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
-    data = asdict(config.data)
-    del data["workers"], data["bad_images"]
-    data = without_young(data, {"classes": None, "downsample": 1, "first_class": 0, "test_per_class": 0})
-    form = {"form": config.form} if config.form else {}
-    return {
-        "model": config.model,
-        "dataset": config.dataset,
-        **form,
-        "data": data,
-        **model_text(config.model),
-    }
+def subject(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
+    """Network and data, as far as they decide a result: of `core.experiments.task.Task`.
+
+    Photographs count by their content, wherever they lie; which of them are held out is part of that.
+    """
+    options = asdict(config.data)
+    del options["workers"], options["bad_images"], options["val_share"]
+    options = without_young(options, YOUNG_DATA)
+    named = {"folder": data.folder["content"]} if data.folder else {"dataset": config.dataset}
+    named |= {"form": config.form} if config.form else {}
+    return {"model": config.model, **named, "data": options, **model_text(config.model)}
 
 
-def one_process(config: RunConfig) -> str:
-    """Why trials have to share a process: ImageNet's images are decoded, and found to be bad, while training."""
-    if config.dataset == "imagenet" and config.data.bad_images == "skip":
-        return "data.bad_images='skip' counts ImageNet's unreadable images in one process: use --jobs 1, or 'error'"
+def one_process(data: ClassificationData) -> str:
+    """Why trials have to share a process: images are decoded, and found to be bad, while training."""
+    parts = (data.train, data.test)
+    if data.config.bad_images == "skip" and any(
+        isinstance(part, FolderSplit) and part.decoded is None for part in parts
+    ):
+        return (
+            f"data.bad_images='skip' counts the unreadable images of {data.name} in one process: use --jobs 1, or "
+            "'error'"
+        )
     return ""
 
 
@@ -105,7 +116,7 @@ def check_own_model(config: RunConfig, data: ClassificationData) -> None:
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"model '{config.model}' fails on an image of '{config.dataset}', input shape "
+                f"model '{config.model}' fails on an image of '{data.name}', input shape "
                 f"{(1, *data.input_shape)}: {reason}; name the data set that it is for with --dataset"
             ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -113,7 +124,7 @@ def check_own_model(config: RunConfig, data: ClassificationData) -> None:
         raise UserError(f"model '{config.model}' returns {what}, not logits of shape (images, classes)")
     if logits.shape[1] < data.num_classes:
         raise UserError(
-            f"model '{config.model}' has {logits.shape[1]} outputs, but '{config.dataset}' has {data.num_classes} "
+            f"model '{config.model}' has {logits.shape[1]} outputs, but '{data.name}' has {data.num_classes} "
             f"classes: give it as many, or name another data set with --dataset"
         )
 
@@ -143,7 +154,7 @@ def checkpoints(
             continue
         description = Description(
             config.model,
-            config.dataset,
+            data.name,
             data.class_names,
             data.input_shape,
             tuple(data.train.mean),
@@ -172,6 +183,29 @@ def data_notes(data: ClassificationData) -> list[str]:
     """What the terminal and the report say about the files of a data set; nothing where all is as it should be."""
     counted = [f"{summary(data.left_out)}; {SKIPPED_FILE} lists them."] if data.left_out else []
     return [*data.notes, *counted]
+
+
+def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
+    """Write what a run keeps of its photographs, `data.json`; of a run that goes on, compare it.
+
+    Args:
+        folder: the work directory.
+        data: the data set; of those that are no photographs (`ClassificationData.folder`) nothing is kept.
+        new: whether the run begins.
+
+    Raises:
+        UserError: the images are others than those that the run began with.
+    """
+    path = folder / DATA_FILE
+    if not data.folder:
+        path.unlink(missing_ok=True)
+    elif new or not path.exists():
+        write_json(path, data.folder)
+    elif json.loads(path.read_text(encoding="utf-8")).get("content") != data.folder["content"]:
+        raise UserError(
+            f"the images of '{data.name}' are others than those that the run in '{folder}' began with: put these back, "
+            "or use another --work-dir"
+        )
 
 
 def read_skipped(folder: Path) -> list[str]:

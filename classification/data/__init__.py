@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from classification.data.cifar import open_cifar
@@ -9,23 +10,64 @@ from classification.data.config import DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.digits import open_digits
 from classification.data.imagenet import open_imagenet
+from classification.data.listed import open_flowers, open_food, open_pets
+from classification.data.own_folder import folder_title, open_own_folder
 from classification.data.reduction import reduce_data
 from classification.data.tiny_imagenet import open_tiny_imagenet
 from core.errors import UserError, did_you_mean
 
-DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
+PHOTOGRAPHS = ("flowers102", "food101", "oxford-pets")
+"""Published sets of photographs of any size, which have no size of their own: see `DataConfig.size`."""
 
-__all__ = ["DATASETS", "ClassificationData", "DataConfig", "open_dataset"]
+DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet", *PHOTOGRAPHS)
+
+__all__ = [
+    "DATASETS",
+    "PHOTOGRAPHS",
+    "ClassificationData",
+    "DataConfig",
+    "check_dataset",
+    "dataset_title",
+    "is_folder",
+    "open_dataset",
+]
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set's name is that of a folder of images: a path, or a folder that is there; ours go first."""
+    return dataset not in ("", *DATASETS) and (
+        os.sep in dataset or dataset.startswith(("~", ".")) or Path(dataset).is_dir()
+    )
+
+
+def dataset_title(dataset: str) -> str:
+    """What reports, checkpoints and work directories call a data set: a folder's name, never one of `DATASETS`."""
+    if not is_folder(dataset):
+        return dataset
+    title = folder_title(dataset)
+    return f"{title}-folder" if title in DATASETS else title
+
+
+def check_dataset(dataset: str) -> None:
+    """Refuse a name that is none of `DATASETS` and no folder.
+
+    Raises:
+        UserError: see above.
+    """
+    if dataset not in DATASETS and not is_folder(dataset):
+        close = did_you_mean(dataset, DATASETS)
+        raise UserError(f"unknown data set '{dataset}': {close}, or the path of a folder of images")
 
 
 def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) -> ClassificationData:
     """Open a data set.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or the path of a folder of the user's own images.
         root: the data root (`core.storage.data.data_root`), under which each data set lies in its official layout:
             `cifar-10-batches-py` or `cifar-10-batches-bin`, `cifar-100-python` or `cifar-100-binary`,
-            `tiny-imagenet-200`, `imagenet/train` and `imagenet/val`. Digits need none.
+            `tiny-imagenet-200`, `imagenet/train` and `imagenet/val`, `flowers-102`, `food-101`, `oxford-iiit-pet`.
+            Digits need none.
         config: options; None for the defaults.
 
     Raises:
@@ -34,6 +76,15 @@ def open_dataset(name: str, root: str | Path, config: DataConfig | None = None) 
             `config` asks for more than it has.
     """
     config = config or DataConfig()
+    check_dataset(name)
+    if config.size is not None and name not in PHOTOGRAPHS and not is_folder(name):
+        raise UserError(
+            f"data.size is {config.size}, but images of '{name}' have a size of their own; leave it out"
+        )
+    if config.val_share is not None and not is_folder(name):
+        raise UserError(
+            f"data.val_share is {config.val_share}, but '{name}' has a part to report on; leave it out"
+        )
     data = _open_whole(name, Path(root), config)
     data.require_images_of_every_class()
     return reduce_data(data, config)
@@ -49,4 +100,10 @@ def _open_whole(name: str, root: Path, config: DataConfig) -> ClassificationData
             return open_tiny_imagenet(root, config)
         case "imagenet":
             return open_imagenet(root, config)
-    raise UserError(f"unknown data set '{name}': {did_you_mean(name, DATASETS)}")
+        case "flowers102":
+            return open_flowers(root, config)
+        case "food101":
+            return open_food(root, config)
+        case "oxford-pets":
+            return open_pets(root, config)
+    return open_own_folder(name, dataset_title(name), config)

@@ -17,6 +17,8 @@ TINY_IMAGENET_STD = (0.2302 * 255, 0.2265 * 255, 0.2262 * 255)
 CIFAR_MEAN = (125.3, 123.0, 113.9)
 CIFAR_STD = (63.0, 62.1, 66.7)
 
+_LEAST_SIZE = 16  # what is left of less has no room for the strides of any network
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -34,10 +36,15 @@ class DataConfig:
         crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
             CIFAR by 4 and Tiny-ImageNet not at all. ImageNet has random resized crops instead: leave it 0.
         flip: mirror training images at random.
+        size: side in pixels of the square that a network sees of the user's own images and of other photographs of any
+            size (`classification.data.PHOTOGRAPHS`); None for 224. Other data sets have a size of their own.
+        val_share: the part of every class that is held out of the user's own images, in (0, 1); None for 0.2, or for
+            what the folder itself sets apart as `val`.
         bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
             counts it.
-        workers: processes that decode ImageNet during training (0: the training process itself), and
-            threads that decode Tiny-ImageNet once. Digits and CIFAR are not decoded.
+        workers: processes that make the views of ImageNet and of other photographs during training (0: the training
+            process itself), and threads that decode Tiny-ImageNet and photographs once. Digits and CIFAR are not
+            decoded.
 
     Raises:
         UserError: a value is out of range.
@@ -50,6 +57,8 @@ class DataConfig:
     downsample: int = 1
     crop_padding: int = 0
     flip: bool = False
+    size: int | None = None
+    val_share: float | None = None
     bad_images: BadImages = "error"
     workers: int = 4
 
@@ -66,6 +75,12 @@ class DataConfig:
             raise UserError(f"data.downsample is {self.downsample}; allowed are integers from 1")
         if self.crop_padding < 0:
             raise UserError(f"data.crop_padding is {self.crop_padding}; allowed are integers from 0")
+        if self.size is not None and self.size < _LEAST_SIZE:
+            raise UserError(f"data.size is {self.size}; allowed are None and integers from {_LEAST_SIZE}")
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            raise UserError(
+                f"data.val_share is {self.val_share}; allowed are None and numbers between 0 and 1"
+            )
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; allowed are integers from 0")
         if self.bad_images not in get_args(BadImages):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class ClassificationData:
     """A data set with its training and test part.
 
     Attributes:
-        name: as given to `open_dataset`.
+        name: as given to `open_dataset`; of the user's own images the folder's name.
         class_names: names in the order of the labels.
         input_shape: channels, height and width of the network's input.
         train: the training images that are used.
@@ -29,6 +29,8 @@ class ClassificationData:
         config: the options.
         left_out: files and folders of the data set that are no images, as found when it was opened.
         notes: what a reader of the results has to know about the files, such as images that are missing; sentences.
+        folder: of photographs (the user's own, say) what a run keeps of them: `content`, a digest of all that decides
+            results, `classes`, and `held_out`, the images that are not trained on; empty for others.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ClassificationData:
     config: DataConfig
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    folder: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -49,7 +52,7 @@ class ClassificationData:
     def skipped(self) -> dict[str, int]:
         """Number of images left out as unreadable, by part ("train", "test").
 
-        Data sets that are decoded during training (ImageNet) count what has been met so far.
+        Data sets that are decoded during training count what has been met so far.
         """
         return {"train": len(self.train.unreadable), "test": len(self.test.unreadable)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from classification.data.augmentation import Normalisation
 from classification.data.config import BadImages, DataConfig
+from classification.data.decoded import DecodedFiles
 from classification.data.images import read_rgb
 from classification.data.sampling import batch_rows, check_shard, epoch_order
 from classification.data.scan import LeftOut
-from classification.data.views import central_view, train_view
+from classification.data.views import CROP, central_view, train_view
 from core.errors import UserError
 from core.storage.images import BadImage
 
@@ -32,6 +33,9 @@ class FolderSplit:
         labels: `(N,)`, int64.
         mean: per channel, in pixel values.
         std: per channel, in pixel values.
+        size: side in pixels of the square that a network sees.
+        read: a file's name -> `(H, W, 3)`, uint8, RGB, or `BadImage`.
+        decoded: what `read` gives of every row, where it was kept; None where files are decoded during training.
         unreadable: the rows of files that could not be read so far, and why; loaders add to it.
     """
 
@@ -39,10 +43,52 @@ class FolderSplit:
     labels: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: int = CROP
+    read: Callable[[str], np.ndarray] = read_rgb
+    decoded: DecodedFiles | None = None
     unreadable: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, row: int) -> np.ndarray:
+        """The pixels of a row, `(H, W, 3)`, uint8.
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        if self.decoded is None:
+            return self.read(os.fsdecode(self.paths[row]))
+        if row in self.unreadable:
+            raise BadImage(self.unreadable[row])
+        return self.decoded[row]
+
+    def chosen(self, rows: np.ndarray) -> FolderSplit:
+        """The split of some rows, in their order."""
+        decoded = None if self.decoded is None else self.decoded.chosen(rows)
+        unreadable = {
+            new: self.unreadable[old] for new, old in enumerate(rows.tolist()) if old in self.unreadable
+        }
+        return replace(
+            self, paths=self.paths[rows], labels=self.labels[rows], decoded=decoded, unreadable=unreadable
+        )
+
+    def joined(self, more: FolderSplit) -> FolderSplit:
+        """The images of this split and then those of another one of the same data set."""
+        own, theirs, decoded = self.decoded, more.decoded, None
+        if own is not None and theirs is not None and own.path == theirs.path:
+            sizes, offsets = (
+                np.concatenate(pair) for pair in ((own.sizes, theirs.sizes), (own.offsets, theirs.offsets))
+            )
+            decoded = replace(own, sizes=sizes, offsets=offsets)
+        later = {len(self) + row: why for row, why in more.unreadable.items()}
+        return replace(
+            self,
+            paths=np.concatenate([self.paths, more.paths]),
+            labels=np.concatenate([self.labels, more.labels]),
+            decoded=decoded,
+            unreadable={**self.unreadable, **later},
+        )
 
     def left_out(self, damages: Mapping[int, str]) -> Iterator[LeftOut]:
         """The files of unreadable rows, in the order of the rows."""
@@ -56,7 +102,7 @@ class FolderSplit:
         """
         for row in np.flatnonzero(np.isin(self.paths, [os.fsencode(path) for path in paths])):
             try:
-                read_rgb(os.fsdecode(self.paths[row]))
+                self.image(int(row))
             except BadImage as error:
                 self.unreadable[int(row)] = str(error)
 
@@ -127,7 +173,7 @@ class FolderLoader:
         """Yield the batches `start`, `start + 1`, … of an epoch.
 
         Yields:
-            inputs `(B, 3, 224, 224)`, float32, normalised, and targets `(B,)`, int64.
+            inputs `(B, 3, size, size)`, float32, normalised, and targets `(B,)`, int64.
 
         Raises:
             UserError: an image cannot be read, and `bad_images` is "error"; or no image of a batch or class can.
@@ -185,15 +231,15 @@ class _Views(Dataset):
     epoch: int
 
     def __getitem__(self, row: int) -> tuple[Tensor, int] | tuple[int, str]:
-        path = os.fsdecode(self.split.paths[row])
         try:
-            image = read_rgb(path)
+            image = self.split.image(row)
         except BadImage as error:
             return row, str(error)
         if self.training:
-            view = train_view(image, np.random.default_rng([self.seed, self.epoch, row]), self.flip)
+            generator = np.random.default_rng([self.seed, self.epoch, row])
+            view = train_view(image, generator, self.flip, self.split.size)
         else:
-            view = central_view(image)
+            view = central_view(image, self.split.size)
         return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))), int(self.split.labels[row])
 
 

@@ -9,17 +9,21 @@ import numpy as np
 from core.storage.images import eight_bits, read_image, split_alpha, three_channels
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
+def read_rgb(path: str | Path, *, upright: bool = False) -> np.ndarray:
     """Read an image file as `(height, width, 3)`, uint8, RGB.
 
     Grey is repeated over three channels, 16 bits are scaled to 8, and what is transparent shows white. Of several pages
-    or frames the first is read. EXIF orientation is ignored, as in the pipelines that published ImageNet figures come
-    from.
+    or frames the first is read.
+
+    Args:
+        path: the file.
+        upright: turn the image as the camera's tag says; ImageNet is read without, as in the pipelines that published
+            figures come from.
 
     Raises:
         BadImage: see `core.storage.images.read_image`.
     """
-    colour, alpha = split_alpha(read_image(path, upright=False, first=True))
+    colour, alpha = split_alpha(read_image(path, upright=upright, first=True))
     return three_channels(eight_bits(colour) if alpha is None else _on_white(colour, alpha))
 
 

@@ -73,7 +73,7 @@ def _used(split: Split, rows: np.ndarray) -> Split:
     """Some of the used images."""
     if isinstance(split, ArraySplit):
         return replace(split, rows=split.rows[torch.from_numpy(rows)])
-    return replace(split, paths=split.paths[rows], labels=split.labels[rows], unreadable={})
+    return split.chosen(rows)
 
 
 def _of_classes(split: Split, classes: range) -> Split:
@@ -110,8 +110,7 @@ def _joined(split: Split, more: Split) -> Split:
         )
         return replace(split, images=images, labels=labels, rows=torch.arange(len(labels)))
     if isinstance(split, FolderSplit) and isinstance(more, FolderSplit):
-        paths = np.concatenate([split.paths, more.paths])
-        return replace(split, paths=paths, labels=np.concatenate([split.labels, more.labels]), unreadable={})
+        return split.joined(more)
     raise TypeError(f"{type(split).__name__} and {type(more).__name__}: parts of two data sets")
 
 

@@ -110,7 +110,7 @@ def scan_class_folders(folder: Path) -> ClassFolders:
     Raises:
         UserError: there is no class folder, a class folder holds no image, or a folder cannot be read.
     """
-    names, beside = _entries(folder)
+    names, beside = class_entries(folder)
     if not names:
         stray = f", but {len(beside)} other files or folders" if beside else ""
         raise UserError(f"'{folder}' holds no class folders{stray}: put the images into one folder per class")
@@ -251,8 +251,12 @@ def _walk(folder: str, above: tuple[str, ...], listing: Listing) -> Iterator[tup
             yield from _walk(entry.path, (*above, real), listing)
 
 
-def _entries(folder: Path) -> tuple[list[str], list[LeftOut]]:
-    """The sorted names of the class folders of `folder`, and what lies beside them."""
+def class_entries(folder: Path) -> tuple[list[str], list[LeftOut]]:
+    """The sorted names of the folders in `folder` that count, and what lies beside them.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     names, left_out = [], []
     for entry in _scandir(str(folder)):
         try:

@@ -1,4 +1,4 @@
-"""ImageNet's crops on single images: torchvision's default recipe, on mmcv's image operations.
+"""ImageNet's crops on single images, at any size: torchvision's default recipe, on mmcv's image operations.
 
 mmcv's own transforms draw from numpy's global generator and know no random resized crop; these take a
 generator. Resizing goes through Pillow, whose bilinear filter is widened when shrinking (antialiased), as
@@ -19,32 +19,40 @@ _ASPECT = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
 
-def train_view(image: np.ndarray, generator: np.random.Generator, flip: bool) -> np.ndarray:
-    """Random resized crop to 224x224 (8 % to 100 % of the area, aspect 3/4 to 4/3), perhaps mirrored.
+def shorter_side(size: int) -> int:
+    """The shorter side that an image is resized to before its central crop of `size` pixels: 256 for 224."""
+    return round(size * RESIZE / CROP)
+
+
+def train_view(image: np.ndarray, generator: np.random.Generator, flip: bool, size: int = CROP) -> np.ndarray:
+    """Random resized crop to a square (8 % to 100 % of the area, aspect 3/4 to 4/3), perhaps mirrored.
 
     Args:
         image: `(H, W, 3)`, uint8.
         generator: the only source of randomness; the crop does not depend on `flip`.
         flip: mirror with probability 1/2.
+        size: of the square's side in pixels.
 
     Returns:
-        `(224, 224, 3)`, uint8.
+        `(size, size, 3)`, uint8.
     """
     top, left, height, width = draw_resized_crop(image.shape[0], image.shape[1], generator)
-    view = _resize(_crop(image, top, left, height, width), CROP, CROP)
+    view = _resize(_crop(image, top, left, height, width), size, size)
     mirrored = generator.random() < 0.5
     return mmcv.imflip(view) if flip and mirrored else view
 
 
-def central_view(image: np.ndarray) -> np.ndarray:
-    """Resize the shorter side to 256 pixels, then take the central 224x224."""
-    height, width = image.shape[:2]
-    if height <= width:
-        height, width = RESIZE, int(RESIZE * width / height)
-    else:
-        height, width = int(RESIZE * height / width), RESIZE
-    resized = _resize(image, height, width)
-    return _crop(resized, round((height - CROP) / 2), round((width - CROP) / 2), CROP, CROP)
+def central_view(image: np.ndarray, size: int = CROP) -> np.ndarray:
+    """Resize the shorter side to `shorter_side(size)` pixels, then take the central square: of 256 pixels, 224x224."""
+    resized = _with_shorter_side(image, shorter_side(size))
+    height, width = resized.shape[:2]
+    return _crop(resized, round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def shrunk(image: np.ndarray, size: int) -> np.ndarray:
+    """An image whose shorter side is at most `shorter_side(size)`, so that its central view is that of the original."""
+    side = shorter_side(size)
+    return _with_shorter_side(image, side) if min(image.shape[:2]) > side else image
 
 
 def draw_resized_crop(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
@@ -67,6 +75,13 @@ def draw_resized_crop(height: int, width: int, generator: np.random.Generator) -
     elif width / height > _ASPECT[1]:
         crop_width = round(height * _ASPECT[1])
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _with_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if height <= width:
+        return _resize(image, side, int(side * width / height))
+    return _resize(image, int(side * height / width), side)
 
 
 def _crop(image: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:

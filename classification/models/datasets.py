@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.errors import UserError, check_known
@@ -35,6 +36,22 @@ DATASETS: dict[str, Dataset] = {
     "cifar100": Dataset("cifar", (3, 32, 32), 100),
     "digits": Dataset("digits", (1, 8, 8), 10),
 }
+
+
+_SIDES = ((48, "cifar"), (96, "tiny-imagenet"))
+"""Up to which side of an image which form suits it; larger ones take ImageNet's."""
+
+
+def form_for(dataset: str, input_shape: Sequence[int]) -> str:
+    """The key of `DATASETS` whose form of a network suits a data set: its own, or one by the side of the images.
+
+    Args:
+        dataset: a key of `DATASETS`, or the title of a folder of colour images.
+        input_shape: channels, height, width.
+    """
+    if dataset in DATASETS:
+        return dataset
+    return next((form for side, form in _SIDES if max(input_shape[1:]) <= side), "imagenet")
 
 
 def dataset_form(dataset: str, num_classes: int | None) -> tuple[Dataset, int]:

@@ -9,9 +9,10 @@ import torch
 from mmengine.config import Config
 
 import shared_configs
-from classification.config import RunConfig
+from classification.config import FOLDER_PROTOCOL, RunConfig, find_config
 from classification.data import DATASETS
 from classification.models import build
+from classification.models.datasets import form_for
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.training.distillation import DistillationConfig
@@ -46,16 +47,38 @@ def test_the_promised_protocols_are_there():
 def test_a_protocol_is_whole_and_its_names_exist(path):
     config = load_config(path, RunConfig)
     stem = re.sub("_(distillation|reduced|explore|confirm)$", "", path.stem)
-    assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
+    if path != FOLDER_PROTOCOL:
+        assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
+        assert config.dataset in DATASETS
     assert path.stem.endswith("_distillation") == (config.distillation is not None)
-    assert config.dataset in DATASETS
     # Written down, not left to defaults that may change.
     written = Config.fromfile(path)
     assert {"epochs", "batch_size", "optimizer", "schedule"} <= set(written.train)
     assert {"widen", "budget", "score", "floor", "batches", "batch_size"} <= set(written.shrink)
     assert {"crop_padding", "flip", "bad_images", "workers"} <= set(written.data)
     with torch.device("meta"):
-        assert isinstance(build(config.model, dataset=config.form or config.dataset), torch.nn.Module)
+        form = config.form or form_for(config.dataset, (3, config.data.size or 0, config.data.size or 0))
+        assert isinstance(build(config.model, dataset=form), torch.nn.Module)
+
+
+def test_a_folder_of_images_has_a_protocol_of_its_own(tmp_path, monkeypatch):
+    """A folder's path is found wherever the command is typed; a name that is neither is refused with what was meant."""
+    assert find_config("resnet50", str(tmp_path), False) == find_config(None, ".", True) == FOLDER_PROTOCOL
+    config = load_config(FOLDER_PROTOCOL, RunConfig)
+    assert (config.shrink.budget.flops, config.data.size) == (0.9, 128)
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert replace(config, dataset="photos").dataset == f"{tmp_path}/photos"
+    with pytest.raises(UserError, match=r"did you mean 'cifar10'.*, or the path of a folder of images"):
+        find_config(None, "cifar11", False)
+
+
+@pytest.mark.parametrize(
+    ("side", "form"), [(32, "cifar"), (64, "tiny-imagenet"), (128, "imagenet"), (224, "imagenet")]
+)
+def test_the_form_of_a_network_for_a_folder_follows_from_the_size(side, form):
+    assert form_for("photos", (3, side, side)) == form
+    assert form_for("digits", (1, 8, 8)) == "digits"
 
 
 def test_imagenet_is_the_references_recipe():
