@@ -33,10 +33,11 @@ Labels = NDArray[np.int64]
 SlotKey = tuple[str, int]
 AttributeKey = tuple[str, str, int | None]  # module, attribute, and the index where it is a sequence
 FROZEN = 0
-_LABELS = "_lwdna_labels"  # attribute of an activation
+LABELS = "_lwdna_labels"  # attribute of an activation
 COMPUTED = (
     "_lwdna_computed"  # attribute of a tensor that is computed from parameters; `core.graph.rules.weights`
 )
+AXES = "_lwdna_axes"  # attribute of an activation with channels along several axes; `core.graph.rules.axes`
 _MISSING: Any = object()
 COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
 
@@ -56,6 +57,8 @@ def _marked(name: str) -> Any:
         value = plain(self, other)
         if type(value) is not int:
             return value
+        if name != "__sub__" and (use := getattr(other, "use", None)) is not None:
+            use.in_sums.update(other.keys)  # a size read off an attribute; a difference is what it leaves
         both = isinstance(other, SizeOfChannels)
         labels = np.concatenate([self.labels, other.labels]) if both else self.labels
         proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
@@ -224,6 +227,8 @@ class LabelMode(TorchFunctionMode):
         self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
+        self.followed: set[AttributeKey] = set()  # attributes whose channels the rule that runs has found
+        self.several = False  # whether any activation has channels along several axes
         self.terms: list[CostTerm] = []
         self.counted: dict[int, CostTerm] = {}
         self.taps: dict[str, Labels] = {}
@@ -353,7 +358,7 @@ class LabelMode(TorchFunctionMode):
 
     def known_labels(self, tensor: Tensor) -> Labels | None:
         """The labels that a rule gave to an activation; None for a constant and where no rule gave any."""
-        found: Labels | None = tensor.__dict__.get(_LABELS)
+        found: Labels | None = tensor.__dict__.get(LABELS)
         return found
 
     def labels_of(self, tensor: Tensor) -> Labels | None:
@@ -367,7 +372,7 @@ class LabelMode(TorchFunctionMode):
         Raises:
             TraceError: the tensor was made where no rule could see it.
         """
-        found: Labels | None = tensor.__dict__.get(_LABELS, _MISSING)
+        found: Labels | None = tensor.__dict__.get(LABELS, _MISSING)
         if found is not _MISSING:
             return found
         if id(tensor) in self.relabelled:
@@ -399,6 +404,13 @@ class LabelMode(TorchFunctionMode):
                     self.trace.untied.setdefault(source, (own, self.place[-1][0]))
                 self.freeze(layer)
             return frozen_labels(tensor)
+        several = tensor.__dict__.get(AXES)
+        if several is not None:
+            self.freeze_and_warn(
+                [vector for vector in several if vector is not None],
+                "an operation that expects channels along one axis, and not along several",
+            )
+            return frozen_labels(tensor)
         if self.frozen_depth:
             return frozen_labels(tensor)
         raise TraceError(
@@ -427,8 +439,12 @@ class LabelMode(TorchFunctionMode):
                 self.relabelled[key] = labels
                 self.origins[key] = tensor, ""  # which keeps the id taken
         else:
-            tensor.__dict__[_LABELS] = labels
+            tensor.__dict__[LABELS] = labels
         return tensor
+
+    def unmark(self, tensor: Tensor) -> None:
+        """Forget the labels of an activation, which something else will describe."""
+        tensor.__dict__.pop(LABELS, None)
 
     def count(self, kind: str, coefficient: int, *factors: Labels) -> None:
         """Note a cost of one forward pass over the whole example batch."""

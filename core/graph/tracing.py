@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
-from core.graph.attributes import mark_attributes
+from core.graph.attributes import mark_attributes, note_use
 from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.rules import apply_rule
 from core.modules import (
@@ -206,7 +206,7 @@ class _Runs:
         request = self.request
         if not self.plain:
             train_(module) if training else module.eval()
-        mark_attributes(module)
+        use = mark_attributes(module)
         mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
         mode.frozen_names = frozenset(name for name, _ in named if _matches(name, request.freeze))
         mode.thorough = thorough

@@ -1,6 +1,6 @@
 """What each torch operation does to channel labels.
 
-Seven kinds of rule, one file each:
+Nine kinds of rule, one file each:
 
     parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
     elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
@@ -8,6 +8,8 @@ Seven kinds of rule, one file each:
     reduction       pooling and interpolation; mean, max, softmax ... over axes: inexact where the axes carry labels
     weights         what is computed from parameters alone: standardised, normalised and scaled weights
     products        matrix products of activations: channels pass, or are tied where they are summed over
+    axes            tensors with channels along several axes, which such products make
+    tables          rows of a table, by integers
     calls           constants, and everything else: it freezes the channels that it touches, with a warning
 
 To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
@@ -22,8 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import LabelMode, Labels, SizeOfChannels
-from core.graph.rules import elementwise, parametric, products, rearrangement, reduction, weights
+from core.graph.attributes import keep_sizes
+from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels
+from core.graph.rules import axes, elementwise, parametric, products, rearrangement, reduction, weights
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -46,6 +49,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["layer_norm", "rms_norm"], parametric.layer_norm),
     "linear": parametric.linear,
     **dict.fromkeys(["matmul", "__matmul__", "bmm", "mm"], products.product),
+    "scaled_dot_product_attention": products.attention,
+    "einsum": products.einsum,
+    "unfold": products.sliding_windows,
     "group_norm": parametric.group_norm,
     "prelu": parametric.prelu,
     "pad": parametric.pad,
@@ -55,8 +61,19 @@ RULES: dict[str, Rule] = {
 
 
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Execute one intercepted call and label its result."""
+    """Execute one intercepted call and label its result. A size that its rule does not follow stays as it is."""
+    mode.followed = set()
+    result = _apply(mode, func, args, kwargs)
+    keep_sizes(mode, args, mode.followed)
+    if kwargs:
+        keep_sizes(mode, kwargs, mode.followed)
+    return result
+
+
+def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
+    if mode.several and name in axes.RULES and axes.meets_several(args, kwargs):
+        return axes.RULES[name](mode, func, args, kwargs)
     if weights.from_parameters(mode, name, args, kwargs):
         return weights.apply(mode, name, func, args, kwargs)
     rule = RULES.get(name)
@@ -81,7 +98,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
     if name == "shape":
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
-        return apply_rule(mode, torch.transpose, (args[0], -2, -1), {})
+        return _apply(mode, torch.transpose, (args[0], -2, -1), {})
     result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))
@@ -90,6 +107,8 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
 
 def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     shape = tensor.shape
+    if AXES in tensor.__dict__:
+        return axes.marked_shape(shape, tensor.__dict__[AXES], mode.trace.inexact)
     labels = mode.known_labels(tensor)
     if labels is None and weights.has_rows(mode, tensor):
         return torch.Size(weights.marked_size(mode, tensor, axis) for axis in range(tensor.dim()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import COMPUTED, FROZEN, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
 from core.graph.rules.calls import (
     alike,
     blank,
@@ -93,7 +93,9 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     labelled, parameters, constants, computed = [], [], [], []
     for tensor in operands:
         layers = tensor.__dict__.get(COMPUTED)
-        if layers is not None and mode.known_labels(tensor) is None:
+        if layers is not None and (
+            mode.known_labels(tensor) is None or _beside_no_channels(layers.layers, operands, rank)
+        ):
             computed.append(layers.layers.values())
             continue
         name = mode.parameter_name(tensor)
@@ -115,6 +117,21 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     for layers in computed:
         _meet_computed(mode, labels, layers, rank)
     return labels
+
+
+def _beside_no_channels(layers: Mapping[SlotKey, Labels], operands: Sequence[Tensor], rank: int) -> bool:
+    """Do a computed parameter's rows lie along an axis of an activation that is longer than 1 and has no channels?
+
+    A bias per head is an example: its rows keep their number, and label nothing.
+    """
+    (layer,) = layers.values()
+    axis = next(axis for axis in range(-layer.ndim, 0) if layer.shape[axis] > 1)
+    for tensor in operands:
+        labels = tensor.__dict__.get(LABELS)
+        if labels is not None and COMPUTED not in tensor.__dict__ and tensor.dim() >= -axis:
+            if tensor.shape[axis] > 1 == labels.shape[axis]:
+                return True
+    return False
 
 
 def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], shape: torch.Size) -> Labels:
@@ -160,6 +177,7 @@ def _meet_computed(mode: LabelMode, labels: Labels, layers: Iterable[Labels], ra
         shape = [1] * (rank - layer.ndim) + list(layer.shape)
         axes = [axis for axis in range(rank) if shape[axis] > 1]
         if all(labels.shape[axis] == 1 for axis in axes):
+            mode.freeze(layer)
             continue
         if len(axes) == 1:
             mode.tie(mode.vector(labels, axes[0], labels.shape[axes[0]]), layer.reshape(-1))

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.attributes import RestOfAttribute, SizeOfAttribute, follow_attribute
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import compress, expanded, reshaped, varying
 from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
+from core.graph.rules.tables import rows_of_table
 from core.graph.rules.sizes import agree, follow, follows, freeze_sizes, given_sizes, marks_in
 from core.modules import tensors_in
 
@@ -49,20 +50,27 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if any(isinstance(item, torch.dtype) for item in (*args[1:], *kwargs.values())):
         return unknown(mode, func, args, kwargs)
     result = execute(mode, func, args, kwargs)
-    if labels is None:
-        return mode.mark(result, None)
-    if labels.size == 1:
+    sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
+    if labels is None or labels.size == 1:
+        if labels is None:
+            return mode.mark(result, None)
         if marks := marks_in((args[1:], kwargs)):
             freeze_sizes(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     moved = reshaped(labels, source.shape, result.shape)
-    sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
     axes = varying(moved)
     fixed = [axis for axis in axes if not follows(sizes[axis])]
-    if len(fixed) == len(axes) == 1 and isinstance(sizes[fixed[0]], SizeOfAttribute):
-        rows = expanded(moved, fixed[0], result.shape[fixed[0]])
-        if moved.size == rows.size and follow_attribute(mode, sizes[fixed[0]], rows):
+    followed = _head_width(axes, sizes)
+    if followed is not None:
+        for axis in axes:
+            moved = moved if axis == followed else mode.uniform_along(moved, axis)
+        rows = expanded(moved, followed, result.shape[followed])
+        if follow_attribute(mode, sizes[followed], rows):
             fixed = []
+            axes = [followed]
+        else:
+            followed = None
+            fixed = [axis for axis in axes if sizes[axis] != -1]
     if fixed and len(fixed) == len(axes):
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
@@ -79,6 +87,18 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for axis, size in enumerate(sizes):
         agree(mode, moved, axis, size, canonical(func))
     return mode.mark(result, moved)
+
+
+def _head_width(axes: Sequence[int], sizes: Sequence[Any]) -> int | None:
+    """The axis of a channel axis' pieces that an attribute gives the size of, where it is what shrinks.
+
+    In `view(b, 3, self.num_heads, self.head_dim, n)` it is the innermost: position p of every head is one element, so
+    that the number of heads stays. A size that was read off channels comes first, and so does a -1 further inside.
+    """
+    given = [axis for axis in axes if isinstance(sizes[axis], SizeOfAttribute) or sizes[axis] == -1]
+    if not given or any(isinstance(sizes[axis], SizeOfChannels) for axis in axes):
+        return None
+    return given[-1] if isinstance(sizes[given[-1]], SizeOfAttribute) else None
 
 
 def _splits(before: Labels, after: Labels) -> bool:
@@ -165,7 +185,8 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
-        return unknown(mode, func, args, kwargs)
+        table = canonical(func) == "__getitem__" and len(tensors_in(args[:1])) == 1
+        return (rows_of_table if table else unknown)(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is None:
@@ -218,11 +239,14 @@ def _borders(
 def _borders_follow(mode: LabelMode, labels: Labels, axis: int, borders: Sequence[Any]) -> bool:
     """Make the channels before each border (behind it, where it counts from the end) as many as the border says."""
     vector = labels.reshape(-1)
-    return all(
-        isinstance(border, (SizeOfAttribute, SizeOfChannels))
-        and follow(mode, border, vector[border:] if border < 0 else vector[:border])
-        for border in borders
-    )
+
+    def follows_cut(border: Any) -> bool:
+        part = vector[border:] if border < 0 else vector[:border]
+        if not isinstance(border, (SizeOfAttribute, SizeOfChannels)):
+            return bool((part == FROZEN).all())  # padded there, and so again after every resizing
+        return follow(mode, border, part)
+
+    return all(map(follows_cut, borders))
 
 
 def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -272,16 +296,21 @@ def _pieces(
     pieces = np.split(labels, borders, axis)
     equal = len({piece.shape[axis] for piece in results}) == 1
     if isinstance(sizes, (list, tuple)):
-        if varying(labels) != [axis] or not all(
-            isinstance(item, (SizeOfAttribute, SizeOfChannels)) for item in sizes
-        ):
+        following = [isinstance(item, (SizeOfAttribute, RestOfAttribute, SizeOfChannels)) for item in sizes]
+        if varying(labels) != [axis] or not any(following):
             return None
         # What is left over (`x.shape[1] - self.width`) is right where all other sizes are.
         rest = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
         if len(rest) > 1 or any(not np.isin(labels, item.labels).all() for item in rest):
             return None
-        for size, piece in zip(sizes, pieces, strict=True):
-            if not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
+        rest += [item for item in sizes if isinstance(item, RestOfAttribute)]
+        if len(rest) > 1 or not _is_rest(mode, rest, sizes, labels.reshape(-1)):
+            return None
+        for size, piece, free in zip(sizes, pieces, following, strict=True):
+            if not free:
+                typed_in = f"'{name}' of a channel axis with one part of typed-in size {size}"
+                mode.freeze_and_warn([piece], f"{typed_in} ({_ADVICE})")
+            elif not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
                 return None
         return [compress(piece) for piece in pieces]
     if not equal or (sizes is not None and not isinstance(sizes, (SizeOfAttribute, SizeOfChannels))):
@@ -294,6 +323,18 @@ def _pieces(
     elif sizes is not None:
         agree(mode, pieces[0], axis, sizes, name)
     return [pieces[0]] * len(results)
+
+
+def _is_rest(mode: LabelMode, rest: Sequence[Any], sizes: Sequence[Any], rows: Labels) -> bool:
+    """Is a size `self.dim - self.part` what all other sizes leave of the channels `rows`?"""
+    if not rest or not isinstance(rest[0], RestOfAttribute):
+        return True
+    others = [item for item in sizes if item is not rest[0]]
+    if not all(isinstance(item, SizeOfAttribute) for item in others):
+        return False
+    named = sorted((item.key, item.ratio) for item in others)
+    taken = sorted((item.key, item.ratio) for item in rest[0].parts)
+    return named == taken and follow_attribute(mode, rest[0].whole, rows)
 
 
 def glu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
+from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
 from core.graph.rules.blocks import expanded, padded, reshaped, varying
 from core.graph.rules.calls import argument, canonical, execute, in_place
 from core.graph.rules.elementwise import ELEMENTWISE
@@ -96,7 +96,7 @@ def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: d
         elif mode.known_labels(tensor) is not None or mode.parameter_name(tensor) in mode.frozen_names:
             return False
         elif (
-            "_lwdna_labels" not in tensor.__dict__
+            LABELS not in tensor.__dict__
             and mode.parameter_name(tensor) is None
             and not mode.is_constant(tensor)
         ):
@@ -129,7 +129,7 @@ def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:
     tensor.__dict__[COMPUTED] = found
     if len(layers) == 1 and len(varying(layers[0])) == 1 and not found.reasons:
         return mode.mark(tensor, layers[0])
-    tensor.__dict__.pop("_lwdna_labels", None)
+    tensor.__dict__.pop(LABELS, None)
     return tensor
 
 
