@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
         if arguments.verify:
             proof = graph.verify(model, torch.randn(inputs.shape))
-            tested = f"{len(graph.groups) - len(graph.inexact)} of {len(graph.groups)} groups"
+            tested = f"{len(graph.groups) - len(proof.untested)} of {len(graph.groups)} groups"
             print(
                 f"masked equals cut in {tested} in {' and '.join(proof.modes)} mode: largest relative difference "
                 f"{proof:.1e}"

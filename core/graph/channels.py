@@ -106,6 +106,7 @@ class ChannelGraph:
         train_outputs: the same for training mode, where it may return others.
         untrained: why the model could not be run in training mode; "" where it could.
         notes: what keeps its widths although nobody asked for it, and where.
+        computed: parameters that a layer's weight is computed from, and is not itself.
         attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and how
             much each of them counts there (a fraction where the network divides the attribute's double by two, say).
     """
@@ -124,6 +125,7 @@ class ChannelGraph:
     untrained: str
     notes: tuple[Note, ...]
     options: TraceOptions
+    computed: frozenset[str] = field(repr=False, default=frozenset())
     attributes: Mapping[AttributeKey, tuple[IntArray, Fraction]] = field(repr=False, default_factory=dict)
 
     @property
@@ -315,7 +317,7 @@ def trace_channels(
         example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones; these may hold
             lists, tuples, dictionaries, dataclasses, None, numbers and strings. Of tensors only shapes matter, as long
             as the model does not look at values; the first axis is the batch. Input channels are frozen.
-        freeze: names (or patterns, `layer1.*`) of modules that are left as they are.
+        freeze: names (or patterns, `layer1.*`) of modules, or of parameters, that are left as they are.
         taps: modules whose output width others read (a tracker's backbone stages); see `ChannelGraph.width_of`.
         ties: pairs of modules whose outputs must have the same channels although the network does not need it.
         outputs: what to do with the channels that the model returns: "single" freezes the one tensor and refuses
@@ -416,6 +418,7 @@ def _graph(trace: Trace, grouping: Grouping, options: TraceOptions) -> ChannelGr
         untrained=trace.untrained,
         notes=tuple(trace.notes),
         options=options,
+        computed=frozenset(trace.computed),
         attributes={key: (table_of(labels), each) for key, (labels, each) in trace.attributes.items()},
     )
 

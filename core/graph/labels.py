@@ -166,6 +166,7 @@ class Trace:
     batch: int = 1
     notes: list[Note] = field(default_factory=list)
     next_label: int = 1
+    computed: set[str] = field(default_factory=set)  # parameters that the weights of layers are computed from
     inexact: list[Labels] = field(default_factory=list)  # what runs over channels: a cut changes its result
     attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
         default_factory=dict

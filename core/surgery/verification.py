@@ -59,16 +59,21 @@ class Verified(float):
     Attributes:
         modes: "evaluation" and "training", those that were checked -> the largest difference there.
         unchecked: those that could not be -> why.
+        untested: groups that are not exact, of which only that the cut network runs was tried.
     """
 
     modes: Mapping[str, float]
     unchecked: Mapping[str, str]
+    untested: tuple[str, ...]
 
-    def __new__(cls, modes: Mapping[str, float], unchecked: Mapping[str, str]) -> Verified:
+    def __new__(
+        cls, modes: Mapping[str, float], unchecked: Mapping[str, str], untested: Sequence[str] = ()
+    ) -> Verified:
         """The largest of all differences."""
         result = super().__new__(cls, max(modes.values()))
         result.modes = dict(modes)
         result.unchecked = dict(unchecked)
+        result.untested = tuple(untested)
         return result
 
 
@@ -305,7 +310,7 @@ def verify(
         raise VerificationError(
             f"nothing is verified, as the network does not run: {unchecked['evaluation']}"
         )
-    result = Verified(modes, unchecked)
+    result = Verified(modes, unchecked, graph.inexact)
     if not result <= tolerance:
         where = max(modes, key=lambda mode: modes[mode])
         raise VerificationError(

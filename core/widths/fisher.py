@@ -121,14 +121,14 @@ class _Recorder:
         for module in model.modules():
             weight = getattr(module, "weight", None)
             name = by_weight.get(id(weight))
-            if name is None or not isinstance(module, LAYERS):
+            if name is None or name in self.graph.computed or not isinstance(module, LAYERS):
                 continue
             covered.add(name)
             handles += self._hook(module, governed[name])
         if set(governed) - covered:
             raise UserError(
-                f"per-sample scores cover convolutions and linear layers; '{sorted(set(governed) - covered)[0]}' "
-                f"belongs to neither: use the score gradient"
+                f"per-sample scores cover convolutions and linear layers that use their weights as they are; "
+                f"'{sorted(set(governed) - covered)[0]}' belongs to none: use the score gradient"
             )
         return handles
 

@@ -183,6 +183,7 @@ def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
     found = computed(mode, tensor)
     if found is None or tensor.dim() < 2 or mode.frozen_depth:
         return None
+    mode.trace.computed.update(source for source, _ in found.layers)
     keys: list[SlotKey | None] = []
     rows: list[Labels | None] = []
     for axis in (0, 1):

@@ -239,7 +239,9 @@ def test_groups_that_are_not_exact_are_reported_as_untested_and_still_have_to_ru
     net, graph = traced("one_mean_of_two")
     inputs = TOYS["one_mean_of_two"].inputs()
     with pytest.warns(UntestedGroupsWarning, match=r"untested: 2 of 3 groups \('a', 'b'\) are not exact"):
-        assert graph.verify(net, inputs) <= 1e-10
+        proof = graph.verify(net, inputs)
+    assert proof <= 1e-10
+    assert proof.untested == ("a", "b")
     key = ("b.weight", 0)
     broken = dataclasses.replace(
         graph, slots={name: table for name, table in graph.slots.items() if name != key}

@@ -116,5 +116,14 @@ def test_a_weight_outside_of_layers_is_named() -> None:
     )
     image = torch.randn(2, 3, 8, 8)
     graph = trace_channels(net, image)
-    with pytest.raises(UserError, match="'w' belongs to neither"):
+    with pytest.raises(UserError, match="'w' belongs to none"):
         score_channels(net, graph, [(image, torch.zeros(2, 4, 8, 8))], F.mse_loss, score="fisher")
+
+
+def test_a_computed_weight_is_named() -> None:
+    """Its layer's gradient is that of what was computed, not of the parameter."""
+    toy = TOYS["standardised"]
+    net, inputs = toy.build(), toy.inputs()
+    graph = trace_channels(net, inputs)
+    with pytest.raises(UserError, match=r"'b\.weight' belongs to none: use the score gradient"):
+        score_channels(net, graph, [(inputs, torch.zeros(2, 4, 8, 8))], F.mse_loss, score="fisher")
