@@ -7,6 +7,7 @@ channels per independent choice. Whatever is not listed has to keep its size. Th
 from __future__ import annotations
 
 from tests.toy_parts import IMAGE, Net, Toy, channels, conv
+from tests.toys_attention import ATTENTION
 from tests.toys_blocks import BLOCKS
 from tests.toys_computed import COMPUTED
 from tests.toys_frozen import FROZEN
@@ -17,4 +18,4 @@ from tests.toys_sizes import SIZES
 
 __all__ = ["IMAGE", "TOYS", "Net", "Toy", "channels", "conv"]
 
-TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **SIZES, **COMPUTED, **INEXACT, **FROZEN}
+TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **SIZES, **COMPUTED, **INEXACT, **ATTENTION, **FROZEN}

@@ -137,7 +137,9 @@ class RestOfAttribute(int):
     whole: SizeOfAttribute
     parts: tuple[SizeOfAttribute, ...]
 
-    def __new__(cls, value: int, whole: SizeOfAttribute, parts: tuple[SizeOfAttribute, ...]) -> RestOfAttribute:
+    def __new__(
+        cls, value: int, whole: SizeOfAttribute, parts: tuple[SizeOfAttribute, ...]
+    ) -> RestOfAttribute:
         """`value`, which is `whole` less the sum of `parts`."""
         size = super().__new__(cls, value)
         size.whole = whole
@@ -175,13 +177,11 @@ def _is_plain(other: Any) -> bool:
     return type(other) is int
 
 
-def mark_attributes(module: nn.Module) -> Use:
+def mark_attributes(module: nn.Module, use: Use) -> None:
     """Mark the integers in the attributes of a module that is about to run, a copy, and of all that it holds.
 
-    Returns:
-        What is done with them, which fills as the module runs.
+    `use` fills, as the module runs, with what is done with them.
     """
-    use = Use()
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             continue
@@ -198,7 +198,6 @@ def mark_attributes(module: nn.Module) -> Use:
                     SizeOfAttribute(item, (name, attribute, index), use=use) if _is_size(item) else item
                     for index, item in enumerate(value)
                 )
-    return use
 
 
 def _is_size(value: Any) -> bool:
@@ -242,7 +241,9 @@ def keep_attribute(mode: LabelMode, key: AttributeKey) -> None:
     known = mode.trace.attributes.get(key)
     if known is not None and known[0] is not KEPT:
         name = key[1] if key[2] is None else f"{key[1]}[{key[2]}]"
-        mode.freeze_and_warn([known[0]], f"the attribute '{name}' counts channels and something of fixed size")
+        mode.freeze_and_warn(
+            [known[0]], f"the attribute '{name}' counts channels and something of fixed size"
+        )
     mode.trace.attributes[key] = KEPT, Fraction(1)
 
 

@@ -58,13 +58,12 @@ def operand(mode: LabelMode, tensor: Tensor) -> Operand:
                 mode.freeze(labels)
         sources = {mode.trace.parameters.get(name, ()) for name, _ in found.layers}
         return Operand(sizes, vectors, True, found.zero and all(len(shape) > 1 for shape in sources))
-    labels = mode.labels_of(tensor)
-    axes = [] if labels is None else varying(labels)
-    if len(axes) == 1:
-        assert labels is not None
-        vectors[axes[0]] = mode.vector(labels, axes[0], sizes[axes[0]])
-    elif labels is not None and axes:
-        mode.freeze_and_warn([labels], "a product of channels that lie on two axes at once")
+    known = mode.labels_of(tensor)
+    axes = [] if known is None else varying(known)
+    if known is not None and len(axes) == 1:
+        vectors[axes[0]] = mode.vector(known, axes[0], sizes[axes[0]])
+    elif known is not None and axes:
+        mode.freeze_and_warn([known], "a product of channels that lie on two axes at once")
     return Operand(sizes, vectors)
 
 
@@ -165,7 +164,9 @@ def _reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
     for axis, vector in enumerate(operand(mode, source).vectors):
         if vector is not None:
             labels = torch.from_numpy(mode.shaped(vector, axis, source.dim()).copy())
-            moved = func(labels, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()}).numpy()
+            moved = func(
+                labels, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()}
+            ).numpy()
             vectors[varying(moved)[0]] = vector
     return put(mode, result, vectors)
 
@@ -212,5 +213,3 @@ def marked_shape(shape: torch.Size, vectors: Sequence[Labels | None], inexact: l
         size if vector is None else SizeOfChannels(size, vector, inexact=inexact)
         for size, vector in zip(shape, vectors, strict=True)
     )
-
-

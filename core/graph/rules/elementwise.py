@@ -24,18 +24,21 @@ from core.modules import tensors_in
 
 ELEMENTWISE = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
-    bitwise_or ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad detach div
-    divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1 feature_alpha_dropout
-    feature_dropout fill float floor floor_divide fmax fmin fmod frac ge gelu gt half hardshrink hardsigmoid hardswish
-    hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 logical_and logical_not logical_or
-    logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative normal
-    ones_like pow rand_like randn_like reciprocal relu relu6 remainder requires_grad_ round rrelu rsqrt rsub selu sgn
-    sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold to
-    true_divide trunc type type_as uniform where zero zeros_like""".split()
+    bitwise_or bool ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad
+    detach div divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1
+    feature_alpha_dropout feature_dropout fill float floor floor_divide fmax fmin fmod frac ge gelu gt half hardshrink
+    hardsigmoid hardswish hardtanh heaviside int isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
+    logical_and logical_not logical_or logical_xor logit logsigmoid long lt masked_fill maximum minimum mish mul
+    multiply nan_to_num ne neg negative normal ones_like pow rand_like randn_like reciprocal relu relu6 remainder
+    requires_grad_ round rrelu rsqrt rsub selu sgn short sigmoid sign silu sin sinh softplus softshrink softsign sqrt
+    square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as uniform where zero
+    zeros_like""".split()
 )
 
 # Their results are made by torch even on the meta device, as their type matters.
-CONVERSIONS = frozenset("bfloat16 cpu cuda double float half to type type_as where".split())
+CONVERSIONS = frozenset(
+    "bfloat16 bool cpu cuda double float half int long short to type type_as where".split()
+)
 COMPARISONS = frozenset(
     "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne".split()
 )
@@ -128,9 +131,10 @@ def _beside_no_channels(layers: Mapping[SlotKey, Labels], operands: Sequence[Ten
     axis = next(axis for axis in range(-layer.ndim, 0) if layer.shape[axis] > 1)
     for tensor in operands:
         labels = tensor.__dict__.get(LABELS)
-        if labels is not None and COMPUTED not in tensor.__dict__ and tensor.dim() >= -axis:
-            if tensor.shape[axis] > 1 == labels.shape[axis]:
-                return True
+        if labels is None or COMPUTED in tensor.__dict__ or tensor.dim() < -axis:
+            continue
+        if tensor.shape[axis] > 1 == labels.shape[axis]:
+            return True
     return False
 
 

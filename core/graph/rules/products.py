@@ -46,7 +46,9 @@ def contract(
         sizes[index] = max(size for _, size, _ in here)
         vector = meet(mode, name, [(labels, size, item.own) for labels, size, item in here])
         if vector is not None and len(factors) == 2:
-            mode.freeze_and_warn([vector], f"'{name}' with channels along three indices (a cost has two at most)")
+            mode.freeze_and_warn(
+                [vector], f"'{name}' with channels along three indices (a cost has two at most)"
+            )
             vector = None
         if vector is not None:
             factors.append(vector)
@@ -67,9 +69,7 @@ def product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     result = execute(mode, func, args, kwargs)
     batch = [_BATCH[: tensor.dim() - 2][::-1] for tensor in tensors]
     indices = [f"{batch[0]}ns", f"{batch[1]}sm"]
-    found, cost, factors = contract(
-        mode, canonical(func), operands, indices, f"{max(batch, key=len)}nm"
-    )
+    found, cost, factors = contract(mode, canonical(func), operands, indices, f"{max(batch, key=len)}nm")
     mode.count("macs", cost, *factors)
     return put(mode, result, found.vectors)
 
@@ -79,7 +79,9 @@ def attention(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
     The scale that torch computes from the width of q changes with it, which the inexact sum over that width covers.
     """
-    query, key, value = (argument(args, kwargs, at, name) for at, name in enumerate(("query", "key", "value")))
+    query, key, value = (
+        argument(args, kwargs, at, name) for at, name in enumerate(("query", "key", "value"))
+    )
     mask = argument(args, kwargs, 3, "attn_mask")
     if min(tensor.dim() for tensor in (query, key, value)) < 2 or kwargs.get("enable_gqa"):
         return unknown(mode, func, args, kwargs)
@@ -96,7 +98,9 @@ def attention(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
         scores, _, _ = contract(mode, name, [scores, operand(mode, mask)], indices, indices[0])
     if scores.vectors[-1] is not None:
         mode.inexact(scores.vectors[-1])  # softmax over them
-    found, cost, factors = contract(mode, name, [scores, v], [f"{longest}nm", f"{batch[2]}ms"], f"{longest}ns")
+    found, cost, factors = contract(
+        mode, name, [scores, v], [f"{longest}nm", f"{batch[2]}ms"], f"{longest}ns"
+    )
     mode.count("macs", cost, *factors)
     return put(mode, result, found.vectors)
 
@@ -156,5 +160,3 @@ def sliding_windows(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: d
         return unknown(mode, func, args, kwargs)
     result = execute(mode, func, args, kwargs)
     return mode.mark(result, None if labels is None else labels[..., None])
-
-

@@ -18,8 +18,8 @@ from core.graph.attributes import RestOfAttribute, SizeOfAttribute, follow_attri
 from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import compress, expanded, reshaped, varying
 from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
-from core.graph.rules.tables import rows_of_table
 from core.graph.rules.sizes import agree, follow, follows, freeze_sizes, given_sizes, marks_in
+from core.graph.rules.tables import rows_of_table
 from core.modules import tensors_in
 
 
@@ -300,10 +300,10 @@ def _pieces(
         if varying(labels) != [axis] or not any(following):
             return None
         # What is left over (`x.shape[1] - self.width`) is right where all other sizes are.
-        rest = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
-        if len(rest) > 1 or any(not np.isin(labels, item.labels).all() for item in rest):
+        left = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
+        if any(not np.isin(labels, item.labels).all() for item in left):
             return None
-        rest += [item for item in sizes if isinstance(item, RestOfAttribute)]
+        rest = [*left, *(item for item in sizes if isinstance(item, RestOfAttribute))]
         if len(rest) > 1 or not _is_rest(mode, rest, sizes, labels.reshape(-1)):
             return None
         for size, piece, free in zip(sizes, pieces, following, strict=True):

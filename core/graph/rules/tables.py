@@ -46,7 +46,9 @@ def rows_of_table(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dic
         if vector is not None and axis in found:
             vectors[found[axis]] = vector
         elif vector is not None:
-            mode.freeze_and_warn([vector], "channels in an order, or a choice, that a tensor of integers gives")
+            mode.freeze_and_warn(
+                [vector], "channels in an order, or a choice, that a tensor of integers gives"
+            )
     return put(mode, result, vectors)
 
 
@@ -59,7 +61,9 @@ def _whole_axes(source: Tensor, items: tuple[Any, ...]) -> dict[int, int] | None
     items = (*items[:at], *[slice(None)] * spread, *items[at + 1 :])
     tables = [number for number, item in enumerate(items) if isinstance(item, (Tensor, int))]
     tensors = [item for item in items if isinstance(item, Tensor)]
-    if any(isinstance(item, (bool, list)) for item in items) or any(t.dtype not in _INTEGERS for t in tensors):
+    if any(isinstance(item, (bool, list)) for item in items) or any(
+        t.dtype not in _INTEGERS for t in tensors
+    ):
         return None
     rank = len(np.broadcast_shapes(*(tuple(tensor.shape) for tensor in tensors)))
     together = tables == list(range(tables[0], tables[-1] + 1))

@@ -486,7 +486,12 @@ def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
     """Is it a weight, or computed from one: a tensor whose first dimension counts channels, as far as one can tell?"""
     if COMPUTED in tensor.__dict__:
         return True
-    return mode.parameter_name(tensor) is not None and tensor.dim() > 0 and tensor.shape[0] > 1
+    name = mode.parameter_name(tensor)
+    if name is None or tensor.dim() == 0 or tensor.shape[0] == 1:
+        return False
+    return (
+        isinstance(tensor, nn.Parameter) or (name, 0) in mode.trace.slots
+    )  # a table of masks counts windows
 
 
 RULES: dict[str, Any] = {
