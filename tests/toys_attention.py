@@ -224,6 +224,12 @@ ATTENTION: dict[str, Toy] = {
         {"a": (8, 1)},
         r"typed-in size 3, 2, 4",
     ),
+    "parameter_as_a_matrix": Toy(
+        lambda: {**parts(nn.Identity(), 6), "weight": channels(8, 8, 6)},
+        tokens(lambda n, x: x @ n.weight),
+        {"a": (8, 1)},
+        r"matmul.* with a parameter as a matrix",
+    ),
     "an_attribute_of_two_meanings": Toy(
         lambda: parts(
             Sized(

@@ -239,7 +239,7 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
 def keep_attribute(mode: LabelMode, key: AttributeKey) -> None:
     """The attribute counts something that no width changes (heads, windows): what else it counts freezes."""
     known = mode.trace.attributes.get(key)
-    if known is not None and known[0] is not KEPT:
+    if known is not None and known[0] is not KEPT and not mode.is_frozen(known[0]):
         name = key[1] if key[2] is None else f"{key[1]}[{key[2]}]"
         mode.freeze_and_warn(
             [known[0]], f"the attribute '{name}' counts channels and something of fixed size"

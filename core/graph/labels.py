@@ -279,6 +279,10 @@ class LabelMode(TorchFunctionMode):
         """The channels behind `labels` keep their widths."""
         self.trace.frozen.append(labels.reshape(-1))
 
+    def is_frozen(self, labels: Labels) -> bool:
+        """Has each of these channels been frozen already, by itself? What ties would freeze is not looked for."""
+        return bool(self.trace.frozen) and bool(np.isin(labels, np.concatenate(self.trace.frozen)).all())
+
     def freeze_and_warn(self, labels: Iterable[Labels], reason: str) -> None:
         """Freeze, and note it once for each place (only where a channel that could have been free is touched)."""
         touched = [item for item in labels if (item != FROZEN).any()]

@@ -45,6 +45,10 @@ def contract(
         ]
         sizes[index] = max(size for _, size, _ in here)
         vector = meet(mode, name, [(labels, size, item.own) for labels, size, item in here])
+        if len(here) == 1 and here[0][2].own and here[0][0] is not None and index in result:
+            mode.freeze_and_warn(
+                [here[0][0]], f"'{name}' with a parameter as a matrix (a linear layer's is free)"
+            )
         if vector is not None and len(factors) == 2:
             mode.freeze_and_warn(
                 [vector], f"'{name}' with channels along three indices (a cost has two at most)"

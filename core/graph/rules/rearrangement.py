@@ -72,6 +72,8 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             followed = None
             fixed = [axis for axis in axes if sizes[axis] != -1]
     if fixed and len(fixed) == len(axes):
+        if mode.is_frozen(moved):  # which has been told
+            return mode.mark(result, frozen_labels(result))
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
             [labels], f"'{canonical(func)}' with the typed-in size {typed_in} on a channel axis"
