@@ -21,15 +21,14 @@ from __future__ import annotations
 import math
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.hypothesis import (
     GOES_ON,
     Bench,
-    add_trial_arguments,
+    add_bench_arguments,
     check_arguments,
     failures_text,
     import_records,
@@ -38,22 +37,22 @@ from benchmarks.hypothesis import (
     short,
     trials_run,
 )
-from benchmarks.measure import command_text, machine, machine_text
+from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.experiments.plan import Trial
 from core.experiments.plots import (
-    drawn_interval,
-    drawn_mean,
+    draw_band,
+    draw_means,
     new_figure,
     plot_tradeoff,
     save_figure,
     say_what_is_not_drawn,
 )
 from core.experiments.series import Record, Series, collect, results_table
+from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE
-from core.storage.files import atomic_write, write_json
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 
@@ -112,22 +111,26 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Result:
-    """One sweep's records.
+    """What came of one sweep.
 
     Attributes:
         sweep: which.
-        records: (method, value) -> its records over the seeds.
-        unreachable: (value, what the search said).
+        series: (method, value) -> its records over the seeds.
+        unreachable: value -> what the search said.
     """
 
     sweep: Sweep
-    records: dict[tuple[str, float], list[Record]]
-    unreachable: list[tuple[float, str]]
+    series: dict[tuple[str, float], Series]
+    unreachable: dict[float, str]
+
+    def records(self) -> list[Record]:
+        """All that there are."""
+        return [record for item in self.series.values() for record in item.records.values()]
 
 
 def run_sweeps(
     bench: Bench, sweeps: Sequence[Sweep], arguments: Namespace
-) -> tuple[list[Record], list[Result], list[Failure]]:
+) -> tuple[dict[str, Series], list[Result], list[Failure]]:
     """Run the baseline and sweeps; a value at which the budget cannot be met is noted, as no failure."""
     seeds, shrink = seeds_of(arguments), bench.config.shrink
     baseline = [Trial(BASELINE, shrink, seed) for seed in seeds]
@@ -141,92 +144,71 @@ def run_sweeps(
     reasons = {
         repr(failure.trial): failure.error for failure in failed if failure.kind == BudgetError.__name__
     }
-    results = []
-    for sweep in sweeps:
-        records: dict[tuple[str, float], list[Record]] = {}
-        unreachable: dict[float, str] = {}
-        for _, value, trial in (point for point in points if point[0] is sweep):
-            record = bench.engine.load(trial)
-            if record is not None:
-                records.setdefault((trial.method, value), []).append(record)
-            elif repr(trial) in reasons:
-                unreachable.setdefault(value, reasons[repr(trial)])
-        results.append(Result(sweep, records, sorted(unreachable.items())))
-    found = [bench.engine.load(trial) for trial in baseline]
+    results = {sweep.name: Result(sweep, {}, {}) for sweep in sweeps}
+    for sweep, value, trial in points:
+        result, record = results[sweep.name], bench.engine.load(trial)
+        if record is not None:
+            series = Series(f"{sweep.name} {value:g}: {trial.method}", {})
+            result.series.setdefault((trial.method, value), series).records[trial.seed] = record
+        elif repr(trial) in reasons:
+            result.unreachable.setdefault(value, reasons[repr(trial)])
+    found = [record for trial in baseline if (record := bench.engine.load(trial)) is not None]
     others = [failure for failure in failed if repr(failure.trial) not in reasons]
-    return [record for record in found if record is not None], results, others
+    return collect(found, lambda record: BASELINE), list(results.values()), others
 
 
-def sweep_table(bench: Bench, result: Result, baseline: Sequence[Record]) -> str:
+def sweep_table(metric: Metric, result: Result, baseline: Mapping[str, Series]) -> str:
     """Mean, interval and the paired difference to the baseline for every value and method, in Markdown."""
-    series: dict[str, Series] = collect(baseline, lambda record: BASELINE)
-    for (method, value), records in sorted(result.records.items(), key=lambda item: item[0][1]):
-        series.update(collect(records, lambda record: f"{result.sweep.name} {value:g}: {method}"))  # noqa: B023
-    text = results_table(series, BASELINE, bench.engine.task.metrics[0])
-    notes = [f"- {result.sweep.name} {value:g}: {reason}" for value, reason in result.unreachable]
-    return "\n".join([text, *notes])
+    by_value = sorted(result.series.items(), key=lambda item: item[0][1])
+    table = results_table({**baseline, **{item.label: item for _, item in by_value}}, BASELINE, metric)
+    notes = [
+        f"- {result.sweep.name} {value:g}: {reason}" for value, reason in sorted(result.unreachable.items())
+    ]
+    return "\n".join([table, *notes])
 
 
-def plot_sweeps(path: Path, bench: Bench, results: Sequence[Result], baseline: Sequence[Record]) -> None:
+def plot_sweeps(path: Path, metric: Metric, results: Sequence[Result], baseline: Series | None) -> None:
     """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band.
 
     Fewer than three seeds are dots instead.
     """
-    metric = bench.engine.task.metrics[0]
     figure, axes = new_figure(7.2, 3.1 * len(results), len(results), squeeze=False)
-    own = [float(record["metrics"][metric.key]) for record in baseline]
-    for panel, result in enumerate(results):
-        axis = axes[panel][0]
+    own = [] if baseline is None else baseline.values(metric)
+    for axis, result in zip(axes[:, 0], results, strict=True):
+        shown = list(own)
         for method in result.sweep.methods:
-            points = [(value, records) for (name, value), records in result.records.items() if name == method]
-            points.sort(key=lambda point: point[0])
-            values = [[float(r["metrics"][metric.key]) for r in records] for _, records in points]
-            means, spread = [drawn_mean(v) for v in values], [drawn_interval(v) for v in values]
-            line = axis.errorbar(
-                [value for value, _ in points],
-                means,
-                spread,
-                marker="o",
-                markersize=4,
-                capsize=2,
-                label=method,
+            points = sorted(
+                (value, item.values(metric))
+                for (name, value), item in result.series.items()
+                if name == method
             )
-            if not any(spread):
-                for (value, _), seeds in zip(points, values, strict=True):
-                    dots = [drawn_mean([seed]) for seed in seeds]
-                    axis.plot(
-                        [value] * len(seeds), dots, ".", color=line[0].get_color(), markersize=3, alpha=0.6
-                    )
+            draw_means(axis, [value for value, _ in points], [values for _, values in points], marker="o",
+                       markersize=4, label=method)  # fmt: skip
+            shown += [value for _, values in points for value in values]
         if own:
-            mean, half = drawn_mean(own), drawn_interval(own)
-            axis.axhline(mean, color="0.4", linewidth=1, label=BASELINE)
-            axis.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
+            draw_band(axis, own, label=BASELINE)
         if result.sweep.name == "batches":
             axis.set_xscale("log", base=2)
         axis.set_xlabel(result.sweep.axis)
         axis.set_ylabel(metric.label)
         axis.legend(frameon=False, fontsize=8)
-        shown = [float(r["metrics"][metric.key]) for records in result.records.values() for r in records]
-        say_what_is_not_drawn(axis, shown + own)
+        say_what_is_not_drawn(axis, shown)
     save_figure(figure, path)
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Run the sweeps, print and write, with the command `argv` on the page; returns the exit status."""
     check_arguments(arguments)
-    for name in arguments.sweeps:
-        if name not in SWEEPS:
-            raise UserError(f"unknown sweep '{name}'; use some of {', '.join(SWEEPS)}")
+    check_known("unknown sweep", arguments.sweeps, SWEEPS)
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
     if arguments.published:
         import_records(arguments.published, bench)
     baseline, results, failed = run_sweeps(bench, [SWEEPS[name] for name in arguments.sweeps], arguments)
-    status = 1 if failed else 0
     if arguments.no_report:
-        return status
-    stem = arguments.output or bench.store / "ablations"
+        return 1 if failed else 0
+    stem, metric = arguments.output or bench.store / "ablations", bench.engine.task.metrics[0]
     title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
     parts = [
         f"# Ablations: {title}",
@@ -235,39 +217,34 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         failures_text(failed),
     ]
     for result in results:
-        parts += [f"## {result.sweep.name}", sweep_table(bench, result, baseline)]
-    parts.append(f"![Error against each setting]({stem.with_suffix('.png').name})")
-    flops = stem.with_name(f"{stem.name}-flops.png")
-    if "budgets" in arguments.sweeps:
-        parts.append(f"![Error against FLOPs]({flops.name})")
+        parts += [f"## {result.sweep.name}", sweep_table(metric, result, baseline)]
+    parts.append(f"![Error against each setting]({stem.name}.png)")
+    plot_sweeps(stem.with_name(f"{stem.name}.png"), metric, results, baseline.get(BASELINE))
+    for result in results:
+        if result.sweep.name == "budgets":
+            flops = stem.with_name(f"{stem.name}-flops.png")
+            parts.append(f"![Error against FLOPs]({flops.name})")
+            plot_tradeoff(flops, _curves(result), metric, title, baseline=baseline.get(BASELINE))
     parts.append(machine_text(machine()))
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    with atomic_write(stem.with_suffix(".md")) as file:
-        file.write(text)
-    every = {
-        result.sweep.name: [short(r) for records in result.records.values() for r in records]
-        for result in results
-    }
-    write_json(stem.with_suffix(".json"), {"baseline": [short(record) for record in baseline], **every})
-    plot_sweeps(stem.with_suffix(".png"), bench, results, baseline)
-    if "budgets" in arguments.sweeps:
-        curves = _curves(next(result for result in results if result.sweep.name == "budgets"))
-        plot_tradeoff(flops, curves, bench.engine.task.metrics[0], title,
-                      baseline=collect(baseline, lambda record: BASELINE).get(BASELINE))  # fmt: skip
+    text = "\n\n".join(part for part in parts if part)
+    every = {BASELINE: [record for item in baseline.values() for record in item.records.values()]}
+    every |= {result.sweep.name: result.records() for result in results}
+    write_results(
+        stem, {name: [short(record) for record in records] for name, records in every.items()}, text
+    )
     bench.engine.say(text)
-    return status
+    return 1 if failed else 0
 
 
-def _curves(result: Result) -> dict[str, list[Any]]:
+def _curves(result: Result) -> dict[str, list[Series]]:
     names = {
         "uniform": "original, scaled evenly",
         "gradient": "found (gradient)",
         "random": "random scores (nearly uniform)",
     }
-    curves: dict[str, list[Any]] = {}
-    for (method, _), records in result.records.items():
-        label = names.get(method, method)
-        curves.setdefault(label, []).append(Series(label, {int(r["seed"]): r for r in records}))
+    curves: dict[str, list[Series]] = {}
+    for (method, _), item in result.series.items():
+        curves.setdefault(names.get(method, method), []).append(item)
     return curves
 
 
@@ -277,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "sweeps", nargs="*", default=list(SWEEPS), help=f"some of {', '.join(SWEEPS)} (default: all)"
     )
-    add_trial_arguments(parser)
+    add_bench_arguments(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
 

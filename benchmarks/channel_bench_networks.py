@@ -26,42 +26,37 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
             nn.BatchNorm2d(outputs)]  # fmt: skip
 
 
-class InvertedBottleneck(nn.Module):
-    """1x1 to `inner`, depthwise 3x3, linear 1x1 to `outputs`; the identity beside them where shapes allow."""
-
-    def __init__(self, inputs: int, inner: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            *_convolution(inputs, inner, 1),
-            nn.ReLU(),
-            *_convolution(inner, inner, 3, stride, inner),
-            nn.ReLU(),
-            *_convolution(inner, outputs, 1),
-        )
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        return x + self.body(x) if self.residual else self.body(x)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the identity beside them where shapes allow, and nothing elsewhere.
+class Block(nn.Module):
+    """A body, and the identity beside it where shapes allow; nothing elsewhere.
 
     The table's own FLOPs and parameters say so: they leave no room for a 1x1 convolution on a shortcut.
+
+    Args:
+        body: layers.
+        residual: whether the identity is added.
+        activation: after the sum.
     """
 
-    def __init__(self, inputs: int, inner: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, body: Sequence[nn.Module], residual: bool, activation: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *_convolution(inputs, inner, 3, stride), nn.ReLU(), *_convolution(inner, outputs, 3)
-        )
-        self.residual = stride == 1 and inputs == outputs
-        self.relu = nn.ReLU()
+        self.body, self.residual, self.activation = nn.Sequential(*body), residual, activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        return self.relu(x + self.body(x) if self.residual else self.body(x))
+        return self.activation(x + self.body(x) if self.residual else self.body(x))
+
+
+def inverted_bottleneck(inputs: int, inner: int, outputs: int, stride: int = 1) -> Block:
+    """1x1 to `inner`, depthwise 3x3, linear 1x1 to `outputs`."""
+    body = [*_convolution(inputs, inner, 1), nn.ReLU(), *_convolution(inner, inner, 3, stride, inner), nn.ReLU(),
+            *_convolution(inner, outputs, 1)]  # fmt: skip
+    return Block(body, stride == 1 and inputs == outputs, nn.Identity())
+
+
+def basic_block(inputs: int, inner: int, outputs: int, stride: int = 1) -> Block:
+    """Two 3x3 convolutions."""
+    body = [*_convolution(inputs, inner, 3, stride), nn.ReLU(), *_convolution(inner, outputs, 3)]
+    return Block(body, stride == 1 and inputs == outputs, nn.ReLU())
 
 
 class MacroNetwork(nn.Module):
@@ -95,10 +90,10 @@ def mobilenet(widths: Sequence[int]) -> MacroNetwork:
     """Four inverted bottlenecks and a 1x1 convolution, at seven widths."""
     trunk, first, second, third, late, fourth, head = widths
     blocks = [
-        InvertedBottleneck(trunk, first, trunk),
-        InvertedBottleneck(trunk, second, trunk),
-        InvertedBottleneck(trunk, third, late, 2),
-        InvertedBottleneck(late, fourth, late),
+        inverted_bottleneck(trunk, first, trunk),
+        inverted_bottleneck(trunk, second, trunk),
+        inverted_bottleneck(trunk, third, late, 2),
+        inverted_bottleneck(late, fourth, late),
         nn.Sequential(*_convolution(late, head, 1), nn.ReLU()),
     ]
     return MacroNetwork(trunk, blocks, head)
@@ -108,11 +103,11 @@ def resnet(widths: Sequence[int]) -> MacroNetwork:
     """Five basic blocks, at seven widths."""
     trunk, first, second, third, late, fourth, fifth = widths
     blocks = [
-        BasicBlock(trunk, first, trunk),
-        BasicBlock(trunk, second, trunk),
-        BasicBlock(trunk, third, late, 2),
-        BasicBlock(late, fourth, late),
-        BasicBlock(late, fifth, late),
+        basic_block(trunk, first, trunk),
+        basic_block(trunk, second, trunk),
+        basic_block(trunk, third, late, 2),
+        basic_block(late, fourth, late),
+        basic_block(late, fifth, late),
     ]
     return MacroNetwork(trunk, blocks, late)
 

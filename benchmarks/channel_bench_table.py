@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import RegularGridInterpolator
 
 from benchmarks.channel_bench_networks import BASELINE, QUARTERS
 from core.errors import UserError
@@ -175,17 +176,10 @@ def neighbours(table: Table, relative: FloatArray) -> FloatArray:
         raise UserError(
             f"widths of {quarters.min():.3f} to {quarters.max():.3f} quarters: the table has 1 to 4"
         )
-    low = np.clip(np.floor(quarters), 1, QUARTERS - 1).astype(np.int64)
-    share = np.log(quarters / low) / np.log((low + 1) / low)  # of the upper neighbour
-    place = QUARTERS ** np.arange(LAYERS - 1, -1, -1)
-    ordered = np.empty(QUARTERS**LAYERS)
-    ordered[(table.digits - 1) @ place] = np.log(100 - table.mean)
-    total = np.zeros(quarters.shape[:-1])
-    for corner in product((0, 1), repeat=LAYERS):
-        up = np.array(corner)
-        weight = np.where(up, share, 1 - share).prod(axis=-1)
-        total += weight * ordered[(low + up - 1) @ place]
-    return 100 - np.exp(total)
+    ordered = np.empty((QUARTERS,) * LAYERS)
+    ordered[tuple((table.digits - 1).T)] = np.log(100 - table.mean)
+    grid = [np.log(np.arange(1, QUARTERS + 1))] * LAYERS
+    return 100 - np.exp(RegularGridInterpolator(grid, ordered)(np.log(quarters)))
 
 
 @dataclass(frozen=True)

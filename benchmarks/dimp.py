@@ -25,7 +25,7 @@ from torch.nn.grad import conv2d_weight
 from benchmarks.measure import Page, benchmark
 from core.errors import UserError
 from core.tables import markdown_table
-from core.timing import Outcome, Timing, time_in_turns
+from core.timing import Outcome, Timing, time_in_turns, timings
 from tracking.datasets import load
 from tracking.dimp import DiMPConfig, DiMPNet
 from tracking.dimp.backbones import backbone_trunk
@@ -252,17 +252,16 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def cpu_ratio(first: Timing, second: Timing, per_first: int = 1, per_second: int = 1) -> float:
-    """CPU time of one against another: the median over turns, since both ways of a turn see the same machine."""
-    pairs = zip(first.cpu, second.cpu, strict=True)
-    return statistics.median((a / per_first) / (b / per_second) for a, b in pairs)
+def cpu_ratio(first: Timing, second: Timing) -> float:
+    """CPU time of one against another: the median over turns."""
+    return statistics.median(first.over(second))
 
 
 def whole_report(
     outcomes: Mapping[str, Outcome[int]], stages: Stages, frames: int
 ) -> tuple[str, dict[str, Any]]:
     """The table of a frame and the ratios that the targets are about."""
-    timing = {name: outcome.timing for name, outcome in outcomes.items() if outcome.timing is not None}
+    timing = timings(outcomes)
     tracker, bare, prepared, first = (timing[name] for name in (TRACKER, BARE, PREPARED, FIRST))
     runs = stages.runs[-len(tracker.cpu) :]
     rows = []
@@ -279,8 +278,8 @@ def whole_report(
     ratios = {
         "frame": cpu_ratio(tracker, bare),
         "frame_prepared": cpu_ratio(tracker, prepared),
-        "first_frame": cpu_ratio(first, bare, 1, frames),
-        "first_frame_prepared": cpu_ratio(first, prepared, 1, frames),
+        "first_frame": cpu_ratio(first, bare) * frames,
+        "first_frame_prepared": cpu_ratio(first, prepared) * frames,
     }
     met = {
         True: "which meets the target",
@@ -306,19 +305,17 @@ def part_report(parts: Mapping[str, Mapping[str, Outcome[Tensor]]]) -> tuple[str
     """One row for each part: ours, the usual way, how many times as long that takes."""
     rows, values = [], {}
     for title, outcomes in parts.items():
-        (name, ours), (other_name, other) = outcomes.items()
-        assert ours.timing is not None
-        assert other.timing is not None
-        ratio = cpu_ratio(other.timing, ours.timing)
+        (name, ours), (other_name, other) = timings(outcomes).items()
+        ratio = cpu_ratio(other, ours)
         rows.append(
             [
                 title,
-                f"{milliseconds(ours.timing.cpu_median)} ({name})",
-                f"{milliseconds(other.timing.cpu_median)} ({other_name})",
+                f"{milliseconds(ours.cpu_median)} ({name})",
+                f"{milliseconds(other.cpu_median)} ({other_name})",
                 f"{ratio:.1f}",
             ]
         )
-        values[title] = {name: ours.timing.to_json(), other_name: other.timing.to_json(), "ratio": ratio}
+        values[title] = {name: ours.to_json(), other_name: other.to_json(), "ratio": ratio}
     header = ["ms of CPU time, median", "ours", "the usual way", "times as long"]
     return markdown_table(header, rows), values
 

@@ -21,28 +21,29 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import command_text, machine, machine_text
-from benchmarks.pruning_peer import PEERS
+from benchmarks.measure import command_text, machine, machine_text, write_results
 from classification.config import RunConfig, find_config, with_distillation
-from classification.data import DATASETS, open_dataset
+from classification.data import open_dataset
+from classification.run import add_subject_arguments, given_of
 from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.experiments.commands import add_trial_arguments, at_budget, overrides_of
 from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
-from core.experiments.series import Record, collect, controls_table, results_table
+from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.store import KeyedStore
 from core.experiments.trials import Engine, Failure, check_trials
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
-from core.methods.registry import BASELINE, METHODS, Method, SearchConfig
+from core.methods.method import SearchConfig
+from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
-from core.storage.files import atomic_write, write_json
+from core.storage.files import write_json
 from core.training.recipe import ScheduleConfig
 from core.training.train import make_fabric
-from core.widths.budget import Budget
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform")
@@ -77,42 +78,19 @@ class Bench:
         return f"{self.engine.task.model_name} on {part}{self.engine.task.dataset}"
 
 
-def our_methods() -> dict[str, Method]:
-    """All methods of `core`, and Torch-Pruning's, which need its package once they run."""
-    return {**METHODS, **PEERS}
-
-
-def add_trial_arguments(parser: ArgumentParser) -> None:
+def add_bench_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
-    what = parser.add_argument_group("what is trained")
-    what.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        help="digits: the reduced form (default: the protocol's with --config, else digits)",
-    )
-    what.add_argument("--model", help="default: the data set's usual network")
+    add_subject_arguments(parser)
+    add_trial_arguments(parser)
+    parser.set_defaults(seed=0)
+    what = parser.add_argument_group("benchmark")
     what.add_argument("--seeds", type=int, default=2, help="repetitions (default: 2)")
-    what.add_argument(
-        "--seed", type=int, default=0, help="the first seed: several commands can share a store"
-    )
-    what.add_argument("--config", help="protocol: a file of shared_configs/classification, or your own")
-    what.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
-    )
-    what.add_argument("--epochs", type=int, help="of every training (default: the protocol's; digits: 10)")
-    what.add_argument("--train-limit", type=int, help="training images (default: all; digits: 300)")
-    what.add_argument("--distillation", action="store_true", help="train with a widened teacher")
     what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
-    what.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
-    what.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     what.add_argument("--threads", type=int, help="CPU threads of torch (default: the protocol's)")
-    search = parser.add_argument_group("how widths are found")
-    search.add_argument("--budget", nargs="+", help="FLOPs over the baseline's, one or several: 0.5 0.9")
-    search.add_argument("--widen", type=float, help="growth of the space of widths")
-    search.add_argument("--floor", type=float, help="least fraction of each widened group")
-    search.add_argument("--batches", type=int, help="batches that channels are scored on")
+    what.add_argument("--budget", nargs="+", help="FLOPs over the baseline's, one or several: 0.5 0.9")
+    what.add_argument("--floor", type=float, help="least fraction of each widened group")
+    what.add_argument("--batches", type=int, help="batches that channels are scored on")
     out = parser.add_argument_group("results")
-    out.add_argument("--work-dir", type=Path, help="holds the store (default: work_dirs/hypothesis)")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
     out.add_argument(
@@ -123,11 +101,6 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
         help="first put a published OUTPUT.json into the store: its trials are not run again",
     )
     out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
-    out.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
-    out.add_argument("--no-progress", action="store_true", help="no progress bars")
-    out.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_method_arguments(parser: ArgumentParser) -> None:
@@ -148,7 +121,7 @@ def open_bench(arguments: Namespace) -> Bench:
     """Protocol, data and options of a command line.
 
     Args:
-        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
+        arguments: parsed `add_bench_arguments`, with or without `add_method_arguments`.
 
     Raises:
         UserError: an option is out of range; MissingData: the data set is not there.
@@ -156,21 +129,14 @@ def open_bench(arguments: Namespace) -> Bench:
     if arguments.seeds < 1 or arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
     given = {
-        "dataset": arguments.dataset,
-        "model": arguments.model,
-        "train.epochs": arguments.epochs,
-        "data.train_limit": arguments.train_limit,
-        "shrink.widen": arguments.widen,
+        "name": arguments.name,
         "shrink.floor": arguments.floor,
         "shrink.batches": arguments.batches,
         "threads": arguments.threads,
     }
-    options = [
-        *arguments.cfg_options,
-        *(f"{key}={value!r}" for key, value in given.items() if value is not None),
-    ]
     if arguments.fast:
-        options += ["train.precision='bf16-mixed'", "train.channels_last=True", "train.compile=True"]
+        given |= {"train.precision": "bf16-mixed", "train.channels_last": True, "train.compile": True}
+    options = overrides_of(arguments, {**given_of(arguments), **given})
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
     reduced = load_config(path, RunConfig, options).dataset == "digits"
     options = [*(REDUCED if reduced else ()), *options]  # what the command line says comes last and counts
@@ -178,8 +144,7 @@ def open_bench(arguments: Namespace) -> Bench:
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
-        first = Budget.parse(arguments.budget[0], config.shrink.budget.convention)
-        config = replace(config, shrink=replace(config.shrink, budget=first))
+        config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = make_fabric(arguments.device, config.train.precision)
@@ -190,7 +155,7 @@ def open_bench(arguments: Namespace) -> Bench:
         train=config.train,
         store=KeyedStore(store),
         fabric=fabric,
-        methods=our_methods(),
+        methods=METHODS,
         search=_search_config(arguments, reduced),
         distillation=config.distillation,
         teacher=config.teacher,
@@ -253,7 +218,7 @@ def import_records(path: Path, bench: Bench) -> None:
 
 
 def check_arguments(arguments: Namespace) -> None:
-    """Refuse options of `add_trial_arguments` that do not go together.
+    """Refuse options of `add_bench_arguments` that do not go together.
 
     Raises:
         UserError: fewer than one job; or neither trials nor a report are wanted.
@@ -273,21 +238,21 @@ def failures_text(failed: Sequence[Failure]) -> str:
 
 
 def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
-    def given(name: str) -> Any:
-        return getattr(arguments, name, None)  # not every command has the options of single methods
+    given = vars(arguments).get  # not every command has the options of single methods
+    dhp = _with(
+        REDUCED_DHP if reduced else DhpConfig(),
+        strength=given("dhp_strength"),
+        max_epochs=given("dhp_epochs"),
+    )
+    proxy = _with(
+        ProxyConfig(REDUCED_CANDIDATES) if reduced else ProxyConfig(), candidates=given("candidates")
+    )
+    return _with(SearchConfig(dhp=dhp, proxy=proxy), accumulate_epochs=given("accumulate_epochs"))
 
-    dhp = REDUCED_DHP if reduced else DhpConfig()
-    if given("dhp_strength") is not None:
-        dhp = replace(dhp, strength=given("dhp_strength"))
-    if given("dhp_epochs") is not None:
-        dhp = replace(dhp, max_epochs=given("dhp_epochs"))
-    search = SearchConfig(dhp=dhp)
-    candidates = REDUCED_CANDIDATES if reduced and given("candidates") is None else given("candidates")
-    if candidates is not None:
-        search = replace(search, proxy=ProxyConfig(candidates=candidates))
-    if given("accumulate_epochs") is not None:
-        search = replace(search, accumulate_epochs=given("accumulate_epochs"))
-    return search
+
+def _with(config: Any, **said: Any) -> Any:
+    """A configuration with what was said; None says nothing."""
+    return replace(config, **{name: value for name, value in said.items() if value is not None})
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -295,10 +260,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     check_arguments(arguments)
     bench = open_bench(arguments)
     shrink = bench.config.shrink
-    settings = [
-        replace(shrink, budget=Budget.parse(text, shrink.budget.convention))
-        for text in arguments.budget or []
-    ] or [shrink]
+    settings = [at_budget(shrink, text) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
     if arguments.published:
         import_records(arguments.published, bench)
@@ -334,12 +296,11 @@ def write_report(
     metric = bench.engine.task.metrics[0]
     series = collect(records, lambda record: label_of(record, several))
     table = results_table(series, BASELINE, metric)
-    by_method: dict[str, list[Any]] = {}
+    by_method: dict[str, list[Series]] = {}
     for item in series.values():
         by_method.setdefault(str(next(iter(item.records.values()))["method"]), []).append(item)
-    train = bench.config.train
-    title = f"{bench.what_is_trained()}, {train.epochs} epochs"
-    plot_tradeoff(stem.with_suffix(".png"), by_method, metric, title, baseline=series.get(BASELINE))
+    title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
+    plot_tradeoff(stem.with_name(f"{stem.name}.png"), by_method, metric, title, baseline=series.get(BASELINE))
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [
         f"# {title}",
@@ -358,18 +319,15 @@ def write_report(
             for name in by_method
             if name in bench.engine.methods
         ),
-        f"![Error against FLOPs]({stem.with_suffix('.png').name})",
+        f"![Error against FLOPs]({stem.name}.png)",
         machine_text(machine("torch-pruning")),
     ]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    with atomic_write(stem.with_suffix(".md")) as file:
-        file.write(text)
     published: dict[str, Any] = {"records": [short(record) for record in records]}
     if failed:
         published["failed"] = [failure.to_json() for failure in failed]
-    write_json(stem.with_suffix(".json"), published)
+    _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
     bench.engine.say(table)
-    bench.engine.say(f"report: {stem.with_suffix('.md')}")
+    bench.engine.say(f"report: {page}")
 
 
 def short(record: Record) -> dict[str, Any]:
@@ -387,11 +345,11 @@ def short(record: Record) -> dict[str, Any]:
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m benchmarks.hypothesis", description=__doc__)
-    names = ", ".join([BASELINE, *our_methods()])
+    names = ", ".join([BASELINE, *METHODS])
     parser.add_argument(
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
     )
-    add_trial_arguments(parser)
+    add_bench_arguments(parser)
     add_method_arguments(parser)
     return parser
 

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from core.command_line.exits import run_command
@@ -77,10 +78,10 @@ def command_text(program: str, argv: Sequence[str] | None) -> str:
     """'python -m benchmarks.dimp --turns 3': what a page says it was made by.
 
     Args:
-        program: "benchmarks.dimp".
+        program: "benchmarks.dimp", or "benchmarks.micro pricing".
         argv: the arguments; None for the process's own.
     """
-    return shlex.join(["python", "-m", program, *(sys.argv[1:] if argv is None else argv)])
+    return shlex.join(["python", "-m", *program.split(), *(sys.argv[1:] if argv is None else argv)])
 
 
 def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> list[Path]:
@@ -93,24 +94,6 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     return paths
 
 
-def publish(
-    stem: str | Path, title: str, command: str, facts: Mapping[str, Any], text: str, value: Mapping[str, Any]
-) -> None:
-    """Write a page and its figures, and say where they are.
-
-    Args:
-        stem: see `write_results`.
-        title: of the page.
-        command: that made it.
-        facts: of `machine`.
-        text: what stands below.
-        value: the figures; `machine` and `command` are added.
-    """
-    head = f"# {title}\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n{machine_text(facts)}\n\n"
-    for path in write_results(stem, {**value, "machine": facts, "command": command}, head + text):
-        print(f"written: {path}")
-
-
 @dataclass(frozen=True)
 class Page:
     """What a benchmark found.
@@ -119,11 +102,13 @@ class Page:
         title: of the page.
         text: Markdown that stands below the title and the machine.
         value: the figures, as JSON.
+        failed: a run of ours failed, which the exit status says too.
     """
 
     title: str
     text: str
     value: Mapping[str, Any]
+    failed: bool = False
 
 
 def benchmark(
@@ -131,50 +116,59 @@ def benchmark(
     description: str | None,
     measure: Callable[[Namespace], Page],
     *,
-    numbers: Mapping[str, tuple[int, str]],
+    numbers: Mapping[str, tuple[int | tuple[int, ...], str]],
     options: Callable[[ArgumentParser], object] = lambda parser: None,
-    threads: int = 1,
+    data: str = "",
     packages: Sequence[str] = (),
 ) -> Callable[[Sequence[str] | None], int]:
     """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
 
     Args:
-        name: of its module, and of its page under docs/results.
+        name: of its module and, where that holds several, of the benchmark ("micro pricing"); the last word is that of
+            its page under docs/results.
         description: for --help.
         measure: does the work, with the arguments.
-        numbers: option -> (default, meaning), integers of at least 1.
+        numbers: option -> (default, meaning), integers of at least 1; several where the default is a tuple. Torch's
+            threads are among them, 1 where nothing else is said.
         options: adds all other options.
-        threads: torch's, by default.
+        data: what it reads under the data root; "" where it reads none.
         packages: see `machine`.
     """
+    counted = {"threads": (1, "of torch"), **numbers}
 
     def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         for option in counted:
             value = getattr(arguments, option.replace("-", "_"))
-            if value < 1:
-                raise UserError(f"--{option} {value}: expected 1 or more")
-        torch.set_num_threads(arguments.threads)
+            if np.min(value) < 1:
+                raise UserError(f"--{option} {np.min(value)}: expected 1 or more")
+        torch.set_num_threads(int(np.max(arguments.threads)))
         facts = machine(*packages)
         page = measure(arguments)
         print(page.text)
         if arguments.output is not None:
             command = command_text(f"benchmarks.{name}", argv)
-            publish(arguments.output, page.title, command, facts, page.text, page.value)
-        return 0
+            head = f"# {page.title}\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n"
+            value = {**page.value, "machine": facts, "command": command}
+            for path in write_results(arguments.output, value, f"{head}{machine_text(facts)}\n\n{page.text}"):
+                print(f"written: {path}")
+        return 1 if page.failed else 0
 
     def main(argv: Sequence[str] | None = None) -> int:
-        parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+        parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=description,
+                                formatter_class=RawDescriptionHelpFormatter)  # fmt: skip
         for option, (default, meaning) in counted.items():
+            several = "+" if isinstance(default, tuple) else None
             parser.add_argument(
-                f"--{option}", type=int, default=default, help=f"{meaning} (default: {default})"
+                f"--{option}", type=int, nargs=several, default=default, help=f"{meaning} (%(default)s)"
             )
         options(parser)
-        parser.add_argument(
-            "--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md (docs/results/{name})"
-        )
+        if data:
+            where = f"folder of {data} (default: $LWDNA_DATA, else data/)"
+            parser.add_argument("--data-root", help=where)
+        page = f"docs/results/{name.rsplit(maxsplit=1)[-1]}"
+        parser.add_argument("--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md ({page})")
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         arguments = parser.parse_args(argv)
         return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
 
-    counted = {**numbers, "threads": (threads, "of torch")}
     return main

@@ -6,49 +6,37 @@ each side in a fresh process. What is measured and how: `benchmarks/README.md`.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import importlib.util
+import sys
 import warnings
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
+import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
 
-from benchmarks.measure import command_text, machine, write_results
+from benchmarks.measure import Page, benchmark
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.shrinkage_report import (
-    CUT,
-    WIDTHS,
-    Row,
-    comparison_table,
-    our_table,
-    peer_table,
-    to_json,
-    to_markdown,
-)
+from benchmarks.shrinkage_report import CUT, WIDTHS, Row, page, to_json
 from benchmarks.shrinking import FAILURES, OURS, Inputs, Shrunk, first_call, peer_ways, shrink_ours
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
-from core.tables import text_table
-from core.timing import time_in_turns
+from core.methods.candidates import Limits, fill
+from core.timing import seconds_text, time_in_turns
+from core.widths.bounds import Bounds
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:
-    """Choices that could still be added one by one, cheapest first, within `limit` MACs; 0: no single one fits."""
-    counts, added = graph.elements(widths), 0
-    while True:
-        free = [index for index, size in enumerate(graph.sizes) if counts[index] < size]
-        candidates = [counts.copy() for _ in free]
-        for candidate, index in zip(candidates, free, strict=True):
-            candidate[index] += 1
-        costs = [int(graph.cost("macs", candidate)) for candidate in candidates]
-        if not costs or min(costs) > limit:
-            return added
-        counts, added = candidates[costs.index(min(costs))], added + 1
+    """Choices that could still be added one by one, in turns, within `limit` MACs; 0: no single one fits."""
+    counts = graph.elements(widths)
+    one = np.ones_like(counts)
+    bounds = Bounds(low=one, high=np.asarray(graph.sizes), block=one)
+    filled = fill(graph, counts[None], Limits({"macs": limit}, bounds, base=one))
+    return int((filled - counts).sum())
 
 
 def measure_network(
@@ -122,84 +110,69 @@ def warm_up(target: float) -> None:
     measure_network(tiny, target=target, turns=1, patience=0.0)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shrinkage", description=__doc__)
+def measured(key: str, options: Namespace) -> Row:
+    """One network, first calls too, with a line of progress per run."""
+    network = NETWORKS[key]
+
+    def tell(way: str, seconds: float | None) -> None:
+        print(
+            f"{network.title}: {way}: {'failed' if seconds is None else seconds_text(seconds)}",
+            file=sys.stderr,
+        )
+
+    row = measure_network(
+        network, target=options.target, turns=options.turns, patience=options.patience, on_run=tell
+    )
+    calls = {"ours": OURS, "peer": row.fastest_peer(options.target)}
+    first = {
+        side: first_call(key, way, options.target, options.threads)
+        for side, way in calls.items()
+        if way and (side == "peer" or row.outcomes[CUT].timing)
+    }
+    return replace(row, first_call=first)
+
+
+def measure(options: Namespace) -> Page:
+    """Measure every network that was asked for.
+
+    Raises:
+        UserError: the target is no share; MissingData: Torch-Pruning is not installed.
+    """
+    target = options.target
+    if not 0 < target < 1:
+        raise UserError(f"--target {target:g}: expected a fraction between 0 and 1")
+    if find_spec("torch_pruning") is None:
+        raise MissingData("Torch-Pruning is not installed: pip install 'lwdna[peers]'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warm_up(target)
+        rows = [measured(key, options) for key in options.networks]
+    failed = not all(row.outcomes[CUT].timing for row in rows)
+    return Page(f"Time to {target:.0%} of the MACs", page(rows, target), to_json(rows, target), failed)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which networks, how far, and how patiently."""
     parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=NETWORKS,
-        default=list(NETWORKS),
-        metavar="NETWORK",
-        help="default: all",
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK", help="all"
     )
     parser.add_argument("--target", type=float, default=0.9, help="share of the MACs (default: 0.9)")
-    parser.add_argument("--turns", type=int, default=5, help="counted runs of each way (default: 5)")
     parser.add_argument(
         "--patience",
         type=float,
         default=10.0,
         help="seconds after which a way sits out the other turns (default: 10)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads, for all ways (default: 1)")
-    parser.add_argument("--output", help="write OUTPUT.json and OUTPUT.md (docs/results/shrinkage)")
-    options = parser.parse_args(argv)
-    if not 0 < options.target < 1 or options.turns < 1 or options.threads < 1:
-        raise UserError("--target is a fraction between 0 and 1; --turns and --threads are at least 1")
-    if importlib.util.find_spec("torch_pruning") is None:
-        raise UserError("Torch-Pruning is not installed: pip install 'lwdna[peers]'")
-    return options
 
 
-def run(options: argparse.Namespace, console: Console) -> list[Row]:
-    """Measure every network that was asked for, with a line of progress per run."""
-    warm_up(options.target)
-    rows = []
-    for key in options.networks:
-        title = NETWORKS[key].title
-
-        def tell(way: str, seconds: float | None, title: str = title) -> None:
-            text = "failed" if seconds is None else f"{seconds:.3f} s"
-            console.print(f"{title}: {way}: {text}", highlight=False)
-
-        row = measure_network(
-            NETWORKS[key],
-            target=options.target,
-            turns=options.turns,
-            patience=options.patience,
-            on_run=tell,
-        )
-        calls = {"ours": OURS, "peer": row.fastest_peer(options.target)}
-        first = {
-            side: first_call(key, way, options.target, options.threads)
-            for side, way in calls.items()
-            if way and (side == "peer" or row.outcomes[CUT].timing)
-        }
-        rows.append(replace(row, first_call=first))
-    return rows
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, write them if asked; exit status 1 if one of our own runs failed, 2 for bad usage."""
-    console = Console(stderr=True)
-    try:
-        options = _arguments(argv)
-    except UserError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
-        return 2
-    torch.set_num_threads(options.threads)
-    facts = machine("torch-pruning")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        rows = run(options, console)
-    tables = [our_table(rows), comparison_table(rows, options.target), peer_table(rows)]
-    print("\n\n".join(text_table(*table) for table in tables))
-    if options.output:
-        command = command_text("benchmarks.shrinkage", argv)
-        page = to_markdown(rows, options.target, facts, command)
-        for path in write_results(options.output, to_json(rows, options.target, facts), page):
-            console.print(f"written: {path}", highlight=False)
-    return 0 if all(row.outcomes[CUT].timing for row in rows) else 1
-
+main = benchmark(
+    "shrinkage",
+    __doc__,
+    measure,
+    numbers={"turns": (5, "counted runs of each way")},
+    options=add_options,
+    packages=("torch-pruning",),
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main(None))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import machine_text
 from benchmarks.networks import Network
 from benchmarks.shrinking import BISECTION_TOLERANCE, Shrunk
 from core.tables import markdown_table
@@ -71,8 +70,8 @@ class Row:
         return theirs.cpu_median / mine.cpu_median if cpu else theirs.median / mine.median
 
 
-def our_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of our own results, one row per network."""
+def our_table(rows: Sequence[Row]) -> str:
+    """The table of our own results, one row per network."""
     header = ["network", "groups", "to widths", "to the cut network", "MACs", "channels to spare"]
     header += ["masked − cut", "first call"]
     cells = [
@@ -88,11 +87,11 @@ def our_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         ]
         for row in rows
     ]
-    return header, cells
+    return markdown_table(header, cells)
 
 
-def comparison_table(rows: Sequence[Row], target: float) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the comparison with Torch-Pruning's fastest ways, one row per network and tolerance."""
+def comparison_table(rows: Sequence[Row], target: float) -> str:
+    """The comparison with Torch-Pruning's fastest ways, one row per network and tolerance."""
     header = ["network", "ends within", "fastest way", "time", "MACs", "times faster: ours"]
     header += ["by CPU time", "ours, widths", "first call"]
     cells = []
@@ -116,7 +115,7 @@ def comparison_table(rows: Sequence[Row], target: float) -> tuple[list[str], lis
                     first,
                 ]
             )
-    return header, cells
+    return markdown_table(header, cells)
 
 
 def _time_of(row: Row, name: str) -> str:
@@ -128,8 +127,8 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def peer_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of all of Torch-Pruning's ways on all networks."""
+def peer_table(rows: Sequence[Row]) -> str:
+    """The table of all of Torch-Pruning's ways on all networks."""
     header = ["network", "way", "time", "runs", "steps or trials", "MACs", "times ours", "cut network"]
     cells: list[list[str]] = []
     for row in rows:
@@ -146,10 +145,10 @@ def peer_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             times = [str(outcome.timing), str(len(outcome.timing.wall)), str(outcome.result.trials)]
             shares = [f"{row.shares[name]:.4f}", _number(row.times_ours(name), ".1f")]
             cells.append([row.network.title, name, *times, *shares, state])
-    return header, cells
+    return markdown_table(header, cells)
 
 
-def to_json(rows: Sequence[Row], target: float, facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(rows: Sequence[Row], target: float) -> dict[str, Any]:
     """Everything, for machines."""
     networks = {}
     for row in rows:
@@ -181,23 +180,22 @@ def to_json(rows: Sequence[Row], target: float, facts: Mapping[str, Any]) -> dic
             },
             "first_call_seconds": dict(row.first_call),
         }
-    return {"benchmark": "shrinkage", "target": target, "machine": dict(facts), "networks": networks}
+    return {"benchmark": "shrinkage", "target": target, "networks": networks}
 
 
-def to_markdown(rows: Sequence[Row], target: float, facts: Mapping[str, Any], command: str) -> str:
+def page(rows: Sequence[Row], target: float) -> str:
     """The page for `docs/results`."""
     return (
-        f"# Time to {target:.0%} of the MACs\n\nMade by `{command}`; how it is measured: `benchmarks/README.md`.\n"
-        f"{machine_text(facts)}\n\n{_verdict(rows, target)}\n\n"
+        f"{_verdict(rows, target)}\n\n"
         "## Ours\n\nTrace, magnitude scores and exact search give widths and masks; then the network is cut. Seconds "
         "are medians (lowest–highest run). Channels to spare: how many single channels would still fit into the "
         "budget. Masked − cut: largest relative difference of the outputs. First call: in a fresh process, imports of "
-        f"the library included, torch imported before.\n\n{markdown_table(*our_table(rows))}\n\n"
+        f"the library included, torch imported before.\n\n{our_table(rows)}\n\n"
         "## Against Torch-Pruning\n\nIts fastest way to a network that runs and ends at most so much of the "
         f"baseline's MACs under the budget, and never more than {ABOVE:.1%} above it. Compared with ours to the cut "
         "network, which is what it ends with; *ours, widths*: with ours to the widths that meet the budget, its "
-        f"trace, scores and search.\n\n{markdown_table(*comparison_table(rows, target))}\n\n"
-        f"## Torch-Pruning, every way\n\n{markdown_table(*peer_table(rows))}"
+        f"trace, scores and search.\n\n{comparison_table(rows, target)}\n\n"
+        f"## Torch-Pruning, every way\n\n{peer_table(rows)}"
     )
 
 

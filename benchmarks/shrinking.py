@@ -102,10 +102,10 @@ def shrink_in_steps(
     Raises:
         RuntimeError: the schedule ended above the target.
     """
-    pruner, base = _pruner(model, inputs, network, scope, ratio=1.0, steps=steps), _macs(model, inputs)
+    pruner, base = _pruner(model, inputs, network, scope, ratio=1.0, steps=steps), peer_macs(model, inputs)
     for step in range(1, steps + 1):
         pruner.step()
-        if _macs(model, inputs) <= target * base:
+        if peer_macs(model, inputs) <= target * base:
             return Shrunk(model, step)
     raise RuntimeError(f"the schedule of {steps} steps ended above the target")
 
@@ -120,13 +120,13 @@ def shrink_by_bisection(
     Raises:
         RuntimeError: no ratio came within 0.5 % of the baseline's MACs.
     """
-    base = _macs(model, inputs)
+    base = peer_macs(model, inputs)
     low, high = 0.0, 1.0
     for trial in range(1, MOST_TRIALS + 1):
         ratio = (low + high) / 2
         candidate = copy.deepcopy(model)
         _pruner(candidate, inputs, network, scope, ratio=ratio, steps=1).step()
-        share = _macs(candidate, inputs) / base
+        share = peer_macs(candidate, inputs) / base
         if abs(share - target) <= BISECTION_TOLERANCE:
             return Shrunk(candidate, trial)
         low, high = (ratio, high) if share > target else (low, ratio)
@@ -167,7 +167,8 @@ def _pruner(
     )
 
 
-def _macs(model: nn.Module, inputs: Inputs) -> float:
+def peer_macs(model: nn.Module, inputs: Inputs) -> float:
+    """Multiply-accumulates as Torch-Pruning counts them."""
     import torch_pruning
 
     with warnings.catch_warnings():

@@ -14,9 +14,9 @@ Needs the extra `basicsr`. Images are BSDS500's where they lie under the data ro
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +27,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measure import command_text, machine, write_results
-from benchmarks.super_resolution_report import Contender, page, to_json
+from benchmarks.measure import Page, benchmark
+from benchmarks.super_resolution_report import (
+    MARGIN,
+    Contender,
+    convolution_text,
+    inference_text,
+    loading_text,
+    to_json,
+    verdict,
+)
 from core import Architecture, MissingData, UserError
 from core.command_line.config import load_config
-from core.command_line.exits import run_command
 from core.experiments.task import Task
 from core.methods.subject import find_architecture
 from core.storage.data import data_root
-from core.timing import Timing, time_in_turns
+from core.timing import Timing, time_in_turns, timings
 from super_resolution.config import CONFIGS, RunConfig, with_ties
 from super_resolution.data import CropLoader, ImageSet, open_cache, open_training_set
 from super_resolution.images import write_image
@@ -123,7 +130,8 @@ def compare_inference(networks: Sequence[Contender], threads: int, turns: int) -
         difference = 0.0 if rival is None else float((outputs[COMPARED] - rival).abs().max())
         if difference > 1e-4:
             raise UserError(f"the two EDSRs differ by {difference:.1e}; they do not hold the same weights")
-        return times({contender.name: way(contender) for contender in networks}, turns)
+        ways = {contender.name: way(contender) for contender in networks}
+        return timings(time_in_turns(ways, turns=turns))
 
 
 def compare_convolutions(turns: int) -> dict[str, dict[str, Timing]]:
@@ -139,7 +147,8 @@ def compare_convolutions(turns: int) -> dict[str, dict[str, Timing]]:
 
     ways = {(layout, width): (inputs, width) for layout, inputs in layouts.items() for width in CONVOLUTIONS}
     with torch.inference_mode():
-        measured = times({f"{layout} {width}": way(*ways[layout, width]) for layout, width in ways}, turns)
+        named = {f"{layout} {width}": way(*ways[layout, width]) for layout, width in ways}
+        measured = timings(time_in_turns(named, turns=turns))
     return {
         layout: {str(width): measured[f"{layout} {width}"] for width in CONVOLUTIONS} for layout in layouts
     }
@@ -180,39 +189,17 @@ def compare_loading(images: ImageSet, folder: Path, turns: int) -> dict[str, Tim
 
     for epoch in (our_epoch, rival_epoch):
         epoch()
-    return times({"pixel cache": lambda: our_epoch, "BasicSR": lambda: rival_epoch}, turns)
-
-
-def times(ways: Mapping[str, Callable[[], Callable[[], Any]]], turns: int) -> dict[str, Timing]:
-    """`time_in_turns`, where no way may fail."""
-    outcomes = time_in_turns(ways, turns=turns)
-    return {name: outcome.timing for name, outcome in outcomes.items() if outcome.timing is not None}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 0 done, 1 failed, 2 wrong usage or missing parts."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.super_resolution", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="counted runs of each way (default: 5)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of torch (default: 1)")
-    parser.add_argument(
-        "--found-only",
-        action="store_true",
-        help="time the baselines and their found networks only: more turns in the same time",
+    return timings(
+        time_in_turns({"pixel cache": lambda: our_epoch, "BasicSR": lambda: rival_epoch}, turns=turns)
     )
-    parser.add_argument("--data-root", type=Path, help="default: $LWDNA_DATA, else data/")
-    parser.add_argument("--output", type=Path, help="also write OUTPUT.json and OUTPUT.md")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    command = command_text("benchmarks.super_resolution", arguments)
-    return run_command(lambda: run(options, command), options.debug, "start it again")
 
 
-def run(options: argparse.Namespace, command: str) -> int:
-    """Measure, print and, where wanted, write the result."""
-    if min(options.turns, *options.threads) < 1:
-        raise UserError("--turns and --threads are at least 1")
-    torch.set_num_threads(max(options.threads))
-    facts = machine("basicsr")
+def measure(options: Namespace) -> Page:
+    """Time everything.
+
+    Raises:
+        UserError: the two EDSRs are not one network; MissingData: BasicSR is not installed.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, images = Path(name), training_images(data_root(options.data_root))
         networks = contenders(images, folder)
@@ -226,12 +213,16 @@ def run(options: argparse.Namespace, command: str) -> int:
         loading = {} if options.found_only else compare_loading(images, folder, options.turns)
     frame = f"one frame of {FRAME[3]} x {FRAME[2]}, x{SCALE}"
     batches = f"{BATCHES} batches of {BATCH} crops of {PATCH} x {PATCH} from {images.name}, x{SCALE}"
-    text = page(facts, command, options.turns, frame, batches, networks, inference, convolutions, loading)
-    print(text)
-    if options.output is not None:
-        result = to_json(facts, options.turns, networks, inference, convolutions, loading)
-        write_results(options.output, result, text)
-    return 0
+    parts = [
+        f"{options.turns} turns after a warm-up on a tiny image.\n\nA found network should take no larger part of the "
+        f"baseline's time than its ratio of FLOPs + {MARGIN}:\n",
+        verdict(networks, inference),
+        *inference_text(frame, networks, inference),
+        *(convolution_text(convolutions) if convolutions else []),
+        *(loading_text(batches, loading) if loading else []),
+    ]
+    value = to_json(networks, inference, convolutions, loading) | {"turns": options.turns}
+    return Page("Super-resolution: speed", "\n".join(parts), value)
 
 
 def basicsr_edsr(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
@@ -257,5 +248,19 @@ def training_images(root: Path) -> ImageSet:
         return open_training_set("skimage", root, SCALE)
 
 
+main = benchmark(
+    "super_resolution",
+    __doc__,
+    measure,
+    numbers={"turns": (5, "counted runs of each way"), "threads": ((1,), "of torch, one or several")},
+    options=lambda parser: parser.add_argument(
+        "--found-only",
+        action="store_true",
+        help="time the baselines and their found networks only: more turns in the same time",
+    ),
+    data="BSDS500",
+    packages=("basicsr",),
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

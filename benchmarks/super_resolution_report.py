@@ -5,18 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from benchmarks.measure import machine_text
 from core import Architecture
 from core.tables import markdown_table
 from core.timing import Timing, seconds_text
 
 MARGIN = 0.05
 FASTER = 5.0
-CLOCKS = {"wall": "elapsed", "cpu": "CPU"}
+CLOCKS: dict[Literal["wall", "cpu"], str] = {"wall": "elapsed", "cpu": "CPU"}
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,15 @@ Convolutions = Mapping[str, Mapping[str, Timing]]  # layout -> width -> times
 
 def ratios(timings: Mapping[str, Timing], first: str, second: str) -> dict[str, dict[str, float]]:
     """Time of `first` over time of `second`, both clocks: median and extremes turn by turn, and of the fastest runs."""
-    found = {}
+    ours, theirs = timings[first], timings[second]
+    found: dict[str, dict[str, float]] = {}
     for clock in CLOCKS:
-        ours, theirs = getattr(timings[first], clock), getattr(timings[second], clock)
-        values = [one / other for one, other in zip(ours, theirs, strict=True)]
+        values = ours.over(theirs, clock)
         found[clock] = {
             "median": statistics.median(values),
             "min": min(values),
             "max": max(values),
-            "fastest": min(ours) / min(theirs),
+            "fastest": min(getattr(ours, clock)) / min(getattr(theirs, clock)),
         }
     return found
 
@@ -68,32 +67,6 @@ def ratios(timings: Mapping[str, Timing], first: str, second: str) -> dict[str, 
 def within(ratio: Mapping[str, Mapping[str, float]], promised: float) -> dict[str, bool]:
     """Whether a found network's median ratio of times keeps its limit, by each clock."""
     return {clock: values["median"] <= promised + MARGIN for clock, values in ratio.items()}
-
-
-def page(
-    facts: Mapping[str, Any],
-    command: str,
-    turns: int,
-    frame: str,
-    batches: str,
-    networks: Sequence[Contender],
-    inference: Inference,
-    convolutions: Convolutions,
-    loading: Mapping[str, Timing],
-) -> str:
-    """The whole page; what was not kept comes first. Sections of which nothing was measured are left out."""
-    return "\n".join(
-        [
-            "# Super-resolution: speed\n",
-            f"Made by `{command}`; how it is measured: `benchmarks/README.md`.\n",
-            f"{machine_text(facts)} {turns} turns after a warm-up on a tiny image.\n",
-            f"A found network should take no larger part of the baseline's time than its ratio of FLOPs + {MARGIN}:\n",
-            verdict(networks, inference),
-            *inference_text(frame, networks, inference),
-            *(convolution_text(convolutions) if convolutions else []),
-            *(loading_text(batches, loading) if loading else []),
-        ]
-    )
 
 
 def verdict(networks: Sequence[Contender], inference: Inference) -> str:
@@ -219,8 +192,6 @@ def loading_text(batches: str, timings: Mapping[str, Timing]) -> list[str]:
 
 
 def to_json(
-    facts: Mapping[str, Any],
-    turns: int,
     networks: Sequence[Contender],
     inference: Inference,
     convolutions: Convolutions,
@@ -228,8 +199,6 @@ def to_json(
 ) -> dict[str, Any]:
     """Every single run and what follows from it."""
     return {
-        "machine": facts,
-        "turns": turns,
         "networks": {
             one.name: {
                 "against": one.against,

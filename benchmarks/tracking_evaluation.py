@@ -10,24 +10,24 @@ Needs the extra `peers`, LaSOT's annotations and ATOM's boxes under the data roo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import machine, machine_text, write_results
-from core.errors import UserError
+from benchmarks.measure import Page, benchmark
 from core.storage.data import data_root, require
 from core.tables import markdown_table
-from core.timing import Outcome, Timing, Work, time_in_turns
+from core.timing import Outcome, Timing, Work, time_in_turns, timings
 from tracking.datasets.lasot import test_names
 from tracking.evaluation.evaluation import evaluate
 
@@ -178,23 +178,20 @@ def report(
     outcomes: dict[str, Outcome[tuple[float, float]]], command: Timing, octave: list[dict[str, float]]
 ) -> str:
     """The published page: times, ratios against ours, and the scores."""
-    ours = outcomes[OURS].timing
-    assert ours is not None  # time_in_turns was given no exceptions to swallow
+    times = timings(outcomes)
+    cpu = {name: timing.cpu_median for name, timing in times.items()}
+    wall = {name: timing.median for name, timing in times.items()}
     rows = []
-    for name, outcome in outcomes.items():
-        timing, result = outcome.timing, outcome.result
-        assert timing is not None
-        assert result is not None
-        ratio = f"{timing.cpu_median / ours.cpu_median:.1f}"
-        rows.append([name, str(timing), f"{timing.cpu_median:.3f} s", ratio, f"{100 * result[0]:.4f}"])
+    for name, timing in times.items():
+        auc, _ = outcomes[name].result or (math.nan, math.nan)
+        ratio = f"{cpu[name] / cpu[OURS]:.1f}"
+        rows.append([name, str(timing), f"{cpu[name]:.3f} s", ratio, f"{100 * auc:.4f}"])
     for run, kind in zip(octave, ("precision", "normalised precision"), strict=False):
-        ratio = f"{run['cpu_seconds'] / ours.cpu_median:.0f}"
+        ratio = f"{run['cpu_seconds'] / cpu[OURS]:.0f}"
         spent = f"{run['cpu_seconds']:.1f} s"
         name = f"LaSOT toolkit in Octave, success and {kind}"
         rows.append([name, f"{run['seconds']:.1f} s", spent, ratio, f"{100 * run['success_auc']:.4f}"])
     table = markdown_table(["way", "elapsed", "CPU", "CPU, times ours", "AUC"], rows)
-    cpu = {name: outcome.timing.cpu_median for name, outcome in outcomes.items() if outcome.timing}
-    wall = {name: outcome.timing.median for name, outcome in outcomes.items() if outcome.timing}
     summary = (
         f"In CPU time the got10k toolkit's report takes {cpu[SHIPPED] / cpu[OURS]:.1f} times as long as ours "
         f"({cpu[BARE] / cpu[OURS]:.1f} times without its plots), in elapsed time {wall[SHIPPED] / wall[OURS]:.1f} times"
@@ -211,48 +208,47 @@ def report(
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracking_evaluation", description=__doc__)
-    parser.add_argument("--data-root", help="default: $LWDNA_DATA, else data/")
-    parser.add_argument("--turns", type=int, default=7, help="counted runs of each way (7)")
-    parser.add_argument(
-        "--lasot-toolkit", type=Path, metavar="DIR", help="a checkout, to be run by octave-cli"
-    )
-    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.md and STEM.json")
-    arguments = parser.parse_args(argv)
-    try:
-        root = data_root(arguments.data_root)
-        require(root / "lasot_annotations/annos", "LaSOT's annotations", "the LaSOT evaluation toolkit")
-        require(root / f"tracker_results/lasot/{TRACKER}", f"{TRACKER}'s boxes on LaSOT", "its authors")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    facts = machine("got10k", "matplotlib")
+def measure(options: Namespace) -> Page:
+    """Score with every way, and by every protocol.
+
+    Raises:
+        MissingData: annotations, boxes or the toolkit are not there.
+        RuntimeError: the ways come to different scores.
+    """
+    root = data_root(options.data_root)
+    require(root / "lasot_annotations/annos", "LaSOT's annotations", "the LaSOT evaluation toolkit")
+    require(root / f"tracker_results/lasot/{TRACKER}", f"{TRACKER}'s boxes on LaSOT", "its authors")
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = time_in_turns(ways(root, Path(folder)), turns=arguments.turns, warmup=1)
-        command = time_command(root, arguments.turns)
-        octave = []
-        if arguments.lasot_toolkit is not None:
-            octave = time_octave(root, arguments.lasot_toolkit, Path(folder))
+        outcomes = time_in_turns(ways(root, Path(folder)), turns=options.turns, warmup=1)
+        command = time_command(root, options.turns)
+        toolkit = options.lasot_toolkit
+        octave = [] if toolkit is None else time_octave(root, toolkit, Path(folder))
         table, protocols = protocol_table(root)
     check_scores(outcomes, protocols["lasot"]["success_auc"], octave)
     text = (
-        f"{TRACKER}'s published boxes on LaSOT's 280 test sequences (685,360 frames). {machine_text(facts)}\n\n"
+        f"{TRACKER}'s published boxes on LaSOT's 280 test sequences (685,360 frames).\n\n"
         f"{report(outcomes, command, octave)}\n## The same boxes under each protocol\n\nIn percent.\n\n{table}"
     )
-    print(text)
-    if arguments.output:
-        value = {
-            "machine": facts,
-            "ways": {name: outcome.timing.to_json() for name, outcome in outcomes.items() if outcome.timing},
-            "command": command.to_json(),
-            "octave": octave,
-            "protocols": protocols,
-        }
-        write_results(arguments.output, value, f"# Tracking evaluation\n\n{text}")
-    return 0
+    value = {
+        "ways": {name: timing.to_json() for name, timing in timings(outcomes).items()},
+        "whole_command": command.to_json(),
+        "octave": octave,
+        "protocols": protocols,
+    }
+    return Page("Tracking evaluation", text, value)
 
+
+main = benchmark(
+    "tracking_evaluation",
+    __doc__,
+    measure,
+    numbers={"turns": (7, "counted runs of each way")},
+    options=lambda parser: parser.add_argument(
+        "--lasot-toolkit", type=Path, metavar="DIR", help="a checkout, to be run by octave-cli"
+    ),
+    data="LaSOT's annotations and the trackers' boxes",
+    packages=("got10k", "matplotlib"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -23,9 +23,8 @@ from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
 
-def build_parser() -> ArgumentParser:
-    """The command line."""
-    parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
+def add_subject_arguments(parser: ArgumentParser) -> None:
+    """Add what says which network is trained on what, and how; `given_of` reads it."""
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
@@ -36,6 +35,21 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--distillation", action="store_true", help="train every network with a widened teacher"
     )
+
+
+def given_of(arguments: Namespace) -> dict[str, object]:
+    """Parsed `add_subject_arguments` but for distillation: key of the protocol -> value, None for nothing."""
+    return {
+        "data.train_limit": arguments.train_limit,
+        "dataset": arguments.dataset,
+        "model": arguments.model,
+    }
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
+    add_subject_arguments(parser)
     add_experiment_arguments(parser)
     return parser
 
@@ -76,11 +90,7 @@ def run(arguments: Namespace) -> int:
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
-        {
-            "data.train_limit": arguments.train_limit,
-            "dataset": arguments.dataset,
-            "model": arguments.model,
-        },
+        given_of(arguments),
         lambda config: f"classification-{title(config.model, config.name)}-{config.dataset}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),

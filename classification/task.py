@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
-from core.methods.registry import without_young
+from core.methods.method import without_young
 from core.storage.checkpoint import load_weights
 from core.storage.files import atomic_write
 from core.surgery.initialise import seeded

@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os import sep
 from pathlib import Path
 
 _LISTED = 30
-_HERE = str(Path(__file__).parent)
+_HERE = f"{Path(__file__).parent}{sep}"
 
 
 class NonFiniteOutput(RuntimeError):
@@ -47,3 +48,20 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         frame = frame.f_back
         level += 1
     warnings.warn(message, category, stacklevel=level + 1)
+
+
+def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse words that are none of `known`.
+
+    Args:
+        what: what is wrong with such a word: "unknown method", "network 'unet' has no option".
+        words: what the user wrote.
+        known: what is allowed.
+
+    Raises:
+        UserError: the first word that is unknown, with what may be meant.
+    """
+    allowed = list(known)
+    for word in words:
+        if word not in allowed:
+            raise UserError(f"{what} '{word}': {did_you_mean(word, allowed)}")

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -37,6 +37,10 @@ class Timing:
     def cpu_median(self) -> float:
         """Median of the processor seconds."""
         return statistics.median(self.cpu)
+
+    def over(self, other: Timing, clock: Literal["wall", "cpu"] = "cpu") -> list[float]:
+        """Own seconds over another way's, turn by turn: both ways of a turn saw the same machine."""
+        return [own / its for own, its in zip(getattr(self, clock), getattr(other, clock), strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Medians, the extremes and every single run."""
@@ -137,6 +141,11 @@ def time_in_turns(
         else Outcome(Timing(tuple(wall[name]), tuple(cpu[name])), results[name])
         for name in ways
     }
+
+
+def timings(outcomes: Mapping[str, Outcome[Any]]) -> dict[str, Timing]:
+    """The times of all ways that did not fail, by name."""
+    return {name: outcome.timing for name, outcome in outcomes.items() if outcome.timing is not None}
 
 
 def describe_failure(error: BaseException) -> str:

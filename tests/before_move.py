@@ -33,7 +33,7 @@ import classification.run
 import core
 import super_resolution.run
 import tracking.run
-from benchmarks.hypothesis import build_parser, open_bench, our_methods
+from benchmarks.hypothesis import build_parser, open_bench
 from benchmarks.hypothesis import main as hypothesis
 from classification.config import RunConfig, find_config
 from classification.data import open_dataset
@@ -45,7 +45,8 @@ from core.errors import UserError
 from core.experiments.plan import Trial
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
-from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.methods.method import Request, SearchConfig
+from core.methods.registry import METHODS, find
 from core.storage.data import data_root
 from core.storage.files import atomic_write
 from core.training.run_files import read_history
@@ -281,7 +282,7 @@ def keys(folder: Path) -> dict[str, str]:
         found[label] = bench.engine.record_key(trial)
 
     with _beside_own_network(folder):
-        for method in ("baseline", *our_methods()):
+        for method in ("baseline", *METHODS):
             note(method, method)
         note("seed 1", "gradient", seed=1)
         note("vanish", "gradient", vanish=0.4)
@@ -331,7 +332,9 @@ def everything(data: Path, folder: Path) -> dict[str, Any]:
         "made": {"by": "python -m tests.before_move --write", "environment": environment()},
         "widths": {
             network: {
-                method: widths(network, method, folder / "widths" / network / method) for method in METHODS
+                name: widths(network, name, folder / "widths" / network / name)
+                for name, method in METHODS.items()
+                if method.package is None  # a peer's depend on its version
             }
             for network in NETWORKS
         },

@@ -53,16 +53,19 @@ def assert_equal(found: Any, golden: Any, tolerance: float = 0.0, place: str = "
         assert found == golden, place
 
 
+OWN = [name for name, method in METHODS.items() if method.package is None]
+
+
 def test_the_golden_file_holds_every_part() -> None:
     assert GOLDEN["widths"].keys() == before_move.NETWORKS.keys()
     for network, found in GOLDEN["widths"].items():
-        assert found.keys() == METHODS.keys(), network
+        assert list(found) == OWN, network
     assert GOLDEN["commands"].keys() == before_move.COMMANDS.keys()
     assert GOLDEN["old_work_dir"].keys() == before_move.RESUMED.keys()
     assert GOLDEN["stores"].keys() == before_move.STORES.keys()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OWN)
 @pytest.mark.parametrize("network", before_move.NETWORKS)
 def test_widths(network: str, method: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if method not in before_move.DATA_FREE:

@@ -239,7 +239,7 @@ ATTENTION: dict[str, Toy] = {
         ),
         between(lambda n, y: n.b(y)),
         {},
-        r"the attribute 'width' counts channels and something of fixed size",
+        r"the attribute 'width' is also a size that cannot follow",
     ),
     "a_sum_of_attributes": Toy(
         lambda: parts(

@@ -106,4 +106,18 @@ FROZEN: dict[str, Toy] = {
         {},
         r"up to a typed-in border",
     ),
+    "attribute_that_follows_and_is_typed_in": Toy(
+        lambda: chain(
+            Sized(
+                lambda n, y: torch.cat(
+                    [n.u((p := y.split([n.part, 8 - n.part], 1))[0])[:, : n.part], p[1]], 1
+                ),
+                {"u": conv(3, 5)},
+                part=3,
+            )
+        ),
+        between(lambda n, y: n.b(y)),
+        {"b.u": (2, 1)},  # rows that nobody reads
+        r"the attribute 'part' is also a size that cannot follow in 'b'",
+    ),
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.toy_parts import Toy, between, chain, channels, conv
+from tests.toy_parts import Sized, Toy, between, chain, channels, conv
 
 
 def spatial_attention(n: Any, y: Tensor) -> Tensor:
@@ -86,6 +86,12 @@ INEXACT: dict[str, Toy] = {
     "rms_norm": Toy(
         lambda: chain(nn.RMSNorm(8)),
         between(lambda n, y: n.b(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+        A,
+        inexact=("a",),
+    ),
+    "divided_by_the_root_of_an_attribute": Toy(
+        lambda: chain(Sized(lambda n, y: y.flatten(2).view(-1, n.dim, 8, 8) * n.dim**-0.5, dim=8)),
+        between(lambda n, y: n.b(y)),
         A,
         inexact=("a",),
     ),

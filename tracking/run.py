@@ -64,12 +64,8 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
     given["backbone.name"] = arguments.backbone
-    for key, path in (
-        ("found_widths", arguments.found_widths),
-        ("backbone.weights", arguments.backbone_weights),
-        ("found_weights", arguments.found_weights),
-    ):
-        given[key] = None if path is None else str(path)
+    given |= {"found_widths": arguments.found_widths, "found_weights": arguments.found_weights}
+    given |= {"backbone.weights": arguments.backbone_weights}
     return execute(
         arguments,
         "tracking",

@@ -11,7 +11,15 @@ from typing import Any
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_parsed
 from core.command_line.factories import from_data
-from core.experiments.commands import CONFIG_FILE, check_same, find_run, launched_processes, work_directory
+from core.experiments.commands import (
+    CONFIG_FILE,
+    add_training_arguments,
+    check_same,
+    find_run,
+    overrides_of,
+    work_directory,
+)
+from core.experiments.processes import launched_processes
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes
@@ -33,22 +41,12 @@ CHECKPOINT = "tracker.safetensors"
 
 
 def build_parser() -> ArgumentParser:
-    """The command line."""
+    """The command line; without `--config` the protocol is `DEFAULT_CONFIG`."""
     parser = ArgumentParser(prog="python -m tracking.train", description=__doc__)
-    parser.add_argument(
-        "--config",
-        help=f"protocol: a file of shared_configs/tracking, or your own (default: {DEFAULT_CONFIG})",
-    )
-    parser.add_argument(
-        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
-    )
-    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    add_training_arguments(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
     )
-    parser.add_argument("--seed", type=int, help="of weights and batches (default: the protocol's)")
-    parser.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--name", help="of the work directory (default: the protocol's)")
     parser.add_argument(
         "--backbone",
@@ -59,18 +57,12 @@ def build_parser() -> ArgumentParser:
         "--backbone-weights", type=Path, help="a trained classifier's weights to start the backbone from"
     )
     parser.add_argument("--init", type=Path, help="weights of a whole tracker to start from")
-    parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
-    )
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = False) -> TrackingConfig:
     """The protocol in `path` with everything that the command line changes in it; `dumped`: see `load_config`."""
     given = {
-        "train.epochs": arguments.epochs,
         "train.seed": arguments.seed,
         "name": arguments.name,
         "backbone.name": arguments.backbone,
@@ -78,12 +70,7 @@ def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = Fals
         "backbone.weights": arguments.backbone_weights,
         "init": arguments.init,
     }
-    overrides = [
-        f"{key}={str(value) if isinstance(value, Path) else value!r}"
-        for key, value in given.items()
-        if value is not None
-    ]
-    return load_config(path, TrackingConfig, [*arguments.cfg_options, *overrides], dumped=dumped)
+    return load_config(path, TrackingConfig, overrides_of(arguments, given), dumped=dumped)
 
 
 def describe(config: TrackingConfig) -> Description:

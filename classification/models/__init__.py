@@ -34,7 +34,7 @@ from classification.models.regnet import (
 from classification.models.resnet import resnet18, resnet34, resnet50, resnet101, resnext50_32x4d
 from classification.models.resnet_cifar import resnet20, resnet56, resnet110, resnet164
 from classification.models.shufflenet import shufflenetv2_x1_0
-from core.errors import UserError, did_you_mean
+from core.errors import check_known
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
@@ -85,12 +85,9 @@ def build(
     Raises:
         UserError: an unknown name, data set or option.
     """
-    if name not in MODELS:
-        raise UserError(f"unknown network '{name}': {did_you_mean(name, MODELS)}")
+    check_known("unknown network", [name], MODELS)
     allowed = sorted(set(inspect.signature(MODELS[name]).parameters) - {"num_classes", "dataset"})
-    for option in options:
-        if option not in allowed:
-            raise UserError(f"network '{name}' has no option '{option}': {did_you_mean(option, allowed)}")
+    check_known(f"network '{name}' has no option", options, allowed)
     if dataset is not None:
         options["dataset"] = dataset
     return MODELS[name](num_classes, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def dataset_form(dataset: str, num_classes: int | None) -> tuple[Dataset, int]:
     Raises:
         UserError: an unknown data set, or fewer than one class.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"unknown data set '{dataset}': {did_you_mean(dataset, DATASETS)}")
+    check_known("unknown data set", [dataset], DATASETS)
     classes = DATASETS[dataset].num_classes if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"num_classes={classes}: a classifier needs at least 1 class.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import STAGES, Settings, TeacherConfig
 from core.experiments.task import Task
 from core.experiments.trials import Engine, check_trials
@@ -32,6 +32,7 @@ from core.storage.data import data_root
 from core.training.divergence import lowered_rate
 from core.training.train import make_fabric
 from core.widths.budget import Budget
+from core.widths.config import ShrinkConfig
 from core.widths.scores import NAMES
 
 CONFIG_FILE = "config.py"
@@ -48,18 +49,40 @@ class OpenTask(Protocol[C_contra]):
         """Takes protocol, data root, work directory and devices."""
 
 
-def add_experiment_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that `run` of every task understands."""
-    run = parser.add_argument_group("experiment")
+def add_training_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every command understands that trains; `overrides_of` reads those of the protocol."""
+    run = parser.add_argument_group("training")
     run.add_argument(
         "--config",
         help="protocol: a file of shared_configs/, or your own; a .py file is run, .yaml and .json are data",
     )
-    run.add_argument("--name", help="what reports and folders call the network (default: its own name)")
-    run.add_argument(
-        "--work-dir", type=Path, help="where results go (default: a new folder under work_dirs/)"
-    )
+    run.add_argument("--work-dir", type=Path, help="where results go (default: below work_dirs/)")
     run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
+    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    run.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
+    )
+    run.add_argument("--no-progress", action="store_true", help="no progress bars")
+    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_trial_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every command understands that runs trials."""
+    add_training_arguments(parser)
+    trials = parser.add_argument_group("trials")
+    trials.add_argument(
+        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
+    )
+    trials.add_argument("--name", help="what reports and folders call the network (default: its own name)")
+    trials.add_argument("--widen", type=float, help="growth of the space of widths")
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that `run` of every task understands."""
+    add_trial_arguments(parser)
+    run = parser.add_argument_group("experiment")
     run.add_argument(
         "--stages",
         nargs="+",
@@ -71,22 +94,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
     )
-    run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
     run.add_argument(
         "--seeds",
         type=int,
         help="repetitions, each with its own seed (default: 1, or as planned; with --resume more can be added)",
     )
-    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    run.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"
-    )
-    run.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
-    run.add_argument("--no-progress", action="store_true", help="no progress bars")
-    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
     method = parser.add_argument_group("shrinkage")
     method.add_argument(
         "--budget",
@@ -94,7 +106,6 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         "convention, by default in both; ,convention=macs or paper names one",
     )
     method.add_argument("--score", help=", ".join(NAMES))
-    method.add_argument("--widen", type=float, help="growth of the space of widths")
     method.add_argument(
         "--method",
         help=f"how the found network's widths are found: {', '.join(METHODS)} (default: as the protocol's section "
@@ -123,14 +134,38 @@ def read_protocol(
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
-    common = {"train.epochs": arguments.epochs, "train.seed": arguments.seed, "name": arguments.name}
+    common = {"train.seed": arguments.seed, "name": arguments.name}
     common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
-    overrides = [f"{key}={value!r}" for key, value in {**common, **given}.items() if value is not None]
-    config: Any = load_config(path, schema, [*arguments.cfg_options, *overrides], dumped=dumped)
-    if arguments.budget is not None:
-        budget = Budget.parse(arguments.budget, config.shrink.budget.convention)
-        config = replace(config, shrink=replace(config.shrink, budget=budget))
-    return config
+    config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
+    return (
+        config
+        if arguments.budget is None
+        else replace(config, shrink=at_budget(config.shrink, arguments.budget))
+    )
+
+
+def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
+    """What a command line changes in a protocol, for `load_config`: `--cfg-options`, and what was said besides.
+
+    Args:
+        arguments: parsed `add_training_arguments`.
+        given: key of the protocol -> value, None where the user said nothing.
+    """
+    said = {"train.epochs": arguments.epochs, **given}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
+    return [
+        *arguments.cfg_options,
+        *(f"{key}={value!r}" for key, value in plain.items() if value is not None),
+    ]
+
+
+def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:
+    """The protocol's settings with a budget of the command line, counted in the protocol's convention.
+
+    Raises:
+        UserError: `text` is no budget.
+    """
+    return replace(shrink, budget=Budget.parse(text, shrink.budget.convention))
 
 
 def execute(
@@ -185,11 +220,10 @@ def execute(
     say = _say if fabric.is_global_zero else _silent
     with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
         first_seed = config.train.seed
+        asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
         if there is None:
-            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
             plan = new_plan(task_name, first_seed, *asked)
         else:
-            asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
             earlier = stored_plan(there, task_name, stored.train.seed, say)
             plan = extended(earlier, there, *asked, say)
         settings = Settings(
@@ -242,33 +276,6 @@ def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[
         plan.save(folder)
     if stored is None:
         dump_config(config, folder / CONFIG_FILE)
-
-
-def launched_processes() -> tuple[int, int]:
-    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
-    environment = os.environ
-    if "WORLD_SIZE" in environment:
-        world = int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_WORLD_SIZE", world))
-        return local, world // local
-    if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
-        nodes = int(environment.get("SLURM_NNODES", 1))
-        return int(environment["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
-
-
-def agree(fabric: Fabric, decide: Callable[[], Path]) -> Path:
-    """What the first process decides, for all of them; its error is everybody's error."""
-    folder, problem = None, None
-    if fabric.is_global_zero:
-        try:
-            folder = str(decide())
-        except UserError as error:
-            problem = str(error)
-    folder, problem = fabric.broadcast((folder, problem))
-    if folder is None:
-        raise UserError(problem)
-    return Path(folder)
 
 
 def _say(line: str) -> None:
@@ -364,7 +371,7 @@ def work_directory(
             let_go()
 
     try:
-        yield agree(fabric, hold)
+        yield from_first(fabric, hold)
     finally:
         for let_go in release:
             let_go()

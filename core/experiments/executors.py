@@ -20,16 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
 from core.errors import UserError
 from core.experiments.plan import Trial
+from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
 from core.training.interruption import watch_for_interruption
 
-PATIENCE = 30  # seconds that a process has to save its state
+PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
 T = TypeVar("T")
 _opened: dict[bytes, Engine] = {}  # in a process of its own: the engine that it works with
@@ -155,6 +157,9 @@ def run_trials(
     if jobs > 1 and engine.task.one_process:
         raise UserError(f"--jobs {jobs}: {engine.task.one_process}")
     failures = []
+    control = None
+    if engine.fabric.world_size > 1:
+        control = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
 
     def note(found: Failure | None) -> None:
         if found is not None:
@@ -167,7 +172,8 @@ def run_trials(
         for number, (trial, train) in enumerate(trials, start=1):
             place = f"{number}/{len(trials)} {trial}"
             if jobs == 1:
-                note(executor.submit(attempt, engine, trial, place, train=train).result())
+                found = executor.submit(attempt, engine, trial, place, train=train).result()
+                note(found if control is None else of_all(found, control))
             else:
                 assert open_engine is not None, "several jobs need open_engine"
                 waiting[executor.submit(attempt_there, open_engine, trial, place, train)] = trial

@@ -34,7 +34,8 @@ from core.experiments.statistics import statistics
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
 from core.experiments.trials import Engine, Failure, baseline_graph, check
-from core.methods.registry import BASELINE, METHODS, PROTOCOL, Found, Method
+from core.methods.method import Found, Method
+from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture

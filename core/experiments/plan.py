@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from core.command_line.schema import lower
 from core.errors import UserError
 from core.methods.registry import BASELINE, METHODS
 from core.storage.files import write_json
@@ -121,27 +122,23 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
         return _derived(folder, task, first_seed, say)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        seeds, controls, root = content["seeds"], content["controls"], content.get("data_root")
-        method = content.get("method")
-        sound = (
-            isinstance(seeds, list) and len(seeds) > 0 and all(type(seed) is int for seed in seeds)
-            and isinstance(controls, list) and all(isinstance(name, str) for name in controls)
-            and isinstance(content["task"], str) and isinstance(root, str | None) and isinstance(method, str | None)
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
+        plan: Plan = lower(
+            {"controls": None, **content}, Plan
+        )  # a file has to name its controls, if there are none too
+        if not plan.seeds:
+            raise ValueError("it has no seeds")
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"'{path}' is damaged: it holds 'task', 'seeds' and 'controls'; restore it, or remove it to go by the "
-            f"files that are there"
-        )
-    if content["task"] != task:
-        raise UserError(f"'{folder}' holds an experiment of {content['task']}, not of {task}")
-    if seeds != list(range(first_seed, first_seed + len(seeds))):
+            f"'{path}' is damaged ({error}): it holds 'task', 'seeds' and 'controls'; restore it, or remove it to go "
+            f"by the files that are there"
+        ) from error
+    if plan.task != task:
+        raise UserError(f"'{folder}' holds an experiment of {plan.task}, not of {task}")
+    if plan.seeds != tuple(range(first_seed, first_seed + len(plan.seeds))):
         raise UserError(
-            f"'{path}' names the seeds {seeds}, but the protocol beside it begins with {first_seed}"
+            f"'{path}' names the seeds {list(plan.seeds)}, but the protocol beside it begins with {first_seed}"
         )
-    return Plan(task, tuple(seeds), tuple(controls), root, method)
+    return plan
 
 
 def extended(

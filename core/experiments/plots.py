@@ -234,26 +234,19 @@ def plot_tradeoff(
     top, bottom = (axes[0], axes[1]) if forest else (axes, None)
     for number, label in enumerate(labels):
         points = sorted(curves[label], key=lambda item: item.ratio("flops"))
-        x = np.array([100 * item.ratio("flops") for item in points]) + shifts.get(label, 0.0)
-        y = np.array([drawn_mean(item.values(metric)) for item in points])
-        spread = np.array([drawn_interval(item.values(metric)) for item in points])
-        style = {
-            "color": CURVE_COLOURS[number % len(CURVE_COLOURS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "markersize": 5,
-        }
-        top.errorbar(
-            x, y, spread, linestyle="-" if len(points) > 1 else "none", capsize=2, label=label, **style
+        x = [100 * item.ratio("flops") + shifts.get(label, 0.0) for item in points]
+        draw_means(
+            top,
+            x,
+            [item.values(metric) for item in points],
+            label=label,
+            linestyle="-" if len(points) > 1 else "none",
+            color=CURVE_COLOURS[number % len(CURVE_COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=5,
         )
-        if not spread.any():
-            for place, item in zip(x, points, strict=True):
-                values = [drawn_mean([value]) for value in item.values(metric)]
-                top.plot([place] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.6)
     if baseline is not None:
-        mean = drawn_mean(baseline.values(metric))
-        half = drawn_interval(baseline.values(metric))
-        top.axhline(mean, color="0.4", linewidth=1)
-        top.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
+        draw_band(top, baseline.values(metric))
     top.set_xlabel("FLOPs, % of the baseline's")
     if shifts:  # no scale that would give each of them another cost
         budget = float(np.mean([100 * curves[label][0].ratio("flops") for label in shifts]))
@@ -268,6 +261,30 @@ def plot_tradeoff(
     if bottom is not None and baseline is not None:
         _forest(bottom, {label: points[0] for label, points in curves.items()}, baseline, metric)
     save_figure(figure, path)
+
+
+def draw_means(axis: Any, x: Sequence[float], values: Sequence[Sequence[float]], **style: Any) -> None:
+    """Draw means over seeds with 95 % intervals, and the seeds as dots where there are no intervals.
+
+    Args:
+        axis: matplotlib's.
+        x: where.
+        values: over the seeds, for every place of `x`.
+        style: options of `errorbar`.
+    """
+    spread = [drawn_interval(seeds) for seeds in values]
+    line = axis.errorbar(x, [drawn_mean(seeds) for seeds in values], spread, capsize=2, **style)
+    if not any(spread):
+        for place, seeds in zip(x, values, strict=True):
+            dots = [drawn_mean([seed]) for seed in seeds]
+            axis.plot([place] * len(dots), dots, ".", color=line[0].get_color(), markersize=3, alpha=0.6)
+
+
+def draw_band(axis: Any, values: Sequence[float], **style: Any) -> None:
+    """Draw the baseline's mean over its seeds as a line, and its 95 % interval as a band; `style` is the line's."""
+    mean, half = drawn_mean(values), drawn_interval(values)
+    axis.axhline(mean, color="0.4", linewidth=1, **style)
+    axis.axhspan(mean - half, mean + half, color="0.4", alpha=0.12, linewidth=0)
 
 
 def drawn_mean(values: Sequence[float]) -> float:

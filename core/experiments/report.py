@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.experiments.series import of_result
 from core.experiments.settings import Settings
-from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
+from core.experiments.statistics import difference_cells, number_text, with_interval
 from core.experiments.task import Metric, Task
+from core.methods.registry import BASELINE
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
 
@@ -26,8 +28,8 @@ NEARLY_UNIFORM = (
 
 def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of methods."""
-    any_method = next(iter(result["methods"].values()))
-    shown = [metric for metric in metrics if metric.key in any_method["metrics"]]
+    series = of_result(result)
+    shown = [metric for metric in metrics if next(iter(series.values())).has(metric)]
     header = ["method", *(metric.label for metric in shown), "FLOPs", "ratio %", "params", "ratio %"]
     rows = []
     for name, values in result.get("references", {}).items():
@@ -36,7 +38,7 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
         ]
         rows.append([name, *cells, "", "", "", ""])
     for method, entry in result["methods"].items():
-        cells = [with_interval(_values(entry, metric), metric.digits) for metric in shown]
+        cells = [with_interval(series[method].values(metric), metric.digits) for metric in shown]
         rows.append(
             [
                 METHOD_TITLES.get(method, method.capitalize()),
@@ -50,11 +52,6 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
     return header, rows
 
 
-def _values(entry: Mapping[str, Any], metric: Metric) -> list[float]:
-    """A method's metric over the seeds; in a file that was read back infinities are words."""
-    return [float(value) for value in entry["metrics"][metric.key]["values"]]
-
-
 def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
     """The table of methods for a terminal."""
     header, rows = results_rows(metrics, result)
@@ -62,11 +59,10 @@ def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
 
 
 def _footnote(result: Mapping[str, Any]) -> str:
-    seeds = result["seeds"]
-    if len(seeds) == 1:
+    seeds = len(result["seeds"])
+    text = f"Mean ± 95 % confidence interval over {seeds} seeds."
+    if seeds == 1:
         text = "One seed: no interval, and no claim about which network is better (use --seeds)."
-    else:
-        text = f"Mean ± 95 % confidence interval over {len(seeds)} seeds."
     values = [
         float(value)
         for entry in result["methods"].values()
@@ -101,15 +97,13 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
     if changes:
         lines.append(f"Not all networks had the same recipe: {' '.join(changes)}")
     raw = []
-    for method, entry in result["methods"].items():
-        values = entry.get("raw_metrics", {})
+    for method, series in of_result(result, "raw_metrics").items():
         cells = [
-            f"{metric.label} {with_interval([float(value) for value in values[metric.key]['values']], metric.digits)}"
+            f"{metric.label} {with_interval(series.values(metric), metric.digits)}"
             for metric in metrics
-            if metric.key in values
+            if series.has(metric)
         ]
-        if cells:
-            raw.append(f"{METHOD_TITLES.get(method, method)} {', '.join(cells)}")
+        raw += [f"{METHOD_TITLES.get(method, method)} {', '.join(cells)}"] if cells else []
     if raw:
         lines.append(
             f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
@@ -122,31 +116,17 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
 
     Seeds of which one of the two failed are left out. Holm's correction is over all rows.
     """
-    base = result["methods"].get("baseline")
-    rows: list[list[str]] = []
-    p_values: list[float] = []
-    for method, entry in result["methods"].items():
+    series = of_result(result)
+    base = series.pop(BASELINE, None)
+    names: list[list[str]] = []
+    differences: list[tuple[list[float], int]] = []
+    for method, own in series.items():
         for metric in metrics:
-            if base is None or entry is base or metric.key not in entry["metrics"]:
-                continue
-            theirs = _by_seed(base, metric)
-            pairs = [
-                (value, theirs[seed]) for seed, value in _by_seed(entry, metric).items() if seed in theirs
-            ]
-            if len(pairs) < 2:
-                continue
-            differences = [one - other for one, other in pairs]
-            p_values.append(paired_p(differences))
-            rows.append(
-                [METHOD_TITLES.get(method, method), metric.label, with_interval(differences, metric.digits)]
-            )
-    for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
-        row += [p_text(p), p_text(adjusted)]
-    return rows
-
-
-def _by_seed(entry: Mapping[str, Any], metric: Metric) -> dict[int, float]:
-    return {run["seed"]: value for run, value in zip(entry["per_seed"], _values(entry, metric), strict=True)}
+            values = own.against(base, metric) if base is not None and own.has(metric) else []
+            if len(values) > 1:
+                names.append([METHOD_TITLES.get(method, method), metric.label])
+                differences.append((values, metric.digits))
+    return [name + cells for name, cells in zip(names, difference_cells(differences), strict=True)]
 
 
 def markdown_report(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from core.experiments.statistics import holm, p_text, paired_p, with_interval
+from core.experiments.statistics import difference_cells, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.tables import markdown_table
 
@@ -30,19 +30,21 @@ class Series:
         """The metric, in the order of the seeds."""
         return [float(self.records[seed]["metrics"][metric.key]) for seed in seeds or sorted(self.records)]
 
+    def has(self, metric: Metric) -> bool:
+        """Whether the metric was measured."""
+        return all(metric.key in record["metrics"] for record in self.records.values())
+
     def ratio(self, kind: str) -> float:
         """Mean of FLOPs ("flops", in the published convention) or parameters ("params") over the baseline's."""
 
         def cost(of: Mapping[str, Any]) -> float:
             return float(of["flops"]["paper"] if kind == "flops" else of["params"])
 
-        return sum(cost(r["cost"]) / cost(r["baseline_cost"]) for r in self.records.values()) / len(
-            self.records
-        )
+        return fmean(cost(r["cost"]) / cost(r["baseline_cost"]) for r in self.records.values())
 
     def mean_of(self, key: str) -> float:
         """Mean of a number of the record."""
-        return sum(float(r[key]) for r in self.records.values()) / len(self.records)
+        return fmean(float(r[key]) for r in self.records.values())
 
     def against(self, other: Series, metric: Metric) -> list[float]:
         """Own value minus the other's, seed by seed, over the seeds that both have."""
@@ -59,37 +61,49 @@ def collect(records: Sequence[Record], label: Callable[[Record], str]) -> dict[s
     return found
 
 
+def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, Series]:
+    """What result.json holds of every method's trainings, by method.
+
+    Args:
+        result: its content; numbers that are not finite may be words.
+        metrics: "metrics", or "raw_metrics" for those of weights that were not averaged.
+    """
+    found: dict[str, Series] = {}
+    for method, entry in result["methods"].items():
+        seeds = [run["seed"] for run in entry["per_seed"]]
+        by_key = {key: value["values"] for key, value in entry.get(metrics, {}).items()}
+        records: dict[int, Record] = {
+            seed: {"metrics": {key: values[place] for key, values in by_key.items()}}
+            for place, seed in enumerate(seeds)
+        }
+        found[method] = Series(method, records)
+    return found
+
+
 def results_table(series: Mapping[str, Series], reference: str, metric: Metric) -> str:
     """Every series with its difference to `reference`, in Markdown.
 
     p is that of the paired t-test over the seeds; "p (Holm)" is adjusted for all rows of the table.
     """
     base = series.get(reference)
-    differences = {
-        name: item.against(base, metric)
-        for name, item in series.items()
-        if base is not None and item is not base
-    }
-    p = {name: paired_p(values) if len(values) > 1 else math.nan for name, values in differences.items()}
-    adjusted = dict(zip(p, holm(list(p.values()))))
+    differences = [
+        ([] if base is None or item is base else item.against(base, metric), metric.digits)
+        for item in series.values()
+    ]
     header = ["method", "n", metric.label, f"minus {reference}", "p", "p (Holm)", "FLOPs %", "params %",
               "search epochs"]  # fmt: skip
-    rows = []
-    for name, item in series.items():
-        given = differences.get(name)
-        rows.append(
-            [
-                name,
-                str(len(item.records)),
-                with_interval(item.values(metric), metric.digits),
-                with_interval(given, metric.digits) if given else "",
-                p_text(p[name]) if given and len(given) > 1 else "",
-                p_text(adjusted[name]) if given and len(given) > 1 else "",
-                f"{100 * item.ratio('flops'):.2f}",
-                f"{100 * item.ratio('params'):.1f}",
-                f"{item.mean_of('search_epochs'):.2f} ({item.mean_of('search_baseline_epochs'):.2f})",
-            ]
-        )
+    rows = [
+        [
+            name,
+            str(len(item.records)),
+            with_interval(item.values(metric), metric.digits),
+            *difference,
+            f"{100 * item.ratio('flops'):.2f}",
+            f"{100 * item.ratio('params'):.1f}",
+            f"{item.mean_of('search_epochs'):.2f} ({item.mean_of('search_baseline_epochs'):.2f})",
+        ]
+        for (name, item), difference in zip(series.items(), difference_cells(differences), strict=True)
+    ]
     return markdown_table(header, rows)
 
 

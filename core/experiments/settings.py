@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.experiments.plan import Trial, grid
 from core.methods.registry import BASELINE, METHODS
 from core.surgery.architecture import Architecture
@@ -73,18 +73,15 @@ class Settings:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"seeds={self.seeds}: use at least 1")
-        for name in (*self.controls, *([] if self.method is None else [self.method])):
-            if name not in METHODS:
-                raise UserError(f"unknown method '{name}': {did_you_mean(name, METHODS)}")
+        named = [] if self.method is None else [self.method]
+        check_known("unknown method", [*self.controls, *named], METHODS)
         for control in self.controls:
             if control == (self.method or self.shrink.score):
                 what = "score" if self.method is None else "method"
                 raise UserError(
                     f"control '{control}' is the {what} of the found network itself; name another"
                 )
-        for stage in self.stages:
-            if stage not in STAGES:
-                raise UserError(f"stage '{stage}': use some of {', '.join(STAGES)}")
+        check_known("unknown stage", self.stages, STAGES)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -19,14 +19,11 @@ def half_interval(values: Sequence[float]) -> float | None:
 
     None for a single value; NaN where values are infinite or NaN, for then there is none.
     """
-    n = len(values)
-    if n < 2:
+    if len(values) < 2:
         return None
-    if not all(math.isfinite(value) for value in values):
+    if not np.isfinite(values).all():
         return math.nan
-    mean = sum(values) / n
-    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    return float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def with_interval(values: Sequence[float], digits: int = 2) -> str:
@@ -51,7 +48,7 @@ def paired_p(differences: Sequence[float]) -> float:
 
     NaN where they do not vary, or are not all finite: there is no test then.
     """
-    if len(set(differences)) < 2 or not all(math.isfinite(difference) for difference in differences):
+    if len(set(differences)) < 2 or not np.isfinite(differences).all():
         return math.nan
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
@@ -72,6 +69,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list[list[str]]:
+    """Of every row of a table: mean with interval, p of the paired t-test, and the same by Holm over all rows.
+
+    Args:
+        differences: (pair by pair, digits) of every row; without any its cells are empty, of a single one p is.
+    """
+    p_values = [paired_p(values) for values, _ in differences]
+    cells = []
+    for (values, digits), p, adjusted in zip(differences, p_values, holm(p_values), strict=True):
+        tests = [p_text(p), p_text(adjusted)] if len(values) > 1 else ["", ""]
+        cells.append([with_interval(values, digits) if values else "", *tests])
+    return cells
+
+
 def p_text(p: float) -> str:
     """'0.031', '<0.001' or 'n/a'."""
     if math.isnan(p):
@@ -81,8 +92,7 @@ def p_text(p: float) -> str:
 
 def statistics(values: Sequence[float]) -> dict[str, Any]:
     """Mean and standard deviation; of infinite values the mean is infinite (or NaN), the deviation undefined: NaN."""
-    mean = sum(values) / len(values)
-    if not all(math.isfinite(value) for value in values):
-        return {"mean": mean, "std": math.nan, "values": list(values)}
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": mean, "std": std, "values": list(values)}
+    std = math.nan
+    if np.isfinite(values).all():
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": sum(values) / len(values), "std": std, "values": list(values)}

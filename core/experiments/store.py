@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from core.errors import UserError
 from core.experiments.plan import Trial
 from core.experiments.settings import FOUND, name_of
-from core.methods.registry import Found
+from core.methods.method import Found
 from core.storage.claims import Claimed, take
 from core.storage.files import json_text, write_json
 from core.surgery.architecture import Architecture

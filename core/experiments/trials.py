@@ -18,14 +18,16 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from core.command_line.exits import FAILURES
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.experiments.plan import Trial
+from core.experiments.processes import from_first
 from core.experiments.settings import TeacherConfig
 from core.experiments.statistics import number_text
 from core.experiments.store import Record, Store, held, key_of, plain
 from core.experiments.task import Task
 from core.graph.channels import ChannelGraph, trace_channels
-from core.methods.registry import BASELINE, Found, Method, Request, SearchConfig, find
+from core.methods.method import Found, Method, Request, SearchConfig
+from core.methods.registry import BASELINE, find
 from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
@@ -105,8 +107,7 @@ class Engine:
         Raises:
             UserError: there is no such method.
         """
-        if name not in self.methods:
-            raise UserError(f"unknown method '{name}': {did_you_mean(name, [BASELINE, *self.methods])}")
+        check_known("unknown method", [name], [BASELINE, *self.methods])
         return self.methods[name]
 
     def search_key(self, trial: Trial) -> str:
@@ -219,14 +220,9 @@ def check(task: Task, config: ShrinkConfig) -> None:
 def attempt(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Failure | None:
     """Run a trial as `run_trial` does; what goes wrong with it is returned, and what stops everything is raised.
 
-    Launched processes that work on one trial together have to end together: there every error stops everything.
-
     Raises:
         KeyboardInterrupt, BrokenPipeError: the command is to end.
     """
-    if engine.fabric.world_size > 1:
-        run_trial(engine, trial, place, train=train)
-        return None
     try:
         run_trial(engine, trial, place, train=train)
     except BrokenPipeError:
@@ -278,7 +274,8 @@ def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[N
 
 def _widths(engine: Engine, trial: Trial, place: str) -> Found:
     key, store = engine.search_key(trial), engine.store
-    if engine.fabric.is_global_zero:
+
+    def find_once() -> None:
         folder = store.search(trial, key)
         with _alone(engine, folder, place):
             if store.load_widths(trial, key) is None:
@@ -286,7 +283,8 @@ def _widths(engine: Engine, trial: Trial, place: str) -> Found:
                 found = find(trial.method, engine.request(trial, folder), dict(engine.methods))
                 store.save_widths(trial, key, found)
                 _tell(engine, found.architecture, place)
-    engine.fabric.barrier()
+
+    from_first(engine.fabric, find_once)
     again = store.load_widths(trial, key)
     if again is None:
         raise RuntimeError(f"the widths of {trial} have disappeared from the store")

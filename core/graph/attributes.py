@@ -8,8 +8,6 @@ runs are marked with where they come from; what a rule learns of the channels th
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -17,71 +15,54 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.graph.labels import AttributeKey, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import FROZEN, AttributeKey, LabelMode, Labels, Note, SizeOfChannels, Trace
 
-KEPT: Labels = np.zeros(1, dtype=np.int64)  # what an attribute counts that has to stay as it is
 # What torch's own layers keep: their other integers (strides, groups) count no channels, or are known to the rules.
 _OF_LAYERS = ("out_channels", "in_channels", "out_features", "in_features", "num_features")
 
 
-@dataclass(frozen=True)
-class Use:
-    """What a run does with marked sizes beside giving them to operations, by the attributes that they were read off.
-
-    Attributes:
-        as_number: calculated with as a number (`self.head_dim ** -0.5`): another one after a resizing.
-        in_sums: went into a size of which nothing is known (`self.width + 1`).
-    """
-
-    as_number: set[AttributeKey] = field(default_factory=set)
-    in_sums: set[AttributeKey] = field(default_factory=set)
-
-
-def _noted(name: str, kind: str) -> Any:
+def _typed_in(name: str, noted: str) -> Any:
     plain = getattr(int, name)
 
     def method(self: SizeOfAttribute | RestOfAttribute, *others: Any) -> Any:
-        getattr(self.use, kind).update(self.keys)
-        for other in others:
-            note_sum(other)
+        if any(isinstance(other, SizeOfChannels) for other in others):
+            return NotImplemented
+        for size in (self, *others):
+            if isinstance(size, (SizeOfAttribute, RestOfAttribute)):
+                getattr(self.trace, noted).update(size.keys)
         return plain(self, *others)
 
     return method
 
 
-def note_sum(size: Any) -> None:
-    """A marked size goes into a sum or a quotient of which nothing is known."""
-    if isinstance(size, (SizeOfAttribute, RestOfAttribute)):
-        size.use.in_sums.update(size.keys)
-
-
 class SizeOfAttribute(int):
     """An integer read off an attribute of a module, times `ratio`.
 
-    Products with other integers and quotients without a remainder keep the mark. The ratio may come from further
-    attributes, `others`: of heads · width of a head it is the second factor that changes. Sums give a plain integer,
-    which counts as typed in, and the attribute then has to stay as it is (`Use`).
+    Products with integers and quotients without a remainder keep the mark. The ratio may come from further attributes,
+    `others`: of heads · width of a head it is the second factor that changes. Any other arithmetic gives a number
+    that counts as typed in: a sum pins the attribute (`Trace.pinned`), and where the number is one to calculate with
+    (`self.dim ** -0.5`) the channels that the attribute counts are not exact (`Trace.numbers`).
     """
 
     key: AttributeKey
+    trace: Trace
     ratio: Fraction
     others: tuple[AttributeKey, ...]
-    use: Use
 
     def __new__(
         cls,
         value: int,
         key: AttributeKey,
+        trace: Trace,
         ratio: Fraction = Fraction(1),
         others: tuple[AttributeKey, ...] = (),
-        use: Use | None = None,
     ) -> SizeOfAttribute:
         """`value`, which is `ratio` times the attribute at `key`."""
         size = super().__new__(cls, value)
         size.key = key
+        size.trace = trace
         size.ratio = ratio
         size.others = others
-        size.use = Use() if use is None else use
         return size
 
     @property
@@ -90,24 +71,24 @@ class SizeOfAttribute(int):
         return (self.key, *self.others)
 
     def _times(self, value: int, ratio: Fraction, others: tuple[AttributeKey, ...] = ()) -> SizeOfAttribute:
-        return SizeOfAttribute(value, self.key, ratio, (*self.others, *others), self.use)
+        return SizeOfAttribute(value, self.key, self.trace, ratio, (*self.others, *others))
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, SizeOfAttribute):
             return other._times(int(self) * int(other), other.ratio * int(self), self.keys)
         if _is_plain(other):
-            return self._times(int(self) * other, self.ratio * other)
-        (self.use.as_number if isinstance(other, float) else self.use.in_sums).update(self.keys)
+            return self._times(int(self) * int(other), self.ratio * other)
+        (self.trace.numbers if isinstance(other, float) else self.trace.pinned).update(self.keys)
         return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__mul__(other)
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
-        if (_is_plain(other) or isinstance(other, SizeOfAttribute)) and int(self) % int(other) == 0:
-            others = other.keys if isinstance(other, SizeOfAttribute) else ()
+        attribute = isinstance(other, SizeOfAttribute)
+        if (attribute or _is_plain(other)) and int(self) % int(other) == 0:
+            others = other.keys if attribute else ()
             return self._times(int(self) // int(other), self.ratio / int(other), others)
-        note_sum(self)
-        note_sum(other)
+        self.trace.pinned.update(self.keys, other.keys if attribute else ())
         return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__floordiv__(other)
 
     def __neg__(self) -> SizeOfAttribute:
@@ -116,18 +97,20 @@ class SizeOfAttribute(int):
     def __sub__(self, other: Any) -> Any:
         if isinstance(other, SizeOfAttribute):
             return RestOfAttribute(int(self) - int(other), self, (other,))
-        note_sum(self)
-        return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__sub__(other)
+        if isinstance(other, SizeOfChannels):
+            return NotImplemented
+        self.trace.pinned.update(self.keys)
+        return int(self).__sub__(other)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SizeOfAttribute:
         return self
 
-    __add__, __radd__, __rsub__ = (_noted(f"__{name}__", "in_sums") for name in ("add", "radd", "rsub"))
-    __mod__, __rmod__ = _noted("__mod__", "in_sums"), _noted("__rmod__", "in_sums")
-    __rfloordiv__ = _noted("__rfloordiv__", "in_sums")
-    __truediv__, __rtruediv__ = _noted("__truediv__", "as_number"), _noted("__rtruediv__", "as_number")
-    __pow__, __rpow__ = _noted("__pow__", "as_number"), _noted("__rpow__", "as_number")
-    __float__ = _noted("__float__", "as_number")
+    __add__, __radd__ = _typed_in("__add__", "pinned"), _typed_in("__radd__", "pinned")
+    __rsub__, __rfloordiv__ = _typed_in("__rsub__", "pinned"), _typed_in("__rfloordiv__", "pinned")
+    __mod__, __rmod__ = _typed_in("__mod__", "pinned"), _typed_in("__rmod__", "pinned")
+    __truediv__, __rtruediv__ = _typed_in("__truediv__", "numbers"), _typed_in("__rtruediv__", "numbers")
+    __pow__, __rpow__ = _typed_in("__pow__", "numbers"), _typed_in("__rpow__", "numbers")
+    __float__ = _typed_in("__float__", "numbers")
     __hash__ = int.__hash__
 
 
@@ -147,9 +130,9 @@ class RestOfAttribute(int):
         return size
 
     @property
-    def use(self) -> Use:
+    def trace(self) -> Trace:
         """Where its uses are noted."""
-        return self.whole.use
+        return self.whole.trace
 
     @property
     def keys(self) -> tuple[AttributeKey, ...]:
@@ -159,29 +142,28 @@ class RestOfAttribute(int):
     def __sub__(self, other: Any) -> Any:
         if isinstance(other, SizeOfAttribute):
             return RestOfAttribute(int(self) - int(other), self.whole, (*self.parts, other))
-        note_sum(self)
-        return int(self).__sub__(other)
+        self.trace.pinned.update(self.keys)
+        return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__sub__(other)
 
-    __add__, __radd__, __rsub__ = (_noted(f"__{name}__", "in_sums") for name in ("add", "radd", "rsub"))
-    __mul__, __rmul__ = _noted("__mul__", "in_sums"), _noted("__rmul__", "in_sums")
-    __mod__, __rmod__ = _noted("__mod__", "in_sums"), _noted("__rmod__", "in_sums")
-    __floordiv__, __rfloordiv__ = _noted("__floordiv__", "in_sums"), _noted("__rfloordiv__", "in_sums")
-    __neg__ = _noted("__neg__", "in_sums")
-    __truediv__, __rtruediv__ = _noted("__truediv__", "as_number"), _noted("__rtruediv__", "as_number")
-    __pow__, __rpow__ = _noted("__pow__", "as_number"), _noted("__rpow__", "as_number")
-    __float__ = _noted("__float__", "as_number")
+    __add__, __radd__ = _typed_in("__add__", "pinned"), _typed_in("__radd__", "pinned")
+    __mul__, __rmul__ = _typed_in("__mul__", "pinned"), _typed_in("__rmul__", "pinned")
+    __mod__, __rmod__ = _typed_in("__mod__", "pinned"), _typed_in("__rmod__", "pinned")
+    __floordiv__, __rfloordiv__ = _typed_in("__floordiv__", "pinned"), _typed_in("__rfloordiv__", "pinned")
+    __rsub__, __neg__ = _typed_in("__rsub__", "pinned"), _typed_in("__neg__", "pinned")
+    __truediv__, __rtruediv__ = _typed_in("__truediv__", "numbers"), _typed_in("__rtruediv__", "numbers")
+    __pow__, __rpow__ = _typed_in("__pow__", "numbers"), _typed_in("__rpow__", "numbers")
+    __float__ = _typed_in("__float__", "numbers")
     __hash__ = int.__hash__
 
 
 def _is_plain(other: Any) -> bool:
-    return type(other) is int
+    return isinstance(other, int) and not isinstance(
+        other, (bool, SizeOfChannels, SizeOfAttribute, RestOfAttribute)
+    )
 
 
-def mark_attributes(module: nn.Module, use: Use) -> None:
-    """Mark the integers in the attributes of a module that is about to run, a copy, and of all that it holds.
-
-    `use` fills, as the module runs, with what is done with them.
-    """
+def mark_attributes(module: nn.Module, trace: Trace) -> None:
+    """Mark the integers in the attributes of a module that is about to run, a copy, and of all that it holds."""
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             continue
@@ -192,10 +174,10 @@ def mark_attributes(module: nn.Module, use: Use) -> None:
             if attribute[0] == "_" or value is None:
                 continue
             if _is_size(value):
-                state[attribute] = SizeOfAttribute(value, (name, attribute, None), use=use)
+                state[attribute] = SizeOfAttribute(value, (name, attribute, None), trace)
             elif type(value) in (list, tuple) and any(map(_is_size, value)):
                 state[attribute] = type(value)(
-                    SizeOfAttribute(item, (name, attribute, index), use=use) if _is_size(item) else item
+                    SizeOfAttribute(item, (name, attribute, index), trace) if _is_size(item) else item
                     for index, item in enumerate(value)
                 )
 
@@ -215,17 +197,16 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     """
     ratio = abs(size.ratio)
     parts = ratio.numerator
-    known = mode.trace.attributes.get(size.key)
-    if len(rows) % parts or len(rows) != abs(int(size)) or (known is not None and known[0] is KEPT):
+    if len(rows) % parts or len(rows) != abs(int(size)):
         return False
-    mode.followed.add(size.key)
-    for key in size.others:
-        keep_attribute(mode, key)
     by_part = rows.reshape(parts, -1)
+    known = mode.trace.attributes.get(size.key)
+    if known is not None and known[0].size % by_part.shape[1] and by_part.shape[1] % known[0].size:
+        return False
+    mode.trace.pinned.update(size.others)
+    mode.followed.append(size.key)
     if known is None:
         mode.trace.attributes[size.key] = by_part[0], Fraction(ratio.denominator)
-    elif known[0].size % by_part.shape[1] and by_part.shape[1] % known[0].size:
-        return False
     else:
         part = min(known[0].size, by_part.shape[1])
         mine, theirs = by_part[0].reshape(-1, part), known[0].reshape(-1, part)
@@ -236,34 +217,27 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     return True
 
 
-def keep_attribute(mode: LabelMode, key: AttributeKey) -> None:
-    """The attribute counts something that no width changes (heads, windows): what else it counts freezes."""
-    known = mode.trace.attributes.get(key)
-    if known is not None and known[0] is not KEPT and not mode.is_frozen(known[0]):
-        name = key[1] if key[2] is None else f"{key[1]}[{key[2]}]"
-        mode.freeze_and_warn(
-            [known[0]], f"the attribute '{name}' counts channels and something of fixed size"
-        )
-    mode.trace.attributes[key] = KEPT, Fraction(1)
-
-
-def keep_sizes(mode: LabelMode, value: Any, followed: Collection[AttributeKey] = ()) -> None:
-    """The attributes that sizes among nested arguments were read off stay as they are, `followed` ones aside."""
+def sizes_of_attributes(value: Any) -> list[SizeOfAttribute | RestOfAttribute]:
+    """All sizes of attributes in nested arguments."""
     if isinstance(value, (SizeOfAttribute, RestOfAttribute)):
-        for key in value.keys:
-            if key not in followed:
-                keep_attribute(mode, key)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            keep_sizes(mode, item, followed)
-    elif isinstance(value, dict):
-        keep_sizes(mode, list(value.values()), followed)
+        return [value]
+    if isinstance(value, dict):
+        return [size for item in value.values() for size in sizes_of_attributes(item)]
+    if isinstance(value, (tuple, list)):
+        return [size for item in value for size in sizes_of_attributes(item)]
+    return []
 
 
-def note_use(mode: LabelMode, use: Use) -> None:
-    """What a run did with sizes by way of arithmetic: channels counted by a number are inexact, by a sum frozen."""
-    for key, (rows, _) in list(mode.trace.attributes.items()):
-        if key in use.in_sums:
-            keep_attribute(mode, key)
-        elif key in use.as_number:
-            mode.inexact(rows)
+def settle_attributes(trace: Trace) -> None:
+    """Attributes that are also sizes that cannot follow stay; what attributes in calculations count is not exact."""
+    for key in sorted(trace.attributes.keys() & trace.pinned, key=str):
+        rows, _ = trace.attributes.pop(key)
+        told = bool(trace.frozen) and np.isin(rows, np.concatenate(trace.frozen)).all()
+        trace.frozen.append(rows)
+        if (rows != FROZEN).any() and not told:
+            note = Note(
+                f"the attribute '{key[1]}' is also a size that cannot follow",
+                key[0] or "the model's own forward",
+            )
+            trace.notes.append(note)
+    trace.inexact += [trace.attributes[key][0] for key in trace.attributes.keys() & trace.numbers]

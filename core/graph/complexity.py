@@ -23,7 +23,16 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, call, copy_model, map_constants_, map_tensors, meta_copy, tensors_in
+from core.modules import (
+    RELU_MODULES,
+    bare,
+    call,
+    copy_model,
+    map_constants_,
+    map_tensors,
+    meta_copy,
+    tensors_in,
+)
 from core.timing import Work, time_in_turns, wait
 
 Convention = Literal["macs", "paper"]
@@ -160,7 +169,7 @@ def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs"
     from torch.utils.flop_counter import FlopCounterMode
 
     _known(convention)
-    copied = meta_copy(model).eval()
+    copied = meta_copy(bare(model)).eval()
     extra: dict[int, int] = {}
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:

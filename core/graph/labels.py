@@ -57,8 +57,8 @@ def _marked(name: str) -> Any:
         value = plain(self, other)
         if type(value) is not int:
             return value
-        if name != "__sub__" and (use := getattr(other, "use", None)) is not None:
-            use.in_sums.update(other.keys)  # a size read off an attribute; a difference is what it leaves
+        if name != "__sub__" and (trace := getattr(other, "trace", None)) is not None:
+            trace.pinned.update(other.keys)  # a size read off an attribute; a difference is what it leaves
         both = isinstance(other, SizeOfChannels)
         labels = np.concatenate([self.labels, other.labels]) if both else self.labels
         proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
@@ -171,6 +171,10 @@ class Trace:
     attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
         default_factory=dict
     )  # size kept in an attribute -> the rows that it counts, and what one row counts for
+    pinned: set[AttributeKey] = field(
+        default_factory=set
+    )  # attributes that are also sizes that cannot follow
+    numbers: set[AttributeKey] = field(default_factory=set)  # and those that are calculated with
     untied: dict[str, tuple[torch.Size, str]] = field(
         default_factory=dict
     )  # parameter that no rule can tie -> its shape and the module that runs
@@ -225,10 +229,10 @@ class LabelMode(TorchFunctionMode):
         self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
         # By id: constants from outside and what is made of them, with the name of the constant.
         self.origins: dict[int, tuple[Tensor, str]] = {}
+        self.followed: list[AttributeKey] = []  # attributes whose sizes the present call follows, one by one
         self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
-        self.followed: set[AttributeKey] = set()  # attributes whose channels the rule that runs has found
         self.several = False  # whether any activation has channels along several axes
         self.terms: list[CostTerm] = []
         self.counted: dict[int, CostTerm] = {}

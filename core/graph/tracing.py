@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
-from core.graph.attributes import Use, mark_attributes, note_use
+from core.graph.attributes import mark_attributes, settle_attributes
 from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.rules import apply_rule
 from core.modules import (
@@ -74,6 +74,7 @@ def run_labelled(request: Request) -> Trace:
         runs.look_for_more()
     if runs.trace.untied:
         raise _untied(runs.trace.untied)
+    settle_attributes(runs.trace)
     runs.trace.outputs.setdefault(True, [])
     _tie(runs.trace, request)
     return runs.trace
@@ -94,7 +95,6 @@ class _Runs:
         self.trace = trace
         self.trains = True
         self.open_places: frozenset[str] = frozenset()
-        self.use = Use()
 
     def evaluate(self) -> None:
         """The run in evaluation mode, whose costs are the network's."""
@@ -207,7 +207,7 @@ class _Runs:
         request = self.request
         if not self.plain:
             train_(module) if training else module.eval()
-        mark_attributes(module, self.use)
+        mark_attributes(module, self.trace)
         mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
         mode.frozen_names = frozenset(name for name, _ in named if _matches(name, request.freeze))
         mode.thorough = thorough
@@ -228,9 +228,8 @@ class _Runs:
         for tensor in given:
             mode.mark(tensor, frozen_labels(tensor))
         try:
-            with torch.no_grad(), mode:
+            with torch.set_grad_enabled(training), mode:  # as it will be, for a forward pass that asks
                 result = call(module, inputs)
-            note_use(mode, self.use)
             returned = _returned(mode, tensors_in(result), request.outputs, training)
         finally:
             mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the collector

@@ -1,231 +1,34 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
-A method turns a task, a protocol and a seed into an `Architecture` within the budget; how its network is trained is
-the same for all (`core.experiments.trials.train_network`). `METHODS` is what `python -m benchmarks.hypothesis
---methods` knows.
+A method (`core.methods.method`) turns a task, a protocol and a seed into an `Architecture` within the budget; how its
+network is trained is the same for all (`core.experiments.trials.train_network`). `METHODS` is what `--controls`,
+`--method` and `python -m benchmarks.hypothesis --methods` know.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-from lightning_fabric import Fabric
-
-from core.errors import MissingData, UserError
+from core.errors import check_known
 from core.methods.accumulated import accumulate_scores, stretch
-from core.methods.candidates import ProxyConfig, best_by_proxy, limits_of
-from core.methods.dhp import DhpConfig, dhp_search
-from core.methods.subject import Subject, find_architecture, first_batches, fresh_baseline, only_loss
+from core.methods.candidates import best_by_proxy, limits_of
+from core.methods.dhp import dhp_search
+from core.methods.method import NO_SCORES, Found, Method, Request, open_request
+from core.methods.peers import PEERS
+from core.methods.subject import find_architecture, first_batches, fresh_baseline, only_loss
 from core.methods.tilts import tilted_widths
-from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
-from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from core.widths.proxies import PROXIES
 from core.widths.scores import SCORES
 from core.widths.selection import check_reachable, exact_limits
 from core.widths.shrinkage import priced_baseline, search_space
-from core.widths.space import Space, open_space
+from core.widths.space import Space
 
 BASELINE = "baseline"
-YOUNG: dict[str, Any] = {
-    "vanish": 0.0,
-    "taps": (),
-    "outputs": "single",
-}  # of `ShrinkConfig`; see `without_young`
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What methods need beyond `ShrinkConfig`.
-
-    Args:
-        dhp: DHP's proximal gradient.
-        proxy: candidates for the training-free proxies.
-        accumulate_epochs: epochs of the baseline's training that `accumulated` looks at.
-        tilt: logarithm of the ratio of widths between the ends of a hand-made tilt.
-    """
-
-    dhp: DhpConfig = field(default_factory=DhpConfig)
-    proxy: ProxyConfig = field(default_factory=ProxyConfig)
-    accumulate_epochs: int = 3
-    tilt: float = 0.5
-
-
-@dataclass(frozen=True)
-class Request:
-    """One search for widths.
-
-    Attributes:
-        subject: what is trained.
-        shrink: space, floors, budget, batches.
-        train: the recipe, for methods that train while they search; its seed is the repetition's.
-        search: see `SearchConfig`.
-        fabric: device and processes.
-        work_dir: for the checkpoints of methods that train.
-        progress: show bars.
-    """
-
-    subject: Subject
-    shrink: ShrinkConfig
-    train: TrainConfig
-    search: SearchConfig
-    fabric: Fabric
-    work_dir: Path
-    progress: bool = False
-
-    @property
-    def seed(self) -> int:
-        """Of the repetition."""
-        return self.train.seed
-
-
-@dataclass(frozen=True)
-class Found:
-    """Widths and what they cost to find.
-
-    Attributes:
-        architecture: the widths.
-        epochs: images that went forward and backward through some network, in epochs of the training set.
-        baseline_epochs: the same, weighed by that network's FLOPs over the baseline's.
-    """
-
-    architecture: Architecture
-    epochs: float = 0.0
-    baseline_epochs: float = 0.0
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way of finding widths; docs/methods.md lists them all.
-
-    Attributes:
-        summary: one line for tables.
-        find: the search.
-        change: entries of `ShrinkConfig` that make the method what it is.
-        refuses: of "allocation", "vanish" and "latency" (of the budget) what means nothing to it. All else it obeys.
-        whole: it runs the whole network while it searches, so that no part can be searched alone.
-        uses: entries of `SearchConfig` that its result depends on.
-        trains: whether its result depends on the training recipe.
-        package: an optional package that it needs, as it is imported, and the extra that brings it.
-    """
-
-    summary: str
-    find: Callable[[Request], Found]
-    change: Mapping[str, Any] = field(default_factory=dict)
-    refuses: frozenset[str] = frozenset()
-    whole: bool = False
-    uses: tuple[str, ...] = ()
-    trains: bool = False
-    package: tuple[str, str] | None = None
-
-    def settings(self, shrink: ShrinkConfig) -> ShrinkConfig:
-        """The configuration with the method's own entries in it; widths are multiples of both round_to."""
-        change = dict(self.change)
-        if "round_to" in change and isinstance(shrink.round_to, int):
-            change["round_to"] = math.lcm(change["round_to"], max(1, shrink.round_to))
-        return replace(shrink, **change)
-
-    def check_config(self, name: str, shrink: ShrinkConfig, subject: Subject | None = None) -> None:
-        """Find out beforehand which settings of a protocol the search cannot honour.
-
-        Args:
-            name: the method's, for the message.
-            shrink: the protocol's.
-            subject: whose widths are searched, where that is known.
-
-        Raises:
-            UserError: a setting that means nothing to the method, or that is not allowed, or a part of a network for
-                one that runs the whole.
-        """
-        try:
-            shrink = self.settings(shrink)
-        except UserError as error:
-            raise UserError(f"method '{name}': {error}") from error
-        if shrink.vanish and "vanish" in self.refuses:
-            raise UserError(f"method '{name}' cannot leave blocks out: set shrink.vanish to 0")
-        if shrink.allocation != "threshold" and "allocation" in self.refuses:
-            raise UserError(
-                f"method '{name}' allocates no channels by their scores, so that shrink.allocation="
-                f"'{shrink.allocation}' says nothing to it: set it to 'threshold'"
-            )
-        if shrink.budget.latency is not None and "latency" in self.refuses:
-            raise UserError(f"method '{name}' knows no clock: leave latency out of shrink.budget")
-        if self.whole and subject is not None and subject.part is not None:
-            raise UserError(
-                f"method '{name}' runs the whole network and cannot search a part of it, such as the backbone of "
-                f"{subject.model_name}: use a score, a control or a tilt"
-            )
-
-    def check(self, name: str, shrink: ShrinkConfig, subject: Subject) -> None:
-        """Find out beforehand all that would stop the search for a subject, but whether the budget can be reached.
-
-        Raises:
-            UserError: see `check_config`; or the budget lacks the limit that the search goes by.
-            MissingData: see `check_installed`.
-        """
-        self.check_installed()
-        self.check_config(name, shrink, subject)
-        if self.find is _by_dhp and shrink.budget.flops is None:
-            raise UserError(f"method '{name}' needs a budget of FLOPs: add flops=... to the budget")
-
-    def check_installed(self) -> None:
-        """Find out beforehand what would stop the search after hours of other methods' trainings.
-
-        Raises:
-            MissingData: the package is not there.
-        """
-        if self.package is not None and find_spec(self.package[0]) is None:
-            name, extra = self.package[0].replace("_", "-"), self.package[1]
-            raise MissingData(
-                f"{name} is not installed: install the extra, pip install -e '.[{extra}]', or leave the method out"
-            )
-
-    def request(self, request: Request) -> Request:
-        """The request with the method's own entries in it."""
-        return replace(request, shrink=self.settings(request.shrink))
-
-    def config(self, shrink: ShrinkConfig) -> ShrinkConfig:
-        """The settings that its search goes by."""
-        own = self.settings(shrink)
-        return _leaving_blocks_out(own) if self.find is _by_depth else own
-
-    def decided_by(self, request: Request) -> dict[str, Any]:
-        """Everything in the configuration that decides the widths, as plain data."""
-        own = self.request(request)
-        parts = asdict(own.search)
-        recipe = asdict(own.train)
-        del recipe["checkpoint_every_steps"], recipe["seed"]
-        return {
-            "shrink": {
-                # The order of patterns counts.
-                key: list(value.items())
-                if key in ("floor", "ceiling") and isinstance(value, Mapping)
-                else value
-                for key, value in without_young(asdict(own.shrink), YOUNG).items()
-            },
-            "search": {name: parts[name] for name in self.uses},
-            "train": recipe if self.trains else None,
-            "seed": own.seed,
-        }
-
-
-def without_young(parts: dict[str, Any], young: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data without the entries that stand at their defaults and are younger than the first stores.
-
-    Keys of stored results are made of such data, so results from before an entry existed are found after it.
-
-    Args:
-        parts: the data.
-        young: entry -> its default.
-    """
-    return {key: value for key, value in parts.items() if key not in young or value != young[key]}
 
 
 def find(name: str, request: Request, methods: dict[str, Method] | None = None) -> Found:
@@ -237,26 +40,11 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
         MissingData: see `Method.check_installed`.
     """
     methods = METHODS if methods is None else methods
-    if name not in methods:
-        raise UserError(f"unknown method '{name}'; use some of {', '.join([BASELINE, *methods])}")
+    check_known("unknown method", [name], methods)
     method = methods[name]
     method.check_installed()
     method.check_config(name, request.shrink, request.subject)
-    return method.find(method.request(request))
-
-
-def open_request(request: Request) -> Space:
-    """The space that a request searches in; its limits are looked at before anything is trained.
-
-    Raises:
-        UserError: see `core.widths.bounds.group_bounds`.
-    """
-    with seeded(request.seed):
-        baseline, inputs = request.subject.searched()
-    config = request.subject.traced(request.shrink)
-    space = open_space(baseline.to(request.fabric.device), inputs, config, seed=request.seed)
-    config.bounds(space.graph)
-    return space
+    return method.find(replace(request, shrink=method.config(request.shrink)))
 
 
 def _images(request: Request, batches: int) -> float:
@@ -277,10 +65,6 @@ def _by_score(request: Request) -> Found:
         short = architecture.graph(baseline).price().paper
         growth.append(growth[0] * short / architecture.costs[1].paper)
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
-
-
-def _by_depth(request: Request) -> Found:
-    return _by_score(replace(request, shrink=_leaving_blocks_out(request.shrink)))
 
 
 def _leaving_blocks_out(config: ShrinkConfig) -> ShrinkConfig:
@@ -361,9 +145,6 @@ def _by_tilt(request: Request, *, depth: float, trunk: float) -> Found:
     return Found(space.architecture(widths, request.subject.model_name, facts))
 
 
-NO_SCORES = frozenset({"allocation", "vanish", "latency"})
-
-
 def _methods() -> Iterator[tuple[str, Method]]:
     for name, score in SCORES.items():
         yield name, Method(score.summary, _by_score, {"score": name})
@@ -384,9 +165,13 @@ def _methods() -> Iterator[tuple[str, Method]]:
     )
     for name in ("gradient", "fisher"):
         summary = "blocks that would fall under the floor are left out"
-        yield f"{name}-depth", Method(f"{name}; {summary}", _by_depth, {"score": name})
-        yield f"{name}-depth-per-flop", Method(f"{name}, per-flop; {summary}", _by_depth,
-                                               {"score": name, "allocation": "per-flop"})  # fmt: skip
+        yield (
+            f"{name}-depth",
+            Method(f"{name}; {summary}", _by_score, {"score": name}, adapt=_leaving_blocks_out),
+        )
+        yield f"{name}-depth-per-flop", Method(f"{name}, per-flop; {summary}", _by_score,
+                                               {"score": name, "allocation": "per-flop"},
+                                               adapt=_leaving_blocks_out)  # fmt: skip
     yield "shallow-uniform", Method("control: as many blocks left out as the budget allows, then uniform", _by_score,
                                     {"score": "uniform", "vanish": 1.0})  # fmt: skip
     accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -410,8 +195,9 @@ def _methods() -> Iterator[tuple[str, Method]]:
             Method(summary, partial(_by_tilt, depth=depth, trunk=trunk), refuses=NO_SCORES, uses=("tilt",)),
         )
     yield "dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp,
-                        refuses=frozenset({"vanish", "latency"}), whole=True, uses=("dhp",), trains=True)  # fmt: skip
+                        refuses=frozenset({"vanish", "latency"}), whole=True, uses=("dhp",), trains=True,
+                        needs=("flops",))  # fmt: skip
 
 
-METHODS: dict[str, Method] = dict(_methods())
+METHODS: dict[str, Method] = {**dict(_methods()), **PEERS}
 PROTOCOL = Method("as the protocol's section shrink says", _by_score)

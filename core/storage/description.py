@@ -20,6 +20,7 @@ from core.storage.checkpoint import load_weights, read_metadata, save_weights
 from core.storage.files import json_text
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def save_described(path: str | Path, network: nn.Module, key: str, description: Any) -> None:
@@ -77,8 +78,15 @@ def read_described(
     ) from problem
 
 
-def load_described(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
+def load_described(
+    path: str | Path, build: Callable[[], M], load: Callable[[M, str | Path], object] = load_weights
+) -> M:
     """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
+
+    Args:
+        path: of the checkpoint.
+        build: makes the network from the description.
+        load: reads the weights into it.
 
     Raises:
         UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
@@ -87,7 +95,7 @@ def load_described(path: str | Path, build: Callable[[], nn.Module]) -> nn.Modul
         network = build()
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
-    load_weights(network, path)
+    load(network, path)
     return network.eval()
 
 

@@ -6,7 +6,6 @@ Every function returns a new module of the same class; the module handed in is n
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -16,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
-from core.modules import copy_structure, named_tensors
+from core.modules import bare, copy_structure, named_tensors
 from core.surgery.computed_weights import buffers_kept, scale_by_fan_, settle_
 from core.surgery.initialise import initialise_, repeat_rows
 
@@ -121,6 +120,7 @@ def resize(
     Raises:
         UserError: an unknown group, or a width that the group's step or a grouped convolution does not allow.
     """
+    model = bare(model)
     conv_groups = dict(conv_groups or {})
     ratios = _group_ratios(graph, conv_groups)
     sizes = graph.sizes.copy()
@@ -170,13 +170,13 @@ def keep_channels(
     Raises:
         UserError: an unknown group, a mask of the wrong length, or one that keeps nothing.
     """
+    model = bare(model)
     if not inexact:
         asked = [name for name in graph.inexact if name in keep and not bool(keep[name].all())]
         if asked:
-            warnings.warn(
+            warn(
                 f"{len(asked)} groups are kept whole, as trained weights do not survive a cut where the network "
-                f"computes over all channels ({', '.join(asked)}); inexact=True cuts them too",
-                stacklevel=2,
+                f"computes over all channels ({', '.join(asked)}); inexact=True cuts them too"
             )
         keep = {name: mask for name, mask in keep.items() if name not in asked}
     flags = keep_flags(graph, keep)

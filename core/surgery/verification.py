@@ -138,8 +138,9 @@ _DRAWS = {
     **dict.fromkeys(("bernoulli", "bernoulli_", "randn", "randn_like", "normal", "normal_"), 1.0),
 }
 _OF_ONE_TYPE = frozenset(
-    """addmm baddbmm batch_norm bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d einsum
-    group_norm layer_norm linear matmul __matmul__ mm prelu""".split()
+    """addmm affine_grid baddbmm batch_norm bilinear bmm cdist conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d einsum grid_sample group_norm instance_norm layer_norm linear matmul __matmul__ mm
+    multi_head_attention_forward prelu rms_norm scaled_dot_product_attention""".split()
 )
 
 
@@ -226,7 +227,7 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
     mode = _KeptStatistics(by_tensor)
     for name, table in graph.bare_norms.items():
         _note_bare(masked.get_submodule(name), mode, flags[table])
-    with torch.no_grad(), mode:
+    with torch.set_grad_enabled(model.training), mode:
         return call(masked, inputs)
 
 
@@ -343,7 +344,7 @@ def _fitting(model: nn.Module, inputs: Any, seed: int) -> Any:
 
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
-    with torch.no_grad(), generators(seed), _Replayed():
+    with torch.set_grad_enabled(model.training), generators(seed), _Replayed():
         return call(model, map_tensors(inputs, Tensor.clone))  # which the network may write into
 
 
@@ -378,7 +379,7 @@ def _difference(
             raise VerificationError(
                 f"cut output has shape {tuple(got.shape)}, masked {tuple(wanted.shape)} in {mode} mode"
             )
-        worst = max(worst, _relative(wanted, got, mode))
+        worst = max(worst, _relative(wanted.detach(), got.detach(), mode))
     return worst
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean
 from core.graph.channels import ChannelGraph
-from core.modules import call, copy_model, map_tensors
+from core.modules import bare, call, copy_model, map_tensors
 from core.surgery.gates import LATENTS, governed_parameters, governed_weights
 from core.surgery.initialise import seeded
 from core.widths.fisher import Roles, fisher
@@ -120,6 +120,7 @@ def score_channels(
             shapes or values.
     """
     check_score(score, latents)
+    model = bare(model)
     with seeded(seed):
         if isinstance(score, str):
             found = SCORES[score].of(Scored(model, graph, batches, loss_fn, latents, embedding))

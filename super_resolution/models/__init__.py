@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch import nn
 
 from core.command_line.factories import call_factory, is_factory, takes
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
 from super_resolution.models.msrresnet import msrresnet
@@ -49,13 +49,10 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     if is_factory(name):
         given = {"scale": scale} if scale is not None and takes(name, "scale") else {}
         return call_factory(name, **given, **options)
-    if name not in MODELS:
-        raise UserError(f"unknown network '{name}': {did_you_mean(name, MODELS)}")
+    check_known("unknown network", [name], MODELS)
     parameters = inspect.signature(MODELS[name]).parameters
     allowed = [parameter for parameter in parameters if parameter != "scale"]
-    for option in options:
-        if option not in allowed:
-            raise UserError(f"network '{name}' has no option '{option}': {did_you_mean(option, allowed)}")
+    check_known(f"network '{name}' has no option", options, allowed)
     if "scale" in parameters:
         options["scale"] = 4 if scale is None else scale
     elif scale not in (None, 1):

@@ -60,7 +60,9 @@ def test_two_sweeps_give_tables_figures_and_what_cannot_be_reached(
 
 def test_an_unknown_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["colours", *FAST, "--work-dir", str(tmp_path)]) == 2
-    assert "unknown sweep 'colours'; use some of budgets, widen" in capsys.readouterr().err
+    assert (
+        "unknown sweep 'colours': did you mean 'floors'? allowed: budgets, widen" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("option", ["--dhp-strength", "--dhp-epochs", "--candidates", "--accumulate-epochs"])

@@ -20,7 +20,10 @@ from torch import Tensor
 
 import benchmarks.channel_bench
 import benchmarks.channel_bench_table
-from benchmarks.channel_bench import (
+from benchmarks.channel_bench import main
+from benchmarks.channel_bench_networks import BASELINE, IMAGE, SPACES, MacroSpace, image, mobilenet
+from benchmarks.channel_bench_report import spread_labels
+from benchmarks.channel_bench_search import (
     DIMINISHING,
     STEEP,
     Answer,
@@ -28,12 +31,9 @@ from benchmarks.channel_bench import (
     Scores,
     answer,
     left_out,
-    main,
     open_place,
-    spread_labels,
     unlike,
 )
-from benchmarks.channel_bench_networks import BASELINE, IMAGE, SPACES, MacroSpace, image, mobilenet
 from benchmarks.channel_bench_table import (
     Fit,
     Surface,
@@ -48,7 +48,8 @@ from benchmarks.channel_bench_table import (
 from core.errors import UserError
 from core.graph.complexity import count, count_params
 from core.methods.candidates import limits_of
-from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.methods.method import Request, SearchConfig
+from core.methods.registry import METHODS, find
 from core.surgery.initialise import seeded
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget

@@ -384,7 +384,7 @@ def test_the_peers_widths_are_its_networks(name: str, tmp_path: Path) -> None:
 def test_the_peer_copes_with_depthwise_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths alone: the library has to couple a depthwise convolution with what comes before it, as our groups do."""
     pytest.importorskip("torch_pruning", reason="the extra 'peers' is not installed")
-    monkeypatch.setattr("benchmarks.pruning_peer.TRIALS", 7)  # as exact as the range below
+    monkeypatch.setattr("core.methods.peers.TRIALS", 7)  # as exact as the range below
     bench = bench_in(tmp_path, "--model", "mobilenetv2")
     shrink = replace(bench.config.shrink, batches=1, batch_size=8)
     architecture = find(
@@ -403,7 +403,7 @@ def test_a_peer_that_is_not_installed_is_missed_before_anything_trains(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "core.methods.registry.find_spec", lambda name: None if name == "torch_pruning" else real(name)
+        "core.methods.method.find_spec", lambda name: None if name == "torch_pruning" else real(name)
     )
     common = [*FAST, "--seeds", "1", "--work-dir", str(tmp_path / "work")]
     assert main([*common, "--methods", "baseline", "torch-pruning"]) == 2

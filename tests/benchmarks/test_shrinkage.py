@@ -17,18 +17,14 @@ from benchmarks.shrinkage_report import (
     Row,
     comparison_table,
     our_table,
+    page,
     peer_table,
     to_json,
-    to_markdown,
 )
 from benchmarks.shrinking import Shrunk, peer_ways, shrink_ours
 from core.graph.channels import trace_channels
 from core.timing import Outcome, Timing, time_in_turns
 
-FACTS = {
-    "date": "2026-01-01 00:00 UTC", "processor": "P", "cores": 2, "memory_gib": 8.0, "load_average": 0.5,
-    "gpu": None, "torch_threads": 1, "system": "Linux", "python": "3.11", "versions": {"torch": "2"},
-}  # fmt: skip
 PLAIN = Network(
     "plain",
     lambda: nn.Sequential(
@@ -145,8 +141,8 @@ def test_ratio_is_taken_against_the_fastest_way_that_does_the_job() -> None:
 
 
 def test_losses_are_named_in_the_first_paragraph() -> None:
-    page = to_markdown([_row({"loose": (0.5, 0.885, True)})], 0.9, FACTS, "command")
-    assert "at least 20 times faster on 0 of 1 networks; less on plain 5.0." in page.split("## Ours")[0]
+    first = page([_row({"loose": (0.5, 0.885, True)})], 0.9).split("## Ours")[0]
+    assert "at least 20 times faster on 0 of 1 networks; less on plain 5.0." in first
 
 
 def test_networks_of_the_benchmark_name_layers_that_exist() -> None:
@@ -187,13 +183,13 @@ class TestAgainstTorchPruning:
         failure = row.outcomes["40 steps, local"].failure
         assert failure is not None
         assert failure.startswith("IndexError")
-        assert failure in str(peer_table([row]))
-        assert "every way fails" in str(comparison_table([row], 0.9))
-        assert "upscaling" in our_table([row])[1][0]
-        page = to_markdown([row], 0.9, FACTS, "command")
-        assert failure in page
-        assert "does not reach the budget on upscaling" in page
-        value = json.loads(json.dumps(to_json([row], 0.9, FACTS)))
+        assert failure in peer_table([row])
+        assert "every way fails" in comparison_table([row], 0.9)
+        assert "upscaling" in our_table([row])
+        text = page([row], 0.9)
+        assert failure in text
+        assert "does not reach the budget on upscaling" in text
+        value = json.loads(json.dumps(to_json([row], 0.9)))
         assert value["networks"]["upscaling"]["ways"]["40 steps, local"] == {"failure": failure}
         assert value["networks"]["upscaling"]["comparison"]["loose"]["times_faster"] is None
 

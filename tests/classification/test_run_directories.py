@@ -96,7 +96,7 @@ def test_a_bare_resume_goes_on_with_the_method(
             ["--controls", "zico-search", "--budget", "latency=0.9"],
             "method 'zico-search' knows no clock",
         ),
-        (["--controls", "dhp", "--budget", "params=0.9"], "method 'dhp' needs a budget of FLOPs"),
+        (["--controls", "dhp", "--budget", "params=0.9"], "method 'dhp' needs a limit on flops: add flops="),
         (["--jobs", "0"], "--jobs 0: use at least 1"),
     ],
 )

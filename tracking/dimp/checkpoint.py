@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
 from core.storage.checkpoint import fit_weights, load_weights
-from core.storage.description import read_described, save_described
+from core.storage.description import load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
@@ -108,15 +108,12 @@ def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet
     path = Path(path)
     ours = path.suffix == ".safetensors"
     description = read_description(path) if ours else PUBLISHED
-    try:
-        network = description.build(backbone)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from error
-    if ours:
-        load_weights(network, path)
-    else:
-        fit_weights(network, read_published(path), path)
-    return network.eval(), description
+    load = load_weights if ours else _load_published
+    return load_described(path, lambda: description.build(backbone), load), description
+
+
+def _load_published(network: nn.Module, path: str | Path) -> None:
+    fit_weights(network, read_published(path), path)
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:

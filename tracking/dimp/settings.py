@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 
 STRIDE = 16  # of the classification features
 # Settings, their type, the least that they may be, and what they have to be less than.
@@ -159,10 +159,7 @@ class TrackerSettings:
         Raises:
             UserError: there is no such setting.
         """
-        known = [item.name for item in fields(self)]
-        for name in changes:
-            if name not in known:
-                raise UserError(f"no tracker setting '{name}': {did_you_mean(name, known)}")
+        check_known("no tracker setting", changes, [item.name for item in fields(self)])
         return replace(self, **{name: _frozen(value) for name, value in changes.items()})
 
 
@@ -216,6 +213,5 @@ def preset(name: str) -> TrackerSettings:
     Raises:
         UserError: there is no such preset.
     """
-    if name not in PRESETS:
-        raise UserError(f"no tracker settings '{name}': {did_you_mean(name, PRESETS)}")
+    check_known("no tracker settings", [name], PRESETS)
     return PRESETS[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from core.errors import UserError
 from tracking.evaluation.evaluation import Evaluation, as_dict
@@ -60,13 +61,18 @@ def paired_bootstrap(
         confidence: coverage of the interval.
         seed: of the draws.
     """
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for start in range(0, resamples, 1000):  # a thousand draws at a time keep the memory small
-        stop = min(start + 1000, resamples)
-        draws = generator.integers(0, differences.size, (stop - start, differences.size))
-        means[start:stop] = differences[draws].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if differences.size < 2:
+        return float(differences[0]), float(differences[0])
+    found = bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=resamples,
+        batch=1000,  # draws at a time keep the memory small
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
     return float(low), float(high)
 
 

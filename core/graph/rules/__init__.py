@@ -17,6 +17,7 @@ To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.attributes import keep_sizes
+from core.graph.attributes import sizes_of_attributes
 from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels
 from core.graph.rules import axes, elementwise, parametric, products, rearrangement, reduction, weights
 from core.graph.rules.calls import canonical, constant, execute, unknown
@@ -61,12 +62,17 @@ RULES: dict[str, Rule] = {
 
 
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Execute one intercepted call and label its result. A size that its rule does not follow stays as it is."""
-    mode.followed = set()
+    """Execute one intercepted call and label its result.
+
+    A size of an attribute that the call's rule does not follow is one that has to stay.
+    """
+    sizes = sizes_of_attributes((args, kwargs))
+    if not sizes:
+        return _apply(mode, func, args, kwargs)
+    mode.followed = []
     result = _apply(mode, func, args, kwargs)
-    keep_sizes(mode, args, mode.followed)
-    if kwargs:
-        keep_sizes(mode, kwargs, mode.followed)
+    given = Counter(key for size in sizes for key in size.keys)
+    mode.trace.pinned.update((given - Counter(mode.followed)).keys())
     return result
 
 

@@ -39,6 +39,8 @@ ELEMENTWISE = frozenset(
 CONVERSIONS = frozenset(
     "bfloat16 bool cpu cuda double float half int long short to type type_as where".split()
 )
+# Of a second operand they take the type and the device alone.
+LIKE_ANOTHER = frozenset(("to", "type_as"))
 COMPARISONS = frozenset(
     "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne".split()
 )
@@ -67,6 +69,8 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
             result = blank(broadcast(shapes), operands[0].dtype)
     if not isinstance(result, Tensor):
         return result
+    if name in LIKE_ANOTHER:
+        operands = operands[:1]
     return mode.mark(result, tie_operands(mode, operands, result.shape))
 
 

@@ -336,7 +336,10 @@ def _is_rest(mode: LabelMode, rest: Sequence[Any], sizes: Sequence[Any], rows: L
         return False
     named = sorted((item.key, item.ratio) for item in others)
     taken = sorted((item.key, item.ratio) for item in rest[0].parts)
-    return named == taken and follow_attribute(mode, rest[0].whole, rows)
+    if named != taken or not follow_attribute(mode, rest[0].whole, rows):
+        return False
+    mode.followed += rest[0].keys
+    return True
 
 
 def glu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

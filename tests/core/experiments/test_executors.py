@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,3 +68,34 @@ def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     while any(map(is_running, found)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `launched.py` in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = str(Path(__file__).with_name("launched.py"))
+    return subprocess.run([*command, script, *arguments], env=environment, capture_output=True, text=True,
+                          check=False, timeout=100)  # fmt: skip
+
+
+def test_a_trial_that_fails_in_launched_processes_stops_no_other(tmp_path: Path) -> None:
+    done = launch(str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    told = [(tmp_path / f"failed{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0].startswith("lwdna, seed 0: ")
+    assert told[0] == told[1]
+    assert done.stderr.count("failed: lwdna, seed 0") == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["methods"]) == ["baseline", "uniform"]
+    assert [(entry["method"], entry["seed"]) for entry in result["failed"]] == [("lwdna", 0)]
+
+
+def test_a_process_that_fails_alone_ends_all(tmp_path: Path) -> None:
+    done = launch(str(tmp_path), "alone")
+    assert done.returncode != 0
+    assert (
+        "the processes no longer work together: baseline, seed 0: RuntimeError: this process alone"
+        in done.stderr
+    )
+    assert not (tmp_path / "result.json").exists()

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 from classification.models import build
 from core.errors import UserError
 from core.experiments.experiment import check, engine_of
 from core.experiments.settings import Settings
-from core.experiments.task import Metric, Task
+from core.experiments.task import Task
 from core.experiments.trials import check_trials
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
-
-
-class Batches:
-    """One batch of noise."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        yield torch.rand(4, 1, 8, 8), torch.arange(4) % 3
-
-    def shard(self, rank: int, world: int) -> Batches:
-        raise AssertionError("one process")
+from tests.toys import toy_task
 
 
 @pytest.fixture
 def task() -> Task:
-    return Task(
-        name="toy",
-        dataset="noise",
-        model_name="net",
-        build=lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(),
-                                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)),
-        example_inputs=torch.zeros(1, 1, 8, 8),
-        train_loader=lambda batch_size, seed: Batches(),
-        loss_fn=nn.functional.cross_entropy,
-        evaluate=lambda model: {"error": 1.0},
-        metrics=(Metric("error", "error", higher_is_better=False),),
-        curves=("loss", "error", "error"),
-    )  # fmt: skip
+    return toy_task()
 
 
 @pytest.mark.parametrize("latency", [None, "1us"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,31 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.experiments.experiment import run_experiment
 from core.experiments.settings import Settings
-from core.experiments.task import Metric, Task
+from core.experiments.task import Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
-from tests.core.experiments.test_experiment_part import Batches, Whole, config, trunk
+from tests.core.experiments.test_experiment_part import Whole, config, trunk
+from tests.toys import Batches, toy_task
 
 
+@dataclass(frozen=True)
 class Fragile(Batches):
     """Targets that only a low learning rate survives, for one seed."""
 
-    def __init__(self, batch_size: int, seed: int, spoilt: set[int]) -> None:
-        super().__init__(batch_size)
-        self.factor = torch.nan if seed in spoilt else 1.0
+    factor: float = 1.0
 
     def epoch(self, epoch: int, start: int = 0) -> Any:
         for number, (inputs, targets) in enumerate(super().epoch(epoch, start), start):
             yield inputs, (targets, self.factor if (epoch, number) == (1, 2) else 1.0)
+
+
+def fragile_task(spoilt: set[int]) -> Task:
+    """The trainings of some seeds diverge."""
+    return toy_task(
+        model_name="whole",
+        build=lambda: Whole(trunk()),
+        train_loader=lambda size, seed: Fragile(size, 4, factor=torch.nan if seed in spoilt else 1.0),
+        loss_fn=loss,
+    )
 
 
 def loss(outputs: Tensor, targets: tuple[Tensor, float]) -> Tensor:
@@ -38,18 +48,7 @@ def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoilt = {1}
-    task = Task(
-        name="toy",
-        dataset="noise",
-        model_name="whole",
-        build=lambda: Whole(trunk()),
-        example_inputs=torch.zeros(1, 1, 8, 8),
-        train_loader=lambda batch_size, seed: Fragile(batch_size, seed, spoilt),
-        loss_fn=loss,
-        evaluate=lambda model: {"error": 1.0},
-        metrics=(Metric("error", "error", higher_is_better=False),),
-        curves=("loss", "error", "error"),
-    )
+    task = fragile_task(spoilt)
     recipe = TrainConfig(
         epochs=2, batch_size=6, optimizer=OptimizerConfig(lr=0.01), checkpoint_every_steps=1, ema_decay=0.5
     )
@@ -102,18 +101,7 @@ def test_a_diverged_training_is_named_and_goes_on_at_a_lower_rate(
 
 def test_runs_that_were_not_scored_alike_are_not_compared(tmp_path: Path) -> None:
     """A log whose last line lacks scores is no reason for a traceback, and no row."""
-    task = Task(
-        name="toy",
-        dataset="noise",
-        model_name="whole",
-        build=lambda: Whole(trunk()),
-        example_inputs=torch.zeros(1, 1, 8, 8),
-        train_loader=lambda batch_size, seed: Fragile(batch_size, seed, set()),
-        loss_fn=loss,
-        evaluate=lambda model: {"error": 1.0},
-        metrics=(Metric("error", "error", higher_is_better=False),),
-        curves=("loss", "error", "error"),
-    )
+    task = fragile_task(set())
     recipe = TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01))
     settings = Settings(recipe, config(), tmp_path, stages=("baseline", "shrink", "train"), progress=False)
     run_experiment(task, settings, make_fabric("cpu"), lambda line: None)

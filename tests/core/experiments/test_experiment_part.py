@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from core.experiments.experiment import check, run_experiment
 from core.experiments.settings import Settings
-from core.experiments.task import Metric, Task
+from core.experiments.task import Task
 from core.experiments.trials import network
 from core.methods.subject import Part, find_architecture
 from core.surgery.architecture import Architecture
@@ -21,6 +20,7 @@ from core.surgery.initialise import seeded
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
+from tests.toys import Batches, toy_task
 
 HEAD_WIDTH = 6
 
@@ -42,24 +42,6 @@ def trunk() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3))
 
 
-class Batches:
-    """Four batches that depend on nothing."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return 4
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for number in range(start, 4):
-            generator = torch.Generator().manual_seed(number)
-            yield torch.rand(self.batch_size, 1, 8, 8, generator=generator), torch.arange(self.batch_size) % 3
-
-    def shard(self, rank: int, world: int) -> Batches:
-        raise AssertionError("one process")
-
-
 def part_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     with seeded(1):
         head = nn.Linear(outputs.shape[1], 3)
@@ -73,17 +55,10 @@ def insert(found: Architecture, seed: int) -> nn.Module:
 
 @pytest.fixture
 def task() -> Task:
-    return Task(
-        name="toy",
-        dataset="noise",
+    return toy_task(
         model_name="whole",
         build=lambda: Whole(trunk()),
-        example_inputs=torch.zeros(1, 1, 8, 8),
-        train_loader=lambda batch_size, seed: Batches(batch_size),
-        loss_fn=nn.functional.cross_entropy,
-        evaluate=lambda model: {"error": 1.0},
-        metrics=(Metric("error", "error", higher_is_better=False),),
-        curves=("loss", "error", "error"),
+        train_loader=lambda batch_size, seed: Batches(batch_size, 4),
         part=Part(
             "trunk",
             trunk,

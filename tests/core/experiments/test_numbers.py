@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from scipy import stats
-from torch import nn
 
 from core.experiments.experiment import run_experiment
 from core.experiments.plots import new_figure, say_what_is_not_drawn
@@ -23,7 +21,7 @@ from core.experiments.task import Metric, Task
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
-from tests.core.experiments.test_experiment_checks import Batches
+from tests.toys import toy_task
 
 INF, NAN = math.inf, math.nan
 PSNR = Metric("psnr", "PSNR", higher_is_better=True)
@@ -67,20 +65,12 @@ def test_there_is_no_test_with_values_that_are_not_finite() -> None:
 def toy(scores: list[float]) -> Task:
     """A task whose networks reach these scores, one after the other."""
     left = list(scores)
-    return Task(
-        name="toy",
-        dataset="noise",
-        model_name="net",
-        build=lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(),
-                                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)),
-        example_inputs=torch.zeros(1, 1, 8, 8),
-        train_loader=lambda batch_size, seed: Batches(),
-        loss_fn=nn.functional.cross_entropy,
+    return toy_task(
         evaluate=lambda model: {"psnr": left.pop(0)},
         metrics=(PSNR,),
         curves=("loss", "psnr", "PSNR"),
         references={"Bicubic": {"psnr": INF}},
-    )  # fmt: skip
+    )
 
 
 def settings(folder: Path, **changes: Any) -> Settings:

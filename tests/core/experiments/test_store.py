@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.experiments.plan import Trial
 from core.experiments.settings import FOUND
 from core.experiments.store import KeyedStore, Store, WorkDirectory, key_of
-from core.methods.registry import Found
+from core.methods.method import Found
 from core.storage.files import write_json
 from core.surgery.architecture import Architecture, describe_inputs
 from core.widths.config import ShrinkConfig

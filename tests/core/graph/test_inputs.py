@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import types
 import warnings
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 import core
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.complexity import count
 from core.modules import bare, map_tensors, tensors_in
 from core.surgery.architecture import describe_inputs, example_inputs
 from core.surgery.resize import resize
@@ -214,6 +217,23 @@ def test_a_wrapper_is_taken_off(name: str) -> None:
         assert built[0].out_channels == arch.widths["0"] < 8
 
 
+def test_wrappers_of_several_processes_are_taken_off(tmp_path: Path) -> None:
+    from lightning_fabric import Fabric
+
+    net = plain()
+    assert bare(Fabric(accelerator="cpu").setup(net)) is net
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        graph = silent(wrapped)
+        assert graph.widths == {"0": 8}
+        assert graph.verify(wrapped, IMAGE) <= 1e-10
+        assert type(core.widen(wrapped, graph, 1.5)) is nn.Sequential
+        assert count(wrapped, IMAGE) == graph.flops()
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_a_module_that_was_compiled_in_place_is_traced_and_its_copies_are_not_compiled() -> None:
     net = plain()
     net.compile()
@@ -342,6 +362,16 @@ def test_hooks_of_others_stay_with_the_model() -> None:
 
 
 # ---- warnings -----------------------------------------------------------------------------------------------------
+
+
+def test_shrinking_a_network_of_timm_warns_a_handful_of_times_at_most(timm: types.ModuleType) -> None:
+    net = timm.create_model("convnextv2_atto", num_classes=10)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        core.shrink(net, torch.zeros(1, 3, 32, 32), [], None, score="uniform", widen=1.0,
+                    budget=core.Budget(flops=0.99))  # type: ignore[arg-type]  # fmt: skip
+    assert len(caught) <= 2
+    assert all(item.filename == __file__ for item in caught)
 
 
 class Mean(nn.Module):

@@ -40,7 +40,8 @@ def test_groups_are_those_derived_by_hand(name: str) -> None:
         graph = trace_channels(toy.build(), toy.inputs(), **toy.options)
     messages = [str(item.message) for item in caught if issubclass(item.category, FrozenChannelsWarning)]
     assert found(graph) == toy.groups
-    assert list(graph.notes) == messages
+    assert all(any(message.startswith(note.cause) for note in graph.notes) for message in messages)
+    assert bool(graph.notes) == bool(messages)
     assert tuple(graph.inexact) == toy.inexact
     if toy.warns is None:
         assert not messages

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import core
 from core.graph.channels import ChannelGraph, trace_channels
@@ -108,6 +109,37 @@ def test_taps_and_ties_of_what_only_training_runs() -> None:
         ties=(("a", "b"),),
     )  # fmt: skip
     assert tied.widths == {"a": 8}
+
+
+def test_gradients_are_on_in_training_as_they_will_be() -> None:
+    inner = nn.Sequential(conv(8, 6), nn.ReLU(), conv(6, 8))
+    parts = {"a": conv(3, 8), "b": inner, "c": conv(8, 4)}
+    asks = Net(parts, lambda n, x: n.c(n.b(n.a(x)) if torch.is_grad_enabled() else n.a(x)))
+    saves = Net(
+        parts, lambda n, x: n.c(checkpoint(n.b, n.a(x), use_reentrant=False) if n.training else n.a(x))
+    )
+    for net in (asks, saves):
+        graph = silent(net)
+        assert graph.widths == {"a": 8, "b.0": 6}
+        assert set(graph.verify(net, IMAGE).modes) == BOTH
+        assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_deep_supervision_returns_a_list_in_training() -> None:
+    def forward(n: Any, x: Tensor) -> Any:
+        found = []
+        for stage, head in zip(n.stages, n.heads, strict=True):
+            x = F.relu(stage(x))
+            found.append(head(x))
+        return found if n.training else found[-1]
+
+    stages = nn.ModuleList([conv(3, 8), conv(8, 10), conv(10, 12)])
+    net = Net({"stages": stages, "heads": nn.ModuleList(conv(width, 2) for width in (8, 10, 12))}, forward)
+    graph = silent(net)
+    assert graph.widths == {"stages.0": 8, "stages.1": 10, "stages.2": 12}
+    assert [len(output.table) for output in graph.train_outputs] == [2, 2, 2]
+    assert graph.verify(net, IMAGE) <= 1e-10
+    assert len(halved(net, graph)(IMAGE)) == 3
 
 
 # ---- chance -------------------------------------------------------------------------------------------------------

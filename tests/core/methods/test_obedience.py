@@ -16,12 +16,13 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.pruning_peer import PEERS
 from core.errors import MissingData, UserError
 from core.graph.complexity import count
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
-from core.methods.registry import METHODS, Request, SearchConfig, find
+from core.methods.method import Request, SearchConfig
+from core.methods.peers import PEERS
+from core.methods.registry import METHODS, find
 from core.methods.subject import Subject
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
@@ -29,7 +30,6 @@ from core.widths.config import ShrinkConfig
 from core.widths.space import open_space
 from tests.properties import examples
 
-ALL = {**METHODS, **PEERS}
 IMAGE = torch.zeros(1, 3, 8, 8)
 QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=1), proxy=ProxyConfig(3, 2),
                      accumulate_epochs=1)  # fmt: skip
@@ -146,16 +146,16 @@ def limit(setting: Any, name: str, otherwise: float) -> float:
     return fitting[-1] if fitting else otherwise
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", METHODS)
 @settings(examples(8), phases=[Phase.generate])  # a failure costs no minutes
 @given(config=configs())
 def test_every_method_obeys_the_configuration(name: str, config: ShrinkConfig) -> None:
     try:
-        ALL[name].check_installed()
+        METHODS[name].check_installed()
     except MissingData as error:
         pytest.skip(str(error))
     with tempfile.TemporaryDirectory() as folder:
-        arch = find(name, request(name, config, folder), ALL).architecture
+        arch = find(name, request(name, config, folder)).architecture
     wide = open_space(network_for(name), IMAGE, config, seed=0).graph
     assert bool(arch.removed) <= ("depth" in name or "shallow" in name)
     for group in wide.groups:
@@ -182,7 +182,7 @@ def test_every_method_obeys_the_configuration(name: str, config: ShrinkConfig) -
         assert len({layers[layer].out_channels for layer in tie if layer in layers}) <= 1
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_refuses_is_the_tables(name: str) -> None:
     changes = {
         "allocation": ShrinkConfig(allocation="equalised"),
@@ -195,9 +195,9 @@ def test_what_a_method_refuses_is_the_tables(name: str) -> None:
             with pytest.raises(
                 UserError, match=rf"method '{name}' .*{'blocks' if setting == 'vanish' else setting}"
             ):
-                ALL[name].check_config(name, config)
+                METHODS[name].check_config(name, config)
         else:
-            ALL[name].check_config(name, config)
+            METHODS[name].check_config(name, config)
 
 
 def table() -> dict[str, tuple[str, set[str], bool]]:
@@ -216,5 +216,5 @@ def table() -> dict[str, tuple[str, set[str], bool]]:
 
 
 def test_the_table_of_methods_is_that_of_the_code() -> None:
-    assert table() == {name: (m.summary, set(m.refuses), not m.whole) for name, m in ALL.items()}
-    assert list(table()) == list(ALL)
+    assert table() == {name: (m.summary, set(m.refuses), not m.whole) for name, m in METHODS.items()}
+    assert list(table()) == list(METHODS)

@@ -20,7 +20,7 @@ from torch import nn
 from core.errors import UserError
 from core.graph.channels import trace_channels
 from core.methods.candidates import limits_of
-from core.methods.registry import NO_SCORES, Found, Method, Request, open_request
+from core.methods.method import NO_SCORES, Found, Method, Request, open_request
 from core.methods.subject import first_batches, only_loss
 from core.modules import call, map_tensors
 from core.widths.space import Space

@@ -1,0 +1,230 @@
+"""Configuration files read as nested plain values, and what of them is code and what is data.
+
+A `.py` file that the user names is run. YAML and JSON are data, whoever names them, and so is what
+`core.command_line.config.dump_config` wrote: nothing that they hold is ever run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config
+from mmengine.fileio.handlers import file_handlers
+
+from core.errors import MissingData, UserError
+
+# Python files that a YAML or JSON file may build on: those that belong to the suite itself.
+_OWN_CONFIGS = Path(__file__).resolve().parents[2] / "shared_configs"
+# A configuration file is Python that mmengine runs, or YAML or JSON: these are what its mistakes raise.
+_FILE_ERRORS = (
+    SyntaxError,
+    NameError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    OSError,
+    RecursionError,
+    yaml.YAMLError,
+)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a file, and of those that it builds on.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it has errors, or it is data and builds on a program that is not the suite's own.
+    """
+    _require_file(path)
+    is_data = path.suffix in _PARSERS
+    try:
+        with _data_stay_data(_own_programs(path) if is_data else ()):
+            # Placeholders are filled in before a file is parsed: in data they could say anything, `_base_` too.
+            return Config.fromfile(
+                path,
+                use_predefined_variables=not is_data,
+                use_environment_variables=not is_data,
+                import_custom_modules=False,
+                lazy_import=False,
+            ).to_dict()
+    except UserError:
+        raise
+    except _FILE_ERRORS as error:
+        raise UserError(
+            f"configuration '{path}' cannot be read: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+class _DataReader:
+    """Reads JSON, and YAML of plain values; mmengine's own reader makes whatever Python object a YAML tag asks for.
+
+    Args:
+        parse: text -> values.
+        programs: what `_base_` may name of Python files.
+    """
+
+    str_like = True  # what mmengine asks its readers for
+
+    def __init__(self, parse: Callable[[str], Any], programs: Collection[str]) -> None:
+        self._parse, self._programs = parse, programs
+
+    def load_from_fileobj(self, file: Any, **options: Any) -> Any:
+        content = self._parse(file.read())
+        for base in _bases(content):
+            if base.endswith(".py") and base not in self._programs:
+                raise UserError(_NOT_OURS.format(base=base))
+        return content
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML whose mappings name a key once: which of two values counts nobody could tell."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
+
+def _require_once(keys: Sequence[Any]) -> None:
+    twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' is there twice")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ".yaml": partial(yaml.load, Loader=_OnceLoader),
+    ".yml": partial(yaml.load, Loader=_OnceLoader),
+    ".json": partial(json.loads, object_pairs_hook=_once),
+}
+_NOT_OURS = (
+    "a YAML or JSON configuration is data, but its _base_ '{base}' is a program: build on a file of shared_configs/, "
+    "or write a .py file, which --config runs"
+)
+_PLACEHOLDER = re.compile(r"\{\{\s*file\w+\s*\}\}|\{\{['\"]?\s*\$\w+\s*:")
+_BASE_VALUE = re.compile(r"\{\{\s*_base_\.[\w.]+\s*\}\}")
+
+
+@contextmanager
+def _data_stay_data(programs: Collection[str]) -> Iterator[None]:
+    """Within this block mmengine runs nothing for YAML and JSON, at any place of a chain of `_base_`."""
+    ours = {suffix[1:]: _DataReader(parse, programs) for suffix, parse in _PARSERS.items()}
+    before = {kind: file_handlers[kind] for kind in ours}
+    file_handlers.update(ours)
+    try:
+        yield
+    finally:
+        file_handlers.update(before)
+
+
+def _own_programs(path: Path, above: tuple[Path, ...] = ()) -> set[str]:
+    """The Python files on which a chain of YAML and JSON files builds, as it names them: all of them the suite's own.
+
+    Raises:
+        UserError: there is another one, or a placeholder.
+    """
+    _require_file(path)
+    text = path.read_text(encoding="utf-8")
+    if _PLACEHOLDER.search(text):
+        raise UserError(f"configuration '{path}': placeholders ({{{{ … }}}}) are for .py files alone")
+    programs = set()
+    for base in _bases(_PARSERS[path.suffix](_BASE_VALUE.sub('"value"', text))):
+        place = (path.parent / base).resolve()
+        if place in above:
+            raise UserError(f"configuration '{path}': its _base_ '{base}' builds on this file itself")
+        if place.suffix in _PARSERS:
+            programs |= _own_programs(place, (*above, path.resolve()))
+        elif place.suffix == ".py" and "::" not in base and place.is_relative_to(_OWN_CONFIGS):
+            programs.add(base)
+        else:
+            raise UserError(f"configuration '{path}': {_NOT_OURS.format(base=base)}")
+    return programs
+
+
+def _bases(content: Any) -> list[str]:
+    if not isinstance(content, Mapping):
+        raise UserError(f"a configuration holds keys and their values, not a {type(content).__name__}")
+    named = content.get("_base_", [])
+    return [str(base) for base in (named if isinstance(named, list) else [named])]
+
+
+def read_dumped(path: Path) -> dict[str, Any]:
+    """The values of a file of `name = literal` lines; anything else in it is refused, and nothing is run."""
+    _require_file(path)
+    wrong = "it is read as data, as it was written, and never run: restore that line"
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except (ValueError, SyntaxError, MemoryError, RecursionError, OSError) as error:
+        line = getattr(error, "lineno", None)
+        raise UserError(
+            f"'{path}'{f', line {line}' if line else ''} is damaged: {one_line(error)}; {wrong}"
+        ) from error
+    if not statements:
+        raise UserError(
+            f"'{path}' is empty, and with it all that the run was made with is lost: restore it from a copy"
+        )
+    values: dict[str, Any] = {}
+    for statement in statements:
+        if not (
+            isinstance(statement, ast.Assign)
+            and len(statement.targets) == 1
+            and isinstance(target := statement.targets[0], ast.Name)
+        ):
+            raise UserError(f"'{path}', line {statement.lineno}, is not 'name = value': {wrong}")
+        if target.id in values:
+            raise UserError(f"'{path}', line {statement.lineno}: '{target.id}' is there twice: {wrong}")
+        value = _WordsForFloats().visit(statement.value)
+        strange = [
+            node.lineno
+            for node in ast.walk(value)
+            if isinstance(node, ast.expr) and not isinstance(node, _LITERAL)
+        ]
+        try:
+            if not strange:
+                values[target.id] = ast.literal_eval(value)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            strange = [statement.lineno]
+        if strange:
+            raise UserError(
+                f"'{path}', line {min(strange)}: the value of '{target.id}' is no literal: {wrong}"
+            )
+    return values
+
+
+_LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp)
+
+
+class _WordsForFloats(ast.NodeTransformer):
+    """`float("inf")`, `float("-inf")` and `float("nan")`, which `dump_config` writes, as the numbers themselves."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        match node:
+            case ast.Call(ast.Name("float"), [ast.Constant("inf" | "-inf" | "nan" as word)], []):
+                return ast.copy_location(ast.Constant(float(str(word))), node)
+        return node
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise MissingData(f"configuration '{path}' not found; check the path")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, without line breaks."""
+    return " ".join(str(error).split())[:300]

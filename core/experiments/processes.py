@@ -1,0 +1,71 @@
+"""Processes that torchrun or SLURM has launched, and what they have to agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+
+from core.command_line.exits import FAILURES
+from core.errors import UserError
+
+T = TypeVar("T")
+
+
+def launched_processes() -> tuple[int, int]:
+    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
+    environment = os.environ
+    if "WORLD_SIZE" in environment:
+        world = int(environment["WORLD_SIZE"])
+        local = int(environment.get("LOCAL_WORLD_SIZE", world))
+        return local, world // local
+    if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
+        nodes = int(environment.get("SLURM_NNODES", 1))
+        return int(environment["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def from_first(fabric: Fabric, decide: Callable[[], T]) -> T:
+    """What the first process decides, for all of them; its error is everybody's error.
+
+    Args:
+        fabric: the processes.
+        decide: called in the first one.
+
+    Raises:
+        UserError, RuntimeError: `decide` failed; in the first process whatever it raised.
+    """
+    value: Any = None
+    failed: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            value = decide()
+        except FAILURES as error:
+            failed = error
+    told = None if failed is None else (isinstance(failed, UserError), str(failed))
+    value, told = fabric.broadcast((value, told))
+    if told is not None:
+        usage, message = told
+        raise failed or (UserError(message) if usage else RuntimeError(message))
+    return cast(T, value)
+
+
+def of_all(failure: T | None, control: torch.distributed.ProcessGroup) -> T | None:
+    """What failed in work that launched processes did together: the failure of the first that has one.
+
+    Args:
+        failure: this process' own.
+        control: all processes, with a time that they wait for each other.
+
+    Raises:
+        RuntimeError: others are still in the midst of the work, where they wait for this one: nothing can go on.
+    """
+    failures: list[T | None] = [None] * control.size()
+    try:
+        torch.distributed.all_gather_object(failures, failure, group=control)
+    except RuntimeError as error:
+        raise RuntimeError(f"the processes no longer work together: {failure or error}") from error
+    return next((found for found in failures if found is not None), None)
