@@ -1,9 +1,10 @@
 """What each torch operation does to channel labels.
 
-Nine kinds of rule, one file each:
+Ten kinds of rule, one file each:
 
     parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
     elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
+    parts           slices, splits and gated units: free where their borders follow the channels
     rearrangement   view, permute, cat, chunk, pixel shuffle ...: the operation itself is executed on the labels
     reduction       pooling and interpolation; mean, max, softmax ... over axes: inexact where the axes carry labels
     weights         what is computed from parameters alone: standardised, normalised and scaled weights
@@ -27,7 +28,16 @@ from torch import Tensor
 
 from core.graph.attributes import sizes_of_attributes
 from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels
-from core.graph.rules import axes, elementwise, parametric, products, rearrangement, reduction, weights
+from core.graph.rules import (
+    axes,
+    computed,
+    elementwise,
+    parametric,
+    products,
+    rearrangement,
+    reduction,
+    weights,
+)
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -86,7 +96,7 @@ def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if rule is not None:
         return rule(mode, func, args, kwargs)
     if name in ("numel", "nelement"):
-        return weights.marked_numel(mode, args[0])
+        return computed.marked_numel(mode, args[0])
     if name in RESULT_IS_NO_TENSOR:
         return func(*args, **kwargs)
     if name.startswith("__get__"):
@@ -116,8 +126,8 @@ def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     if AXES in tensor.__dict__:
         return axes.marked_shape(shape, tensor.__dict__[AXES], mode.trace.inexact)
     labels = mode.known_labels(tensor)
-    if labels is None and weights.has_rows(mode, tensor):
-        return torch.Size(weights.marked_size(mode, tensor, axis) for axis in range(tensor.dim()))
+    if labels is None and computed.has_rows(mode, tensor):
+        return torch.Size(computed.marked_size(mode, tensor, axis) for axis in range(tensor.dim()))
     if labels is None or labels.size == 1:
         return shape
     return torch.Size(_marked_size(mode, labels, axis, size) for axis, size in enumerate(shape))

@@ -17,10 +17,10 @@ from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import reshaped, varying
 from core.graph.rules.calls import canonical, execute, plain
+from core.graph.rules.computed import computed
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
 from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes, marks_in
-from core.graph.rules.weights import computed
 from core.modules import tensors_in
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.graph.attributes import RestOfAttribute, SizeOfAttribute
 from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, frozen_labels
-from core.graph.rules.sizes import freeze_sizes, marks_in
+from core.graph.rules.sizes import freeze_sizes, given_sizes, marks_in
 from core.modules import map_tensors, tensors_in
 
 
@@ -91,6 +91,25 @@ def of_constants(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict
         return False
     tensors = tensors_in((args, kwargs))
     return bool(tensors) and all(not tensor.is_meta and mode.is_constant(tensor) for tensor in tensors)
+
+
+def on_labels(func: Any, labels: Labels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Labels:
+    """The call with labels, which have values, in place of the activation."""
+    source = torch.from_numpy(labels if labels.flags.writeable else labels.copy())
+    result: Tensor = func(source, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
+    return result.numpy()
+
+
+def sizes_by_axis(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> list[Any]:
+    """The sizes of the output axes as the call gave them; -1 where it did not."""
+    sizes: list[Any] = [-1] * result.dim()
+    if name == "unflatten":
+        start = int(argument(args, kwargs, 1, "dim")) % args[0].dim()
+        given = argument(args, kwargs, 2, "sizes")
+        sizes[start : start + len(given)] = given
+    elif name in ("view", "reshape"):
+        sizes = list(given_sizes(args, kwargs))
+    return sizes
 
 
 def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

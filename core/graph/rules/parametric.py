@@ -13,7 +13,7 @@ from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import padded
 from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
-from core.graph.rules.weights import Weight, computed, weight_of
+from core.graph.rules.computed import Weight, computed, weight_of
 from core.modules import tensors_in
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.attributes import RestOfAttribute, SizeOfAttribute, follow_attribute
-from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.attributes import SizeOfAttribute, follow_attribute
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import compress, expanded, reshaped, varying
-from core.graph.rules.calls import argument, blank, canonical, execute, plain, unknown
-from core.graph.rules.sizes import agree, follow, follows, freeze_sizes, given_sizes, marks_in
-from core.graph.rules.tables import rows_of_table
+from core.graph.rules.calls import argument, blank, canonical, execute, on_labels, sizes_by_axis, unknown
+from core.graph.rules.parts import divide, glu, index
+from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes, marks_in
 from core.modules import tensors_in
 
 
@@ -27,7 +27,7 @@ def reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """permute, transpose, movedim, unsqueeze, t: the same call on the small array of labels."""
     labels = mode.labels_of(args[0])
     result = execute(mode, func, args, kwargs)
-    return mode.mark(result, None if labels is None else _on_labels(func, labels, args, kwargs))
+    return mode.mark(result, None if labels is None else on_labels(func, labels, args, kwargs))
 
 
 def squeeze(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -50,7 +50,7 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if any(isinstance(item, torch.dtype) for item in (*args[1:], *kwargs.values())):
         return unknown(mode, func, args, kwargs)
     result = execute(mode, func, args, kwargs)
-    sizes = _sizes_by_axis(canonical(func), args, kwargs, result)
+    sizes = sizes_by_axis(canonical(func), args, kwargs, result)
     if labels is None or labels.size == 1:
         if labels is None:
             return mode.mark(result, None)
@@ -108,18 +108,6 @@ def _splits(before: Labels, after: Labels) -> bool:
     return sum(size > 1 for size in after.shape) > sum(size > 1 for size in before.shape)
 
 
-def _sizes_by_axis(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> list[Any]:
-    """The sizes of the output axes as the call gave them; -1 where it did not."""
-    sizes: list[Any] = [-1] * result.dim()
-    if name == "unflatten":
-        start = int(argument(args, kwargs, 1, "dim")) % args[0].dim()
-        given = argument(args, kwargs, 2, "sizes")
-        sizes[start : start + len(given)] = given
-    elif name in ("view", "reshape"):
-        sizes = list(given_sizes(args, kwargs))
-    return sizes
-
-
 def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """expand, expand_as, broadcast_to: a single channel that is spread over many has to stay single."""
     source = args[0]
@@ -154,15 +142,8 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:
-        labels = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
+        labels = compress(on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
     return mode.mark(result, labels)
-
-
-def _on_labels(func: Any, labels: Labels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Labels:
-    """The call with labels, which have values, in place of the activation."""
-    source = torch.from_numpy(labels if labels.flags.writeable else labels.copy())
-    result: Tensor = func(source, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()})
-    return result.numpy()
 
 
 def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,182 +156,6 @@ def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         if any(labels.shape[axis] > 1 for axis in axes):
             mode.freeze_and_warn([labels], "'roll' over a channel axis")
             labels = frozen_labels(result)
-    return mode.mark(result, labels)
-
-
-def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Slices, select, narrow: a part of a channel axis is free where its borders follow the channels.
-
-    A border follows where it was read off a size (`x[:, : x.shape[1] // 2]`) or off an attribute of a module
-    (`x[:, : self.out_chs]`). Typed-in borders freeze the axis, also where they take everything today (`x[:, :24]` of
-    24 channels).
-    """
-    source = args[0]
-    if len(tensors_in((args, kwargs))) > 1:
-        table = canonical(func) == "__getitem__" and len(tensors_in(args[:1])) == 1
-        return (rows_of_table if table else unknown)(mode, func, args, kwargs)
-    labels = mode.labels_of(source)
-    result = execute(mode, func, args, kwargs)
-    if labels is None:
-        return mode.mark(result, None)
-    part = compress(_on_labels(func, np.broadcast_to(labels, source.shape), args, kwargs))
-    name = canonical(func)
-    borders = _borders(labels, name, args, kwargs)
-    if borders is None and part.size == labels.size:
-        return mode.mark(result, part)
-    if borders is None or not _borders_follow(mode, labels, *borders):
-        mode.freeze_and_warn(
-            [labels], f"'{name.strip('_')}' takes a part of the channels up to a typed-in border ({_ADVICE})"
-        )
-        part = frozen_labels(result)
-    return mode.mark(result, part)
-
-
-_ADVICE = "read it off a size or an attribute of the module in forward, and it follows"
-
-
-def _borders(
-    labels: Labels, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[int, list[Any]] | None:
-    """(channel axis, the borders of its slice that are not its ends); None where it is not cut by a plain slice."""
-    axes = varying(labels)
-    if name == "narrow":
-        axis, start = argument(args, kwargs, 1, "dim") % labels.ndim, argument(args, kwargs, 2, "start")
-        if axes != [axis]:
-            return None if axis not in axes else (axis, [1])
-        whole = type(start) is int and start == 0
-        return axis, [argument(args, kwargs, 3, "length")] if whole else [1]
-    if name != "__getitem__":
-        return None
-    items = args[1] if isinstance(args[1], tuple) else (args[1],)
-    # None adds an axis, an ellipsis stands for as many as are missing.
-    taken = [item for item in items if item is not None]
-    if Ellipsis in taken:
-        at = taken.index(Ellipsis)
-        taken[at : at + 1] = [slice(None)] * (labels.ndim - len(taken) + 1)
-    for axis, item in enumerate(taken):
-        if isinstance(item, slice) and axis in axes:
-            borders = [border for border in (item.start, item.stop) if border is not None]
-            if item.start is not None and type(item.start) is int and item.start == 0:
-                borders = borders[1:]
-            if borders:
-                return axis, borders if item.step in (None, 1) and len(axes) == 1 else [1]
-    return None
-
-
-def _borders_follow(mode: LabelMode, labels: Labels, axis: int, borders: Sequence[Any]) -> bool:
-    """Make the channels before each border (behind it, where it counts from the end) as many as the border says."""
-    vector = labels.reshape(-1)
-
-    def follows_cut(border: Any) -> bool:
-        part = vector[border:] if border < 0 else vector[:border]
-        if not isinstance(border, (SizeOfAttribute, SizeOfChannels)):
-            return bool((part == FROZEN).all())  # padded there, and so again after every resizing
-        return follow(mode, border, part)
-
-    return all(map(follows_cut, borders))
-
-
-def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """chunk, split, tensor_split, unbind: pieces of a channel axis whose sizes follow are free.
-
-    Equal pieces by number (`chunk(2)`) are tied; pieces whose sizes were read off attributes or channel sizes follow
-    these one by one, so that unequal ones may shrink apart; typed-in sizes freeze.
-    """
-    source, name = args[0], canonical(func)
-    labels = mode.labels_of(source)
-    results = execute(mode, func, args, kwargs)
-    if labels is None:
-        for piece in results:
-            mode.mark(piece, None)
-        return results
-    axis = argument(args, kwargs, 1, "dim", 0) if name == "unbind" else argument(args, kwargs, 2, "dim", 0)
-    axis = int(axis) % source.dim()
-    kept = [labels] * len(results)
-    if labels.shape[axis] > 1:
-        found = _pieces(mode, name, labels, axis, results, args, kwargs) if name != "unbind" else None
-        if found is None:
-            mode.freeze_and_warn(
-                [labels], f"'{name}' of a channel axis into typed-in or unequal sizes ({_ADVICE})"
-            )
-        kept = found or [frozen_labels(source)] * len(results)
-    for piece, own in zip(results, kept, strict=True):
-        mode.mark(piece, own.squeeze(axis) if name == "unbind" else own)
-    return results
-
-
-def _pieces(
-    mode: LabelMode,
-    name: str,
-    labels: Labels,
-    axis: int,
-    results: Sequence[Tensor],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> list[Labels] | None:
-    """The labels of each piece; None where the sizes cannot follow."""
-    sizes = None
-    if name.startswith("split"):
-        sizes = argument(
-            args, kwargs, 1, "split_size_or_sections", kwargs.get("split_sizes", kwargs.get("split_size"))
-        )
-    borders = np.cumsum([piece.shape[axis] for piece in results])[:-1]
-    pieces = np.split(labels, borders, axis)
-    equal = len({piece.shape[axis] for piece in results}) == 1
-    if isinstance(sizes, (list, tuple)):
-        following = [isinstance(item, (SizeOfAttribute, RestOfAttribute, SizeOfChannels)) for item in sizes]
-        if varying(labels) != [axis] or not any(following):
-            return None
-        # What is left over (`x.shape[1] - self.width`) is right where all other sizes are.
-        left = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
-        if any(not np.isin(labels, item.labels).all() for item in left):
-            return None
-        rest = [*left, *(item for item in sizes if isinstance(item, RestOfAttribute))]
-        if len(rest) > 1 or not _is_rest(mode, rest, sizes, labels.reshape(-1)):
-            return None
-        for size, piece, free in zip(sizes, pieces, following, strict=True):
-            if not free:
-                typed_in = f"'{name}' of a channel axis with one part of typed-in size {size}"
-                mode.freeze_and_warn([piece], f"{typed_in} ({_ADVICE})")
-            elif not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
-                return None
-        return [compress(piece) for piece in pieces]
-    if not equal or (sizes is not None and not isinstance(sizes, (SizeOfAttribute, SizeOfChannels))):
-        return None
-    for piece in pieces[1:]:
-        mode.tie(pieces[0], piece)
-    if isinstance(sizes, SizeOfAttribute):
-        if varying(labels) != [axis] or not follow(mode, sizes, pieces[0].reshape(-1)):
-            return None
-    elif sizes is not None:
-        agree(mode, pieces[0], axis, sizes, name)
-    return [pieces[0]] * len(results)
-
-
-def _is_rest(mode: LabelMode, rest: Sequence[Any], sizes: Sequence[Any], rows: Labels) -> bool:
-    """Is a size `self.dim - self.part` what all other sizes leave of the channels `rows`?"""
-    if not rest or not isinstance(rest[0], RestOfAttribute):
-        return True
-    others = [item for item in sizes if item is not rest[0]]
-    if not all(isinstance(item, SizeOfAttribute) for item in others):
-        return False
-    named = sorted((item.key, item.ratio) for item in others)
-    taken = sorted((item.key, item.ratio) for item in rest[0].parts)
-    if named != taken or not follow_attribute(mode, rest[0].whole, rows):
-        return False
-    mode.followed += rest[0].keys
-    return True
-
-
-def glu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Gated linear unit: one half of the channels gates the other, so both have to shrink alike."""
-    source = args[0] if args else kwargs["input"]
-    axis = int(argument(args, kwargs, 1, "dim", -1)) % source.dim()
-    labels = mode.labels_of(source)
-    result = execute(mode, func, args, kwargs)
-    if labels is not None and labels.shape[axis] > 1:
-        labels, gates = np.split(labels, 2, axis)
-        mode.tie(labels, gates)
     return mode.mark(result, labels)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.graph.labels import LabelMode, Labels, SlotKey
 from core.graph.rules.axes import operand, put
 from core.graph.rules.calls import execute, unknown
-from core.graph.rules.weights import Computed, computed, mark
+from core.graph.rules.computed import Computed, computed, mark
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 

@@ -1,9 +1,8 @@
 """Tensors that are computed from parameters alone: weight standardisation, spectral and weight norm, `weight * scale`.
 
-A parameter of several dimensions has one array of labels for each of them, its layers: (O, 1, 1, 1) for the rows of a
-convolution's weight, (1, I, 1, 1) for its columns. Operations move the layers or drop those that they reduce, so that a
-convolution finds the rows and columns of the parameter on the weight that it is given, whatever was computed in
-between. A function of one parameter that keeps its shape, or views it in another, thus leaves its channels free.
+Operations move the layers of labels that a parameter has (`core.graph.rules.computed`), or drop those that they reduce,
+so that a convolution finds the rows and columns of the parameter on the weight that it is given, whatever was computed
+in between. A function of one parameter that keeps its shape, or views it in another, thus leaves its channels free.
 
 What a reduction runs over is either zero where the parameter is (a norm, a sum, a product with a vector), so that
 masking and cutting agree, or it is not (a mean, a variance), and the channels are noted as inexact.
@@ -13,20 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
+from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
 from core.graph.rules.blocks import expanded, padded, reshaped, varying
-from core.graph.rules.calls import argument, canonical, execute, in_place
+from core.graph.rules.calls import argument, canonical, execute, in_place, sizes_by_axis
+from core.graph.rules.computed import Computed, computed, mark, principal
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
-from core.graph.rules.sizes import agree, follows, given_sizes
+from core.graph.rules.sizes import agree, follows
 from core.modules import tensors_in
 
 # Zero in, zero out, however many zeros there are.
@@ -40,43 +40,6 @@ _MOVES = frozenset(
     """permute transpose swapaxes swapdims movedim moveaxis unsqueeze t flip squeeze __getitem__ select""".split()
 )
 _PRODUCTS = frozenset("mv mm matmul __matmul__ dot vdot".split())
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What is known of a tensor that is computed from parameters.
-
-    Attributes:
-        layers: dimension of a parameter -> its labels, of the tensor's rank; an axis that they do not vary along has
-            size 1.
-        zero: whether an entry is zero where its parameter is.
-        reasons: layers that keep their size, and why; told where the tensor is used as a weight.
-    """
-
-    layers: dict[SlotKey, Labels]
-    zero: bool
-    reasons: dict[SlotKey, str] = field(default_factory=dict)
-
-    def along(self, axis: int) -> list[SlotKey]:
-        """The layers that vary along an axis."""
-        return [key for key, labels in self.layers.items() if labels.shape[axis] > 1]
-
-
-def computed(mode: LabelMode, tensor: Tensor) -> Computed | None:
-    """The layers of a parameter, a buffer or what is computed from them; None for all else."""
-    found: Computed | None = tensor.__dict__.get(COMPUTED)
-    if found is not None or mode.frozen_depth:
-        return found
-    name = mode.parameter_name(tensor)
-    if name is None or name in mode.frozen_names or id(tensor) in mode.relabelled:
-        return None
-    layers = {}
-    for dim, size in enumerate(tensor.shape):
-        if size > 1:
-            shape = [1] * tensor.dim()
-            shape[dim] = size
-            layers[name, dim] = mode.slot(name, dim, size).reshape(shape)
-    return Computed(layers, isinstance(tensor, nn.Parameter)) if layers else None
 
 
 def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -117,101 +80,6 @@ def apply(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...], kwargs: 
     if not mode.on_meta:
         out.copy_(result)
     return out
-
-
-def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:
-    """Attach layers to a result. One layer along one axis is also what an activation's labels are."""
-    if mode.parameter_name(tensor) is not None:
-        return tensor  # changed in place: its layers are still its own
-    layers = list(found.layers.values())
-    if not layers:
-        return mode.mark(tensor, None)
-    tensor.__dict__[COMPUTED] = found
-    if len(layers) == 1 and len(varying(layers[0])) == 1 and not found.reasons:
-        return mode.mark(tensor, layers[0])
-    tensor.__dict__.pop(LABELS, None)
-    return tensor
-
-
-# ---- the weight of a convolution or a linear layer ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Weight:
-    """The first two dimensions of a weight: a parameter's own, or those that a computed weight has kept."""
-
-    mode: LabelMode
-    owner: str
-    shape: Sequence[int]
-    keys: tuple[SlotKey | None, SlotKey | None]
-    rows: tuple[Labels | None, Labels | None] | None = None  # None: the parameter itself
-
-    def slot(self, dim: int) -> Labels:
-        """The labels along one of the two, (size,)."""
-        if self.rows is None:
-            name, at = self.keys[dim]  # type: ignore[misc]
-            return self.mode.slot(name, at, self.shape[dim])
-        found = self.rows[dim]
-        return np.zeros(self.shape[dim], dtype=np.int64) if found is None else found
-
-    def known(self, dim: int) -> Labels | None:
-        """The same, where something has been tied to them."""
-        if self.rows is not None:
-            return self.rows[dim]
-        return self.mode.trace.slots.get(self.keys[dim])  # type: ignore[arg-type]
-
-    def tie(self, dim: int, labels: Labels) -> None:
-        """One of the two follows channels, (size,)."""
-        if self.rows is None:
-            name, at = self.keys[dim]  # type: ignore[misc]
-            self.mode.tie_slot(name, at, labels)
-        else:
-            self.mode.tie(self.slot(dim), labels)
-
-    def produce(self, dim: int) -> None:
-        """The layer that owns the weight makes new channels: these."""
-        key = self.keys[dim]
-        if key is not None:
-            self.mode.trace.producers.setdefault(self.owner or key[0], key)
-
-
-def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
-    """A weight's rows and columns; None where it is not computed from parameters, and has to be left as it is."""
-    name = mode.parameter_name(tensor)
-    if name is not None:
-        return Weight(mode, owner_of(name), tensor.shape, ((name, 0), (name, 1)))
-    found = computed(mode, tensor)
-    if found is None or tensor.dim() < 2 or mode.frozen_depth:
-        return None
-    mode.trace.computed.update(source for source, _ in found.layers)
-    keys: list[SlotKey | None] = []
-    rows: list[Labels | None] = []
-    for axis in (0, 1):
-        key = _principal(mode, found, axis)
-        labels = None if key is None else found.layers[key]
-        if key is not None and key in found.reasons:
-            mode.freeze_and_warn([found.layers[key]], f"a weight computed by {found.reasons[key]}")
-        keys.append(key)
-        rows.append(None if labels is None else expanded(labels, axis, tensor.shape[axis]))
-    first = next((key for key in keys if key is not None), next(iter(found.layers)))
-    return Weight(mode, owner_of(first[0]), tensor.shape, (keys[0], keys[1]), (rows[0], rows[1]))
-
-
-def _principal(mode: LabelMode, found: Computed, axis: int) -> SlotKey | None:
-    """Of several layers along one axis the one that counts channels; the others, a kernel's, keep their sizes."""
-    keys = found.along(axis)
-    chosen = [key for key in keys if key[1] < 2] if len(keys) > 1 else keys
-    if len(chosen) == 1 and len(varying(found.layers[chosen[0]])) == 1:
-        for key in keys:
-            if key != chosen[0]:
-                mode.freeze(found.layers[key])
-        return chosen[0]
-    for key in keys:
-        mode.freeze_and_warn([found.layers[key]], "a weight whose dimensions are merged")
-    return None
-
-
-# ---- rules --------------------------------------------------------------------------------------------------------
 
 
 def _elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -305,13 +173,7 @@ def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
     found = computed(mode, source)
     assert found is not None
     result = execute(mode, func, args, kwargs)
-    sizes: list[Any] = [-1] * result.dim()
-    if name == "unflatten":
-        start = int(argument(args, kwargs, 1, "dim")) % source.dim()
-        given = argument(args, kwargs, 2, "sizes")
-        sizes[start : start + len(given)] = given
-    elif name in ("view", "reshape"):
-        sizes = list(given_sizes(args, kwargs))
+    sizes = sizes_by_axis(name, args, kwargs, result)
     layers, reasons = {}, dict(found.reasons)
     for key, labels in found.layers.items():
         moved = reshaped(labels, source.shape, result.shape)
@@ -433,7 +295,7 @@ def _product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
         if item is None:
             continue
         axis = summed[number]
-        key = _principal(mode, item, axis)
+        key = principal(mode, item, axis)
         if key is not None:
             rows.append(expanded(item.layers[key], axis, tensor.shape[axis]))
         for other, labels in item.layers.items():
@@ -457,41 +319,6 @@ def _product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
             mode.freeze_and_warn([labels], f"'{canonical(func)}' of a weight with a constant")
     reasons = {**(a.reasons if a else {}), **(b.reasons if b else {})}
     return mark(mode, result, Computed(layers, any(zeros), reasons))
-
-
-def marked_size(mode: LabelMode, tensor: Tensor, axis: int) -> int:
-    """A size of a weight, marked with the channels that it counts."""
-    size = int(tensor.shape[axis])
-    found = computed(mode, tensor)
-    keys = [] if found is None else found.along(axis)
-    keys = [key for key in keys if key[1] < 2] if len(keys) > 1 else keys
-    if found is None or len(keys) != 1 or len(varying(found.layers[keys[0]])) != 1:
-        return size
-    return SizeOfChannels(size, expanded(found.layers[keys[0]], axis, size), inexact=mode.trace.inexact)
-
-
-def marked_numel(mode: LabelMode, tensor: Tensor) -> int:
-    """The number of a tensor's entries, which follows all its channels."""
-    found, own = tensor.__dict__.get(COMPUTED), mode.known_labels(tensor)
-    layers = list(found.layers.values()) if found is not None else [] if own is None else [own]
-    layers = [item.reshape(-1) for item in layers if item.size > 1]
-    return (
-        SizeOfChannels(tensor.numel(), np.concatenate(layers), False, mode.trace.inexact)
-        if layers
-        else tensor.numel()
-    )
-
-
-def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
-    """Is it a weight, or computed from one: a tensor whose first dimension counts channels, as far as one can tell?"""
-    if COMPUTED in tensor.__dict__:
-        return True
-    name = mode.parameter_name(tensor)
-    if name is None or tensor.dim() == 0 or tensor.shape[0] == 1:
-        return False
-    return (
-        isinstance(tensor, nn.Parameter) or (name, 0) in mode.trace.slots
-    )  # a table of masks counts windows
 
 
 RULES: dict[str, Any] = {
