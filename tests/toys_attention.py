@@ -196,6 +196,17 @@ ATTENTION: dict[str, Toy] = {
         lambda n, x: n.c(n.a(x) @ n.b(x)),
         {"a": (8, 1)},
     ),
+    "coordinates_in_a_buffer": Toy(
+        lambda: {
+            "a": conv(3, 8),
+            "table": torch.rand(8, 2),
+            "bias": nn.Linear(2, 6),
+            "last": nn.Linear(6, 8),
+            "c": conv(8, 4),
+        },
+        between(lambda n, y: y + n.last(n.bias(n.table.expand(len(y), 8, 2)).relu()).mT[..., None]),
+        {"a": (8, 1), "bias": (6, 1)},
+    ),
     "overlapping_windows": Toy(
         lambda: {"a": conv(3, 8), "b": conv(8, 6), "c": conv(6, 4)},
         between(windows),

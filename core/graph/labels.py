@@ -375,8 +375,8 @@ class LabelMode(TorchFunctionMode):
 
         A parameter or buffer with one dimension longer than 1 is labelled like an activation.
 
-        A parameter of more dimensions keeps its sizes: no rule can tie it here, and the run ends with an error that
-        names it (`untied_error`).
+        A buffer of more dimensions is a constant. A parameter of more dimensions keeps its sizes: no rule can tie it
+        here, and the run ends with an error that names it (`untied_error`).
 
         Raises:
             TraceError: the tensor was made where no rule could see it.
@@ -400,6 +400,10 @@ class LabelMode(TorchFunctionMode):
                 shape = [1] * tensor.dim()
                 shape[long[0]] = tensor.shape[long[0]]
                 return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
+            if name not in self.trace.parameters:  # a buffer of coordinates, say: a constant of fixed sizes
+                for dim in long:
+                    self.freeze(self.slot(name, dim, tensor.shape[dim]))
+                return None
             if not self.frozen_depth:
                 self.trace.untied.setdefault(name, (tensor.shape, self.place[-1][0]))
             for dim in long:
@@ -408,8 +412,8 @@ class LabelMode(TorchFunctionMode):
         computed = tensor.__dict__.get(COMPUTED)
         if computed is not None:
             for (source, _), layer in computed.layers.items():
-                own = self.trace.parameters.get(source, tensor.shape)
-                if not self.frozen_depth:
+                own = self.trace.parameters.get(source)
+                if own is not None and not self.frozen_depth:
                     self.trace.untied.setdefault(source, (own, self.place[-1][0]))
                 self.freeze(layer)
             return frozen_labels(tensor)

@@ -179,6 +179,5 @@ def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
     name = mode.parameter_name(tensor)
     if name is None or tensor.dim() == 0 or tensor.shape[0] == 1:
         return False
-    return (
-        isinstance(tensor, nn.Parameter) or (name, 0) in mode.trace.slots
-    )  # a table of masks counts windows
+    rows = mode.trace.slots.get((name, 0))  # a table of masks counts windows
+    return isinstance(tensor, nn.Parameter) or (rows is not None and not mode.is_frozen(rows))
