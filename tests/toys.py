@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.experiments.task import Metric, Task
 from tests.toy_parts import IMAGE, Net, Toy, channels, conv
+from tests.toys_attention import ATTENTION
 from tests.toys_blocks import BLOCKS
 from tests.toys_computed import COMPUTED
 from tests.toys_frozen import FROZEN
@@ -27,7 +28,7 @@ from tests.toys_sizes import SIZES
 
 __all__ = ["IMAGE", "TOYS", "Batches", "Net", "Toy", "channels", "conv", "toy_task"]
 
-TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **SIZES, **COMPUTED, **INEXACT, **FROZEN}
+TOYS: dict[str, Toy] = {**LAYERS, **MOVEMENT, **BLOCKS, **SIZES, **COMPUTED, **INEXACT, **ATTENTION, **FROZEN}
 
 
 @dataclass(frozen=True)

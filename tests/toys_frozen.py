@@ -87,24 +87,6 @@ FROZEN: dict[str, Toy] = {
         {"a": (8, 1)},
         r"'fft_rfft2' in 'the model's own forward'",
     ),
-    "attention": Toy(
-        lambda: {
-            "a": conv(3, 8),
-            "q": conv(8, 6, 1),
-            "k": conv(8, 6, 1),
-            "v": conv(8, 8, 1),
-            "c": conv(8, 4),
-        },
-        between(
-            lambda n, y: torch.einsum(
-                "bnm,bcm->bcn",
-                torch.einsum("bcn,bcm->bnm", n.q(y).flatten(2), n.k(y).flatten(2)).softmax(-1),
-                n.v(y).flatten(2),
-            ).unflatten(2, (8, 8))
-        ),
-        {"a": (8, 1)},
-        r"'einsum'",
-    ),
     "typed_in_weight": Toy(
         lambda: {"a": conv(3, 8), "weight": channels(8, 6, 8, 3, 3), "d": conv(6, 4)},
         lambda n, x: n.d(F.conv2d(n.a(x), n.weight.view(6, 8, 9).view(6, 8, 3, 3))),
@@ -124,15 +106,14 @@ FROZEN: dict[str, Toy] = {
         {},
         r"up to a typed-in border",
     ),
-    "attribute_that_follows_and_is_typed_in": Toy(  # single-head attention of SHViT
+    "attribute_that_follows_and_is_typed_in": Toy(
         lambda: chain(
             Sized(
                 lambda n, y: torch.cat(
-                    [n.u((p := y.split([n.part, n.dim - n.part], 1))[0])[:, : n.part], p[1]], 1
+                    [n.u((p := y.split([n.part, 8 - n.part], 1))[0])[:, : n.part], p[1]], 1
                 ),
                 {"u": conv(3, 5)},
                 part=3,
-                dim=8,
             )
         ),
         between(lambda n, y: n.b(y)),

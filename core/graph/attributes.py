@@ -11,6 +11,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,13 +24,12 @@ _OF_LAYERS = ("out_channels", "in_channels", "out_features", "in_features", "num
 def _typed_in(name: str, noted: str) -> Any:
     plain = getattr(int, name)
 
-    def method(self: SizeOfAttribute, *others: Any) -> Any:
+    def method(self: SizeOfAttribute | RestOfAttribute, *others: Any) -> Any:
         if any(isinstance(other, SizeOfChannels) for other in others):
             return NotImplemented
-        getattr(self.trace, noted).add(self.key)
-        for other in others:
-            if isinstance(other, SizeOfAttribute):
-                getattr(self.trace, noted).add(other.key)
+        for size in (self, *others):
+            if isinstance(size, (SizeOfAttribute, RestOfAttribute)):
+                getattr(self.trace, noted).update(size.keys)
         return plain(self, *others)
 
     return method
@@ -38,7 +38,8 @@ def _typed_in(name: str, noted: str) -> Any:
 class SizeOfAttribute(int):
     """An integer read off an attribute of a module, times `ratio`.
 
-    Products with plain integers and quotients without a remainder keep the mark. Any other arithmetic gives a number
+    Products with integers and quotients without a remainder keep the mark. The ratio may come from further attributes,
+    `others`: of heads · width of a head it is the second factor that changes. Any other arithmetic gives a number
     that counts as typed in: a sum pins the attribute (`Trace.pinned`), and where the number is one to calculate with
     (`self.dim ** -0.5`) the channels that the attribute counts are not exact (`Trace.numbers`).
     """
@@ -46,6 +47,7 @@ class SizeOfAttribute(int):
     key: AttributeKey
     trace: Trace
     ratio: Fraction
+    others: tuple[AttributeKey, ...]
 
     def __new__(
         cls,
@@ -53,49 +55,111 @@ class SizeOfAttribute(int):
         key: AttributeKey,
         trace: Trace,
         ratio: Fraction = Fraction(1),
+        others: tuple[AttributeKey, ...] = (),
     ) -> SizeOfAttribute:
         """`value`, which is `ratio` times the attribute at `key`."""
         size = super().__new__(cls, value)
         size.key = key
         size.trace = trace
         size.ratio = ratio
+        size.others = others
         return size
 
+    @property
+    def keys(self) -> tuple[AttributeKey, ...]:
+        """All attributes that it was read off."""
+        return (self.key, *self.others)
+
+    def _times(self, value: int, ratio: Fraction, others: tuple[AttributeKey, ...] = ()) -> SizeOfAttribute:
+        return SizeOfAttribute(value, self.key, self.trace, ratio, (*self.others, *others))
+
     def __mul__(self, other: Any) -> Any:
-        if isinstance(other, SizeOfChannels):
-            return NotImplemented
-        value = int(self).__mul__(other)
-        if _is_plain(value, other):
-            return SizeOfAttribute(value, self.key, self.trace, self.ratio * other)
-        return value
+        if isinstance(other, SizeOfAttribute):
+            return other._times(int(self) * int(other), other.ratio * int(self), self.keys)
+        if _is_plain(other):
+            return self._times(int(self) * int(other), self.ratio * other)
+        (self.trace.numbers if isinstance(other, float) else self.trace.pinned).update(self.keys)
+        return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__mul__(other)
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
-        if isinstance(other, SizeOfChannels):
-            return NotImplemented
-        value = int(self).__floordiv__(other)
-        if _is_plain(value, other) and value * int(other) == int(self):
-            return SizeOfAttribute(value, self.key, self.trace, self.ratio / other)
-        self.trace.pinned.add(self.key)
-        return value
+        attribute = isinstance(other, SizeOfAttribute)
+        if (attribute or _is_plain(other)) and int(self) % int(other) == 0:
+            others = other.keys if attribute else ()
+            return self._times(int(self) // int(other), self.ratio / int(other), others)
+        self.trace.pinned.update(self.keys, other.keys if attribute else ())
+        return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__floordiv__(other)
 
     def __neg__(self) -> SizeOfAttribute:
-        return SizeOfAttribute(-int(self), self.key, self.trace, -self.ratio)
+        return self._times(-int(self), -self.ratio)
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, SizeOfAttribute):
+            return RestOfAttribute(int(self) - int(other), self, (other,))
+        if isinstance(other, SizeOfChannels):
+            return NotImplemented
+        self.trace.pinned.update(self.keys)
+        return int(self).__sub__(other)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SizeOfAttribute:
         return self
 
     __add__, __radd__ = _typed_in("__add__", "pinned"), _typed_in("__radd__", "pinned")
-    __sub__, __rsub__ = _typed_in("__sub__", "pinned"), _typed_in("__rsub__", "pinned")
+    __rsub__, __rfloordiv__ = _typed_in("__rsub__", "pinned"), _typed_in("__rfloordiv__", "pinned")
+    __mod__, __rmod__ = _typed_in("__mod__", "pinned"), _typed_in("__rmod__", "pinned")
     __truediv__, __rtruediv__ = _typed_in("__truediv__", "numbers"), _typed_in("__rtruediv__", "numbers")
     __pow__, __rpow__ = _typed_in("__pow__", "numbers"), _typed_in("__rpow__", "numbers")
     __float__ = _typed_in("__float__", "numbers")
     __hash__ = int.__hash__
 
 
-def _is_plain(value: Any, other: Any) -> bool:
-    return type(value) is int and isinstance(other, int) and not isinstance(other, bool)
+class RestOfAttribute(int):
+    """What is left of a size when others are taken away: `self.dim - self.part`, the last part of a split."""
+
+    whole: SizeOfAttribute
+    parts: tuple[SizeOfAttribute, ...]
+
+    def __new__(
+        cls, value: int, whole: SizeOfAttribute, parts: tuple[SizeOfAttribute, ...]
+    ) -> RestOfAttribute:
+        """`value`, which is `whole` less the sum of `parts`."""
+        size = super().__new__(cls, value)
+        size.whole = whole
+        size.parts = parts
+        return size
+
+    @property
+    def trace(self) -> Trace:
+        """Where its uses are noted."""
+        return self.whole.trace
+
+    @property
+    def keys(self) -> tuple[AttributeKey, ...]:
+        """All attributes that it was read off."""
+        return tuple(key for size in (self.whole, *self.parts) for key in size.keys)
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, SizeOfAttribute):
+            return RestOfAttribute(int(self) - int(other), self.whole, (*self.parts, other))
+        self.trace.pinned.update(self.keys)
+        return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__sub__(other)
+
+    __add__, __radd__ = _typed_in("__add__", "pinned"), _typed_in("__radd__", "pinned")
+    __mul__, __rmul__ = _typed_in("__mul__", "pinned"), _typed_in("__rmul__", "pinned")
+    __mod__, __rmod__ = _typed_in("__mod__", "pinned"), _typed_in("__rmod__", "pinned")
+    __floordiv__, __rfloordiv__ = _typed_in("__floordiv__", "pinned"), _typed_in("__rfloordiv__", "pinned")
+    __rsub__, __neg__ = _typed_in("__rsub__", "pinned"), _typed_in("__neg__", "pinned")
+    __truediv__, __rtruediv__ = _typed_in("__truediv__", "numbers"), _typed_in("__rtruediv__", "numbers")
+    __pow__, __rpow__ = _typed_in("__pow__", "numbers"), _typed_in("__rpow__", "numbers")
+    __float__ = _typed_in("__float__", "numbers")
+    __hash__ = int.__hash__
+
+
+def _is_plain(other: Any) -> bool:
+    return isinstance(other, int) and not isinstance(
+        other, (bool, SizeOfChannels, SizeOfAttribute, RestOfAttribute)
+    )
 
 
 def mark_attributes(module: nn.Module, trace: Trace) -> None:
@@ -131,17 +195,18 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     Returns:
         Whether it can be so; if not, nothing is tied, and the caller has to freeze.
     """
-    mode.followed.add(size.key)
     ratio = abs(size.ratio)
     parts = ratio.numerator
     if len(rows) % parts or len(rows) != abs(int(size)):
         return False
     by_part = rows.reshape(parts, -1)
     known = mode.trace.attributes.get(size.key)
+    if known is not None and known[0].size % by_part.shape[1] and by_part.shape[1] % known[0].size:
+        return False
+    mode.trace.pinned.update(size.others)
+    mode.followed.append(size.key)
     if known is None:
         mode.trace.attributes[size.key] = by_part[0], Fraction(ratio.denominator)
-    elif known[0].size % by_part.shape[1] and by_part.shape[1] % known[0].size:
-        return False
     else:
         part = min(known[0].size, by_part.shape[1])
         mine, theirs = by_part[0].reshape(-1, part), known[0].reshape(-1, part)
@@ -152,9 +217,9 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     return True
 
 
-def sizes_of_attributes(value: Any) -> list[SizeOfAttribute]:
+def sizes_of_attributes(value: Any) -> list[SizeOfAttribute | RestOfAttribute]:
     """All sizes of attributes in nested arguments."""
-    if isinstance(value, SizeOfAttribute):
+    if isinstance(value, (SizeOfAttribute, RestOfAttribute)):
         return [value]
     if isinstance(value, dict):
         return [size for item in value.values() for size in sizes_of_attributes(item)]
@@ -167,8 +232,9 @@ def settle_attributes(trace: Trace) -> None:
     """Attributes that are also sizes that cannot follow stay; what attributes in calculations count is not exact."""
     for key in sorted(trace.attributes.keys() & trace.pinned, key=str):
         rows, _ = trace.attributes.pop(key)
+        told = bool(trace.frozen) and np.isin(rows, np.concatenate(trace.frozen)).all()
         trace.frozen.append(rows)
-        if (rows != FROZEN).any():
+        if (rows != FROZEN).any() and not told:
             note = Note(
                 f"the attribute '{key[1]}' is also a size that cannot follow",
                 key[0] or "the model's own forward",

@@ -33,10 +33,11 @@ Labels = NDArray[np.int64]
 SlotKey = tuple[str, int]
 AttributeKey = tuple[str, str, int | None]  # module, attribute, and the index where it is a sequence
 FROZEN = 0
-_LABELS = "_lwdna_labels"  # attribute of an activation
+LABELS = "_lwdna_labels"  # attribute of an activation
 COMPUTED = (
     "_lwdna_computed"  # attribute of a tensor that is computed from parameters; `core.graph.rules.weights`
 )
+AXES = "_lwdna_axes"  # attribute of an activation with channels along several axes; `core.graph.rules.axes`
 _MISSING: Any = object()
 COUNTED_MODULES = (*RELU_MODULES, nn.modules.batchnorm._BatchNorm)
 
@@ -56,6 +57,8 @@ def _marked(name: str) -> Any:
         value = plain(self, other)
         if type(value) is not int:
             return value
+        if name != "__sub__" and (trace := getattr(other, "trace", None)) is not None:
+            trace.pinned.update(other.keys)  # a size read off an attribute; a difference is what it leaves
         both = isinstance(other, SizeOfChannels)
         labels = np.concatenate([self.labels, other.labels]) if both else self.labels
         proportional = self.proportional and ("add" in name if both else "mul" in name or "floordiv" in name)
@@ -226,10 +229,11 @@ class LabelMode(TorchFunctionMode):
         self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
         # By id: constants from outside and what is made of them, with the name of the constant.
         self.origins: dict[int, tuple[Tensor, str]] = {}
-        self.followed: set[AttributeKey] = set()  # attributes whose sizes the present call follows
+        self.followed: list[AttributeKey] = []  # attributes whose sizes the present call follows, one by one
         self.frozen_names: frozenset[str] = frozenset()  # parameters that `freeze` names
         self.place: list[tuple[str, nn.Module]] = [("", module)]
         self.frozen_depth = 0
+        self.several = False  # whether any activation has channels along several axes
         self.terms: list[CostTerm] = []
         self.counted: dict[int, CostTerm] = {}
         self.taps: dict[str, Labels] = {}
@@ -278,6 +282,10 @@ class LabelMode(TorchFunctionMode):
     def freeze(self, labels: Labels) -> None:
         """The channels behind `labels` keep their widths."""
         self.trace.frozen.append(labels.reshape(-1))
+
+    def is_frozen(self, labels: Labels) -> bool:
+        """Has each of these channels been frozen already, by itself? What ties would freeze is not looked for."""
+        return bool(self.trace.frozen) and bool(np.isin(labels, np.concatenate(self.trace.frozen)).all())
 
     def freeze_and_warn(self, labels: Iterable[Labels], reason: str) -> None:
         """Freeze, and note it once for each place (only where a channel that could have been free is touched)."""
@@ -359,7 +367,7 @@ class LabelMode(TorchFunctionMode):
 
     def known_labels(self, tensor: Tensor) -> Labels | None:
         """The labels that a rule gave to an activation; None for a constant and where no rule gave any."""
-        found: Labels | None = tensor.__dict__.get(_LABELS)
+        found: Labels | None = tensor.__dict__.get(LABELS)
         return found
 
     def labels_of(self, tensor: Tensor) -> Labels | None:
@@ -367,13 +375,13 @@ class LabelMode(TorchFunctionMode):
 
         A parameter or buffer with one dimension longer than 1 is labelled like an activation.
 
-        A parameter of more dimensions keeps its sizes: no rule can tie it here, and the run ends with an error that
-        names it (`untied_error`).
+        A buffer of more dimensions is a constant. A parameter of more dimensions keeps its sizes: no rule can tie it
+        here, and the run ends with an error that names it (`untied_error`).
 
         Raises:
             TraceError: the tensor was made where no rule could see it.
         """
-        found: Labels | None = tensor.__dict__.get(_LABELS, _MISSING)
+        found: Labels | None = tensor.__dict__.get(LABELS, _MISSING)
         if found is not _MISSING:
             return found
         if id(tensor) in self.relabelled:
@@ -392,6 +400,10 @@ class LabelMode(TorchFunctionMode):
                 shape = [1] * tensor.dim()
                 shape[long[0]] = tensor.shape[long[0]]
                 return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
+            if name not in self.trace.parameters:  # a buffer of coordinates, say: a constant of fixed sizes
+                for dim in long:
+                    self.freeze(self.slot(name, dim, tensor.shape[dim]))
+                return None
             if not self.frozen_depth:
                 self.trace.untied.setdefault(name, (tensor.shape, self.place[-1][0]))
             for dim in long:
@@ -400,10 +412,17 @@ class LabelMode(TorchFunctionMode):
         computed = tensor.__dict__.get(COMPUTED)
         if computed is not None:
             for (source, _), layer in computed.layers.items():
-                own = self.trace.parameters.get(source, tensor.shape)
-                if not self.frozen_depth:
+                own = self.trace.parameters.get(source)
+                if own is not None and not self.frozen_depth:
                     self.trace.untied.setdefault(source, (own, self.place[-1][0]))
                 self.freeze(layer)
+            return frozen_labels(tensor)
+        several = tensor.__dict__.get(AXES)
+        if several is not None:
+            self.freeze_and_warn(
+                [vector for vector in several if vector is not None],
+                "an operation that expects channels along one axis, and not along several",
+            )
             return frozen_labels(tensor)
         if self.frozen_depth:
             return frozen_labels(tensor)
@@ -433,8 +452,12 @@ class LabelMode(TorchFunctionMode):
                 self.relabelled[key] = labels
                 self.origins[key] = tensor, ""  # which keeps the id taken
         else:
-            tensor.__dict__[_LABELS] = labels
+            tensor.__dict__[LABELS] = labels
         return tensor
+
+    def unmark(self, tensor: Tensor) -> None:
+        """Forget the labels of an activation, which something else will describe."""
+        tensor.__dict__.pop(LABELS, None)
 
     def count(self, kind: str, coefficient: int, *factors: Labels) -> None:
         """Note a cost of one forward pass over the whole example batch."""

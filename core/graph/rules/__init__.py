@@ -1,6 +1,6 @@
 """What each torch operation does to channel labels.
 
-Eight kinds of rule, one file each:
+Ten kinds of rule, one file each:
 
     parametric      convolution, linear, normalisation, PReLU: tie inputs to parameter rows, make the output's labels
     elementwise     operands of one shape are tied channel by channel; operands that broadcast are not
@@ -9,6 +9,8 @@ Eight kinds of rule, one file each:
     reduction       pooling and interpolation; mean, max, softmax ... over axes: inexact where the axes carry labels
     weights         what is computed from parameters alone: standardised, normalised and scaled weights
     products        matrix products of activations: channels pass, or are tied where they are summed over
+    axes            tensors with channels along several axes, which such products make
+    tables          rows of a table, by integers
     calls           constants, and everything else: it freezes the channels that it touches, with a warning
 
 To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter it in `RULES`.
@@ -16,6 +18,7 @@ To add an operation, write `rule(mode, func, args, kwargs) -> result` and enter 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +27,17 @@ import torch
 from torch import Tensor
 
 from core.graph.attributes import sizes_of_attributes
-from core.graph.labels import LabelMode, Labels, SizeOfChannels
-from core.graph.rules import computed, elementwise, parametric, products, rearrangement, reduction, weights
+from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels
+from core.graph.rules import (
+    axes,
+    computed,
+    elementwise,
+    parametric,
+    products,
+    rearrangement,
+    reduction,
+    weights,
+)
 from core.graph.rules.calls import canonical, constant, execute, unknown
 from core.modules import tensors_in
 
@@ -48,6 +60,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["layer_norm", "rms_norm"], parametric.layer_norm),
     "linear": parametric.linear,
     **dict.fromkeys(["matmul", "__matmul__", "bmm", "mm"], products.product),
+    "scaled_dot_product_attention": products.attention,
+    "einsum": products.einsum,
+    "unfold": products.sliding_windows,
     "group_norm": parametric.group_norm,
     "prelu": parametric.prelu,
     "pad": parametric.pad,
@@ -64,14 +79,17 @@ def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
     sizes = sizes_of_attributes((args, kwargs))
     if not sizes:
         return _apply(mode, func, args, kwargs)
-    mode.followed = set()
+    mode.followed = []
     result = _apply(mode, func, args, kwargs)
-    mode.trace.pinned.update(size.key for size in sizes if size.key not in mode.followed)
+    given = Counter(key for size in sizes for key in size.keys)
+    mode.trace.pinned.update((given - Counter(mode.followed)).keys())
     return result
 
 
 def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
+    if mode.several and name in axes.RULES and axes.meets_several(args, kwargs):
+        return axes.RULES[name](mode, func, args, kwargs)
     if weights.from_parameters(mode, name, args, kwargs):
         return weights.apply(mode, name, func, args, kwargs)
     rule = RULES.get(name)
@@ -96,7 +114,7 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
     if name == "shape":
         return _marked_shape(mode, args[0])
     if name in ("T", "mT", "H", "mH"):
-        return apply_rule(mode, torch.transpose, (args[0], -2, -1), {})
+        return _apply(mode, torch.transpose, (args[0], -2, -1), {})
     result = execute(mode, func, args, {})
     if isinstance(result, Tensor) and result is not args[0]:  # .data, .real
         mode.mark(result, mode.labels_of(args[0]))
@@ -105,6 +123,8 @@ def _property(mode: LabelMode, name: str, func: Any, args: tuple[Any, ...]) -> A
 
 def _marked_shape(mode: LabelMode, tensor: Tensor) -> torch.Size:
     shape = tensor.shape
+    if AXES in tensor.__dict__:
+        return axes.marked_shape(shape, tensor.__dict__[AXES], mode.trace.inexact)
     labels = mode.known_labels(tensor)
     if labels is None and computed.has_rows(mode, tensor):
         return torch.Size(computed.marked_size(mode, tensor, axis) for axis in range(tensor.dim()))

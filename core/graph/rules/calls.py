@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.graph.attributes import SizeOfAttribute
+from core.graph.attributes import RestOfAttribute, SizeOfAttribute
 from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.sizes import freeze_sizes, given_sizes, marks_in
 from core.modules import map_tensors, tensors_in
@@ -57,7 +57,7 @@ def argument(
 
 def plain(value: Any) -> Any:
     """Arguments for torch: marked sizes become plain integers."""
-    if isinstance(value, (SizeOfChannels, SizeOfAttribute)):
+    if isinstance(value, (SizeOfChannels, SizeOfAttribute, RestOfAttribute)):
         return int(value)
     if type(value) in (list, tuple, torch.Size):
         return type(value)(plain(item) for item in value)

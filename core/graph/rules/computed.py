@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
+from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
 from core.graph.rules.blocks import expanded, varying
 
 
@@ -64,7 +64,7 @@ def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:
     tensor.__dict__[COMPUTED] = found
     if len(layers) == 1 and len(varying(layers[0])) == 1 and not found.reasons:
         return mode.mark(tensor, layers[0])
-    tensor.__dict__.pop("_lwdna_labels", None)
+    tensor.__dict__.pop(LABELS, None)
     return tensor
 
 
@@ -176,4 +176,8 @@ def has_rows(mode: LabelMode, tensor: Tensor) -> bool:
     """Is it a weight, or computed from one: a tensor whose first dimension counts channels, as far as one can tell?"""
     if COMPUTED in tensor.__dict__:
         return True
-    return mode.parameter_name(tensor) is not None and tensor.dim() > 0 and tensor.shape[0] > 1
+    name = mode.parameter_name(tensor)
+    if name is None or tensor.dim() == 0 or tensor.shape[0] == 1:
+        return False
+    rows = mode.trace.slots.get((name, 0))  # a table of masks counts windows
+    return isinstance(tensor, nn.Parameter) or (rows is not None and not mode.is_frozen(rows))

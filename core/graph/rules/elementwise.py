@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import COMPUTED, FROZEN, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
 from core.graph.rules.calls import (
     alike,
     blank,
@@ -24,18 +24,21 @@ from core.modules import tensors_in
 
 ELEMENTWISE = frozenset(
     """abs acos acosh add addcdiv addcmul alpha_dropout asin atan atan2 bernoulli bfloat16 bitwise_and bitwise_not
-    bitwise_or ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad detach div
-    divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1 feature_alpha_dropout
-    feature_dropout fill float floor floor_divide fmax fmin fmod frac ge gelu gt half hardshrink hardsigmoid hardswish
-    hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 logical_and logical_not logical_or
-    logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative normal
-    ones_like pow rand_like randn_like reciprocal relu relu6 remainder requires_grad_ round rrelu rsqrt rsub selu sgn
-    sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold to
-    true_divide trunc type type_as uniform where zero zeros_like""".split()
+    bitwise_or bool ceil celu clamp clamp_max clamp_min clip clone contiguous copysign cos cosh cpu cuda deg2rad
+    detach div divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1
+    feature_alpha_dropout feature_dropout fill float floor floor_divide fmax fmin fmod frac ge gelu gt half hardshrink
+    hardsigmoid hardswish hardtanh heaviside int isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
+    logical_and logical_not logical_or logical_xor logit logsigmoid long lt masked_fill maximum minimum mish mul
+    multiply nan_to_num ne neg negative normal ones_like pow rand_like randn_like reciprocal relu relu6 remainder
+    requires_grad_ round rrelu rsqrt rsub selu sgn short sigmoid sign silu sin sinh softplus softshrink softsign sqrt
+    square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as uniform where zero
+    zeros_like""".split()
 )
 
 # Their results are made by torch even on the meta device, as their type matters.
-CONVERSIONS = frozenset("bfloat16 cpu cuda double float half to type type_as where".split())
+CONVERSIONS = frozenset(
+    "bfloat16 bool cpu cuda double float half int long short to type type_as where".split()
+)
 # Of a second operand they take the type and the device alone.
 LIKE_ANOTHER = frozenset(("to", "type_as"))
 COMPARISONS = frozenset(
@@ -97,7 +100,9 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     labelled, parameters, constants, computed = [], [], [], []
     for tensor in operands:
         layers = tensor.__dict__.get(COMPUTED)
-        if layers is not None and mode.known_labels(tensor) is None:
+        if layers is not None and (
+            mode.known_labels(tensor) is None or _beside_no_channels(layers.layers, operands, rank)
+        ):
             computed.append(layers.layers.values())
             continue
         name = mode.parameter_name(tensor)
@@ -119,6 +124,22 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     for layers in computed:
         _meet_computed(mode, labels, layers, rank)
     return labels
+
+
+def _beside_no_channels(layers: Mapping[SlotKey, Labels], operands: Sequence[Tensor], rank: int) -> bool:
+    """Do a computed parameter's rows lie along an axis of an activation that is longer than 1 and has no channels?
+
+    A bias per head is an example: its rows keep their number, and label nothing.
+    """
+    (layer,) = layers.values()
+    axis = next(axis for axis in range(-layer.ndim, 0) if layer.shape[axis] > 1)
+    for tensor in operands:
+        labels = tensor.__dict__.get(LABELS)
+        if labels is None or COMPUTED in tensor.__dict__ or tensor.dim() < -axis:
+            continue
+        if tensor.shape[axis] > 1 == labels.shape[axis]:
+            return True
+    return False
 
 
 def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], shape: torch.Size) -> Labels:
@@ -164,6 +185,7 @@ def _meet_computed(mode: LabelMode, labels: Labels, layers: Iterable[Labels], ra
         shape = [1] * (rank - layer.ndim) + list(layer.shape)
         axes = [axis for axis in range(rank) if shape[axis] > 1]
         if all(labels.shape[axis] == 1 for axis in axes):
+            mode.freeze(layer)
             continue
         if len(axes) == 1:
             mode.tie(mode.vector(labels, axes[0], labels.shape[axes[0]]), layer.reshape(-1))

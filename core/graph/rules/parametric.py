@@ -13,7 +13,7 @@ from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import padded
 from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
-from core.graph.rules.computed import Weight, weight_of
+from core.graph.rules.computed import Weight, computed, weight_of
 from core.modules import tensors_in
 
 
@@ -39,9 +39,13 @@ def _computed_weight(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
     """The weight is not a parameter (weight standardisation, a parametrization): nothing to cut, so freeze."""
     source = tensors_in(args)[0]
     labels = mode.labels_of(source)
-    mode.freeze_and_warn([] if labels is None else [labels], f"'{canonical(func)}' with a computed weight")
-    result = execute(mode, func, args, kwargs)
     weight = argument(args, kwargs, 1, "weight")
+    found = computed(mode, weight)
+    rows = [] if found is None else list(found.layers.values())
+    mode.freeze_and_warn(
+        rows if labels is None else [labels, *rows], f"'{canonical(func)}' with a computed weight"
+    )
+    result = execute(mode, func, args, kwargs)
     positions = source if "transpose" in canonical(func) else result
     channels = weight.shape[0]
     mode.count("macs", weight.numel() * (positions.numel() // channels))

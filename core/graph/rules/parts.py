@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from core.graph.attributes import SizeOfAttribute
-from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.attributes import RestOfAttribute, SizeOfAttribute, follow_attribute
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import compress, varying
 from core.graph.rules.calls import argument, canonical, execute, on_labels, unknown
 from core.graph.rules.sizes import agree, follow
+from core.graph.rules.tables import rows_of_table
 from core.modules import tensors_in
 
 
@@ -25,7 +26,8 @@ def index(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
-        return unknown(mode, func, args, kwargs)
+        table = canonical(func) == "__getitem__" and len(tensors_in(args[:1])) == 1
+        return (rows_of_table if table else unknown)(mode, func, args, kwargs)
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is None:
@@ -78,11 +80,14 @@ def _borders(
 def _borders_follow(mode: LabelMode, labels: Labels, axis: int, borders: Sequence[Any]) -> bool:
     """Make the channels before each border (behind it, where it counts from the end) as many as the border says."""
     vector = labels.reshape(-1)
-    return all(
-        isinstance(border, (SizeOfAttribute, SizeOfChannels))
-        and follow(mode, border, vector[border:] if border < 0 else vector[:border])
-        for border in borders
-    )
+
+    def follows_cut(border: Any) -> bool:
+        part = vector[border:] if border < 0 else vector[:border]
+        if not isinstance(border, (SizeOfAttribute, SizeOfChannels)):
+            return bool((part == FROZEN).all())  # padded there, and so again after every resizing
+        return follow(mode, border, part)
+
+    return all(map(follows_cut, borders))
 
 
 def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -132,16 +137,21 @@ def _pieces(
     pieces = np.split(labels, borders, axis)
     equal = len({piece.shape[axis] for piece in results}) == 1
     if isinstance(sizes, (list, tuple)):
-        if varying(labels) != [axis] or not all(
-            isinstance(item, (SizeOfAttribute, SizeOfChannels)) for item in sizes
-        ):
+        following = [isinstance(item, (SizeOfAttribute, RestOfAttribute, SizeOfChannels)) for item in sizes]
+        if varying(labels) != [axis] or not any(following):
             return None
         # What is left over (`x.shape[1] - self.width`) is right where all other sizes are.
-        rest = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
-        if len(rest) > 1 or any(not np.isin(labels, item.labels).all() for item in rest):
+        left = [item for item in sizes if isinstance(item, SizeOfChannels) and not item.proportional]
+        if any(not np.isin(labels, item.labels).all() for item in left):
             return None
-        for size, piece in zip(sizes, pieces, strict=True):
-            if not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
+        rest = [*left, *(item for item in sizes if isinstance(item, RestOfAttribute))]
+        if len(rest) > 1 or not _is_rest(mode, rest, sizes, labels.reshape(-1)):
+            return None
+        for size, piece, free in zip(sizes, pieces, following, strict=True):
+            if not free:
+                typed_in = f"'{name}' of a channel axis with one part of typed-in size {size}"
+                mode.freeze_and_warn([piece], f"{typed_in} ({_ADVICE})")
+            elif not any(size is item for item in rest) and not follow(mode, size, piece.reshape(-1)):
                 return None
         return [compress(piece) for piece in pieces]
     if not equal or (sizes is not None and not isinstance(sizes, (SizeOfAttribute, SizeOfChannels))):
@@ -154,6 +164,21 @@ def _pieces(
     elif sizes is not None:
         agree(mode, pieces[0], axis, sizes, name)
     return [pieces[0]] * len(results)
+
+
+def _is_rest(mode: LabelMode, rest: Sequence[Any], sizes: Sequence[Any], rows: Labels) -> bool:
+    """Is a size `self.dim - self.part` what all other sizes leave of the channels `rows`?"""
+    if not rest or not isinstance(rest[0], RestOfAttribute):
+        return True
+    others = [item for item in sizes if item is not rest[0]]
+    if not all(isinstance(item, SizeOfAttribute) for item in others):
+        return False
+    named = sorted((item.key, item.ratio) for item in others)
+    taken = sorted((item.key, item.ratio) for item in rest[0].parts)
+    if named != taken or not follow_attribute(mode, rest[0].whole, rows):
+        return False
+    mode.followed += rest[0].keys
+    return True
 
 
 def glu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

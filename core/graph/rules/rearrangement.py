@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import LabelMode, Labels, frozen_labels
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import compress, expanded, reshaped, varying
 from core.graph.rules.calls import argument, blank, canonical, execute, on_labels, sizes_by_axis, unknown
 from core.graph.rules.parts import divide, glu, index
@@ -50,21 +50,30 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if any(isinstance(item, torch.dtype) for item in (*args[1:], *kwargs.values())):
         return unknown(mode, func, args, kwargs)
     result = execute(mode, func, args, kwargs)
-    if labels is None:
-        return mode.mark(result, None)
-    if labels.size == 1:
+    sizes = sizes_by_axis(canonical(func), args, kwargs, result)
+    if labels is None or labels.size == 1:
+        if labels is None:
+            return mode.mark(result, None)
         if marks := marks_in((args[1:], kwargs)):
             freeze_sizes(mode, [], marks, canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     moved = reshaped(labels, source.shape, result.shape)
-    sizes = sizes_by_axis(canonical(func), args, kwargs, result)
     axes = varying(moved)
     fixed = [axis for axis in axes if not follows(sizes[axis])]
-    if len(fixed) == len(axes) == 1 and isinstance(sizes[fixed[0]], SizeOfAttribute):
-        rows = expanded(moved, fixed[0], result.shape[fixed[0]])
-        if moved.size == rows.size and follow_attribute(mode, sizes[fixed[0]], rows):
+    followed = _head_width(axes, sizes)
+    if followed is not None:
+        for axis in axes:
+            moved = moved if axis == followed else mode.uniform_along(moved, axis)
+        rows = expanded(moved, followed, result.shape[followed])
+        if follow_attribute(mode, sizes[followed], rows):
             fixed = []
+            axes = [followed]
+        else:
+            followed = None
+            fixed = [axis for axis in axes if sizes[axis] != -1]
     if fixed and len(fixed) == len(axes):
+        if mode.is_frozen(moved):  # which has been told
+            return mode.mark(result, frozen_labels(result))
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
             [labels], f"'{canonical(func)}' with the typed-in size {typed_in} on a channel axis"
@@ -80,6 +89,18 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for axis, size in enumerate(sizes):
         agree(mode, moved, axis, size, canonical(func))
     return mode.mark(result, moved)
+
+
+def _head_width(axes: Sequence[int], sizes: Sequence[Any]) -> int | None:
+    """The axis of a channel axis' pieces that an attribute gives the size of, where it is what shrinks.
+
+    In `view(b, 3, self.num_heads, self.head_dim, n)` it is the innermost: position p of every head is one element, so
+    that the number of heads stays. A size that was read off channels comes first, and so does a -1 further inside.
+    """
+    given = [axis for axis in axes if isinstance(sizes[axis], SizeOfAttribute) or sizes[axis] == -1]
+    if not given or any(isinstance(sizes[axis], SizeOfChannels) for axis in axes):
+        return None
+    return given[-1] if isinstance(sizes[given[-1]], SizeOfAttribute) else None
 
 
 def _splits(before: Labels, after: Labels) -> bool:

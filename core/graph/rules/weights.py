@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import COMPUTED, LabelMode, Labels, SizeOfChannels, SlotKey
+from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
 from core.graph.rules.blocks import expanded, padded, reshaped, varying
 from core.graph.rules.calls import argument, canonical, execute, in_place, sizes_by_axis
 from core.graph.rules.computed import Computed, computed, mark, principal
@@ -59,7 +59,7 @@ def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: d
         elif mode.known_labels(tensor) is not None or mode.parameter_name(tensor) in mode.frozen_names:
             return False
         elif (
-            "_lwdna_labels" not in tensor.__dict__
+            LABELS not in tensor.__dict__
             and mode.parameter_name(tensor) is None
             and not mode.is_constant(tensor)
         ):
