@@ -11,7 +11,7 @@ from torch import nn
 
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, trusted_model
-from core.storage.description import load_described, read_described, save_described
+from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
 _KEY = "classification"
@@ -31,6 +31,10 @@ class Description:
         std: the same.
         architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
             network's own widths.
+        view: how an image file is brought to the input's size, see `classification.inputs`: "crop" or "fit"; None in
+            older files, where the data set tells.
+        white: the pixel value of white, 255 or, for digits, 16; None in older files, likewise.
+        downsample: images were averaged over squares of so many pixels a side.
     """
 
     model: str
@@ -40,11 +44,16 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     architecture: Mapping[str, Any] | None = None
+    view: str | None = None
+    white: int | None = None
+    downsample: int = 1
 
 
-def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
+def save_network(
+    path: str | Path, network: nn.Module, description: Description, origin: Origin | None = None
+) -> None:
     """Write weights and description as one file, atomically; `network` is what `build_network(description)` builds."""
-    save_described(path, network, _KEY, description)
+    save_described(path, network, _KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -69,7 +78,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
         UserError: no such network, the widths do not fit it, or it is a network of the user's own and `model` is not
             given.
     """
-    chosen = trusted_model("the checkpoint", description.model, model, "model=")
+    chosen = trusted_model("the checkpoint", description.model, model, "--model")
     if is_factory(chosen):
         network = call_factory(chosen)
     else:

@@ -14,17 +14,19 @@ from torch.nn import functional
 from classification.checkpoint import Description, build_network, save_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
+from classification.data.folders import FolderSplit
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import error_rates
+from classification.inputs import white_of
 from classification.models import build
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
-from core.experiments.report import METHOD_TITLES
+from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Metric, Task, model_text
 from core.methods.method import without_young
-from core.storage.checkpoint import load_weights
 from core.storage.files import atomic_write
+from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 
 SKIPPED_FILE = "skipped.txt"
@@ -130,25 +132,33 @@ def checkpoints(
     config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
 ) -> list[str]:
     """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
-    files = []
-    for run in runs:
-        if run.seed != runs[0].seed:
-            continue
-        description = Description(
+    views = "crop" if isinstance(data.test, FolderSplit) else "fit"
+
+    def describe(architecture: Architecture | None) -> Description:
+        return Description(
             config.model,
             config.dataset,
             data.class_names,
             data.input_shape,
             tuple(data.train.mean),
             tuple(data.train.std),
-            None if run.architecture is None else run.architecture.to_json(),
+            None if architecture is None else architecture.to_json(),
+            views,
+            white_of(config.dataset),
+            config.data.downsample,
         )
-        network = build_network(description, config.model)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
-        path = settings.work_dir / f"{run.method}.safetensors"
-        save_network(path, network, description)
-        files.append(f"- `{path.name}`: {METHOD_TITLES.get(run.method, run.method)}, seed {run.seed}")
-    return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
+
+    saved = save_checkpoints(
+        settings,
+        runs,
+        config.dataset,
+        describe,
+        lambda description: build_network(description, config.model),
+        save_network,
+        config.data,
+    )
+    files = "\n".join(line for _, _, line in saved)
+    return [f"Checkpoints for `python -m classification.predict IMAGES --checkpoint FILE`:\n\n{files}"]
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:

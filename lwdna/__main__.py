@@ -4,6 +4,7 @@
     lwdna super_resolution upscale low.png high.png --checkpoint FILE
     lwdna tracking eval --dataset lasot --results RESULTS
     lwdna channels classification.models:resnet50
+    lwdna inspect FILE.safetensors
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -20,11 +21,11 @@ from pathlib import Path
 from lwdna import __version__
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "classification": ("run",),
+    "classification": ("run", "predict", "eval"),
     "super_resolution": ("run", "upscale", "convert"),
     "tracking": ("run", "train", "track", "eval", "check_dataset", "convert"),
 }
-ALONE = {"channels": "core.channels"}
+ALONE = {"channels": "core.channels", "inspect": "core.inspect"}
 
 
 def usage() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from core.experiments.commands import (
     work_directory,
 )
 from core.experiments.processes import launched_processes
+from core.experiments.store import plain
 from core.storage.data import data_root
+from core.storage.description import Origin
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
@@ -33,6 +36,7 @@ from tracking.training import (
     make_loss,
     make_validation,
     run_title,
+    trained_on,
 )
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
@@ -86,6 +90,18 @@ def describe(config: TrackingConfig) -> Description:
     )
 
 
+def origin_of(config: TrackingConfig, notes: Sequence[str]) -> Origin:
+    """How a checkpoint of this protocol was made; `notes` say what went another way than the recipe."""
+    method = "baseline" if config.backbone.widths is None else "given widths"
+    return Origin(
+        trained_on(config),
+        method,
+        config.train.seed,
+        plain({"train": asdict(config.train), "data": asdict(config.data)}),
+        tuple(notes),
+    )
+
+
 def train(arguments: Namespace) -> int:
     """One training from parsed arguments; returns the exit status."""
     root = data_root(arguments.data_root)
@@ -131,9 +147,10 @@ def train(arguments: Namespace) -> int:
             progress=not arguments.no_progress,
         )
         if fabric.is_global_zero:
-            save_network(folder / CHECKPOINT, network, describe(config))
+            notes = [str(note) for note in (*read_divergences(folder), *training_notes(result.history))]
+            save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, notes))
             report(folder, loader.unreadable, result.seconds, result.images_seen)
-            for line in (*read_divergences(folder), *training_notes(result.history)):
+            for line in notes:
                 print(line)
     return 0
 

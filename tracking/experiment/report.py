@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from core.experiments.checkpoints import save_checkpoints
 from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.graph.complexity import count, count_params, latency
-from core.storage.checkpoint import load_weights
 from core.tables import engineering, markdown_table
 from tracking.dimp.checkpoint import Description, save_network
 from tracking.dimp.net import DiMPNet
@@ -20,6 +20,7 @@ from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig
 from tracking.experiment.tryout import Tryout
+from tracking.training import trained_on
 
 
 class PerFrame(nn.Module):
@@ -50,16 +51,19 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
     networks: dict[str, DiMPNet] = {}
     evaluations: list[Evaluation] = []
     files = []
-    for run in runs:
-        if run.seed != runs[0].seed:
-            continue
+    for run, network, line in save_checkpoints(
+        settings,
+        runs,
+        trained_on(config),
+        lambda found: Description(
+            config.backbone.name, None if found is None else found.to_json(), config.network, tryout.changes
+        ),
+        lambda description: description.build(config.backbone.name),
+        save_network,
+        config.data,
+    ):
+        files.append(line)
         name = METHOD_TITLES.get(run.method, run.method.capitalize())
-        found = None if run.architecture is None else run.architecture.to_json()
-        description = Description(config.backbone.name, found, config.network, tryout.changes)
-        network = description.build(config.backbone.name)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
-        save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
-        files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")
         networks[name] = network.eval()
         evaluations.append(replace(tryout.network(network), name=name))
     evaluations += [tryout.built_in(name) for name in tryout.references]
