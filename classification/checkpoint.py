@@ -14,7 +14,7 @@ from core.command_line.factories import call_factory, is_factory, trusted_model
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
-_KEY = "classification"
+KEY = "classification"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def save_network(
     path: str | Path, network: nn.Module, description: Description, origin: Origin | None = None
 ) -> None:
     """Write weights and description as one file, atomically; `network` is what `build_network(description)` builds."""
-    save_described(path, network, _KEY, description, origin)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -64,7 +64,7 @@ def read_description(path: str | Path) -> Description:
         UserError: it is broken, or was not written by `save_network`.
     """
     decode = dict.fromkeys(("classes", "input_shape", "mean", "std"), tuple)
-    return read_described(path, _KEY, Description, "classification.run", decode)
+    return read_described(path, KEY, Description, "classification.run", decode)
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

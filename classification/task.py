@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from classification.checkpoint import Description, build_network, save_network
+from classification.checkpoint import KEY, Description, build_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.folders import FolderSplit
@@ -23,7 +24,7 @@ from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Metric, Task, model_text
+from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
 from core.storage.files import atomic_write
 from core.surgery.architecture import Architecture
@@ -68,6 +69,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
         subject=subject(config),
+        described=partial(describe, config, data),
         one_process=one_process(config),
     )
 
@@ -132,33 +134,29 @@ def checkpoints(
     config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
 ) -> list[str]:
     """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
-    views = "crop" if isinstance(data.test, FolderSplit) else "fit"
-
-    def describe(architecture: Architecture | None) -> Description:
-        return Description(
-            config.model,
-            config.dataset,
-            data.class_names,
-            data.input_shape,
-            tuple(data.train.mean),
-            tuple(data.train.std),
-            None if architecture is None else architecture.to_json(),
-            views,
-            white_of(config.dataset),
-            config.data.downsample,
-        )
-
+    described = partial(describe, config, data)
     saved = save_checkpoints(
-        settings,
-        runs,
-        config.dataset,
-        describe,
-        lambda description: build_network(description, config.model),
-        save_network,
-        config.data,
+        settings, runs, described, lambda description: build_network(description, config.model)
     )
     files = "\n".join(line for _, _, line in saved)
     return [f"Checkpoints for `python -m classification.predict IMAGES --checkpoint FILE`:\n\n{files}"]
+
+
+def describe(config: RunConfig, data: ClassificationData, architecture: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`."""
+    description = Description(
+        config.model,
+        config.dataset,
+        data.class_names,
+        data.input_shape,
+        tuple(data.train.mean),
+        tuple(data.train.std),
+        None if architecture is None else architecture.to_json(),
+        "crop" if isinstance(data.test, FolderSplit) else "fit",
+        white_of(config.dataset),
+        config.data.downsample,
+    )
+    return Described(KEY, description, config.dataset, config.data)
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:

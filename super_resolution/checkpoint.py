@@ -17,7 +17,7 @@ from core.surgery.architecture import Architecture
 from super_resolution.models import build
 from super_resolution.models.own import check_own_network
 
-_KEY = "super_resolution"
+KEY = "super_resolution"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def save_network(
         description: see `Description`; its values must be plain JSON.
         origin: how the network was made, where that is known.
     """
-    save_described(path, network, _KEY, description, origin)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -91,7 +91,7 @@ def read_description(path: str | Path) -> Description:
         "options": from_words,
         **dict.fromkeys(("input_shape", "mean", "std"), tuple),
     }
-    return read_described(path, _KEY, Description, writers, decode)
+    return read_described(path, KEY, Description, writers, decode)
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Metric, Task, model_text
-from super_resolution.checkpoint import build_network, describe, save_network
+from core.experiments.task import Described, Metric, Task, model_text
+from core.surgery.architecture import Architecture
+from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, metrics, score_set
@@ -79,6 +81,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, channels, settings, runs),
         subject=subject(config),
+        described=partial(describe_trained, config, channels),
     )
 
 
@@ -88,6 +91,12 @@ def subject(config: RunConfig) -> dict[str, Any]:
     del data["cache"]
     return {"model": config.model, "scale": config.scale, "options": dict(config.options), "dataset": config.dataset,
             "data": data, **model_text(config.model)}  # fmt: skip
+
+
+def describe_trained(config: RunConfig, channels: int, found: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`; images have `channels` channels."""
+    description = describe(config.model, config.scale, config.options, channels, found)
+    return Described(KEY, description, config.dataset, config.data)
 
 
 def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
@@ -124,14 +133,9 @@ def finish(
     upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
     names = {"baseline": "Baseline", "lwdna": "LW-DNA"}
     files = []
+    described = partial(describe_trained, config, channels)
     for run, network, line in save_checkpoints(
-        settings,
-        runs,
-        config.dataset,
-        lambda found: describe(config.model, config.scale, config.options, channels, found),
-        lambda description: build_network(description, config.model),
-        save_network,
-        config.data,
+        settings, runs, described, lambda description: build_network(description, config.model)
     ):
         files.append(line)
         if run.method in names:

@@ -23,12 +23,12 @@ from core.experiments.commands import (
 from core.experiments.processes import launched_processes
 from core.experiments.store import plain
 from core.storage.data import data_root
-from core.storage.description import Origin
+from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
-from tracking.dimp.checkpoint import Description, save_network
+from tracking.dimp.checkpoint import KEY, Description, save_network
 from tracking.training import (
     TrackingConfig,
     build_network,
@@ -90,16 +90,12 @@ def describe(config: TrackingConfig) -> Description:
     )
 
 
-def origin_of(config: TrackingConfig, notes: Sequence[str]) -> Origin:
-    """How a checkpoint of this protocol was made; `notes` say what went another way than the recipe."""
+def origin_of(config: TrackingConfig, folder: Path) -> Origin:
+    """How a checkpoint of this protocol was made, in this work directory."""
     method = "baseline" if config.backbone.widths is None else "given widths"
-    return Origin(
-        trained_on(config),
-        method,
-        config.train.seed,
-        plain({"train": asdict(config.train), "data": asdict(config.data)}),
-        tuple(notes),
-    )
+    recipe = plain({"train": asdict(config.train), "data": asdict(config.data)})
+    notes = tuple(f"{divergence}." for divergence in read_divergences(folder))
+    return Origin(trained_on(config), method, config.train.seed, recipe, notes)
 
 
 def train(arguments: Namespace) -> int:
@@ -145,12 +141,12 @@ def train(arguments: Namespace) -> int:
             evaluate=evaluate,
             fabric=fabric,
             progress=not arguments.no_progress,
+            header=lambda: header_of(KEY, describe(config), origin_of(config, folder)),
         )
         if fabric.is_global_zero:
-            notes = [str(note) for note in (*read_divergences(folder), *training_notes(result.history))]
-            save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, notes))
+            save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, folder))
             report(folder, loader.unreadable, result.seconds, result.images_seen)
-            for line in notes:
+            for line in (*read_divergences(folder), *training_notes(result.history)):
                 print(line)
     return 0
 

@@ -1,44 +1,66 @@
-"""The checkpoints that an experiment leaves: one per method, of the first seed, which says what it is."""
+"""The checkpoints that an experiment leaves: every network says what it is and how it was made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from core.experiments.report import METHOD_TITLES
-from core.experiments.settings import Run, Settings
+from core.experiments.settings import Run, Settings, TeacherConfig
 from core.experiments.store import plain
-from core.storage.checkpoint import load_weights
-from core.storage.description import Origin
+from core.experiments.task import Described
+from core.storage.checkpoint import load_weights, save_weights
+from core.storage.description import Origin, header_of
 from core.surgery.architecture import Architecture
+from core.training.distillation import DistillationConfig
+from core.training.divergence import Divergence
+from core.training.train import TrainConfig
 
 M = TypeVar("M", bound=nn.Module)
-D = TypeVar("D")
+
+
+def header(
+    described: Described,
+    method: str,
+    train: TrainConfig,
+    distillation: DistillationConfig | None,
+    teacher: TeacherConfig,
+    divergences: Sequence[Divergence],
+) -> dict[str, str]:
+    """The entries of a trained network's header.
+
+    Args:
+        described: the network.
+        method: how its widths were found.
+        train: the recipe, its seed the training's.
+        distillation: of the training; None without.
+        teacher: likewise.
+        divergences: where the training left the recipe.
+    """
+    recipe = {"train": asdict(train), "data": asdict(described.data)}
+    if distillation is not None:
+        recipe |= {"distillation": asdict(distillation), "teacher": asdict(teacher)}
+    notes = tuple(f"{divergence}." for divergence in divergences)
+    origin = Origin(described.dataset, method, train.seed, plain(recipe), notes)
+    return header_of(described.key, described.description, origin)
 
 
 def save_checkpoints(
     settings: Settings,
     runs: Sequence[Run],
-    dataset: str,
-    describe: Callable[[Architecture | None], D],
-    build: Callable[[D], M],
-    save: Callable[[Path, M, D, Origin], None],
-    data: Any,
+    described: Callable[[Architecture | None], Described],
+    build: Callable[[Any], M],
 ) -> Iterator[tuple[Run, M, str]]:
     """Write METHOD.safetensors of every method, of the first seed.
 
     Args:
         settings: the experiment.
         runs: its finished trainings.
-        dataset: what they were trained on.
-        describe: the widths (None for the baseline's own) -> the task's description.
-        build: the description -> its network.
-        save: writes a file.
-        data: the protocol's section `data`, a dataclass.
+        described: of `core.experiments.task.Task`.
+        build: a description -> its network.
 
     Yields:
         The training, its network with its weights, and a line of Markdown that names the file.
@@ -49,24 +71,15 @@ def save_checkpoints(
     for run in runs:
         if run.seed != runs[0].seed:
             continue
-        description = describe(run.architecture)
-        network = build(description)
+        told = described(run.architecture)
+        network = build(told.description)
         load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
         path = settings.work_dir / f"{run.method}.safetensors"
-        save(path, network, description, origin_of(settings, run, dataset, data))
+        train = replace(settings.train, seed=run.seed)
+        save_weights(
+            network,
+            path,
+            header(told, run.method, train, settings.distillation, settings.teacher, run.divergences),
+        )
         title = METHOD_TITLES.get(run.method, run.method.capitalize())
         yield run, network, f"- `{path.name}`: {title}, seed {run.seed}"
-
-
-def origin_of(settings: Settings, run: Run, dataset: str, data: Any) -> Origin:
-    """How the network of a run was made."""
-    recipe = {"train": asdict(replace(settings.train, seed=run.seed)), "data": asdict(data)}
-    if settings.distillation is not None:
-        recipe |= {"distillation": asdict(settings.distillation), "teacher": asdict(settings.teacher)}
-    return Origin(
-        dataset,
-        run.method,
-        run.seed,
-        plain(recipe),
-        tuple(f"{divergence}." for divergence in run.divergences),
-    )

@@ -90,10 +90,15 @@ def save_described(
         description: a dataclass whose values JSON can hold.
         origin: how the network was made, where that is known.
     """
-    metadata = {key: json_text(dataclasses.asdict(description))}
+    save_weights(network, path, header_of(key, description, origin))
+
+
+def header_of(key: str, description: Any, origin: Origin | None = None) -> dict[str, str]:
+    """The entries of the header of a file that describes itself; arguments as in `save_described`."""
+    header = {key: json_text(dataclasses.asdict(description))}
     if origin is not None:
-        metadata[_ORIGIN] = json_text(dataclasses.asdict(origin))
-    save_weights(network, path, metadata)
+        header[_ORIGIN] = json_text(dataclasses.asdict(origin))
+    return header
 
 
 def read_contents(path: str | Path) -> Contents:

@@ -29,7 +29,7 @@ from tracking.dimp.backbones import UNUSED, backbone_trunk
 from tracking.dimp.crops import MEAN, STD
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
-_KEY = "dimp"
+KEY = "dimp"
 # Packages of the published training code, in 2019 and later. Classes of any other are refused.
 FOREIGN_PACKAGES = ("ltr.", "dlframework.", "pytracking.")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of storages
@@ -91,7 +91,7 @@ def save_network(
         description: see `Description`.
         origin: how the network was made, where that is known.
     """
-    save_described(path, network, _KEY, description, origin)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -106,7 +106,7 @@ def read_description(path: str | Path) -> Description:
         "settings": from_words,
         **dict.fromkeys(("input_shape", "mean", "std"), tuple),
     }
-    return read_described(path, _KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
+    return read_described(path, KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
 
 
 def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet, Description]:

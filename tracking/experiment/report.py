@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
+from core.experiments.task import Described
 from core.graph.complexity import count, count_params, latency
+from core.surgery.architecture import Architecture
 from core.tables import engineering, markdown_table
-from tracking.dimp.checkpoint import Description, save_network
+from tracking.dimp.checkpoint import KEY, Description
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
@@ -51,16 +55,9 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
     networks: dict[str, DiMPNet] = {}
     evaluations: list[Evaluation] = []
     files = []
+    described = partial(describe, config, tryout.changes)
     for run, network, line in save_checkpoints(
-        settings,
-        runs,
-        trained_on(config),
-        lambda found: Description(
-            config.backbone.name, None if found is None else found.to_json(), config.network, tryout.changes
-        ),
-        lambda description: description.build(config.backbone.name),
-        save_network,
-        config.data,
+        settings, runs, described, lambda description: description.build(config.backbone.name)
     ):
         files.append(line)
         name = METHOD_TITLES.get(run.method, run.method.capitalize())
@@ -80,6 +77,13 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
         + "\n".join(files),
     ]
+
+
+def describe(config: RunConfig, changes: Mapping[str, Any], found: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`; `changes` are the tracker's settings that differ."""
+    widths = None if found is None else found.to_json()
+    description = Description(config.backbone.name, widths, config.network, changes)
+    return Described(KEY, description, trained_on(config), config.data)
 
 
 def _auc(evaluation: Evaluation) -> float:
