@@ -127,8 +127,15 @@ def outputs_of(data: ClassificationData, described: Description) -> np.ndarray:
     """The network's output of every class of a data set, (classes,), int64: classes are the same by their names.
 
     Raises:
-        UserError: the network does not know a class.
+        UserError: the network does not know a class, or names do not tell which is which.
     """
+    if data.class_names == described.classes:  # names may then occur twice: ImageNet has two cranes
+        return np.arange(data.num_classes)
+    if any(len(set(names)) < len(names) for names in (data.class_names, described.classes)):
+        raise UserError(
+            f"the classes of {data.name} are not those that the checkpoint was trained on, in their order, and cannot be "
+            f"matched by their names, as several classes have the same name"
+        )
     place = {name: output for output, name in enumerate(described.classes)}
     strange = [name for name in data.class_names if name not in place]
     if strange:

@@ -46,7 +46,7 @@ class Prediction:
     error: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.classes)
+        return f"{self.file}: " + "; ".join(f"{name} {100 * share:.1f} %" for name, share in self.classes)
 
 
 @dataclass(frozen=True)

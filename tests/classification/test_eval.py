@@ -117,6 +117,10 @@ def test_another_data_set_is_refused(work: Path) -> None:
     description = read_description(work / "baseline.safetensors")
     with pytest.raises(UserError, match="does not know 2 of the 10 classes of digits: 8, 9"):
         outputs_of(data, replace(description, classes=tuple("01234567")))
+    cranes = replace(data, class_names=("crane", "crane", *"23456789"))
+    assert outputs_of(cranes, replace(description, classes=cranes.class_names)).tolist() == list(range(10))
+    with pytest.raises(UserError, match="several classes have the same name"):
+        outputs_of(cranes, replace(description, classes=(*"23456789", "crane", "crane")))
 
 
 def test_a_checkpoint_of_another_size_is_refused(

@@ -190,7 +190,7 @@ def test_a_network_of_ones_own_has_to_be_named_again(
     assert main([str(image), "--checkpoint", str(path)]) == 2
     assert f"repeat it with --model {own}:net" in capsys.readouterr().err
     assert main([str(image), "--checkpoint", str(path), "--model", f"{own}:net"]) == 0
-    assert ": output 2 100.0 %, dog 0.0 %, cat" in capsys.readouterr().out
+    assert ": output 2 100.0 %; dog 0.0 %; cat" in capsys.readouterr().out
     assert main([str(image), "--checkpoint", str(path), "--model", f"{own}:other"]) == 2
     assert "own.safetensors' does not fit" in capsys.readouterr().err
 
