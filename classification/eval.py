@@ -133,8 +133,8 @@ def outputs_of(data: ClassificationData, described: Description) -> np.ndarray:
         return np.arange(data.num_classes)
     if any(len(set(names)) < len(names) for names in (data.class_names, described.classes)):
         raise UserError(
-            f"the classes of {data.name} are not those that the checkpoint was trained on, in their order, and cannot be "
-            f"matched by their names, as several classes have the same name"
+            f"the classes of {data.name} are not the checkpoint's in their order, and cannot be matched by their "
+            f"names, as several classes have the same name"
         )
     place = {name: output for output, name in enumerate(described.classes)}
     strange = [name for name in data.class_names if name not in place]

@@ -95,6 +95,7 @@ COMMANDS = {
     "classification/predict.py",
     "classification/run.py",
     "super_resolution/convert.py",
+    "super_resolution/eval.py",
     "super_resolution/run.py",
     "super_resolution/upscale.py",
     "tracking/check_dataset.py",

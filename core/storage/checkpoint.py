@@ -59,8 +59,7 @@ def save_state(path: str | Path, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_flatten(state, "", tensors), separators=(",", ":"))
     metadata = {"format": _FORMAT, "skeleton": skeleton, CHECKSUM: str(_checksum(skeleton, tensors))}
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_unshared(tensors), metadata))
+    _write(path, tensors, metadata)
 
 
 def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
@@ -99,8 +98,7 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
         tensors[name] = value.detach().cpu().contiguous()
     header = {"format": "pt", LIBRARY: f"lwdna {__version__}", **(metadata or {})}
     header[CHECKSUM] = str(_checksum(_header_text(header), tensors))
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_unshared(tensors), header))
+    _write(path, tensors, header)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -278,6 +276,19 @@ def _add_tensor(tensors: dict[str, Tensor], where: str, value: Tensor) -> str:
         name, count = f"{where.lstrip('/')}~{count}", count + 1
     tensors[name] = value.detach().cpu().contiguous()
     return name
+
+
+def _write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically. Its entries are sorted, as the library's are not: one content, one file."""
+    content = memoryview(safetensors.torch.save(_unshared(tensors), dict(metadata)))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    with atomic_write(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(content[start:])
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

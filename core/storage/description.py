@@ -33,7 +33,13 @@ T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 _ORIGIN = "origin"
-_OWN = ("format", LIBRARY, CHECKSUM, _ORIGIN)  # entries of a header that are no task's description
+_OWN = (
+    "format",
+    "skeleton",
+    LIBRARY,
+    CHECKSUM,
+    _ORIGIN,
+)  # entries of a header that are no task's description
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,13 @@ def test_a_flipped_bit_of_a_weight_is_an_error_that_names_the_file(file: Path, r
         read(file)  # type: ignore[operator]
 
 
+def test_one_content_makes_one_file(file: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        again = tmp_path / f"{number}.safetensors"
+        save_described(again, network(), "a_task", Note("mine.py:net", ("nan", "cat")), ORIGIN)
+        assert again.read_bytes() == file.read_bytes()
+
+
 def without_checksum(path: Path) -> Path:
     """As older releases and other programs write it."""
     metadata = {key: text for key, text in read_metadata(path).items() if key not in ("crc32", "library")}
