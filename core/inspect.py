@@ -65,8 +65,11 @@ def _rows(fields: Mapping[str, Any], prefix: str = "", leave_out: Sequence[str] 
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
-        code = " (code: named here, not imported; give it with --model)" if _names_code(name, value) else ""
-        return value + code
+        return (
+            f"{value} (code: named here, not imported; give it with --{name})"
+            if _names_code(name, value)
+            else value
+        )
     if value is None:
         return "not set"
     if isinstance(value, list):

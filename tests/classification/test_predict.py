@@ -45,6 +45,7 @@ def test_files_become_the_data_sets_own_pixels(tmp_path: Path, enlarge: int) -> 
             assert np.abs(found[0] - image).mean() < 2
     flat = np.full((8 * enlarge, 8 * enlarge, 3), 255, np.uint8)
     assert (to_input(flat, description) == 16).all()
+    assert (to_input(flat, described("digits", (1, 8, 8))) == 16).all()  # files of older releases do not tell
 
 
 def test_images_of_any_form_are_fitted() -> None:
