@@ -12,10 +12,10 @@ from torch import nn
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
-from core.storage.description import load_described, read_described, save_described
+from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
-_KEY = "classification"
+KEY = "classification"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Description:
         std: the same.
         architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
             network's own widths.
+        view: how an image file is brought to the input's size, see `classification.inputs`: "crop", "photograph" or
+            "fit"; None in older files, where the data set tells.
+        white: the pixel value of white, 255 or, for digits, 16; None in older files, likewise.
+        downsample: images were averaged over squares of so many pixels a side.
         form: see `classification.config.RunConfig`.
     """
 
@@ -42,12 +46,17 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     architecture: Mapping[str, Any] | None = None
+    view: str | None = None
+    white: int | None = None
+    downsample: int = 1
     form: str | None = None
 
 
-def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
+def save_network(
+    path: str | Path, network: nn.Module, description: Description, origin: Origin | None = None
+) -> None:
     """Write weights and description as one file, atomically; `network` is what `build_network(description)` builds."""
-    save_described(path, network, _KEY, description)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -58,7 +67,7 @@ def read_description(path: str | Path) -> Description:
         UserError: it is broken, or was not written by `save_network`.
     """
     decode = dict.fromkeys(("classes", "input_shape", "mean", "std"), tuple)
-    return read_described(path, _KEY, Description, "classification.run", decode)
+    return read_described(path, KEY, Description, "classification.run", decode)
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:
@@ -72,7 +81,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
         UserError: no such network, the widths do not fit it, or it is a network of the user's own and `model` is not
             given.
     """
-    chosen = trusted_model("the checkpoint", description.model, model, "model=")
+    chosen = trusted_model("the checkpoint", description.model, model, "--model")
     if is_factory(chosen):
         network = call_factory(chosen)
     else:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from core.errors import NonFiniteOutput, UserError
 from core.training.train import Loader
+
+TOP = 5
+EMPTY = "there are no images to evaluate on; check the test part of the data set"
 
 
 @torch.inference_mode()
@@ -28,23 +34,16 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
         UserError: the loader holds no images.
         NonFiniteOutput: a logit is NaN or infinite.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        # Counts stay on the device: reading a number back after every batch would stall an accelerator.
-        counts: list[torch.Tensor] = []
-        images = 0
-        top5 = True
-        for inputs, targets in loader.epoch(0):
-            logits = model(inputs.to(device, non_blocking=True)).float()
-            counts.append(_count(logits, targets.to(device, non_blocking=True)))
-            images += len(targets)
-            top5 = logits.shape[1] >= 5
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    # Counts stay on the device: reading a number back after every batch would stall an accelerator.
+    counts: list[torch.Tensor] = []
+    images = 0
+    top5 = True
+    for logits, targets, _ in outputs(model, loader, device):
+        counts.append(_count(logits, targets))
+        images += len(targets)
+        top5 = logits.shape[1] >= TOP
     if images == 0:
-        raise UserError("there are no images to evaluate on; check the test part of the data set")
+        raise UserError(EMPTY)
     top1_hits, top5_hits, loss, bad = torch.stack(counts).cpu().double().sum(dim=0).tolist()
     if bad:
         raise NonFiniteOutput(f"{bad:.0f} of {images} images have logits that are NaN or infinite")
@@ -54,9 +53,103 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
     return {**metrics, "loss": loss / images}
 
 
+@torch.inference_mode()
+def outputs(
+    model: nn.Module, loader: Loader, device: torch.device | str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Logits (B, classes), float32, targets (B,) and inputs of every batch of a loader's epoch 0, on `device`.
+
+    The model is in eval mode meanwhile; every module's mode is put back afterwards, also on failure.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for batch, targets in loader.epoch(0):
+            inputs = batch.to(device, non_blocking=True)
+            yield model(inputs).float(), targets.to(device, non_blocking=True), inputs
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a classifier says of every image of a loader, in its order, on the CPU.
+
+    Attributes:
+        targets: (N,), int64: the right outputs.
+        best: (N, k), int64: the k likeliest outputs, the likeliest first; k is 5, or as many as there are.
+        shares: (N, k): their softmax probabilities.
+        losses: (N,): cross-entropy in nats.
+        worst: the images with the largest losses, as (row, inputs (C, H, W)), the largest loss first.
+        outputs: how many the network has.
+    """
+
+    targets: torch.Tensor
+    best: torch.Tensor
+    shares: torch.Tensor
+    losses: torch.Tensor
+    worst: tuple[tuple[int, torch.Tensor], ...]
+    outputs: int
+
+    def metrics(self) -> dict[str, float]:
+        """What `error_rates` gives, counted alike; the loss is summed in another order."""
+        hits = self.best == self.targets[:, None]
+        count = len(self.targets)
+        metrics = {"top1_error": 100 * (count - int(hits[:, 0].sum())) / count}
+        if self.outputs >= TOP:
+            metrics["top5_error"] = 100 * (count - int(hits.sum())) / count
+        return {**metrics, "loss": float(self.losses.double().mean())}
+
+
+def judge(model: nn.Module, loader: Loader, device: torch.device | str, keep: int) -> Judged:
+    """`error_rates` image by image.
+
+    Args:
+        model: see `error_rates`.
+        loader: likewise.
+        device: likewise.
+        keep: how many of the worst images to keep.
+
+    Raises:
+        UserError: the loader holds no images.
+        NonFiniteOutput: a logit is NaN or infinite.
+    """
+    found: list[tuple[torch.Tensor, ...]] = []
+    worst: list[tuple[float, int, torch.Tensor]] = []
+    seen = classes = 0
+    for logits, targets, inputs in outputs(model, loader, device):
+        best, shares = likeliest(logits)
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        found.append(tuple(part.cpu() for part in (targets, best, shares, losses)))
+        rows = losses.topk(min(keep, len(losses))).indices.tolist()
+        worst += [(float(losses[row]), seen + row, inputs[row].cpu()) for row in rows]
+        worst = sorted(worst, key=lambda item: (-item[0], item[1]))[:keep]
+        seen, classes = seen + len(targets), logits.shape[1]
+    if not seen:
+        raise UserError(EMPTY)
+    targets, best, shares, losses = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Judged(targets, best, shares, losses, tuple((row, image) for _, row, image in worst), classes)
+
+
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The five (or all, of fewer) likeliest outputs of logits (B, classes), and their softmax probabilities.
+
+    Raises:
+        NonFiniteOutput: a logit is NaN or infinite.
+    """
+    bad = int((~logits.isfinite().all(dim=1)).sum())
+    if bad:
+        raise NonFiniteOutput(
+            f"{bad} of {len(logits)} images of a batch have logits that are NaN or infinite"
+        )
+    best = logits.topk(min(TOP, logits.shape[1])).indices
+    return best, logits.softmax(dim=1).gather(1, best)
+
+
 def _count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Top-1 hits, top-5 hits, summed cross-entropy, images with non-finite logits of a batch, as a float32 tensor."""
-    best = logits.topk(min(5, logits.shape[1])).indices
+    best = logits.topk(min(TOP, logits.shape[1])).indices
     hits = best == targets[:, None]
     bad = ~logits.isfinite().all(dim=1)
     loss = functional.cross_entropy(logits, targets, reduction="sum")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from classification.checkpoint import Description, build_network, save_network
+from classification.checkpoint import KEY, Description, build_network
 from classification.config import RunConfig
 from classification.data import ClassificationData
 from classification.data.folders import FolderSplit
 from classification.data.scan import LeftOut, summary
 from classification.evaluation import error_rates
+from classification.inputs import white_of
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
-from core.experiments.report import METHOD_TITLES
+from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Metric, Task, model_text
+from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
-from core.storage.checkpoint import load_weights
 from core.storage.files import atomic_write, write_json
+from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 
 SKIPPED_FILE = "skipped.txt"
@@ -73,6 +75,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
         subject=subject(config, data),
+        described=partial(describe, config, data),
         one_process=one_process(data),
     )
 
@@ -148,26 +151,30 @@ def checkpoints(
     config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
 ) -> list[str]:
     """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
-    files = []
-    for run in runs:
-        if run.seed != runs[0].seed:
-            continue
-        description = Description(
-            config.model,
-            data.name,
-            data.class_names,
-            data.input_shape,
-            tuple(data.train.mean),
-            tuple(data.train.std),
-            None if run.architecture is None else run.architecture.to_json(),
-            config.form,
-        )
-        network = build_network(description, config.model)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
-        path = settings.work_dir / f"{run.method}.safetensors"
-        save_network(path, network, description)
-        files.append(f"- `{path.name}`: {METHOD_TITLES.get(run.method, run.method)}, seed {run.seed}")
-    return ["Checkpoints for `classification.checkpoint.load_network`:\n\n" + "\n".join(files)]
+    described = partial(describe, config, data)
+    saved = save_checkpoints(
+        settings, runs, described, lambda description: build_network(description, config.model)
+    )
+    files = "\n".join(line for _, _, line in saved)
+    return [f"Checkpoints for `python -m classification.predict IMAGES --checkpoint FILE`:\n\n{files}"]
+
+
+def describe(config: RunConfig, data: ClassificationData, architecture: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`."""
+    description = Description(
+        config.model,
+        data.name,
+        data.class_names,
+        data.input_shape,
+        tuple(data.train.mean),
+        tuple(data.train.std),
+        None if architecture is None else architecture.to_json(),
+        "photograph" if data.folder else "crop" if isinstance(data.test, FolderSplit) else "fit",
+        white_of(data.name),
+        config.data.downsample,
+        config.form,
+    )
+    return Described(KEY, description, data.name, config.data)
 
 
 def left_out(skipped: Mapping[str, int]) -> list[str]:

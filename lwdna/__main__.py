@@ -4,6 +4,7 @@
     lwdna super_resolution upscale low.png high.png --checkpoint FILE
     lwdna tracking eval --dataset lasot --results RESULTS
     lwdna channels classification.models:resnet50
+    lwdna inspect FILE.safetensors
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -20,16 +21,23 @@ from pathlib import Path
 from lwdna import __version__
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "classification": ("run",),
-    "super_resolution": ("run", "upscale", "convert"),
+    "classification": ("run", "predict", "eval"),
+    "super_resolution": ("run", "upscale", "eval", "convert"),
     "tracking": ("run", "train", "track", "eval", "check_dataset", "convert"),
 }
-ALONE = {"channels": "core.channels"}
+# The same verb in every task, beside the name that the field uses.
+ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
+ALONE = {"channels": "core.channels", "inspect": "core.inspect"}
 
 
 def usage() -> str:
     """What there is to type."""
     lines = [f"lwdna {task} {verb} ..." for task, verbs in TASKS.items() for verb in verbs]
+    lines += [
+        f"lwdna {task} {alias} ... is {verb}"
+        for task, words in ALIASES.items()
+        for alias, verb in words.items()
+    ]
     lines += [f"lwdna {name} ..." for name in ALONE]
     return (
         "usage: "
@@ -51,6 +59,7 @@ def find_command(words: Sequence[str]) -> tuple[str, list[str]]:
         raise ValueError(_unknown(words[0], [*TASKS, *ALONE]))
     verbs = TASKS[first]
     verb = words[1].replace("-", "_") if len(words) > 1 else ""
+    verb = ALIASES.get(first, {}).get(verb, verb)
     if verb not in verbs:
         raise ValueError(_unknown(" ".join(words[:2]), [f"{first} {verb}" for verb in verbs]))
     return f"{first}.{verb}", list(words[2:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from torch import nn
 
 from core.command_line.factories import is_factory, trusted_model
 from core.errors import UserError
-from core.storage.description import load_described, read_described, save_described
+from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from super_resolution.models import build
 from super_resolution.models.own import check_own_network
 
-_KEY = "super_resolution"
+KEY = "super_resolution"
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,52 @@ class Description:
         options: its further options.
         architecture: the content of a widths file (`core.Architecture.to_json`), None for the network's own
             widths.
+        input_shape: channels, height and width, None for any; one of the user's own may take grey images alone.
+        mean: per channel, in pixel values: inputs are (pixel - mean) / std. All networks here take [0, 1]; what else
+            they subtract is part of them.
+        std: the same.
     """
 
     model: str
     scale: int
     options: Mapping[str, Any]
     architecture: Mapping[str, Any] | None = None
+    input_shape: tuple[int | None, ...] = (3, None, None)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (255.0, 255.0, 255.0)
 
 
-def save_network(path: str | Path, network: nn.Module, description: Description) -> None:
+def describe(
+    model: str,
+    scale: int,
+    options: Mapping[str, Any],
+    channels: int,
+    architecture: Architecture | None = None,
+) -> Description:
+    """The description of a network for images of `channels` channels."""
+    return Description(
+        model,
+        scale,
+        dict(options),
+        None if architecture is None else architecture.to_json(),
+        (channels, None, None),
+        (0.0,) * channels,
+        (255.0,) * channels,
+    )
+
+
+def save_network(
+    path: str | Path, network: nn.Module, description: Description, origin: Origin | None = None
+) -> None:
     """Write a network's weights and description as one file, atomically.
 
     Args:
         path: the file, by custom `*.safetensors`.
         network: what `build_network(description)` builds, trained.
         description: see `Description`; its values must be plain JSON.
+        origin: how the network was made, where that is known.
     """
-    save_described(path, network, _KEY, description)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -58,7 +87,11 @@ def read_description(path: str | Path) -> Description:
         UserError: it is broken, or was not written by `save_network`.
     """
     writers = "super_resolution.run, super_resolution.convert or super_resolution.checkpoint.save_network"
-    return read_described(path, _KEY, Description, writers, {"options": from_words})
+    decode: dict[str, Callable[[Any], Any]] = {
+        "options": from_words,
+        **dict.fromkeys(("input_shape", "mean", "std"), tuple),
+    }
+    return read_described(path, KEY, Description, writers, decode)
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

@@ -17,8 +17,9 @@ from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_weights
 from core.storage.files import refuse_overwriting
-from super_resolution.checkpoint import Description, build_network, save_network
+from super_resolution.checkpoint import Description, build_network, describe, save_network
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
+from super_resolution.tiling import input_channels
 
 
 def convert_file(source: Path, target: Path, res_scale: float | None = None) -> Converted:
@@ -61,9 +62,9 @@ def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
     if not is_factory(model):
         raise UserError(f"--model '{model}': write package.module:factory or path/to/file.py:factory")
     _require_target(source, target)
-    description = Description(model, scale, {})
-    network = build_network(description, model)
+    network = build_network(Description(model, scale, {}), model)
     load_weights(network, source)
+    description = describe(model, scale, {}, input_channels(network))
     save_network(target, network, description)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     taken = len(network.state_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch.nn import functional
 
 from core.command_line.factories import is_factory, title
 from core.errors import UserError
+from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Metric, Task, model_text
-from core.storage.checkpoint import load_weights
-from super_resolution.checkpoint import Description, build_network, save_network
+from core.experiments.task import Described, Metric, Task, model_text
+from core.surgery.architecture import Architecture
+from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, metrics, score_set
@@ -77,8 +79,9 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in {colours}; test: {first})"),
         references={"Bicubic": reference},
         notes=not_scored(config.data.benchmarks, missing),
-        finish=lambda settings, runs: finish(config, present, device, settings, runs),
+        finish=lambda settings, runs: finish(config, present, device, channels, settings, runs),
         subject=subject(config),
+        described=partial(describe_trained, config, channels),
     )
 
 
@@ -88,6 +91,12 @@ def subject(config: RunConfig) -> dict[str, Any]:
     del data["cache"]
     return {"model": config.model, "scale": config.scale, "options": dict(config.options), "dataset": config.dataset,
             "data": data, **model_text(config.model)}  # fmt: skip
+
+
+def describe_trained(config: RunConfig, channels: int, found: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`; images have `channels` channels."""
+    description = describe(config.model, config.scale, config.options, channels, found)
+    return Described(KEY, description, config.dataset, config.data)
 
 
 def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
@@ -116,6 +125,7 @@ def finish(
     config: RunConfig,
     present: Sequence[ImageSet],
     device: torch.device,
+    channels: int,
     settings: Settings,
     runs: Sequence[Run],
 ) -> list[str]:
@@ -123,16 +133,11 @@ def finish(
     upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
     names = {"baseline": "Baseline", "lwdna": "LW-DNA"}
     files = []
-    for run in runs:
-        if run.seed != runs[0].seed:
-            continue
-        found = None if run.architecture is None else run.architecture.to_json()
-        description = Description(config.model, config.scale, dict(config.options), found)
-        network = build_network(description, config.model)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
-        path = settings.work_dir / f"{run.method}.safetensors"
-        save_network(path, network, description)
-        files.append(f"- `{path.name}`: {names.get(run.method, run.method)}, seed {run.seed}")
+    described = partial(describe_trained, config, channels)
+    for run, network, line in save_checkpoints(
+        settings, runs, described, lambda description: build_network(description, config.model)
+    ):
+        files.append(line)
         if run.method in names:
             upscalers[names[run.method]] = by_network(
                 network.to(device).eval(), config.scale, config.data.tile

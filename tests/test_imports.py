@@ -87,11 +87,15 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 # Files that take arguments apart: commands, and what several commands share.
 COMMANDS = {
     "core/channels.py",  # python -m core.channels
+    "core/inspect.py",  # python -m core.inspect
     "core/experiments/commands.py",
     "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
+    "classification/eval.py",
+    "classification/predict.py",
     "classification/run.py",
     "super_resolution/convert.py",
+    "super_resolution/eval.py",
     "super_resolution/run.py",
     "super_resolution/upscale.py",
     "tracking/check_dataset.py",

@@ -12,7 +12,7 @@ import pytest
 
 import core
 import lwdna
-from lwdna.__main__ import ALONE, TASKS, find_command, main
+from lwdna.__main__ import ALIASES, ALONE, TASKS, find_command, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +69,8 @@ def test_every_command_is_there() -> None:
     modules = [*ALONE.values(), *(f"{task}.{verb}" for task, verbs in TASKS.items() for verb in verbs)]
     for module in modules:
         assert callable(import_module(module).main), module
+    for task, verbs in TASKS.items():
+        assert {"run", "predict", "eval"} <= {*verbs, *ALIASES.get(task, {})}
     # A task's verbs are the files at its top that can be run.
     for task, verbs in TASKS.items():
         commands = [p.stem for p in (ROOT / task).glob("*.py") if '__name__ == "__main__"' in p.read_text()]
@@ -78,6 +80,9 @@ def test_every_command_is_there() -> None:
 def test_words_become_a_command_and_its_arguments() -> None:
     assert find_command(["super-resolution", "upscale", "a", "b"]) == ("super_resolution.upscale", ["a", "b"])
     assert find_command(["tracking", "check-dataset"]) == ("tracking.check_dataset", [])
+    assert find_command(["super_resolution", "predict", "a"]) == ("super_resolution.upscale", ["a"])
+    assert find_command(["tracking", "predict", "a"]) == ("tracking.track", ["a"])
+    assert find_command(["inspect", "f"]) == ("core.inspect", ["f"])
     assert find_command(["channels", "m:f"]) == ("core.channels", ["m:f"])
 
 

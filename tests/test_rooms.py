@@ -21,7 +21,7 @@ CORE: dict[str, set[str]] = {
     "experiments": {"methods", "widths", "surgery", "graph", "training", "storage", "command_line"},
 }
 CORE_TOP = {"__init__", "errors", "modules", "tables", "terminal", "timing", "networks"}
-CORE_COMMANDS = {"channels"}  # at the top of core, and free to import every room
+CORE_COMMANDS = {"channels", "inspect"}  # at the top of core, and free to import every room
 
 TRACKING: dict[str, set[str]] = {
     "files": set(),

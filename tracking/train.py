@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from core.experiments.commands import (
     work_directory,
 )
 from core.experiments.processes import launched_processes
+from core.experiments.store import plain
 from core.storage.data import data_root
+from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
-from tracking.dimp.checkpoint import Description, save_network
+from tracking.dimp.checkpoint import KEY, Description, save_network
 from tracking.training import (
     TrackingConfig,
     build_network,
@@ -33,6 +36,7 @@ from tracking.training import (
     make_loss,
     make_validation,
     run_title,
+    trained_on,
 )
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
@@ -86,6 +90,14 @@ def describe(config: TrackingConfig) -> Description:
     )
 
 
+def origin_of(config: TrackingConfig, folder: Path) -> Origin:
+    """How a checkpoint of this protocol was made, in this work directory."""
+    method = "baseline" if config.backbone.widths is None else "given widths"
+    recipe = plain({"train": asdict(config.train), "data": asdict(config.data)})
+    notes = tuple(f"{divergence}." for divergence in read_divergences(folder))
+    return Origin(trained_on(config), method, config.train.seed, recipe, notes)
+
+
 def train(arguments: Namespace) -> int:
     """One training from parsed arguments; returns the exit status."""
     root = data_root(arguments.data_root)
@@ -129,9 +141,10 @@ def train(arguments: Namespace) -> int:
             evaluate=evaluate,
             fabric=fabric,
             progress=not arguments.no_progress,
+            header=lambda: header_of(KEY, describe(config), origin_of(config, folder)),
         )
         if fabric.is_global_zero:
-            save_network(folder / CHECKPOINT, network, describe(config))
+            save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, folder))
             report(folder, loader.unreadable, result.seconds, result.images_seen)
             for line in (*read_divergences(folder), *training_notes(result.history)):
                 print(line)

@@ -118,13 +118,17 @@ def _smaller(split: Split, size: int) -> Split:
     """Images averaged over squares of `size` pixels a side, rounded to whole pixel values; of the used rows alone."""
     if size == 1 or not isinstance(split, ArraySplit):
         return split
-    images = split.images[split.rows].numpy()
-    count, channels, height, width = images.shape
-    squares = images.reshape(count, channels, height // size, size, width // size, size)
-    averaged = np.rint(squares.mean(axis=(3, 5), dtype=np.float32)).astype(np.uint8)
+    images = averaged(split.images[split.rows].numpy(), size)
     return replace(
         split,
-        images=torch.from_numpy(averaged),
+        images=torch.from_numpy(images),
         labels=split.labels[split.rows],
-        rows=torch.arange(count),
+        rows=torch.arange(len(images)),
     )
+
+
+def averaged(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (N, C, H, W), uint8, averaged over squares of `size` pixels a side, which divide H and W; rounded."""
+    count, channels, height, width = images.shape
+    squares = images.reshape(count, channels, height // size, size, width // size, size)
+    return np.rint(squares.mean(axis=(3, 5), dtype=np.float32)).astype(np.uint8)

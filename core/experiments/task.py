@@ -16,6 +16,23 @@ from core.surgery.architecture import Architecture
 
 
 @dataclass(frozen=True)
+class Described:
+    """A network, as its checkpoint describes it (`core.storage.description`).
+
+    Attributes:
+        key: of the task.
+        description: the task's dataclass.
+        dataset: what it is trained on.
+        data: the protocol's section `data`, a dataclass.
+    """
+
+    key: str
+    description: Any
+    dataset: str
+    data: Any
+
+
+@dataclass(frozen=True)
 class Metric:
     """A number that a task reports."""
 
@@ -40,6 +57,8 @@ class Task(Subject):
         finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
         given: widths of the found network where they are known beforehand; controls are still found.
         subject: network and data, as plain data, as far as they decide a result: trials are told apart by it.
+        described: what the checkpoint of a network at such widths (None for the baseline's own) says of it; None where
+            it says nothing.
         close: called in every process when the experiment is over; returns lines of news.
         one_process: why its trials cannot run in processes of their own; "" where they can.
     """
@@ -54,6 +73,7 @@ class Task(Subject):
     finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
     given: Architecture | None = None
     subject: Mapping[str, Any] = field(default_factory=dict)
+    described: Callable[[Architecture | None], Described] | None = None
     close: Callable[[], list[str]] = list
     one_process: str = ""
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
+from core.experiments.checkpoints import header
 from core.experiments.plan import SCHEMA, Trial
 from core.experiments.processes import from_first
 from core.experiments.provenance import commit
@@ -38,7 +39,7 @@ from core.surgery.depth import blocks_to_lift, lifted
 from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
-from core.training.divergence import TrainingDiverged, goes_on_lower, with_rate
+from core.training.divergence import TrainingDiverged, goes_on_lower, read_divergences, with_rate
 from core.training.train import FitResult, TrainConfig, fit
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
@@ -348,6 +349,20 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     config = replace(engine.train, seed=trial.seed)
     teacher = None if engine.distillation is None else _teacher(engine, trial, config, place)
     folder = store.run(trial, training)
+
+    def told() -> dict[str, str]:
+        if task.described is None:
+            return {}
+        divergences = read_divergences(folder)
+        return header(
+            task.described(architecture),
+            trial.method,
+            config,
+            engine.distillation,
+            engine.teacher,
+            divergences,
+        )
+
     with _alone(engine, folder, place), _naming(str(trial)):
         engine.say(f"{place}: training {task.model_name} for {config.epochs} epochs")
         fitted = train_network(
@@ -360,6 +375,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
             distillation=engine.distillation,
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
+            told=told,
         )
     last = fitted.history[-1]
     on_gpu = engine.fabric.device.type == "cuda"
@@ -467,6 +483,7 @@ def train_network(
     distillation: DistillationConfig | None = None,
     lowered_lr: float | None = None,
     progress: bool = True,
+    told: Callable[[], Mapping[str, str]] = dict,
 ) -> FitResult:
     """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
 
@@ -480,12 +497,13 @@ def train_network(
         distillation: see `fit`.
         lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
         progress: see `fit`.
+        told: see `header` of `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
     if lowered_lr is not None and goes_on_lower(work_dir):
         config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
-               distillation=distillation, fabric=fabric, progress=progress)  # fmt: skip
+               distillation=distillation, fabric=fabric, progress=progress, header=told)  # fmt: skip
 
 
 def teacher_network(

@@ -26,6 +26,7 @@ from core.errors import MissingData, UserError
 from core.storage.files import atomic_write
 
 _FORMAT = "lwdna-state-1"
+CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
 # Keys under which common training codes keep weights; the average first, for it is what authors evaluate.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
 # What torch.load raises on damaged and foreign files, apart from UnpicklingError.
@@ -57,9 +58,8 @@ def save_state(path: str | Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_flatten(state, "", tensors), separators=(",", ":"))
-    metadata = {"format": _FORMAT, "skeleton": skeleton, "crc32": str(_checksum(skeleton, tensors))}
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_unshared(tensors), metadata))
+    metadata = {"format": _FORMAT, "skeleton": skeleton, CHECKSUM: str(_checksum(skeleton, tensors))}
+    _write(path, tensors, metadata)
 
 
 def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
@@ -69,14 +69,17 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
         MissingData: there is no such file.
         UserError: the file is truncated, damaged or no state file.
     """
-    metadata, tensors = _read_safetensors(path)
-    if metadata.get("format") != _FORMAT:
+    if read_metadata(path).get("format") != _FORMAT:
         raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
-    return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
+    metadata, tensors = read_verified(path)
+    return _decode(metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module's parameters and buffers as a plain safetensors file, which any reader opens.
+
+    The header tells the release and a checksum over tensors and header, which is verified whenever this module reads
+    the tensors.
 
     Args:
         module: a module, compiled or not.
@@ -86,17 +89,20 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
     Raises:
         TypeError: the module's state_dict holds something else than tensors.
     """
+    from lwdna import __version__
+
     tensors: dict[str, Tensor] = {}
     for name, value in unwrap_compiled(module).state_dict().items():
         if not isinstance(value, Tensor):
             raise TypeError(f"weights hold tensors alone, but '{name}' is a {type(value).__name__}")
         tensors[name] = value.detach().cpu().contiguous()
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_unshared(tensors), {"format": "pt", **(metadata or {})}))
+    header = {"format": "pt", LIBRARY: f"lwdna {__version__}", **(metadata or {})}
+    header[CHECKSUM] = str(_checksum(_header_text(header), tensors))
+    _write(path, tensors, header)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The entries in the header of a safetensors file; its tensors are not read.
+    """The entries in the header of a safetensors file; its tensors are not read, and no checksum is verified.
 
     Raises:
         MissingData: there is no such file.
@@ -104,6 +110,28 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     with _open_safetensors(path) as file:
         return file.metadata() or {}
+
+
+def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file, on the CPU; their checksum is verified where there is one.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no safetensors file.
+    """
+    metadata, tensors = _read_safetensors(path)
+    if metadata.get("format") == _FORMAT:
+        text = metadata.get("skeleton", "")
+    else:
+        text = _header_text(metadata)
+        # Files of others and of releases without it have no checksum; those that name their release have one.
+        if CHECKSUM not in metadata and LIBRARY not in metadata:
+            return metadata, tensors
+    if metadata.get(CHECKSUM) != str(_checksum(text, tensors)):
+        raise UserError(
+            f"'{path}' is damaged: its checksum does not fit; delete it or restore it from a copy"
+        )
+    return metadata, tensors
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -250,6 +278,19 @@ def _add_tensor(tensors: dict[str, Tensor], where: str, value: Tensor) -> str:
     return name
 
 
+def _write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically. Its entries are sorted, as the library's are not: one content, one file."""
+    content = memoryview(safetensors.torch.save(_unshared(tensors), dict(metadata)))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    with atomic_write(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(content[start:])
+
+
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy what shares memory, which safetensors refuses: tied weights are written twice."""
     seen: set[int] = set()
@@ -270,13 +311,12 @@ def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> int:
     return value
 
 
-def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
-    skeleton = metadata.get("skeleton", "")
-    if metadata.get("crc32") != str(_checksum(skeleton, tensors)):
-        raise UserError(
-            f"'{path}' is damaged: its checksum does not fit; delete it or restore it from a copy"
-        )
-    return _restore(json.loads(skeleton), tensors)
+def _header_text(metadata: Mapping[str, str]) -> str:
+    return json.dumps({key: value for key, value in metadata.items() if key != CHECKSUM}, sort_keys=True)
+
+
+def _decode(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+    return _restore(json.loads(metadata["skeleton"]), tensors)
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -296,8 +336,8 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
 
 def _read_any(path: str | Path) -> Any:
     if Path(path).suffix == ".safetensors":
-        metadata, tensors = _read_safetensors(path)
-        return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+        metadata, tensors = read_verified(path)
+        return _decode(metadata, tensors) if metadata.get("format") == _FORMAT else tensors
     _require_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -2,28 +2,91 @@
 
 One safetensors file. Under a key that names the task its metadata hold JSON with the fields of that task's description,
 a dataclass of plain values: the network's name and options, the content of a widths file (or null for the network's own
-widths), and whatever else its use needs. Nothing that a description names is ever run or imported.
+widths), size and normalisation of its inputs, and whatever else its use needs. Under "origin" lies how it was made,
+which no use of it needs. Nothing that a file names is ever run or imported. `python -m core.inspect` prints all of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from core.errors import UserError
-from core.storage.checkpoint import load_weights, read_metadata, save_weights
+from core.storage.checkpoint import (
+    CHECKSUM,
+    LIBRARY,
+    load_weights,
+    read_metadata,
+    read_verified,
+    save_weights,
+)
 from core.storage.files import json_text
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
+_ORIGIN = "origin"
+_OWN = (
+    "format",
+    "skeleton",
+    LIBRARY,
+    CHECKSUM,
+    _ORIGIN,
+)  # entries of a header that are no task's description
 
-def save_described(path: str | Path, network: nn.Module, key: str, description: Any) -> None:
+
+@dataclass(frozen=True)
+class Origin:
+    """How a network was made: to be read, not to be used.
+
+    Attributes:
+        dataset: what it was trained on.
+        method: how its widths were found, "baseline" for the regular network's.
+        seed: of the training.
+        recipe: the training, sections of a protocol as plain data.
+        notes: what went another way than the recipe says, such as a lowered learning rate; sentences.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    recipe: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a safetensors file says of itself.
+
+    Attributes:
+        task: key of the task; "" where nothing describes the network.
+        description: fields of the task's description.
+        origin: fields of `Origin`; empty in files of older releases and of converted weights.
+        library: the release that wrote it; "" where it does not say.
+        checked: whether a checksum was there (and fits).
+        tensors: their number.
+        values: the numbers in them, parameters and buffers.
+    """
+
+    task: str
+    description: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+    library: str = ""
+    checked: bool = False
+    tensors: int = 0
+    values: int = 0
+
+
+def save_described(
+    path: str | Path, network: nn.Module, key: str, description: Any, origin: Origin | None = None
+) -> None:
     """Write a network's weights and description as one file, atomically.
 
     Args:
@@ -31,8 +94,48 @@ def save_described(path: str | Path, network: nn.Module, key: str, description: 
         network: what the description builds, trained.
         key: of the task, under which the description lies.
         description: a dataclass whose values JSON can hold.
+        origin: how the network was made, where that is known.
     """
-    save_weights(network, path, {key: json_text(dataclasses.asdict(description))})
+    save_weights(network, path, header_of(key, description, origin))
+
+
+def header_of(key: str, description: Any, origin: Origin | None = None) -> dict[str, str]:
+    """The entries of the header of a file that describes itself; arguments as in `save_described`."""
+    header = {key: json_text(dataclasses.asdict(description))}
+    if origin is not None:
+        header[_ORIGIN] = json_text(dataclasses.asdict(origin))
+    return header
+
+
+def read_contents(path: str | Path) -> Contents:
+    """What any safetensors file says of itself; its checksum is verified.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is truncated, damaged or no safetensors file.
+    """
+    metadata, tensors = read_verified(path)
+    described = {key: _object(text) for key, text in metadata.items() if key not in _OWN}
+    task = next((key for key, fields in described.items() if fields is not None), "")
+    return Contents(
+        task,
+        described.get(task) or {},
+        _object(metadata.get(_ORIGIN, "")) or {},
+        metadata.get(LIBRARY, ""),
+        CHECKSUM in metadata,
+        len(tensors),
+        sum(tensor.numel() for tensor in tensors.values()),
+    )
+
+
+def read_origin(path: str | Path) -> dict[str, Any]:
+    """The fields of a checkpoint's `Origin`, without its weights; empty where it has none.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it is truncated, damaged or no safetensors file.
+    """
+    return _object(read_metadata(path).get(_ORIGIN, "")) or {}
 
 
 def read_described(
@@ -83,6 +186,8 @@ def load_described(
 ) -> M:
     """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
 
+    A safetensors file without a checksum, of an older release, is warned of: damage to it would not be noticed.
+
     Args:
         path: of the checkpoint.
         build: makes the network from the description.
@@ -96,7 +201,18 @@ def load_described(
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
     load(network, path)
+    if Path(path).suffix == ".safetensors" and CHECKSUM not in read_metadata(path):
+        warnings.warn(f"'{path}' has no checksum: damaged weights would not be noticed", stacklevel=3)
     return network.eval()
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object in an entry of a header; None where it holds anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _as_is(value: Any) -> Any:

@@ -138,6 +138,7 @@ class _Run:
     display: TrainingDisplay
     interruption: Interruption
     after_step: Callable[[int, float], None] | None = None
+    header: Callable[[], Mapping[str, str]] = dict
     last: _Last = field(default_factory=_Last)
 
 
@@ -155,6 +156,7 @@ def fit(
     resume: bool = True,
     progress: bool = True,
     after_step: Callable[[int, float], None] | None = None,
+    header: Callable[[], Mapping[str, str]] = dict,
 ) -> FitResult:
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
@@ -182,6 +184,7 @@ def fit(
         after_step: called after every optimiser step with its number, counted from 1, and its learning rate; it may
             change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
             then the last checkpoint, from which the same call gets to the same place.
+        header: asked at the end for entries of the header of model.safetensors.
 
     Raises:
         UserError: bad arguments, weights that are not finite from the start, or last.safetensors belongs to another
@@ -228,6 +231,7 @@ def fit(
             display=display,
             interruption=interruption,
             after_step=after_step,
+            header=header,
         )
         _start_or_resume(run, resume)
         if fabric.is_global_zero and divergences != read_divergences(files.folder):
@@ -482,7 +486,7 @@ def _keep_final_weights(run: _Run) -> None:
     if run.learner.evaluated is not model:
         model.load_state_dict(run.learner.evaluated.state_dict())
     if fabric.is_global_zero and not run.files.weights.exists():
-        save_weights(model, run.files.weights)
+        save_weights(model, run.files.weights, run.header())
     if fabric.is_global_zero:
         run.files.previous.unlink(missing_ok=True)
     model.eval()

@@ -25,6 +25,7 @@ from classification.run import main
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.storage.checkpoint import read_weights
+from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 
@@ -115,6 +116,25 @@ def test_checkpoints_say_what_they_are(experiment: Path) -> None:
         loaded = network.state_dict()
         assert loaded.keys() == weights.keys()
         assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_weights_of_every_training_say_how_they_were_made(experiment: Path) -> None:
+    for method in ("baseline", "lwdna", "random", "uniform"):
+        of_method = read_contents(experiment / f"{method}.safetensors")
+        assert of_method == read_contents(experiment / f"runs/{method}-seed0/model.safetensors")
+        other = read_contents(experiment / f"runs/{method}-seed1/model.safetensors")
+        assert (other.task, other.checked) == ("classification", True)
+        assert [part.origin["seed"] for part in (of_method, other)] == [0, 1]
+        assert {part.origin["method"] for part in (of_method, other)} == {method}
+        assert of_method.origin["recipe"]["train"]["batch_size"] == 50
+        assert of_method.origin["recipe"]["data"]["train_limit"] == 150
+        assert "distillation" not in of_method.origin["recipe"]
+        widths = of_method.description["architecture"]
+        if method != "baseline":
+            assert widths == json.loads((experiment / f"widths/{method}-seed0.json").read_text())
+            assert widths["found_by"]["seed"] == 0
+    network, _ = load_network(experiment / "runs/lwdna-seed1/model.safetensors")
+    assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from core.graph.channels import trace_channels
+from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.widths.scores import score_channels
 from super_resolution.config import RunConfig, with_own_options
 from super_resolution.data import PAPER_SETS
+from super_resolution.eval import main as evaluate
 from super_resolution.images import write_image
 from super_resolution.models import build
 from super_resolution.run import build_parser, main
@@ -79,6 +81,27 @@ def test_srresnet_runs_on_the_default_photographs(tmp_path: Path) -> None:
     assert result["methods"]["lwdna"]["metrics"].keys() == {"scikit-image_psnr", "scikit-image_ssim"}
     assert 0.8 < result["methods"]["lwdna"]["flops_ratio"] <= 0.8775
     assert "srresnet" in (folder / "config.py").read_text()
+
+
+def test_its_checkpoints_say_how_they_were_made(experiment: Path) -> None:
+    contents = read_contents(experiment / "lwdna.safetensors")
+    assert contents == read_contents(experiment / "runs/lwdna-seed0/model.safetensors")
+    assert (contents.task, contents.checked, contents.origin["method"]) == ("super_resolution", True, "lwdna")
+    assert contents.description["scale"] == 4
+    assert contents.description["input_shape"] == [3, None, None]
+    assert contents.origin["recipe"]["data"]["patch"] > 0
+
+
+def test_evaluating_a_checkpoint_gives_the_tables_scores(experiment: Path, tmp_path: Path) -> None:
+    table = json.loads((experiment / "result.json").read_text())
+    for method in ("baseline", "lwdna"):
+        file = str(experiment / f"{method}.safetensors")
+        assert evaluate(["--checkpoint", file, "--device", "cpu", "--out", str(tmp_path / "s.json")]) == 0
+        ((name, entry),) = json.loads((tmp_path / "s.json").read_text())["sets"].items()
+        for kind in ("psnr", "ssim"):
+            of_run = table["methods"][method]["metrics"][f"{name}_{kind}"]["values"]
+            assert [entry["methods"][method][kind]] == of_run[:1]
+            assert entry["methods"]["Bicubic"][kind] == table["references"]["Bicubic"][f"{name}_{kind}"]
 
 
 def test_its_checkpoints_upscale_an_image(experiment: Path, tmp_path: Path) -> None:

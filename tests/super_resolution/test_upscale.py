@@ -511,15 +511,11 @@ def test_no_input_is_written_over(
 def test_weights_that_are_not_finite_are_no_network(
     checkpoint: Path, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network, _ = load_network(checkpoint)
+    network, description = load_network(checkpoint)
     with torch.no_grad():
         network.conv_first.weight[0, 0, 0, 0] = value
     path = tmp_path / "diverged.safetensors"
-    safetensors.torch.save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-        path,
-        safetensors.safe_open(checkpoint, "pt").metadata(),
-    )
+    save_network(path, network, description)
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for tile in ((), ("--tile", 8), ("--tile", 0)):
         assert upscale(tmp_path / "a.png", tmp_path / "b.png", "--checkpoint", path, *tile) == 1

@@ -14,6 +14,7 @@ from core.command_line.config import load_config
 from core.errors import UserError
 from core.experiments.experiment import Outcome
 from core.storage.checkpoint import save_weights
+from core.storage.description import read_contents
 from core.surgery.architecture import describe_inputs
 from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.datasets.demo_rendering import SCENES
@@ -93,6 +94,10 @@ def test_found_on_the_task_itself(
         assert (folder / picture).is_file()
     network, description = load_network(folder / "lwdna.safetensors")
     assert description.settings["crop_size"] == 64
+    contents = read_contents(folder / "lwdna.safetensors")
+    assert contents == read_contents(folder / "runs/lwdna-seed0/model.safetensors")
+    assert (contents.task, contents.checked, contents.origin["method"]) == ("dimp", True, "lwdna")
+    assert contents.origin["recipe"]["data"]["views"]["crop"] == 64
     found = result["methods"]["lwdna"]["widths"]
     assert network.feature_extractor.channels["layer3"] == found["layer3.0.conv2"]
 

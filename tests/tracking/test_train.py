@@ -20,6 +20,7 @@ from core.command_line.config import dump_config, load_config
 from core.errors import UserError
 from core.graph.channels import trace_channels
 from core.storage.checkpoint import read_weights, save_weights
+from core.storage.description import read_contents
 from core.surgery.architecture import Architecture, describe_inputs
 from core.training.optim import build_optimizer
 from tests.tracking.dimp.own_backbones import SOURCE as OWN_BACKBONE
@@ -59,6 +60,9 @@ def test_the_checkpoint_says_what_it_is(protocol: Path, tmp_path: Path) -> None:
     assert run(protocol, tmp_path / "run", "--cfg-options", "tracker.memory_size=30") == 0
     network, description = load_network(tmp_path / "run/tracker.safetensors")
     assert not network.training
+    contents = read_contents(tmp_path / "run/tracker.safetensors")
+    assert contents == read_contents(tmp_path / "run/model.safetensors")
+    assert (contents.task, contents.checked, contents.origin["method"]) == ("dimp", True, "baseline")
     assert description.backbone == "resnet18-small"
     assert network.config.classification_channels == 16
     assert description.settings == {"crop_size": 64, "search_area": 5.0, "memory_size": 30}

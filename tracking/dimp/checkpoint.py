@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
 from core.storage.checkpoint import fit_weights, load_weights
-from core.storage.description import load_described, read_described, save_described
+from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
+from tracking.dimp.crops import MEAN, STD
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
-_KEY = "dimp"
+KEY = "dimp"
 # Packages of the published training code, in 2019 and later. Classes of any other are refused.
 FOREIGN_PACKAGES = ("ltr.", "dlframework.", "pytracking.")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of storages
@@ -44,12 +45,19 @@ class Description:
         architecture: the content of a widths file of that backbone; None for the regular one.
         config: sizes of the heads.
         settings: entries of the tracker's settings in which it differs from DiMP-50's, such as the size of its crops.
+        input_shape: channels, height and width of what the backbone sees, None for any: `settings` says the side of
+            crops.
+        mean: per channel, in pixel values: inputs are (pixel - mean) / std.
+        std: the same.
     """
 
     backbone: str = "resnet50"
     architecture: Mapping[str, Any] | None = None
     config: DiMPConfig = field(default_factory=DiMPConfig)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int | None, ...] = (3, None, None)
+    mean: tuple[float, ...] = tuple(255 * value for value in MEAN)
+    std: tuple[float, ...] = tuple(255 * value for value in STD)
 
     def build(self, backbone: str | None = None) -> DiMPNet:
         """The network, freshly initialised.
@@ -72,15 +80,18 @@ class Description:
 PUBLISHED = Description(settings={"legacy_coordinates": True})
 
 
-def save_network(path: str | Path, network: DiMPNet, description: Description) -> None:
+def save_network(
+    path: str | Path, network: DiMPNet, description: Description, origin: Origin | None = None
+) -> None:
     """Write weights and description as one file, atomically.
 
     Args:
         path: the file, by custom `*.safetensors`.
         network: what `description.build()` builds, trained.
         description: see `Description`.
+        origin: how the network was made, where that is known.
     """
-    save_described(path, network, _KEY, description)
+    save_described(path, network, KEY, description, origin)
 
 
 def read_description(path: str | Path) -> Description:
@@ -90,8 +101,12 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    decode = {"config": lambda config: DiMPConfig(**config), "settings": from_words}
-    return read_described(path, _KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
+    decode: dict[str, Callable[[Any], Any]] = {
+        "config": lambda config: DiMPConfig(**config),
+        "settings": from_words,
+        **dict.fromkeys(("input_shape", "mean", "std"), tuple),
+    }
+    return read_described(path, KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
 
 
 def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet, Description]:

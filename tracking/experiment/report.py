@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.experiments.checkpoints import save_checkpoints
 from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
+from core.experiments.task import Described
 from core.graph.complexity import count, count_params, latency
-from core.storage.checkpoint import load_weights
+from core.surgery.architecture import Architecture
 from core.tables import engineering, markdown_table
-from tracking.dimp.checkpoint import Description, save_network
+from tracking.dimp.checkpoint import KEY, Description
 from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig
 from tracking.experiment.tryout import Tryout
+from tracking.training import trained_on
 
 
 class PerFrame(nn.Module):
@@ -50,16 +55,12 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
     networks: dict[str, DiMPNet] = {}
     evaluations: list[Evaluation] = []
     files = []
-    for run in runs:
-        if run.seed != runs[0].seed:
-            continue
+    described = partial(describe, config, tryout.changes)
+    for run, network, line in save_checkpoints(
+        settings, runs, described, lambda description: description.build(config.backbone.name)
+    ):
+        files.append(line)
         name = METHOD_TITLES.get(run.method, run.method.capitalize())
-        found = None if run.architecture is None else run.architecture.to_json()
-        description = Description(config.backbone.name, found, config.network, tryout.changes)
-        network = description.build(config.backbone.name)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
-        save_network(settings.work_dir / f"{run.method}.safetensors", network, description)
-        files.append(f"- `{run.method}.safetensors`: {name}, seed {run.seed}")
         networks[name] = network.eval()
         evaluations.append(replace(tryout.network(network), name=name))
     evaluations += [tryout.built_in(name) for name in tryout.references]
@@ -76,6 +77,13 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
         + "\n".join(files),
     ]
+
+
+def describe(config: RunConfig, changes: Mapping[str, Any], found: Architecture | None) -> Described:
+    """What checkpoints say: of `core.experiments.task.Task`; `changes` are the tracker's settings that differ."""
+    widths = None if found is None else found.to_json()
+    description = Description(config.backbone.name, widths, config.network, changes)
+    return Described(KEY, description, trained_on(config), config.data)
 
 
 def _auc(evaluation: Evaluation) -> float:

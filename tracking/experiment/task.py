@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
 from tracking.experiment.config import RunConfig, given_architecture
-from tracking.experiment.report import finish
+from tracking.experiment.report import describe, finish
 from tracking.experiment.tryout import Tryout, percentages
 from tracking.training import make_loader, make_loss
 from tracking.training.network import BackboneConfig, make_network
@@ -86,6 +87,7 @@ def make_task(
         part=backbone_part(config, device),
         given=given_architecture(config),
         subject=subject(config),
+        described=partial(describe, config, tryout.changes),
     )
 
 

@@ -7,6 +7,7 @@ from tracking.training.assembly import (
     make_loss,
     make_validation,
     run_title,
+    trained_on,
 )
 from tracking.training.config import DataConfig, SourceConfig
 from tracking.training.loader import SequenceLoader
@@ -24,4 +25,5 @@ __all__ = [
     "make_loss",
     "make_validation",
     "run_title",
+    "trained_on",
 ]

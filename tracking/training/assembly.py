@@ -72,6 +72,11 @@ def run_title(config: TrackingConfig, name: str | None = None) -> str:
     return f"{config.name}-{title(backbone)}" if is_factory(backbone) else config.name
 
 
+def trained_on(config: TrackingConfig) -> str:
+    """The sources of a protocol's sequences, for checkpoints."""
+    return ", ".join(str(source.folder or source.dataset) for source in config.data.sources)
+
+
 def build_network(config: TrackingConfig) -> DiMPNet:
     """The network that a protocol trains. Its fresh weights depend on `config.train.seed` alone.
 

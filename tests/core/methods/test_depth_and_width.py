@@ -26,7 +26,7 @@ def opened(model: nn.Module, removed: Sequence[str] = ()) -> Space:
 
 
 def found(space: Space, scores: dict[str, torch.Tensor]) -> SearchResult:
-    return search_space(space, scores, CONFIG, space.baseline, seed=0)
+    return search_space(space, scores, CONFIG, space.baseline)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""The checkpoints that an experiment leaves: every network says what it is and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from torch import nn
+
+from core.experiments.report import METHOD_TITLES
+from core.experiments.settings import Run, Settings, TeacherConfig
+from core.experiments.store import plain
+from core.experiments.task import Described
+from core.storage.checkpoint import load_weights, save_weights
+from core.storage.description import Origin, header_of
+from core.surgery.architecture import Architecture
+from core.training.distillation import DistillationConfig
+from core.training.divergence import Divergence
+from core.training.train import TrainConfig
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def header(
+    described: Described,
+    method: str,
+    train: TrainConfig,
+    distillation: DistillationConfig | None,
+    teacher: TeacherConfig,
+    divergences: Sequence[Divergence],
+) -> dict[str, str]:
+    """The entries of a trained network's header.
+
+    Args:
+        described: the network.
+        method: how its widths were found.
+        train: the recipe, its seed the training's.
+        distillation: of the training; None without.
+        teacher: likewise.
+        divergences: where the training left the recipe.
+    """
+    recipe = {"train": asdict(train), "data": asdict(described.data)}
+    if distillation is not None:
+        recipe |= {"distillation": asdict(distillation), "teacher": asdict(teacher)}
+    notes = tuple(f"{divergence}." for divergence in divergences)
+    origin = Origin(described.dataset, method, train.seed, plain(recipe), notes)
+    return header_of(described.key, described.description, origin)
+
+
+def save_checkpoints(
+    settings: Settings,
+    runs: Sequence[Run],
+    described: Callable[[Architecture | None], Described],
+    build: Callable[[Any], M],
+) -> Iterator[tuple[Run, M, str]]:
+    """Write METHOD.safetensors of every method, of the first seed.
+
+    Args:
+        settings: the experiment.
+        runs: its finished trainings.
+        described: of `core.experiments.task.Task`.
+        build: a description -> its network.
+
+    Yields:
+        The training, its network with its weights, and a line of Markdown that names the file.
+
+    Raises:
+        UserError: the weights of a training are missing, damaged, or not of these widths.
+    """
+    for run in runs:
+        if run.seed != runs[0].seed:
+            continue
+        told = described(run.architecture)
+        network = build(told.description)
+        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        path = settings.work_dir / f"{run.method}.safetensors"
+        train = replace(settings.train, seed=run.seed)
+        save_weights(
+            network,
+            path,
+            header(told, run.method, train, settings.distillation, settings.teacher, run.divergences),
+        )
+        title = METHOD_TITLES.get(run.method, run.method.capitalize())
+        yield run, network, f"- `{path.name}`: {title}, seed {run.seed}"
