@@ -63,6 +63,7 @@ RELATIVES: dict[str, Subject] = {
     "regnetx_600mf": _classifier((3, 32, 32), 21),
     "regnetx_800mf": _classifier((3, 32, 32), 21),
     "regnetx_8gf": _classifier((3, 32, 32), 30),
+    "mobilenetv2_small": _classifier((3, 16, 16), 12),
     "regnety_400mf": _classifier((3, 64, 64), 37),
     "regnety_600mf": _classifier((3, 64, 64), 35),
     "regnety_800mf": _classifier((3, 64, 64), 33),
