@@ -211,8 +211,8 @@ def train(model: nn.Module, original: nn.Module, inputs: Tensor) -> None:
             if not all(math.isfinite(float(grad.sum())) for grad in found.values()):
                 raise ValueError("the original has gradients that are not finite")
     strange = [name for name, grad in found.items() if not bool(grad.isfinite().all())]
-    if strange or not math.isfinite(float(loss)):
-        raise ValueError(f"the loss is {float(loss)}; {len(strange)} gradients are not finite {strange[:1]}")
+    if strange or not math.isfinite(loss.item()):
+        raise ValueError(f"the loss is {loss.item()}; {len(strange)} gradients are not finite {strange[:1]}")
     if missing := sorted(wanted - set(found)):
         raise ValueError(f"{len(missing)} parameters get no gradient, '{missing[0]}' among them")
     torch.optim.SGD(model.parameters(), lr=1e-3).step()
