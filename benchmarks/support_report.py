@@ -12,7 +12,7 @@ from benchmarks.support_trial import BUDGET
 from core.experiments.plots import CURVE_COLOURS, new_figure, save_figure
 from core.tables import markdown_table
 
-MODES = ("eval", "train")
+MODES = ("evaluation", "training")
 SHARE = 0.95
 FULL, USABLE, NONE = "full", "usable", "none"
 RESULTS = {FULL: CURVE_COLOURS[0], USABLE: CURVE_COLOURS[4], NONE: CURVE_COLOURS[1]}

@@ -49,7 +49,7 @@ class Outcome:
         half: multiply-accumulates with every free group at half its channels, as a part of all: .25 where both sides of
             every product are free, .5 where one is.
         notes: what was frozen by an operation without a rule.
-        modes: in which masked was proved to equal cut, "eval" and "train".
+        modes: in which masked was proved to equal cut, "evaluation" and "training".
         difference: the largest one found by that, relative to the largest output.
         reached: the multiply-accumulates of widths under a budget of .8, as a part of the baseline's.
         trained: whether one step of the network of these widths went well: finite loss and gradients, and a gradient
@@ -175,13 +175,13 @@ def covered(graph: ChannelGraph) -> dict[str, Any]:
     rest, half = (int(graph.cost("macs", sizes)) for sizes in (graph.sizes * 0, graph.sizes // 2))
     untested = sum(not getattr(group, "exact", True) for group in graph.groups)
     return {"groups": len(graph.groups), "untested": untested, "share": 1 - rest / base, "half": half / base,
-            "notes": graph.notes}  # fmt: skip
+            "notes": tuple(str(note) for note in graph.notes)}  # fmt: skip
 
 
 def proved(graph: ChannelGraph, model: nn.Module, inputs: Any) -> dict[str, Any]:
     """Entries of `Outcome` from the proof that masked equals cut."""
     found = graph.verify(model, inputs)
-    return {"modes": tuple(getattr(found, "modes", ("eval",))), "difference": float(found)}
+    return {"modes": tuple(getattr(found, "modes", ("evaluation",))), "difference": float(found)}
 
 
 def total(outputs: Any) -> Tensor:

@@ -22,7 +22,7 @@ from benchmarks.support_trial import UNFINISHED, Outcome, Trial, covered, differ
 from core.errors import UserError
 from core.graph.channels import trace_channels
 
-GOOD = {"share": 1.0, "modes": ["eval", "train"], "reached": 0.8, "trained": True}
+GOOD = {"share": 1.0, "modes": ["evaluation", "training"], "reached": 0.8, "trained": True}
 
 
 class Plain(nn.Sequential):
@@ -120,7 +120,7 @@ def test_a_refusal_keeps_its_reason_and_the_peers_figures() -> None:
     [
         ({}, FULL),
         ({"share": 0.94}, USABLE),
-        ({"modes": ["eval"]}, USABLE),
+        ({"modes": ["evaluation"]}, USABLE),
         ({"trained": False}, NONE),
         ({"share": 0.5, "reached": None}, NONE),
         ({"share": 0.5, "reached": 0.81}, NONE),
