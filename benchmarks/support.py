@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -33,42 +33,49 @@ from typing import Any
 from benchmarks.measure import Page, benchmark, machine
 from benchmarks.support_networks import Network, networks
 from benchmarks.support_report import draw, report, result_of
-from benchmarks.support_trial import UNFINISHED
+from benchmarks.support_trial import UNFINISHED, try_there
 from core.errors import MissingData, UserError, did_you_mean
 from core.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+# A server that has imported torch once hands out processes; where there is none, each imports anew.
+_SERVED = "forkserver" in multiprocessing.get_all_start_methods()
+PROCESSES: Any = multiprocessing.get_context("forkserver" if _SERVED else "spawn")
+START_UP = 120  # seconds that a process may take for its imports
 PACKAGES = ("timm", "torchvision", "torch-pruning", "onnx")
 
 
 def attempt(network: Network, arguments: Namespace) -> dict[str, Any]:
-    """The outcome of one network as JSON: what its process found out before it ended, or was ended.
+    """The outcome of one network as JSON: what a process of its own found out before it ended, or was ended.
 
     Raises:
         RuntimeError: the process ended before it came to the network.
     """
-    options = {"network": asdict(network), "onnx": arguments.onnx, "memory": arguments.memory,
-               "threads": arguments.threads}  # fmt: skip
-    command = [sys.executable, "-m", "benchmarks.support_trial", json.dumps(options)]
-    start, end, said = time.perf_counter(), "", ""
+    start = time.perf_counter()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    limits = (arguments.memory, arguments.threads)
+    process = PROCESSES.Process(target=try_there, args=(network, sender, arguments.onnx, *limits))
+    process.start()
+    sender.close()
+    outcome: dict[str, Any] | None = None
+    end = ""
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, timeout=arguments.seconds, check=False, capture_output=True, text=True
-        )
-        printed = done.stdout
-        if done.returncode:
-            said = done.stderr.strip().rpartition("\n")[2]
-            end = f"the process ended with status {done.returncode}: {said}"
-    except subprocess.TimeoutExpired as error:
-        printed = (error.stdout or b"").decode()
-        end = f"not done after {arguments.seconds} s"
-    lines = [line for line in printed.splitlines() if line.endswith("}")]  # the last one may be cut off
-    if not lines:
-        raise RuntimeError(f"{network.key}: {end}")
-    outcome: dict[str, Any] = json.loads(lines[-1])
+        deadline = start + START_UP
+        while receiver.poll(max(0.0, deadline - time.perf_counter())):
+            deadline = time.perf_counter() + arguments.seconds if outcome is None else deadline
+            outcome = receiver.recv()
+        end = f"not done after {START_UP if outcome is None else arguments.seconds} s"
+    except EOFError:  # it has ended
+        pass
+    finally:
+        if end:
+            process.kill()
+        process.join()
+    if outcome is None:
+        raise RuntimeError(f"{network.key}: {end or f'the process ended with status {process.exitcode}'}")
     for stage, text in outcome["problems"].items():
         if text == UNFINISHED:
-            outcome["problems"][stage] = end
+            outcome["problems"][stage] = end or f"the process ended with status {process.exitcode}"
     return {**outcome, "elapsed": round(time.perf_counter() - start, 1)}
 
 
@@ -120,6 +127,8 @@ def try_all(arguments: Namespace) -> Page:
     left = [
         network for network in wanted if arguments.networks or rows.get(network.key, {}).get("code") != code
     ]
+    if _SERVED:
+        PROCESSES.set_forkserver_preload(["benchmarks.support_trial"])
     start = time.perf_counter()
     with ThreadPoolExecutor(arguments.jobs) as executor:
         waiting = {executor.submit(attempt, network, arguments): network for network in left}

@@ -84,20 +84,30 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def summary(title: str, rows: Sequence[Mapping[str, Any]], missing: int) -> str:
-    """One paragraph: how many networks and families reached what."""
-    results = Counter(row["result"] for row in rows)
-    number, families = len(rows), len({row["network"]["family"] for row in rows})
-    usable = results[FULL] + results[USABLE]
-    starts = Counter(row["start"] for row in rows)
+    """One paragraph: how many networks and families reached what; a family is what the worst of its networks is."""
+    order = list(RESULTS)
+    worst: dict[str, int] = {}
+    for row in rows:
+        family = row["network"]["family"]
+        worst[family] = max(worst.get(family, 0), order.index(row["result"]))
+
+    def part(results: Sequence[str]) -> str:
+        networks = sum(row["result"] in results for row in rows)
+        families = sum(order[place] in results for place in worst.values())
+        return (
+            f"{networks} networks ({share_text(networks / len(rows))}), {families} families "
+            f"({share_text(families / len(worst))})"
+        )
+
+    starts, exported = (Counter(row[key] for row in rows) for key in ("start", "exported"))
     peer = sum(row["peer_reached"] is not None and row["peer_reached"] <= BUDGET for row in rows)
-    exported = Counter(row["exported"] for row in rows)
     untested = sum(row["result"] == FULL and row["untested"] > 0 for row in rows)
-    text = (
-        f"{title}: {number} of {families} families. Full {results[FULL]} ({share_text(results[FULL] / number)}"
-        + (f", {untested} of them with groups that masking cannot test" if untested else "")
-        + f"), full or usable {usable} ({share_text(usable / number)}). Same start: {starts['equal']} equal and "
-        f"{starts['alike']} alike. Exported: {exported['yes']}; of {exported['nor the original']} the original is not "
-        f"either. Torch-Pruning comes to {BUDGET} of the FLOPs with a network that runs on {peer}."
+    text = f"{title}: {len(rows)} of {len(worst)} families. Full: {part([FULL])}"
+    text += f"; {untested} of these networks have groups that masking cannot test" if untested else ""
+    text += (
+        f". Full or usable: {part([FULL, USABLE])}. Same start: {starts['equal']} equal, {starts['alike']} alike. "
+        f"Exported: {exported['yes']}; {exported['nor the original']} more whose original is not exported either. "
+        f"Torch-Pruning comes to {BUDGET} of the FLOPs with a network that runs on {peer}."
     )
     return text + (f" **{missing} networks of the list are not in this page.**" if missing else "")
 
@@ -111,7 +121,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         str(network["side"]), "" if row["groups"] is None else str(row["groups"]), share_text(row["share"]),
         share_text(row["half"]), row["result"], share_text(row["reached"]), ", ".join(row["modes"]) or "no",
         "yes" if row["trained"] else "no", row["start"] or "no", row["exported"] or "no", onnx,
-        f"{row['elapsed'] - row['seconds'].get('peer', 0.0):.1f}",
+        f"{sum(spent for stage, spent in row['seconds'].items() if stage != 'peer'):.1f}",
         "" if row["peer_groups"] is None else str(row["peer_groups"]), share_text(row["peer_reached"]) or "no",
     ]  # fmt: skip
 

@@ -1,13 +1,13 @@
-"""One network of the support table, in a process of its own: `python -m benchmarks.support_trial '{...}'`.
+"""One network of the support table: its stages, and what each of them finds out.
 
-What is known so far is printed as one line of JSON after every stage, so that a process that runs out of time or memory
-leaves what it found.
+What is known so far is told after every stage, so that a process that runs out of time or memory leaves what it found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import math
 import sys
@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -312,21 +313,21 @@ def limit_memory(gibibytes: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
-def main(argument: str) -> int:
-    """Try the network that `argument` describes; `benchmarks.support` starts this."""
-    options = json.loads(argument)
-    limit_memory(options["memory"])
-    torch.set_num_threads(options["threads"])
+def try_there(network: Network, pipe: Connection, onnx: bool, memory: float, threads: int) -> None:
+    """Try a network in this process, which `benchmarks.support` started, and send what is known after every stage.
+
+    Args:
+        network: see `Network`.
+        pipe: where outcomes go, as JSON.
+        onnx: whether it is exported to ONNX.
+        memory: see `limit_memory`.
+        threads: of torch.
+    """
+    limit_memory(memory)
+    torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    lines = sys.stdout
-
-    def tell(outcome: Outcome) -> None:
-        print(json.dumps(asdict(outcome)), file=lines, flush=True)
-
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no outcome
-        Trial(Network(**options["network"]), tell).run(onnx=options["onnx"])
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # of the libraries
+        Trial(network, lambda outcome: pipe.send(json.loads(json.dumps(asdict(outcome))))).run(onnx=onnx)

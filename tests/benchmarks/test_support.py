@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
+import time
 import types
 from argparse import Namespace
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import benchmarks.support
 from benchmarks.support import attempt, main
 from benchmarks.support_networks import Network, networks
-from benchmarks.support_report import FULL, NONE, USABLE, reasons, result_of
+from benchmarks.support_report import FULL, NONE, USABLE, reasons, result_of, summary
 from benchmarks.support_trial import UNFINISHED, Outcome, Trial, covered, differs, train
 from core.errors import UserError
 from core.graph.channels import trace_channels
@@ -143,6 +144,15 @@ def test_reasons_are_counted_by_kind() -> None:
     ]
 
 
+def test_a_family_is_what_the_worst_of_its_networks_is() -> None:
+    found = [("a", FULL), ("a", NONE), ("b", USABLE), ("c", FULL)]
+    rows = [row(network={"family": family}, result=result) for family, result in found]
+    text = summary("All", rows, 3)
+    assert text.startswith("All: 4 of 3 families. Full: 2 networks (50.0 %), 1 families (33.3 %)")
+    assert "Full or usable: 3 networks (75.0 %), 2 families (66.7 %)" in text
+    assert text.endswith("**3 networks of the list are not in this page.**")
+
+
 def test_starts_that_differ_are_told() -> None:
     draws = [torch.randn(40, 50, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     assert differs(draws[0], draws[1], fixed=False) == ""
@@ -206,24 +216,38 @@ def test_the_command_writes_the_page_and_goes_on(
     assert f"**{len(networks()) - 1} rows come from other code" in (tmp_path / "page.md").read_text()
 
 
-def test_what_was_known_when_the_time_was_over_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = json.dumps(row(groups=7, problems={"verify": UNFINISHED}))
+def slow(network: Network, pipe: Any, *_: Any) -> None:
+    pipe.send(row(groups=7, problems={"verify": UNFINISHED}))
+    time.sleep(60)
 
-    def run(command: list[str], timeout: float, **options: Any) -> None:
-        raise subprocess.TimeoutExpired(command, timeout, f"{known}\n{known[:20]}".encode())
 
-    monkeypatch.setattr(subprocess, "run", run)
-    arguments = Namespace(onnx=False, memory=1, threads=1, seconds=9)
-    found = attempt(networks()[0], arguments)
+def killed(network: Network, pipe: Any, *_: Any) -> None:
+    pipe.send(row(groups=7, problems={"verify": UNFINISHED}))
+    os._exit(9)
+
+
+def never(network: Network, pipe: Any, *_: Any) -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("there", "seconds", "reason"),
+    [(slow, 1, "not done after 1 s"), (killed, 60, "the process ended with status 9")],
+    ids=["slow", "killed"],
+)
+def test_what_was_known_when_a_process_ended_stays(
+    there: Any, seconds: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.support, "try_there", there)
+    found = attempt(networks()[0], Namespace(onnx=False, memory=1, threads=1, seconds=seconds))
     assert found["groups"] == 7
-    assert found["problems"] == {"verify": "not done after 9 s"}
+    assert found["problems"] == {"verify": reason}
 
 
 def test_a_process_that_does_not_start_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: nothing\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(RuntimeError, match="status 1: ImportError: nothing"):
-        attempt(networks()[0], Namespace(onnx=False, memory=1, threads=1, seconds=9))
+    monkeypatch.setattr(benchmarks.support, "try_there", never)
+    with pytest.raises(RuntimeError, match="timm/resnet18: the process ended with status 3"):
+        attempt(networks()[0], Namespace(onnx=False, memory=1, threads=1, seconds=60))
 
 
 def test_an_unknown_name_is_one_line(timm: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
