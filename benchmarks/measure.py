@@ -135,6 +135,7 @@ def benchmark(
     options: Callable[[ArgumentParser], object] = lambda parser: None,
     threads: int = 1,
     packages: Sequence[str] = (),
+    interrupted: str = NOTHING_KEPT,
 ) -> Callable[[Sequence[str] | None], int]:
     """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
 
@@ -146,6 +147,7 @@ def benchmark(
         options: adds all other options.
         threads: torch's, by default.
         packages: see `machine`.
+        interrupted: what to tell somebody who has interrupted it.
     """
 
     def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -174,7 +176,7 @@ def benchmark(
         )
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         arguments = parser.parse_args(argv)
-        return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
+        return run_command(lambda: run(arguments, argv), arguments.debug, interrupted)
 
     counted = {**numbers, "threads": (threads, "of torch")}
     return main

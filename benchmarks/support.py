@@ -108,12 +108,7 @@ def asked_for(names: Sequence[str], aside: bool) -> list[Network]:
 
 def try_all(arguments: Namespace) -> Page:
     """Try what is asked for, as far as it has not been done."""
-    for package in (
-        "timm",
-        "torchvision",
-        "torch_pruning",
-        *(("onnx", "onnxscript") if arguments.onnx else ()),
-    ):
+    for package in ("timm", "torchvision", "torch_pruning", *(["onnx", "onnxscript"] * arguments.onnx)):
         if find_spec(package) is None:
             raise MissingData(f"{package} is not installed: pip install -e '.[timm,peers,onnx]'")
     wanted = asked_for(arguments.networks, arguments.aside)
@@ -135,17 +130,21 @@ def try_all(arguments: Namespace) -> Page:
         try:
             for number, future in enumerate(as_completed(waiting), 1):
                 network, outcome = waiting[future], future.result()
-                rows[network.key] = {"key": network.key, "network": line[network.key], "code": code, **outcome,
-                                     "result": result_of(outcome)}  # fmt: skip
+                rows[network.key] = {
+                    "key": network.key,
+                    "network": line[network.key],
+                    "code": code,
+                    **outcome,
+                }
                 if store is not None:
                     write_json(store, {"networks": list(rows.values())})
                 minutes = (time.perf_counter() - start) / number * (len(left) - number) / 60
-                print(f"{number}/{len(left)} {network.key}: {rows[network.key]['result']}, {outcome['elapsed']} s; "
+                print(f"{number}/{len(left)} {network.key}: {result_of(outcome)}, {outcome['elapsed']} s; "
                       f"about {minutes:.0f} min left", file=sys.stderr, flush=True)  # fmt: skip
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    shown = [rows[key] for key in line if key in rows]
+    shown = [{**rows[key], "result": result_of(rows[key])} for key in line if key in rows]
     text = report(shown, networks(), code)
     if arguments.output:
         picture = arguments.output.with_name(f"{arguments.output.name}.png")
@@ -173,6 +172,7 @@ main = benchmark(
     },
     options=options,
     packages=PACKAGES,
+    interrupted="with --output the networks that were tried are kept, and the same command goes on",
 )
 
 if __name__ == "__main__":
