@@ -167,7 +167,7 @@ main = benchmark(
     try_all,
     numbers={
         "jobs": (1, "networks at a time"),
-        "seconds": (240, "after which a network's process is ended"),
+        "seconds": (120, "after which a network's process is ended"),
         "memory": (12, "GiB of its own data that a network's process may have (Linux)"),
     },
     options=options,
