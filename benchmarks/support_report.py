@@ -102,7 +102,7 @@ def summary(title: str, rows: Sequence[Mapping[str, Any]], missing: int) -> str:
     starts, exported = (Counter(row[key] for row in rows) for key in ("start", "exported"))
     peer = sum(row["peer_reached"] is not None and row["peer_reached"] <= BUDGET for row in rows)
     untested = sum(row["result"] == FULL and row["untested"] > 0 for row in rows)
-    text = f"{title}: {len(rows)} of {len(worst)} families. Full: {part([FULL])}"
+    text = f"{title}: {len(rows)} networks of {len(worst)} families. Full: {part([FULL])}"
     text += f"; {untested} of these networks have groups that masking cannot test" if untested else ""
     text += (
         f". Full or usable: {part([FULL, USABLE])}. Same start: {starts['equal']} equal, {starts['alike']} alike. "

@@ -148,7 +148,7 @@ def test_a_family_is_what_the_worst_of_its_networks_is() -> None:
     found = [("a", FULL), ("a", NONE), ("b", USABLE), ("c", FULL)]
     rows = [row(network={"family": family}, result=result) for family, result in found]
     text = summary("All", rows, 3)
-    assert text.startswith("All: 4 of 3 families. Full: 2 networks (50.0 %), 1 families (33.3 %)")
+    assert text.startswith("All: 4 networks of 3 families. Full: 2 networks (50.0 %), 1 families (33.3 %)")
     assert "Full or usable: 3 networks (75.0 %), 2 families (66.7 %)" in text
     assert text.endswith("**3 networks of the list are not in this page.**")
 
