@@ -3,8 +3,8 @@
     python -m benchmarks.confirmation CONTRASTS.json \
         --config shared_configs/classification/mobilenetv2_small_tiny_imagenet_confirm.py --jobs 2
 
-trains the methods that CONTRASTS.json names (`core.experiments.looks`), seed by seed up to the next planned look, and
-stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
+trains the methods that CONTRASTS.json names (`core.experiments.sequential`), seed by seed up to the next planned look,
+and stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
 `benchmarks.hypothesis` and are never run twice; a run that was stopped goes on when it is started again. With --records
 every finished trial is one small file there, to be committed as it comes.
 """
@@ -31,9 +31,9 @@ from benchmarks.hypothesis import (
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
-from core.experiments.looks import Decision, Registered, decide, read_registered
 from core.experiments.plan import grid
 from core.experiments.plots import draw_means, new_figure, save_figure
+from core.experiments.sequential import Decision, Registered, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
 from core.experiments.task import Metric
@@ -180,7 +180,7 @@ def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m benchmarks.confirmation", description=__doc__)
     parser.add_argument(
-        "contrasts", type=Path, help="what was written down: JSON, see core.experiments.looks"
+        "contrasts", type=Path, help="what was written down: JSON, see core.experiments.sequential"
     )
     parser.add_argument("--records", type=Path, metavar="FOLDER", help="one small file a finished trial")
     add_bench_arguments(parser)

@@ -120,6 +120,7 @@ def benchmark(
     options: Callable[[ArgumentParser], object] = lambda parser: None,
     data: str = "",
     packages: Sequence[str] = (),
+    interrupted: str = NOTHING_KEPT,
 ) -> Callable[[Sequence[str] | None], int]:
     """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
 
@@ -133,6 +134,7 @@ def benchmark(
         options: adds all other options.
         data: what it reads under the data root; "" where it reads none.
         packages: see `machine`.
+        interrupted: what to tell somebody who has interrupted it.
     """
     counted = {"threads": (1, "of torch"), **numbers}
 
@@ -169,6 +171,6 @@ def benchmark(
         parser.add_argument("--output", type=Path, help=f"write OUTPUT.json and OUTPUT.md ({page})")
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         arguments = parser.parse_args(argv)
-        return run_command(lambda: run(arguments, argv), arguments.debug, NOTHING_KEPT)
+        return run_command(lambda: run(arguments, argv), arguments.debug, interrupted)
 
     return main

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from core.modules import copy_structure, named_tensors
+from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_, look
 from core.surgery.fans import FANS, Formula, quantities, weight_of
-from core.surgery.looks import TOLERANCE, TRUNCATED, Look, agree, draw_, look
 from core.surgery.recording import alike, repeat_rows
 
 # Relative error up to which spreads show a rule, those of all its tensors together.

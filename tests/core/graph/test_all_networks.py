@@ -188,7 +188,7 @@ TIMM: dict[str, int | None] = {
     "ghostnet_100": 31,
     "resnest14d": 19,
     "edgenext_xx_small": None,
-    "pvt_v2_b0": None,
+    "pvt_v2_b0": 12,
     "inception_next_atto": 29,
     "rexnet_100": 46,
     "res2net50_14w_8s": 61,

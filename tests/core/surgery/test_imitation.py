@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from core.graph.channels import trace_channels
+from core.surgery.distributions import look
 from core.surgery.imitation import rules_of
 from core.surgery.initialise import UnknownStartWarning, initialise_, seeded, unknown_start
-from core.surgery.looks import look
 from core.surgery.resize import resize
 
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from core.errors import UserError
-from core.experiments.looks import (
+from core.experiments.sequential import (
     Contrast,
     Registered,
     decide,
