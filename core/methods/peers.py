@@ -14,17 +14,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from core.errors import UserError
 from core.graph.channels import trace_channels
-from core.graph.complexity import count
 from core.methods.candidates import limits_of
 from core.methods.method import NO_SCORES, Found, Method, Request, open_request
 from core.methods.subject import first_batches, only_loss
-from core.modules import call, map_tensors, tensors_in
+from core.modules import call, map_tensors
 from core.widths.space import Space
 
 TRIALS = 14  # halvings of the ratio: 1 / 16384 of the channels
@@ -153,42 +151,3 @@ PEERS: dict[str, Method] = {
         package=PACKAGE,
     ),
 }
-
-
-def halve(model: nn.Module, inputs: Tensor) -> tuple[int, float]:
-    """Prune half of the channels of every group but the outputs', by the library's defaults; `model` is changed.
-
-    Args:
-        model: any network.
-        inputs: its example input.
-
-    Returns:
-        The number of the library's groups, and the multiply-accumulates that are left, as a part of all.
-
-    Raises:
-        ValueError: the pruned network returns other shapes. Whatever else the library or that network raises passes
-            through.
-    """
-    import torch_pruning
-
-    model.eval()
-    with torch.no_grad():
-        wanted = [tensor.shape for tensor in tensors_in(model(inputs))]
-    classes = {shape[1] for shape in wanted if len(shape) > 1}
-    layers = (nn.modules.conv._ConvNd, nn.Linear)
-    last = [
-        module for module in model.modules() if isinstance(module, layers) and len(module.weight) in classes
-    ]
-    base = count(model, inputs)
-    pruner = torch_pruning.pruner.MetaPruner(
-        model, inputs, importance=torch_pruning.importance.GroupMagnitudeImportance(p=1), pruning_ratio=0.5,
-        ignored_layers=last, in_channel_groups={}, out_channel_groups={}, num_heads={},
-    )  # fmt: skip
-    kinds = pruner.root_module_types
-    groups = sum(1 for _ in pruner.DG.get_all_groups(ignored_layers=last, root_module_types=kinds))
-    pruner.step()
-    with torch.no_grad():
-        found = [tensor.shape for tensor in tensors_in(model(inputs))]
-    if found != wanted:
-        raise ValueError(f"the pruned network returns {found}, not {wanted}")
-    return groups, count(model, inputs) / base
