@@ -149,6 +149,10 @@ def open_bench(arguments: Namespace) -> Bench:
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
         config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
+    if config.found_widths is not None:
+        raise UserError(
+            "found_widths gives widths, and this command finds them: use python -m classification.run"
+        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = make_fabric(arguments.device, config.train.precision)
