@@ -6,7 +6,7 @@
 trains the methods that CONTRASTS.json names (`core.experiments.sequential`), seed by seed up to the next planned look,
 and stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
 `benchmarks.hypothesis` and are never run twice; a run that was stopped goes on when it is started again. With --records
-every finished trial is one small file there, to be committed as it comes.
+every finished trial is one small file there, to be committed as it comes, from which another machine goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from benchmarks.hypothesis import (
     check_arguments,
     failures_text,
     open_bench,
-    short,
     trials_run,
+    with_published,
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
@@ -36,10 +36,10 @@ from core.experiments.plots import draw_means, new_figure, save_figure
 from core.experiments.sequential import Decision, Registered, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
+from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE, METHODS
-from core.storage.files import write_json
 from core.tables import markdown_table
 
 LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
@@ -104,6 +104,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     registered = read_registered(arguments.contrasts)
     check_known("contrasts: unknown method", registered.methods, (BASELINE, *METHODS))
     bench = open_bench(arguments)
+    bench = with_published(arguments, bench, [bench.config.shrink])
     metric, say = metric_of(registered, bench), bench.engine.say
     for line in registered.power():
         say(line)
@@ -112,9 +113,6 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     for look in registered.looks:
         seeds = range(arguments.seed, arguments.seed + look)
         records, failed = trials_run(bench, grid(registered.methods, [bench.config.shrink], seeds), arguments)
-        if arguments.records is not None:
-            for record in records:
-                write_json(arguments.records / f"{record['key']}.json", short(record))
         series = collect(records, lambda record: str(record["method"]))
         pairs = differences(registered, series, metric)
         found = decide(registered, pairs)
@@ -182,7 +180,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "contrasts", type=Path, help="what was written down: JSON, see core.experiments.sequential"
     )
-    parser.add_argument("--records", type=Path, metavar="FOLDER", help="one small file a finished trial")
     add_bench_arguments(parser)
     add_method_arguments(parser)
     return parser

@@ -85,3 +85,20 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store"), "--report-only"]) == 2
     assert "holds no trial of these contrasts" in capsys.readouterr().err
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_committed_records_go_on_on_another_machine(
+    confirmed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(confirmed / "contrasts.json"), *FAST, "--work-dir", str(tmp_path / "empty")]
+    command += ["--records", str(confirmed / "records"), "--output", str(tmp_path / "page")]
+    capsys.readouterr()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "imported into" in told
+    assert "training" not in told
+
+    def tables(path: Path) -> list[str]:
+        return [line for line in path.read_text().splitlines() if line.startswith("|")]
+
+    assert tables(tmp_path / "page.md") == tables(confirmed / "page.md")

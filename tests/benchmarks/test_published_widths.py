@@ -57,7 +57,16 @@ def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
     not (data_root() / "tiny-imagenet-200").is_dir(), reason="Tiny-ImageNet is not under $LWDNA_DATA"
 )
 def test_the_program_finds_them_again(tmp_path: Path) -> None:
-    command = ["--networks", "mobilenetv1", "--methods", "gradient", "uniform", "--turns", "1", "--keep-files"]
+    command = [
+        "--networks",
+        "mobilenetv1",
+        "--methods",
+        "gradient",
+        "uniform",
+        "--turns",
+        "1",
+        "--keep-files",
+    ]
     assert main([*command, "--output", str(tmp_path / "page")]) == 0
     page = json.loads((tmp_path / "page.json").read_text())["networks"]["mobilenetv1"]["methods"]
     shipped = Architecture.load(SHIPPED / "mobilenetv1-uniform.json")
