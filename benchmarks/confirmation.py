@@ -33,7 +33,7 @@ from core.command_line.exits import run_command
 from core.errors import UserError, check_known
 from core.experiments.plan import grid
 from core.experiments.plots import draw_means, new_figure, save_figure
-from core.experiments.sequential import Decision, Registered, decide, read_registered
+from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
 from core.experiments.store import short
@@ -77,6 +77,20 @@ def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[floa
         shown = with_interval(values, metric.digits) if values else ""
         rows.append([str(item.contrast), str(item.look), shown, p_text(item.p), level, said])
     return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
+
+
+def rule_text(registered: Registered, becomes: Mapping[str, bool | None]) -> str:
+    """The rule for the default that was written down, and what it says; "" where none was."""
+    if not becomes:
+        return ""
+    said = {True: "becomes the default", False: "does not become the default", None: "is not decided on yet"}
+    return (
+        f"Rule for the default, written down beforehand: a method takes its place if it is better than everything that "
+        f"it is held against but the baseline, and the end of its 95 % interval against the baseline is below "
+        f"{registered.margin:g} on the worse side. By it "
+        + ", ".join(f"{method} {said[value]}" for method, value in becomes.items())
+        + "."
+    )
 
 
 def plot_differences(
@@ -142,6 +156,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
     series = collect(records, lambda record: str(record["method"]))
     pairs = differences(registered, series, metric)
     found = decide(registered, pairs)
+    becomes = becomes_default(registered, found, pairs, higher_is_better=metric.higher_is_better)
     config = bench.config
     plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)
     looks = ", ".join(map(str, registered.looks))
@@ -154,6 +169,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         f"difference is method minus the other, seed by seed, at the look that answered; its interval is that of one "
         f"look and says nothing of significance: p against its level does. {' '.join(registered.power())}",
         decisions_table(found, pairs, metric),
+        rule_text(registered, becomes),
         f"![Differences as pairs come in]({stem.name}.png)",
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
@@ -168,6 +184,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
             for item in found
         ],
         "looks": list(registered.looks),
+        "becomes_default": becomes,
         "records": [short(record) for record in records],
     }  # fmt: skip
     _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
