@@ -81,7 +81,7 @@ def schema_of(record: Mapping[str, Any]) -> int:
     return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
 
 
-def short(record: Record) -> dict[str, Any]:
+def short(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost", "named_widths")
     if schema_of(record) > 1:  # the first pages do not name theirs
