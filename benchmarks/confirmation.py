@@ -32,7 +32,7 @@ from benchmarks.measure import command_text, machine, machine_text, write_result
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
 from core.experiments.plan import grid
-from core.experiments.plots import draw_means, new_figure, save_figure
+from core.experiments.plots import draw_means, new_figure, plot_losses, save_figure
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
@@ -159,6 +159,8 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
     becomes = becomes_default(registered, found, pairs, higher_is_better=metric.higher_is_better)
     config = bench.config
     plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)
+    curves = stem.with_name(f"{stem.name}-losses.png")
+    drawn = plot_losses(curves, f"Training loss, {bench.what_is_trained()}", series)
     looks = ", ".join(map(str, registered.looks))
     parts = [
         f"# Confirmation: {bench.what_is_trained()}, {config.train.epochs} epochs",
@@ -171,6 +173,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         decisions_table(found, pairs, metric),
         rule_text(registered, becomes),
         f"![Differences as pairs come in]({stem.name}.png)",
+        f"![Training loss of all arms]({curves.name})" if drawn else "",
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
         results_table(series, BASELINE, LOSS) if metric != LOSS else "",

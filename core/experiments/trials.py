@@ -384,6 +384,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "decided_by": engine.decided_by(trial),
         "metrics": dict(last.eval_metrics),
         "train_loss": last.train_loss,
+        "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
         "cost": cost.to_json(),
         "baseline_cost": baseline_cost,
         "architecture": None if architecture is None else architecture.to_json(),

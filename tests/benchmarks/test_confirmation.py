@@ -59,6 +59,7 @@ def test_records_are_small_files_that_say_which_code_made_them_and_when(confirme
     assert {record["key"] for record in records} == {record["key"] for record in value["records"]}
     for record in records:
         assert math.isfinite(record["metrics"]["loss"])
+        assert record["losses"] == [pytest.approx(record["train_loss"], rel=1e-3)]
         assert set(record["environment"]) >= {"finished", "commit"}
 
 
@@ -68,7 +69,9 @@ def test_the_page_says_what_was_written_down_and_what_the_looks_can_see(confirme
     assert "3 pairs see a difference of" in page
     assert "| magnitude against uniform |" in page
     assert "test loss" in page
-    assert (confirmed / "page.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("page.png", "page-losses.png"):
+        assert f"({name})" in page
+        assert (confirmed / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_are_told_before_anything_is_trained(
