@@ -72,7 +72,8 @@ def open_export(request: Request) -> Exportable:
     what = (
         f"pixels, uint8, 0 to {white}; the normalisation is in the graph"
         if request.pixels
-        else f"(pixel - {list(description.mean)}) / {list(description.std)} per channel, float32, pixels being 0 to {white}"
+        else f"(pixel - {list(description.mean)}) / {list(description.std)} per channel, float32; "
+        f"pixels are 0 to {white}"
     )
     colours = "grey" if channels == 1 else "RGB"
     found = description.architecture

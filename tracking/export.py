@@ -29,8 +29,9 @@ from tracking.dimp.settings import STRIDE, preset
 from tracking.files.images import read_frame
 
 LEFT_OUT = (
-    "The programs compute what every frame needs. They do not learn the target's filter (first guess, steepest descent), "
-    "describe the target for the judgement of boxes, or judge and refine boxes: tracking.track does, from the checkpoint."
+    "The programs compute what every frame needs. They do not learn the target's filter (first guess, steepest "
+    "descent), describe the target for the judgement of boxes, or judge and refine boxes: tracking.track does, from "
+    "the checkpoint."
 )
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -74,6 +75,10 @@ def open_export(request: Request) -> Exportable:
     if description.architecture is not None:
         plain = replace(description, architecture=None).build(request.model)
         regular = FrameNetwork(plain, request.pixels).eval()
+
+    def cells(side: str) -> str:
+        return f"{side} / {STRIDE}" + " + 1" * (1 - kernel % 2)
+
     channels, kernel = network.config.classification_channels, network.config.filter_size
     what = "0 to 255" if request.pixels else f"(pixel - {list(description.mean)}) / {list(description.std)}"
     ours = request.checkpoint.suffix == ".safetensors"
@@ -92,8 +97,8 @@ def open_export(request: Request) -> Exportable:
             "images": f"(N, 3, H, W), RGB, {what}, float32: crops around the target's last place, H and W multiples of "
             f"{STRIDE}; tracked with {side} x {side}, {settings.search_area:g} times the target's mean side",
             "target_filter": f"(N, {channels}, {kernel}, {kernel}), float32: of the target, for each crop",
-            "scores": f"(N, H / {STRIDE} + {1 - kernel % 2}, W / {STRIDE} + {1 - kernel % 2}): the target is where they are "
-            f"largest; cell j lies at pixel {STRIDE} j{f' + {STRIDE // 2}' * (kernel % 2)}",
+            "scores": f"(N, {cells('H')}, {cells('W')}): the target is where they are largest; cell j lies at pixel "
+            f"{STRIDE} j{f' + {STRIDE // 2}' * (kernel % 2)}",
             "features": f"(N, {channels}, H / {STRIDE}, W / {STRIDE}): what a filter is learned from",
             "iou_fine": "maps of stride 8, in which boxes are judged",
             "iou_coarse": f"the same of stride {STRIDE}",

@@ -97,7 +97,8 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
     cards = {out.with_suffix(".md") for out in outs}
     if len(cards) > 1:
         raise UserError(
-            f"'{outs[0]}' and '{outs[-1]}' differ in more than their endings: files of one export share a name, and a card"
+            f"'{outs[0]}' and '{outs[-1]}' differ in more than their endings: files of one export share a name "
+            "and a card"
         )
     [place] = cards
     read = [("the checkpoint that is read", options.checkpoint)]
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
         if out.suffix != ".safetensors":
             print(f"  takes {sizes(files[-1])}")
     times = compare_times(subject, files, options.turns) if options.turns else {}
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {version('torch')}"
+    machine = f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
     with atomic_write(place) as file:
         file.write(card(subject, options.checkpoint, files, times, machine, licence))
     print(f"written: {place}")
