@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from core.export.formats import Exported, Runner, check_path, export
 from core.export.subject import Exportable
 from core.storage.files import atomic_write, refuse_overwriting
 from core.tables import text_table
-from core.timing import Timing, Work, time_in_turns, timings
+from core.timing import Timing, Work, time_in_turns, timings, wait
 
 FORMS = ("pixels", "normalised")
 _PATIENCE = 20.0  # seconds for one way of computing
@@ -150,4 +151,6 @@ def compare_times(subject: Exportable, files: Sequence[Exported], turns: int) ->
     for file in files:
         if file.path.suffix != ".safetensors":
             ways[f"{file.path.name}, {file.checker}"] = program(file.run)
-    return timings(time_in_turns(ways, turns=turns, warmup=3, patience=_PATIENCE))
+    gc.collect()  # once: what the exporters leave behind is large, and a run takes milliseconds
+    cpu = torch.device("cpu")
+    return timings(time_in_turns(ways, turns=turns, warmup=3, patience=_PATIENCE, before=lambda: wait(cpu)))

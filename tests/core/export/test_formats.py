@@ -187,9 +187,9 @@ def test_a_network_too_large_for_onnx_is_told_before(
 
 def test_a_damaged_onnx_file_is_an_error(paths: dict[str, Path], tmp_path: Path) -> None:
     runner = open_onnx(paths[".onnx"])
-    with pytest.raises(RuntimeError, match="^onnxruntime: "):
+    with pytest.raises(RuntimeError, match=r"^onnxruntime: "):
         runner({"images": torch.from_numpy(np.zeros((1, 2, 16, 24), np.float32))})
     path = tmp_path / "net.onnx"
     path.write_bytes(paths[".onnx"].read_bytes()[:200])
-    with pytest.raises(RuntimeError, match="^onnxruntime: "):
+    with pytest.raises(RuntimeError, match=r"^onnxruntime: "):
         open_onnx(path)
