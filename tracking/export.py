@@ -133,7 +133,7 @@ def first_filters(network: DiMPNet, crops: Tensor, search_area: float) -> Tensor
 def usage(file: str, side: int, channels: int, kernel: int, pixels: bool) -> str:
     """A program that looks for the middle of one image in another with an ONNX file; it needs none of our code.
 
-    It takes the features themselves as the filter, which is a plain correlation; a learned one is better.
+    It takes the features themselves as the filter, less their mean: a plain correlation. A learned filter is better.
     """
     lines = [
         "import sys",
@@ -159,6 +159,7 @@ def usage(file: str, side: int, channels: int, kernel: int, pixels: bool) -> str
         'features = session.run(["features"], {"images": crops[0], "target_filter": target})[0]',
         f"first = features.shape[2] // 2 - {kernel // 2}",
         f"target = features[:, :, first : first + {kernel}, first : first + {kernel}]",
+        "target = target - features.mean((2, 3), keepdims=True)",
         'scores = session.run(["scores"], {"images": crops[1], "target_filter": target})[0][0]',
         "row, column = np.unravel_index(scores.argmax(), scores.shape)",
         f'print(f"the target is at pixel {{{STRIDE} * column}}, {{{STRIDE} * row}} of {side}")',
