@@ -45,7 +45,7 @@ def card(
     checkpoint: Path,
     files: Sequence[Exported],
     times: Mapping[str, Timing],
-    machine: str,
+    where: str,
     licence: str,
 ) -> str:
     """The page.
@@ -55,7 +55,7 @@ def card(
         checkpoint: where it comes from.
         files: what was written.
         times: of one input, by what ran; empty where nothing was timed.
-        machine: where and how that was.
+        where: its size, and on what that was.
         licence: the line of `kept_licence`.
     """
     contents = subject.contents
@@ -72,7 +72,7 @@ def card(
         "## Cost",
         costs(subject, markdown_table),
         "## Time",
-        f"One input, {machine}:\n\n{time_table(times, markdown_table)}" if times else "Not measured.",
+        f"One input of {where}:\n\n{time_table(times, markdown_table)}" if times else "Not measured.",
         "## Scores",
         scores(checkpoint, subject.task, contents),
         "## What the checkpoint says of itself",

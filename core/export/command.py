@@ -119,13 +119,13 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
         if out.suffix != ".safetensors":
             print(f"  takes {sizes(files[-1])}")
     times = compare_times(subject, files, options.turns) if options.turns else {}
-    machine = f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
+    where = f"{' x '.join(map(str, subject.size))}, {platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
     with atomic_write(place) as file:
-        file.write(card(subject, options.checkpoint, files, times, machine, licence))
+        file.write(card(subject, options.checkpoint, files, times, where, licence))
     print(f"written: {place}")
     print(costs(subject, text_table))
     if times:
-        print(f"one input, {machine}:")
+        print(f"one input of {where}:")
         print(time_table(times, text_table))
     return 0
 

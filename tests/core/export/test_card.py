@@ -41,11 +41,11 @@ def test_the_page(checkpoint: Path, tmp_path: Path) -> None:
         Pooled(), header={**subject(Pooled()).header, "crc32": "77"}, left_out=("Half of it is missing.",)
     )
     file = export(about, tmp_path / "out" / "net.safetensors")
-    lines = card(about, checkpoint, [file], TIMES, "one machine", f"{LICENCE}CC0").splitlines()
+    lines = card(about, checkpoint, [file], TIMES, "1 x 1", f"{LICENCE}CC0").splitlines()
     assert lines[:3] == ["# Model card: Pooled (toys)", "", "Licence: CC0"]
     for line in (
         "- Trained on photographs.", "- Its widths are the network's own.", "- Seed 3.", "- Half of it is missing.",
-        "Made from `fisher.safetensors`, crc32 77.", "- `images`: parts of a photograph", "One input, one machine:",
+        "Made from `fisher.safetensors`, crc32 77.", "- `images`: parts of a photograph", "One input of 1 x 1:",
         "`lwdna toys predict --help` says how `--checkpoint net.safetensors` is used.",
         "| top1_error | 12.5 | 0.5 | 2 |",
     ):  # fmt: skip
