@@ -119,7 +119,8 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
         if out.suffix != ".safetensors":
             print(f"  takes {sizes(files[-1])}")
     times = compare_times(subject, files, options.turns) if options.turns else {}
-    where = f"{' x '.join(map(str, subject.size))}, {platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
+    machine = f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
+    where = f"{' x '.join(map(str, subject.size))}, {machine}"
     with atomic_write(place) as file:
         file.write(card(subject, options.checkpoint, files, times, where, licence))
     print(f"written: {place}")
