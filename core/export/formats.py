@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError, check_known
-from core.export.subject import Case, Exportable, Tensors, cases, one_line, other_size, outputs_of
-from core.modules import FORWARD_FAILURES
+from core.export.subject import FAILURES, Case, Exportable, Tensors, cases, one_line, other_size, outputs_of
 from core.storage.checkpoint import load_weights, save_weights
 from core.storage.description import descriptive
 from core.storage.files import write_with
@@ -110,13 +109,13 @@ def export(subject: Exportable, path: Path) -> Exported:
         step, grown = other
         try:
             return _write(path, [*known, grown], step, "", lambda there: write(subject, there, True))
-        except (*FORWARD_FAILURES, ExportDiffers) as error:
+        except (*FAILURES, ExportDiffers) as error:
             reason = f"with free height and width: {one_line(error)}"
     try:
         return _write(path, known, None, reason, lambda there: write(subject, there, False))
     except ExportDiffers:
         raise
-    except FORWARD_FAILURES as error:
+    except FAILURES as error:
         raise UserError(f"{subject.title} cannot be written as '{path}': {one_line(error)}") from error
 
 

@@ -15,6 +15,10 @@ from core.modules import FORWARD_FAILURES
 from core.storage.description import Contents, contents_of
 from core.surgery.architecture import Architecture
 
+FAILURES = (
+    *FORWARD_FAILURES,
+    AssertionError,
+)  # networks assert that sides are multiples, and so do exporters
 STEPS = (1, 2, 4, 8, 16, 32)
 Tensors = Mapping[str, Tensor]
 
@@ -148,7 +152,7 @@ def cases(subject: Exportable) -> list[Case]:
         return [case(subject, subject.inputs), case(subject, subject.rows(1))]
     except NonFiniteOutput:
         raise
-    except FORWARD_FAILURES as error:
+    except FAILURES as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in subject.inputs.items())
         raise UserError(f"{subject.title} fails on {shapes}: {one_line(error)}") from error
 
@@ -158,7 +162,7 @@ def other_size(subject: Exportable) -> tuple[int, Case] | None:
     for step in subject.steps:
         try:
             return step, case(subject, subject.grown(step))
-        except FORWARD_FAILURES:  # a fully connected layer behind a map, or sides that have to be multiples
+        except FAILURES:  # a fully connected layer behind a map, or sides that have to be multiples
             continue
     return None
 

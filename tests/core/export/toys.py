@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.export.subject import Exportable
+from core.export.subject import Exportable, photographs
 from core.storage.description import Origin, header_of
-from tests.pictures import astronaut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Squares(nn.Module):
         self.conv = nn.Conv2d(48, 48, 3, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[2] % 4 == images.shape[3] % 4 == 0
         return functional.pixel_shuffle(self.conv(functional.pixel_unshuffle(images, 4)), 4)
 
 
@@ -91,7 +93,7 @@ class Rounded(nn.Module):
 
 def images(count: int = 3, height: int = 16, width: int = 24) -> Tensor:
     """Parts of a photograph, (N, 3, H, W) in [0, 1]."""
-    photo = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
+    photo = torch.from_numpy(np.array(Image.open(photographs()[0]).convert("RGB"))).permute(2, 0, 1) / 255
     return torch.stack([photo[:, 40 * row : 40 * row + height, 200 : 200 + width] for row in range(count)])
 
 
