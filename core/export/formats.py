@@ -78,7 +78,7 @@ def check_path(path: Path) -> None:
     missing = [package for package in NEEDED[path.suffix] if find_spec(package) is None]
     if missing:
         raise UserError(
-            f"'{path}': {' and '.join(missing)} not installed, which {path.suffix} needs: pip install 'lwdna[export]'"
+            f"'{path}' needs {', '.join(missing)}, not installed here: pip install 'lwdna[export]'"
         )
 
 
