@@ -166,7 +166,9 @@ def test_what_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core.export.formats, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(UserError, match=r"needs onnxscript, not installed here: pip install 'lwdna\[export\]'$"):
+    with pytest.raises(
+        UserError, match=r"needs onnxscript, not installed here: pip install 'lwdna\[export\]'$"
+    ):
         check_path(Path("net.onnx"))
     check_path(Path("net.pt2"))
 
