@@ -108,7 +108,7 @@ def try_all(arguments: Namespace) -> Page:
     """Try what is asked for, as far as it has not been done."""
     for package in ("timm", "torchvision", "torch_pruning", *(["onnx", "onnxscript"] * arguments.onnx)):
         if find_spec(package) is None:
-            raise MissingData(f"{package} is not installed: pip install -e '.[timm,peers,onnx]'")
+            raise MissingData(f"{package} is not installed: pip install -e '.[timm,peers,export]'")
     wanted = asked_for(arguments.networks, arguments.aside)
     code = fingerprint(machine(*PACKAGES)["versions"], arguments.onnx)
     store = arguments.output.with_name(f"{arguments.output.name}.json") if arguments.output else None

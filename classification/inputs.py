@@ -26,6 +26,16 @@ def white_of(dataset: str) -> int:
     return 16 if dataset == "digits" else 255
 
 
+def white_in(description: Description) -> int:
+    """The pixel value of white in what a classifier takes; files of older releases do not tell."""
+    return description.white or white_of(description.dataset)
+
+
+def view_of(description: Description) -> str:
+    """How an image file is brought to a classifier's size; likewise."""
+    return description.view or ("crop" if description.dataset == "imagenet" else "fit")
+
+
 def read_input(path: str | Path, description: Description) -> np.ndarray:
     """Read an image file as the pixels that a classifier's normalisation takes.
 
@@ -48,8 +58,7 @@ def to_input(image: np.ndarray, description: Description) -> np.ndarray:
     Raises:
         UserError: the description asks for an unknown conversion.
     """
-    view = description.view or ("crop" if description.dataset == "imagenet" else "fit")
-    white = description.white or white_of(description.dataset)
+    view, white = view_of(description), white_in(description)
     channels, height, width = description.input_shape
     if view in ("crop", "photograph"):
         pixels = central_view(shrunk(image, height) if view == "photograph" else image, height)

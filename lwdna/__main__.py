@@ -5,6 +5,7 @@
     lwdna tracking eval --dataset lasot --results RESULTS
     lwdna channels classification.models:resnet50
     lwdna inspect FILE.safetensors
+    lwdna export FILE.safetensors FILE.onnx
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -21,13 +22,13 @@ from pathlib import Path
 from lwdna import __version__
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "classification": ("run", "predict", "eval"),
-    "super_resolution": ("run", "upscale", "eval", "convert"),
-    "tracking": ("run", "train", "track", "eval", "check_dataset", "convert"),
+    "classification": ("run", "predict", "eval", "export"),
+    "super_resolution": ("run", "upscale", "eval", "export", "convert"),
+    "tracking": ("run", "train", "track", "eval", "export", "check_dataset", "convert"),
 }
 # The same verb in every task, beside the name that the field uses.
 ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
-ALONE = {"channels": "core.channels", "inspect": "core.inspect"}
+ALONE = {"channels": "core.channels", "inspect": "core.inspect", "export": "lwdna.export"}
 
 
 def usage() -> str:

@@ -79,3 +79,12 @@ def timm() -> types.ModuleType:
 def torchvision() -> types.ModuleType:
     """torchvision, likewise."""
     return _behind_torchvision("torchvision")
+
+
+@pytest.fixture(scope="session")
+def onnxruntime() -> types.ModuleType:
+    """onnxruntime, with what writes the files that it runs."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: it comes with the extra 'export'")
+    return importlib.import_module("onnxruntime")

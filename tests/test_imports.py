@@ -89,6 +89,7 @@ COMMANDS = {
     "core/channels.py",  # python -m core.channels
     "core/inspect.py",  # python -m core.inspect
     "core/experiments/commands.py",
+    "core/export/command.py",  # export, of every task
     "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/eval.py",

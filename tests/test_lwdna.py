@@ -12,8 +12,17 @@ import pytest
 
 import core
 import lwdna
+from core.storage.checkpoint import save_weights
 from lwdna.__main__ import ALIASES, ALONE, TASKS, find_command, main
+from lwdna.export import TASKS as KEYS
+from super_resolution.checkpoint import Description, save_network
+from super_resolution.models import build
 
+CHECKPOINTS = {
+    "classification": "classification.checkpoint",
+    "super_resolution": "super_resolution.checkpoint",
+    "tracking": "tracking.dimp.checkpoint",
+}
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,7 +79,7 @@ def test_every_command_is_there() -> None:
     for module in modules:
         assert callable(import_module(module).main), module
     for task, verbs in TASKS.items():
-        assert {"run", "predict", "eval"} <= {*verbs, *ALIASES.get(task, {})}
+        assert {"run", "predict", "eval", "export"} <= {*verbs, *ALIASES.get(task, {})}
     # A task's verbs are the files at its top that can be run.
     for task, verbs in TASKS.items():
         commands = [p.stem for p in (ROOT / task).glob("*.py") if '__name__ == "__main__"' in p.read_text()]
@@ -83,6 +92,8 @@ def test_words_become_a_command_and_its_arguments() -> None:
     assert find_command(["super_resolution", "predict", "a"]) == ("super_resolution.upscale", ["a"])
     assert find_command(["tracking", "predict", "a"]) == ("tracking.track", ["a"])
     assert find_command(["inspect", "f"]) == ("core.inspect", ["f"])
+    assert find_command(["export", "f", "f.onnx"]) == ("lwdna.export", ["f", "f.onnx"])
+    assert find_command(["tracking", "export", "f"]) == ("tracking.export", ["f"])
     assert find_command(["channels", "m:f"]) == ("core.channels", ["m:f"])
 
 
@@ -104,6 +115,29 @@ def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("lwdna tracking eval ...") == 2
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lwdna {lwdna.__version__}\n"
+
+
+def test_export_asks_the_file_for_its_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, out = build("edsr", 2, n_blocks=1, n_feats=4), tmp_path / "out.safetensors"
+    save_network(tmp_path / "c.safetensors", network, Description("edsr", 2, {"n_blocks": 1, "n_feats": 4}))
+    assert main(["export", str(tmp_path / "c.safetensors"), str(out), "--turns", "0"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'c.safetensors'}: edsr x2 (super_resolution)\n")
+    save_weights(network, tmp_path / "plain.safetensors")
+    (tmp_path / "dimp50.pth").write_bytes(b"")
+    for name, message in (
+        ("plain.safetensors", "does not say of which task it is"),
+        ("dimp50.pth", "is exported by lwdna tracking export"),
+        ("none.safetensors", "not found"),
+    ):
+        assert main(["export", str(tmp_path / name), str(tmp_path / "other.safetensors")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_every_task_knows_its_key() -> None:
+    keys = {import_module(module).KEY: task for task, module in CHECKPOINTS.items()}
+    assert keys == KEYS
+    assert set(KEYS.values()) == set(TASKS)
 
 
 def test_our_commands_say_that_they_are_shadowed(site: Path, strangers_folder: Path) -> None:

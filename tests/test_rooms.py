@@ -17,6 +17,7 @@ CORE: dict[str, set[str]] = {
     "graph": set(),
     "surgery": {"graph", "storage"},
     "widths": {"surgery", "graph", "storage"},
+    "export": {"surgery", "graph", "storage", "command_line"},
     "methods": {"widths", "surgery", "graph", "training", "storage"},
     "experiments": {"methods", "widths", "surgery", "graph", "training", "storage", "command_line"},
 }
@@ -32,7 +33,7 @@ TRACKING: dict[str, set[str]] = {
     "training": {"dimp", "datasets", "evaluation", "files"},
     "experiment": {"training", "online", "dimp", "evaluation", "datasets", "files"},
 }
-TRACKING_COMMANDS = {"run", "train", "track", "eval", "check_dataset", "convert"}
+TRACKING_COMMANDS = {"run", "train", "track", "eval", "export", "check_dataset", "convert"}
 
 # (importing file, room): arrows upwards that a promised name asks for.
 EXCEPTIONS = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import UserError
 from core.storage.checkpoint import (
@@ -33,13 +33,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 _ORIGIN = "origin"
-_OWN = (
-    "format",
-    "skeleton",
-    LIBRARY,
-    CHECKSUM,
-    _ORIGIN,
-)  # entries of a header that are no task's description
+_OF_THE_FILE = ("format", "skeleton", LIBRARY, CHECKSUM)  # entries that every file gets anew
 
 
 @dataclass(frozen=True)
@@ -114,8 +108,12 @@ def read_contents(path: str | Path) -> Contents:
         MissingData: there is no such file.
         UserError: it is truncated, damaged or no safetensors file.
     """
-    metadata, tensors = read_verified(path)
-    described = {key: _object(text) for key, text in metadata.items() if key not in _OWN}
+    return contents_of(*read_verified(path))
+
+
+def contents_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Contents:
+    """`read_contents` for a header and tensors that are in memory."""
+    described = {key: _object(text) for key, text in descriptive(metadata).items() if key != _ORIGIN}
     task = next((key for key, fields in described.items() if fields is not None), "")
     return Contents(
         task,
@@ -126,6 +124,11 @@ def read_contents(path: str | Path) -> Contents:
         len(tensors),
         sum(tensor.numel() for tensor in tensors.values()),
     )
+
+
+def descriptive(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries of a header that say what the network is and how it was made: what a copy of it takes along."""
+    return {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
 
 
 def read_origin(path: str | Path) -> dict[str, Any]:
