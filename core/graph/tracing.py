@@ -165,7 +165,7 @@ class _Runs:
                 )  # a list of experts is not called, some of them may be
                 holder = holder.rpartition(".")[0]
             parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
-            if not any(name in compiled or _matches(name, self.request.freeze) for name in parents):
+            if not any(name in compiled or matches(name, self.request.freeze) for name in parents):
                 found[what] = holder
         return found
 
@@ -209,12 +209,12 @@ class _Runs:
             train_(module) if training else module.eval()
         mark_attributes(module, self.trace)
         mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
-        mode.frozen_names = frozenset(name for name, _ in named if _matches(name, request.freeze))
+        mode.frozen_names = frozenset(name for name, _ in named if matches(name, request.freeze))
         mode.thorough = thorough
         for name, child in modules:
             if self.plain:
                 child.training = training and not isinstance(child, nn.SyncBatchNorm)
-            mode.watch(name, child, _matches(name, request.freeze), _matches(name, request.watched))
+            mode.watch(name, child, matches(name, request.freeze), matches(name, request.watched))
         if on_meta:
             inputs = map_tensors(
                 request.example_inputs, lambda tensor: torch.empty_like(tensor, device="meta")
@@ -242,7 +242,8 @@ class _Runs:
                 trace.terms = [*mode.terms, *mode.counted.values()]
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Is a name one of those that patterns such as `layer1.*` describe?"""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -311,7 +312,7 @@ def _tie(trace: Trace, request: Request) -> None:
                 f"equal widths can be tied"
             )
         trace.edges.append((found[first], found[second]))
-    trace.taps = {name: labels for name, labels in found.items() if _matches(name, request.taps)}
+    trace.taps = {name: labels for name, labels in found.items() if matches(name, request.taps)}
 
 
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:

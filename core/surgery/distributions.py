@@ -110,8 +110,8 @@ def _may_be(kind: str, deviations: Tensor) -> bool:
 
 
 def _is_orthogonal(tensor: Tensor) -> bool:
-    if tensor.dim() < 2 or tensor.numel() < 16:
-        return False
+    if tensor.dim() < 2 or tensor.numel() < 16 or not bool((tensor != 0).all()):
+        return False  # an identity's rows are orthogonal as well
     matrix = tensor.detach().reshape(len(tensor), -1).float()
     if len(matrix) > matrix.shape[1]:
         matrix = matrix.T

@@ -88,6 +88,8 @@ def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
+    if name in elementwise.ELEMENTWISE:  # a size is a number there, and another one at another width
+        args = tuple(item.inexact.number(item) if isinstance(item, SizeOfChannels) else item for item in args)
     if mode.several and name in axes.RULES and axes.meets_several(args, kwargs):
         return axes.RULES[name](mode, func, args, kwargs)
     if weights.from_parameters(mode, name, args, kwargs):

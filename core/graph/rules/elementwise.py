@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
+from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SlotKey
 from core.graph.rules.calls import (
     alike,
     blank,
@@ -51,9 +51,6 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     operands, name = tensors_in((args, kwargs)), canonical(func)
     if name == "where" and len(args) + len(kwargs) == 1:
         return unknown(mode, func, args, kwargs)  # the indices of what is true
-    for value in args:
-        if isinstance(value, SizeOfChannels):  # a number that another width changes
-            mode.inexact(value.labels)
     known = not operands[0].is_meta and of_constants(mode, func, args, kwargs)
     if not mode.on_meta or name in CONVERSIONS or known:
         result = execute(mode, func, args, kwargs)

@@ -240,7 +240,11 @@ def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
             labels = mode.shaped(vector, 1, labels.ndim)
     if mode.on_meta:
         return mode.mark(alike(source), labels)
-    if canonical(func) == "batch_norm" and argument(args, kwargs, 1, "running_mean") is not None:
+    if (
+        not mode.replays
+        and canonical(func) == "batch_norm"
+        and argument(args, kwargs, 1, "running_mean") is not None
+    ):
         # A batch's own statistics need several values per channel, which an example may not have.
         args, kwargs = args[:5], {key: item for key, item in kwargs.items() if key != "training"}
     return mode.mark(execute(mode, func, args, kwargs), labels)
