@@ -249,6 +249,8 @@ class LabelMode(TorchFunctionMode):
         self.before = before
         self.open_places = open_places
         self.replays = False  # whether the values count, beside the labels
+        self.decisions = 0  # how often a branch has been chosen by a value
+        self.turned = -1  # the number of the one that is decided the other way
         self.thorough = False  # note all tensors that operations are given, not only those that rules ask for
         self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
         # By id: constants from outside and what is made of them, with the name of the constant.
@@ -324,6 +326,11 @@ class LabelMode(TorchFunctionMode):
         """An operation runs over these channels: they are free, but a cut network computes something else there."""
         if (labels != FROZEN).any():
             self.trace.inexact.append(labels.reshape(-1))
+
+    def decide(self, value: bool) -> bool:
+        """A branch is chosen by a value."""
+        self.decisions += 1
+        return value != (self.decisions - 1 == self.turned)
 
     def uniform_along(self, labels: Labels, axis: int) -> Labels:
         """Tie all entries along `axis`, and return labels that do not vary along it any more."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.modules import copy_structure, named_tensors
+from core.modules import FORWARD_FAILURES, copy_structure, named_tensors
 from core.surgery.computed_weights import lengths
 from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_, look
 from core.surgery.fans import FANS, Formula, quantities, weight_of
@@ -156,7 +156,7 @@ def _names(formulas: Sequence[Formula]) -> str:
 def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Start a module by its own code, in place: (values after `reset_parameters()`, values after `init_weights()`).
 
-    A parameter that neither fills is NaN.
+    A parameter that neither fills is NaN, and so are those of a module whose code refuses their sizes.
     """
     for parameter in module.parameters():
         if parameter.is_floating_point():
@@ -164,7 +164,7 @@ def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     for child in module.modules():
         reset = getattr(child, "reset_parameters", getattr(child, "_reset_parameters", None))
         if callable(reset) and _without_arguments(reset):
-            reset()
+            _filled_by(reset, child)
     reset_to = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
     # mmengine's modules start once, and then no more.
     done = [child for child in module.modules() if getattr(child, "_is_init", False) is True]
@@ -175,13 +175,23 @@ def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]
         child = waiting.pop(0)
         own = getattr(child, "init_weights", None)
         if callable(own) and _without_arguments(own):
-            own()
+            _filled_by(own, child)
         else:
             waiting[:0] = child.children()
     for child in module.modules():
         if "_is_init" in vars(child):
             child._is_init = child in done  # type: ignore[assignment]
     return reset_to, {name: tensor.detach() for name, tensor in module.named_parameters()}
+
+
+def _filled_by(code: Callable[..., Any], module: nn.Module) -> None:
+    """Run a module's own initialisation; where it fails, its parameters are NaN."""
+    try:
+        code()
+    except FORWARD_FAILURES:
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.fill_(math.nan)
 
 
 def _without_arguments(function: Callable[..., Any]) -> bool:
