@@ -130,8 +130,8 @@ class _Runs:
             if count > MORE_DECISIONS:
                 mode = "training" if training else "evaluation"
                 note = Note(
-                    f"the forward pass chooses branches by values {count} times in {mode} mode: what it does where one of "
-                    f"them after the first {MORE_DECISIONS} falls out otherwise is not seen"
+                    f"the forward pass chooses branches by values {count} times in {mode} mode: what it does where "
+                    f"one after the first {MORE_DECISIONS} falls out otherwise is not seen"
                 )
                 self.trace.notes.append(note)
 

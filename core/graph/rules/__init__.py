@@ -49,7 +49,7 @@ FACTORIES = frozenset(
 )
 RESULT_IS_NO_TENSOR = frozenset("__len__ dim is_contiguous is_floating_point stride element_size".split())
 
-READS = frozenset("item tolist __int__ __float__ __index__".split())
+READS = frozenset("__bool__ item tolist __int__ __float__ __index__".split())
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(reduction.SPATIAL, reduction.spatial),
@@ -103,12 +103,10 @@ def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return computed.marked_numel(mode, args[0])
     if name in RESULT_IS_NO_TENSOR:
         return func(*args, **kwargs)
-    if name == "__bool__" and not mode.is_constant(args[0]):
-        return mode.decide(unknown(mode, func, args, kwargs))
     if name in READS and mode.known_labels(args[0]) is not None:
-        note = Note(
-            f"'{name}' reads a number off an activation in '{mode.where}': what other numbers lead to is not seen"
-        )
+        if name == "__bool__":
+            return mode.decide(unknown(mode, func, args, kwargs))
+        note = Note(f"'{name}' reads a number off an activation: what other numbers lead to is not seen")
         mode.trace.notes += [] if note in mode.trace.notes or mode.frozen_depth else [note]
     if name.startswith("__get__"):
         return _property(mode, name.removeprefix("__get__"), func, args)
