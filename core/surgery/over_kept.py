@@ -8,7 +8,6 @@ these alone, and its result takes the place of theirs. Sizes that are calculated
 
 from __future__ import annotations
 
-import gc
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +18,17 @@ from torch import Tensor, nn
 
 from core.graph.attributes import SizeOfAttribute, mark_attributes
 from core.graph.channels import ChannelGraph
-from core.graph.labels import AXES, COMPUTED, Inexact, LabelMode, Labels, SizeOfChannels, Trace, frozen_labels
+from core.graph.labels import (
+    AXES,
+    COMPUTED,
+    LABELS,
+    Inexact,
+    LabelMode,
+    Labels,
+    SizeOfChannels,
+    Trace,
+    frozen_labels,
+)
 from core.graph.rules import apply_rule
 from core.graph.rules.calls import canonical, plain
 from core.graph.rules.computed import computed
@@ -53,9 +62,8 @@ def run_over_kept(masked: nn.Module, graph: ChannelGraph, flags: Flags, inputs: 
         parameters={name: tensor.shape for name, tensor in masked.named_parameters()},
         inexact=_KeptNumbers(graph, flags),
     )
-    alive = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
     mark_attributes(masked, trace)
-    mode = _OverKept(masked, trace, {id(tensor): tensor for tensor in alive}, flags)
+    mode = _OverKept(masked, trace, flags)
     freeze = graph.options.freeze
     mode.frozen_names = frozenset(name for name in mode.names.values() if matches(name, freeze))
     for name, child in masked.named_modules():
@@ -105,8 +113,8 @@ def _whole(number: Fraction) -> int:
 class _OverKept(LabelMode):
     """Labels beside values; what runs over channels is made again over the kept ones."""
 
-    def __init__(self, masked: nn.Module, trace: Trace, before: dict[int, Tensor], flags: Flags) -> None:
-        super().__init__(masked, named_tensors(masked), False, apply_rule, trace, before)
+    def __init__(self, masked: nn.Module, trace: Trace, flags: Flags) -> None:
+        super().__init__(masked, named_tensors(masked), False, apply_rule, trace, {})
         self.replays = True
         self.flags = flags
         self.over: list[Labels] = []
@@ -116,6 +124,13 @@ class _OverKept(LabelMode):
 
     def inexact(self, labels: Labels) -> None:
         self.over.append(labels)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """The trace has refused tensors of unknown origin, so what has no labels is a constant."""
+        return id(tensor) not in self.names and not tensor.__dict__.keys() & {LABELS, COMPUTED, AXES}
+
+    def mark(self, tensor: Tensor, labels: Labels | None) -> Tensor:
+        return tensor if labels is None and self.is_constant(tensor) else super().mark(tensor, labels)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
