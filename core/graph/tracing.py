@@ -39,7 +39,7 @@ from core.modules import (
 )
 
 MORE_RUNS = 3  # in each mode, where the first two did not call everything
-MORE_DECISIONS = 6  # by values, in each mode, that are tried the other way
+MORE_DECISIONS = 4  # by values, in each mode, that are tried the other way
 _FAILURES = (*FORWARD_FAILURES, ArithmeticError, AssertionError)
 
 

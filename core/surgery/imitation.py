@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from core.modules import FORWARD_FAILURES, copy_structure, named_tensors
 from core.surgery.computed_weights import lengths
 from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_, look
-from core.surgery.fans import FANS, Formula, quantities, weight_of
+from core.surgery.fans import FANS, Formula, quantities, short, weight_of
 from core.surgery.recording import alike, repeat_rows
 
 # Relative error up to which spreads show a rule, those of all its tensors together.
@@ -104,6 +104,9 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
     unknown = {}
     for name, tensor in new.items():
         rule, source = rules[name], old[name].detach()
+        own = {"reset": after_reset, "init": after_init}.get(rule.how)
+        if own is not None and not source.is_meta and bool(own[name].isnan().any()):
+            rule = Rule("unknown", why="the code that starts it refuses this size")
         if rule.how == "reset":
             tensor.copy_(after_reset[name])
         elif rule.how == "constant":
@@ -236,7 +239,7 @@ def _rules(model: nn.Module) -> dict[str, Rule]:
             owns = {"init": after_init[name], "reset": after_reset[name]}
             same = [how for how, own in owns.items() if torch.equal(own, tensor)]
             rules[name] = Rule(same[0]) if same else Rule("constant", seen.mean)
-            if not same and tensor.numel() == 1 and not Formula("", 0.0, seen.mean).usual:
+            if not same and tensor.numel() == 1 and not short(seen.mean, 3):
                 single[like].append(name)
         elif torch.equal(after_init[name], tensor):
             rules[name] = Rule("unknown", why="init_weights() gives the very same values: they are stored")

@@ -294,14 +294,14 @@ class Attention(nn.Module):
 def test_a_single_value_starts_as_its_layer_does() -> None:
     net = fresh(lambda: Attention(0.125))
     biases = {
-        float(resize(net, trace_channels(net, IMAGE), {"a": 24}, seed=seed).map.bias) for seed in range(4)
+        resize(net, trace_channels(net, IMAGE), {"a": 24}, seed=seed).map.bias.item() for seed in range(4)
     }
     assert len(biases) == 4  # drawn, and not the baseline's own
-    assert float(net.map.bias) not in biases
+    assert net.map.bias.item() not in biases
     assert max(map(abs, biases)) <= 1 / math.sqrt(24)
     other = narrower(net)
     assert unknown_start(other) == {}
-    assert float(other.number) == 0.125
+    assert other.number.item() == 0.125
 
 
 def test_a_single_value_that_nothing_explains_is_not_known() -> None:
