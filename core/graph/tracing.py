@@ -98,6 +98,7 @@ class _Runs:
         self.trace = trace
         self.trains = True
         self.decisions = {False: 0, True: 0}  # by values, in each mode
+        self.for_real: set[bool] = set()  # the modes that do not run on the meta device
         self.open_places: frozenset[str] = frozenset()
 
     def evaluate(self) -> None:
@@ -207,26 +208,27 @@ class _Runs:
         return found
 
     def _run(self, training: bool, more: bool = False, thorough: bool = False, turned: int = -1) -> None:
-        memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
-        kept = self.trace.copy()
-        try:
-            copied = copy_structure(self.request.module, memo)
-            modules = [(name, memo[id(child)]) for name, child in self.modules]
-            before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
-            self._label(copied, modules, self.named, True, before, training, more, thorough, turned)
-        except TraceError:
-            raise
-        except _FAILURES:
-            # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
-            # mistake (a wrong input shape, say) fails again there, with torch's own message.
-            self.trace = kept
-            copied = copy_model(self.request.module).cpu().requires_grad_(False)
-            map_constants_(copied, lambda tensor: tensor.cpu())
-            before = {id(tensor): tensor for tensor in _alive()}
-            modules = list(copied.named_modules())
-            self._label(
-                copied, modules, named_tensors(copied), False, before, training, more, thorough, turned
-            )
+        how = (training, more, thorough, turned)
+        if training not in self.for_real:
+            memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
+            kept = self.trace.copy()
+            try:
+                copied = copy_structure(self.request.module, memo)
+                modules = [(name, memo[id(child)]) for name, child in self.modules]
+                before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
+                self._label(copied, modules, self.named, True, before, *how)
+                return
+            except TraceError:
+                raise
+            except _FAILURES:
+                # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
+                # mistake (a wrong input shape, say) fails again there, with torch's own message.
+                self.trace = kept
+        copied = copy_model(self.request.module).cpu().requires_grad_(False)
+        map_constants_(copied, lambda tensor: tensor.cpu())
+        before = {id(tensor): tensor for tensor in _alive()}
+        self._label(copied, list(copied.named_modules()), named_tensors(copied), False, before, *how)
+        self.for_real.add(training)
 
     def _is_on_meta(self) -> bool:
         given = (*(tensor for _, tensor in self.named), *tensors_in(self.request.example_inputs))
