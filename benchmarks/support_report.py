@@ -47,7 +47,7 @@ def reasons(outcome: Mapping[str, Any]) -> list[str]:
         more = len(kinds) - len(shown)
         lines.append(f"frozen: {'; '.join(shown)}" + (f"; {more} more kinds" if more else ""))
     if outcome["untested"]:
-        lines.append(f"untested: {outcome['untested']} groups, whose masked form is not the cut one")
+        lines.append(f"untested: {outcome['untested']} groups, of which no masked form is the cut one")
     return lines
 
 

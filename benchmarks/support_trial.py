@@ -44,7 +44,7 @@ class Outcome:
 
     Attributes:
         groups: free channel groups.
-        untested: those of them whose masked form says nothing about the cut one (`exact=False`).
+        untested: those of them of which no masked form says anything about the cut one.
         share: of the multiply-accumulates, those that depend on a free group: each multiplies one output row by
             one input row of a layer, and counts if a free group owns either. 1 - cost(0) / cost in closed form, since
             without any free row exactly the others remain.
@@ -182,15 +182,14 @@ def covered(graph: ChannelGraph) -> dict[str, Any]:
     """How much of a network its free groups govern: entries of `Outcome`."""
     base = int(graph.cost("macs", graph.sizes))
     rest, half = (int(graph.cost("macs", sizes)) for sizes in (graph.sizes * 0, graph.sizes // 2))
-    untested = len(graph.inexact)
-    return {"groups": len(graph.groups), "untested": untested, "share": 1 - rest / base, "half": half / base,
+    return {"groups": len(graph.groups), "share": 1 - rest / base, "half": half / base,
             "notes": tuple(str(note) for note in graph.notes)}  # fmt: skip
 
 
 def proved(graph: ChannelGraph, model: nn.Module, inputs: Any) -> dict[str, Any]:
     """Entries of `Outcome` from the proof that masked equals cut."""
     found = graph.verify(model, inputs)
-    return {"modes": tuple(found.modes), "difference": float(found)}
+    return {"modes": tuple(found.modes), "difference": float(found), "untested": len(found.untested)}
 
 
 def total(outputs: Any) -> Tensor:

@@ -113,6 +113,9 @@ BLOCKS: dict[str, Toy] = {
         r"no run in evaluation or training mode called 'd'",
     ),
     "looks_at_image": Toy(
-        lambda: {"a": conv(3, 8), "b": conv(8, 8), "c": conv(8, 4)}, looks_at_image, {"a": (8, 1)}
+        lambda: {"a": conv(3, 8), "b": conv(8, 8), "c": conv(8, 4)},
+        looks_at_image,
+        {"a": (8, 1)},
+        r"'item' reads a number",
     ),
 }

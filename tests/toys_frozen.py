@@ -22,6 +22,28 @@ def head(inside: int, out: int = 8) -> Callable[[], dict[str, nn.Module]]:
 
 FROZEN: dict[str, Toy] = {
     # ---- what has to keep its widths --------------------------------------------------------------------------------
+    "typed_in_view_of_a_scale": Toy(
+        lambda: {**chain(), "scale": channels(8)},
+        between(lambda n, y: y * n.scale.view(8, 1, 1)),
+        {},
+        r"computed by 'view' with a typed-in size",
+    ),
+    "gates_of_experts": Toy(
+        lambda: {
+            "a": conv(3, 8),
+            "gate": nn.Linear(8, 3),
+            "experts": nn.ModuleList(conv(8, 6) for _ in range(3)),
+            "c": conv(6, 4),
+        },
+        lambda n, x: n.c(
+            (
+                torch.stack([expert(y := n.a(x)) for expert in n.experts], 1)
+                * n.gate(y.mean((2, 3))).softmax(-1)[:, :, None, None, None]
+            ).sum(1)
+        ),
+        {"a": (8, 1), "experts.0": (6, 1)},
+        r"one number for each of several parts",
+    ),
     "typed_in_view": Toy(head(512), linear_head(lambda y: y.view(-1, 512)), {}, r"typed-in size 512"),
     "typed_in_split": Toy(
         lambda: chain(None, 8, 3),

@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.graph.labels import FROZEN, AttributeKey, LabelMode, Labels, Note, SizeOfChannels, Trace
+from core.graph.labels import (
+    FROZEN,
+    AttributeKey,
+    LabelMode,
+    Labels,
+    Note,
+    SizeOfChannels,
+    Trace,
+    calculated,
+)
 
 # What torch's own layers keep: their other integers (strides, groups) count no channels, or are known to the rules.
 _OF_LAYERS = ("out_channels", "in_channels", "out_features", "in_features", "num_features")
@@ -30,6 +39,10 @@ def _typed_in(name: str, noted: str) -> Any:
         for size in (self, *others):
             if isinstance(size, (SizeOfAttribute, RestOfAttribute)):
                 getattr(self.trace, noted).update(size.keys)
+        if noted == "numbers":
+            return calculated(
+                name, self.trace.inexact.attribute(self), *map(self.trace.inexact.attribute, others)
+            )
         return plain(self, *others)
 
     return method
@@ -78,7 +91,10 @@ class SizeOfAttribute(int):
             return other._times(int(self) * int(other), other.ratio * int(self), self.keys)
         if _is_plain(other):
             return self._times(int(self) * int(other), self.ratio * other)
-        (self.trace.numbers if isinstance(other, float) else self.trace.pinned).update(self.keys)
+        if isinstance(other, float):
+            self.trace.numbers.update(self.keys)
+            return self.trace.inexact.attribute(self) * other
+        self.trace.pinned.update(self.keys)
         return NotImplemented if isinstance(other, SizeOfChannels) else int(self).__mul__(other)
 
     __rmul__ = __mul__

@@ -72,13 +72,34 @@ def _negated(self: SizeOfChannels) -> SizeOfChannels:
 
 
 def _as_number(name: str) -> Any:
-    plain = getattr(int, name)
-
     def method(self: SizeOfChannels, *others: Any) -> Any:
-        self.inexact.append(self.labels)
-        return plain(self, *others)
+        numbers = [size.inexact.number(size) if isinstance(size, SizeOfChannels) else size for size in others]
+        return calculated(name, self.inexact.number(self), *numbers)
 
     return method
+
+
+def calculated(name: str, number: int, *others: Any) -> Any:
+    """An operator of Python on a number and on others, which may be fractions."""
+    result = getattr(int, name)(number, *others)
+    return getattr(float, name)(float(number), *others) if result is NotImplemented else result
+
+
+class Inexact(list[Labels]):
+    """What runs over channels, or calculates with their number: a cut changes the result."""
+
+    def number(self, size: SizeOfChannels) -> int:
+        """A size as a number to calculate with."""
+        self.append(size.labels)
+        return int(size)
+
+    def attribute(self, size: Any) -> Any:
+        """The same for a size of an attribute, of which `core.graph.attributes` keeps the books."""
+        return int(size) if isinstance(size, int) else size
+
+    def copy(self) -> Inexact:
+        """Another list of the same kind."""
+        return type(self)(self)
 
 
 class SizeOfChannels(int):
@@ -87,20 +108,22 @@ class SizeOfChannels(int):
     Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
     and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that
     is calculated with as a number (`x / c ** 0.5`) is another one after a cut: its labels are noted in `inexact`.
+    `factors`: the labels whose numbers a product of sizes has as factors.
     """
 
     labels: Labels
     proportional: bool
-    inexact: list[Labels]
+    inexact: Inexact
+    factors: Sequence[Labels] = ()
 
     def __new__(
-        cls, value: int, labels: Labels, proportional: bool = True, inexact: list[Labels] | None = None
+        cls, value: int, labels: Labels, proportional: bool = True, inexact: Inexact | None = None
     ) -> SizeOfChannels:
         """`value` computed from the number of `labels`, (C,); `inexact` as in `Trace`."""
         size = super().__new__(cls, value)
         size.labels = labels
         size.proportional = proportional
-        size.inexact = [] if inexact is None else inexact
+        size.inexact = Inexact() if inexact is None else inexact
         return size
 
     __add__, __radd__ = _marked("__add__"), _marked("__radd__")
@@ -167,7 +190,7 @@ class Trace:
     notes: list[Note] = field(default_factory=list)
     next_label: int = 1
     computed: set[str] = field(default_factory=set)  # parameters that the weights of layers are computed from
-    inexact: list[Labels] = field(default_factory=list)  # what runs over channels: a cut changes its result
+    inexact: Inexact = field(default_factory=Inexact)
     attributes: dict[AttributeKey, tuple[Labels, Fraction]] = field(
         default_factory=dict
     )  # size kept in an attribute -> the rows that it counts, and what one row counts for
@@ -225,6 +248,9 @@ class LabelMode(TorchFunctionMode):
         self.vectors = trace.vectors
         self.before = before
         self.open_places = open_places
+        self.replays = False  # whether the values count, beside the labels
+        self.decisions = 0  # how often a branch has been chosen by a value
+        self.turned = -1  # the number of the one that is decided the other way
         self.thorough = False  # note all tensors that operations are given, not only those that rules ask for
         self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
         # By id: constants from outside and what is made of them, with the name of the constant.
@@ -300,6 +326,11 @@ class LabelMode(TorchFunctionMode):
         """An operation runs over these channels: they are free, but a cut network computes something else there."""
         if (labels != FROZEN).any():
             self.trace.inexact.append(labels.reshape(-1))
+
+    def decide(self, value: bool) -> bool:
+        """A branch is chosen by a value."""
+        self.decisions += 1
+        return value != (self.decisions - 1 == self.turned)
 
     def uniform_along(self, labels: Labels, axis: int) -> Labels:
         """Tie all entries along `axis`, and return labels that do not vary along it any more."""

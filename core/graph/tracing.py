@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from core.errors import UserError, did_you_mean
 from core.graph.attributes import mark_attributes, settle_attributes
 from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
+from core.graph.mentions import is_mentioned, mentioned
 from core.graph.rules import apply_rule
 from core.modules import (
     FORWARD_FAILURES,
@@ -38,6 +39,7 @@ from core.modules import (
 )
 
 MORE_RUNS = 3  # in each mode, where the first two did not call everything
+MORE_DECISIONS = 4  # by values, in each mode, that are tried the other way
 _FAILURES = (*FORWARD_FAILURES, ArithmeticError, AssertionError)
 
 
@@ -70,6 +72,7 @@ def run_labelled(request: Request) -> Trace:
     with generators(0):
         runs.evaluate()
         runs.train()
+    runs.decide_otherwise()
     if parameters.keys() - runs.trace.seen:
         runs.look_for_more()
     if runs.trace.untied:
@@ -94,6 +97,8 @@ class _Runs:
         )
         self.trace = trace
         self.trains = True
+        self.decisions = {False: 0, True: 0}  # by values, in each mode
+        self.for_real: set[bool] = set()  # the modes that do not run on the meta device
         self.open_places: frozenset[str] = frozenset()
 
     def evaluate(self) -> None:
@@ -118,13 +123,34 @@ class _Runs:
             )
             self.trace.notes.append(note)
 
+    def decide_otherwise(self) -> None:
+        """Take the branches that values have not chosen, one by one: an early exit, say."""
+        for training, count in self.decisions.items():
+            for number in range(min(count, MORE_DECISIONS)):
+                self._try(training, 0, turned=number)
+            if count > MORE_DECISIONS:
+                mode = "training" if training else "evaluation"
+                note = Note(
+                    f"the forward pass chooses branches by values {count} times in {mode} mode: what it does where "
+                    f"one after the first {MORE_DECISIONS} falls out otherwise is not seen"
+                )
+                self.trace.notes.append(note)
+
     def look_for_more(self) -> None:
         """Call what the first runs did not call, or freeze what may feed it, and say so."""
-        self._again(1, thorough=True)
-        for seed in range(2, MORE_RUNS + 1):
-            if self._unseen():
-                self._again(seed)
-        if unseen := self._unseen():
+        unseen = self._unseen()
+        left = self._left_over(unseen)
+        if left:
+            note = Note(
+                f"no run called {_listed(left)}, and no code of the forward pass mentions it: it is left as it is, and "
+                f"what it would be fed is free; take it away"
+            )
+            self.trace.notes.append(note)
+        for seed in range(1, MORE_RUNS + 1):
+            if unseen.keys() - set(left):
+                self._again(seed, thorough=seed == 1)
+                unseen = self._unseen()
+        if unseen := {what: holder for what, holder in unseen.items() if what not in left}:
             self.open_places = frozenset(unseen.values())
             self._again(0)
             where = ", ".join(
@@ -137,15 +163,27 @@ class _Runs:
             )
             self.trace.notes.append(note)
 
+    def _left_over(self, unseen: Iterable[str]) -> list[str]:
+        """Of modules and parameters that no run has called those that no code can mean."""
+        model = self.request.module
+        names = mentioned(model)
+        if names is None:
+            return []
+        held = {**dict(model.named_modules()), **dict(model.named_parameters())}
+        return [what for what in unseen if not is_mentioned(model, held[what], names)]
+
     def _again(self, seed: int, thorough: bool = False) -> None:
         """Both modes once more. Only what they tie and freeze counts, not what they cost or return."""
-        with generators(seed):
-            for training in (False, True)[: 1 + self.trains]:
-                kept = self.trace.copy()
-                try:
-                    self._run(training, more=True, thorough=thorough)
-                except _FAILURES:
-                    self.trace = kept  # the first run of this mode went well; random inputs may lead astray
+        for training in (False, True)[: 1 + self.trains]:
+            self._try(training, seed, thorough)
+
+    def _try(self, training: bool, seed: int, thorough: bool = False, turned: int = -1) -> None:
+        kept = self.trace.copy()
+        try:
+            with generators(seed):
+                self._run(training, more=True, thorough=thorough, turned=turned)
+        except _FAILURES:
+            self.trace = kept  # the first run of this mode went well; random inputs may lead astray
 
     def _unseen(self) -> dict[str, str]:
         """What no run has called -> the module that holds it and was called; outermost modules, or parameters."""
@@ -165,29 +203,32 @@ class _Runs:
                 )  # a list of experts is not called, some of them may be
                 holder = holder.rpartition(".")[0]
             parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
-            if not any(name in compiled or _matches(name, self.request.freeze) for name in parents):
+            if not any(name in compiled or matches(name, self.request.freeze) for name in parents):
                 found[what] = holder
         return found
 
-    def _run(self, training: bool, more: bool = False, thorough: bool = False) -> None:
-        memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
-        kept = self.trace.copy()
-        try:
-            copied = copy_structure(self.request.module, memo)
-            modules = [(name, memo[id(child)]) for name, child in self.modules]
-            before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
-            self._label(copied, modules, self.named, True, before, training, more, thorough)
-        except TraceError:
-            raise
-        except _FAILURES:
-            # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
-            # mistake (a wrong input shape, say) fails again there, with torch's own message.
-            self.trace = kept
-            copied = copy_model(self.request.module).cpu().requires_grad_(False)
-            map_constants_(copied, lambda tensor: tensor.cpu())
-            before = {id(tensor): tensor for tensor in _alive()}
-            modules = list(copied.named_modules())
-            self._label(copied, modules, named_tensors(copied), False, before, training, more, thorough)
+    def _run(self, training: bool, more: bool = False, thorough: bool = False, turned: int = -1) -> None:
+        how = (training, more, thorough, turned)
+        if training not in self.for_real:
+            memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
+            kept = self.trace.copy()
+            try:
+                copied = copy_structure(self.request.module, memo)
+                modules = [(name, memo[id(child)]) for name, child in self.modules]
+                before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
+                self._label(copied, modules, self.named, True, before, *how)
+                return
+            except TraceError:
+                raise
+            except _FAILURES:
+                # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
+                # mistake (a wrong input shape, say) fails again there, with torch's own message.
+                self.trace = kept
+        copied = copy_model(self.request.module).cpu().requires_grad_(False)
+        map_constants_(copied, lambda tensor: tensor.cpu())
+        before = {id(tensor): tensor for tensor in _alive()}
+        self._label(copied, list(copied.named_modules()), named_tensors(copied), False, before, *how)
+        self.for_real.add(training)
 
     def _is_on_meta(self) -> bool:
         given = (*(tensor for _, tensor in self.named), *tensors_in(self.request.example_inputs))
@@ -203,18 +244,19 @@ class _Runs:
         training: bool,
         more: bool,
         thorough: bool,
+        turned: int,
     ) -> None:
         request = self.request
         if not self.plain:
             train_(module) if training else module.eval()
         mark_attributes(module, self.trace)
         mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
-        mode.frozen_names = frozenset(name for name, _ in named if _matches(name, request.freeze))
-        mode.thorough = thorough
+        mode.frozen_names = frozenset(name for name, _ in named if matches(name, request.freeze))
+        mode.thorough, mode.turned = thorough, turned
         for name, child in modules:
             if self.plain:
                 child.training = training and not isinstance(child, nn.SyncBatchNorm)
-            mode.watch(name, child, _matches(name, request.freeze), _matches(name, request.watched))
+            mode.watch(name, child, matches(name, request.freeze), matches(name, request.watched))
         if on_meta:
             inputs = map_tensors(
                 request.example_inputs, lambda tensor: torch.empty_like(tensor, device="meta")
@@ -230,19 +272,21 @@ class _Runs:
         try:
             with torch.set_grad_enabled(training), mode:  # as it will be, for a forward pass that asks
                 result = call(module, inputs)
-            returned = _returned(mode, tensors_in(result), request.outputs, training)
+            returned = _returned(mode, tensors_in(result), request.outputs, training or more)
         finally:
             mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the collector
         trace = self.trace
         for name, labels in mode.taps.items():
             trace.taps.setdefault(name, labels)
         if not more:
+            self.decisions[training] = mode.decisions
             trace.outputs[training] = returned
             if not training:
                 trace.terms = [*mode.terms, *mode.counted.values()]
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Is a name one of those that patterns such as `layer1.*` describe?"""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -276,12 +320,12 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def _returned(
-    mode: LabelMode, returned: Sequence[Tensor], outputs: str, training: bool
+    mode: LabelMode, returned: Sequence[Tensor], outputs: str, any_number: bool
 ) -> list[tuple[Labels, int]]:
     """Channel labels and channel axis of what a run returned; frozen unless its widths may change."""
-    if not returned and not training:
+    if not returned and not any_number:
         raise TraceError("the model returns no tensor; trace the part of it that does")
-    if outputs == "single" and len(returned) > 1 and not training:
+    if outputs == "single" and len(returned) > 1 and not any_number:
         raise TraceError(
             f"the model returns {len(returned)} tensors, so it is not clear which widths others rely on; pass "
             f"outputs='freeze' to keep all of them as they are, or outputs='free' to let their widths change"
@@ -311,7 +355,7 @@ def _tie(trace: Trace, request: Request) -> None:
                 f"equal widths can be tied"
             )
         trace.edges.append((found[first], found[second]))
-    trace.taps = {name: labels for name, labels in found.items() if _matches(name, request.taps)}
+    trace.taps = {name: labels for name, labels in found.items() if matches(name, request.taps)}
 
 
 def check_names(module: nn.Module, patterns: Iterable[str], argument: str) -> None:

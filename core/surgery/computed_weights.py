@@ -7,15 +7,17 @@ takes a step of its power iteration, which would leave NaN in the vectors for go
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm  # torch exports what puts it on, not the class
+from torch.nn.utils.parametrizations import (
+    _SpectralNorm,
+    _WeightNorm,
+)  # torch exports what puts them on alone
 from torch.nn.utils.spectral_norm import SpectralNorm
-
-from core.surgery.initialise import seeded
+from torch.nn.utils.weight_norm import WeightNorm
 
 POWER_ITERATIONS = 15  # as torch takes when the norm is put on
 
@@ -35,32 +37,68 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(before[name])
 
 
-def settle_(module: nn.Module, *, seed: int | None = None) -> None:
+def settle_(module: nn.Module, which: Container[str] | None = None) -> set[str]:
     """Start the power iterations of torch's spectral norm anew, as when it is put on, in place.
 
-    Both of torch's forms: `torch.nn.utils.parametrizations.spectral_norm` and the older hook.
+    Both of torch's forms: `torch.nn.utils.parametrizations.spectral_norm` and the older hook. The first vectors are
+    drawn from torch's global generator.
 
     Args:
         module: the network; its parameters have their values.
-        seed: for the first vectors; None draws from torch's global generator.
+        which: only iterations that one of these buffers belongs to; None: all.
+
+    Returns:
+        The buffers that were started.
     """
-    with seeded(seed), torch.no_grad():
-        for child in module.modules():
-            for made_by in getattr(child, "parametrizations", {}).values():
-                originals = [parameter for name, parameter in made_by.named_parameters(recurse=False)]
+    settled: set[str] = set()
+
+    def starts(vectors: set[str]) -> bool:
+        wanted = which is None or any(name in which for name in vectors)
+        settled.update(vectors if wanted else ())
+        return wanted
+
+    with torch.no_grad():
+        for prefix, child in module.named_modules():
+            before = f"{prefix}." if prefix else ""
+            for name, made_by in getattr(child, "parametrizations", {}).items():
+                originals = [parameter for _, parameter in made_by.named_parameters(recurse=False)]
                 value = originals[0]
                 for number, item in enumerate(made_by):
-                    if isinstance(item, _SpectralNorm) and value.dim() > 1:
+                    own = f"{before}parametrizations.{name}.{number}."
+                    vectors = {f"{own}_u", f"{own}_v"}
+                    if isinstance(item, _SpectralNorm) and value.dim() > 1 and starts(vectors):
                         item._u.normal_()
                         item._v.normal_()
                         item._power_method(item._reshape_weight_to_matrix(value), POWER_ITERATIONS)
-                    value = item(*originals) if number == 0 else item(value)
+                    if number + 1 < len(made_by):
+                        trains = item.training
+                        item.training = False  # reading it is no step of its iteration
+                        value = item(*originals) if number == 0 else item(value)
+                        item.training = trains
             for hook in child._forward_pre_hooks.values():
-                if isinstance(hook, SpectralNorm):
+                if isinstance(hook, SpectralNorm) and starts(
+                    {f"{before}{hook.name}_u", f"{before}{hook.name}_v"}
+                ):
                     getattr(child, f"{hook.name}_u").normal_()
                     for _ in range(POWER_ITERATIONS):
                         weight = hook.compute_weight(child, do_power_iteration=True)
                     setattr(child, hook.name, weight.data)
+    return settled
+
+
+def lengths(module: nn.Module) -> dict[str, tuple[str, int]]:
+    """Parameter of torch's weight norm that holds lengths -> (the one that it was computed from, the dimension)."""
+    found = {}
+    for prefix, child in module.named_modules():
+        before = f"{prefix}." if prefix else ""
+        for name, made_by in getattr(child, "parametrizations", {}).items():
+            if isinstance(made_by[0], _WeightNorm):
+                own = f"{before}parametrizations.{name}.original"
+                found[f"{own}0"] = f"{own}1", made_by[0].dim
+        for hook in child._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                found[f"{before}{hook.name}_g"] = f"{before}{hook.name}_v", hook.dim
+    return found
 
 
 def scale_by_fan_(result: nn.Module, model: nn.Module) -> None:

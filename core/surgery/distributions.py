@@ -11,6 +11,9 @@ from torch import Tensor, nn
 TOLERANCE = 5.0  # standard errors within which a spread agrees with another
 TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal distribution that is cut at ±2
 RARE = 1e-6  # what is less likely has not happened
+# `trunc_normal_` by the inverse of a distribution function, with bounds far out, leaves one value in some millions on
+# a bound. Of fewer values than these that has not happened.
+_STRAYS_FROM, _STRAYS_PER = 2**13, 2**20
 _SQUARES = {
     "uniform": 0.2,
     "truncated": 0.35,
@@ -24,7 +27,7 @@ class Look:
 
     Attributes:
         mean: 0.0 where it differs from it by chance alone.
-        std: standard deviation; 0.0 for a constant.
+        std: standard deviation, without strays; 0.0 for a constant.
         error: relative standard error of `std`.
         kinds: distributions that may have given them: "uniform", "truncated" at two standard deviations, "normal",
             "orthogonal"; none for values of another kind.
@@ -41,6 +44,8 @@ class Look:
 def look(tensor: Tensor) -> Look:
     """Mean, spread and kind of distribution of a tensor's values."""
     values = tensor.detach().float().reshape(-1)
+    everything = values.numel()
+    values = _without_strays(values)
     count = values.numel()
     if count < 2 or bool((values == values[0]).all()):
         return Look(float(values[0]) if count else 0.0, 0.0, 0.0, (), count)
@@ -53,7 +58,8 @@ def look(tensor: Tensor) -> Look:
         return Look(0.0, std, 1e-4, ("orthogonal",), count)
     # Equal rows, or zeros among other values, as in a sparse matrix or an identity, are not drawn value by value.
     drawn = not _has_equal_rows(tensor) and float((values == 0).float().mean()) <= max(0.01, 2 / count)
-    kinds = tuple(kind for kind in _SQUARES if drawn and _may_be(kind, deviations))
+    possible = _SQUARES if count == everything else ("normal",)
+    kinds = tuple(kind for kind in possible if drawn and _may_be(kind, deviations))
     if kinds == ("uniform",):  # its bound is known better than its spread
         bound = float(deviations.max()) * std * (1 + 1 / count)
         if abs(math.log(bound / math.sqrt(3) / std)) > TOLERANCE * math.sqrt(_SQUARES["uniform"] / count):
@@ -61,6 +67,21 @@ def look(tensor: Tensor) -> Look:
         return Look(mean, bound / math.sqrt(3), 3 / count, kinds, count)
     square = max((_SQUARES[kind] for kind in kinds), default=0.5)
     return Look(mean, std, math.sqrt(square / count), kinds, count)
+
+
+def _without_strays(values: Tensor) -> Tensor:
+    """Values of a normal distribution without the few that were clamped to a bound far out; all others as they are."""
+    count = values.numel()
+    if count < _STRAYS_FROM:
+        return values
+    lowest, highest = torch.aminmax(values)
+    if float(highest - lowest) < 8 * float(values.std()):
+        return values
+    distance = (values - values.median()).abs()
+    strays = distance > 12 * distance.median()  # eight standard deviations
+    few = 0 < int(strays.sum()) <= 2 + count // _STRAYS_PER
+    on_bounds = few and bool(((values[strays] == lowest) | (values[strays] == highest)).all())
+    return values[~strays] if on_bounds else values
 
 
 def _may_be(kind: str, deviations: Tensor) -> bool:
@@ -89,8 +110,8 @@ def _may_be(kind: str, deviations: Tensor) -> bool:
 
 
 def _is_orthogonal(tensor: Tensor) -> bool:
-    if tensor.dim() < 2 or tensor.numel() < 16:
-        return False
+    if tensor.dim() < 2 or tensor.numel() < 16 or not bool((tensor != 0).all()):
+        return False  # an identity's rows are orthogonal as well
     matrix = tensor.detach().reshape(len(tensor), -1).float()
     if len(matrix) > matrix.shape[1]:
         matrix = matrix.T

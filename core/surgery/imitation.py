@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.modules import copy_structure, named_tensors
+from core.modules import FORWARD_FAILURES, copy_structure, named_tensors
+from core.surgery.computed_weights import lengths
 from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_, look
-from core.surgery.fans import FANS, Formula, quantities, weight_of
+from core.surgery.fans import FANS, Formula, quantities, short, weight_of
 from core.surgery.recording import alike, repeat_rows
 
 # Relative error up to which spreads show a rule, those of all its tensors together.
@@ -43,7 +44,8 @@ class Rule:
 
     Attributes:
         how: "init" or "reset": by the model's own `init_weights()` or its layers' `reset_parameters()`; "constant";
-            "kept": as it is, row after row; "drawn" from `kind`; "unknown".
+            "kept": as it is, row after row; "length": of the rows of a weight, as weight norm keeps it; "drawn" from
+            `kind`; "unknown".
         value: of a constant; of a draw its mean.
         kind: see `Look`.
         formulas: of the spread, all that are as likely as one another.
@@ -95,13 +97,16 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
     """
     rules = rules_of(like)
     after_reset, after_init = own_start_(module)
-    old = dict(like.named_parameters())
+    old, new = dict(like.named_parameters()), dict(module.named_parameters())
     shapes = {
         name: (tuple(tensor.shape), tuple(old[name].shape)) for name, tensor in module.named_parameters()
     }
     unknown = {}
-    for name, tensor in module.named_parameters():
+    for name, tensor in new.items():
         rule, source = rules[name], old[name].detach()
+        own = {"reset": after_reset, "init": after_init}.get(rule.how)
+        if own is not None and not source.is_meta and bool(own[name].isnan().any()):
+            rule = Rule("unknown", why="the code that starts it refuses this size")
         if rule.how == "reset":
             tensor.copy_(after_reset[name])
         elif rule.how == "constant":
@@ -126,6 +131,9 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
                 draw_(tensor, (seen.kinds or ("normal",))[0], seen.mean, seen.std)
             elif not bool(after_init[name].isnan().any()):
                 tensor.copy_(after_init[name])
+    for name, (weight, dim) in lengths(module).items():
+        if rules[name].how == "length":
+            new[name].copy_(torch.norm_except_dim(new[weight], 2, dim))
     return unknown | _repeated(module, like)
 
 
@@ -151,7 +159,7 @@ def _names(formulas: Sequence[Formula]) -> str:
 def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Start a module by its own code, in place: (values after `reset_parameters()`, values after `init_weights()`).
 
-    A parameter that neither fills is NaN.
+    A parameter that neither fills is NaN, and so are those of a module whose code refuses their sizes.
     """
     for parameter in module.parameters():
         if parameter.is_floating_point():
@@ -159,7 +167,7 @@ def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     for child in module.modules():
         reset = getattr(child, "reset_parameters", getattr(child, "_reset_parameters", None))
         if callable(reset) and _without_arguments(reset):
-            reset()
+            _filled_by(reset, child)
     reset_to = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
     # mmengine's modules start once, and then no more.
     done = [child for child in module.modules() if getattr(child, "_is_init", False) is True]
@@ -170,13 +178,23 @@ def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]
         child = waiting.pop(0)
         own = getattr(child, "init_weights", None)
         if callable(own) and _without_arguments(own):
-            own()
+            _filled_by(own, child)
         else:
             waiting[:0] = child.children()
     for child in module.modules():
         if "_is_init" in vars(child):
             child._is_init = child in done  # type: ignore[assignment]
     return reset_to, {name: tensor.detach() for name, tensor in module.named_parameters()}
+
+
+def _filled_by(code: Callable[..., Any], module: nn.Module) -> None:
+    """Run a module's own initialisation; where it fails, its parameters are NaN."""
+    try:
+        code()
+    except FORWARD_FAILURES:
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.fill_(math.nan)
 
 
 def _without_arguments(function: Callable[..., Any]) -> bool:
@@ -197,8 +215,17 @@ def _rules(model: nn.Module) -> dict[str, Rule]:
     rules: dict[str, Rule] = {}
     agreeing: dict[Any, list[_Member]] = defaultdict(list)
     members: dict[Any, list[_Member]] = defaultdict(list)
+    single: dict[Any, list[str]] = defaultdict(list)
     shapes = {name: tuple(tensor.shape) for name, tensor in values.items()}
+    normed = {
+        name
+        for name, (weight, dim) in lengths(model).items()
+        if torch.allclose(values[name], torch.norm_except_dim(values[weight], 2, dim), rtol=1e-4)
+    }
     for name, tensor in values.items():
+        if name in normed:
+            rules[name] = Rule("length")
+            continue
         if tensor.is_meta:  # without values there is nothing to start
             rules[name] = Rule("init")
             continue
@@ -209,12 +236,11 @@ def _rules(model: nn.Module) -> dict[str, Rule]:
         if any(learns.values()) and not learns[name]:
             rules[name] = Rule("kept")  # not learned but fixed, as a mean shift is
         elif not seen.std:
-            same = [
-                how
-                for how, own in (("init", after_init), ("reset", after_reset))
-                if torch.equal(own[name], tensor)
-            ]
+            owns = {"init": after_init[name], "reset": after_reset[name]}
+            same = [how for how, own in owns.items() if torch.equal(own, tensor)]
             rules[name] = Rule(same[0]) if same else Rule("constant", seen.mean)
+            if not same and tensor.numel() == 1 and not short(seen.mean, 3):
+                single[like].append(name)
         elif torch.equal(after_init[name], tensor):
             rules[name] = Rule("unknown", why="init_weights() gives the very same values: they are stored")
         elif own := [
@@ -229,9 +255,28 @@ def _rules(model: nn.Module) -> dict[str, Rule]:
         else:
             members[like].append(_Member(name, seen, sizes))
     _explain(list(members.values()), rules)
+    for names in single.values():
+        if len(names) == 1 or len({float(values[name]) for name in names}) > 1:
+            _explain_single(names, shapes, (after_init, after_reset), rules)
     for key, some in agreeing.items():
         _outvote(some, [rules[member.name] for member in members[key]], rules)
     return rules
+
+
+def _explain_single(
+    names: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    own: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    rules: dict[str, Rule],
+) -> None:
+    """One value shows no spread: it starts as the weight of its layer does, if the layer has another value for it."""
+    for name in names:
+        how = rules[weight_of(name, shapes)].how
+        values = own[0] if how == "init" else own[1]
+        if how in ("init", "reset") and weight_of(name, shapes) != name and not bool(values[name].isnan()):
+            rules[name] = Rule(how)
+        else:
+            rules[name] = Rule("unknown", why="one value does not show whether it is drawn or fixed")
 
 
 def _outvote(members: Sequence[_Member], others: Sequence[Rule], rules: dict[str, Rule]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from core.modules import named_tensors
+from core.surgery.computed_weights import settle_
 from core.surgery.imitation import REPEATED, imitate_
 from core.surgery.starting import differing, start
 
@@ -60,6 +61,8 @@ def initialise_(
     """
     with seeded(seed), torch.no_grad():
         unknown = imitate_(module, like) if factory is None else _as_built_(module, like, factory)
+        started = settle_(module, None if factory is None else unknown)
+    unknown = {name: why for name, why in unknown.items() if name not in started}
     for layer in module.modules():
         _UNKNOWN.pop(layer, None)
     for name, why in unknown.items():

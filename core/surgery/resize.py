@@ -19,7 +19,7 @@ from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
 from core.modules import bare, copy_structure, named_tensors
-from core.surgery.computed_weights import buffers_kept, scale_by_fan_, settle_
+from core.surgery.computed_weights import buffers_kept, scale_by_fan_
 from core.surgery.initialise import Factory, initialise_
 from core.surgery.recording import repeat_rows
 
@@ -139,10 +139,6 @@ def resize(
     result = reshaped(model, graph, widths, conv_groups=conv_groups)
     with buffers_kept(result):
         initialise_(result, like=model, factory=factory, seed=seed)
-    if factory is None or any(
-        old.shape != new.shape for old, new in zip(model.parameters(), result.parameters(), strict=True)
-    ):
-        settle_(result, seed=seed)
     return result
 
 

@@ -7,9 +7,11 @@ has filled (`core.surgery.fans`), and put into a third run.
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.modules import FORWARD_FAILURES, named_tensors
-from core.surgery.fans import fitting, quantities, settled, weight_of
+from core.surgery.fans import EXACT, fitting, quantities, settled, weight_of
 from core.surgery.recording import DEPTH, Key, Made, Plan, Recording, Shape, Use, alike, repeat_rows, watch
 
 _VALUES = (
@@ -75,13 +77,19 @@ def start(factory: Callable[[], nn.Module], like: nn.Module, module: nn.Module) 
             )
         wanted[name] = tuple(new.shape)
     changed = {name: shape for name, shape in wanted.items() if shape != own[name].shape}
-    plan = Plan(_shapes(first, own, changed), _attributes(first, like, module))
-    with _again(before):
-        try:
-            last = watch(factory, plan)
-        # It checks sizes, or loads stored weights: what it did at its own widths is all there is to go by.
-        except (*FORWARD_FAILURES, AssertionError):
-            return _sorted_out({name: own[name].detach() for name in wanted}, {}, wanted, {})
+    attributes = _attributes(first, like, module)
+    of_torch = {name: shape for name, shape in changed.items() if _belongs_to_torch(like, name)}
+    last = None
+    for some in (changed, of_torch):  # the code of other layers may check sizes that do not follow
+        plan = Plan(_shapes(first, own, some), attributes)
+        with _again(before):
+            try:
+                last = watch(factory, plan)
+                break
+            except (*FORWARD_FAILURES, AssertionError):
+                continue
+    if last is None:  # it loads stored weights, say: what it did at its own widths is all there is to go by
+        return _sorted_out({name: own[name].detach() for name in wanted}, {}, wanted, {})
     numbers, unknown = _numbers(first, last, wanted, _groups(like), _groups(module))
     if numbers:
         with _again(before):
@@ -93,6 +101,10 @@ def start(factory: Callable[[], nn.Module], like: nn.Module, module: nn.Module) 
             values[name] = result[name].detach()
     left = {name: own[name].detach() for name in wanted if name not in values}
     return _sorted_out(left, values, wanted, {name: why for name, why in unknown.items() if name in values})
+
+
+def _belongs_to_torch(model: nn.Module, name: str) -> bool:
+    return type(model.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.nn.")
 
 
 def _sorted_out(
@@ -268,7 +280,7 @@ def _numbers(
             continue
         constant = entry.use.operation in _VALUES
         number = settled(some, entry.new, constant, votes)
-        if number is None and constant and not some:
+        if number is None and not some and (constant or _counts_calls(by_rule[1, entry.rule(1)])):
             number = entry.use.number
         if number is None:
             file, line, _ = (entry.use.site or (("?", 0, 0),))[0]
@@ -278,6 +290,27 @@ def _numbers(
         elif number != entry.use.number:
             numbers[entry.key, entry.index] = number
     return numbers, unknown
+
+
+def _counts_calls(entries: Sequence[_Entry]) -> bool:
+    """Do the numbers of one line of code depend on how often it has run, as 1 / √(2 · number of the layer) does?
+
+    Three calls at least, in order; their numbers, or the squares of these, or the inverses, are a fixed amount apart.
+    """
+    numbers = [entry.use.number for entry in entries]
+    if len(numbers) < 3 or min(numbers) <= 0:
+        return False
+    for power in (1, 2, -1, -2):
+        values = [number**power for number in numbers]
+        step = values[1] - values[0]
+        if not step:
+            continue
+        first = values[0] / step
+        steps = [later - earlier for earlier, later in itertools.pairwise(values)]
+        counts = math.isclose(first, round(first), rel_tol=EXACT) and 1 <= round(first) <= 2
+        if counts and all(math.isclose(each, step, rel_tol=1e-4) for each in steps):
+            return True
+    return False
 
 
 def _sources(recording: Recording) -> Iterator[tuple[str, Key, Made]]:

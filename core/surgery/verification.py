@@ -4,8 +4,9 @@ Masked means: every weight row and column of a dropped channel is multiplied by 
 over channels (LayerNorm, GroupNorm) are taken over the kept ones. Norms and biases keep their values, so a channel that
 some reader was not told about shows up in the output.
 
-Groups that are not exact (`ChannelGroup.exact`) are kept whole in both: where a network takes a mean over channels, its
-masked form differs from the cut one by construction. Of these only that the cut network runs is tried, as is said.
+Groups that are not exact (`ChannelGroup.exact`) are masked likewise, and what runs over their channels, a mean or a
+softmax, runs over the kept ones (`core.surgery.over_kept`). Where that cannot be done, such groups are kept whole in
+both: of these only that the cut network runs is tried, as is said.
 
 Both modes are compared. In training mode BatchNorm takes each batch's statistics, which belong to one channel, so that
 the two agree there as well. What is drawn at random in the shape of an activation differs with the widths: dropout is
@@ -36,6 +37,7 @@ from core.modules import (
     tensors_in,
     train_,
 )
+from core.surgery.over_kept import NotSeparable, run_over_kept
 from core.surgery.resize import keep_channels, keep_flags
 
 # Not zero itself: a computed weight may divide by the norm of a row. In double precision its square is still a number,
@@ -59,20 +61,27 @@ class Verified(float):
     Attributes:
         modes: "evaluation" and "training", those that were checked -> the largest difference there.
         unchecked: those that could not be -> why.
-        untested: groups that are not exact, of which only that the cut network runs was tried.
+        over_kept: groups that are not exact: masked, what runs over their channels ran over the kept ones.
+        untested: groups that are not exact and of which only that the cut network runs was tried.
     """
 
     modes: Mapping[str, float]
     unchecked: Mapping[str, str]
+    over_kept: tuple[str, ...]
     untested: tuple[str, ...]
 
     def __new__(
-        cls, modes: Mapping[str, float], unchecked: Mapping[str, str], untested: Sequence[str] = ()
+        cls,
+        modes: Mapping[str, float],
+        unchecked: Mapping[str, str],
+        over_kept: Sequence[str] = (),
+        untested: Sequence[str] = (),
     ) -> Verified:
         """The largest of all differences."""
         result = super().__new__(cls, max(modes.values()))
         result.modes = dict(modes)
         result.unchecked = dict(unchecked)
+        result.over_kept = tuple(over_kept)
         result.untested = tuple(untested)
         return result
 
@@ -216,6 +225,7 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
     """The output of the masked network (`mask_channels`), with channel statistics over kept channels."""
     flags = keep_flags(graph, keep)
     masked = mask_channels(model, graph, keep)
+    over_channels = any(not flags[table].all() for table in _choices_over_channels(graph))
     by_tensor: dict[int, Tensor] = {}
     for name, parameter in masked.named_parameters():
         tables = {dim: graph.slots[name, dim] for dim in range(parameter.dim()) if (name, dim) in graph.slots}
@@ -228,7 +238,16 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
     for name, table in graph.bare_norms.items():
         _note_bare(masked.get_submodule(name), mode, flags[table])
     with torch.set_grad_enabled(model.training), mode:
-        return call(masked, inputs)
+        return run_over_kept(masked, graph, flags, inputs) if over_channels else call(masked, inputs)
+
+
+def _choices_over_channels(graph: ChannelGraph) -> list[slice]:
+    """The choices of groups that are not exact."""
+    return [
+        slice(start, start + group.size)
+        for start, group in zip(graph.offsets.tolist(), graph.groups, strict=False)
+        if not group.exact
+    ]
 
 
 def _note_bare(module: nn.Module, mode: _KeptStatistics, flags: NDArray[np.bool_]) -> None:
@@ -260,7 +279,7 @@ def verify(
     seed: int = 0,
     tolerance: float = 1e-5,
 ) -> Verified:
-    """Prove on a random keep of every exact group that masked equals cut.
+    """Prove on a random keep of every group that masked equals cut.
 
     Both networks run in double precision, with random biases and statistics, in evaluation and in training mode.
 
@@ -274,8 +293,9 @@ def verify(
 
     Returns:
         The largest difference found, a number that also says which modes were checked. A mode in which the network does
-        not run on these inputs is not: a warning says so, and why. Groups that
-        are not exact take no part in it: an `UntestedGroupsWarning` names them.
+        not run on these inputs is not: a warning says so, and why. In the masked network what runs over channels runs
+        over the kept ones; where that cannot be done, groups that are not exact take no part in it, and an
+        `UntestedGroupsWarning` names them.
 
     Raises:
         VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
@@ -286,12 +306,8 @@ def verify(
     randomise_(model, seed)
     inputs = map_tensors(example_inputs, lambda tensor: _double(tensor.detach().cpu()))
     every = random_keep(graph, keep, seed)
-    if untested := graph.inexact:
-        warn(
-            f"untested: {len(untested)} of {len(graph.groups)} groups ({_listed(untested)}) are not exact, as "
-            f"something runs over their channels; of them only that the cut network runs was tried",
-            UntestedGroupsWarning,
-        )
+    exact = {group.name: every[group.name] for group in graph.groups if group.exact}
+    untested = ""  # why groups that are not exact are
     modes: dict[str, float] = {}
     unchecked: dict[str, str] = {}
     for mode, outputs in (("evaluation", graph.outputs), ("training", graph.train_outputs)):
@@ -306,12 +322,26 @@ def verify(
             unchecked[mode] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
             warn(f"{mode} mode is not verified, as the network does not run in it: {unchecked[mode]}")
         else:
-            modes[mode] = _difference(graph, model, every, given, outputs, mode, seed)
+            if not untested:
+                try:
+                    modes[mode] = _difference(graph, model, every, given, outputs, mode, seed)
+                except NotSeparable as error:
+                    untested = str(error)
+            if untested:
+                _run_cut(graph, model, every, given, mode, seed)
+                modes[mode] = _difference(graph, model, exact, given, outputs, mode, seed)
+    if untested:
+        warn(
+            f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({_listed(graph.inexact)}) are not exact, "
+            f"as something runs over their channels, and it cannot run over the kept ones alone ({untested}); of them "
+            f"only that the cut network runs was tried",
+            UntestedGroupsWarning,
+        )
     if not modes:
         raise VerificationError(
             f"nothing is verified, as the network does not run: {unchecked['evaluation']}"
         )
-    result = Verified(modes, unchecked, graph.inexact)
+    result = Verified(modes, unchecked, () if untested else graph.inexact, graph.inexact if untested else ())
     if not result <= tolerance:
         where = max(modes, key=lambda mode: modes[mode])
         raise VerificationError(
@@ -351,16 +381,13 @@ def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
 def _difference(
     graph: ChannelGraph,
     model: nn.Module,
-    every: dict[str, Tensor],
+    masks: dict[str, Tensor],
     inputs: Any,
     outputs: Sequence[Output],
     mode: str,
     seed: int,
 ) -> float:
     """The largest difference of masked and cut outputs in the model's present mode, relative to the largest output."""
-    masks = {group.name: every[group.name] for group in graph.groups if group.exact}
-    if graph.inexact:
-        _run_cut(graph, model, every, inputs, mode, seed)
     with generators(seed), _Replayed():
         expected = tensors_in(run_masked(model, graph, masks, map_tensors(inputs, Tensor.clone)))
     actual = _run_cut(graph, model, masks, inputs, mode, seed)

@@ -196,8 +196,10 @@ def _frozen(graph: ChannelGraph, kind: str) -> str:
     """What frozen channels have to do with a budget that cannot be reached; "" where there are none."""
     layers = graph.frozen_layers
     share = 0.0 if kind == "params" else graph.frozen_share("paper" if kind == "paper" else "macs")
-    if not layers or (kind != "params" and share < LEAST_SHARE_TOLD):
+    if (kind == "params" and not layers) or (kind != "params" and share < LEAST_SHARE_TOLD):
         return ""
+    if not layers:  # weights that are no layer's: those of several experts in one parameter, say
+        return f"; no width changes {share:.1%} of the FLOPs (trace_channels says why)"
     listed = ", ".join(layers[:LAYERS_TOLD]) + (", …" if len(layers) > LAYERS_TOLD else "")
     part = "" if kind == "params" else f" with {share:.1%} of the FLOPs"
     return (

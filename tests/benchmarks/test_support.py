@@ -139,7 +139,7 @@ def test_reasons_are_counted_by_kind() -> None:
     assert found == [
         "export: no",
         "frozen: 'mean' over a channel axis (3 places); 'split' (1 places)",
-        "untested: 2 groups, whose masked form is not the cut one",
+        "untested: 2 groups, of which no masked form is the cut one",
     ]
 
 

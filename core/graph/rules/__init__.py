@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from core.graph.attributes import sizes_of_attributes
-from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import AXES, LabelMode, Labels, Note, SizeOfChannels
 from core.graph.rules import (
     axes,
     computed,
@@ -48,6 +48,8 @@ FACTORIES = frozenset(
     new_zeros ones rand randint randn randperm scalar_tensor tensor zeros""".split()
 )
 RESULT_IS_NO_TENSOR = frozenset("__len__ dim is_contiguous is_floating_point stride element_size".split())
+
+READS = frozenset("__bool__ item tolist __int__ __float__ __index__".split())
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(reduction.SPATIAL, reduction.spatial),
@@ -88,6 +90,8 @@ def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
+    if name in elementwise.ELEMENTWISE:  # a size is a number there, and another one at another width
+        args = tuple(item.inexact.number(item) if isinstance(item, SizeOfChannels) else item for item in args)
     if mode.several and name in axes.RULES and axes.meets_several(args, kwargs):
         return axes.RULES[name](mode, func, args, kwargs)
     if weights.from_parameters(mode, name, args, kwargs):
@@ -99,6 +103,11 @@ def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return computed.marked_numel(mode, args[0])
     if name in RESULT_IS_NO_TENSOR:
         return func(*args, **kwargs)
+    if name in READS and mode.known_labels(args[0]) is not None:
+        if name == "__bool__":
+            return mode.decide(unknown(mode, func, args, kwargs))
+        note = Note(f"'{name}' reads a number off an activation: what other numbers lead to is not seen")
+        mode.trace.notes += [] if note in mode.trace.notes or mode.frozen_depth else [note]
     if name.startswith("__get__"):
         return _property(mode, name.removeprefix("__get__"), func, args)
     if name == "size":

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import AXES, LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.labels import AXES, Inexact, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import reshaped, varying
 from core.graph.rules.calls import canonical, execute, plain
 from core.graph.rules.computed import computed
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
-from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes, marks_in
+from core.graph.rules.sizes import agree, follows, freeze_sizes, given_sizes
 from core.modules import tensors_in
 
 
@@ -116,8 +116,6 @@ def meets_several(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    for mark in marks_in((args, kwargs)):  # a number that another width changes
-        mode.inexact(mark.labels)
     operands = [operand(mode, tensor) for tensor in tensors_in((args, kwargs))]
     result = execute(mode, func, args, kwargs)
     if not isinstance(result, Tensor):
@@ -207,7 +205,7 @@ RULES: dict[str, Any] = {
 }
 
 
-def marked_shape(shape: torch.Size, vectors: Sequence[Labels | None], inexact: list[Labels]) -> torch.Size:
+def marked_shape(shape: torch.Size, vectors: Sequence[Labels | None], inexact: Inexact) -> torch.Size:
     """The sizes of a tensor, those of channel axes marked with the labels that they count."""
     return torch.Size(
         size if vector is None else SizeOfChannels(size, vector, inexact=inexact)

@@ -165,11 +165,11 @@ def marked_numel(mode: LabelMode, tensor: Tensor) -> int:
     found, own = tensor.__dict__.get(COMPUTED), mode.known_labels(tensor)
     layers = list(found.layers.values()) if found is not None else [] if own is None else [own]
     layers = [item.reshape(-1) for item in layers if item.size > 1]
-    return (
-        SizeOfChannels(tensor.numel(), np.concatenate(layers), False, mode.trace.inexact)
-        if layers
-        else tensor.numel()
-    )
+    if not layers:
+        return tensor.numel()
+    size = SizeOfChannels(tensor.numel(), np.concatenate(layers), False, mode.trace.inexact)
+    size.factors = layers
+    return size
 
 
 def has_rows(mode: LabelMode, tensor: Tensor) -> bool:

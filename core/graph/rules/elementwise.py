@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
+from core.graph.labels import COMPUTED, FROZEN, LABELS, LabelMode, Labels, SlotKey
 from core.graph.rules.calls import (
     alike,
     blank,
@@ -51,9 +51,6 @@ def elementwise(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
     operands, name = tensors_in((args, kwargs)), canonical(func)
     if name == "where" and len(args) + len(kwargs) == 1:
         return unknown(mode, func, args, kwargs)  # the indices of what is true
-    for value in args:
-        if isinstance(value, SizeOfChannels):  # a number that another width changes
-            mode.inexact(value.labels)
     known = not operands[0].is_meta and of_constants(mode, func, args, kwargs)
     if not mode.on_meta or name in CONVERSIONS or known:
         result = execute(mode, func, args, kwargs)
@@ -103,7 +100,7 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
         if layers is not None and (
             mode.known_labels(tensor) is None or _beside_no_channels(layers.layers, operands, rank)
         ):
-            computed.append(layers.layers.values())
+            computed.append(layers)
             continue
         name = mode.parameter_name(tensor)
         if name is not None and sum(size > 1 for size in tensor.shape) > 1:
@@ -122,7 +119,12 @@ def tie_operands(mode: LabelMode, operands: list[Tensor], shape: torch.Size) -> 
     for name, tensor in parameters:
         _meet_parameter(mode, labels, name, tensor, rank)
     for layers in computed:
-        _meet_computed(mode, labels, layers, rank)
+        _meet_computed(mode, labels, layers.layers.values(), rank)
+        for key, reason in layers.reasons.items():
+            layer = layers.layers[key]
+            at = [axis for axis in range(-layer.ndim, 0) if layer.shape[axis] > 1]
+            if any(labels.shape[axis] > 1 for axis in at):
+                mode.freeze_and_warn([labels], f"a parameter computed by {reason}")
     return labels
 
 
@@ -146,6 +148,7 @@ def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], sha
     rank = len(shape)
     varying = {axis for labels, _ in labelled for axis in range(rank) if labels.shape[axis] > 1}
     joined: Labels | None = None
+    sizes: list[int] = []  # of the operand that it comes from
     for labels, own in sorted(labelled, key=lambda item: -item[0].size):
         spread = [axis for axis in varying if own[axis] == 1 and shape[axis] > 1]
         if spread and labels.size == 1:
@@ -153,11 +156,14 @@ def _tie_labelled(mode: LabelMode, labelled: list[tuple[Labels, list[int]]], sha
             if int(labels.item()) != FROZEN:
                 mode.freeze(labels)
             continue
+        if spread and joined is not None and all(sizes[a] > 1 for a in range(rank) if labels.shape[a] > 1):
+            mode.freeze_and_warn([labels], "one number for each of several parts, as a gate of experts has,")
+            continue
         if spread:
             mode.freeze_and_warn([item for item, _ in labelled], "an outer product of two channel axes")
             return np.zeros((1,) * rank, dtype=np.int64)
         if joined is None:
-            joined = labels
+            joined, sizes = labels, own
         else:
             mode.tie(joined, labels)
     return labelled[0][0] if joined is None else joined

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels
+from core.graph.labels import LabelMode, Labels, SizeOfChannels, frozen_labels, owner_of
 from core.graph.rules.blocks import padded
 from core.graph.rules.calls import alike, argument, blank, canonical, execute, plain, slid, spread
 from core.graph.rules.computed import Weight, computed, weight_of
@@ -240,7 +240,11 @@ def channelwise_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: 
             labels = mode.shaped(vector, 1, labels.ndim)
     if mode.on_meta:
         return mode.mark(alike(source), labels)
-    if canonical(func) == "batch_norm" and argument(args, kwargs, 1, "running_mean") is not None:
+    if (
+        not mode.replays
+        and canonical(func) == "batch_norm"
+        and argument(args, kwargs, 1, "running_mean") is not None
+    ):
         # A batch's own statistics need several values per channel, which an example may not have.
         args, kwargs = args[:5], {key: item for key, item in kwargs.items() if key != "training"}
     return mode.mark(execute(mode, func, args, kwargs), labels)
@@ -295,16 +299,22 @@ def layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
             if tensors[0] is not None:
                 size = shape[axis - offset]
                 followed = isinstance(size, SizeOfAttribute) and follow_attribute(mode, size, vector)
-                if not followed and not isinstance(size, SizeOfChannels) and not _is_attribute(mode, shape):
+                if (
+                    not followed
+                    and not isinstance(size, SizeOfChannels)
+                    and not _is_attribute(mode, shape, tensors[0])
+                ):
                     mode.freeze_and_warn([vector], f"'layer_norm' over the typed-in shape {tuple(shape)}")
             elif len(shape) > 1 or not _note_bare_norm(mode, tensors, vector):
                 mode.freeze_and_warn([vector], f"'layer_norm' without weights over the shape {tuple(shape)}")
     return mode.mark(execute(mode, func, args, kwargs), labels)
 
 
-def _is_attribute(mode: LabelMode, shape: Sequence[int]) -> bool:
-    """Does the shape come from the running module's `normalized_shape`, which follows a resize?"""
-    attribute = getattr(mode.module, "normalized_shape", None)
+def _is_attribute(mode: LabelMode, shape: Sequence[int], weight: Tensor) -> bool:
+    """Does the shape come from `normalized_shape` of the weight's own module, which follows a resize?"""
+    name = mode.parameter_name(weight)
+    module = mode.module if name is None else mode.place[0][1].get_submodule(owner_of(name))
+    attribute = getattr(module, "normalized_shape", None)
     return isinstance(attribute, (tuple, list)) and tuple(attribute) == tuple(shape)
 
 

@@ -221,7 +221,7 @@ def test_a_plan_of_a_timm_network_can_be_proved(name: str, timm: types.ModuleTyp
         assert not told
         assert len(graph.groups) == TIMM[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntestedGroupsWarning)
+        warnings.simplefilter("error", UntestedGroupsWarning)
         assert graph.verify(model, image) <= 1e-10
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FrozenChannelsWarning)

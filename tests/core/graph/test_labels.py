@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.labels import FrozenChannelsWarning
 from core.surgery.resize import keep_channels, resize, widen
-from core.surgery.verification import UntestedGroupsWarning, random_keep, run_masked
+from core.surgery.verification import UntestedGroupsWarning, mask_channels, random_keep
 from tests.toys import TOYS, Net, Toy, conv
 
 FREE = [name for name, toy in TOYS.items() if toy.groups]
@@ -55,12 +55,11 @@ def test_masked_equals_cut(name: str) -> None:
     net, inputs = toy.build(), toy.inputs()
     graph = trace(toy, net, inputs)
     for seed, keep in enumerate((0.6, 0.3, 0.9)):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            assert graph.verify(net, inputs, keep=keep, seed=seed) <= 1e-10
-        told = [str(item.message) for item in caught if issubclass(item.category, UntestedGroupsWarning)]
-        assert len(told) == bool(toy.inexact)
-        assert all(f"'{group}'" in told[0] for group in toy.inexact)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UntestedGroupsWarning)
+            proof = graph.verify(net, inputs, keep=keep, seed=seed)
+        assert proof <= 1e-10
+        assert proof.over_kept == toy.inexact
 
 
 # looks_at_channels takes the other branch only for values that no toy has.
@@ -75,7 +74,7 @@ def test_inexact_groups_do_differ_masked_and_cut(name: str) -> None:
     for group in toy.inexact:
         masks = {group: random_keep(graph, 0.6, 0)[group]}
         with torch.no_grad():
-            whole = run_masked(net, graph, masks, inputs)
+            whole = mask_channels(net, graph, masks)(*inputs)
             cut = keep_channels(net, graph, masks, inexact=True)(*inputs)
         assert not torch.allclose(whole, cut, rtol=1e-4)
 
@@ -94,7 +93,7 @@ def test_widened_networks_run_and_have_the_same_groups(name: str, factor: float)
         for group, (width, _) in toy.groups.items():
             assert width <= grown[group] <= factor * width
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntestedGroupsWarning)
+        warnings.simplefilter("error", UntestedGroupsWarning)
         assert graph.verify(wide, inputs) <= 1e-10
 
 

@@ -339,9 +339,47 @@ def test_an_early_exit_that_is_taken_leaves_the_rest_as_it_is() -> None:
 
     net = Net({"a": conv(3, 8), "early": conv(8, 4), "b": conv(8, 8), "late": conv(8, 4)}, forward)
     net.waits = False
-    with pytest.warns(FrozenChannelsWarning, match="called 'b', 'late'"):
-        graph = trace_channels(net, IMAGE)
-    assert graph.widths == {}
+    graph = silent(net)  # the branch that no value chooses is taken as well
+    assert graph.widths == {"a": 8, "b": 8}
+
+
+def test_an_early_exit_that_is_not_taken_keeps_what_it_would_return() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = n.a(x)
+        for number, (exit, block) in enumerate(zip(n.exits, n.blocks, strict=True)):
+            early = exit(y.mean((2, 3)))
+            if not n.training and early.softmax(-1).max() > 0.99 + number:
+                return early
+            y = block(y)
+        return n.late(y.mean((2, 3)))
+
+    exits = nn.ModuleList([nn.Linear(8, 5), nn.Linear(6, 5)])
+    blocks = nn.ModuleList([conv(8, 6), conv(6, 7)])
+    net = Net({"a": conv(3, 8), "exits": exits, "blocks": blocks, "late": nn.Linear(7, 5)}, forward)
+    graph = silent(net)
+    assert graph.widths == {"a": 8, "blocks.0": 6, "blocks.1": 7}
+
+
+def test_a_number_that_is_read_off_an_activation_is_said() -> None:
+    net = Net(
+        {"a": conv(3, 8), "c": conv(8, 4)}, lambda n, x: n.c(y if float((y := n.a(x)).mean()) < 1e9 else -y)
+    )
+    with pytest.warns(FrozenChannelsWarning, match="'__float__' reads a number off an activation") as caught:
+        assert trace_channels(net, IMAGE).widths == {"a": 8}
+    assert len(caught) == 1
+    drawn = Net({"a": conv(3, 8), "c": conv(8, 4)}, lambda n, x: n.c(n.a(x) * (torch.rand(()).item() < 0.5)))
+    assert silent(drawn).widths == {"a": 8}
+
+
+def test_more_decisions_than_are_tried_are_said() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = n.a(x)
+        for _ in range(9):
+            y = y / 2 if y.abs().max() > 1e9 else y
+        return n.c(y)
+
+    with pytest.warns(FrozenChannelsWarning, match="chooses branches by values 9 times in evaluation mode"):
+        trace_channels(Net({"a": conv(3, 8), "c": conv(8, 4)}, forward), IMAGE)
 
 
 def test_a_network_that_does_not_train_on_the_inputs_says_so_once_and_is_safe() -> None:

@@ -12,8 +12,11 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from core.graph.channels import trace_channels
 from core.graph.labels import FrozenChannelsWarning
+from core.modules import named_tensors
 from core.surgery.computed_weights import scale_by_fan_
+from core.surgery.initialise import seeded, unknown_start
 from core.surgery.resize import resize, widen
+from core.surgery.starting import differing
 from tests.toys import Net, conv
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -39,6 +42,23 @@ def test_vectors_of_a_spectral_norm_start_anew(name: str, freeze: tuple[str, ...
     weight = other.b.weight.detach().flatten(1)
     # 15 steps of the power iteration, as torch takes: close to the largest singular value, and never above it.
     assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_with_a_factory_vectors_are_those_that_it_gives_at_these_widths(name: str) -> None:
+    def factory(a: int, b: int) -> Net:
+        parts = {"a": conv(3, a), "b": NORMS[name](conv(a, b)), "c": conv(b, 4)}
+        return Net(parts, lambda n, x: n.c(n.b(n.a(x))))
+
+    with seeded(0):
+        net = factory(8, 6)
+    graph = trace_channels(net, IMAGE)
+    other = resize(net, graph, {"a": 5, "b": 4}, factory=lambda: factory(8, 6), seed=3)
+    with seeded(3):
+        wanted = factory(5, 4)
+    assert differing(named_tensors(wanted), named_tensors(other)) == []
+    assert unknown_start(other) == {}
+    assert unknown_start(resize(net, graph, {"a": 5, "b": 4}, seed=3)) == {}
 
 
 def test_a_network_with_weight_norm_learns_at_other_widths() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from core.graph.channels import trace_channels
 from core.surgery.distributions import look
@@ -275,3 +276,73 @@ def test_networks_without_values_need_no_rule() -> None:
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
     initialise_(net, like=net)
     assert unknown_start(net) == {}
+
+
+class Attention(nn.Module):
+    """A map of one channel, and one number."""
+
+    def __init__(self, number: float | None) -> None:
+        super().__init__()
+        self.a, self.map, self.b = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 1, 1), nn.Conv2d(32, 8, 3)
+        self.number = nn.Parameter(torch.randn(1) if number is None else torch.tensor([number]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y * self.map(y).sigmoid() * self.number)
+
+
+def test_a_single_value_starts_as_its_layer_does() -> None:
+    net = fresh(lambda: Attention(0.125))
+    biases = {
+        resize(net, trace_channels(net, IMAGE), {"a": 24}, seed=seed).map.bias.item() for seed in range(4)
+    }
+    assert len(biases) == 4  # drawn, and not the baseline's own
+    assert net.map.bias.item() not in biases
+    assert max(map(abs, biases)) <= 1 / math.sqrt(24)
+    other = narrower(net)
+    assert unknown_start(other) == {}
+    assert other.number.item() == 0.125
+
+
+def test_a_single_value_that_nothing_explains_is_not_known() -> None:
+    net = fresh(lambda: Attention(None))
+    other = narrower(net, known=False)
+    assert unknown_start(other) == {"number": "one value does not show whether it is drawn or fixed"}
+    assert torch.equal(other.number, net.number)
+    pair = fresh(lambda: nn.Sequential(Attention(math.log(7)), nn.Conv2d(8, 3, 1), Attention(math.log(7))))
+    other = narrower(pair)  # two of one value are not drawn
+    assert unknown_start(other) == {}
+    assert torch.equal(other[0].number, pair[0].number)
+
+
+@pytest.mark.parametrize("form", ["parametrization", "hook"])
+def test_lengths_of_weight_norm_are_those_of_the_new_rows(form: str) -> None:
+    def factory() -> nn.Module:
+        put_on = parametrizations.weight_norm if form == "parametrization" else nn.utils.weight_norm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.Sequential(*(put_on(layer) for layer in (nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 3))))
+
+    net = fresh(factory)
+    other = narrower(net)
+    assert unknown_start(other) == {}
+    for layer in other:
+        fan = layer.weight[0].numel()
+        assert close(layer.weight, 1 / math.sqrt(3 * fan))  # as torch starts a convolution
+
+
+def test_a_layer_whose_own_code_refuses_its_sizes_is_named() -> None:
+    class Picky(nn.Linear):
+        def reset_parameters(self) -> None:
+            if self.weight.shape != (8, 32):
+                raise ValueError("eight rows")
+            nn.init.normal_(self.weight, std=0.3)
+            nn.init.zeros_(self.bias)
+
+    def factory() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Picky(32, 8))
+
+    net = fresh(factory)
+    other = narrower(net, known=False)
+    assert "3.weight" in unknown_start(other)
+    assert bool(other[3].weight.isfinite().all())

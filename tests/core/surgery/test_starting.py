@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -403,3 +404,51 @@ def test_values_from_elsewhere_are_said_to_be_unknown() -> None:
         net = resize(own, trace_channels(own, torch.zeros(1, 3, 16, 16)), {"1": 7}, factory=factory, seed=1)
     assert list(unknown_start(net)) == ["1.weight"]
     assert bool(net[1].weight.isfinite().all())
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_a_number_that_counts_the_layers_stays(power: float) -> None:
+    """As in the start of deep transformers, whose n-th layer is divided by √(2 n)."""
+
+    def factory(width: int) -> nn.Module:
+        sizes = [3, width, 2 * width, width, 2 * width, 8]
+        net = nn.Sequential(*(conv(a, b) for a, b in pairwise(sizes)))
+        for number, layer in enumerate(net, start=1):
+            with torch.no_grad():
+                layer.weight.div_((2 * number) ** power)
+        return net
+
+    check_bit_for_bit(factory)
+
+
+def test_a_layer_that_checks_a_size_that_does_not_follow_leaves_the_others_as_the_factory_starts_them() -> (
+    None
+):
+    class Mixed(nn.Module):
+        """Weights of several kernels, as many as were asked for when it was made."""
+
+        def __init__(self, inside: int, number: int) -> None:
+            super().__init__()
+            self.number, self.gate = number, nn.Linear(inside, number)
+            self.weight = nn.Parameter(torch.empty(number, inside))
+            if self.weight.shape != (number, inside):
+                raise ValueError(f"{number} kernels")
+            nn.init.normal_(self.weight, std=0.1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.gate(x).softmax(-1) @ self.weight
+
+    def factory() -> nn.Module:
+        pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        first = conv(3, 24)
+        nn.init.normal_(first.weight, std=0.03)
+        return nn.Sequential(first, *pool, Mixed(24, 6), nn.Linear(24, 4))
+
+    with seeded(0):
+        net = factory()
+    graph = trace_channels(net, torch.zeros(2, 3, 8, 8))
+    widths = {group.name: group.size // 2 for group in graph.groups}
+    with pytest.warns(UnknownStartWarning, match="3.weight"):
+        other = resize(net, graph, widths, factory=factory, seed=0)
+    assert list(unknown_start(other)) == ["3.weight"]
+    assert other[0].weight.std().item() == pytest.approx(0.03, rel=0.2)

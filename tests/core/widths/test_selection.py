@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, ChannelGroup, trace_channels
+from core.graph.labels import FrozenChannelsWarning
 from core.widths.bounds import group_fractions
 from core.widths.budget import Budget, BudgetError
 from core.widths.shrinkage import SearchResult, search
@@ -377,6 +378,23 @@ def test_a_latency_that_does_not_bind_leaves_the_other_limits_filled() -> None:
     assert held.widths != without.widths
     assert all(held.widths[name] <= width for name, width in without.widths.items())
     assert held.cost.latency == 0.5
+
+
+def test_a_budget_that_weights_of_no_layer_make_impossible_says_so() -> None:
+    """Kernels of four experts in one flat parameter, mixed for every image, as CondConv does."""
+    parts = {"stem": conv(3, 6), "a": conv(6, 8), "gate": nn.Linear(8, 4), "b": conv(64, 8), "c": conv(8, 4),
+             "kernels": nn.Parameter(torch.randn(4, 64 * 8 * 9))}  # fmt: skip
+
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = n.a(n.stem(x))
+        kernel = (n.gate(y.mean((0, 2, 3)))[None].softmax(-1) @ n.kernels).view(64, 8, 3, 3)
+        return n.c(n.b(nn.functional.conv2d(y, kernel, padding=1)))
+
+    with pytest.warns(FrozenChannelsWarning, match="computed weight|as a matrix"):
+        graph = trace_channels(Net(parts, forward), torch.zeros(1, 3, 8, 8))
+    assert graph.frozen_layers == []
+    with pytest.raises(BudgetError, match=rf"no width changes {graph.frozen_share():.1%} of the FLOPs"):
+        search(graph, random_scores(graph, 0), Budget(flops=0.5), graph.price())
 
 
 def test_a_budget_that_frozen_layers_make_impossible_says_so() -> None:

@@ -146,7 +146,7 @@ def test_hybrids_have_free_trunks_and_shrink(name: str, timm: types.ModuleType) 
     rest = float(graph.cost("macs", graph.sizes * 0)) / float(graph.cost("macs", graph.sizes))
     assert rest < 0.06  # of multiply-accumulates that depend on no free channel
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntestedGroupsWarning)
+        warnings.simplefilter("error", UntestedGroupsWarning)
         assert graph.verify(net, x) <= 1e-10
     widths = {group.name: max(1, group.size // 2) * group.step for group in graph.groups}
     half = resize(net, graph, widths, seed=0)
