@@ -159,9 +159,10 @@ def markdown_report(
     """report.md: what was compared, the table, differences, widths, and how it was made."""
     header, rows = results_rows(task.metrics, result)
     epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
+    but = " but for the learning rates below" if result.get("recipe_changes") else ""
     parts = [
         f"# {task.model_name} on {task.dataset}",
-        f"{epochs} for every network, the same recipe{_but(result)}, the same seeds "
+        f"{epochs} for every network, the same recipe{but}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
@@ -189,10 +190,6 @@ def markdown_report(
         "```json\n" + json_text(result["environment"], indent=2) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _but(result: Mapping[str, Any]) -> str:
-    return " but for the learning rates below" if result.get("recipe_changes") else ""
 
 
 GONE = "–"  # in the place of a width

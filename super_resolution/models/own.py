@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.surgery.initialise import seeded
 from super_resolution.models import build
 from super_resolution.tiling import input_channels
@@ -40,9 +40,8 @@ def check_own_network(network: nn.Module, model: str, scale: int) -> int:
         try:
             output = network.eval()(images)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"model '{model}' fails on an image of shape {tuple(images.shape)}: {reason}"
+                f"model '{model}' fails on an image of shape {tuple(images.shape)}: {first_line(error)}"
             ) from error
         finally:
             network.train(was_training)
