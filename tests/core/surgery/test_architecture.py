@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import pickle
 import subprocess
@@ -192,17 +191,6 @@ def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
         parent = parent[key]
     parent[path[-1]] = value
     return content
-
-
-@pytest.fixture
-def few_objects(found: tuple[Net, Any, Architecture]) -> Iterator[None]:
-    """Every trace without real tensors looks through all objects that there are for those that were there before it.
-
-    Half a million of a test run's take ten times as long as the trace; the network here refers to none of them.
-    """
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("few_objects")
