@@ -229,10 +229,8 @@ def draw(folder: Path, evaluation: Evaluation, described: Description, result: d
     plot_confusion(folder / CONFUSION, confusion, evaluation.classes, title)
     white = described.white or white_of(described.dataset)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (described.mean, described.std))
-    images = []
-    for _, inputs in evaluation.judged.worst:
-        pixels = (inputs.numpy() * std + mean).clip(0, white) / white
-        images.append(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    planes = [(inputs.numpy() * std + mean).clip(0, white) / white for _, inputs in evaluation.judged.worst]
+    images = [pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0) for pixels in planes]
     captions = [
         f"{entry['class']}\ntaken for {entry['taken_for']} ({100 * entry['probability']:.0f} %)"
         if entry["class"] != entry["taken_for"]

@@ -99,11 +99,11 @@ def _linked(grouped: Mapping[str, list[str]], group: str) -> set[str]:
 def grouped_convolutions(graph: ChannelGraph) -> dict[str, list[str]]:
     """Group -> the grouped (not depthwise) convolutions that it enters or leaves."""
     weights = {tensor for tensor, _ in graph.per_group}
-    found: dict[str, list[str]] = {}
-    for group in graph.groups:
-        names = [owner_of(tensor) for tensor, _ in group.slots if tensor in weights]
-        found[group.name] = [name for name in dict.fromkeys(names) if name in graph.conv_groups]
-    return found
+    owners = {
+        group.name: dict.fromkeys(owner_of(tensor) for tensor, _ in group.slots if tensor in weights)
+        for group in graph.groups
+    }
+    return {group: [name for name in names if name in graph.conv_groups] for group, names in owners.items()}
 
 
 def resize(

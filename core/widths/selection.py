@@ -150,10 +150,11 @@ class _Exact:
 
     def blocks(self, scores: Mapping[str, Tensor]) -> _Blocks:
         """What may be added to the floors, by the rule's order."""
-        values = []
         low, high, size = self.bounds.low, self.bounds.high, self.bounds.block
-        for name, least, most, block in zip(self.graph.names, low, high, size, strict=True):
-            values.append(_ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1))
+        values = [
+            _ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1)
+            for name, least, most, block in zip(self.graph.names, low, high, size, strict=True)
+        ]
         return _Blocks(low, size, self.rule.order(self.graph, self.priced, low, size, values))
 
     def taken(self, blocks: _Blocks) -> int:
