@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -170,10 +171,7 @@ def _decoded_times(path: str | Path) -> list[float]:
     """Times in milliseconds of the frames that can be decoded."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
-        times = []
-        while (time := _next_time(capture)) is not None:
-            times.append(time)
-        return times
+        return list(iter(partial(_next_time, capture), None))
     finally:
         capture.release()
 

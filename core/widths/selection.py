@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import Cost
 from core.widths.allocation import ALLOCATIONS, Allocation, AllocationRule, equalise
@@ -94,8 +94,7 @@ def search(
         UserError: a fraction outside [0, 1], a pattern that fits no group, a round_to below 1, an unknown allocation,
             or a latency limit without `measure`.
     """
-    if allocation not in ALLOCATIONS:
-        raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
+    check_known("unknown allocation", [allocation], ALLOCATIONS)
     limits = budget.limits(baseline)
     exact = exact_limits(budget, baseline)
     bounds = group_bounds(graph, floor, ceiling, round_to)
