@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,7 @@ def shrink_by_bisection(
     raise RuntimeError(f"{MOST_TRIALS} trials did not come within {BISECTION_TOLERANCE:.1%} of the target")
 
 
-def peer_ways(network: Network) -> dict[str, Callable[[nn.Module, Inputs, float], Shrunk]]:
+def peer_ways(network: Network) -> Mapping[str, Callable[[nn.Module, Inputs, float], Shrunk]]:
     """Every way of Torch-Pruning by its name in the tables; each may change the model that it is given."""
     in_steps = {
         f"{steps} steps, {scope}": partial(shrink_in_steps, network=network, scope=scope, steps=steps)

@@ -196,6 +196,18 @@ def train_(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within; afterwards every module is in its own again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def generators(seed: int) -> Iterator[None]:
     """Seed the generators of torch (CPU), NumPy and `random`, and give them their states back afterwards."""
     kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # whoever draws
