@@ -70,11 +70,11 @@ def summarise(
         oracle = find_oracle(place.table, place.surface, graph, limits, full)
         oracles[str(budget)] = {"widths": oracle.sizes.tolist(), "surface": oracle.surface, "table": oracle.table,
                                 "table_unbiased": oracle.unbiased}  # fmt: skip
-    rows = []
-    for one in series:
-        for setting, answers in one.answers.items():
-            rows.append({"method": one.method, **setting._asdict(),
-                         **looked_up(place, graph, answers, convention)})  # fmt: skip
+    rows = [
+        {"method": one.method, **setting._asdict(), **looked_up(place, graph, answers, convention)}
+        for one in series
+        for setting, answers in one.answers.items()
+    ]
     uniform = {(row["budget"], row["floor"]): row["surface"] for row in rows if row["method"] == "uniform"}
     for row in rows:
         # Uniform widths may be out of reach where widths that are rounded down are not.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -111,12 +110,8 @@ def open_place(name: str, table: Table, data: ClassificationData) -> Place:
         data: what channels are scored on.
     """
     macro, surface = SPACES[name], fit_surface(table)
-
-    def train_loader(batch_size: int, seed: int) -> Any:
-        return data.train_loader(batch_size, seed, torch.device("cpu"))
-
     subject = Subject(model_name=f"{name} {BASELINE}", build=lambda: macro.network(BASELINE), example_inputs=image(),
-                      train_loader=train_loader, loss_fn=functional.cross_entropy)  # fmt: skip
+                      train_loader=data.train_loader, loss_fn=functional.cross_entropy)  # fmt: skip
     return Place(name, macro, table, surface, judge(table, surface), subject)
 
 

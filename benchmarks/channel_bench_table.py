@@ -202,10 +202,9 @@ class Oracle:
 def best_table_points(table: Table, affordable: NDArray[np.bool_]) -> tuple[float, float]:
     """(largest mean among the networks of a mask (N,), the same without the luck of the draw); see `Oracle`."""
     accuracy = table.accuracy[affordable]
-    read = []
-    for left_out in range(accuracy.shape[1]):
-        others = np.delete(accuracy, left_out, axis=1).mean(axis=1)
-        read.append(float(accuracy[int(others.argmax()), left_out]))
+    trainings = range(accuracy.shape[1])
+    best = [int(np.delete(accuracy, left_out, axis=1).mean(axis=1).argmax()) for left_out in trainings]
+    read = accuracy[best, trainings]
     return float(accuracy.mean(axis=1).max()), float(np.mean(read))
 
 

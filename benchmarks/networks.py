@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,36 +39,31 @@ class Network:
         return (torch.rand(1, *self.shape, generator=generator),)
 
 
-def _classifier(name: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        from classification import models
-
-        return models.build(name)
-
-    return build
-
-
-def _restorer(name: str, **options: int) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        from super_resolution import models
-
-        return models.build(name, **options)
-
-    return build
+def _model(task: str, name: str, **options: int) -> Callable[[], nn.Module]:
+    """Builds one of a task's networks; the task is imported when that is asked for."""
+    return lambda: importlib.import_module(f"{task}.models").build(name, **options)
 
 
 NETWORKS: dict[str, Network] = {
-    "resnet50": Network("ResNet50", _classifier("resnet50"), (3, 224, 224), ("fc",)),
-    "mobilenetv2": Network("MobileNetV2", _classifier("mobilenetv2"), (3, 224, 224), ("classifier",)),
-    "regnety_200mf": Network("RegNetY-200MF", _classifier("regnety_200mf"), (3, 224, 224), ("fc",)),
-    "densenet40": Network("DenseNet-40", _classifier("densenet40"), (3, 32, 32), ("fc",)),
-    "unet": Network("U-Net", _restorer("unet"), (1, 128, 128), ("conv_last",)),
-    "srresnet": Network("SRResNet x4", _restorer("srresnet", scale=4), (3, 48, 48), ("conv_last",)),
+    "resnet50": Network("ResNet50", _model("classification", "resnet50"), (3, 224, 224), ("fc",)),
+    "mobilenetv2": Network(
+        "MobileNetV2", _model("classification", "mobilenetv2"), (3, 224, 224), ("classifier",)
+    ),
+    "regnety_200mf": Network(
+        "RegNetY-200MF", _model("classification", "regnety_200mf"), (3, 224, 224), ("fc",)
+    ),
+    "densenet40": Network("DenseNet-40", _model("classification", "densenet40"), (3, 32, 32), ("fc",)),
+    "unet": Network("U-Net", _model("super_resolution", "unet"), (1, 128, 128), ("conv_last",)),
+    "srresnet": Network(
+        "SRResNet x4", _model("super_resolution", "srresnet", scale=4), (3, 48, 48), ("conv_last",)
+    ),
     "edsr": Network(
         "EDSR x4 (8 x 128)",
-        _restorer("edsr", scale=4, n_blocks=8, n_feats=128),
+        _model("super_resolution", "edsr", scale=4, n_blocks=8, n_feats=128),
         (3, 48, 48),
         ("conv_last", "sub_mean", "add_mean"),
     ),
-    "shufflenetv2": Network("ShuffleNetV2 x1", _classifier("shufflenetv2_x1_0"), (3, 224, 224), ("fc",)),
+    "shufflenetv2": Network(
+        "ShuffleNetV2 x1", _model("classification", "shufflenetv2_x1_0"), (3, 224, 224), ("fc",)
+    ),
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Inputs = tuple[Tensor, ...]
 OURS = "ours"
 Scope = Literal["local", "global"]
+SCOPES: tuple[Scope, ...] = ("local", "global")
 BISECTION_TOLERANCE = 0.005
 MOST_TRIALS = 16
 # iterative_steps: 400 is the default of Torch-Pruning's reproduce/main.py, 40 is ten times coarser and quicker.
@@ -133,18 +134,17 @@ def shrink_by_bisection(
     raise RuntimeError(f"{MOST_TRIALS} trials did not come within {BISECTION_TOLERANCE:.1%} of the target")
 
 
-def peer_ways(network: Network) -> dict[str, Callable[[nn.Module, Inputs, float], Shrunk]]:
+def peer_ways(network: Network) -> Mapping[str, Callable[[nn.Module, Inputs, float], Shrunk]]:
     """Every way of Torch-Pruning by its name in the tables; each may change the model that it is given."""
-    ways: dict[str, Callable[[nn.Module, Inputs, float], Shrunk]] = {}
-    scopes: tuple[Scope, Scope] = ("local", "global")
-    for steps in STEPS:
-        for scope in scopes:
-            ways[f"{steps} steps, {scope}"] = partial(
-                shrink_in_steps, network=network, scope=scope, steps=steps
-            )
-    for scope in scopes:
-        ways[f"bisection, {scope}"] = partial(shrink_by_bisection, network=network, scope=scope)
-    return ways
+    in_steps = {
+        f"{steps} steps, {scope}": partial(shrink_in_steps, network=network, scope=scope, steps=steps)
+        for steps in STEPS
+        for scope in SCOPES
+    }
+    bisected = {
+        f"bisection, {scope}": partial(shrink_by_bisection, network=network, scope=scope) for scope in SCOPES
+    }
+    return in_steps | bisected
 
 
 def _pruner(

@@ -31,9 +31,10 @@ from classification.data.scan import few
 from classification.evaluation import Judged, judge
 from classification.figures import plot_confusion, plot_worst
 from classification.inputs import white_of
-from classification.predict import Classifier, add_checkpoint_arguments, open_classifier
+from classification.predict import Classifier, open_classifier
 from classification.task import data_notes, left_out, write_skipped
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import add_checkpoint_arguments, add_data_root, command_parser
 from core.errors import UserError
 from core.storage.data import data_root
 from core.storage.description import read_origin
@@ -228,10 +229,8 @@ def draw(folder: Path, evaluation: Evaluation, described: Description, result: d
     plot_confusion(folder / CONFUSION, confusion, evaluation.classes, title)
     white = described.white or white_of(described.dataset)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (described.mean, described.std))
-    images = []
-    for _, inputs in evaluation.judged.worst:
-        pixels = (inputs.numpy() * std + mean).clip(0, white) / white
-        images.append(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    planes = [(inputs.numpy() * std + mean).clip(0, white) / white for _, inputs in evaluation.judged.worst]
+    images = [pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0) for pixels in planes]
     captions = [
         f"{entry['class']}\ntaken for {entry['taken_for']} ({100 * entry['probability']:.0f} %)"
         if entry["class"] != entry["taken_for"]
@@ -260,12 +259,12 @@ def tables(result: dict[str, Any]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m classification.eval", description=__doc__)
-    add_checkpoint_arguments(parser)
+    parser = command_parser("classification.eval", __doc__)
+    add_checkpoint_arguments(parser, "classification.run")
     parser.add_argument(
         "--dataset", help="data set, or a folder of images (default: the checkpoint's, as its run split it)"
     )
-    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    add_data_root(parser)
     parser.add_argument(
         "--out",
         type=Path,

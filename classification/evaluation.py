@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from core.errors import NonFiniteOutput, UserError
+from core.modules import evaluating
 from core.training.train import Loader
 
 TOP = 5
@@ -61,15 +62,10 @@ def outputs(
 
     The model is in eval mode meanwhile; every module's mode is put back afterwards, also on failure.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         for batch, targets in loader.epoch(0):
             inputs = batch.to(device, non_blocking=True)
             yield model(inputs).float(), targets.to(device, non_blocking=True), inputs
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from classification.data.scan import KINDS, list_images, summary
 from classification.evaluation import TOP, likeliest
 from classification.inputs import read_input
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import add_checkpoint_arguments, command_parser
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from core.storage.images import BadImage
@@ -166,30 +167,16 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], checkpoint:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m classification.predict", description=__doc__)
+    parser = command_parser("classification.predict", __doc__)
     parser.add_argument(
         "sources", metavar="IMAGE|FOLDER", nargs="+", type=Path, help="images, folders of images at any depth"
     )
-    add_checkpoint_arguments(parser)
+    add_checkpoint_arguments(parser, "classification.run")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"also write the {TOP} likeliest classes, *.json or *.csv"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     return parser
-
-
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which trained network is used, and where."""
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="a *.safetensors of classification.run"
-    )
-    parser.add_argument(
-        "--model",
-        metavar="FILE.py:FACTORY",
-        help="the code of your own network, for a checkpoint of one; it is run",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from classification.inputs import white_of
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, title
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.given import given_subject, given_widths
 from core.experiments.settings import Run, Settings
@@ -121,10 +121,9 @@ def check_own_model(config: RunConfig, data: ClassificationData) -> None:
         try:
             logits = model(torch.zeros(1, *data.input_shape))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"model '{config.model}' fails on an image of '{data.name}', input shape "
-                f"{(1, *data.input_shape)}: {reason}; name the data set that it is for with --dataset"
+                f"{(1, *data.input_shape)}: {first_line(error)}; name the data set that it is for with --dataset"
             ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__

@@ -40,6 +40,11 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
     return (f"did you mean {close}? " if close else "") + f"allowed: {listed}{more}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside of `core` that led here, so that the user finds it and equal warnings are told apart."""
     level = 1

@@ -196,6 +196,18 @@ def train_(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within; afterwards every module is in its own again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def generators(seed: int) -> Iterator[None]:
     """Seed the generators of torch (CPU), NumPy and `random`, and give them their states back afterwards."""
     kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # whoever draws
@@ -215,21 +227,24 @@ def generators(seed: int) -> Iterator[None]:
 
 def copy_model(module: nn.Module) -> nn.Module:
     """A copy with weights of its own, whose hooks belong to the copy; see `copy_structure`."""
-    memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(module):
-        value = tensor.detach().clone()
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
     with torch.no_grad():  # in which TorchScript copies its weights as leaves
-        return copy_structure(module, memo)
+        return copy_with(module, lambda name, tensor: tensor.detach().clone())
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy of `module` whose parameters and buffers are on the meta device; no weight is copied."""
+    return copy_with(module, lambda name, tensor: torch.empty_like(tensor, device="meta")).requires_grad_(
+        False
+    )
+
+
+def copy_with(module: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """A copy whose parameters and buffers are `value_of(name, tensor)`; tensors that are shared stay shared."""
     memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(module):
-        value = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(value, False) if isinstance(tensor, nn.Parameter) else value
+    for name, tensor in named_tensors(module):
+        value = value_of(name, tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
     return copy_structure(module, memo)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import add_checkpoint_arguments, add_data_root, command_parser
 from core.errors import MissingData, UserError
 from core.experiments.statistics import number_text
 from core.storage.data import data_root
@@ -54,28 +55,19 @@ def table(sets: Mapping[str, Any]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m super_resolution.eval", description=__doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="a *.safetensors of super_resolution.run"
-    )
+    parser = command_parser("super_resolution.eval", __doc__)
+    add_checkpoint_arguments(parser, "super_resolution.run")
     parser.add_argument(
         "--dataset",
         nargs="+",
         metavar="SET",
         help="benchmark sets, or folders of HR images (default: those of the run that wrote the checkpoint)",
     )
-    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
+    add_data_root(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the scores of every image")
     parser.add_argument(
         "--tile", type=int, help="side of tiles in LR pixels, 0 for whole images (default: the run's)"
     )
-    parser.add_argument(
-        "--model",
-        metavar="FILE.py:FACTORY",
-        help="the code of your own network, for a checkpoint of one; it is run",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -7,7 +7,7 @@ values; DIV2K is scored in RGB with a border of scale + 6. A set's score is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -155,11 +155,16 @@ def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None
         benchmarks: sets of one scale, that of the network.
         tile: as for `super_resolution.tiling.super_resolve`.
     """
-    found: dict[str, float] = {}
-    for benchmark in benchmarks:
-        score = score_set(by_network(network, benchmark.scale, tile), benchmark)
-        found |= {f"{score.name}_psnr": score.psnr, f"{score.name}_ssim": score.ssim}
-    return found
+    return by_metric(score_set(by_network(network, images.scale, tile), images) for images in benchmarks)
+
+
+def by_metric(scores: Iterable[SetScore]) -> dict[str, float]:
+    """The mean scores of sets under the names of `metrics`."""
+    return {
+        f"{score.name}_{kind}": value
+        for score in scores
+        for kind, value in (("psnr", score.psnr), ("ssim", score.ssim))
+    }
 
 
 def _scored(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
-from super_resolution.evaluation import bicubic, by_network, metrics, score_set
+from super_resolution.evaluation import bicubic, by_metric, by_network, metrics, score_set
 from super_resolution.figures import save_comparison
 from super_resolution.models import build
 from super_resolution.models.own import own_channels
@@ -63,9 +63,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         for images in present
         for kind, label, digits in (("psnr", "PSNR", 2), ("ssim", "SSIM", 4))
     ]
-    by_bicubic = {images.name: score_set(bicubic(config.scale), images) for images in present}
-    reference = {f"{name}_psnr": score.psnr for name, score in by_bicubic.items()}
-    reference |= {f"{name}_ssim": score.ssim for name, score in by_bicubic.items()}
+
     first, colours = present[0].name, "RGB" if channels == 3 else "grey"
     inputs = torch.zeros(1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
     given = given_widths(config.found_widths, build_model, inputs)
@@ -80,7 +78,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         evaluate=lambda model: metrics(model, present, config.data.tile),
         metrics=tuple(tables),
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in {colours}; test: {first})"),
-        references={"Bicubic": reference},
+        references={"Bicubic": by_metric(score_set(bicubic(config.scale), images) for images in present)},
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, channels, settings, runs),
         given=given,

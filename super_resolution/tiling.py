@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from core.errors import NonFiniteOutput, UserError
+from core.modules import evaluating
 from super_resolution.images import to_pixels, to_tensor
 
 _LARGEST_STRIP = 2048
@@ -147,9 +148,7 @@ def super_resolve(
     channels = input_channels(network)
     parameter = next(network.parameters())
     enlarged = np.empty((height * scale, width * scale, *image.shape[2:]), image.dtype)
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         for done, part in enumerate(plan, 1):
             seen = image[part.seen_rows, part.seen_columns]
             output = network(lay_out(to_tensor(seen, channels).to(parameter)))
@@ -163,8 +162,6 @@ def super_resolve(
             enlarged[_times(part.rows, scale), _times(part.columns, scale)] = to_pixels(kept, like=image)
             if on_tile is not None:
                 on_tile(done, len(plan))
-    finally:
-        network.train(was_training)
     return enlarged
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import add_checkpoint_arguments, command_parser
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import refuse_overwriting
 from core.storage.images import read_profile, split_alpha
@@ -204,14 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m super_resolution.upscale", description=__doc__)
+    parser = command_parser("super_resolution.upscale", __doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="an image, a folder of images, or a video")
     parser.add_argument(
         "target", metavar="OUT", type=Path, help="the file or folder to write; folders get PNGs"
     )
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="a *.safetensors of super_resolution.run"
-    )
+    add_checkpoint_arguments(parser, "super_resolution.run")
     parser.add_argument(
         "--scale", type=int, help="refuse a checkpoint of another scale (default: take its own)"
     )
@@ -221,13 +220,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=256,
         help="side of the tiles in pixels of IN, 0 for whole images (default: 256)",
     )
-    parser.add_argument(
-        "--model",
-        metavar="FILE.py:FACTORY",
-        help="the code of your own network, for a checkpoint of one; it is run",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

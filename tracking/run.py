@@ -55,7 +55,8 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, qu
         fabric: devices and processes.
         quiet: say nothing of the sequences that are tracked.
     """
-    say = _say if fabric.is_global_zero and not quiet else _silent
+    tells = fabric.is_global_zero and not quiet
+    say = partial(print, file=sys.stderr, flush=True) if tells else lambda line: None
     return make_task(config, root, folder, fabric.device, say)
 
 
@@ -74,14 +75,6 @@ def run(arguments: Namespace) -> int:
         partial(open_task, quiet=arguments.no_progress),
         model="backbone.name",
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _silent(line: str) -> None:
-    """Only the first process tells."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from scipy.io.matlab import MatReadError
 from classification.data.config import DataConfig
 from classification.data.dataset import ClassificationData
 from classification.data.photographs import PhotoFiles, open_photographs
-from classification.data.scan import LeftOut, few, list_images
+from classification.data.scan import LeftOut, few, list_images, read_list
 from core.errors import UserError
 from core.storage.data import require
 
@@ -110,13 +110,8 @@ def open_food(root: Path, config: DataConfig) -> ClassificationData:
     Raises:
         MissingData, UserError: see `open_flowers`.
     """
-    folder = _folder(root, _FOOD)
-    train, test = (
-        [(f"{line}.jpg", line.partition("/")[0]) for line in _lines(folder, f"meta/{part}.txt", _FOOD)]
-        for part in ("train", "test")
-    )
-    classes = sorted({name for _, name in [*train, *test]})
-    return _open("food101", folder, _FOOD, classes, train, test, config)
+    lists = [f"meta/{part}.txt" for part in ("train", "test")]
+    return _open_named("food101", root, _FOOD, lists, lambda file: file.partition("/")[0], config)
 
 
 def open_pets(root: Path, config: DataConfig) -> ClassificationData:
@@ -125,16 +120,8 @@ def open_pets(root: Path, config: DataConfig) -> ClassificationData:
     Raises:
         MissingData, UserError: see `open_flowers`.
     """
-    folder = _folder(root, _PETS)
-    train, test = (
-        [
-            (f"{line.split()[0]}.jpg", line.split()[0].rpartition("_")[0])
-            for line in _lines(folder, f"annotations/{part}.txt", _PETS)
-        ]
-        for part in ("trainval", "test")
-    )
-    classes = sorted({name for _, name in [*train, *test]})
-    return _open("oxford-pets", folder, _PETS, classes, train, test, config)
+    lists = [f"annotations/{part}.txt" for part in ("trainval", "test")]
+    return _open_named("oxford-pets", root, _PETS, lists, lambda file: file.rpartition("_")[0], config)
 
 
 def _folder(root: Path, published: _Published) -> Path:
@@ -143,15 +130,24 @@ def _folder(root: Path, published: _Published) -> Path:
     return folder
 
 
-def _lines(folder: Path, name: str, published: _Published) -> list[str]:
-    path = require(folder / name, f"{published.title}'s {name}", published.address)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"'{path}' is no text in UTF-8 ({error.reason}); get it from {published.address}"
-        ) from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def _open_named(
+    name: str,
+    root: Path,
+    published: _Published,
+    lists: Sequence[str],
+    class_of: Callable[[str], str],
+    config: DataConfig,
+) -> ClassificationData:
+    """The data set whose images are named after their classes: the first word of every line of its two lists."""
+    folder = _folder(root, published)
+    parts: list[list[Line]] = []
+    for place in lists:
+        path = require(folder / place, f"{published.title}'s {place}", published.address)
+        lines = [line for line in read_list(path, published.address) if not line.startswith("#")]
+        files = [line.split()[0] for line in lines if line.strip()]
+        parts.append([(f"{file}.jpg", class_of(file)) for file in files])
+    classes = sorted({label for part in parts for _, label in part})
+    return _open(name, folder, published, classes, parts[0], parts[1], config)
 
 
 def _matrix(folder: Path, name: str, key: str) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from classification.data.dataset import ClassificationData
 from classification.data.decoded import DecodedFiles, NoRoom, decode_files
 from classification.data.folders import FolderSplit
 from classification.data.images import read_rgb
-from classification.data.scan import LeftOut, few
+from classification.data.scan import LeftOut, few, report_unreadable
 from classification.data.views import CROP, shorter_side, shrunk
 from core.errors import UserError
 from core.storage.cache import FOLDER as CACHE
@@ -98,7 +97,8 @@ def open_photographs(folder: Path, title: str, files: PhotoFiles, config: DataCo
     train, test = (whole.chosen(np.flatnonzero(files.held_out == part)) for part in (False, True))
     for split in (train, test):
         split.require_readable_classes(split.unreadable)
-    _report(whole, config)
+    damages = [whole.unreadable[row] for row in sorted(whole.unreadable)]
+    report_unreadable(damages, len(whole), config.bad_images)
     return ClassificationData(
         name=title,
         class_names=files.classes,
@@ -201,16 +201,3 @@ def _damages(split: FolderSplit, decoded: DecodedFiles) -> dict[int, str]:
                 f"image '{os.fsdecode(split.paths[row])}' was unreadable earlier; delete '{decoded.path}'"
             )
     return found
-
-
-def _report(split: FolderSplit, config: DataConfig) -> None:
-    """Stop at images that are known to be unreadable, or say which are left out."""
-    damages = [split.unreadable[row] for row in sorted(split.unreadable)]
-    if not damages:
-        return
-    if config.bad_images == "error":
-        others = f" ({len(damages)} such images)" if len(damages) > 1 else ""
-        raise UserError(
-            f"{damages[0]}{others}; repair it, or leave such images out with data.bad_images='skip'"
-        )
-    warnings.warn(f"{len(damages)} of {len(split)} images left out: {few(damages, '; ')}", stacklevel=3)

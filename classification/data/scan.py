@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from classification.data.config import BadImages
 from core.errors import UserError
 from core.storage.data import is_hidden
 
@@ -214,6 +216,42 @@ def few(names: Sequence[str], separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = f"{separator}… ({len(names):,} in all)" if len(names) > _NAMED else ""
     return separator.join(names[:_NAMED]) + more
+
+
+def report_unreadable(reasons: Sequence[str], count: int, bad_images: BadImages) -> None:
+    """Stop at images that cannot be read, or warn of them; nothing without any.
+
+    Args:
+        reasons: of each.
+        count: how many images there are, these among them.
+        bad_images: see `DataConfig`.
+
+    Raises:
+        UserError: there are some, and `bad_images` is "error".
+    """
+    if reasons and bad_images == "error":
+        others = f" ({len(reasons)} such images)" if len(reasons) > 1 else ""
+        raise UserError(
+            f"{reasons[0]}{others}; repair it, or leave such images out with data.bad_images='skip'"
+        )
+    if reasons:
+        warnings.warn(f"{len(reasons)} of {count} images left out: {few(reasons, '; ')}", stacklevel=3)
+
+
+def read_list(path: Path, again: str) -> list[str]:
+    """The lines of a list that belongs to a data set; Windows' editors put a mark before the first.
+
+    Args:
+        path: the list.
+        again: where to get it.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); get it from {again}") from error
 
 
 def _walk(folder: str, above: tuple[str, ...], listing: Listing) -> Iterator[tuple[str, list[str]]]:

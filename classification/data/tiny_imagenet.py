@@ -5,9 +5,8 @@ Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from classification.data.arrays import ArraySplit, array_split
 from classification.data.cache import DecodedImages, decoded_images, why_unreadable
 from classification.data.config import TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from classification.data.scan import LeftOut, few, list_images, stray_images
+from classification.data.scan import LeftOut, few, list_images, read_list, report_unreadable, stray_images
 from core.errors import UserError
 from core.storage.data import is_hidden, require
 
@@ -60,22 +59,10 @@ def _required(folder: Path, name: str) -> Path:
     return require(folder / name, f"Tiny-ImageNet's {name}", _ADDRESS)
 
 
-def _read_list(path: Path) -> str:
-    """The text of one of the official lists; Windows' editors put a mark before it.
-
-    Raises:
-        UserError: it is no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); get it from {_ADDRESS}") from error
-
-
 def _identifiers(folder: Path) -> list[str]:
     """The WordNet ids of the list, which are those of the training folders."""
     listed = _required(folder, "wnids.txt")
-    identifiers = sorted(_read_list(listed).split())
+    identifiers = sorted(word for line in read_list(listed, _ADDRESS) for word in line.split())
     twice = [name for name, count in Counter(identifiers).items() if count > 1]
     if twice:
         raise UserError(f"'{listed}' names classes twice: {few(twice)}; get it from {_ADDRESS}")
@@ -121,7 +108,7 @@ def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], 
     label_of = {identifier: label for label, identifier in enumerate(identifiers)}
     lines: dict[str, int] = {}
     labels: list[int] = []
-    for number, line in enumerate(_read_list(annotations).splitlines(), start=1):
+    for number, line in enumerate(read_list(annotations, _ADDRESS), start=1):
         name, identifier, *_ = [*line.split("\t"), ""]
         if identifier not in label_of:
             raise UserError(
@@ -157,7 +144,7 @@ def _incomplete(identifiers: list[str], labels: np.ndarray, validation: int) -> 
 
 
 def _class_names(folder: Path, identifiers: list[str]) -> tuple[str, ...]:
-    lines = _read_list(_required(folder, "words.txt")).splitlines()
+    lines = read_list(_required(folder, "words.txt"), _ADDRESS)
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     return tuple(words.get(identifier, identifier) for identifier in identifiers)
 
@@ -167,17 +154,16 @@ def _split(folder: Path, part: str, files: list[str], labels: np.ndarray, config
         raise UserError(f"'{folder / part}' holds no images; unpack {_ADDRESS} again")
     decoded = decoded_images(folder, part, files, _SIZE, threads=config.workers)
     damaged = np.flatnonzero(~decoded.readable)
-    unreadable = _unreadable(folder, files, damaged, decoded) if damaged.size else []
-    if unreadable:
-        _report_damaged(unreadable, len(files), config)
-        gone = sorted(set(labels[damaged]) - set(labels[decoded.readable]))
-        if gone:
-            names = [Path(files[np.flatnonzero(labels == label)[0]]).name for label in gone]
-            first = next(entry.reason for row, entry in zip(damaged, unreadable) if labels[row] == gone[0])
-            raise UserError(
-                f"in '{folder / part}' no image of {len(gone)} of {len(set(labels))} classes can be read, such as "
-                f"those with {few(names)} ({first}); unpack {_ADDRESS} again"
-            )
+    unreadable = _unreadable(folder, files, damaged, decoded)
+    report_unreadable([entry.reason for entry in unreadable], len(files), config.bad_images)
+    gone = sorted(set(labels[damaged]) - set(labels[decoded.readable]))
+    if gone:
+        names = [Path(files[np.flatnonzero(labels == label)[0]]).name for label in gone]
+        first = next(entry.reason for row, entry in zip(damaged, unreadable) if labels[row] == gone[0])
+        raise UserError(
+            f"in '{folder / part}' no image of {len(gone)} of {len(set(labels))} classes can be read, such as "
+            f"those with {few(names)} ({first}); unpack {_ADDRESS} again"
+        )
     return array_split(
         decoded.images,
         labels,
@@ -197,13 +183,3 @@ def _unreadable(folder: Path, files: list[str], damaged: np.ndarray, decoded: De
             raise UserError(f"image '{path}' was unreadable earlier; delete '{decoded.path}'")
         found.append(LeftOut(str(path), reason))
     return found
-
-
-def _report_damaged(unreadable: Sequence[LeftOut], count: int, config: DataConfig) -> None:
-    if config.bad_images == "error":
-        others = f" ({len(unreadable)} such images)" if len(unreadable) > 1 else ""
-        raise UserError(
-            f"{unreadable[0].reason}{others}; repair it, or leave such images out with data.bad_images='skip'"
-        )
-    listed = few([entry.reason for entry in unreadable], "; ")
-    warnings.warn(f"{len(unreadable)} of {count} images left out: {listed}", stacklevel=3)

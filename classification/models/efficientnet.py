@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from classification.models.datasets import Dataset, dataset_form
-from classification.models.layers import ConvNormActivation, FeatureClassifier, SqueezeExcitation
-from core.networks.layers import initialise
+from classification.models.layers import (
+    ConvNormActivation,
+    FeatureClassifier,
+    InvertedResidual,
+    SqueezeExcitation,
+)
+from core.networks.layers import chain, initialise
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 SWISH = partial(nn.SiLU, inplace=True)
@@ -31,29 +36,11 @@ STRIDES: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 
 
-class MBConv(nn.Module):
-    """1x1 expansion, depthwise, squeeze-and-excitation, linear 1x1 projection; a residual where it fits.
-
-    The squeeze has a quarter of the *block's* input channels.
-    """
-
-    def __init__(self, inputs: int, outputs: int, expansion: int, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        layers: list[nn.Module] = []
-        if expansion != 1:
-            layers.append(ConvNormActivation(inputs, hidden, 1, activation=SWISH))
-        layers += [
-            ConvNormActivation(hidden, hidden, kernel_size, stride, groups=hidden, activation=SWISH),
-            SqueezeExcitation(hidden, inputs // 4, activation=SWISH),
-            ConvNormActivation(hidden, outputs, 1, activation=None),
-        ]
-        self.block = nn.Sequential(*layers)
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, outputs, H / stride, W / stride)."""
-        return x + self.block(x) if self.residual else self.block(x)
+def mb_conv(inputs: int, outputs: int, expansion: int, kernel_size: int, stride: int) -> InvertedResidual:
+    """An inverted residual with squeeze-and-excitation, whose squeeze has a quarter of the *block's* input channels."""
+    return InvertedResidual(inputs, outputs, hidden=inputs * expansion, kernel_size=kernel_size, stride=stride,
+                            activation=SWISH,
+                            squeeze=lambda hidden: SqueezeExcitation(hidden, inputs // 4, SWISH))  # fmt: skip
 
 
 class EfficientNet(FeatureClassifier):
@@ -72,11 +59,9 @@ class EfficientNet(FeatureClassifier):
         ]
         inputs = STEM_WIDTH
         for (expansion, kernel_size, width, depth), stride in zip(STAGES, strides):
-            blocks: list[nn.Module] = []
-            for i in range(depth):
-                blocks.append(MBConv(inputs, width, expansion, kernel_size, stride if i == 0 else 1))
-                inputs = width
-            layers.append(nn.Sequential(*blocks))
+            make = partial(mb_conv, outputs=width, expansion=expansion, kernel_size=kernel_size)
+            layers.append(nn.Sequential(*chain(make, inputs, width, depth, stride)))
+            inputs = width
         layers.append(ConvNormActivation(inputs, LAST_WIDTH, 1, activation=SWISH))
         super().__init__(layers, nn.Dropout(dropout), nn.Linear(LAST_WIDTH, num_classes))
 

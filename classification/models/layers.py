@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -68,6 +69,48 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gated `x`, (N, C, H, W)."""
         return x * self.gate(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion (none where it changes nothing), depthwise, `squeeze`, linear 1x1 projection.
+
+    Args:
+        inputs: channels of the input; where it keeps these and the size, it is a residual.
+        outputs: channels of the output.
+        hidden: channels in between.
+        kernel_size: of the depthwise convolution.
+        stride: likewise.
+        activation: behind the first two convolutions.
+        norm: makes a batch norm.
+        squeeze: makes what stands behind the depthwise convolution, for `hidden` channels; None for nothing.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int,
+        kernel_size: int,
+        stride: int,
+        activation: Callable[[], nn.Module],
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        squeeze: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        layer = partial(ConvNormActivation, norm=norm)
+        layers: list[nn.Module] = []
+        if hidden != inputs:
+            layers.append(layer(inputs, hidden, 1, activation=activation))
+        layers.append(layer(hidden, hidden, kernel_size, stride, groups=hidden, activation=activation))
+        if squeeze is not None:
+            layers.append(squeeze(hidden))
+        self.block = nn.Sequential(*layers, layer(hidden, outputs, 1, activation=None))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, outputs, H / stride, W / stride)."""
+        return x + self.block(x) if self.residual else self.block(x)
 
 
 def linear_normal(linear: nn.Linear) -> None:

@@ -18,6 +18,7 @@ from classification.models.datasets import Dataset, dataset_form
 from classification.models.layers import (
     ConvNormActivation,
     FeatureClassifier,
+    InvertedResidual,
     SqueezeExcitation,
     round_width,
 )
@@ -101,41 +102,6 @@ TORCHVISION = Form(
 )
 
 
-class InvertedResidual(nn.Module):
-    """1x1 expansion (none where it changes nothing), depthwise, squeeze-and-excitation, 1x1 projection."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        hidden: int,
-        kernel_size: int,
-        stride: int,
-        squeeze: bool,
-        activation: Callable[[], nn.Module],
-        form: Form,
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        if hidden != inputs:
-            layers.append(ConvNormActivation(inputs, hidden, 1, activation=activation, norm=form.norm))
-        layers.append(
-            ConvNormActivation(
-                hidden, hidden, kernel_size, stride, groups=hidden, activation=activation, norm=form.norm
-            )
-        )
-        if squeeze:
-            layers.append(form.squeeze(hidden))
-        layers.append(ConvNormActivation(hidden, outputs, 1, activation=None, norm=form.norm))
-        self.block = nn.Sequential(*layers)
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, outputs, H / stride, W / stride)."""
-        return x + self.block(x) if self.residual else self.block(x)
-
-
 class MobileNetV3(FeatureClassifier):
     """A 3x3 stem, inverted residuals, a 1x1 convolution, the mean over the map and a two-layer classifier.
 
@@ -165,9 +131,9 @@ class MobileNetV3(FeatureClassifier):
                     hidden=hidden,
                     kernel_size=kernel_size,
                     stride=stride,
-                    squeeze=squeeze,
                     activation=activation,
-                    form=form,
+                    norm=form.norm,
+                    squeeze=form.squeeze if squeeze else None,
                 )
             )
             inputs = width

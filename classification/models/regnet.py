@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
 from classification.models.layers import ConvNormActivation, SqueezeExcitation, linear_normal
-from core.networks.layers import initialise
+from core.networks.layers import chain, initialise
 
 RELU = partial(nn.ReLU, inplace=True)
 STEM_WIDTH = 32
@@ -80,11 +80,10 @@ class RegNet(nn.Module):
         inputs = STEM_WIDTH
         stages: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (depth, width, stride) in enumerate(zip(size.depths, size.widths, strides), start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(depth):
-                blocks[f"block{number}-{i}"] = Bottleneck(inputs, width, stride if i == 0 else 1, size)
-                inputs = width
-            stages[f"block{number}"] = nn.Sequential(blocks)
+            blocks = chain(partial(Bottleneck, width=width, size=size), inputs, width, depth, stride)
+            named = OrderedDict((f"block{number}-{i}", block) for i, block in enumerate(blocks))
+            stages[f"block{number}"] = nn.Sequential(named)
+            inputs = width
         self.trunk_output = nn.Sequential(stages)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, num_classes)

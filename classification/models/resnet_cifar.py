@@ -6,10 +6,12 @@ convolution with batch norm. Each ReLU is a module of its own: the published FLO
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
-from core.networks.layers import initialise
+from core.networks.layers import chain, initialise
 from core.networks.resnet import shortcut
 
 # Stem stride by form; the stages' strides are 1, 2, 2, so the last map has 28, 8, 8 and 2 pixels a side.
@@ -85,12 +87,12 @@ class CifarResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         inputs = 16
         stages: list[nn.Sequential] = []
-        for planes, first_stride in ((16, 1), (32, 2), (64, 2)):
-            blocks: list[nn.Module] = []
-            for i in range(depth):
-                blocks.append(block(inputs, planes, first_stride if i == 0 else 1))
-                inputs = planes * block.expansion
-            stages.append(nn.Sequential(*blocks))
+        for planes, stride in ((16, 1), (32, 2), (64, 2)):
+            outputs = planes * block.expansion
+            stages.append(
+                nn.Sequential(*chain(partial(block, planes=planes), inputs, outputs, depth, stride))
+            )
+            inputs = outputs
         self.layer1, self.layer2, self.layer3 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, num_classes)

@@ -51,12 +51,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def layer_widths(model: nn.Module, order: Sequence[str]) -> list[int]:
     """Output channels of the named convolutions and linear layers; 0 for those of a block that was left out."""
-    modules = dict(model.named_modules())
-    widths = []
-    for name in order:
-        module: Any = modules.get(name)
-        widths.append(int(getattr(module, "out_channels", getattr(module, "out_features", 0))))
-    return widths
+    modules: dict[str, Any] = dict(model.named_modules())
+    layers = [modules.get(name) for name in order]
+    return [int(getattr(layer, "out_channels", getattr(layer, "out_features", 0))) for layer in layers]
 
 
 def plot_widths(

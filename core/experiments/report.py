@@ -45,26 +45,27 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
         "ratio %",
         "sd log w",
     ]
-    rows = []
-    for name, values in result.get("references", {}).items():
-        cells = [
-            number_text(values[metric.key], metric.digits) if metric.key in values else "" for metric in shown
+    references = [
+        [
+            name,
+            *(number_text(known[one.key], one.digits) if one.key in known else "" for one in shown),
+            *[""] * 5,
         ]
-        rows.append([name, *cells, "", "", "", "", ""])
-    for method, entry in result["methods"].items():
-        cells = [with_interval(series[method].values(metric), metric.digits) for metric in shown]
-        rows.append(
-            [
-                METHOD_TITLES.get(method, method.capitalize()),
-                *cells,
-                engineering(entry["flops"]),
-                f"{100 * entry['flops_ratio']:.2f}",
-                engineering(entry["params"]),
-                f"{100 * entry['params_ratio']:.2f}",
-                _spread(result, method),
-            ]
-        )
-    return header, rows
+        for name, known in result.get("references", {}).items()
+    ]
+    methods = [
+        [
+            METHOD_TITLES.get(method, method.capitalize()),
+            *(with_interval(series[method].values(metric), metric.digits) for metric in shown),
+            engineering(entry["flops"]),
+            f"{100 * entry['flops_ratio']:.2f}",
+            engineering(entry["params"]),
+            f"{100 * entry['params_ratio']:.2f}",
+            _spread(result, method),
+        ]
+        for method, entry in result["methods"].items()
+    ]
+    return header, [*references, *methods]
 
 
 def _spread(result: Mapping[str, Any], method: str) -> str:
@@ -159,9 +160,10 @@ def markdown_report(
     """report.md: what was compared, the table, differences, widths, and how it was made."""
     header, rows = results_rows(task.metrics, result)
     epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
+    but = " but for the learning rates below" if result.get("recipe_changes") else ""
     parts = [
         f"# {task.model_name} on {task.dataset}",
-        f"{epochs} for every network, the same recipe{_but(result)}, the same seeds "
+        f"{epochs} for every network, the same recipe{but}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
         markdown_table(header, rows),
@@ -189,10 +191,6 @@ def markdown_report(
         "```json\n" + json_text(result["environment"], indent=2) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _but(result: Mapping[str, Any]) -> str:
-    return " but for the learning rates below" if result.get("recipe_changes") else ""
 
 
 GONE = "–"  # in the place of a width

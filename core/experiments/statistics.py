@@ -86,11 +86,13 @@ def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list
         differences: (pair by pair, digits) of every row; without any its cells are empty, of a single one p is.
     """
     p_values = [paired_p(values) for values, _ in differences]
-    cells = []
-    for (values, digits), p, adjusted in zip(differences, p_values, holm(p_values), strict=True):
-        tests = [p_text(p), p_text(adjusted)] if len(values) > 1 else ["", ""]
-        cells.append([with_interval(values, digits) if values else "", *tests])
-    return cells
+    return [
+        [
+            with_interval(values, digits) if values else "",
+            *([p_text(p), p_text(adjusted)] if len(values) > 1 else ["", ""]),
+        ]
+        for (values, digits), p, adjusted in zip(differences, p_values, holm(p_values), strict=True)
+    ]
 
 
 def p_text(p: float) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import UserError
-from core.experiments.plan import Trial
+from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND, name_of
 from core.methods.method import Found
 from core.storage.claims import Claimed, take
@@ -52,15 +52,12 @@ class Store(Protocol):
     def search(self, trial: Trial, key: str) -> Path:
         """Folder for the checkpoints of a search."""
 
-    def load(
-        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
-    ) -> Record | None:
+    def load(self, trial: Trial, key: str) -> Record | None:
         """The record of a finished trial; None where it has still to be run.
 
         Args:
             trial: which.
             key: of all that decides it.
-            is_earlier: whether a record is of a release that gives another result.
 
         Raises:
             UserError: the record is damaged, or of something else than what is asked for.
@@ -123,9 +120,7 @@ class KeyedStore:
         """Where the finished trial of this key is kept."""
         return self.folder / "records" / f"{key}.json"
 
-    def load(
-        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
-    ) -> Record | None:
+    def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; the key tells releases apart."""
         return _read(self.record_file(key))
 
@@ -180,9 +175,7 @@ class WorkDirectory:
         """See `Store`."""
         return self.folder / "widths" / name_of(trial.method, trial.seed)
 
-    def load(
-        self, trial: Trial, key: str, is_earlier: Callable[[Record], bool] = lambda record: False
-    ) -> Record | None:
+    def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
         Directories of earlier releases have no records: their trainings are looked at once more, and recorded.
@@ -191,7 +184,7 @@ class WorkDirectory:
         record = _read(path)
         if record is None or not RunFiles(self.run(trial)).weights.exists():
             return None
-        if is_earlier(record):
+        if schema_of(record) < SCHEMA:
             raise UserError(
                 f"'{path}' is of an earlier release, whose found networks started by other rules: use another "
                 f"--work-dir"

@@ -27,7 +27,7 @@ from core.experiments.provenance import commit
 from core.experiments.settings import TeacherConfig
 from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
-from core.experiments.store import Record, Store, held, key_of, plain, schema_of
+from core.experiments.store import Record, Store, held, key_of, plain
 from core.experiments.task import Task
 from core.graph.channels import ChannelGraph, trace_channels
 from core.methods.method import Found, Method, Request, SearchConfig
@@ -45,11 +45,6 @@ from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.space import open_space
-
-
-def is_earlier(record: Mapping[str, Any]) -> bool:
-    """Whether a trial was run by an earlier release that gives another result."""
-    return schema_of(record) < SCHEMA
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,7 @@ class Engine:
         Raises:
             UserError: the record is of something else than what is asked for, or of an earlier release.
         """
-        return self.store.load(trial, self.record_key(trial), is_earlier)
+        return self.store.load(trial, self.record_key(trial))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
         return (
             f"{value} (code: named here, not imported; give it with --{name})"
-            if _names_code(name, value)
+            if name in ("model", "backbone") and is_factory(value)
             else value
         )
     if value is None:
@@ -72,7 +72,3 @@ def _text(name: str, value: Any) -> str:
         more = f", … ({len(items)} in all)" if len(items) > _SHOWN else ""
         return (", ".join(items[:_SHOWN]) or "none") + more
     return json_text(value)
-
-
-def _names_code(name: str, value: str) -> bool:
-    return name in ("model", "backbone") and is_factory(value)

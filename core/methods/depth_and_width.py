@@ -61,12 +61,14 @@ def stages_of(space: Space) -> Stages:
 
 def weights(stages: Stages, graph: ChannelGraph, removed: Sequence[str]) -> dict[str, float]:
     """a_g of every group that is left."""
-    found = dict.fromkeys(graph.names, 1.0)
-    for stage, left in zip(stages.blocks, stages.left(removed), strict=True):
-        for block in stage:
-            if block not in removed:
-                found |= dict.fromkeys(stages.inner[block], len(stage) / left)
-    return found
+    within = {
+        name: len(stage) / left
+        for stage, left in zip(stages.blocks, stages.left(removed), strict=True)
+        for block in stage
+        if block not in removed
+        for name in stages.inner[block]
+    }
+    return dict.fromkeys(graph.names, 1.0) | within
 
 
 def worths(graph: ChannelGraph, weight: Mapping[str, float]) -> dict[str, Tensor]:

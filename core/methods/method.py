@@ -75,6 +75,11 @@ class Request:
         """Of the repetition."""
         return self.train.seed
 
+    def epochs(self, batches: int) -> float:
+        """So many scoring batches in epochs of the training set."""
+        loader = self.subject.train_loader(self.train.batch_size, self.seed)
+        return batches * self.shrink.batch_size / (len(loader) * self.train.batch_size)
+
 
 @dataclass(frozen=True)
 class Found:

@@ -46,13 +46,10 @@ def prune(request: Request, *, importance: str) -> Found:
     limits = limits_of(space, config)
     least = float((limits.bounds.low / space.graph.sizes).min())
     wide = space.wide.train()
+    ranking: Any = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     if importance == "taylor":
         _accumulate_gradients(wide, request)
-    ranking: Any = (
-        torch_pruning.importance.GroupTaylorImportance()
-        if importance == "taylor"
-        else torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    )
+        ranking = torch_pruning.importance.GroupTaylorImportance()
 
     def pruned_widths(ratio: float) -> dict[str, int]:
         model = copy.deepcopy(wide)
@@ -79,10 +76,7 @@ def prune(request: Request, *, importance: str) -> Found:
     if best is None:
         raise UserError("Torch-Pruning reaches no network within the budget and the floors: lower floor")
     facts = config.found_by(score=f"torch-pruning {importance}", seed=request.seed, ratio=high)
-    epochs = 0.0
-    if importance == "taylor":
-        loader = request.subject.train_loader(request.train.batch_size, request.seed)
-        epochs = config.batches * config.batch_size / (len(loader) * request.train.batch_size)
+    epochs = request.epochs(config.batches) if importance == "taylor" else 0.0
     return Found(
         space.architecture(best, request.subject.model_name, facts), epochs, epochs * config.widen**2
     )
@@ -136,18 +130,9 @@ def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
 
 PACKAGE = ("torch_pruning", "peers")
 PEERS: dict[str, Method] = {
-    "torch-pruning": Method(
-        "Torch-Pruning: group Taylor, global",
-        partial(prune, importance="taylor"),
-        refuses=NO_SCORES,
-        whole=True,
-        package=PACKAGE,
-    ),
-    "torch-pruning-norm": Method(
-        "Torch-Pruning: group L2 norm, global",
-        partial(prune, importance="norm"),
-        refuses=NO_SCORES,
-        whole=True,
-        package=PACKAGE,
-    ),
-}
+    name: Method(f"Torch-Pruning: group {ranking}, global", partial(prune, importance=importance),
+                 refuses=NO_SCORES, whole=True, package=PACKAGE)
+    for name, ranking, importance in (
+        ("torch-pruning", "Taylor", "taylor"), ("torch-pruning-norm", "L2 norm", "norm")
+    )
+}  # fmt: skip

@@ -50,17 +50,11 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
     return method.find(replace(request, shrink=method.config(request.shrink)))
 
 
-def _images(request: Request, batches: int) -> float:
-    """So many scoring batches in epochs."""
-    loader = request.subject.train_loader(request.train.batch_size, request.seed)
-    return batches * request.shrink.batch_size / (len(loader) * request.train.batch_size)
-
-
 def _by_score(request: Request) -> Found:
     architecture = find_architecture(request.subject, request.shrink, request.seed, request.fabric.device)
     if not architecture.found_by["batches"]:
         return Found(architecture)
-    epochs = _images(request, architecture.found_by["batches"])
+    epochs = request.epochs(architecture.found_by["batches"])
     growth = [request.shrink.widen**2]
     if architecture.removed:
         with seeded(request.seed):
@@ -93,11 +87,8 @@ def _by_dhp(request: Request) -> Found:
         name=subject.model_name,
         progress=request.progress,
     )
-    return Found(found.architecture, found.epochs, found.epochs * _growth(space))
-
-
-def _growth(space: Space) -> float:
-    return space.graph.flops(convention="paper") / space.base_graph.flops(convention="paper")
+    growth = space.graph.flops(convention="paper") / space.base_graph.flops(convention="paper")
+    return Found(found.architecture, found.epochs, found.epochs * growth)
 
 
 def _by_accumulation(request: Request) -> Found:
@@ -135,7 +126,7 @@ def _by_proxy(request: Request, *, proxy: str) -> Found:
     facts = config.found_by(score=f"{proxy} of candidates", seed=request.seed, candidates=own.candidates,
                             rounds=own.rounds, proxy=[ranked[0][0], ranked[-1][0]])  # fmt: skip
     used = {"synflow": 0, "naswot": 1, "zico": len(batches)}[proxy]
-    epochs = own.candidates * _images(request, used)
+    epochs = own.candidates * request.epochs(used)
     kind = config.budget.priced
     ratio = limits.costs[kind] / getattr(space.baseline, kind)
     return Found(space.architecture(widths, subject.model_name, facts), epochs, epochs * ratio)

@@ -7,12 +7,23 @@ from collections.abc import Callable
 from torch import nn
 
 
-def linear_default(linear: nn.Linear) -> None:
-    """PyTorch's own rule: uniform within 1/sqrt(inputs), bias too. torchvision's ResNet keeps it."""
-    linear.reset_parameters()
+def chain(
+    make: Callable[..., nn.Module], inputs: int, outputs: int, depth: int, stride: int
+) -> list[nn.Module]:
+    """`depth` blocks one after the other: the first takes `inputs` channels and has the stride.
+
+    Args:
+        make: takes `inputs` and `stride`, and gives a block of `outputs` channels.
+        inputs: of the first block; the others take its `outputs`.
+        outputs: of every block.
+        depth: how many.
+        stride: of the first block; the others have 1.
+    """
+    first = make(inputs=inputs, stride=stride)
+    return [first, *(make(inputs=outputs, stride=1) for _ in range(depth - 1))]
 
 
-def initialise(network: nn.Module, linear: Callable[[nn.Linear], None] = linear_default) -> None:
+def initialise(network: nn.Module, linear: Callable[[nn.Linear], None] = nn.Linear.reset_parameters) -> None:
     """Give every parameter and running statistic of `network` a fresh value, in place, whatever its shape.
 
     Convolutions: normal with variance 2 / fan-out (He et al., ICCV 2015, equation 14) and zero bias, the rule
@@ -20,7 +31,8 @@ def initialise(network: nn.Module, linear: Callable[[nn.Linear], None] = linear_
 
     Args:
         network: its layers are `Conv2d`, `BatchNorm2d` and `Linear` only, beside layers without parameters.
-        linear: the rule for fully connected layers.
+        linear: the rule for fully connected layers; PyTorch's own, which torchvision's ResNet keeps, is uniform within
+            1/sqrt(inputs), bias too.
 
     Raises:
         TypeError: a layer of another kind has parameters, which would have kept their old values.

@@ -7,10 +7,11 @@ torchvision's, so its weights load strictly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from core.networks.layers import initialise
+from core.networks.layers import chain, initialise
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,11 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity()
         inputs = planes
         stages: list[nn.Sequential] = []
-        for stage, (depth, first_stride) in enumerate(zip(depths, stem.strides)):
+        for stage, (depth, stride) in enumerate(zip(depths, stem.strides)):
             width = planes * 2**stage
-            blocks: list[nn.Module] = []
-            for i in range(depth):
-                blocks.append(block(inputs, width, first_stride if i == 0 else 1, groups, base_width))
-                inputs = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
+            make = partial(block, planes=width, groups=groups, base_width=base_width)
+            stages.append(nn.Sequential(*chain(make, inputs, width * block.expansion, depth, stride)))
+            inputs = width * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, num_classes)

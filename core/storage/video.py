@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -170,10 +171,7 @@ def _decoded_times(path: str | Path) -> list[float]:
     """Times in milliseconds of the frames that can be decoded."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
-        times = []
-        while (time := _next_time(capture)) is not None:
-            times.append(time)
-        return times
+        return list(iter(partial(_next_time, capture), None))
     finally:
         capture.release()
 
@@ -230,19 +228,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
     if fits and structure.damage:  # the container itself is broken where frames are missing
         slots = [int(slot) for slot in on_grid]
         return _Plan([slot + 1 for slot in slots], slots, max(count, slots[-1] + 1), speed, (), open_end)
-    rate = speed
-    if not fits or _too_many(seconds, speed):
-        most = (_MOST_REPEATS * n + 1000) / float(seconds[-1])
-        rate = min(float(1 / gaps.min()), max(_FASTEST, 2 * mean), most)
+    rate, most = speed, _MOST_REPEATS * n + 1000
+    if not fits or float(seconds[-1]) * speed > most:
+        rate = min(float(1 / gaps.min()), max(_FASTEST, 2 * mean), most / float(seconds[-1]))
     slots = []
     for second in seconds:
         slots.append(max(round(float(second) * rate), slots[-1] + 1 if slots else 0))
     note = f"its frame rate varies, {1 / gaps.max():.4g} to {1 / gaps.min():.4g} frames/s"
     return _Plan([k + 1 for k in places], slots, count, rate, (note,), open_end)
-
-
-def _too_many(seconds: np.ndarray, rate: float) -> bool:
-    return float(seconds[-1]) * rate > _MOST_REPEATS * len(seconds) + 1000
 
 
 def _assemble(

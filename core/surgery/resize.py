@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
-from core.modules import bare, copy_structure, named_tensors
+from core.modules import bare, copy_with
 from core.surgery.computed_weights import buffers_kept, scale_by_fan_
 from core.surgery.initialise import Factory, initialise_
 from core.surgery.recording import repeat_rows
@@ -99,11 +99,11 @@ def _linked(grouped: Mapping[str, list[str]], group: str) -> set[str]:
 def grouped_convolutions(graph: ChannelGraph) -> dict[str, list[str]]:
     """Group -> the grouped (not depthwise) convolutions that it enters or leaves."""
     weights = {tensor for tensor, _ in graph.per_group}
-    found: dict[str, list[str]] = {}
-    for group in graph.groups:
-        names = [owner_of(tensor) for tensor, _ in group.slots if tensor in weights]
-        found[group.name] = [name for name in dict.fromkeys(names) if name in graph.conv_groups]
-    return found
+    owners = {
+        group.name: dict.fromkeys(owner_of(tensor) for tensor, _ in group.slots if tensor in weights)
+        for group in graph.groups
+    }
+    return {group: [name for name in names if name in graph.conv_groups] for group, names in owners.items()}
 
 
 def resize(
@@ -178,7 +178,7 @@ def reshaped(
     def rows(table: IntArray) -> int:
         return int((table < 0).sum()) + _scaled(table, graph, sizes, ratios)
 
-    result = _copy_with(model, resized)
+    result = copy_with(model, resized)
     _update_attributes(result, model, graph, rows, {**graph.conv_groups, **conv_groups})
     scale_by_fan_(result, model)
     return result.train()
@@ -228,7 +228,7 @@ def keep_channels(
                 data, whole = data.index_select(dim, rows.to(tensor.device)), False
         return data.clone() if whole else data
 
-    result = _copy_with(model, cut)
+    result = copy_with(model, cut)
     _update_attributes(result, model, graph, lambda table: int(flags[table].sum()), graph.conv_groups)
     return result
 
@@ -285,16 +285,6 @@ def _scaled(table: IntArray, graph: ChannelGraph, sizes: IntArray, ratios: list[
     """Rows that the free groups own in a table, at new sizes and with grown convolution groups."""
     counts = np.bincount(graph.owner[table[table >= 0]], minlength=len(sizes))
     return sum(int(counts[g] // graph.sizes[g] * sizes[g] * ratios[g]) for g in np.flatnonzero(counts))
-
-
-def _copy_with(model: nn.Module, value_of: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """A copy whose parameters and buffers are `value_of(name, tensor)`; tensors that are shared stay shared."""
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model):
-        value = value_of(name, tensor)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-    return copy_structure(model, memo)
 
 
 def _update_attributes(

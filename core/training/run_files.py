@@ -126,14 +126,10 @@ class RunFiles:
 
 def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
     """Add an epoch's numbers to TensorBoard, on disk before this returns."""
-    writer.add_scalar("train/loss", record.train_loss, record.epoch)
-    writer.add_scalar("train/lr", record.lr, record.epoch)
-    for name, value in record.train_metrics.items():
-        writer.add_scalar(f"train/{name}", value, record.epoch)
-    for name, value in record.eval_metrics.items():
-        writer.add_scalar(f"eval/{name}", value, record.epoch)
-    for name, value in record.raw_metrics.items():
-        writer.add_scalar(f"eval_raw/{name}", value, record.epoch)
+    train = {"loss": record.train_loss, "lr": record.lr, **record.train_metrics}
+    for part, values in (("train", train), ("eval", record.eval_metrics), ("eval_raw", record.raw_metrics)):
+        for name, value in values.items():
+            writer.add_scalar(f"{part}/{name}", value, record.epoch)
     writer.flush()
 
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from core.errors import UserError
+from core.modules import call, map_tensors, tensors_in
 from core.training.averaging import recompute_statistics, running_average
 from core.training.distillation import DistillationConfig, distillation_loss
 from core.training.optim import build_optimizer
@@ -167,7 +167,7 @@ def settle_average(learner: Learner, batches: Iterable[Any]) -> None:
     fabric = learner.fabric
 
     def forward(module: nn.Module, inputs: Any) -> None:
-        _call(module, _laid_out(learner, fabric.to_device(inputs)))
+        call(module, _laid_out(learner, fabric.to_device(inputs)))
 
     recompute_statistics(
         learner.ema.module,
@@ -179,33 +179,25 @@ def settle_average(learner: Learner, batches: Iterable[Any]) -> None:
 
 def _loss(learner: Learner, inputs: Any, targets: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
     inputs = _laid_out(learner, inputs)
-    outputs = _call(learner.wrapped, inputs)
+    outputs = call(learner.wrapped, inputs)
     result = learner.loss_fn(outputs, targets)
     loss, metrics = result if isinstance(result, tuple) else (result, {})
     if "loss" in metrics:
         raise UserError("loss_fn must not call a metric 'loss': that is the name of what is minimised")
     if learner.teacher is not None:
         with torch.no_grad(), learner.fabric.autocast():
-            expected = _call(learner.teacher, inputs)
+            expected = call(learner.teacher, inputs)
         loss = distillation_loss(loss, outputs, expected.to(outputs.dtype), learner.distillation)
     return loss, metrics
 
 
 def _laid_out(learner: Learner, inputs: Any) -> Any:
-    return apply_to_collection(inputs, Tensor, _channels_last) if learner.config.channels_last else inputs
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, list | tuple) else model(inputs)
+    return map_tensors(inputs, _channels_last) if learner.config.channels_last else inputs
 
 
 def count_images(inputs: Any) -> int:
     """The number of images in a batch's inputs: the first dimension of the first tensor."""
-    while not isinstance(inputs, Tensor):
-        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
-    return inputs.shape[0]
+    return tensors_in(inputs)[0].shape[0]
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

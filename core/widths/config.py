@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known, did_you_mean
 from core.graph.channels import ChannelGraph, TraceOptions
 from core.widths.allocation import ALLOCATIONS, Allocation
 from core.widths.bounds import Bounds, Fractions, group_bounds
@@ -77,11 +77,7 @@ class ShrinkConfig:
             raise UserError(
                 f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, 'floor' or 'receptive-field'"
             )
-        if self.allocation not in ALLOCATIONS:
-            raise UserError(
-                f"shrink.allocation: unknown allocation '{self.allocation}', "
-                f"{did_you_mean(self.allocation, ALLOCATIONS)}"
-            )
+        check_known("shrink.allocation: unknown allocation", [self.allocation], ALLOCATIONS)
         check_score(self.score, self.latents, self.allocation, "shrink.score")
         if self.batches < 1 or self.batch_size < 1:
             raise UserError("shrink.batches and shrink.batch_size have to be at least 1")

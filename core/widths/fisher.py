@@ -71,13 +71,7 @@ def fisher(
                 inputs, lambda image: image.detach().requires_grad_(image.is_floating_point())
             )
             recorder.start()
-            loss = loss_fn(call(model, inputs), targets)
-            loss = loss[0] if isinstance(loss, tuple) else loss
-            if not bool(torch.isfinite(loss)):
-                raise UserError(
-                    f"the loss is {loss.item()} after {samples} samples; channels cannot be scored"
-                )
-            loss.backward()
+            finite_loss(loss_fn(call(model, inputs), targets), f"after {samples} samples").backward()
             shares = recorder.shares()
             # The mean loss weighs a sample by 1 / N; its own loss is N times that.
             total += (len(shares) * shares).square().sum(0)
@@ -88,6 +82,18 @@ def fisher(
     if samples == 0:
         raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
     return graph.split((total / samples).cpu())
+
+
+def finite_loss(value: Any, when: str) -> Tensor:
+    """The loss of what a loss function returns, which may be a loss and metrics.
+
+    Raises:
+        UserError: it is not finite; `when` says which it was.
+    """
+    loss: Tensor = value[0] if isinstance(value, tuple) else value
+    if not bool(torch.isfinite(loss)):
+        raise UserError(f"the loss {when} is {loss.item()}; channels cannot be scored by it")
+    return loss
 
 
 class _Recorder:

@@ -39,7 +39,7 @@ from core.modules import bare, call, copy_model, map_tensors
 from core.surgery.gates import LATENTS, governed_parameters, governed_weights
 from core.surgery.initialise import seeded
 from core.widths.allocation import Allocation
-from core.widths.fisher import Roles, fisher
+from core.widths.fisher import Roles, finite_loss, fisher
 from core.widths.proxies import synflow_products
 
 Scores = Mapping[str, Tensor]
@@ -149,12 +149,9 @@ def score_channels(
     return _checked(graph, found)
 
 
-def _at_random(given: Scored) -> Scores:
-    return {group.name: torch.rand(group.size) for group in given.graph.groups}
-
-
-def _by_rank(given: Scored) -> Scores:
-    return {group.name: _shares(group.size) for group in given.graph.groups}
+def _by_size(of: Callable[[int], Tensor]) -> Callable[[Scored], Scores]:
+    """A score of every group that looks at nothing but its size."""
+    return lambda given: {group.name: of(group.size) for group in given.graph.groups}
 
 
 def _by_drawn_widths(given: Scored) -> Scores:
@@ -169,10 +166,6 @@ def _by_drawn_widths(given: Scored) -> Scores:
 def _shares(size: int) -> Tensor:
     """1 less the part of a group that stands before the middle of each choice, (size,)."""
     return 1 - (torch.arange(size, dtype=torch.float64) + 0.5) / size
-
-
-def _by_diminishing_returns(given: Scored) -> Scores:
-    return {group.name: 1 / torch.arange(1.0, group.size + 1) for group in given.graph.groups}
 
 
 def _by_fishers_diminishing_returns(given: Scored) -> Scores:
@@ -206,13 +199,13 @@ SCORES: dict[str, Score] = {
                          partial(_by_latents, score="sensitivity")),
     "magnitude": Score("mean |W| of fresh weights", partial(_by_latents, score="magnitude")),
     "random": Score("control: widths drawn per group", _by_drawn_widths, allocations=("threshold",)),
-    "uniform": Score("control: every group keeps the same fraction", _by_rank, allocations=("threshold",)),
-    "random-scores": Score("control: random scores; nearly uniform widths", _at_random),
+    "uniform": Score("control: every group keeps the same fraction", _by_size(_shares), allocations=("threshold",)),
+    "random-scores": Score("control: random scores; nearly uniform widths", _by_size(torch.rand)),
     "fisher": Score("Σ over samples of (z · dL/dz)²", partial(_by_fisher, roles="all"), True),
     "fisher-readers": Score("the same, readers' share alone", partial(_by_fisher, roles="readers"), True),
     "synflow": Score("z · dR/dz of SynFlow", _by_synflow, True),
-    "diminishing-returns": Score("Σ log w: the j-th channel of a group is worth 1/j, per FLOP", _by_diminishing_returns,
-                                 allocations=BY_COST),
+    "diminishing-returns": Score("Σ log w: the j-th channel of a group is worth 1/j, per FLOP",
+                                 _by_size(lambda size: 1 / torch.arange(1.0, size + 1)), allocations=BY_COST),
     "fisher-diminishing-returns": Score("Σ a log w, a² a group's summed fisher, per FLOP",
                                         _by_fishers_diminishing_returns, True, BY_COST),
 }  # fmt: skip
@@ -341,10 +334,7 @@ def _mean_over_batches(
     count = 0
     for batch in batches:
         inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in batch)
-        loss = loss_fn(call(model, inputs), targets)
-        loss = loss[0] if isinstance(loss, tuple) else loss
-        if not bool(torch.isfinite(loss)):
-            raise UserError(f"the loss of batch {count} is {loss.item()}; channels cannot be scored by it")
+        loss = finite_loss(loss_fn(call(model, inputs), targets), f"of batch {count}")
         found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
         gradients = {
             name: torch.zeros_like(tensor) if gradient is None else gradient

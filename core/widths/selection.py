@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.graph.channels import ChannelGraph
 from core.graph.complexity import Cost
 from core.widths.allocation import ALLOCATIONS, Allocation, AllocationRule, equalise
@@ -94,8 +94,7 @@ def search(
         UserError: a fraction outside [0, 1], a pattern that fits no group, a round_to below 1, an unknown allocation,
             or a latency limit without `measure`.
     """
-    if allocation not in ALLOCATIONS:
-        raise UserError(f"unknown allocation '{allocation}', {did_you_mean(allocation, ALLOCATIONS)}")
+    check_known("unknown allocation", [allocation], ALLOCATIONS)
     limits = budget.limits(baseline)
     exact = exact_limits(budget, baseline)
     bounds = group_bounds(graph, floor, ceiling, round_to)
@@ -150,10 +149,11 @@ class _Exact:
 
     def blocks(self, scores: Mapping[str, Tensor]) -> _Blocks:
         """What may be added to the floors, by the rule's order."""
-        values = []
         low, high, size = self.bounds.low, self.bounds.high, self.bounds.block
-        for name, least, most, block in zip(self.graph.names, low, high, size, strict=True):
-            values.append(_ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1))
+        values = [
+            _ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1)
+            for name, least, most, block in zip(self.graph.names, low, high, size, strict=True)
+        ]
         return _Blocks(low, size, self.rule.order(self.graph, self.priced, low, size, values))
 
     def taken(self, blocks: _Blocks) -> int:

@@ -74,10 +74,13 @@ class EDSR(nn.Module):
         self.conv_first = nn.Conv2d(colours, n_feats, 3, 1, 1)
         self.body = nn.Sequential(*(ResidualBlock(n_feats, res_scale) for _ in range(n_blocks)))
         self.conv_after_body = nn.Conv2d(n_feats, n_feats, 3, 1, 1)
-        upsample: list[nn.Module] = []
-        for factor in upsampling_steps(scale):
-            upsample += [nn.Conv2d(n_feats, n_feats * factor**2, 3, 1, 1), nn.PixelShuffle(factor)]
-        self.upsample = nn.Sequential(*upsample)
+        self.upsample = nn.Sequential(
+            *(
+                layer
+                for factor in upsampling_steps(scale)
+                for layer in (nn.Conv2d(n_feats, n_feats * factor**2, 3, 1, 1), nn.PixelShuffle(factor))
+            )
+        )
         self.conv_last = nn.Conv2d(n_feats, colours, 3, 1, 1)
         self.add_mean = MeanShift([image_range * value for value in mean])
         self.init_weights()

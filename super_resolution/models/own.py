@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, first_line
+from core.modules import evaluating
 from core.surgery.initialise import seeded
 from super_resolution.models import build
 from super_resolution.tiling import input_channels
@@ -33,19 +34,16 @@ def check_own_network(network: nn.Module, model: str, scale: int) -> int:
     channels = input_channels(network)
     if channels not in (1, 3):
         raise UserError(f"model '{model}' takes neither RGB nor grey images: give its input 3 channels or 1")
-    was_training = network.training
+
     parameter = next(network.parameters())
     images = torch.zeros(1, channels, *_SEEN, dtype=parameter.dtype, device=parameter.device)
-    with seeded(0), torch.no_grad():
+    with seeded(0), torch.no_grad(), evaluating(network):
         try:
-            output = network.eval()(images)
+            output = network(images)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"model '{model}' fails on an image of shape {tuple(images.shape)}: {reason}"
+                f"model '{model}' fails on an image of shape {tuple(images.shape)}: {first_line(error)}"
             ) from error
-        finally:
-            network.train(was_training)
     wanted = (1, channels, _SEEN[0] * scale, _SEEN[1] * scale)
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -184,7 +184,7 @@ def test_the_command_writes_the_page_and_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("torch_pruning")
-    output = ["--output", str(tmp_path / "page")]
+    output = ["--output", str(tmp_path / "page"), "--jobs", "2"]
     assert main(["--networks", "lcnet_035", "torchvision/squeezenet1_1", *output]) == 0
     rows = {item["key"]: item for item in json.loads((tmp_path / "page.json").read_text())["networks"]}
     assert list(rows) == ["timm/lcnet_035", "torchvision/squeezenet1_1"]

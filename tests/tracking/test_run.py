@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
+from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig, given_architecture
 from tracking.run import CONFIGS, DEFAULT_CONFIG, main
 
+pytestmark = pytest.mark.usefixtures("few_objects")
 SHORT = [
     "--device", "cpu", "--epochs", "1", "--no-progress", "--cfg-options", "data.sequences_per_epoch=4",
     "data.views.crop=64", "data.workers=0", "train.batch_size=2", "shrink.batch_size=2", "shrink.batches=1",
@@ -43,6 +46,7 @@ def one_video(shared_cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     for split, count in (("test", 1), ("train", 3), ("random", 3)):
         monkeypatch.setitem(SCENES, split, SCENES[split][:count])
     monkeypatch.setenv("LWDNA_CACHE", shared_cache)
+    monkeypatch.setattr("tracking.experiment.report.save_plots", partial(save_plots, formats=("png",)))
     monkeypatch.chdir(tmp_path)
     from tracking.datasets import list_entries
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, check_known
 from core.storage.data import data_root
 from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import DatasetRequest, Entry, select
@@ -96,8 +96,7 @@ def list_entries(
         UserError: no such data set or split.
         MissingData: nothing of it is under the root.
     """
-    if name not in DATASETS:
-        raise UserError(f"no data set '{name}': choose one of {', '.join(DATASETS)}")
+    check_known("no data set", [name], DATASETS)
     lister, splits = DATASETS[name]
     place = None if annotations is None else Path(annotations).expanduser()
     if place is not None and not place.exists():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, check_known
 from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
@@ -94,8 +94,7 @@ def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
     Raises:
         UserError: `split` is not one of `splits`.
     """
-    if split not in splits:
-        raise UserError(f"{dataset} has no split '{split}': choose one of {', '.join(splits)}")
+    check_known(f"{dataset} has no split", [split], splits)
 
 
 def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:

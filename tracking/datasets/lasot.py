@@ -56,11 +56,8 @@ monkey 3 4 9 17; shark 2 3 5 6; squirrel 8 11 13 19; volleyball 1 13 18 19
 
 def test_names() -> list[str]:
     """The 280 names of the test set, in the toolkit's order."""
-    names = []
-    for group in _TEST_SET.replace("\n", " ").split(";"):
-        class_name, *numbers = group.split()
-        names += [f"{class_name}-{number}" for number in numbers]
-    return names
+    groups = [group.split() for group in _TEST_SET.split(";")]
+    return [f"{class_name}-{number}" for class_name, *numbers in groups for number in numbers]
 
 
 def entries(request: DatasetRequest) -> list[Entry]:

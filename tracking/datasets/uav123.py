@@ -54,11 +54,10 @@ uav1 1 3469
 
 def frame_ranges(split: str) -> dict[str, tuple[str, int, int]]:
     """Name to image folder, first and last frame number (1-based, inclusive)."""
-    ranges = {}
-    for item in _SEQUENCES[split].replace("\n", " ").split(";"):
-        name, *folder, first, last = item.split()
-        ranges[name] = (folder[0] if folder else name, int(first), int(last))
-    return ranges
+    items = [item.split() for item in _SEQUENCES[split].split(";")]
+    return {
+        name: (folder[0] if folder else name, int(first), int(last)) for name, *folder, first, last in items
+    }
 
 
 def entries(request: DatasetRequest) -> list[Entry]:

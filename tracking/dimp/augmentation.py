@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,17 +45,11 @@ def first_frame_samples(
     yield _shifted(patch, box, (0, 0), size)
     for x, y in settings.translations:
         yield _shifted(patch, box, (int(x * size / 2), int(y * size / 2)), size)
-    transforms: list[Callable[[Tensor, Tensor, tuple[int, int]], Sample]] = []
-    if settings.flip:
-        transforms.append(lambda pixels, box, shift: _shifted(*_flipped(pixels, box), shift, size))
-    for sigma in settings.blurs:
-        transforms.append(
-            lambda pixels, box, shift, sigma=sigma: _blurred(pixels, box, shift, size, sigma)  # type: ignore[misc]
-        )
-    for angle in settings.rotations:
-        transforms.append(
-            lambda pixels, box, shift, angle=angle: _rotated(pixels, box, shift, size, angle)  # type: ignore[misc]
-        )
+    transforms: list[Callable[[Tensor, Tensor, tuple[int, int]], Sample]] = [
+        *([partial(_flipped, size=size)] if settings.flip else []),
+        *(partial(_blurred, size=size, sigma=sigma) for sigma in settings.blurs),
+        *(partial(_rotated, size=size, angle=angle) for angle in settings.rotations),
+    ]
     for transform in transforms:
         random = torch.rand(2, generator=generator).tolist()
         shift = tuple(int((value - 0.5) * settings.random_shift * size) for value in random)
@@ -84,9 +79,10 @@ def _shifted(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, marg
     return pixels, box - box.new_tensor([left, top, 0, 0])
 
 
-def _flipped(patch: Tensor, box: Tensor) -> Sample:
+def _flipped(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int) -> Sample:
     x, y, width, height = box.unbind()
-    return patch.flip(-1), torch.stack([patch.shape[-1] - 1 - x - width, y, width, height])
+    mirrored = torch.stack([patch.shape[-1] - 1 - x - width, y, width, height])
+    return _shifted(patch.flip(-1), mirrored, shift, size)
 
 
 def _blurred(

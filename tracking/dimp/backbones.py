@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from core.command_line.factories import call_factory, is_factory
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, did_you_mean, first_line
 from core.graph.channels import TraceOptions, find_groups
+from core.modules import evaluating
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
@@ -57,13 +58,9 @@ class Trunk(nn.Module):
 
     def _stages(self) -> dict[str, Tensor]:
         """What a small image shows: widths change when a network is cut, and nothing has to be kept up to date."""
-        training = self.training
-        self.eval()
         parameter = next(self.parameters())
-        with torch.no_grad():
-            stages = self(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
-        self.train(training)
-        return stages
+        with torch.no_grad(), evaluating(self):
+            return self(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
 
 
 class ResNetTrunk(Trunk):
@@ -154,7 +151,7 @@ def make_trunk(network: nn.Module, name: str) -> Trunk:
         shapes = [tuple(stage.shape) for stage in trunk._stages().values()]
     except _RUN_ERRORS as error:
         raise UserError(
-            f"backbone '{name}' fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {_one_line(error)}"
+            f"backbone '{name}' fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {first_line(error)}"
         ) from error
     square = all(len(shape) == 4 and shape[2] == shape[3] for shape in shapes)
     if strides != STAGES or not square:
@@ -171,21 +168,18 @@ _RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, 
 def _own_trunk(network: nn.Module, name: str) -> Trunk:
     """By what the network returns for a small image; else by its parts."""
     stages, failure = None, None
-    training = network.training
     parameter = next(network.parameters(), torch.zeros(0))
     try:
-        with torch.no_grad():
-            stages = network.eval()(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+        with torch.no_grad(), evaluating(network):
+            stages = network(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
     except _RUN_ERRORS as error:
         failure = error
-    finally:
-        network.train(training)
     if isinstance(stages, Mapping) and all(isinstance(stages.get(stage), Tensor) for stage in STAGES):
         return OwnTrunk(network)
     if all(any(hasattr(network, known) for known in (part, *others)) for part, others in PARTS.items()):
         return ResNetTrunk(network)
     found = (
-        f"fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {_one_line(failure)}"
+        f"fails on an image of {PROBE_SIDE} x {PROBE_SIDE}: {first_line(failure)}"
         if failure is not None
         else f"returns a mapping with {', '.join(map(str, stages))}"
         if isinstance(stages, Mapping)
@@ -195,10 +189,6 @@ def _own_trunk(network: nn.Module, name: str) -> Trunk:
         f"backbone '{name}' {found}: a backbone returns a mapping with the stages 'layer2' (stride 8) and 'layer3' "
         f"(stride 16), or is a ResNet with {', '.join(PARTS)}"
     ) from failure
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -> Trunk:

@@ -214,10 +214,12 @@ def _evaluate(
             f"{tracker.name}: no result for {len(missing)} of {len(sequences)} sequences ({shown}): run the tracker "
             "on them, or score the others with --partial"
         )
-    for tables in results.values():
-        for table in tables:
-            if table.header is not None:
-                problems.append(Problem(table.source, (1,), f"a heading, '{table.header[:40]}'", "skipped"))
+    problems += [
+        Problem(table.source, (1,), f"a heading, '{table.header[:40]}'", "skipped")
+        for tables in results.values()
+        for table in tables
+        if table.header is not None
+    ]
     curves, found = score_curves(sequences, [results[sequence.name] for sequence in sequences], protocol)
     stated = sorted({attribute for sequence in sequences for attribute in sequence.attributes})
     attributes = {name: np.array([name in sequence.attributes for sequence in sequences]) for name in stated}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.storage.files import atomic_write, refuse_overwriting, write_with
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.boxes import BoxTable, format_boxes
@@ -170,8 +170,7 @@ def export(
     Raises:
         UserError: no such layout, a result is missing or has the wrong length, or would be written over.
     """
-    if kind not in EXPORTERS:
-        raise UserError(f"no export '{kind}': choose one of {', '.join(EXPORTERS)}")
+    check_known("no export", [kind], EXPORTERS)
     if kind in ("trackingnet", "got10k") and Path(path).suffix != ".zip":
         raise UserError(f"the {kind} export is a zip, '{path}' does not end in .zip: name a zip file")
     parts = {sequence.name: sequence.part for sequence in sequences if sequence.part is not None}

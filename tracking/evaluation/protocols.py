@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import check_known
 from tracking.evaluation.metrics import Normalisation
 
 FirstFrame = Literal["replace", "drop", "keep"]
@@ -235,8 +235,7 @@ def get_protocol(name: str, dataset: str | None = None) -> Protocol:
     Raises:
         UserError: no such preset.
     """
-    if name not in PROTOCOLS:
-        raise UserError(f"no protocol '{name}': choose one of {', '.join(PROTOCOLS)}")
+    check_known("no protocol", [name], PROTOCOLS)
     protocol = PROTOCOLS[name]
     dataset = dataset or protocol.dataset
     if name == "pytracking" and dataset != "lasot":

@@ -99,9 +99,10 @@ def score_curves(
         groups[-1].append(index)
         frames += len(sequence.boxes)
     problems: list[Problem] = []
-    parts = []
-    for group in groups:
-        parts.append(_score([sequences[i] for i in group], [results[i] for i in group], protocol, problems))
+    parts = [
+        _score([sequences[i] for i in group], [results[i] for i in group], protocol, problems)
+        for group in groups
+    ]
     order = {table.source: place for place, table in enumerate(chain.from_iterable(results))}
     # A file's problems stand together, in the files' order, whatever the groups were.
     problems.sort(key=lambda problem: order[problem.source])

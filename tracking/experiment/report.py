@@ -98,18 +98,16 @@ def _frame_table(networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation]
     speeds = {item.name: item.speed for item in evaluations}
     seconds = latency(modules, crop)
     flops = [count(module, crop) for module in modules]
-    rows = []
-    for name, network, cost, time in zip(networks, networks.values(), flops, seconds, strict=True):
-        speed = speeds[name]
-        rows.append(
-            [
-                name,
-                engineering(cost),
-                f"{100 * cost / flops[0]:.2f}",
-                engineering(count_params(network)),
-                f"{1000 * time:.1f}",
-                f"{100 * time / seconds[0]:.1f}",
-                "" if speed is None else f"{speed:.1f}",
-            ]
-        )
+    rows = [
+        [
+            name,
+            engineering(cost),
+            f"{100 * cost / flops[0]:.2f}",
+            engineering(count_params(network)),
+            f"{1000 * time:.1f}",
+            f"{100 * time / seconds[0]:.1f}",
+            "" if (speed := speeds[name]) is None else f"{speed:.1f}",
+        ]
+        for (name, network), cost, time in zip(networks.items(), flops, seconds, strict=True)
+    ]
     return markdown_table(["method", "FLOPs", "ratio %", "params", "ms", "ratio %", "frames/s"], rows)

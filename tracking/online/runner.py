@@ -145,10 +145,6 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-
-
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Processes started inside see one thread for BLAS and OpenMP: workers that share the cores would only fight."""
@@ -221,7 +217,7 @@ def _run(
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(count, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
         with _one_thread_each():  # all workers start with the first job
             jobs: dict[Future[float], str] = {
                 pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting

@@ -26,7 +26,7 @@ def source_path(source: str | Path) -> Path | None:
         MissingData: there is no such file or folder.
         UserError: a folder without images.
     """
-    if _is_camera(source):
+    if str(source).isdecimal() and not Path(source).exists():
         return None
     path = Path(source).expanduser()
     if path.is_dir():
@@ -94,10 +94,6 @@ def _is_another_image(file: Path) -> bool:
     return (
         kind.startswith("image/") and file.suffix.lower() not in IMAGE_SUFFIXES and not is_hidden(file.name)
     )
-
-
-def _is_camera(source: str | Path) -> bool:
-    return str(source).isdecimal() and not Path(source).exists()
 
 
 def _open_camera(number: int) -> Video:

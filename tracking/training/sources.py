@@ -26,8 +26,7 @@ from tracking.training.sequences import TrainingSet, VideoFiles
 
 # The part of a data set that is meant for training; of the others there is only one.
 TRAINING_SPLITS = {"lasot": "train", "got10k": "train", "trackingnet": "TRAIN_0", "demo": "train"}
-# Number of the first pixel in the annotations.
-FIRST_PIXEL = {"lasot": 1, "otb": 1, "uav123": 1, "demo": 1}
+
 IMAGE_FOLDERS = ("img", "images", ".")
 
 
@@ -65,7 +64,7 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
         folder = root / source.folder.expanduser()
         with _may_be_absent(source):
             found = read_folder(folder)
-        return _training_set(folder.name, folder, _chosen(found, source), first_pixel=0)
+        return _training_set(folder.name, folder, _chosen(found, source))
     split = source.split or TRAINING_SPLITS.get(source.dataset)
     with _may_be_absent(source):
         dataset = load(
@@ -85,7 +84,6 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
         f"{TITLES[source.dataset]} {dataset.split}",
         Path(os.path.commonpath([os.path.dirname(place) for place in places])),
         sequences,
-        FIRST_PIXEL.get(source.dataset, 0),
     )
 
 
@@ -121,7 +119,8 @@ def read_folder(folder: Path) -> list[TrackingSequence]:
         frames = next((place for place in places if place.exists()), None)
         if frames is None:
             raise MissingData(f"'{truth.parent}' holds no images: expected them in img/ or images/")
-        found.append(TrackingSequence(truth.parent.name, table.boxes, frames=frames, source=table.source))
+        name, boxes = truth.parent.name, table.boxes
+        found.append(TrackingSequence(name, boxes, frames=frames, source=table.source, first_pixel=0))
     return found
 
 
@@ -173,16 +172,14 @@ def _frame_folder(sequence: TrackingSequence) -> FrameFolder:
     return sequence.frames
 
 
-def _training_set(
-    name: str, folder: Path, sequences: Sequence[TrackingSequence], first_pixel: int
-) -> TrainingSet:
+def _training_set(name: str, folder: Path, sequences: Sequence[TrackingSequence]) -> TrainingSet:
     counts = [len(sequence.boxes) for sequence in sequences]
     boxes = np.concatenate([sequence.boxes for sequence in sequences]).astype(np.float32)
     visible = np.concatenate(
         [np.ones(count, bool) if sequence.absent is None else ~sequence.absent
          for sequence, count in zip(sequences, counts)]
     )  # fmt: skip
-    boxes[:, :2] -= first_pixel
+    boxes[:, :2] -= sequences[0].first_pixel
     return TrainingSet(
         name=name,
         folder=folder,

@@ -106,6 +106,7 @@ def request(name: str, config: ShrinkConfig, folder: str) -> Request:
     )
 
 
+REACHED: dict[str, tuple[int, int]] = {}  # by configuration: see `reach`
 fractions = st.sampled_from([0.0, 0.25, 0.3, 0.41])
 floors = fractions | st.fixed_dictionaries({"*": fractions, "blocks.1.*": st.sampled_from([0.1, 0.5])})
 tops = st.sampled_from([0.7, 0.85, 1.0])
@@ -123,19 +124,28 @@ def configs(draw: Any) -> ShrinkConfig:
         ties=draw(st.sampled_from([(), (("blocks.1.conv1", "blocks.2.conv1"),)])),
         batch_size=4,
     )
-    low, high = 0, 10**9
-    for groups, own in (
-        (2, 1),
-        (2, 8),
-        (1, 1),
-    ):  # what any of the methods can reach: `gradient-rounded`, the peers
-        graph = open_space(Network(groups), IMAGE, config, seed=0).graph
-        bounds = replace(config, round_to=math.lcm(config.round_to, own)).bounds(graph)
-        low = max(low, int(graph.cost("paper", bounds.low)))
-        high = min(high, int(graph.cost("paper", bounds.high)))
+    low, high = reach(config)
     assume(low < high)
     share = draw(st.sampled_from([0.2, 0.5, 0.8]))
     return replace(config, budget=Budget(flops=low + round(share * (high - low))))
+
+
+def reach(config: ShrinkConfig) -> tuple[int, int]:
+    """The least and the most FLOPs that every method can reach; all methods are tried on the same configurations."""
+    key = repr(config)
+    if key not in REACHED:
+        low, high = 0, 10**9
+        for groups, own in (
+            (2, 1),
+            (2, 8),
+            (1, 1),
+        ):  # `gradient-rounded` and the peers have limits of their own
+            graph = open_space(Network(groups), IMAGE, config, seed=0).graph
+            bounds = replace(config, round_to=math.lcm(config.round_to, own)).bounds(graph)
+            low = max(low, int(graph.cost("paper", bounds.low)))
+            high = min(high, int(graph.cost("paper", bounds.high)))
+        REACHED[key] = low, high
+    return REACHED[key]
 
 
 def limit(setting: Any, name: str, otherwise: float) -> float:
@@ -146,6 +156,7 @@ def limit(setting: Any, name: str, otherwise: float) -> float:
     return fitting[-1] if fitting else otherwise
 
 
+@pytest.mark.usefixtures("few_objects")
 @pytest.mark.parametrize("name", METHODS)
 @settings(examples(8), phases=[Phase.generate])  # a failure costs no minutes
 @given(config=configs())

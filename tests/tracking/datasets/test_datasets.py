@@ -220,9 +220,11 @@ def test_trackingnet_frames_are_in_numeric_order(tmp_path: Path) -> None:
 
 
 def test_errors_name_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no data set 'losat': choose one of lasot, trackingnet"):
+    with pytest.raises(
+        UserError, match=r"no data set 'losat': did you mean 'lasot'\? allowed: lasot, trackingnet"
+    ):
         load("losat", tmp_path)
-    with pytest.raises(UserError, match="otb has no split 'otb30': choose one of otb100"):
+    with pytest.raises(UserError, match=r"otb has no split 'otb30': .*allowed: otb100"):
         load("otb", tmp_path, "otb30")
     with pytest.raises(MissingData, match="annotations not found"):
         load("otb", tmp_path, annotations=tmp_path / "none")

@@ -150,4 +150,4 @@ def test_evaluates_without_any_data(demo: Path, tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "Demo test (2 sequences), protocol of the OTB benchmark code" in shown
     assert command.main(["--dataset", "demo", "--split", "val", "--list"]) == 2
-    assert "demo has no split 'val': choose one of test, train, random" in capsys.readouterr().err
+    assert "demo has no split 'val': allowed: test, train, random" in capsys.readouterr().err

@@ -313,7 +313,9 @@ def test_whole_numbers_score_the_same_in_either_type(pairs: list[Any], name: str
 
 
 def test_unknown_protocols_are_named() -> None:
-    with pytest.raises(UserError, match="no protocol 'lassot': choose one of lasot, pytracking"):
+    with pytest.raises(
+        UserError, match=r"no protocol 'lassot': did you mean 'lasot'\? allowed: lasot, pytracking"
+    ):
         get_protocol("lassot")
 
 

@@ -1,0 +1,29 @@
+"""Arguments that the commands of several tasks share."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+def command_parser(module: str, description: str | None) -> ArgumentParser:
+    """The parser of `python -m module`, with `--debug` (see `core.command_line.exits`)."""
+    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_checkpoint_arguments(parser: ArgumentParser, written_by: str) -> None:
+    """Add what says which trained network is used, and where: `--checkpoint`, `--model` and `--device`."""
+    parser.add_argument("--checkpoint", required=True, type=Path, help=f"a *.safetensors of {written_by}")
+    parser.add_argument(
+        "--model",
+        metavar="FILE.py:FACTORY",
+        help="the code of your own network, for a checkpoint of one; it is run",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+
+
+def add_data_root(parser: ArgumentParser) -> None:
+    """Add `--data-root` (see `core.storage.data.data_root`)."""
+    parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
