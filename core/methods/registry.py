@@ -211,11 +211,11 @@ def _methods() -> Iterator[tuple[str, Method]]:
         ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),
     )
     for name, summary, change in accumulated:
-        yield name, Method(summary, _by_accumulation, change, frozenset({"vanish"}), whole=True,
+        yield name, Method(summary, _by_accumulation, change, frozenset({"vanish", "weights"}), whole=True,
                            uses=("accumulate_epochs",), trains=True)  # fmt: skip
     for name in PROXIES:
         yield f"{name}-search", Method(f"candidates ranked by {name}", partial(_by_proxy, proxy=name),
-                                       refuses=NO_SCORES, whole=True, uses=("proxy",))  # fmt: skip
+                                       refuses=NO_SCORES | {"weights"}, whole=True, uses=("proxy",))  # fmt: skip
     for name, summary, depth, trunk in (
         ("early-wide", "width moved to early layers", -1.0, 0.0),
         ("late-wide", "width moved to late layers", 1.0, 0.0),
@@ -227,7 +227,7 @@ def _methods() -> Iterator[tuple[str, Method]]:
             Method(summary, partial(_by_tilt, depth=depth, trunk=trunk), refuses=NO_SCORES, uses=("tilt",)),
         )
     yield "dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp,
-                        refuses=frozenset({"vanish", "latency"}), whole=True, uses=("dhp",), trains=True,
+                        refuses=frozenset({"vanish", "latency", "weights"}), whole=True, uses=("dhp",), trains=True,
                         needs=("flops",))  # fmt: skip
 
 
