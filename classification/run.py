@@ -27,6 +27,7 @@ from classification.task import (
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
 from core.experiments.commands import CONFIG_FILE, add_experiment_arguments, execute
+from core.experiments.pretrained import add_pretrained_arguments, given_pretrained
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
@@ -66,6 +67,7 @@ def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
     add_subject_arguments(parser)
+    add_pretrained_arguments(parser)
     add_experiment_arguments(parser)
     return parser
 
@@ -107,7 +109,7 @@ def run(arguments: Namespace) -> int:
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
-        given_of(arguments),
+        {**given_of(arguments), **given_pretrained(arguments)},
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),

@@ -25,9 +25,11 @@ from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
+from core.experiments.pretrained import open_pretrained
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
+from core.methods.subject import Pretrained
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
@@ -60,6 +62,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         form = config.form or form_for(data.name, data.input_shape)
         return build(config.model, data.num_classes, dataset=form)
 
+    pretrained = open_pretrained(config.pretrained, build_model)
     return Task(
         name="classification",
         dataset=data.name,
@@ -73,10 +76,14 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
-        finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
+        finish=lambda settings, runs: [
+            *left_out(data.skipped),
+            *checkpoints(config, data, settings, runs, pretrained),
+        ],
         subject=subject(config, data),
         described=partial(describe, config, data),
         one_process=one_process(data),
+        pretrained=pretrained,
     )
 
 
@@ -148,12 +155,16 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
 
 
 def checkpoints(
-    config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
+    config: RunConfig,
+    data: ClassificationData,
+    settings: Settings,
+    runs: Sequence[Run],
+    pretrained: Pretrained | None,
 ) -> list[str]:
     """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
     described = partial(describe, config, data)
     saved = save_checkpoints(
-        settings, runs, described, lambda description: build_network(description, config.model)
+        settings, runs, described, lambda description: build_network(description, config.model), pretrained
     )
     files = "\n".join(line for _, _, line in saved)
     return [f"Checkpoints for `python -m classification.predict IMAGES --checkpoint FILE`:\n\n{files}"]

@@ -21,7 +21,8 @@ from core.command_line.factories import from_data
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
-from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan, with_weights
+from core.experiments.pretrained import shrink_of, weights_told
 from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import STAGES, Settings, TeacherConfig
 from core.experiments.task import Task
@@ -143,11 +144,10 @@ def read_protocol(
     common = {"train.seed": arguments.seed, "name": arguments.name}
     common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
-    return (
-        config
-        if arguments.budget is None
-        else replace(config, shrink=at_budget(config.shrink, arguments.budget))
-    )
+    shrink = config.shrink if arguments.budget is None else at_budget(config.shrink, arguments.budget)
+    options = dict(option.split("=", 1) for option in arguments.cfg_options if "=" in option)
+    shrink = shrink_of(getattr(config, "pretrained", None), shrink, arguments.widen, options)
+    return config if shrink == config.shrink else replace(config, shrink=shrink)
 
 
 def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
@@ -246,6 +246,7 @@ def execute(
             lowered_lr=lowered_lr,
             allow_unknown_start=arguments.allow_unknown_start,
             schema=plan.schema,
+            start=getattr(config, "start", "scratch"),
         )
         if stored is not None:
             check_same(config, stored, folder)
@@ -254,6 +255,10 @@ def execute(
         if note is not None:
             say(note)
         task = open_task(config, root, folder, fabric)
+        if task.pretrained is not None:
+            for line in weights_told(task.pretrained, settings.start, settings.shrink):
+                say(line)
+            plan = with_weights(plan, task.pretrained.checksum, task.pretrained.source, folder)
         check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:

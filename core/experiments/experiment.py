@@ -28,6 +28,7 @@ from core.errors import UserError
 from core.experiments.executors import OpenEngine, run_trials
 from core.experiments.plan import EARLIER, SCHEMA, Trial
 from core.experiments.plots import plot_channels, plot_curves
+from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
 from core.experiments.starts import unknown_text
@@ -86,6 +87,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,
         allow_unknown_start=settings.allow_unknown_start,
+        start=settings.start,
         say=say,
         progress=settings.progress,
     )
@@ -168,6 +170,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     runs, failed = _read_runs(settings)
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
+    result["weights"] = as_json(task.pretrained, settings.start)
     if settings.schema < SCHEMA:
         result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:

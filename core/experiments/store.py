@@ -175,8 +175,8 @@ class WorkDirectory:
             )
         if record.get("key") != key:
             raise UserError(
-                f"'{path}' is of another network, data set, recipe or search than this run's (has the network's own "
-                f"file been edited?): use another --work-dir, or remove the file to take the training as it is"
+                f"'{path}' is of another network, data set, recipe, search or start than this run's (has the network's "
+                f"own file been edited?): use another --work-dir, or remove the file to take the training as it is"
             )
         return record
 
