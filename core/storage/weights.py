@@ -189,7 +189,7 @@ def fitted_weights(
     fitting = [match for match in matches if match.fits(strict)]
     if not fitting:
         closest = max(matches, key=lambda match: (match.count, -len(match.unexpected)))
-        where = f"; the closest of its {whole} sets of weights is '{closest.own.entry}'" if whole > 1 else ""
+        where = f"; the closest is its entry '{closest.own.entry}'" if whole > 1 and closest.own.entry else ""
         raise UserError(
             f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors{where}: {closest.text(strict)}"
         )

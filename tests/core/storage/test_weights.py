@@ -173,7 +173,7 @@ def test_the_closest_set_is_named():
     with pytest.raises(UserError) as caught:
         fit_weights(network(), {"net": {"a.weight": torch.ones(2)}, "model": damaged}, "f.pth")
     assert str(caught.value) == (
-        "'f.pth' does not fit Sequential with 9 tensors; the closest of its 2 sets of weights is 'model': "
+        "'f.pth' does not fit Sequential with 9 tensors; the closest is its entry 'model': "
         "1 missing (3.weight); 1 unexpected (head.weight); is '3.weight' called 'head.weight' there?"
     )
 
