@@ -32,7 +32,7 @@ def header(
     distillation: DistillationConfig | None,
     teacher: TeacherConfig,
     divergences: Sequence[Divergence],
-    weights: Mapping[str, Any] | None,
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The entries of a trained network's header.
 

@@ -171,6 +171,9 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
     result["weights"] = as_json(task.pretrained, settings.start)
+    if result["weights"] is not None:
+        frozen = next((run.architecture.options.freeze for run in runs if run.architecture is not None), ())
+        result["weights"]["kept_whole"] = [name for name in frozen if name not in settings.shrink.freeze]
     if settings.schema < SCHEMA:
         result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:

@@ -166,7 +166,7 @@ def markdown_report(
         f"{epochs} for every network, the same recipe{_but(result)}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
-        *_weights_told(task, settings),
+        *_weights_told(task, settings, result),
         markdown_table(header, rows),
         _footnote(result),
         *([SPREAD] if result["methods"].keys() - {BASELINE} else []),
@@ -194,10 +194,13 @@ def markdown_report(
     return "\n\n".join(parts) + "\n"
 
 
-def _weights_told(task: Task, settings: Settings) -> list[str]:
+def _weights_told(task: Task, settings: Settings, result: Mapping[str, Any]) -> list[str]:
     if task.pretrained is None:
         return []
-    return [" ".join(weights_told(task.pretrained, settings.start, settings.shrink))]
+    lines = weights_told(task.pretrained, settings.start, settings.shrink)
+    if whole := result["weights"]["kept_whole"]:
+        lines.append(f"Groups that are not exact stay whole: {', '.join(f'`{name}`' for name in whole)}.")
+    return [" ".join(lines)]
 
 
 def _but(result: Mapping[str, Any]) -> str:

@@ -189,7 +189,8 @@ def fitted_weights(
     fitting = [match for match in matches if match.fits(strict)]
     if not fitting:
         closest = max(matches, key=lambda match: (match.count, -len(match.unexpected)))
-        where = f"; the closest is its entry '{closest.own.entry}'" if whole > 1 and closest.own.entry else ""
+        named = closest.own.entry and (whole > 1 or not closest.own.whole)
+        where = f"; the closest is its entry '{closest.own.entry}'" if named else ""
         raise UserError(
             f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors{where}: {closest.text(strict)}"
         )
