@@ -141,6 +141,11 @@ class Method:
             UserError: a setting that means nothing to the method, or that is not allowed, or a part of a network for
                 one that runs the whole.
         """
+        if shrink.keep_weights and "weights" in self.refuses:
+            raise UserError(
+                f"method '{name}' makes networks with weights of its own and cannot choose among trained channels: use "
+                f"a score, a control, a tilt or Torch-Pruning"
+            )
         try:
             shrink = self.settings(shrink)
         except UserError as error:
@@ -154,11 +159,6 @@ class Method:
             )
         if shrink.budget.latency is not None and "latency" in self.refuses:
             raise UserError(f"method '{name}' knows no clock: leave latency out of shrink.budget")
-        if shrink.keep_weights and "weights" in self.refuses:
-            raise UserError(
-                f"method '{name}' makes networks with weights of its own and cannot choose among trained channels: use "
-                f"a score, a control, a tilt or Torch-Pruning"
-            )
         if self.whole and subject is not None and subject.part is not None:
             raise UserError(
                 f"method '{name}' runs the whole network and cannot search a part of it, such as the backbone of "

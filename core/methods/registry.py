@@ -172,11 +172,11 @@ def _methods() -> Iterator[tuple[str, Method]]:
         yield name, Method(score.summary, _by_score, {"score": name, **allocation})
     hypernetwork = {"latents": "hypernetwork"}
     yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
-                                          {"score": "gradient", **hypernetwork})  # fmt: skip
+                                          {"score": "gradient", **hypernetwork}, frozenset({"weights"}))  # fmt: skip
     yield (
         "hypernetwork-magnitude",
         Method("|z| of random latents (what the published ResNet50 command selects by)", _by_score,
-               {"score": "magnitude", **hypernetwork}),
+               {"score": "magnitude", **hypernetwork}, frozenset({"weights"})),
     )  # fmt: skip
     for name in ("gradient", "fisher"):
         for rule in ("per-flop", "equalised"):

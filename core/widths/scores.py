@@ -206,7 +206,7 @@ SCORES: dict[str, Score] = {
     "gradient": Score("|dL/dz| of plain gates", partial(_by_latents, score="gradient")),
     "sensitivity": Score("|z · dL/dz| of plain gates: equals gradient, trained once for both",
                          partial(_by_latents, score="sensitivity")),
-    "magnitude": Score("mean |W| of fresh weights", partial(_by_latents, score="magnitude")),
+    "magnitude": Score("mean |W|, of fresh weights where none are kept", partial(_by_latents, score="magnitude")),
     "random": Score("control: widths drawn per group", _by_drawn_widths, allocations=("threshold",), ranks=False),
     "uniform": Score("control: every group keeps the same fraction", _by_rank, allocations=("threshold",),
                      ranks=False),
