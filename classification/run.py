@@ -26,8 +26,13 @@ from classification.task import (
 )
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.commands import CONFIG_FILE, add_experiment_arguments, execute
-from core.experiments.pretrained import add_pretrained_arguments, given_pretrained
+from core.experiments.commands import (
+    CONFIG_FILE,
+    add_experiment_arguments,
+    add_pretrained_arguments,
+    execute,
+    given_pretrained,
+)
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 

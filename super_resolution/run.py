@@ -11,8 +11,12 @@ from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
-from core.experiments.commands import add_experiment_arguments, execute
-from core.experiments.pretrained import add_pretrained_arguments, given_pretrained
+from core.experiments.commands import (
+    add_experiment_arguments,
+    add_pretrained_arguments,
+    execute,
+    given_pretrained,
+)
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from lightning_fabric import Fabric
 
@@ -21,7 +21,7 @@ from core.command_line.factories import from_data
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
-from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan, with_weights
+from core.experiments.plan import PLAN_FILE, Plan, Start, extended, new_plan, stored_plan, with_weights
 from core.experiments.pretrained import shrink_of, weights_told
 from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import STAGES, Settings, TeacherConfig
@@ -127,6 +127,28 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         help="methods of the same list to compare with, such as random (whose widths are nearly uniform) and uniform "
         "(with --resume: added to those that are planned)",
     )
+
+
+def add_pretrained_arguments(parser: ArgumentParser) -> None:
+    """Add what says what networks begin with; `given_pretrained` reads it."""
+    start = parser.add_argument_group("trained weights")
+    start.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        help="trained weights of the network, by which channels are scored: .safetensors or .pth (read as data), "
+        "timm:NAME or torchvision:NAME from your own cache",
+    )
+    start.add_argument(
+        "--start",
+        choices=get_args(Start),
+        help="what trainings begin with: fresh weights, or those of --pretrained; then the found network keeps its "
+        "channels of these, and is also trained from scratch as a control (default: scratch)",
+    )
+
+
+def given_pretrained(arguments: Namespace) -> dict[str, object]:
+    """Parsed `add_pretrained_arguments`: key of the protocol -> value, None for nothing."""
+    return {"pretrained": arguments.pretrained, "start": arguments.start}
 
 
 def read_protocol(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,28 +47,6 @@ class PretrainedConfig:
         if self.pretrained is not None and is_file_name(self.pretrained):
             # A run goes on wherever the command is typed.
             object.__setattr__(self, "pretrained", str(Path(self.pretrained).expanduser().absolute()))
-
-
-def add_pretrained_arguments(parser: ArgumentParser) -> None:
-    """Add what says what networks begin with; `given_pretrained` reads it."""
-    start = parser.add_argument_group("trained weights")
-    start.add_argument(
-        "--pretrained",
-        metavar="FILE",
-        help="trained weights of the network, by which channels are scored: .safetensors or .pth (read as data), "
-        "timm:NAME or torchvision:NAME from your own cache",
-    )
-    start.add_argument(
-        "--start",
-        choices=get_args(Start),
-        help="what trainings begin with: fresh weights, or those of --pretrained; then the found network keeps its "
-        "channels of these, and is also trained from scratch as a control (default: scratch)",
-    )
-
-
-def given_pretrained(arguments: Namespace) -> dict[str, object]:
-    """Parsed `add_pretrained_arguments`: key of the protocol -> value, None for nothing."""
-    return {"pretrained": arguments.pretrained, "start": arguments.start}
 
 
 def shrink_of(
