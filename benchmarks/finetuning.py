@@ -20,8 +20,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from benchmarks.hypothesis import (
     GOES_ON,
     add_bench_arguments,
@@ -42,7 +40,7 @@ from core.experiments.pretrained import open_pretrained, shrink_of
 from core.experiments.series import Record, collect, controls_table, results_table
 from core.experiments.statistics import with_interval
 from core.experiments.store import KeyedStore
-from core.experiments.trials import Engine, Failure, check_trials, network
+from core.experiments.trials import Engine, Failure, check_trials, metrics_at_start, network
 from core.methods.method import Found
 from core.methods.registry import BASELINE, find
 from core.surgery.architecture import Architecture
@@ -142,9 +140,7 @@ def after_cut(engine: Engine, trial: Trial, record: Record) -> dict[str, float] 
         return None
     found = record["architecture"]
     architecture = None if found is None else Architecture.from_json(found)
-    model = network(engine.task, architecture, trial.seed, PRETRAINED)
-    with torch.no_grad():
-        return dict(engine.task.evaluate(model.to(engine.fabric.device).eval()))
+    return metrics_at_start(engine, network(engine.task, architecture, trial.seed, PRETRAINED))
 
 
 def search_seconds(tuning: Tuning, methods: Sequence[str], turns: int) -> dict[str, Any]:
@@ -239,10 +235,7 @@ def _write(
         machine_text(machine("torch-pruning")),
     ]
     value = {
-        "records": [
-            {**short(record), "row": record["row"], "metrics_after_cut": record["metrics_after_cut"]}
-            for record in records
-        ],
+        "records": [_published(record) for record in records],
         "search_seconds": {
             name: {"wall": list(timing.wall), "cpu": list(timing.cpu)} for name, timing in seconds.items()
         },
@@ -250,6 +243,13 @@ def _write(
     _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
     print(parts[3])
     print(f"report: {page}")
+
+
+def _published(record: Record) -> dict[str, Any]:
+    """A record as it is published; of the weights their checksum, and not where they lay."""
+    weights = record.get("weights")
+    told = weights and {key: weights[key] for key in ("start", "checksum")}
+    return {**short(record), "weights": told}
 
 
 def _training_times(series: Mapping[str, Any]) -> str:

@@ -219,7 +219,8 @@ def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
                 )
             divergences = read_divergences(settings.run_dir(method, seed))
             unknown = store.unknown_start(method, seed)
-            runs.append(Run(method, seed, history, architecture, divergences, unknown))
+            at_start = store.metrics_at_start(method, seed)
+            runs.append(Run(method, seed, history, architecture, divergences, unknown, at_start))
     if not runs:
         raise UserError(f"all trials in '{settings.work_dir}' failed: there is nothing to compare")
     return runs, failed
@@ -258,6 +259,9 @@ def summarise(
             "params_ratio": _mean(params) / base.params,
             "metrics": _metrics(task, [run.history[-1].eval_metrics for run in own]),
             "raw_metrics": _metrics(task, [run.history[-1].raw_metrics for run in own]),
+            **(
+                {"metrics_at_start": _metrics(task, [run.at_start for run in own])} if own[0].at_start else {}
+            ),
             "widths": widths[0],
             "per_seed": [
                 {"seed": run.seed, "flops": f, "params": p, "widths": w}

@@ -200,6 +200,14 @@ def _weights_told(task: Task, settings: Settings, result: Mapping[str, Any]) -> 
     lines = weights_told(task.pretrained, settings.start, settings.shrink)
     if whole := result["weights"]["kept_whole"]:
         lines.append(f"Groups that are not exact stay whole: {', '.join(f'`{name}`' for name in whole)}.")
+    metric = task.metrics[0]
+    before = [
+        f"{METHOD_TITLES.get(method, method)} {with_interval(series.values(metric), metric.digits)}"
+        for method, series in of_result(result, "metrics_at_start").items()
+        if series.has(metric)
+    ]
+    if before:
+        lines.append(f"{metric.label} before fine-tuning: {'; '.join(before)}.")
     return [" ".join(lines)]
 
 

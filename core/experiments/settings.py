@@ -124,3 +124,6 @@ class Run:
     architecture: Architecture | None
     divergences: tuple[Divergence, ...] = ()
     unknown_start: Mapping[str, str] = field(default_factory=dict)
+    at_start: Mapping[str, float] = field(
+        default_factory=dict
+    )  # metrics with trained weights, before fine-tuning

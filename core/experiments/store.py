@@ -193,6 +193,11 @@ class WorkDirectory:
         record = _read(self.record_file(method, seed))
         return {} if record is None else dict(record.get("unknown_start", {}))
 
+    def metrics_at_start(self, method: str, seed: int) -> dict[str, float]:
+        """Metrics of a network with trained weights before it was fine-tuned; empty for one from scratch."""
+        record = _read(self.record_file(method, seed))
+        return {} if record is None else dict(record.get("metrics_at_start") or {})
+
     def widths_file(self, trial: Trial) -> Path:
         """Where the widths of one method and seed are kept."""
         return self.folder / "widths" / f"{name_of(trial.method, trial.seed)}.json"

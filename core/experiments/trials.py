@@ -351,6 +351,12 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     unknown = refuse_unknown_start(task, model, engine.allow_unknown_start)
     if unknown:
         engine.say(f"{place}: {unknown_text(unknown)}")
+    at_start = None
+    if engine.starts_from(trial) == "pretrained":
+        at_start = metrics_at_start(engine, model)
+        metric = task.metrics[0]
+        value = number_text(at_start[metric.key], metric.digits)
+        engine.say(f"{place}: {metric.label} {value} with its trained weights, before fine-tuning")
     widths: list[Any] | None = None
     if architecture is None:
         cost = base = baseline_graph(task, trial.shrink).price()
@@ -408,6 +414,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "shrink": None if found is None else asdict(trial.shrink),
         "decided_by": engine.decided_by(trial),
         "metrics": dict(last.eval_metrics),
+        "metrics_at_start": at_start,
         "train_loss": last.train_loss,
         "cost": cost.to_json(),
         "baseline_cost": baseline_cost,
@@ -426,6 +433,12 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         },
     })  # fmt: skip
     return record
+
+
+def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
+    """The metrics of a network that begins with trained weights before it is fine-tuned."""
+    with torch.no_grad():
+        return dict(engine.task.evaluate(model.to(engine.fabric.device).eval()))
 
 
 def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> nn.Module:

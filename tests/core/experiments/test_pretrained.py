@@ -110,8 +110,11 @@ def test_an_experiment_has_the_found_network_from_scratch_as_a_control(weights: 
     checksum = task_of(weights).pretrained.checksum  # type: ignore[union-attr]
     assert {record["weights"]["checksum"] for record in records.values()} == {checksum}
     assert result["weights"]["pretrained"] == str(weights)
+    told = {name: "metrics_at_start" in entry for name, entry in result["methods"].items()}
+    assert told == {"baseline": True, "lwdna": True, "lwdna-scratch": False, "uniform": True}
     report = (tmp_path / "w" / "report.md").read_text()
     assert "LW-DNA from scratch" in report
+    assert "error before fine-tuning: Baseline 1.00; LW-DNA 1.00; Uniform widths 1.00." in report
     assert f"Trained weights '{weights}' (SHA-256 of what is used: {checksum[:12]})" in report
     done = engine_of(task_of(weights), asked, make_fabric("cpu"))
     assert check_trials(done, asked.trials()) == []  # nothing is done twice
