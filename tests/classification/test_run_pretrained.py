@@ -130,6 +130,23 @@ def test_scores_of_trained_weights_and_fresh_starts(
     assert Architecture.load(tmp_path / "w" / "widths.json").kept
 
 
+def test_given_widths_have_to_say_which_channels_are_kept(
+    experiment: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*FAST, "--pretrained", str(weights), "--start", "pretrained", "--stages", "shrink"]
+    widths = experiment / "widths.json"
+    assert main([*command, "--widths", str(widths), "--work-dir", str(tmp_path / "kept")]) == 0
+    assert Architecture.load(tmp_path / "kept" / "widths.json").kept == Architecture.load(widths).kept
+    content = json.loads(widths.read_text())
+    del content["kept"]
+    (tmp_path / "bare.json").write_text(json.dumps(content))
+    command += ["--widths", str(tmp_path / "bare.json"), "--work-dir", str(tmp_path / "bare")]
+    assert main(command) == 2
+    assert (
+        "the file of --widths does not say which channels of the weights are kept" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
