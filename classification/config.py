@@ -11,6 +11,7 @@ from classification.data import PHOTOGRAPHS, DataConfig, check_dataset, is_folde
 from classification.models import INPUT_SHAPES
 from core.command_line.factories import is_factory
 from core.errors import UserError, did_you_mean
+from core.experiments.pretrained import PretrainedConfig
 from core.experiments.settings import TeacherConfig
 from core.training.distillation import DistillationConfig
 from core.training.recipe import require_range
@@ -30,8 +31,8 @@ FOLDER_PROTOCOL = CONFIGS / "folder.py"
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """A protocol of `shared_configs/classification`.
+class RunConfig(PretrainedConfig):
+    """A protocol of `shared_configs/classification`; see `PretrainedConfig` for its entries `pretrained` and `start`.
 
     Args:
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
@@ -66,6 +67,7 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if is_folder(self.dataset):
             object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
         if self.threads is not None:

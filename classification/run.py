@@ -26,7 +26,13 @@ from classification.task import (
 )
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.commands import CONFIG_FILE, add_experiment_arguments, execute
+from core.experiments.commands import (
+    CONFIG_FILE,
+    add_experiment_arguments,
+    add_pretrained_arguments,
+    execute,
+    given_pretrained,
+)
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
@@ -66,6 +72,7 @@ def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
     add_subject_arguments(parser)
+    add_pretrained_arguments(parser)
     add_experiment_arguments(parser)
     return parser
 
@@ -107,7 +114,7 @@ def run(arguments: Namespace) -> int:
         "classification",
         RunConfig,
         lambda: find_config(arguments.model, arguments.dataset, arguments.distillation),
-        given_of(arguments),
+        {**given_of(arguments), **given_pretrained(arguments)},
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
         lambda config: with_distillation(config, arguments.distillation),

@@ -26,9 +26,11 @@ from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError, first_line
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.given import given_subject, given_widths
+from core.experiments.pretrained import open_pretrained
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
+from core.methods.subject import Pretrained
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
@@ -63,6 +65,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
 
     inputs = torch.zeros(1, *data.input_shape)
     given = given_widths(config.found_widths, build_model, inputs)
+    pretrained = open_pretrained(config.pretrained, build_model)
     return Task(
         name="classification",
         dataset=data.name,
@@ -76,11 +79,15 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
-        finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
+        finish=lambda settings, runs: [
+            *left_out(data.skipped),
+            *checkpoints(config, data, settings, runs, pretrained),
+        ],
         given=given,
         subject={**subject(config, data), **given_subject(given)},
         described=partial(describe, config, data),
         one_process=one_process(data),
+        pretrained=pretrained,
     )
 
 
@@ -151,12 +158,16 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
 
 
 def checkpoints(
-    config: RunConfig, data: ClassificationData, settings: Settings, runs: Sequence[Run]
+    config: RunConfig,
+    data: ClassificationData,
+    settings: Settings,
+    runs: Sequence[Run],
+    pretrained: Pretrained | None,
 ) -> list[str]:
     """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
     described = partial(describe, config, data)
     saved = save_checkpoints(
-        settings, runs, described, lambda description: build_network(description, config.model)
+        settings, runs, described, lambda description: build_network(description, config.model), pretrained
     )
     files = "\n".join(line for _, _, line in saved)
     return [f"Checkpoints for `python -m classification.predict IMAGES --checkpoint FILE`:\n\n{files}"]

@@ -13,6 +13,7 @@ from torch import nn
 
 from core.command_line.factories import is_factory
 from core.errors import UserError, did_you_mean
+from core.experiments.pretrained import PretrainedConfig
 from core.graph.channels import trace_channels
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
@@ -26,8 +27,8 @@ DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that scikit-image c
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """A protocol of `shared_configs/super_resolution`.
+class RunConfig(PretrainedConfig):
+    """A protocol of `shared_configs/super_resolution`; see `PretrainedConfig` for its entries `pretrained` and `start`.
 
     Args:
         model: a name of `super_resolution.models`, `package.module:factory` or `path/to/file.py:factory`.
@@ -58,6 +59,7 @@ class RunConfig:
     tie_upsampler: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not is_factory(self.model) and self.model not in UPSCALERS:
             problem = "keeps the size of images" if self.model in MODELS else "is an unknown network"
             raise UserError(

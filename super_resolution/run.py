@@ -11,7 +11,12 @@ from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
-from core.experiments.commands import add_experiment_arguments, execute
+from core.experiments.commands import (
+    add_experiment_arguments,
+    add_pretrained_arguments,
+    execute,
+    given_pretrained,
+)
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS
@@ -38,6 +43,7 @@ def build_parser() -> ArgumentParser:
         action=BooleanOptionalAction,
         help="upsamplers as wide as the trunk, or of their own widths (default: the protocol's)",
     )
+    add_pretrained_arguments(parser)
     add_experiment_arguments(parser)
     return parser
 
@@ -67,7 +73,11 @@ def run(arguments: Namespace) -> int:
         )
 
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}
-    given |= {"data.tile": arguments.tile, "tie_upsampler": arguments.tie_upsampler}
+    given |= {
+        "data.tile": arguments.tile,
+        "tie_upsampler": arguments.tie_upsampler,
+        **given_pretrained(arguments),
+    }
     return execute(
         arguments,
         "super_resolution",

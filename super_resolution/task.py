@@ -16,8 +16,10 @@ from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.given import given_subject, given_widths
+from core.experiments.pretrained import open_pretrained
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
+from core.methods.subject import Pretrained
 from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
@@ -67,6 +69,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     first, colours = present[0].name, "RGB" if channels == 3 else "grey"
     inputs = torch.zeros(1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
     given = given_widths(config.found_widths, build_model, inputs)
+    pretrained = open_pretrained(config.pretrained, build_model)
     return Task(
         name="super_resolution",
         dataset=f"{config.dataset} x{config.scale}",
@@ -80,10 +83,11 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in {colours}; test: {first})"),
         references={"Bicubic": by_metric(score_set(bicubic(config.scale), images) for images in present)},
         notes=not_scored(config.data.benchmarks, missing),
-        finish=lambda settings, runs: finish(config, present, device, channels, settings, runs),
+        finish=lambda settings, runs: finish(config, present, device, channels, settings, runs, pretrained),
         given=given,
         subject={**subject(config), **given_subject(given)},
         described=partial(describe_trained, config, channels),
+        pretrained=pretrained,
     )
 
 
@@ -130,6 +134,7 @@ def finish(
     channels: int,
     settings: Settings,
     runs: Sequence[Run],
+    pretrained: Pretrained | None,
 ) -> list[str]:
     """Write a checkpoint for `super_resolution.upscale` per method, and the side-by-side crops."""
     upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
@@ -137,7 +142,7 @@ def finish(
     files = []
     described = partial(describe_trained, config, channels)
     for run, network, line in save_checkpoints(
-        settings, runs, described, lambda description: build_network(description, config.model)
+        settings, runs, described, lambda description: build_network(description, config.model), pretrained
     ):
         files.append(line)
         if run.method in names:

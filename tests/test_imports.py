@@ -32,7 +32,10 @@ DECODERS = {
     "core/storage/images.py": {"cv2", "PIL", "mmcv", "jpeg4py", "turbojpeg"},
     "core/storage/video.py": {"cv2"},
 }
-PEERS = {"core/methods/peers.py": {"torch_pruning"}}  # another library's way of finding widths
+PEERS = {
+    "core/methods/peers.py": {"torch_pruning"},  # another library's way of finding widths
+    "core/storage/hubs.py": {"timm", "torchvision"},  # where these libraries keep weights
+}
 # Of these, what is imported only where it is used: mmcv loads torch, jpeg4py the system's library.
 LAZY_IN_CORE = {"mmcv", "jpeg4py", "turbojpeg"}
 OPTIONAL = {"torchvision", "basicsr", "timm", "onnx", "onnxruntime", "onnxscript", "torch_pruning", "got10k"}
@@ -91,6 +94,7 @@ COMMANDS = {
     "core/experiments/commands.py",
     "core/export/command.py",  # export, of every task
     "core/command_line/exits.py",  # from words to exit status, for all commands
+    "core/storage/checkpoint.py",  # others keep a Namespace beside their weights
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/eval.py",
     "classification/predict.py",

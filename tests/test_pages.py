@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import core
+from core.graph.complexity import count
 from core.surgery.architecture import describe_inputs
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -112,3 +113,12 @@ def test_detection_and_segmentation(
     )
     assert {"aux_classifier.0", "classifier.1"} <= set(names["found"].widths)
     assert bool(torch.isfinite(names["loss"]))
+
+
+def test_trained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it writes a file
+    names: dict[str, Any] = {}
+    for block in blocks("pretrained.md"):
+        exec(block, names)
+    small, trained = (count(names[name], names["example"]) for name in ("small", "trained"))
+    assert small <= 0.5 * trained

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from torch import nn
 
+from core.experiments.plan import FROM_SCRATCH
+from core.experiments.pretrained import as_json
 from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings, TeacherConfig
 from core.experiments.store import plain
 from core.experiments.task import Described
+from core.methods.subject import Pretrained
 from core.storage.checkpoint import load_weights, save_weights
 from core.storage.description import Origin, header_of
 from core.surgery.architecture import Architecture
@@ -29,6 +32,7 @@ def header(
     distillation: DistillationConfig | None,
     teacher: TeacherConfig,
     divergences: Sequence[Divergence],
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The entries of a trained network's header.
 
@@ -39,8 +43,11 @@ def header(
         distillation: of the training; None without.
         teacher: likewise.
         divergences: where the training left the recipe.
+        weights: what trained weights were used, and how; see `core.experiments.pretrained.as_json`.
     """
     recipe = {"train": asdict(train), "data": asdict(described.data)}
+    if weights is not None:
+        recipe["weights"] = dict(weights)
     if distillation is not None:
         recipe |= {"distillation": asdict(distillation), "teacher": asdict(teacher)}
     notes = tuple(f"{divergence}." for divergence in divergences)
@@ -53,6 +60,7 @@ def save_checkpoints(
     runs: Sequence[Run],
     described: Callable[[Architecture | None], Described],
     build: Callable[[Any], M],
+    pretrained: Pretrained | None = None,
 ) -> Iterator[tuple[Run, M, str]]:
     """Write METHOD.safetensors of every method, of the first seed.
 
@@ -61,6 +69,7 @@ def save_checkpoints(
         runs: its finished trainings.
         described: of `core.experiments.task.Task`.
         build: a description -> its network.
+        pretrained: trained weights that were used.
 
     Yields:
         The training, its network with its weights, and a line of Markdown that names the file.
@@ -79,7 +88,10 @@ def save_checkpoints(
         save_weights(
             network,
             path,
-            header(told, run.method, train, settings.distillation, settings.teacher, run.divergences),
-        )
+            header(
+                told, run.method, train, settings.distillation, settings.teacher, run.divergences,
+                as_json(pretrained, "scratch" if run.method.endswith(FROM_SCRATCH) else settings.start),
+            ),
+        )  # fmt: skip
         title = METHOD_TITLES.get(run.method, run.method.capitalize())
         yield run, network, f"- `{path.name}`: {title}, seed {run.seed}"

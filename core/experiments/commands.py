@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from lightning_fabric import Fabric
 
@@ -22,7 +22,8 @@ from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.given import at_given_budget, shipped_names
-from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
+from core.experiments.plan import PLAN_FILE, Plan, Start, extended, new_plan, stored_plan, with_weights
+from core.experiments.pretrained import shrink_of, weights_told
 from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import STAGES, Settings, TeacherConfig
 from core.experiments.task import Task
@@ -138,6 +139,28 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def add_pretrained_arguments(parser: ArgumentParser) -> None:
+    """Add what says what networks begin with; `given_pretrained` reads it."""
+    start = parser.add_argument_group("trained weights")
+    start.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        help="trained weights of the network, by which channels are scored: .safetensors or .pth (read as data), "
+        "timm:NAME or torchvision:NAME from your own cache",
+    )
+    start.add_argument(
+        "--start",
+        choices=get_args(Start),
+        help="what trainings begin with: fresh weights, or those of --pretrained; then the found network keeps its "
+        "channels of these, and is also trained from scratch as a control (default: scratch)",
+    )
+
+
+def given_pretrained(arguments: Namespace) -> dict[str, object]:
+    """Parsed `add_pretrained_arguments`: key of the protocol -> value, None for nothing."""
+    return {"pretrained": arguments.pretrained, "start": arguments.start}
+
+
 def read_protocol(
     path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any], *, dumped: bool = False
 ) -> T:
@@ -155,11 +178,10 @@ def read_protocol(
     common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
     common |= {"found_widths": arguments.found_widths}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
-    return (
-        config
-        if arguments.budget is None
-        else replace(config, shrink=at_budget(config.shrink, arguments.budget))
-    )
+    shrink = config.shrink if arguments.budget is None else at_budget(config.shrink, arguments.budget)
+    options = dict(option.split("=", 1) for option in arguments.cfg_options if "=" in option)
+    shrink = shrink_of(getattr(config, "pretrained", None), shrink, arguments.widen, options)
+    return config if shrink == config.shrink else replace(config, shrink=shrink)
 
 
 def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
@@ -258,6 +280,7 @@ def execute(
             lowered_lr=lowered_lr,
             allow_unknown_start=arguments.allow_unknown_start,
             schema=plan.schema,
+            start=getattr(config, "start", "scratch"),
         )
         if stored is not None:
             check_same(config, stored, folder)
@@ -271,7 +294,16 @@ def execute(
                 f"--widths gives the found network's widths, and --method {plan.method} says how they are found: leave "
                 "one of both out"
             )
+        if task.given is not None and settings.start == "pretrained" and not task.given.kept:
+            raise UserError(
+                "--start pretrained: the file of --widths does not say which channels of the weights are kept; leave "
+                "--widths out, or name the widths.json of a run with --pretrained"
+            )
         settings = replace(settings, shrink=at_given_budget(settings.shrink, task.given))
+        if task.pretrained is not None:
+            for line in weights_told(task.pretrained, settings.start, settings.shrink):
+                say(line)
+            plan = with_weights(plan, task.pretrained.checksum, task.pretrained.source, folder)
         check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:

@@ -28,6 +28,7 @@ from core.errors import UserError
 from core.experiments.executors import OpenEngine, run_trials
 from core.experiments.plan import EARLIER, SCHEMA, Trial
 from core.experiments.plots import plot_channels, plot_curves
+from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
 from core.experiments.starts import unknown_text
@@ -86,6 +87,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,
         allow_unknown_start=settings.allow_unknown_start,
+        start=settings.start,
         say=say,
         progress=settings.progress,
     )
@@ -168,6 +170,10 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     runs, failed = _read_runs(settings)
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
+    result["weights"] = as_json(task.pretrained, settings.start)
+    if result["weights"] is not None:
+        frozen = next((run.architecture.options.freeze for run in runs if run.architecture is not None), ())
+        result["weights"]["kept_whole"] = [name for name in frozen if name not in settings.shrink.freeze]
     if settings.schema < SCHEMA:
         result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:
@@ -213,7 +219,8 @@ def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
                 )
             divergences = read_divergences(settings.run_dir(method, seed))
             unknown = store.unknown_start(method, seed)
-            runs.append(Run(method, seed, history, architecture, divergences, unknown))
+            at_start = store.metrics_at_start(method, seed)
+            runs.append(Run(method, seed, history, architecture, divergences, unknown, at_start))
     if not runs:
         raise UserError(f"all trials in '{settings.work_dir}' failed: there is nothing to compare")
     return runs, failed
@@ -252,6 +259,9 @@ def summarise(
             "params_ratio": _mean(params) / base.params,
             "metrics": _metrics(task, [run.history[-1].eval_metrics for run in own]),
             "raw_metrics": _metrics(task, [run.history[-1].raw_metrics for run in own]),
+            **(
+                {"metrics_at_start": _metrics(task, [run.at_start for run in own])} if own[0].at_start else {}
+            ),
             "widths": widths[0],
             "per_seed": [
                 {"seed": run.seed, "flops": f, "params": p, "widths": w}

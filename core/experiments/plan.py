@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from core.command_line.schema import lower
 from core.errors import UserError
@@ -27,7 +28,14 @@ EARLIER = (
 # Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
 # them; 1: by rules read off values.
 SCHEMA = 2
-_NO_CONTROLS = ("baseline", "lwdna", "teacher")
+Start = Literal["scratch", "pretrained"]
+FROM_SCRATCH = "-scratch"  # after a method's name: the network of its widths, trained from fresh weights
+_NO_CONTROLS = ("baseline", "lwdna", "lwdna-scratch", "teacher")
+
+
+def finder_of(method: str) -> str:
+    """The method that finds the widths of what a trial is called."""
+    return method.removesuffix(FROM_SCRATCH)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Trial:
     """One method at one setting with one seed: the unit of all experiments.
 
     Attributes:
-        method: "baseline", a method's name, or "lwdna" for the found network of a `run` command.
+        method: "baseline", a method's name, or "lwdna" for the found network of a `run` command. With `FROM_SCRATCH`
+            after it the network of these widths is trained from fresh weights where the others are fine-tuned.
         shrink: how widths are found; methods change in it what makes them what they are.
         seed: of widths, weights and the order of the data.
     """
@@ -46,6 +55,16 @@ class Trial:
 
     def __str__(self) -> str:
         return f"{self.method}, seed {self.seed}"
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether it is the control of a trial that starts from trained weights."""
+        return self.method.endswith(FROM_SCRATCH)
+
+    @property
+    def finder(self) -> Trial:
+        """The trial whose widths it has."""
+        return replace(self, method=finder_of(self.method))
 
 
 def grid(methods: Sequence[str], settings: Sequence[ShrinkConfig], seeds: Sequence[int]) -> list[Trial]:
@@ -72,6 +91,7 @@ class Plan:
         data_root: `--data-root`, where it was given.
         method: `--method`, where it was given.
         schema: of the trials; an earlier one's where the directory was begun by an earlier release.
+        pretrained: checksum of the trained weights; None without.
     """
 
     task: str
@@ -80,6 +100,7 @@ class Plan:
     data_root: str | None = None
     method: str | None = None
     schema: int = SCHEMA
+    pretrained: str | None = None
 
     def __str__(self) -> str:
         controls = f"controls {', '.join(self.controls)}" if self.controls else "no controls"
@@ -148,6 +169,26 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
             f"'{path}' names the seeds {list(plan.seeds)}, but the protocol beside it begins with {first_seed}"
         )
     return plan
+
+
+def with_weights(plan: Plan, checksum: str | None, source: str | None, folder: Path) -> Plan:
+    """A plan with the trained weights of its experiment.
+
+    Args:
+        plan: new, or a stored one.
+        checksum: of the weights as they are now; None for none.
+        source: what the user calls them.
+        folder: the work directory, for the message.
+
+    Raises:
+        UserError: the experiment was begun with others.
+    """
+    if plan.pretrained not in (None, checksum):
+        raise UserError(
+            f"the weights in '{source}' are others than those that the run in '{folder}' began with: put these back, "
+            f"or use another --work-dir"
+        )
+    return replace(plan, pretrained=checksum)
 
 
 def extended(

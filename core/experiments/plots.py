@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from core.experiments.plan import finder_of
 from core.experiments.report import METHOD_TITLES
 from core.experiments.series import Series
 from core.experiments.settings import Run
@@ -128,7 +129,9 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
     layers = [name for name in graph.producers if name not in graph.depthwise]
     found: dict[str, list[list[int]]] = {}
     for run in runs:
-        if run.architecture is not None:
+        if run.architecture is not None and run.method == finder_of(
+            run.method
+        ):  # its control has the same widths
             found.setdefault(run.method, []).append(layer_widths(run.architecture.reshape(model), layers))
     title = f"{task.model_name} on {task.dataset}: channels per layer"
     if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from core.experiments.pretrained import weights_told
 from core.experiments.series import of_result
 from core.experiments.settings import Settings
 from core.experiments.statistics import difference_cells, number_text, width_spread, with_interval
@@ -18,6 +19,7 @@ from core.tables import engineering, markdown_table, text_table
 METHOD_TITLES = {
     "baseline": "Baseline",
     "lwdna": "LW-DNA",
+    "lwdna-scratch": "LW-DNA from scratch",
     "random": "Random widths",
     "uniform": "Uniform widths",
     "random-scores": "Random scores",
@@ -166,6 +168,7 @@ def markdown_report(
         f"{epochs} for every network, the same recipe{but}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
+        *_weights_told(task, settings, result),
         markdown_table(header, rows),
         _footnote(result),
         *([SPREAD] if result["methods"].keys() - {BASELINE} else []),
@@ -191,6 +194,23 @@ def markdown_report(
         "```json\n" + json_text(result["environment"], indent=2) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _weights_told(task: Task, settings: Settings, result: Mapping[str, Any]) -> list[str]:
+    if task.pretrained is None:
+        return []
+    lines = weights_told(task.pretrained, settings.start, settings.shrink)
+    if whole := result["weights"]["kept_whole"]:
+        lines.append(f"Groups that are not exact stay whole: {', '.join(f'`{name}`' for name in whole)}.")
+    metric = task.metrics[0]
+    before = [
+        f"{METHOD_TITLES.get(method, method)} {with_interval(series.values(metric), metric.digits)}"
+        for method, series in of_result(result, "metrics_at_start").items()
+        if series.has(metric)
+    ]
+    if before:
+        lines.append(f"{metric.label} before fine-tuning: {'; '.join(before)}.")
+    return [" ".join(lines)]
 
 
 GONE = "–"  # in the place of a width

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from core.errors import UserError, check_known
-from core.experiments.plan import SCHEMA, Trial, grid
+from core.experiments.plan import FROM_SCRATCH, SCHEMA, Start, Trial, finder_of, grid
 from core.methods.registry import BASELINE, METHODS
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
@@ -59,6 +59,7 @@ class Settings:
         lowered_lr: learning rate with which trainings that have diverged go on; see `core.training.divergence`.
         allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
         schema: of the trials of the work directory, which may have been begun by an earlier release.
+        start: what trainings begin with. With "pretrained" the found network is trained from scratch too, as a control.
     """
 
     train: TrainConfig
@@ -74,6 +75,7 @@ class Settings:
     lowered_lr: float | None = None
     allow_unknown_start: bool = False
     schema: int = SCHEMA
+    start: Start = "scratch"
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -90,8 +92,9 @@ class Settings:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All that have widths to find, under the names that files have."""
-        return (FOUND, *self.controls)
+        """All that have found widths, under the names that files have."""
+        control = (FOUND + FROM_SCRATCH,) if self.start == "pretrained" else ()
+        return (FOUND, *control, *self.controls)
 
     @property
     def seed_list(self) -> list[int]:
@@ -104,7 +107,7 @@ class Settings:
 
     def widths_file(self, method: str, seed: int) -> Path:
         """Where the widths of one method and seed are kept."""
-        return self.work_dir / "widths" / f"{name_of(method, seed)}.json"
+        return self.work_dir / "widths" / f"{name_of(finder_of(method), seed)}.json"
 
     def run_dir(self, method: str, seed: int) -> Path:
         """Where one training is kept."""
@@ -121,3 +124,6 @@ class Run:
     architecture: Architecture | None
     divergences: tuple[Divergence, ...] = ()
     unknown_start: Mapping[str, str] = field(default_factory=dict)
+    at_start: Mapping[str, float] = field(
+        default_factory=dict
+    )  # metrics with trained weights, before fine-tuning

@@ -191,8 +191,8 @@ class WorkDirectory:
             )
         if record.get("key") != key:
             raise UserError(
-                f"'{path}' is of another network, data set, recipe or search than this run's (has the network's own "
-                f"file been edited?): use another --work-dir, or remove the file to take the training as it is"
+                f"'{path}' is of another network, data set, recipe, search or start than this run's (has the network's "
+                f"own file been edited?): use another --work-dir, or remove the file to take the training as it is"
             )
         return record
 
@@ -208,6 +208,11 @@ class WorkDirectory:
         """Tensors of a trained network that may have started otherwise than the baseline's -> why."""
         record = _read(self.record_file(method, seed))
         return {} if record is None else dict(record.get("unknown_start", {}))
+
+    def metrics_at_start(self, method: str, seed: int) -> dict[str, float]:
+        """Metrics of a network with trained weights before it was fine-tuned; empty for one from scratch."""
+        record = _read(self.record_file(method, seed))
+        return {} if record is None else dict(record.get("metrics_at_start") or {})
 
     def widths_file(self, trial: Trial) -> Path:
         """Where the widths of one method and seed are kept."""

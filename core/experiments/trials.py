@@ -21,7 +21,8 @@ from torch import nn
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
 from core.experiments.checkpoints import header
-from core.experiments.plan import SCHEMA, Trial
+from core.experiments.plan import SCHEMA, Start, Trial, finder_of
+from core.experiments.pretrained import as_json
 from core.experiments.processes import from_first
 from core.experiments.provenance import commit
 from core.experiments.settings import TeacherConfig
@@ -62,6 +63,7 @@ class Engine:
         teacher: which one.
         lowered_lr: learning rate with which trainings that have diverged go on.
         allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
+        start: what trainings begin with; "pretrained" needs a task that has trained weights.
         schema: of the trials; that of an earlier release where its records are only looked at.
         say: takes one line of news at a time.
         progress: show bars.
@@ -77,6 +79,7 @@ class Engine:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     lowered_lr: float | None = None
     allow_unknown_start: bool = False
+    start: Start = "scratch"
     schema: int = SCHEMA
     say: Callable[[str], None] = print
     progress: bool = False
@@ -96,6 +99,17 @@ class Engine:
             "teacher": asdict(self.teacher) if distilled else None,
         }
 
+    def starts_from(self, trial: Trial) -> Start:
+        """What the trial's training begins with."""
+        return "scratch" if trial.from_scratch else self.start
+
+    def started(self, trial: Trial) -> list[dict[str, str]]:
+        """The start, as far as it decides a result; nothing for fresh weights."""
+        if self.starts_from(trial) == "scratch":
+            return []
+        assert self.task.pretrained is not None
+        return [{"pretrained": self.task.pretrained.checksum}]
+
     def request(self, trial: Trial, work_dir: Path) -> Request:
         """The trial as a search for widths."""
         train = replace(self.train, seed=trial.seed)
@@ -103,9 +117,11 @@ class Engine:
 
     def decided_by(self, trial: Trial) -> dict[str, Any] | None:
         """All settings that decide the widths; None for the baseline."""
-        if trial.method == BASELINE:
+        if trial.finder.method == BASELINE:
             return None
-        return self.method(trial.method).decided_by(self.request(trial, Path()))
+        decided = self.method(trial.method).decided_by(self.request(trial, Path()))
+        weights = self.task.pretrained if trial.shrink.keep_weights else None
+        return decided if weights is None else {**decided, "pretrained": weights.checksum}
 
     def method(self, name: str) -> Method:
         """How a method finds widths.
@@ -113,17 +129,19 @@ class Engine:
         Raises:
             UserError: there is no such method.
         """
-        check_known("unknown method", [name], [BASELINE, *self.methods])
-        return self.methods[name]
+        check_known("unknown method", [finder_of(name)], [BASELINE, *self.methods])
+        return self.methods[finder_of(name)]
 
     def search_key(self, trial: Trial) -> str:
         """Of all that decides the widths."""
-        return key_of([self.subject(), trial.method, self.decided_by(trial)])
+        return key_of([self.subject(), trial.finder.method, self.decided_by(trial)])
 
     def record_key(self, trial: Trial) -> str:
         """Of all that decides the trial's result; a baseline does not depend on how widths are found."""
-        widths = BASELINE if trial.method == BASELINE else self.search_key(trial)
-        return key_of([self.subject(), widths, self.recipe(trial.seed)])
+        widths = BASELINE if trial.finder.method == BASELINE else self.search_key(trial)
+        # The control of an experiment has a record of its own, for that bears its name.
+        start = [{"start": "scratch"}] if trial.from_scratch else self.started(trial)
+        return key_of([self.subject(), widths, self.recipe(trial.seed), *start])
 
     def load(self, trial: Trial) -> Record | None:
         """The record of a trial, or None where it has not been run.
@@ -173,14 +191,14 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
     """
     missing = []
     for trial in trials:
-        if trial.method != BASELINE:
-            engine.method(trial.method).check_config(trial.method, trial.shrink)
+        if trial.finder.method != BASELINE:
+            engine.method(trial.method).check_config(trial.finder.method, trial.shrink)
         if engine.load(trial) is None:
             missing.append(trial)
-    found = [trial for trial in missing if trial.method != BASELINE]
-    if found:
+    found = [trial for trial in missing if trial.finder.method != BASELINE]
+    if any(engine.starts_from(trial) == "scratch" for trial in found):
         check_start(engine.task, found[0].shrink, engine.allow_unknown_start)
-    searches = {(trial.method, repr(trial.shrink)): trial for trial in found}
+    searches = {(trial.finder.method, repr(trial.shrink)): trial.finder for trial in found}
     configs = {}
     for trial in searches.values():
         method = engine.method(trial.method)
@@ -212,7 +230,7 @@ def check(task: Task, config: ShrinkConfig) -> None:
         find_architecture(task, replace(config, score="uniform"), seed=0)
         return
     with seeded(0):
-        model, inputs = task.searched()
+        model, inputs = task.searched(config.keep_weights)
     space = open_space(model, inputs, task.traced(config), seed=0)
     # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
     # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
@@ -267,7 +285,7 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
     record = engine.load(trial)
     if record is not None:
         return record
-    found = None if trial.method == BASELINE else _widths(engine, trial, place)
+    found = None if trial.finder.method == BASELINE else _widths(engine, trial.finder, place)
     if not train:
         return None
     record = _train(engine, trial, found, place)
@@ -319,10 +337,16 @@ def _tell(engine: Engine, architecture: Architecture, place: str) -> None:
 def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Record:
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
-    model = network(task, architecture, trial.seed)
+    model = network(task, architecture, trial.seed, engine.starts_from(trial))
     unknown = refuse_unknown_start(task, model, engine.allow_unknown_start)
     if unknown:
         engine.say(f"{place}: {unknown_text(unknown)}")
+    at_start = None
+    if engine.starts_from(trial) == "pretrained":
+        at_start = metrics_at_start(engine, model)
+        metric = task.metrics[0]
+        value = number_text(at_start[metric.key], metric.digits)
+        engine.say(f"{place}: {metric.label} {value} with its trained weights, before fine-tuning")
     widths: list[Any] | None = None
     if architecture is None:
         cost = base = baseline_graph(task, trial.shrink).price()
@@ -334,8 +358,9 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
             architecture.widths,
             architecture.conv_groups,
             *([architecture.removed] if architecture.removed else []),
+            *([architecture.kept] if engine.starts_from(trial) == "pretrained" else []),
         ]
-    training = key_of([engine.subject(), widths, engine.recipe(trial.seed)])
+    training = key_of([engine.subject(), widths, engine.recipe(trial.seed), *engine.started(trial)])
     config = replace(engine.train, seed=trial.seed)
     teacher = None if engine.distillation is None else _teacher(engine, trial, config, place)
     folder = store.run(trial, training)
@@ -351,6 +376,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
             engine.distillation,
             engine.teacher,
             divergences,
+            as_json(task.pretrained, engine.starts_from(trial)),
         )
 
     with _alone(engine, folder, place), _naming(str(trial)):
@@ -378,6 +404,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "shrink": None if found is None else asdict(trial.shrink),
         "decided_by": engine.decided_by(trial),
         "metrics": dict(last.eval_metrics),
+        "metrics_at_start": at_start,
         "train_loss": last.train_loss,
         "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
         "cost": cost.to_json(),
@@ -387,6 +414,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
         "training": training,
         "unknown_start": unknown,
+        "weights": as_json(task.pretrained, engine.starts_from(trial)),
         "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
         "environment": {
             "torch": torch.__version__,
@@ -396,6 +424,12 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         },
     })  # fmt: skip
     return record
+
+
+def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
+    """The metrics of a network that begins with trained weights before it is fine-tuned."""
+    with torch.no_grad():
+        return dict(engine.task.evaluate(model.to(engine.fabric.device).eval()))
 
 
 def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> nn.Module:
@@ -446,11 +480,16 @@ def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
     return f"{metric.label} {value} at {100 * ratio:.2f} % of the FLOPs"
 
 
-def network(task: Task, architecture: Architecture | None, seed: int) -> nn.Module:
-    """The network that is trained: the baseline (None), or fresh weights at found widths.
+def network(task: Task, architecture: Architecture | None, seed: int, start: Start = "scratch") -> nn.Module:
+    """The network that is trained: the baseline (None), or one of found widths.
 
-    Both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it does not know.
+    From scratch both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it
+    does not know. From trained weights both have these, the found network as far as it shares the channels.
     """
+    if start == "pretrained":
+        with seeded(seed):
+            model = task.searched(keep_weights=True).model
+        return model if architecture is None else architecture.cut(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
         if architecture is not None and task.part is not None:

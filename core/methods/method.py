@@ -26,6 +26,8 @@ YOUNG: dict[str, Any] = {
     "vanish": 0.0,
     "taps": (),
     "outputs": "single",
+    "keep_weights": False,
+    "inexact": False,
 }  # of `ShrinkConfig`; see `without_young`
 
 
@@ -104,7 +106,8 @@ class Method:
         summary: one line for tables.
         find: the search.
         change: entries of `ShrinkConfig` that make the method what it is.
-        refuses: of "allocation", "vanish" and "latency" (of the budget) what means nothing to it. All else it obeys.
+        refuses: of "allocation", "vanish", "latency" (of the budget) and "weights" (that are kept) what means nothing
+            to it. All else it obeys.
         whole: it runs the whole network while it searches, so that no part can be searched alone.
         uses: entries of `SearchConfig` that its result depends on.
         trains: whether its result depends on the training recipe.
@@ -143,6 +146,11 @@ class Method:
             UserError: a setting that means nothing to the method, or that is not allowed, or a part of a network for
                 one that runs the whole.
         """
+        if shrink.keep_weights and "weights" in self.refuses:
+            raise UserError(
+                f"method '{name}' makes networks with weights of its own and cannot choose among trained channels: use "
+                f"a score, a control, a tilt or Torch-Pruning"
+            )
         try:
             shrink = self.settings(shrink)
         except UserError as error:
@@ -228,7 +236,7 @@ def open_request(request: Request) -> Space:
         UserError: see `core.widths.bounds.group_bounds`.
     """
     with seeded(request.seed):
-        baseline, inputs = request.subject.searched()
+        baseline, inputs = request.subject.searched(request.shrink.keep_weights)
     config = request.subject.traced(request.shrink)
     factory = request.subject.searched_factory
     space = open_space(baseline.to(request.fabric.device), inputs, config, seed=request.seed, factory=factory)

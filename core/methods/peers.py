@@ -1,21 +1,24 @@
-"""Torch-Pruning as an outside peer: widths from its pruner, at our budget, for training from scratch.
+"""Torch-Pruning as an outside peer: widths from its pruner, at our budget.
 
 It gets the same widened network, fresh, the lowest floor as its largest pruning ratio, and the same batches; how it
 couples layers and ranks channels is its own. What it gives is brought to the nearest widths that floors, ceilings and
 `round_to` allow. Its `pruning_ratio` is bisected on fresh copies until no larger network is within the budget, counted
-by our closed form.
+by our closed form. Where weights are kept (`ShrinkConfig.keep_weights`) it gets the trained network, and the channels
+that it leaves are those that are kept.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import trace_channels
@@ -23,6 +26,9 @@ from core.methods.candidates import limits_of
 from core.methods.method import NO_SCORES, Found, Method, Request, open_request
 from core.methods.subject import first_batches, only_loss
 from core.modules import call, map_tensors
+from core.widths.bounds import IntArray
+from core.widths.scores import magnitudes
+from core.widths.selection import best_choices
 from core.widths.space import Space
 
 TRIALS = 14  # halvings of the ratio: 1 / 16384 of the channels
@@ -51,35 +57,59 @@ def prune(request: Request, *, importance: str) -> Found:
         _accumulate_gradients(wide, request)
         ranking = torch_pruning.importance.GroupTaylorImportance()
 
-    def pruned_widths(ratio: float) -> dict[str, int]:
+    def pruned(ratio: float) -> tuple[IntArray, dict[str, IntArray]]:
+        """Choices per group, (G,), and by layer the rows that are left."""
         model = copy.deepcopy(wide)
         for copied, original in zip(model.parameters(), wide.parameters(), strict=True):
             copied.grad = None if original.grad is None else original.grad.clone()  # deepcopy drops them
         inputs = map_tensors(request.subject.example_inputs, lambda tensor: tensor.to(request.fabric.device))
-        torch_pruning.pruner.MetaPruner(
+        pruner = torch_pruning.pruner.MetaPruner(
             model, inputs, importance=ranking, global_pruning=True, pruning_ratio=ratio,
             max_pruning_ratio=1 - least, ignored_layers=_outputs(space, model),
             in_channel_groups={}, out_channel_groups={}, num_heads={},
-        ).step()  # fmt: skip
+        )  # fmt: skip
+        names = {id(module): name for name, module in model.named_modules()}
+        rows = {name: np.arange(_rows(model, name)) for name in _layers(space, model)}
+        for group in pruner.step(interactive=True):
+            for dep, indices in group.items:
+                name = names.get(id(dep.target.module))
+                if name in rows and pruner.DG.is_out_channel_pruning_fn(dep.handler):
+                    rows[name] = np.delete(rows[name], [int(index) for index in indices])
+            group.prune()
         counts = np.rint(_elements(space, model) / limits.bounds.block).astype(np.int64) * limits.bounds.block
-        return space.graph.widths_at(np.clip(counts, limits.bounds.low, limits.bounds.high))
+        return np.clip(counts, limits.bounds.low, limits.bounds.high), rows
 
     low, high = 0.0, 1.0 - least
-    best: dict[str, int] | None = None
+    best: tuple[IntArray, dict[str, IntArray]] | None = None
     for _ in range(TRIALS):
         ratio = (low + high) / 2
-        widths = pruned_widths(ratio)
-        if limits.fits(space.graph, space.graph.elements(widths)[None]).all():
-            best, high = widths, ratio
+        found = pruned(ratio)
+        if limits.fits(space.graph, found[0][None]).all():
+            best, high = found, ratio
         else:
             low = ratio
     if best is None:
         raise UserError("Torch-Pruning reaches no network within the budget and the floors: lower floor")
     facts = config.found_by(score=f"torch-pruning {importance}", seed=request.seed, ratio=high)
     epochs = request.epochs(config.batches) if importance == "taylor" else 0.0
+    counts, rows = best
+    keep = best_choices(space.graph, _left(space, rows), counts) if space.keeps_weights else None
+    widths = space.graph.widths_at(counts)
     return Found(
-        space.architecture(best, request.subject.model_name, facts), epochs, epochs * config.widen**2
+        space.architecture(widths, request.subject.model_name, facts, keep), epochs, epochs * config.widen**2
     )
+
+
+def _left(space: Space, rows: Mapping[str, IntArray]) -> dict[str, Tensor]:
+    """Scores by which the channels that the library left come first; by |W| where floors or multiples want others."""
+    scores = {name: value / (1 + value.max()) for name, value in magnitudes(space.wide, space.graph).items()}
+    flat = torch.cat(list(scores.values()))
+    for name, left in rows.items():
+        table = space.graph.free_table(f"{name}.weight", 0)
+        if table is not None:
+            choices = torch.from_numpy(np.unique(table[left]))
+            flat[choices[choices >= 0]] += 1
+    return space.graph.split(flat)
 
 
 def _accumulate_gradients(model: nn.Module, request: Request) -> None:
@@ -100,6 +130,13 @@ def _outputs(space: Space, model: nn.Module) -> list[nn.Module]:
     ]
 
 
+def _layers(space: Space, model: nn.Module) -> list[str]:
+    """Convolutions and linear layers whose outputs are free."""
+    return [
+        name for name in space.graph.producers if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear)
+    ]
+
+
 def _rows(model: nn.Module, name: str) -> int:
     return int(model.get_parameter(f"{name}.weight").shape[0])
 
@@ -113,13 +150,10 @@ def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
     options = replace(space.graph.options, ties=())
     free = trace_channels(space.wide, space.inputs, **asdict(options))
     widths = {name: _rows(model, name) for name in free.names}
-    for name in free.producers:
-        if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear):
-            found, width = _rows(model, name), free.width_of(name, widths)
-            if found != width:
-                raise UserError(
-                    f"Torch-Pruning left '{name}' with {found} channels where its group has {width}"
-                )
+    for name in _layers(space, model):
+        found, width = _rows(model, name), free.width_of(name, widths)
+        if found != width:
+            raise UserError(f"Torch-Pruning left '{name}' with {found} channels where its group has {width}")
     kept = {group.name: widths[group.name] / group.width for group in free.groups}
     tied = [
         [own.name for own in free.groups if own.slots.keys() <= group.slots.keys()]

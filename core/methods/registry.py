@@ -163,11 +163,11 @@ def _methods() -> Iterator[tuple[str, Method]]:
         yield name, Method(score.summary, _by_score, {"score": name, **allocation})
     hypernetwork = {"latents": "hypernetwork"}
     yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
-                                          {"score": "gradient", **hypernetwork})  # fmt: skip
+                                          {"score": "gradient", **hypernetwork}, frozenset({"weights"}))  # fmt: skip
     yield (
         "hypernetwork-magnitude",
         Method("|z| of random latents (what the published ResNet50 command selects by)", _by_score,
-               {"score": "magnitude", **hypernetwork}),
+               {"score": "magnitude", **hypernetwork}, frozenset({"weights"})),
     )  # fmt: skip
     for name in ("gradient", "fisher"):
         for rule in ("per-flop", "equalised"):
@@ -202,11 +202,11 @@ def _methods() -> Iterator[tuple[str, Method]]:
         ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),
     )
     for name, summary, change in accumulated:
-        yield name, Method(summary, _by_accumulation, change, frozenset({"vanish"}), whole=True,
+        yield name, Method(summary, _by_accumulation, change, frozenset({"vanish", "weights"}), whole=True,
                            uses=("accumulate_epochs",), trains=True)  # fmt: skip
     for name in PROXIES:
         yield f"{name}-search", Method(f"candidates ranked by {name}", partial(_by_proxy, proxy=name),
-                                       refuses=NO_SCORES, whole=True, uses=("proxy",))  # fmt: skip
+                                       refuses=NO_SCORES | {"weights"}, whole=True, uses=("proxy",))  # fmt: skip
     for name, summary, depth, trunk in (
         ("early-wide", "width moved to early layers", -1.0, 0.0),
         ("late-wide", "width moved to late layers", 1.0, 0.0),
@@ -218,7 +218,7 @@ def _methods() -> Iterator[tuple[str, Method]]:
             Method(summary, partial(_by_tilt, depth=depth, trunk=trunk), refuses=NO_SCORES, uses=("tilt",)),
         )
     yield "dhp", Method("proximal gradient on the hypernetworks' latents", _by_dhp,
-                        refuses=frozenset({"vanish", "latency"}), whole=True, uses=("dhp",), trains=True,
+                        refuses=frozenset({"vanish", "latency", "weights"}), whole=True, uses=("dhp",), trains=True,
                         needs=("flops",))  # fmt: skip
 
 

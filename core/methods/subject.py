@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.errors import UserError
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import Loader
@@ -38,6 +39,24 @@ class Part:
     insert: Callable[[Architecture, int], nn.Module]
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights of a baseline that were trained before.
+
+    Attributes:
+        source: what the user calls them: a file, `timm:NAME`, `torchvision:NAME`.
+        checksum: of the weights as they are used.
+        build: the baseline with these weights; what they do not cover, a head of another size, is freshly initialised
+            from torch's global generator.
+        notes: what is to be said of them; sentences.
+    """
+
+    source: str
+    checksum: str
+    build: Callable[[], nn.Module]
+    notes: tuple[str, ...] = ()
+
+
 class Searched(NamedTuple):
     """What `core.shrink` and `core.trace_channels` take of a task.
 
@@ -61,6 +80,7 @@ class Subject:
         train_loader: (batch size, seed) -> training batches.
         loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
         part: what is searched, where that is not the whole network; FLOPs and parameters are then the part's.
+        pretrained: weights of the baseline that were trained before; None where there are none.
     """
 
     model_name: str
@@ -69,9 +89,23 @@ class Subject:
     train_loader: Callable[[int, int], Loader]
     loss_fn: Callable[[Any, Any], Any]
     part: Part | None = None
+    pretrained: Pretrained | None = None
 
-    def searched(self) -> Searched:
-        """What widths are searched in: the whole network or its part, freshly initialised."""
+    def searched(self, keep_weights: bool = False) -> Searched:
+        """What widths are searched in: the whole network or its part, freshly initialised.
+
+        Args:
+            keep_weights: with the trained weights instead (`ShrinkConfig.keep_weights`).
+
+        Raises:
+            UserError: there are none.
+        """
+        if keep_weights:
+            if self.pretrained is None:
+                raise UserError(
+                    "shrink.keep_weights needs trained weights, which nothing names here (--pretrained FILE)"
+                )
+            return Searched(self.pretrained.build(), self.example_inputs)
         if self.part is None:
             return Searched(self.build(), self.example_inputs)
         return Searched(self.part.build(), self.part.example_inputs)
@@ -112,7 +146,7 @@ def find_architecture(
         UserError: see `core.widths.shrinkage.shrink`.
     """
     with seeded(seed):
-        model, inputs = subject.searched()
+        model, inputs = subject.searched(config.keep_weights)
     batches = first_batches(subject, config, seed)
     part = subject.part
     return shrink(

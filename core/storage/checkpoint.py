@@ -6,16 +6,17 @@ becomes one safetensors file: the tensors as such, the rest as JSON in its metad
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import json
 import math
 import pickle
+import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -24,11 +25,10 @@ from torch import Tensor, nn
 
 from core.errors import MissingData, UserError
 from core.storage.files import atomic_write
+from core.storage.weights import KeyDifference, find_weights, load_content, unwrap_compiled
 
 _FORMAT = "lwdna-state-1"
 CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
-# Keys under which common training codes keep weights; the average first, for it is what authors evaluate.
-_WRAPPERS = ("params_ema", "params", "state_dict", "model")
 # What torch.load raises on damaged and foreign files, apart from UnpicklingError.
 _BROKEN_PICKLE = (
     RuntimeError,
@@ -40,13 +40,6 @@ _BROKEN_PICKLE = (
     struct.error,
     OSError,
 )
-
-
-class KeyDifference(NamedTuple):
-    """Which names `load_weights(strict=False)` left out."""
-
-    missing: list[str]
-    unexpected: list[str]
 
 
 def save_state(path: str | Path, state: Any) -> None:
@@ -137,48 +130,22 @@ def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Weights by name, on the CPU, from a safetensors file, a training state or a torch checkpoint (.pth).
 
-    No code in the file is ever run: torch checkpoints are read with weights_only=True.
+    Of several sets of weights in it a running average comes first, also of a training state's; see
+    `core.storage.weights.find_weights`. No code in the file is ever run: torch checkpoints are read with
+    weights_only=True.
 
     Raises:
         MissingData: there is no such file.
         UserError: the file is broken, needs code to be read, or holds no weights.
     """
-    return find_weights(_read_any(path), path)
-
-
-def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """Take off wrappers until a mapping of names to tensors is left; what is no tensor is left out.
-
-    Args:
-        content: what a checkpoint holds: weights by name, alone or under "params_ema" (preferred: it is what authors
-            evaluate), "params", "state_dict" or "model". Of a training state these are the weights that are trained,
-            also where a running average is kept: that is in the run's model.safetensors.
-        source: where it comes from, for the error's text.
-
-    Raises:
-        UserError: there are no weights in it.
-    """
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if key is None:
-            break
-        content = content[key]
-    if not isinstance(content, Mapping):
-        raise UserError(f"'{source}' holds a {type(content).__name__}, not weights by name")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise UserError(
-            f"'{source}' holds no weights: its keys are {_first([str(key) for key in content]) or 'none'}"
-        )
-    return weights
+    return find_weights(read_checkpoint(path), path)
 
 
 def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> KeyDifference:
     """Load weights from a safetensors file, a training state or a torch checkpoint (.pth) into `module`.
 
-    The weights may lie under "params_ema", "params", "state_dict" or "model", and their names may start with
-    the "module." of a data-parallel wrapper. No code in the file is ever run: torch checkpoints are read with
-    weights_only=True.
+    Where the weights may lie, and what may stand before their names, says `core.storage.weights`. No code in the file
+    is ever run: torch checkpoints are read with weights_only=True.
 
     Args:
         module: changed in place; left as it is when an error is raised.
@@ -192,43 +159,34 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
         MissingData: there is no such file.
         UserError: the file is broken, needs code to be read, or does not fit the module.
     """
-    return fit_weights(module, read_weights(path), path, strict)
+    return load_content(module, read_checkpoint(path), path, strict)
 
 
-def fit_weights(
-    module: nn.Module, found: Mapping[str, Tensor], source: str | Path, strict: bool = True
-) -> KeyDifference:
-    """`load_weights` for weights that are in memory already; `source` names them in messages.
+def read_checkpoint(path: str | Path) -> Any:
+    """What a safetensors file, a training state or a torch checkpoint (.pth) holds, tensors on the CPU.
+
+    Torch checkpoints are read with weights_only=True. The arguments of a command line (`argparse.Namespace`), which
+    training codes keep beside weights, are data as well: building one sets attributes and calls nothing.
 
     Raises:
-        UserError: they do not fit the module.
+        MissingData: there is no such file.
+        UserError: the file is broken, or needs code to be read.
     """
-    module = unwrap_compiled(module)
-    wanted = module.state_dict()
-    if not wanted.keys() & found.keys() and all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in found and isinstance(tensor, Tensor) and found[name].shape != tensor.shape
-    ]
-    problems = [("of another shape", shapes)]
-    if strict:
-        problems += [("missing", missing), ("unexpected", unexpected)]
-    text = "; ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems if names)
-    if text:
-        text += _hint(missing, unexpected)
-        raise UserError(f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors: {text}")
-    module.load_state_dict(found, strict=False)
-    return KeyDifference(missing, unexpected)
-
-
-def unwrap_compiled(module: nn.Module) -> nn.Module:
-    """The module that torch.compile wrapped, or `module` itself; the wrapper would prefix every name."""
-    inner = getattr(module, "_orig_mod", module)
-    return inner if isinstance(inner, nn.Module) else module
+    if Path(path).suffix == ".safetensors":
+        metadata, tensors = read_verified(path)
+        return _decode(metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+    _require_file(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"
+            f"{f' ({named[1]})' if named else ''}; convert it to safetensors where you trust it"
+        ) from error
+    except _BROKEN_PICKLE as error:
+        raise UserError(f"'{path}' is truncated or no torch checkpoint: {_one_line(error)}") from error
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -334,35 +292,9 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
         raise UserError(f"'{path}' is truncated or no safetensors file: {_one_line(error)}") from error
 
 
-def _read_any(path: str | Path) -> Any:
-    if Path(path).suffix == ".safetensors":
-        metadata, tensors = read_verified(path)
-        return _decode(metadata, tensors) if metadata.get("format") == _FORMAT else tensors
-    _require_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries; "
-            "convert it to safetensors where you trust it"
-        ) from error
-    except _BROKEN_PICKLE as error:
-        raise UserError(f"'{path}' is truncated or no torch checkpoint: {_one_line(error)}") from error
-
-
 def _require_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
-
-
-def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Point to a name that looks like the first missing one: most misfits are renamed or prefixed modules."""
-    close = difflib.get_close_matches(missing[0], unexpected, n=1) if missing else []
-    return f"; is '{missing[0]}' called '{close[0]}' there?" if close else ""
 
 
 def _one_line(error: BaseException) -> str:

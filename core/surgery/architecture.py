@@ -10,6 +10,7 @@ import json
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from core.modules import FORWARD_FAILURES, bare, fields_of
 from core.storage.files import write_json
 from core.surgery.depth import shorten
 from core.surgery.initialise import Factory
-from core.surgery.resize import reshaped, resize
+from core.surgery.resize import keep_channels, reshaped, resize
 from core.tables import text_table
 
 SCHEMA_VERSION = 1
@@ -50,6 +51,8 @@ class Architecture:
         baseline_widths: group -> channels of the baseline, likewise.
         found_by: score, seed, budget, batches, widening, floors ...; empty for a file written by hand.
         removed: blocks of the baseline that the network lacks (`core.surgery.depth`); their groups are not in `widths`.
+        kept: group -> the choices of the baseline that are kept, in rising order, where widths were found by the
+            weights of a trained network; `cut` keeps these weights. Empty where they were not.
     """
 
     model: str
@@ -62,6 +65,7 @@ class Architecture:
     baseline_widths: dict[str, int] = field(default_factory=dict)
     found_by: dict[str, Any] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the file, atomically."""
@@ -71,6 +75,8 @@ class Architecture:
         """The file's content, as plain JSON: lists, not tuples."""
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         del content["baseline_widths"]
+        if not self.kept:
+            del content["kept"]
         content["cost"] = self.cost.to_json() if self.cost else {}
         content["baseline"] = self.baseline.to_json() if self.baseline else {}
         if self.baseline_widths:
@@ -149,15 +155,16 @@ class Architecture:
         removed = content.get("removed", [])
         if not isinstance(removed, list) or not all(isinstance(name, str) and name for name in removed):
             raise ArchitectureError(f"{source}: 'removed' has to be a list of module names")
+        kept = _kept(content.get("kept", {}), source)
         trace_options = _trace_options(content.get("options", {}), source)
         try:
             example_inputs(content["inputs"])
         except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
-        own = ("schema_version", "options", "removed", "cost", "baseline")
+        own = ("schema_version", "options", "removed", "cost", "baseline", "kept")
         values = {key: value for key, value in content.items() if key not in own}
         return cls(**values, cost=cost, baseline=baseline, baseline_widths=dict(baseline_widths),
-                   options=trace_options, removed=tuple(removed))  # fmt: skip
+                   options=trace_options, removed=tuple(removed), kept=kept)  # fmt: skip
 
     def graph(self, model: nn.Module) -> ChannelGraph:
         """The channel groups of the baseline (without the removed blocks), as they were when the file was made.
@@ -257,6 +264,43 @@ class Architecture:
         return self._resized(
             model, lambda short, graph: reshaped(short, graph, self.widths, conv_groups=self.conv_groups)
         )
+
+    def cut(self, model: nn.Module) -> nn.Module:
+        """The trained network with only the channels that it shares with these widths, weights and statistics included.
+
+        Args:
+            model: the network whose weights the channels were chosen by; it is not changed.
+
+        Returns:
+            A plain module in training mode, for fine-tuning.
+
+        Raises:
+            ArchitectureError: the file does not fit the model, or does not say which channels are kept.
+        """
+        if not self.kept:
+            raise ArchitectureError(
+                f"the widths file of '{self.model}' does not say which channels are kept: it was not found by the "
+                f"weights of a trained network (keep_weights=True)"
+            )
+        return self._resized(model, self._cut).train()
+
+    def _cut(self, model: nn.Module, graph: ChannelGraph) -> nn.Module:
+        keep = {}
+        for name, choices in self.kept.items():
+            group = graph.group(name)
+            if choices[-1] >= group.size or len(choices) * group.step != self.widths.get(name):
+                raise UserError(
+                    f"group '{name}' keeps {len(choices)} of its {group.size} choices, up to {choices[-1]}, and has "
+                    f"{self.widths.get(name)} channels"
+                )
+            keep[name] = torch.zeros(group.size, dtype=torch.bool)
+            keep[name][list(choices)] = True
+        if missing := [
+            name for name, width in self.widths.items() if name not in keep and graph.widths[name] != width
+        ]:
+            raise UserError(f"it does not say which channels of group '{missing[0]}' are kept")
+        # Groups that are not exact are among them only where that was asked for.
+        return keep_channels(model, graph, keep, inexact=True)
 
     def _resized(self, model: nn.Module, make: Callable[[nn.Module, ChannelGraph], nn.Module]) -> nn.Module:
         try:
@@ -370,6 +414,18 @@ def _check_counts(value: Any, source: str, key: str) -> None:
             raise ArchitectureError(
                 f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number"
             )
+
+
+def _kept(value: Any, source: str) -> dict[str, tuple[int, ...]]:
+    problem = f"{source}: 'kept' has to be an object of group: list of its choices, rising"
+    if not isinstance(value, Mapping):
+        raise ArchitectureError(problem)
+    for choices in value.values():
+        if not isinstance(choices, list) or not choices or not all(type(choice) is int for choice in choices):
+            raise ArchitectureError(problem)
+        if choices[0] < 0 or any(one >= other for one, other in pairwise(choices)):
+            raise ArchitectureError(problem)
+    return {str(name): tuple(choices) for name, choices in value.items()}
 
 
 def _cost(value: Any, source: str, key: str) -> Cost | None:

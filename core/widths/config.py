@@ -42,6 +42,10 @@ class ShrinkConfig:
             enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none;
             "floor" removes what would have to be held up by its own floor; "receptive-field" removes, whatever the
             scores, blocks whose input already sees the whole image, the last first. See `core.surgery.depth`.
+        keep_weights: the weights of the network count: it is scored as it is, with them, and what is found says which
+            of its channels are kept (`Architecture.kept`). There are no others, so it asks for widen=1.
+        inexact: with `keep_weights`, cut groups that are not exact (`ChannelGroup.exact`) as well; else they stay
+            whole.
         taps: see `core.graph.channels.trace_channels`.
         outputs: likewise; where an experiment searches a part of a network, its outputs are free unless this freezes
             them.
@@ -64,6 +68,8 @@ class ShrinkConfig:
     freeze: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
     vanish: float | Literal["floor", "receptive-field"] = 0.0
+    keep_weights: bool = False
+    inexact: bool = False
     taps: tuple[str, ...] = ()
     outputs: Literal["single", "freeze", "free"] = "single"
 
@@ -79,6 +85,20 @@ class ShrinkConfig:
             )
         check_known("shrink.allocation: unknown allocation", [self.allocation], ALLOCATIONS)
         check_score(self.score, self.latents, self.allocation, "shrink.score")
+        if self.keep_weights and self.widen != 1:
+            raise UserError(
+                f"shrink.widen is {self.widen}, but where weights are kept (shrink.keep_weights) there are no channels "
+                f"beyond the network's own: set it to 1"
+            )
+        if self.keep_weights and self.latents != "gate":
+            raise UserError(
+                f"shrink.latents is '{self.latents}', whose networks have weights of their own: use 'gate' where "
+                f"weights are kept (shrink.keep_weights)"
+            )
+        if self.inexact and not self.keep_weights:
+            raise UserError(
+                "shrink.inexact is for kept weights (shrink.keep_weights): fresh networks cut such groups anyway"
+            )
         if self.batches < 1 or self.batch_size < 1:
             raise UserError("shrink.batches and shrink.batch_size have to be at least 1")
 

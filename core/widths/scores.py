@@ -70,12 +70,14 @@ class Score:
         of: the score of every choice, by group.
         gates_only: it is defined for plain gates, not behind a hypernetwork.
         allocations: that it makes sense with, the usual one first; empty for all.
+        ranks: it says which channels of a group matter, and not only how many.
     """
 
     summary: str
     of: Callable[[Scored], Scores]
     gates_only: bool = False
     allocations: tuple[Allocation, ...] = ()
+    ranks: bool = True
 
 
 def check_score(
@@ -197,15 +199,17 @@ SCORES: dict[str, Score] = {
     "gradient": Score("|dL/dz| of plain gates", partial(_by_latents, score="gradient")),
     "sensitivity": Score("|z · dL/dz| of plain gates: equals gradient, trained once for both",
                          partial(_by_latents, score="sensitivity")),
-    "magnitude": Score("mean |W| of fresh weights", partial(_by_latents, score="magnitude")),
-    "random": Score("control: widths drawn per group", _by_drawn_widths, allocations=("threshold",)),
-    "uniform": Score("control: every group keeps the same fraction", _by_size(_shares), allocations=("threshold",)),
+    "magnitude": Score("mean |W|, of fresh weights where none are kept", partial(_by_latents, score="magnitude")),
+    "random": Score("control: widths drawn per group", _by_drawn_widths, allocations=("threshold",), ranks=False),
+    "uniform": Score("control: every group keeps the same fraction", _by_size(_shares), allocations=("threshold",),
+                     ranks=False),
     "random-scores": Score("control: random scores; nearly uniform widths", _by_size(torch.rand)),
     "fisher": Score("Σ over samples of (z · dL/dz)²", partial(_by_fisher, roles="all"), True),
     "fisher-readers": Score("the same, readers' share alone", partial(_by_fisher, roles="readers"), True),
     "synflow": Score("z · dR/dz of SynFlow", _by_synflow, True),
     "diminishing-returns": Score("Σ log w: the j-th channel of a group is worth 1/j, per FLOP",
-                                 _by_size(lambda size: 1 / torch.arange(1.0, size + 1)), allocations=BY_COST),
+                                 _by_size(lambda size: 1 / torch.arange(1.0, size + 1)), allocations=BY_COST,
+                                 ranks=False),
     "fisher-diminishing-returns": Score("Σ a log w, a² a group's summed fisher, per FLOP",
                                         _by_fishers_diminishing_returns, True, BY_COST),
 }  # fmt: skip
@@ -285,6 +289,11 @@ def _gate_scores(
         return governed_sums(graph, products).abs()
 
     return _mean_over_batches(model, batches, loss_fn, weights, per_batch)
+
+
+def magnitudes(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """Mean |W| over the slices that each choice governs, by group: (size,), float64."""
+    return graph.split(governed_sums(graph, _magnitudes(model, graph), count=True))
 
 
 def _magnitudes(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, Tensor]]:

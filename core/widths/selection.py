@@ -108,7 +108,7 @@ def search(
         counts, measured = _in_time(task, scores, measure, limits["latency"], cast(float, baseline.latency))
     widths = graph.widths_at(counts)
     return SearchResult(
-        keep=_masks(graph, scores, counts),
+        keep=best_choices(graph, scores, counts),
         widths=widths,
         at_floor=[name for name, n, low in zip(graph.names, counts, bounds.low, strict=True) if n == low],
         at_ceiling=[
@@ -305,7 +305,8 @@ def _bisect_latency(
     return best, seconds(best)
 
 
-def _masks(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:
+def best_choices(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:
+    """The `counts` (G,) choices of each group with the best scores, as boolean masks: group -> (size,)."""
     masks = {}
     for group, number in zip(graph.groups, counts, strict=True):
         mask = np.zeros(group.size, dtype=bool)

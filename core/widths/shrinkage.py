@@ -19,7 +19,7 @@ from core.surgery.resize import reshaped
 from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
-from core.widths.scores import score_channels
+from core.widths.scores import SCORES, score_channels
 from core.widths.selection import SearchResult, largest, search
 from core.widths.space import Space, open_space
 
@@ -41,7 +41,7 @@ def shrink(
     """Find layer-wise widths for a CNN: the whole method in one call.
 
     Args:
-        model: any CNN; it is not changed, and its weights do not matter.
+        model: any CNN; it is not changed, and its weights do not matter unless `keep_weights` says so.
         example_inputs: as for `trace_channels`.
         batches: (inputs, targets) pairs; one or a few are enough. Not read for random and uniform scores.
         loss_fn: (outputs, targets) -> scalar loss.
@@ -50,8 +50,8 @@ def shrink(
         name: the model's name in the file; its class name by default.
         factory: builds `model` anew; asked where the model itself does not show how it starts.
         changes: entries of the configuration as keywords, which win over it: `widen`, `budget`, `score`, `allocation`,
-            `floor`, `ceiling`, `round_to`, `latents`, `embedding`, `freeze`, `taps`, `ties`, `outputs`, `vanish`. How
-            many batches there are is up to `batches`.
+            `floor`, `ceiling`, `round_to`, `latents`, `embedding`, `freeze`, `taps`, `ties`, `outputs`, `vanish`,
+            `keep_weights`, `inexact`. How many batches there are is up to `batches`.
 
     Returns:
         The architecture: widths, how they were found, what they cost.
@@ -73,10 +73,12 @@ def shrink(
         space = shrinkage.open(gone)
         scores = shrinkage.score(space, shrinkage.kept)
     found = shrinkage.search(space, scores)
+    ranks = not isinstance(config.score, str) or SCORES[config.score].ranks
     return space.architecture(
         found.widths,
         name,
-        config.found_by(
+        keep=found.keep if ranks else None,
+        found_by=config.found_by(
             score=config.score_name,
             allocation=config.allocation,
             seed=seed,

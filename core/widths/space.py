@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph, find_groups, warn_of_frozen
 from core.graph.complexity import Cost
 from core.graph.labels import Note
@@ -19,6 +19,8 @@ from core.surgery.depth import shorten
 from core.surgery.initialise import Factory, UnknownStartWarning, unknown_start
 from core.surgery.resize import widen as widen_model
 from core.widths.config import ShrinkConfig
+from core.widths.scores import magnitudes
+from core.widths.selection import best_choices
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Space:
         wide: the widened network, freshly initialised.
         graph: its channel groups, with the names of the baseline's.
         removed: blocks of the baseline that the widened network lacks.
+        keeps_weights: the widened network is the baseline itself (without these blocks), its weights included.
     """
 
     model: nn.Module
@@ -40,6 +43,7 @@ class Space:
     wide: nn.Module
     graph: ChannelGraph
     removed: tuple[str, ...] = ()
+    keeps_weights: bool = False
 
     @property
     def baseline(self) -> Cost:
@@ -47,7 +51,11 @@ class Space:
         return self.base_graph.price()
 
     def architecture(
-        self, widths: Mapping[str, int], name: str | None, found_by: Mapping[str, Any]
+        self,
+        widths: Mapping[str, int],
+        name: str | None,
+        found_by: Mapping[str, Any],
+        keep: Mapping[str, Tensor] | None = None,
     ) -> Architecture:
         """Widths of this space as the hand-over to training.
 
@@ -55,7 +63,17 @@ class Space:
             widths: group -> channels, for every group of the widened network.
             name: the model's name in the file; its class name by default.
             found_by: how the widths were found, as plain JSON.
+            keep: group -> boolean mask of the choices that are kept, where weights are. None for a search that says how
+                many, and not which: then those with the largest mean |W|.
         """
+        facts, kept = dict(found_by), {}
+        if self.keeps_weights:
+            if keep is None:
+                keep = best_choices(
+                    self.graph, magnitudes(self.wide, self.graph), self.graph.elements(widths)
+                )
+                facts["kept_by"] = "magnitude"
+            kept = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in keep.items()}
         return Architecture(
             model=name or type(self.model).__name__,
             widths=dict(widths),
@@ -65,8 +83,9 @@ class Space:
             cost=self.graph.price(widths),
             baseline=self.base_graph.price(),
             baseline_widths=self.base_graph.widths,
-            found_by=dict(found_by),
+            found_by=facts,
             removed=self.removed,
+            kept=kept,
         )
 
 
@@ -80,7 +99,7 @@ def open_space(
     told: Sequence[Note] = (),
     factory: Factory | None = None,
 ) -> Space:
-    """Trace a baseline, widen it and trace the widened network.
+    """Trace a baseline, widen it and trace the widened network; or take it as it is, where its weights are kept.
 
     Args:
         model: any CNN; it is not changed.
@@ -95,16 +114,30 @@ def open_space(
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
     """
     model = bare(model)
-    base_graph = find_groups(model, example_inputs, config.trace)
+    options = config.trace
+    base_graph = find_groups(model, example_inputs, options)
+    whole = base_graph.inexact if config.keep_weights and not config.inexact else []
+    if whole:
+        options = replace(options, freeze=(*options.freeze, *whole))
+        base_graph = find_groups(model, example_inputs, options)
     warn_of_frozen(base_graph.notes, told)
+    if whole and not removed:
+        warn(
+            f"{len(whole)} groups stay whole, as trained weights do not survive a cut where the network computes over "
+            f"all channels ({', '.join(whole)}); inexact=True cuts them too"
+        )
     if not base_graph.groups:
         raise UserError("the model has no free channel group: nothing to widen or shrink")
     start, start_graph = model, base_graph
     if removed:
         start = shorten(model, removed)
-        start_graph = find_groups(start, example_inputs, config.trace)
+        start_graph = find_groups(start, example_inputs, options)
+    if config.keep_weights:
+        return Space(
+            model, example_inputs, base_graph, start, start_graph, tuple(removed), keeps_weights=True
+        )
     wide = _widened(start, start_graph, config.widen, seed, factory)
-    graph = find_groups(wide, example_inputs, config.trace)
+    graph = find_groups(wide, example_inputs, options)
     warn_of_frozen(graph.notes, [*base_graph.notes, *start_graph.notes])
     return Space(model, example_inputs, base_graph, wide, graph, tuple(removed))
 

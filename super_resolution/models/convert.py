@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.storage.checkpoint import find_weights
+from core.storage.weights import find_weights
 from super_resolution.models import build
 
 # Present in our EDSR alone: BasicSR adds the mean colour without a layer.

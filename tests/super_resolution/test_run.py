@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from core.graph.channels import trace_channels
+from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.widths.scores import score_channels
@@ -264,3 +265,25 @@ def test_the_loss_is_the_mean_absolute_error_and_its_metric_the_mean_psnr() -> N
     loss, metrics = l1_and_psnr(sr, hr)
     assert float(loss) == pytest.approx(0.055)
     assert float(metrics["psnr"]) == pytest.approx((20 + 40) / 2, abs=1e-4)
+
+
+def test_trained_weights_are_fine_tuned(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = experiment / "baseline.safetensors"
+    command = [*FAST, "--scale", "4", "--work-dir", str(tmp_path / "w"), "--pretrained", str(weights)]
+    assert main([*command, "--start", "pretrained", "--budget", "0.8"]) == 0
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert list(result["methods"]) == ["baseline", "lwdna", "lwdna-scratch"]
+    kept = list(Architecture.load(tmp_path / "w" / "widths.json").kept["conv_first"])
+    runs = (
+        tmp_path / "w" / "runs" / f"{name}-seed0" / "model.safetensors" for name in ("lwdna", "lwdna-scratch")
+    )
+    tuned, fresh = (read_weights(path)["conv_first.weight"] for path in runs)
+    start = read_weights(weights)["conv_first.weight"][kept]
+    assert (tuned - start).norm() < 0.5 * (fresh - start).norm()
+    assert result["weights"]["kept_whole"] == []
+    capsys.readouterr()
+    command = [*FAST, "--scale", "2", "--work-dir", str(tmp_path / "x2"), "--pretrained", str(weights)]
+    assert main(command) == 2  # an upsampler of another scale is no head
+    assert "does not fit EDSR" in capsys.readouterr().err

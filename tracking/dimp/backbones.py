@@ -20,7 +20,8 @@ from core.errors import UserError, did_you_mean, first_line
 from core.graph.channels import TraceOptions, find_groups
 from core.modules import evaluating
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
-from core.storage.checkpoint import fit_weights, read_weights
+from core.storage.checkpoint import read_weights
+from core.storage.weights import fit_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.initialise import seeded

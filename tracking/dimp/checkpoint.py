@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
-from core.storage.checkpoint import fit_weights, load_weights
+from core.storage.checkpoint import load_weights
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
+from core.storage.weights import fit_weights
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
 from tracking.dimp.crops import MEAN, STD

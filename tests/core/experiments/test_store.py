@@ -50,7 +50,7 @@ def test_results_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     weights.parent.mkdir(parents=True)
     weights.touch()
     with pytest.raises(
-        UserError, match=r"random-seed3\.json' is of another network, data set, recipe or search"
+        UserError, match=r"random-seed3\.json' is of another network, data set, recipe, search or start"
     ):
         store.load(TRIAL, "key")
 

@@ -34,7 +34,7 @@ IMAGE = torch.zeros(1, 3, 8, 8)
 QUICK = SearchConfig(dhp=DhpConfig(strength=1.0, max_epochs=1, check_every=1, embedding=1), proxy=ProxyConfig(3, 2),
                      accumulate_epochs=1)  # fmt: skip
 TRAIN = TrainConfig(epochs=1, batch_size=4, optimizer=OptimizerConfig(lr=0.05))
-SETTINGS = ("allocation", "latency", "vanish")
+SETTINGS = ("allocation", "latency", "vanish", "weights")
 
 
 class Block(nn.Module):
@@ -199,6 +199,7 @@ def test_what_a_method_refuses_is_the_tables(name: str) -> None:
         "allocation": ShrinkConfig(allocation="equalised"),
         "latency": ShrinkConfig(budget=Budget(flops=0.9, latency="1ms")),
         "vanish": ShrinkConfig(vanish=0.4),
+        "weights": ShrinkConfig(widen=1, keep_weights=True),
     }
     assert changes.keys() == set(SETTINGS)
     for setting, config in changes.items():
