@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the examples of properties, the shipped networks, and timm.
+"""What all tests share: one thread, the examples of properties, the shipped networks, timm and basicsr.
 
 Every test lies beneath this folder, so that any selection loads this file first. It holds fixtures; what tests import
 stands in ordinary modules, such as `tests.subjects`.
@@ -59,7 +59,8 @@ def traced() -> Callable[[str], Traced]:
 def _behind_torchvision(name: str) -> types.ModuleType:
     """Torchvision or a package that needs it, also where its compiled operators do not fit torch."""
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: it comes with the extra 'timm'")
+        extra = "basicsr" if name == "basicsr" else "timm"
+        pytest.skip(f"{name} is not installed: it comes with the extra '{extra}'")
     from super_resolution.torchvision_shim import make_importable
 
     try:
@@ -79,3 +80,9 @@ def timm() -> types.ModuleType:
 def torchvision() -> types.ModuleType:
     """torchvision, likewise."""
     return _behind_torchvision("torchvision")
+
+
+@pytest.fixture(scope="session")
+def basicsr() -> types.ModuleType:
+    """The package basicsr, likewise."""
+    return _behind_torchvision("basicsr")
