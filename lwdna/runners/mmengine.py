@@ -40,7 +40,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel, BaseModule, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, MODELS
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner, find_latest_checkpoint
 
 
 @MODELS.register_module()
@@ -160,8 +160,8 @@ class ShrinkHook(Hook):
     The Runner builds model, training loop, optimiser and schedulers and then calls `before_run`, the first that a hook
     sees of a training. No step has been taken by then: the hook scores the model's channels on the loader's first
     batches, writes the widths file, puts a fresh network at these widths into the model and hands its parameters to the
-    optimiser, each in the place and with the settings of the one of that name. A loader that counts by epochs then
-    starts from its beginning; one of endless batches (`InfiniteSampler`) goes on after those that were scored on.
+    optimiser, each in the place and with the settings of the one of that name. A loop that counts by epochs then starts
+    from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
 
     A run that resumes, evaluates or tests reads the file that the training wrote.
 
@@ -259,7 +259,7 @@ class ShrinkHook(Hook):
         seed = int(runner.seed or 0) if self.seed is None else self.seed
         config = self.config
         with generators(seed):  # drawing batches here moves no generator of the training
-            batches = list(islice(_scored(runner.train_dataloader, model), config.batches))
+            batches = list(islice(_scored(_batches(runner.train_loop), model), config.batches))
         if len(batches) < config.batches:
             runner.logger.warning(
                 f"ShrinkHook: scored on {len(batches)} batches, all that the loader has, instead of {config.batches}"
@@ -313,6 +313,14 @@ def targets_of(data_samples: Any) -> Any:
             "LWDNANet: a batch is a pair of inputs and targets, or a dict of inputs and data_samples"
         )
     return data_samples
+
+
+def _batches(loop: BaseLoop) -> Iterable[Any]:
+    """A training loop's batches; of one that counts by iterations those that it would take next.
+
+    A second iterator over such a loader would end `InfiniteSampler`'s only stream when it is left.
+    """
+    return loop.dataloader_iterator if isinstance(loop, IterBasedTrainLoop) else loop.dataloader
 
 
 def _scored(loader: Iterable[Any], model: LWDNANet) -> Iterator[tuple[Any, Any]]:
