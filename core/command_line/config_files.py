@@ -50,6 +50,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     _require_file(path)
     is_data = path.suffix in _PARSERS
+    if "read_base" in program_names(path).used:
+        raise UserError(
+            f"configuration '{path}' uses read_base(), which is not supported: write _base_ = 'file.py'"
+        )
     try:
         with _data_stay_data(_own_programs(path) if is_data else ()):
             # Placeholders are filled in before a file is parsed: in data they could say anything, `_base_` too.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from core.command_line.factories import call_factory, load_factory
 from core.command_line.schema import lower
 from core.errors import UserError
-from core.modules import generators
+from core.modules import call, generators, tensors_in
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import Factory
 from core.widths.config import ShrinkConfig
@@ -272,11 +273,13 @@ class ShrinkHook(Hook):
                 f"ShrinkHook: a batch's inputs are a {type(inputs).__name__}: let data_preprocessor or collate_fn make "
                 f"one tensor of them"
             )
+        example = inputs[:1]
         loss: Callable[[Any, Any], Tensor] = model.loss_of
         if isinstance(network, BaseModel):
+            example = _example(network, example)
             parse = network.parse_losses
             loss = lambda losses, _: parse(losses)[0]  # noqa: E731
-        return shrink(network, inputs[:1], batches, loss, config, seed=seed, factory=factory)
+        return shrink(network, example, batches, loss, config, seed=seed, factory=factory)
 
 
 def stacked_inputs(inputs: Any) -> Any:
@@ -341,6 +344,32 @@ def _images(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return inputs["inputs"]
     return inputs[0] if isinstance(inputs, tuple) else inputs
+
+
+def _example(network: BaseModel, images: Tensor) -> Any:
+    """Inputs with which a complete model runs its network: the images, with a mode where it asks for one.
+
+    Models of mmengine's tutorials know the modes "loss" and "predict" alone.
+
+    Raises:
+        UserError: it returns nothing.
+    """
+    asks = [
+        item
+        for item in inspect.signature(network.forward).parameters.values()
+        if item.default is item.empty and item.kind is item.POSITIONAL_OR_KEYWORD
+    ]
+    plain: list[Any] = [images] if len(asks) < 2 else []
+    with torch.no_grad():
+        network.eval()
+        for inputs in (*plain, (images, None, "tensor"), (images, None, "predict")):
+            if tensors_in(call(network, inputs)):
+                network.train()
+                return inputs
+    raise UserError(
+        f"ShrinkHook: {type(network).__name__} returns no tensor in its modes 'tensor' and 'predict', by which its "
+        f"channels are found"
+    )
 
 
 def _factory(base: Mapping[str, Any] | str | Factory) -> Factory:

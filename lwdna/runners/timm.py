@@ -6,14 +6,16 @@ adds those that are registered later. They take the options of NAME, and `widths
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from core.errors import UserError, did_you_mean
-from core.modules import copy_model
+from core.modules import copy_model, map_tensors, tensors_in
 from core.surgery.architecture import Architecture, example_inputs
 from lwdna.runners.found import found_network
 from super_resolution.torchvision_shim import make_importable
@@ -22,6 +24,7 @@ make_importable()
 
 # timm imports torchvision, which may have to be repaired first.
 from timm.models import (  # noqa: E402
+    FeatureInfo,
     generate_default_cfgs,
     get_pretrained_cfg,
     is_model,
@@ -84,22 +87,25 @@ def _retell_sizes(baseline: Any, network: Any, inputs: Any) -> None:
     """Mend the sizes that timm's networks repeat in plain numbers, which `reset_classifier` reads among others.
 
     `num_features` is the width of what `forward_features` gives, `head_hidden_size` of what the classifier takes; a
-    head with a norm keeps the former, too.
+    head with a norm keeps the former, too. `feature_info` of a network of features names their channels.
     """
     heads = [net.get_classifier() if hasattr(net, "get_classifier") else None for net in (baseline, network)]
     before, after = (head.in_features if isinstance(head, nn.Linear) else 0 for head in heads)
     _retell(network, "head_hidden_size", before, after)
-    if not hasattr(baseline, "forward_features"):
-        return
-    shapes = [_features(net, inputs) for net in (baseline, network)]
-    changed = {pair for pair in zip(*shapes, strict=True) if pair[0] == getattr(baseline, "num_features", 0)}
-    if len(changed) != 1:
-        return
-    [(before, after)] = changed
-    for module in network.modules():
-        if module is network or type(module).__module__ == "timm.layers.classifier":
-            _retell(module, "num_features", before, after)
-            _retell(module, "in_features", before, after)
+    if hasattr(baseline, "forward_features"):
+        shapes = [_shapes(net, "forward_features", inputs)[0] for net in (baseline, network)]
+        before = getattr(baseline, "num_features", 0)
+        after = _changed(before, *shapes) or before
+        for module in network.modules():
+            if module is network or type(module).__module__ == "timm.layers.classifier":
+                _retell(module, "num_features", before, after)
+                _retell(module, "in_features", before, after)
+    info = getattr(network, "feature_info", None)
+    if isinstance(info, FeatureInfo):
+        maps = [_shapes(net, "forward", inputs) for net in (baseline, network)]
+        for index, old, new in zip(info.out_indices, *maps, strict=True):
+            channels = info.info[index]["num_chs"]
+            info.info[index]["num_chs"] = _changed(channels, old, new) or channels
 
 
 def _retell(module: nn.Module, name: str, old: int, new: int) -> None:
@@ -107,11 +113,20 @@ def _retell(module: nn.Module, name: str, old: int, new: int) -> None:
         setattr(module, name, new)
 
 
-def _features(network: Any, inputs: Any) -> tuple[int, ...]:
-    """The shape of what `forward_features` gives; nothing is computed."""
-    copied: Any = copy_model(network).to("meta").eval()
-    found = copied.forward_features(*(inputs if isinstance(inputs, tuple) else (inputs,)))
-    return tuple(found.shape) if isinstance(found, Tensor) else ()
+def _changed(size: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+    """What has become of the axis of that size, where one has changed; None where none has."""
+    found = [new for old, new in zip(before, after, strict=True) if old == size != new]
+    return found[0] if len(found) == 1 else None
+
+
+def _shapes(network: nn.Module, method: str, inputs: Any) -> list[tuple[int, ...]]:
+    """The shapes of what a method gives for inputs of these shapes."""
+    zeros = map_tensors(inputs, lambda tensor: torch.zeros_like(tensor, device="cpu"))
+    with torch.no_grad():
+        found = getattr(copy_model(network).eval(), method)(
+            *(zeros if isinstance(zeros, tuple) else (zeros,))
+        )
+    return [tuple(tensor.shape) for tensor in tensors_in(found)]
 
 
 for _name in list_models():

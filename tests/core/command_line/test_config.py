@@ -198,6 +198,11 @@ def test_required_keys_are_asked_for():
         ),
         ("c.yml", "data: {name: x, name: y}\n", "cannot be read: .*'name' is there twice"),
         ("c.json", '{"data": {"name": "x", "name": "y"}}', "cannot be read: .*'name' is there twice"),
+        (
+            "c.py",
+            "from mmengine.config import read_base\nwith read_base():\n    from .b import *\n",
+            "uses read_base",
+        ),
         ("c.txt", "data = 1\n", "cannot be read: (OSError|ValueError|TypeError)"),
         (
             "c.py",

@@ -65,6 +65,28 @@ class Complete(BaseModel):
         return outputs if mode == "tensor" else list(outputs.argmax(1))
 
 
+class Tutorial(BaseModel):
+    """As mmengine's first page has it: no defaults, and two modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, imgs: Tensor, labels: Tensor, mode: str) -> Any:
+        x = self.net(imgs)
+        if mode == "loss":
+            return {"loss": nn.functional.cross_entropy(x, labels)}
+        if mode == "predict":
+            return x, labels
+        return None
+
+
+class Silent(Tutorial):
+    def forward(self, imgs: Tensor, labels: Tensor, mode: str) -> Any:
+        found = super().forward(imgs, labels, mode)
+        return found if mode == "loss" else None
+
+
 def photos() -> tuple[Tensor, Tensor]:
     images = torch.stack([torch.from_numpy(image.copy()) for image in page.photographs()[:12]])
     return images.permute(0, 3, 1, 2)[:, :, ::4, ::4] / 255, torch.arange(12) % page.CLASSES
@@ -208,6 +230,20 @@ def test_a_complete_model_keeps_its_steps(runner: Callable[..., Runner]) -> None
     assert [int(label) in range(3) for label in made.model.test_step({"inputs": images[:2]})] == [True, True]
     losses = made.model.train_step(photos(), made.optim_wrapper)
     assert {"loss", "loss_class", "mean"} <= losses.keys()
+
+
+def test_a_model_of_the_tutorials(runner: Callable[..., Runner], tmp_path: Path) -> None:
+    made = runner(LWDNANet(Tutorial))
+    made.train()
+    found = core.Architecture.load(Path(made.work_dir) / "widths.json")
+    assert found.widths.keys() == {"net.stem.0", "net.block.layers.0"}
+    again = LWDNANet(Tutorial, widths=Path(made.work_dir) / "widths.json")
+    shapes = [
+        {name: value.shape for name, value in model.state_dict().items()} for model in (again, made.model)
+    ]
+    assert shapes[0] == shapes[1]
+    with pytest.raises(UserError, match="Silent returns no tensor in its modes"):
+        runner(LWDNANet(Silent)).train()
 
 
 def test_resumed_and_tested_with_the_widths_of_the_training(

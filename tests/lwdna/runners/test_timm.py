@@ -75,6 +75,18 @@ def test_sizes_follow_the_found_widths(
     assert net(image).shape == (1, 7)
 
 
+def test_channels_of_features_follow(
+    timm: types.ModuleType, runner: types.ModuleType, tmp_path: Path
+) -> None:
+    make = partial(timm.create_model, "test_resnet", features_only=True)
+    image = torch.zeros(1, 3, 64, 64)
+    found = core.shrink(make(), image, [], nn.L1Loss(), score="random", factory=make, outputs="free")
+    found.save(tmp_path / "widths.json")
+    net = timm.create_model("lwdna_test_resnet", widths=tmp_path / "widths.json", features_only=True)
+    assert net.feature_info.channels() == [features.shape[1] for features in net(image)]
+    assert net.feature_info.channels() != make().feature_info.channels()
+
+
 def test_timm_knows_what_it_would_know_of_the_base(timm: types.ModuleType, runner: types.ModuleType) -> None:
     assert "lwdna_inception_v3" in timm.list_models("lwdna_incep*")
     own, found = (timm.get_pretrained_cfg(name) for name in ("inception_v3", "lwdna_inception_v3"))
