@@ -169,7 +169,7 @@ class ShrinkHook(Hook):
     Args:
         shrink: entries of `core.ShrinkConfig`: budget, score, floor, batches, ...; batches are the loader's.
         out: the widths file, in the work directory.
-        seed: of the search; None for the Runner's.
+        seed: of the search and of the batches that it draws; None for the Runner's.
 
     Raises:
         UserError: an unknown entry or a value that is not allowed; and, when the run starts, where it is too late or
@@ -259,7 +259,7 @@ class ShrinkHook(Hook):
         network = factory().to(_device(model.network))
         seed = int(runner.seed or 0) if self.seed is None else self.seed
         config = self.config
-        with generators(seed):  # drawing batches here moves no generator of the training
+        with generators(seed):  # the same batches whatever was drawn before
             batches = list(islice(_scored(_batches(runner.train_loop), model), config.batches))
         if len(batches) < config.batches:
             runner.logger.warning(

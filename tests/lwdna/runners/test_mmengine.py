@@ -188,6 +188,24 @@ def test_the_network_starts_as_mmengine_would_start_it(runner: Callable[..., Run
     assert torch.all(watch.before["network.stem.1.bias"] == 0.25)
 
 
+def test_the_seed_draws_the_batches(runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def shrink(
+        model: nn.Module, example: Any, batches: Any, *others: Any, **options: Any
+    ) -> core.Architecture:
+        seen.append(batches[0][1])
+        return core.shrink(model, example, batches, *others, **options)
+
+    monkeypatch.setattr("lwdna.runners.mmengine.shrink", shrink)
+    loader = DataLoader(TensorDataset(photos()[0], torch.arange(12) % 3), batch_size=8, shuffle=True)
+    for hook, run in ((1, 5), (1, 6), (2, 6)):
+        hooks = [ShrinkHook({"budget": {"flops": 0.8}}, seed=hook)]
+        runner(plain(), hooks, train_dataloader=loader, randomness={"seed": run}).train()
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
 def test_endless_batches_go_on_after_those_that_were_scored_on(runner: Callable[..., Runner]) -> None:
     watch = Watch()
     made = runner(
