@@ -35,7 +35,8 @@ def LWDNANet(base: Mapping[str, Any], widths: str | Path | None = None) -> nn.Mo
 
     Args:
         base: the network's options, as `network_g` would have them.
-        widths: a widths file, from the folder in which the training is started; None trains the baseline.
+        widths: a widths file, from the folder in which the training is started, or the name of one that ships; None
+            trains the baseline.
 
     Returns:
         A plain network of the base's class.

@@ -6,8 +6,18 @@ from pathlib import Path
 
 from torch import nn
 
+from core.experiments.given import widths_file
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import Factory
+
+
+def load_widths(widths: str | Path) -> Architecture:
+    """The found widths of a file, or by the name of one that ships (`core.experiments.given`).
+
+    Raises:
+        UserError: there is no such file; ArchitectureError: it is damaged.
+    """
+    return Architecture.load(widths_file(widths))
 
 
 def found_network(factory: Factory, widths: str | Path | None) -> nn.Module:
@@ -15,11 +25,10 @@ def found_network(factory: Factory, widths: str | Path | None) -> nn.Module:
 
     Args:
         factory: builds the baseline.
-        widths: a widths file (`core.Architecture.save`); None for the baseline itself, so that one configuration serves
-            both.
+        widths: see `load_widths`; None for the baseline itself, so that one configuration serves both.
 
     Raises:
-        ArchitectureError: the file cannot be read, or does not fit the baseline.
+        UserError: see `load_widths`; ArchitectureError: the file does not fit the baseline.
     """
     baseline = factory()
-    return baseline if widths is None else Architecture.load(widths).build(baseline, factory=factory)
+    return baseline if widths is None else load_widths(widths).build(baseline, factory=factory)

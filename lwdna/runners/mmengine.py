@@ -56,7 +56,7 @@ class LWDNANet(BaseModel):
         base: the network at its own widths: a configuration as `MODELS` builds it, `package.module:factory`,
             `path/to/file.py:factory`, or a function that builds it. One with mmengine's `init_weights` has been started
             by it when it comes out of here.
-        widths: a widths file; None for the base's own widths.
+        widths: a widths file, or the name of one that ships; None for the base's own widths.
         loss: (outputs, targets) -> loss, or its configuration; for a plain network.
         data_preprocessor: as in every `BaseModel`; by default a complete model's own.
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from core.errors import UserError, did_you_mean
 from core.modules import copy_model, map_tensors, tensors_in
-from core.surgery.architecture import Architecture, example_inputs
-from lwdna.runners.found import found_network
+from core.surgery.architecture import example_inputs
+from lwdna.runners.found import found_network, load_widths
 from super_resolution.torchvision_shim import make_importable
 
 make_importable()
@@ -79,7 +79,7 @@ def _found(name: str, pretrained: bool, widths: str | Path | None, options: dict
     factory = partial(model_entrypoint(name), pretrained=pretrained, **options)
     network = found_network(factory, widths)
     if widths is not None:
-        _retell_sizes(factory(), network, example_inputs(Architecture.load(widths).inputs))
+        _retell_sizes(factory(), network, example_inputs(load_widths(widths).inputs))
     return network
 
 

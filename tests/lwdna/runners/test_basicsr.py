@@ -80,7 +80,7 @@ def test_without_widths_it_is_the_base(runner: types.ModuleType) -> None:
     [
         ({"base": {"num_feat": 8}}, "its base has no type"),
         ({"base": {**EDSR, "type": "EDSRR"}}, "ARCH_REGISTRY has no network 'EDSRR': did you mean 'EDSR'"),
-        ({"base": EDSR, "widths": "none.json"}, "widths file 'none.json' cannot be read"),
+        ({"base": EDSR, "widths": "none.json"}, "widths file 'none.json' does not exist"),
         (
             {"base": {**EDSR, "num_block": 1}, "widths": "widths.json"},
             "group 'body.1.conv1' of the widths file is not",

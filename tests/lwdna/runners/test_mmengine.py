@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import core
 from core.errors import UserError
+from core.experiments.given import shipped_names, widths_file
 from lwdna.runners.mmengine import LWDNANet, ShrinkHook, targets_of
 from tests.lwdna.runners import page
 
@@ -369,7 +370,7 @@ def test_entries_of_the_hook(options: dict[str, Any], message: str) -> None:
         (lambda: LWDNANet(lambda: 3), "base builds a int, not a torch.nn.Module"),
         (lambda: LWDNANet("torch.nn:nothing"), "has no function or class called 'nothing'"),
         (lambda: LWDNANet(Complete, loss=nn.L1Loss()), "Complete is a complete model with a loss of its own"),
-        (lambda: LWDNANet(Net, widths="none.json"), "widths file 'none.json' cannot be read"),
+        (lambda: LWDNANet(Net, widths="none.json"), "widths file 'none.json' does not exist"),
         (lambda: plain()([torch.zeros(3, 8, 8)] * 2), "2 images came as a list: give the loader collate_fn"),
         (lambda: targets_of([{}]), "targets are a list of dict"),
         (lambda: targets_of(None), "a batch is a pair of inputs and targets"),
@@ -389,6 +390,14 @@ def test_bases_by_name_and_by_configuration() -> None:
     )
     outputs = [net(torch.zeros(1, 3, 32, 32)).shape[1] for net in (by_name, by_configuration)]
     assert outputs == [10, 7]
+
+
+def test_widths_that_ship_are_known_by_name() -> None:
+    base = {"type": "classification.models.mobilenetv3_small", "dataset": "tiny-imagenet"}
+    names = [name for name in shipped_names() if name.startswith("mobilenetv3_small-")]
+    found = core.Architecture.load(widths_file(names[0]))
+    network = LWDNANet(base, widths=names[0]).network
+    assert {name: len(network.get_submodule(name).weight) for name in found.widths} == found.widths
 
 
 def test_targets() -> None:

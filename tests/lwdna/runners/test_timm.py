@@ -102,7 +102,7 @@ def test_what_is_refused(timm: types.ModuleType, runner: types.ModuleType, tmp_p
         UserError, match=r"lwdna_lcnet_035 with found widths starts anew.*leave pretrained out"
     ):
         timm.create_model("lwdna_lcnet_035", pretrained=True, widths="widths.json")
-    with pytest.raises(UserError, match=r"widths file 'none\.json' cannot be read"):
+    with pytest.raises(UserError, match=r"widths file 'none\.json' does not exist"):
         timm.create_model("lwdna_lcnet_035", widths="none.json")
     find(timm, "lcnet_035", tmp_path / "widths.json", num_classes=5)
     with pytest.raises(UserError, match="is not a channel group of"):
