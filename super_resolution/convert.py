@@ -1,8 +1,10 @@
-"""`python -m super_resolution.convert IN.pth OUT.safetensors`: BasicSR's EDSR or MSRResNet for this project's commands.
+"""`python -m super_resolution.convert IN.pth OUT.safetensors`: others' EDSR or MSRResNet for this project's commands.
 
-Network, scale and sizes are read off the weights. With `--model file.py:factory --scale S` the weights are those of
-your own network, which its checkpoint then names. Every tensor must find its partner, in name and shape, or nothing is
-written.
+BasicSR's and EDSR-PyTorch's checkpoints. Network, scale and sizes are read off the weights; what no weights tell
+(EDSR's branch factor, range of images and mean colour, found widths) off BasicSR's option file, where it lies beside
+the checkpoint as its training leaves it, or `--opt` names it. What is assumed is printed. With `--model
+file.py:factory --scale S` the weights are those of your own network, which its checkpoint then names. Every tensor must
+find its partner, in name and shape, or nothing is written.
 """
 
 from __future__ import annotations
@@ -18,28 +20,39 @@ from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_weights
 from core.storage.files import refuse_overwriting
 from super_resolution.checkpoint import Description, build_network, describe, save_network
-from super_resolution.models.convert import OURS_ALONE, Converted, convert_basicsr
+from super_resolution.models.basicsr_options import Constants, options_beside, read_options
+from super_resolution.models.convert import OURS_ALONE, Converted, convert_weights
 from super_resolution.tiling import input_channels
 
 
-def convert_file(source: Path, target: Path, res_scale: float | None = None) -> Converted:
-    """Write a checkpoint of BasicSR as one that `super_resolution.checkpoint.load_network` reads.
+def convert_file(
+    source: Path,
+    target: Path,
+    constants: Constants = Constants(),  # noqa: B008  # frozen
+    options: Path | None = None,
+) -> Converted:
+    """Write a checkpoint of BasicSR or EDSR-PyTorch as one that `super_resolution.checkpoint.load_network` reads.
 
     Args:
-        source: a `.pth` file; it is read without running code that it may carry.
+        source: a `.pth` or `.pt` file; it is read without running code that it may carry.
         target: the file to write, `*.safetensors`.
-        res_scale: see `convert_basicsr`.
+        constants: see `convert_weights`; they win over those of the option file.
+        options: the option file of BasicSR's training; None for the one beside the checkpoint, if there is one.
 
     Raises:
         UserError: the source is missing, broken or of another network, or the target has another ending.
     """
     _require_target(source, target)
     weights = read_weights(source)
+    options = options_beside(source) if options is None else options
+    trained = None if options is None else read_options(options)
     try:
-        converted = convert_basicsr(weights, res_scale)
+        converted = convert_weights(weights, constants, trained)
     except UserError as error:
-        raise UserError(f"'{source}': {error}") from error
-    save_network(target, converted.build(), Description(converted.model, converted.scale, converted.options))
+        beside = "" if options is None else f" (with the options of '{options}')"
+        raise UserError(f"'{source}'{beside}: {error}") from error
+    description = describe(converted.model, converted.scale, converted.options, 3, converted.architecture)
+    save_network(target, converted.build(), description)
     return converted
 
 
@@ -77,8 +90,8 @@ def _require_target(source: Path, target: Path) -> None:
     refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
 
 
-def report(converted: Converted) -> str:
-    """What was found and what became of every tensor, in two lines."""
+def report(converted: Converted, option_file: Path | None = None) -> str:
+    """What was found, what became of every tensor, and what was taken from elsewhere, in lines."""
     options = ", ".join(f"{name}={value}" for name, value in converted.options.items())
     added = [name for name in converted.weights if name.startswith(OURS_ALONE)]
     taken = [tensor for name, tensor in converted.weights.items() if name not in added]
@@ -87,19 +100,40 @@ def report(converted: Converted) -> str:
         f"{len(taken)} tensors taken over, {sum(tensor.numel() for tensor in taken):,} parameters; none left over",
     ]
     if added:
-        lines[1] += f"; added for the mean colour: {', '.join(added)}"
+        lines[1] += f"; the mean colour is in {', '.join(added)}"
+    if converted.architecture is not None:
+        lines.append(f"found widths: {', '.join(map(str, converted.architecture.widths.values()))}")
+    if option_file is not None:
+        lines.append(f"what weights do not tell is from '{option_file}'")
+    if converted.assumed:
+        lines.append(
+            f"assumed, for neither the weights nor an option file tell: {', '.join(converted.assumed)} (--opt, "
+            f"--res-scale, --img-range, --rgb-mean)"
+        )
     return "\n".join(lines)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m super_resolution.convert", description=__doc__)
-    parser.add_argument("source", metavar="IN", type=Path, help="BasicSR's checkpoint, *.pth")
+    parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint, *.pth or *.pt")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
     parser.add_argument(
         "--res-scale",
         type=float,
         help="EDSR's branch factor, which no checkpoint tells (default: 0.1 for 256 channels, else 1)",
+    )
+    parser.add_argument("--img-range", type=float, help="EDSR's inner range of images (default: 255)")
+    parser.add_argument(
+        "--rgb-mean",
+        metavar="R,G,B",
+        help="EDSR's mean colour, in [0, 1] (default: DIV2K's, 0.4488,0.4371,0.4040)",
+    )
+    parser.add_argument(
+        "--opt",
+        metavar="FILE.yml",
+        type=Path,
+        help="BasicSR's option file (default: the one beside the checkpoint)",
     )
     parser.add_argument("--model", metavar="FILE.py:FACTORY", help="your own network, whose weights IN holds")
     parser.add_argument("--scale", type=int, help="its up-sampling factor")
@@ -109,16 +143,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Convert and report; returns the exit status."""
-    if options.model is None and options.scale is not None:
-        raise UserError("--scale belongs to --model: of BasicSR's networks the weights tell it")
+    constants = Constants(options.res_scale, options.img_range, _colour(options.rgb_mean))
     if options.model is None:
-        print(report(convert_file(options.source, options.target, options.res_scale)))
-    elif options.scale is None or options.res_scale is not None:
-        raise UserError("--model takes --scale, the network's up-sampling factor, and no --res-scale")
+        if options.scale is not None:
+            raise UserError("--scale belongs to --model: of EDSR and MSRResNet the weights tell it")
+        file = options_beside(options.source) if options.opt is None else options.opt
+        print(report(convert_file(options.source, options.target, constants, file), file))
+    elif options.scale is None or options.opt is not None or constants != Constants():
+        raise UserError(
+            "--model takes --scale, the network's up-sampling factor, and neither --opt, --res-scale, --img-range nor "
+            "--rgb-mean"
+        )
     else:
         print(convert_own(options.source, options.target, options.model, options.scale))
     print(f"written: {options.target}")
     return 0
+
+
+def _colour(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--rgb-mean '{text}': write three numbers between 0 and 1 with commas") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

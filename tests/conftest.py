@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the examples of properties, the shipped networks, and timm.
+"""What all tests share: one thread, the examples of properties, the shipped networks, timm and basicsr.
 
 Every test lies beneath this folder, so that any selection loads this file first. It holds fixtures; what tests import
 stands in ordinary modules, such as `tests.subjects`.
@@ -72,7 +72,8 @@ def few_objects() -> Iterator[None]:
 def _behind_torchvision(name: str) -> types.ModuleType:
     """Torchvision or a package that needs it, also where its compiled operators do not fit torch."""
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: it comes with the extra 'timm'")
+        extra = "basicsr" if name == "basicsr" else "timm"
+        pytest.skip(f"{name} is not installed: it comes with the extra '{extra}'")
     from super_resolution.torchvision_shim import make_importable
 
     try:
@@ -101,3 +102,9 @@ def onnxruntime() -> types.ModuleType:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: it comes with the extra 'export'")
     return importlib.import_module("onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def basicsr() -> types.ModuleType:
+    """The package basicsr, likewise."""
+    return _behind_torchvision("basicsr")

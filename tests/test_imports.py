@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_core_imports_no_task_and_no_vision_library(path: Path) -> None:
 def test_tasks_do_not_import_each_other(task: str) -> None:
     for path in files(task):
         assert not imported(path) & (set(TASKS) - {task}), path
+
+
+@pytest.mark.parametrize("package", ["core", *TASKS, "benchmarks"])
+def test_others_runners_are_imported_by_their_users_alone(package: str) -> None:
+    """Each registers networks in another library as it is imported."""
+    for path in files(package):
+        assert not re.search(r"^\s*(from|import) lwdna\.runners", path.read_text(), re.MULTILINE), path
 
 
 @pytest.mark.parametrize("package", ["core", *TASKS])

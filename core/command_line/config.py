@@ -13,14 +13,15 @@ import sys
 import typing
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mmengine.config import Config, DictAction
 
-from core.command_line.config_files import one_line, read_config, read_dumped
-from core.command_line.schema import lower
+from core.command_line.config_files import one_line, program_names, read_config, read_dumped
+from core.command_line.schema import default_of, lower
 from core.errors import UserError
 from core.storage.files import atomic_write
 
@@ -41,11 +42,13 @@ def load_config(
     nothing is lost (int to float, 3.0 to int, list to tuple, str to Path) and refused otherwise.
 
     Args:
-        path: an mmengine configuration file, or None for none. A .py file is run; .yaml, .yml and .json files are
-            data, and may build (`_base_`) on each other and on files of shared_configs/.
+        path: an mmengine configuration file, or None for none. A .py file is run, and may have helper variables
+            (`_without_helpers`); .yaml, .yml and .json files are data, and may build (`_base_`) on each other and on
+            files of shared_configs/.
         schema: the dataclass to build.
-        overrides: "key=value" strings with dots for nesting ("optimizer.lr=0.1"); values are Python literals,
-            mmengine's lists ("1,2", "[a,b]") or plain strings.
+        overrides: "key=value" strings with dots for nesting ("optimizer.lr=0.1") and for entries of lists, counted
+            from 0 ("schedule.milestones.0=5"); values are Python literals, mmengine's lists ("1,2", "[a,b]") or plain
+            strings.
         defaults: nested values beneath the file's.
         dumped: the file is one that `dump_config` wrote: it is parsed, never run.
 
@@ -57,10 +60,11 @@ def load_config(
     merged = Config(_plain(defaults or {}))
     try:
         if path is not None:
-            read = read_dumped(Path(path)) if dumped else read_config(Path(path))
+            read = read_dumped(Path(path)) if dumped else _without_helpers(Path(path), schema, source)
             merged.merge_from_dict(_in_place_of(merged.to_dict(), _renamed(read, schema, source)))
-        for given, value in map(_parse_override, overrides):
-            key = _renamed_key(given, value, schema, source)
+        for given, read_value in map(_parse_override, overrides):
+            today = _renamed_key(given, read_value, schema, source)
+            key, value = _whole_list(today, read_value, merged.to_dict(), schema)
             merged.merge_from_dict({key: _in_place_of(_at(merged.to_dict(), key), value)})
     except (TypeError, KeyError) as error:
         raise UserError(f"{source}: {one_line(error)}") from error
@@ -68,6 +72,55 @@ def load_config(
         return typing.cast(T, lower(merged.to_dict(), schema))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def _without_helpers(path: Path, schema: type, source: str) -> dict[str, Any]:
+    """A file's values without the variables that a program has for itself, as mmengine's users write them.
+
+    A name at the top of a .py file that is no setting is such a variable where it starts with `_`, or where the file
+    (or one that builds on it) uses it. Of the others, those that resemble a setting, at any depth, are refused: they
+    are misspelt, or stand at the wrong place. What is left (`default_scope`) is told once, for it changes nothing.
+    """
+    values = read_config(path)
+    names = program_names(path)
+    settings = {item.name for item in dataclasses.fields(schema)} | set(getattr(schema, "RENAMED", {}))
+    idle = []
+    for key in [key for key in values if key not in settings and key in names.bound | names.used]:
+        if key == "custom_imports":
+            raise UserError(
+                f"{source}: 'custom_imports' is for mmengine's Runner; this file is a program: write import"
+            )
+        if not key.startswith("_") and key not in names.used:
+            meant = _resembling(key, schema)
+            if meant:
+                raise UserError(
+                    f"{source}: unknown key '{key}', and nothing in the file uses it: did you mean "
+                    f"{' or '.join(meant)}? Variables of your own start with _"
+                )
+            idle.append(key)
+        del values[key]
+    if idle:
+        _say_once(f"note: {source}: no settings, and nothing uses them: {', '.join(idle)}")
+    return values
+
+
+def _resembling(word: str, schema: type) -> list[str]:
+    """The settings, at any depth and quoted, whose own name is like `word`; up to three."""
+    places = _places(schema)
+    close = get_close_matches(word.lower(), {place.rpartition(".")[2] for place in places}, n=len(places))
+    return [f"'{place}'" for name in close for place in places if place.rpartition(".")[2] == name][:3]
+
+
+def _places(schema: type, prefix: str = "") -> list[str]:
+    """The dotted keys of a schema, sections and their entries."""
+    places = []
+    types_of = typing.get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        places.append(f"{prefix}{item.name}")
+        for inner in (types_of[item.name], *typing.get_args(types_of[item.name])):
+            if dataclasses.is_dataclass(inner):
+                places += _places(typing.cast(type, inner), f"{prefix}{item.name}.")
+    return places
 
 
 def _renamed(values: Mapping[str, Any], schema: Any, source: str, prefix: str = "") -> dict[str, Any]:
@@ -108,9 +161,13 @@ def _renamed_key(key: str, value: Any, schema: Any, source: str) -> str:
     return key
 
 
-@cache
 def _say_renamed(source: str, old: str, new: str) -> None:
-    print(f"note: {source}: '{old}' is now called '{new}'", file=sys.stderr)
+    _say_once(f"note: {source}: '{old}' is now called '{new}'")
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def dump_config(config: Any, path: str | Path) -> None:
@@ -133,6 +190,53 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def _whole_list(key: str, value: Any, given: Mapping[str, Any], schema: type) -> tuple[str, Any]:
+    """An override of a list's entry ("milestones.0") as one of the list: mmengine knows neither tuples nor defaults.
+
+    Raises:
+        UserError: the list has no such entry.
+    """
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        place = ".".join(parts[:index])
+        if not index or not part.isdigit():
+            continue
+        before = _at(given, place)
+        before = _default_at(schema, parts[:index]) if before is None else before
+        if isinstance(before, list | tuple):
+            return place, _with_entry(before, parts[index:], value, place)
+    return key, value
+
+
+def _with_entry(old: Any, parts: Sequence[str], value: Any, where: str) -> Any:
+    """A copy of nested lists and mappings with another value at a place."""
+    if not parts:
+        return value
+    here = f"{where}.{parts[0]}"
+    if isinstance(old, Mapping):
+        return {**old, parts[0]: _with_entry(old.get(parts[0], {}), parts[1:], value, here)}
+    if isinstance(old, list | tuple):
+        if not parts[0].isdigit() or int(parts[0]) >= len(old):
+            raise UserError(f"'{here}': {where} has {len(old)} entries, counted from 0: {old!r}")
+        entries = list(old)
+        entries[int(parts[0])] = _with_entry(entries[int(parts[0])], parts[1:], value, here)
+        return entries
+    raise UserError(f"'{here}': {where} is {old!r}, which has no entries")
+
+
+def _default_at(schema: type, parts: Sequence[str]) -> Any:
+    """What a schema says where nothing is given, at a key; None where it does not."""
+    value: Any = schema
+    for part in parts:
+        fields = (
+            {item.name: item for item in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else {}
+        )
+        if part not in fields:
+            return None
+        value = default_of(fields[part]) if isinstance(value, type) else getattr(value, part)
+    return _plain(value)
 
 
 def _in_place_of(old: Any, new: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     _require_file(path)
     is_data = path.suffix in _PARSERS
+    if "read_base" in program_names(path).used:
+        raise UserError(
+            f"configuration '{path}' uses read_base(), which is not supported: write _base_ = 'file.py'"
+        )
     try:
         with _data_stay_data(_own_programs(path) if is_data else ()):
             # Placeholders are filled in before a file is parsed: in data they could say anything, `_base_` too.
@@ -118,6 +123,7 @@ _NOT_OURS = (
     "or write a .py file, which --config runs"
 )
 _PLACEHOLDER = re.compile(r"\{\{\s*file\w+\s*\}\}|\{\{['\"]?\s*\$\w+\s*:")
+_BASE_NAME = re.compile(r"\{\{\s*_base_\.(\w+)[\w.]*\s*\}\}")
 _BASE_VALUE = re.compile(r"\{\{\s*_base_\.[\w.]+\s*\}\}")
 
 
@@ -155,6 +161,74 @@ def _own_programs(path: Path, above: tuple[Path, ...] = ()) -> set[str]:
         else:
             raise UserError(f"configuration '{path}': {_NOT_OURS.format(base=base)}")
     return programs
+
+
+@dataclass(frozen=True)
+class ProgramNames:
+    """Names in the Python files of a chain of `_base_`.
+
+    Attributes:
+        bound: given a value at the top of a file.
+        used: read anywhere, or imported: their value goes somewhere else.
+    """
+
+    bound: frozenset[str] = frozenset()
+    used: frozenset[str] = frozenset()
+
+    def __or__(self, other: ProgramNames) -> ProgramNames:
+        return ProgramNames(self.bound | other.bound, self.used | other.used)
+
+
+def program_names(path: Path, above: tuple[Path, ...] = ()) -> ProgramNames:
+    """The names in a configuration's own Python files, and those that they build on; none for data.
+
+    A file that only mmengine understands (placeholders outside of strings) has none either, and so has one of another
+    package (`mmdet::...`).
+    """
+    if not path.is_file() or path.resolve() in above:
+        return ProgramNames()
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix in _PARSERS:
+            bases, found = _bases(_PARSERS[path.suffix](_BASE_VALUE.sub('"value"', text))), ProgramNames()
+        else:
+            tree = ast.parse(text)
+            bases, found = _program_bases(tree), _names_in(tree, text)
+    except (*_FILE_ERRORS, MemoryError):  # whoever runs the file says what is wrong with it
+        return ProgramNames()
+    for base in bases:
+        found |= program_names(path.parent / base, (*above, path.resolve()))
+    return found
+
+
+def _names_in(tree: ast.Module, text: str) -> ProgramNames:
+    used = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            used |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif (
+            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "_base_"
+        ):
+            used.add(node.attr)
+    used |= {match[1] for match in _BASE_NAME.finditer(text)}
+    bound = {
+        node.id
+        for statement in tree.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    bound |= {statement.name for statement in tree.body if isinstance(statement, ast.ClassDef)}
+    return ProgramNames(frozenset(bound), frozenset(used))
+
+
+def _program_bases(tree: ast.Module) -> list[str]:
+    for statement in tree.body:
+        match statement:
+            case ast.Assign([ast.Name("_base_")], value):
+                return _bases({"_base_": ast.literal_eval(value)})
+    return []
 
 
 def _bases(content: Any) -> list[str]:

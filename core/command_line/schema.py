@@ -106,7 +106,7 @@ def _lower_dataclass(value: Any, schema: type, where: str) -> Any:
     unknown = next((key for key in value if key not in fields), None)
     if unknown is not None:
         raise UserError(f"unknown key '{prefix}{unknown}', {did_you_mean(str(unknown), fields)}")
-    defaults = {name: _default(field) for name, field in fields.items()}
+    defaults = {name: default_of(field) for name, field in fields.items()}
     absent = [name for name in fields if name not in value and defaults[name] is dataclasses.MISSING]
     if absent:
         raise UserError(f"'{prefix}{absent[0]}' is required and not given")
@@ -120,7 +120,8 @@ def _lower_dataclass(value: Any, schema: type, where: str) -> Any:
         raise UserError(f"in {where}: {error}" if where else str(error)) from error
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """A field's default; `dataclasses.MISSING` where it has none."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

@@ -104,9 +104,12 @@ def edsr(
     n_feats: int = 128,
     res_scale: float = 1.0,
     image_range: float = 255.0,
+    mean: Sequence[float] = DIV2K_MEAN,
 ) -> EDSR:
     """EDSR of any size; by default LW-DNA's: 90.371 G FLOPs, 3.6967 M parameters at x4 and 128x128."""
-    return EDSR(scale, n_blocks=n_blocks, n_feats=n_feats, res_scale=res_scale, image_range=image_range)
+    return EDSR(
+        scale, n_blocks=n_blocks, n_feats=n_feats, res_scale=res_scale, image_range=image_range, mean=mean
+    )
 
 
 def edsr_baseline(scale: int = 4) -> EDSR:

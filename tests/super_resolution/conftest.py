@@ -1,9 +1,7 @@
-"""What the super-resolution tests share: benchmark images, photographs, basicsr where it is installed."""
+"""What the super-resolution tests share: benchmark images and photographs."""
 
 from __future__ import annotations
 
-import importlib.util
-import types
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +20,6 @@ def benchmark_root() -> Path:
     if not (root / "benchmark/Set5").is_dir() or not (root / "benchmark/Set14").is_dir():
         pytest.skip(f"no benchmark/Set5 and benchmark/Set14 under '{root}'; set $LWDNA_DATA")
     return root
-
-
-@pytest.fixture(scope="session")
-def basicsr() -> types.ModuleType:
-    """The package basicsr, imported."""
-    if importlib.util.find_spec("basicsr") is None or importlib.util.find_spec("torchvision") is None:
-        pytest.skip("the extra 'basicsr' is not installed")
-    from super_resolution.torchvision_shim import make_importable
-
-    make_importable()
-    return importlib.import_module("basicsr")
 
 
 @pytest.fixture(scope="session")

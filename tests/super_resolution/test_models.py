@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from core.errors import UserError
 from super_resolution import models
 from super_resolution.models import MODELS, build
-from super_resolution.models.convert import convert_basicsr
+from super_resolution.models.basicsr_options import Constants
+from super_resolution.models.convert import convert_weights
 from tests.counting import Counts, count
 from tests.properties import examples
 
@@ -306,7 +307,7 @@ def basicsr_state(name: str, scale: int, n_blocks: int, n_feats: int) -> dict[st
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", None])
 def test_conversion_finds_network_and_sizes(name: str, scale: int, wrapper: str | None) -> None:
     state = basicsr_state(name, scale, n_blocks=3, n_feats=6)
-    converted = convert_basicsr(state if wrapper is None else {wrapper: state})
+    converted = convert_weights(state if wrapper is None else {wrapper: state})
     assert (converted.model, converted.scale) == (name, scale)
     assert converted.options == {"n_blocks": 3, "n_feats": 6} | ({"res_scale": 1.0} if name == "edsr" else {})
     network = converted.build()
@@ -317,13 +318,13 @@ def test_conversion_finds_network_and_sizes(name: str, scale: int, wrapper: str 
 def test_the_averaged_weights_are_preferred() -> None:
     state = basicsr_state("edsr", 2, 1, 4)
     plain = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
-    converted = convert_basicsr({"params": plain, "params_ema": state})
+    converted = convert_weights({"params": plain, "params_ema": state})
     assert torch.equal(converted.weights["conv_first.weight"], state["conv_first.weight"])
 
 
 def test_res_scale_is_that_of_the_published_checkpoints() -> None:
-    assert convert_basicsr(basicsr_state("edsr", 2, 1, 256)).options["res_scale"] == 0.1
-    assert convert_basicsr(basicsr_state("edsr", 2, 1, 256), res_scale=1.0).options["res_scale"] == 1.0
+    assert convert_weights(basicsr_state("edsr", 2, 1, 256)).options["res_scale"] == 0.1
+    assert convert_weights(basicsr_state("edsr", 2, 1, 256), Constants(1.0)).options["res_scale"] == 1.0
 
 
 def _edit(state: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
@@ -352,7 +353,7 @@ def _edit(state: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tenso
 )
 def test_names_without_a_partner_are_all_reported(changes: dict[str, Tensor], messages: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        convert_basicsr(_edit(basicsr_state("edsr", 4, 3, 6), **changes))
+        convert_weights(_edit(basicsr_state("edsr", 4, 3, 6), **changes))
     for message in messages:
         assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -370,7 +371,7 @@ def test_basicsr_weights_give_basicsr_images(
         theirs = basicsr.archs.srresnet_arch.MSRResNet(3, 3, num_feat=8, num_block=2, upscale=scale)
     torch.save({"params": theirs.state_dict()}, tmp_path / "net_g.pth")
     checkpoint = torch.load(tmp_path / "net_g.pth", weights_only=True)
-    ours = convert_basicsr(checkpoint, res_scale=0.3).build()
+    ours = convert_weights(checkpoint, Constants(0.3) if name == "edsr" else Constants()).build()
     images = torch.rand(2, 3, 10, 13)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-5, atol=2e-6)

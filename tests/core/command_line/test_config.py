@@ -198,6 +198,11 @@ def test_required_keys_are_asked_for():
         ),
         ("c.yml", "data: {name: x, name: y}\n", "cannot be read: .*'name' is there twice"),
         ("c.json", '{"data": {"name": "x", "name": "y"}}', "cannot be read: .*'name' is there twice"),
+        (
+            "c.py",
+            "from mmengine.config import read_base\nwith read_base():\n    from .b import *\n",
+            "uses read_base",
+        ),
         ("c.txt", "data = 1\n", "cannot be read: (OSError|ValueError|TypeError)"),
         (
             "c.py",
@@ -423,3 +428,100 @@ def test_only_what_can_be_read_back_is_dumped(tmp_path):
     with pytest.raises(UserError, match=r"data\.options\.layers\[1\] is a type, which a work directory"):
         dump_config(Experiment(Data("x", options={"layers": [1, Path]})), tmp_path / "d.py")
     assert not (tmp_path / "d.py").exists()
+
+
+def test_helper_variables_as_mmengines_users_write_them(tmp_path, capsys):
+    write(
+        tmp_path / "base.py",
+        "n = 4\n_m = 2\nsides = [_m * n] * 2\nunit = n\ndata = dict(name='x', size=sides)\n",
+    )
+    path = write(
+        tmp_path / "mine.py",
+        "from math import pi\n_base_ = ['base.py']\ndefault_scope = 'mmengine'\nlr = 1 / pi\nwide = {{_base_.unit}}\n"
+        "train = dict(epochs=_base_.n, optimizer=dict(lr=lr), batch_size=wide)\n",
+    )
+    config = load_config(path, Experiment, ["train.seed=1"])
+    assert (config.data, config.train.epochs, config.train.batch_size) == (Data("x", (8, 8)), 4, 4)
+    assert config.train.optimizer.lr == 1 / math.pi
+    said = capsys.readouterr().err
+    assert said == f"note: '{path}': no settings, and nothing uses them: default_scope\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "trian = dict(epochs=2)",
+            "unknown key 'trian', and nothing in the file uses it: did you mean 'train'",
+        ),
+        ("epochs = 2", "unknown key 'epochs', .* did you mean 'train.epochs'"),
+        ("LR = 0.5", "unknown key 'LR', .* did you mean 'train.optimizer.lr'"),
+        ("custom_imports = dict(imports=['os'])", "'custom_imports' is for mmengine's Runner"),
+        ("train = dict(_n=2)", "unknown key 'train._n'"),
+    ],
+)
+def test_a_variable_that_is_a_misspelt_setting_is_told(tmp_path, line, message):
+    path = write(tmp_path / "c.py", f"data = dict(name='x')\n{line}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(path, Experiment)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "data: {name: x}\n%s: 4\n"),
+        ("c.json", '{"data": {"name": "x"}, "%s": 4}'),
+        ("c.py", "_base_ = 'base.yaml'\ndata = dict(name='x')\n"),
+    ],
+)
+@pytest.mark.parametrize("key", ["n", "_n", "default_scope"])
+def test_data_have_no_variables(tmp_path, name, text, key):
+    write(tmp_path / "base.yaml", f"{key}: 4\n")
+    path = write(tmp_path / name, text % key if "%s" in text else text)
+    with pytest.raises(UserError, match=f"unknown key '{key}'"):
+        load_config(path, Experiment)
+
+
+def test_what_a_program_says_of_itself_is_no_setting_of_a_dumped_file(tmp_path):
+    path = write(tmp_path / "config.py", "n = 4\ndata = {'name': 'x'}\n")
+    assert load_config(path, Experiment) == Experiment(Data("x"))
+    with pytest.raises(UserError, match="unknown key 'n'"):
+        load_config(path, Experiment, dumped=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "get", "value"),
+    [
+        (["train.schedule.milestones.0=5"], lambda c: c.train.schedule.milestones, (5, 20)),
+        (["train.schedule.milestones.1=30", "seeds.0=7"], lambda c: (c.train.schedule.milestones, c.seeds),
+         ((10, 30), [7, 2])),
+        (["train.optimizer.betas.0=0.5"], lambda c: c.train.optimizer.betas, (0.5, 0.999)),  # the schema's default
+        (["data.options.layers.1.width=8"], lambda c: c.data.options["layers"], [{"width": 1}, {"width": 8}]),
+        (["data.options.0=b"], lambda c: c.data.options["0"], "b"),  # a key of a mapping
+        (["data.size=[1,2]", "data.size.1=3"], lambda c: c.data.size, (1, 3)),
+    ],
+)  # fmt: skip
+def test_entries_of_lists_are_overridden(tmp_path, overrides, get, value):
+    path = write(
+        tmp_path / "c.py",
+        "data = dict(name='x', options={'layers': [dict(width=1), dict(width=2)], '0': 'a'})\nseeds = [1, 2]\n"
+        "train = dict(epochs=50, schedule=dict(name='step', milestones=(10, 20)))\n",
+    )
+    assert get(load_config(path, Experiment, overrides)) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.optimizer.betas.2=0.5", r"'train.optimizer.betas.2': train.optimizer.betas has 2 entries"),
+        ("seeds.first=1", "seeds"),
+        ("seeds.0.name=1", r"'seeds.0.name': seeds.0 is 0, which has no entries"),
+        ("seeds.0=x", r"seeds\[0\] must be int, got str 'x'"),
+        ("train.epochs.0=1", "epochs"),
+    ],
+)  # fmt: skip
+def test_entries_that_are_not_there(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(None, Experiment, [override], {"data": {"name": "x"}})
+    assert "\n" not in str(caught.value)

@@ -101,9 +101,8 @@ def test_mmengines_modules_that_have_not_started_still_can() -> None:
     assert close(other.b.weight, 0.01)
 
 
-def test_basicsrs_networks(timm: types.ModuleType) -> None:
-    if importlib.util.find_spec("basicsr") is None:
-        pytest.skip("the extra 'basicsr' is not installed")
+@pytest.mark.usefixtures("basicsr")
+def test_basicsrs_networks() -> None:
     edsr = importlib.import_module("basicsr.archs.edsr_arch").EDSR
     other = edsr(3, 3, num_feat=24, num_block=3, upscale=2)
     initialise_(other, like=fresh(lambda: edsr(3, 3, num_feat=32, num_block=3, upscale=2)), seed=1)
