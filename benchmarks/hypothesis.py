@@ -436,7 +436,7 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -110,13 +110,13 @@ def run(arguments: Namespace) -> int:
         given_of(arguments),
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
-        lambda config: with_distillation(config, arguments.distillation),
+        lambda config, stored: with_distillation(config, arguments.distillation),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the module's docstring for exit statuses."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

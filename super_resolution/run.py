@@ -57,9 +57,9 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Ta
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
 
-    def complete(config: RunConfig) -> RunConfig:
+    def complete(config: RunConfig, stored: bool) -> RunConfig:
         chosen = arguments.model is not None and is_factory(arguments.model)
-        keeps = chosen and (arguments.config or arguments.resume)  # a protocol of its own
+        keeps = chosen and (arguments.config or stored)  # a protocol of its own
         return with_ties(
             with_own_options(
                 config, None if keeps else arguments.model, arguments.cfg_options, arguments.tie_upsampler
@@ -84,7 +84,7 @@ def run(arguments: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

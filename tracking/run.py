@@ -74,7 +74,7 @@ def run(arguments: Namespace) -> int:
         given,
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         partial(open_task, quiet=arguments.no_progress),
-        complete=with_given_budget,
+        complete=lambda config, stored: with_given_budget(config),
         model="backbone.name",
     )
 
@@ -89,7 +89,7 @@ def _silent(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

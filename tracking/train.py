@@ -49,7 +49,9 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.train", description=__doc__)
     add_training_arguments(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run in the work directory stopped; start one where there is none",
     )
     parser.add_argument("--name", help="of the work directory (default: the protocol's)")
     parser.add_argument(
@@ -123,7 +125,7 @@ def train(arguments: Namespace) -> int:
     note = from_data(config.backbone.name, arguments.backbone, arguments.config)
     if note is not None:
         say(note)
-    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+    with work_directory(fabric, there, arguments, name, CHECKPOINT, say) as folder:
         if stored is not None:
             check_same(config, stored, folder)
         network = build_network(config)
@@ -165,7 +167,7 @@ def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.command_line.exits`."""
-    return run_parsed(build_parser(), train, argv)
+    return run_parsed(build_parser(), train, argv, unread=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ from core.widths.scores import NAMES
 
 CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
+RESULT_FILE = "result.json"
+_MADE = ("runs", "records", "last.safetensors")  # in a work directory, by trainings
 T = TypeVar("T")
 C_contra = TypeVar("C_contra", contravariant=True)
 Use = Literal["new", "existing", "either"]
@@ -98,7 +100,8 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
+        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls; start one "
+        "where there is none, so that one command serves both",
     )
     run.add_argument(
         "--seeds",
@@ -182,7 +185,7 @@ def execute(
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
     open_task: OpenTask[T],
-    complete: Callable[[T], T] = lambda config: config,
+    complete: Callable[[T, bool], T] = lambda config, stored: config,
     model: str = "model",
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
@@ -196,7 +199,7 @@ def execute(
         default_name: name of the work directory for a protocol.
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
-        complete: fills in what follows from the rest of the protocol.
+        complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
             protocol data, that is said.
     """
@@ -204,7 +207,7 @@ def execute(
     def protocol(path: Path, dumped: bool = False) -> T:
         if arguments.config:
             path, dumped = Path(arguments.config), False
-        return complete(read_protocol(path, schema, arguments, given, dumped=dumped))
+        return complete(read_protocol(path, schema, arguments, given, dumped=dumped), dumped)
 
     def name() -> str:
         return default_name(protocol(Path() if arguments.config else find_protocol()))
@@ -224,7 +227,7 @@ def execute(
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
-    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+    with work_directory(fabric, there, arguments, name, RESULT_FILE, say) as folder:
         first_seed = config.train.seed
         asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
         if there is None:
@@ -304,12 +307,11 @@ def find_run(
     Args:
         given: `--work-dir`.
         default_name: gives NAME.
-        use: "new" for a fresh run, "existing" to resume, "either" to run single stages.
+        use: "new" for a fresh run, "existing" to resume one if there is one, "either" to run single stages.
         any_of: a task: where there is no run called NAME, its only experiment under another name is taken.
 
     Raises:
-        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume, or
-            there are several to choose from.
+        UserError: a named directory holds a run and resuming was not asked for, or there are several to choose from.
     """
     if given is not None:
         runs = [given] if (given / CONFIG_FILE).exists() else []
@@ -330,42 +332,62 @@ def find_run(
         return others[0]
     if others:
         raise UserError(f"several runs could go on: name one with --work-dir: {', '.join(map(str, others))}")
-    raise UserError(f"no run in '{given or WORK_DIRS / default_name()}': there is nothing to resume")
+    return None
 
 
 @contextmanager
 def work_directory(
     fabric: Fabric,
-    place: Path | None,
+    there: Path | None,
+    arguments: Namespace,
     default_name: Callable[[], str],
-    fresh: bool,
+    result: str,
     say: Callable[[str], object],
 ) -> Iterator[Path]:
     """Hold the work directory of a run until the block is left; the first process does so for all.
 
     Args:
         fabric: the processes.
-        place: the directory; None for work_dirs/NAME, NAME-2, NAME-3 ..., the first that is free.
+        there: the directory of an earlier run that goes on; None for a fresh run in `--work-dir`, or in work_dirs/NAME,
+            NAME-2, NAME-3 ..., the first that is free.
+        arguments: parsed, `work_dir` and `resume` among them.
         default_name: gives NAME.
-        fresh: it must not hold a run yet.
+        result: a file that a finished run has.
         say: takes one line of news at a time.
 
     Raises:
-        UserError: another command has it.
+        UserError: another command has it, or it holds what is left of a run.
     """
     release: list[Callable[[], None]] = []
 
     def hold() -> Path:
+        place = there or arguments.work_dir
         if place is not None:
             release.append(take(place, say))
-            if fresh and (place / CONFIG_FILE).exists():
+            if there is None and (place / CONFIG_FILE).exists():
                 raise UserError(
                     f"work directory '{place}' holds the run of another command, which has just been there: add "
                     f"--resume to go on with it, or name another"
                 )
-            return place
+        else:
+            place = first_free()
+        if there is None:
+            left = [name for name in _MADE if (place / name).exists()]
+            if left:
+                raise UserError(
+                    f"'{place}' holds trainings ({', '.join(left)}), but not the {CONFIG_FILE} that they were made by: "
+                    f"restore it, or name another --work-dir"
+                )
+            if arguments.resume:
+                say(f"there is no run in '{place}' to resume: starting one")
+        return place
+
+    def first_free() -> Path:
         first = WORK_DIRS / default_name()
-        number = max(map(_number, _runs_called(first.name)), default=0)
+        earlier = _runs_called(first.name)
+        if earlier and not (earlier[-1] / result).exists():
+            say(f"'{earlier[-1]}' holds a run that is not finished: --resume goes on with it; this one starts anew")
+        number = max(map(_number, earlier), default=0)
         while True:
             number += 1
             folder = first if number == 1 else first.with_name(f"{first.name}-{number}")

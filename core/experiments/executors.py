@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 import torch
 
 from core.errors import UserError
+from core.interruption import watch_for_interruption
 from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
-from core.training.interruption import watch_for_interruption
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
@@ -61,8 +61,8 @@ def check_jobs(jobs: int) -> None:
 def local_executor(jobs: int) -> Iterator[Executor]:
     """This process for one job, as many processes for several; they end with the block, and with this process.
 
-    Leaving the block by an exception, Ctrl-C and SIGTERM among them, asks them to end: a training writes a checkpoint
-    first. The cores are shared out among them.
+    Leaving the block by an exception, Ctrl-C, SIGTERM and SIGUSR1 among them, asks them to end: a training writes a
+    checkpoint first. The cores are shared out among them.
 
     Args:
         jobs: trials at a time.
@@ -88,6 +88,8 @@ def _begin(threads: int) -> None:
     """The first thing that a process of ours does."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the first process alone, which then ends the others in order
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # schedulers send it to all; as above
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -125,11 +127,12 @@ def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool
     What opening prints has been printed by the first process already.
     """
     name = pickle.dumps(open_engine)
-    if name not in _opened:
-        _opened.clear()
-        with redirect_stdout(io.StringIO()):
-            _opened[name] = open_engine()
-    return attempt(_opened[name], trial, place, train=train)
+    with watch_for_interruption():  # what ends it goes to the first process, not to the terminal
+        if name not in _opened:
+            _opened.clear()
+            with redirect_stdout(io.StringIO()):
+                _opened[name] = open_engine()
+        return attempt(_opened[name], trial, place, train=train)
 
 
 def run_trials(
@@ -149,7 +152,7 @@ def run_trials(
 
     Raises:
         UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been stopped.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGUSR1; everything has been stopped.
     """
     check_jobs(jobs)
     if jobs > 1 and engine.fabric.world_size > 1:

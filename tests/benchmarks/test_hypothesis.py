@@ -255,9 +255,9 @@ def test_a_command_that_is_terminated_takes_its_jobs_with_it(tmp_path: Path) -> 
     process.terminate()
     assert process.stderr is not None
     said = process.stderr.read().decode()  # until nobody has it open any more
-    assert process.wait() == 1
+    assert process.wait() == 75
     assert "stopping the other processes" in said
-    assert said.count("interrupted; the same command goes on where it stopped") == 1
+    assert said.count("stopped by SIGTERM; the same command goes on where it stopped") == 1
     assert "Traceback" not in said
     for folder in tmp_path.glob("runs/*"):
         with claimed(folder):  # no process is left that holds it
