@@ -66,6 +66,11 @@ class TrainingDisplay:
         if self._enabled:
             self._console.print(line, highlight=False, soft_wrap=True)
 
+    def note(self, line: str) -> None:
+        """Print a line that is to be read where no progress is wanted, too; "" prints nothing."""
+        if line:
+            self._console.print(f"note: {line}", highlight=False, soft_wrap=True)
+
     def end_epoch(self, record: EpochRecord, images_per_second: float) -> None:
         """Print the line of an epoch."""
         if self._enabled:

@@ -111,6 +111,21 @@ class RunFiles:
             self.state.unlink(missing_ok=True)
         self.recover()
 
+    def restore_log(self, history: list[EpochRecord]) -> str:
+        """Write the log of a state that is gone on from; returns what was wrong with it, "" for nothing.
+
+        A log that is ahead of its state is of a process that was killed between the two: it is cut without a word.
+        """
+        wrong = ""
+        try:
+            found = len(read_history(self.folder))
+            if found < len(history):
+                wrong = f"has {found} of {len(history)} epochs" if self.log.exists() else "is gone"
+        except UserError:
+            wrong = "is damaged"
+        self.write_log(history)
+        return wrong and f"'{self.log}' {wrong}: written anew from '{self.state}'"
+
     def write_log(self, history: list[EpochRecord]) -> None:
         """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
         with atomic_write(self.log) as file:
@@ -168,7 +183,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"'{path}', line {number}, is damaged: {type(error).__name__}: {error}; there is one line for every "
-                f"epoch: remove the file, and --resume writes it anew from '{path.with_name('last.safetensors')}'"
+                f"epoch: --resume writes it anew from '{path.with_name('last.safetensors')}'"
             ) from error
     return tuple(records)
 

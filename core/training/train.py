@@ -262,7 +262,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
     if resume and run.files.state.exists():
         run.state.restore(run.files.state)
         if fabric.is_global_zero:  # the state's word counts where the log is lost, or ahead of it
-            run.files.write_log(run.state.position.history)
+            run.display.note(run.files.restore_log(run.state.position.history))
     else:
         if resume and run.files.weights.exists():
             raise UserError(
