@@ -27,6 +27,7 @@ import torch
 
 from core.errors import UserError
 from core.interruption import watch_for_interruption
+from core.experiments.forecast import Forecast
 from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
@@ -121,7 +122,9 @@ def _stop(processes: Sequence[Any]) -> None:
                 process.join()
 
 
-def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool) -> Failure | None:
+def attempt_there(
+    open_engine: OpenEngine, trial: Trial, place: str, train: bool, forecast: Forecast | None
+) -> Failure | None:
     """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
 
     What opening prints has been printed by the first process already.
@@ -132,7 +135,7 @@ def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool
             _opened.clear()
             with redirect_stdout(io.StringIO()):
                 _opened[name] = open_engine()
-        return attempt(_opened[name], trial, place, train=train)
+        return attempt(_opened[name], trial, place, train=train, forecast=forecast)
 
 
 def run_trials(
@@ -170,16 +173,23 @@ def run_trials(
             if engine.fabric.is_global_zero:
                 print(f"failed: {found}", file=sys.stderr, flush=True)
 
+    new = [train and engine.load(trial) is None for trial, train in trials]
+    wanted = sum(train for _, train in trials)
+    if sum(new) < wanted:
+        engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
+    forecast = Forecast(sum(new), jobs)
     with local_executor(jobs) as executor:
         waiting: dict[Future[Failure | None], Trial] = {}
-        for number, (trial, train) in enumerate(trials, start=1):
+        for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1):
             place = f"{number}/{len(trials)} {trial}"
             if jobs == 1:
-                found = executor.submit(attempt, engine, trial, place, train=train).result()
+                found = executor.submit(attempt, engine, trial, place, train=train, forecast=forecast).result()
                 note(found if control is None else of_all(found, control))
+                forecast.trainings -= is_new
             else:
                 assert open_engine is not None, "several jobs need open_engine"
-                waiting[executor.submit(attempt_there, open_engine, trial, place, train)] = trial
+                own = forecast if is_new and not any(new[: number - 1]) else None  # the first one says it
+                waiting[executor.submit(attempt_there, open_engine, trial, place, train, own)] = trial
         for future in as_completed(waiting):
             try:
                 note(future.result())

@@ -21,6 +21,7 @@ from torch import nn
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
 from core.experiments.checkpoints import header
+from core.experiments.forecast import Forecast
 from core.experiments.plan import SCHEMA, Trial
 from core.experiments.processes import from_first
 from core.experiments.provenance import commit
@@ -40,6 +41,8 @@ from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, read_divergences, with_rate
+from core.training.pace import Pace
+from core.training.run_files import RunFiles
 from core.training.train import FitResult, TrainConfig, fit
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
@@ -240,14 +243,16 @@ def check(task: Task, config: ShrinkConfig) -> None:
     )
 
 
-def attempt(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Failure | None:
+def attempt(
+    engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
+) -> Failure | None:
     """Run a trial as `run_trial` does; what goes wrong with it is returned, and what stops everything is raised.
 
     Raises:
         KeyboardInterrupt, BrokenPipeError: the command is to end.
     """
     try:
-        run_trial(engine, trial, place, train=train)
+        run_trial(engine, trial, place, train=train, forecast=forecast)
     except BrokenPipeError:
         raise
     except FAILURES as error:
@@ -261,7 +266,9 @@ def failure(trial: Trial, error: BaseException) -> Failure:
     return Failure(trial, type(error).__name__, line, isinstance(error, UserError))
 
 
-def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Record | None:
+def run_trial(
+    engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
+) -> Record | None:
     """Find widths, train and record, as far as that has not been done; returns the record.
 
     Args:
@@ -269,6 +276,7 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
         trial: the trial.
         place: what news of it begin with; "" for its name.
         train: False stops at the widths, and returns None where there is no record.
+        forecast: of all trainings of the command; None says nothing of how long they take.
 
     Raises:
         UserError, RuntimeError and what else searching and training raise.
@@ -280,7 +288,7 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
     found = None if trial.method == BASELINE else _widths(engine, trial, place)
     if not train:
         return None
-    record = _train(engine, trial, found, place)
+    record = _train(engine, trial, found, place, forecast)
     engine.fabric.barrier()  # all have looked for the record before it is written
     if engine.fabric.is_global_zero:
         engine.store.save(trial, record)
@@ -326,7 +334,7 @@ def _tell(engine: Engine, architecture: Architecture, place: str) -> None:
         engine.say(f"{place}: no pattern of shrink.floor fits {len(free)} groups: {', '.join(free)}")
 
 
-def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Record:
+def _train(engine: Engine, trial: Trial, found: Found | None, place: str, forecast: Forecast | None) -> Record:
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed)
@@ -364,7 +372,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         )
 
     with _alone(engine, folder, place), _naming(str(trial)):
-        engine.say(f"{place}: training {task.model_name} for {config.epochs} epochs")
+        engine.say(f"{place}: {_begins(task.model_name, RunFiles(folder), config.epochs)}")
         fitted = train_network(
             task,
             model,
@@ -376,6 +384,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
             told=told,
+            pace=_saying(engine, forecast, config.epochs),
         )
     last = fitted.history[-1]
     on_gpu = engine.fabric.device.type == "cuda"
@@ -407,10 +416,34 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
     return record
 
 
+def _begins(name: str, files: RunFiles, epochs: int) -> str:
+    """What a training is about to do."""
+    if files.weights.exists():
+        return f"{name} is trained already"
+    if files.state.exists() or files.previous.exists():
+        return f"going on with the training of {name} for {epochs} epochs"
+    return f"training {name} for {epochs} epochs"
+
+
+def _saying(engine: Engine, forecast: Forecast | None, epochs: int) -> Callable[[Pace], None] | None:
+    """Says how long it takes once a training shows its pace."""
+    if forecast is None:
+        return None
+
+    def say(pace: Pace) -> None:
+        if line := forecast.line(pace, epochs):
+            engine.say(line)
+
+    return say
+
+
 def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> nn.Module:
     undistilled = {"train": engine.recipe(trial.seed)["train"], "teacher": asdict(engine.teacher)}
     folder = engine.store.teacher(trial.seed, key_of([engine.subject(), "teacher", undistilled]))
+    forecast = Forecast(1)  # of itself alone: it is wider than its students
     with _alone(engine, folder, place), _naming(f"teacher, seed {trial.seed}"):
+        if engine.teacher.checkpoint is None:
+            engine.say(f"{place}: {_begins('the teacher', RunFiles(folder), config.epochs)}")
         return teacher_network(
             engine.task,
             engine.teacher,
@@ -420,6 +453,7 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
             engine.fabric,
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
+            pace=_saying(engine, forecast, config.epochs),
         )
 
 
@@ -484,6 +518,7 @@ def train_network(
     lowered_lr: float | None = None,
     progress: bool = True,
     told: Callable[[], Mapping[str, str]] = dict,
+    pace: Callable[[Pace], None] | None = None,
 ) -> FitResult:
     """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
 
@@ -498,12 +533,13 @@ def train_network(
         lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
         progress: see `fit`.
         told: see `header` of `fit`.
+        pace: see `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
     if lowered_lr is not None and goes_on_lower(work_dir):
         config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
-               distillation=distillation, fabric=fabric, progress=progress, header=told)  # fmt: skip
+               distillation=distillation, fabric=fabric, progress=progress, header=told, pace=pace)  # fmt: skip
 
 
 def teacher_network(
@@ -516,6 +552,7 @@ def teacher_network(
     *,
     lowered_lr: float | None = None,
     progress: bool = True,
+    pace: Callable[[Pace], None] | None = None,
 ) -> nn.Module:
     """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode."""
     baseline = fresh_baseline(task, config.seed)
@@ -526,5 +563,7 @@ def teacher_network(
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:
-        train_network(task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress)
+        train_network(
+            task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress, pace=pace
+        )
     return model.eval()

@@ -41,6 +41,7 @@ from core.training.divergence import (
     settle_rate,
     write_divergences,
 )
+from core.training.pace import Pace, PaceMeter
 from core.training.optim import learning_rate_factor, set_learning_rate
 from core.training.progress import TrainingDisplay
 from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -158,6 +159,7 @@ def fit(
     progress: bool = True,
     after_step: Callable[[int, float], None] | None = None,
     header: Callable[[], Mapping[str, str]] = dict,
+    pace: Callable[[Pace], None] | None = None,
 ) -> FitResult:
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
@@ -186,6 +188,7 @@ def fit(
             change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
             then the last checkpoint, from which the same call gets to the same place.
         header: asked at the end for entries of the header of model.safetensors.
+        pace: told how long the training takes: after the first steps, and after the first evaluation.
 
     Raises:
         UserError: bad arguments, weights that are not finite from the start, or last.safetensors belongs to another
@@ -209,11 +212,12 @@ def fit(
         model, loss_fn, config, fabric, teacher=teacher, distillation=distillation or DistillationConfig()
     )
     identity = _identity(learner, began_with, loader)
+    meter = PaceMeter(config.epochs, len(loader), config.eval_every, pace)
     several = fabric.world_size > 1
     control = torch.distributed.new_group(backend="gloo") if several else None
     with (
         watch_for_interruption() as interruption,
-        TrainingDisplay(progress and fabric.is_global_zero, config.epochs, len(loader)) as display,
+        TrainingDisplay(progress and fabric.is_global_zero, config.epochs, len(loader), meter) as display,
         ExitStack() as stack,
     ):
         run = _Run(
@@ -461,7 +465,7 @@ def _end_epoch(
         skipped_steps=position.skipped,
     )
     position.next_epoch(record)
-    run.display.end_epoch(record, rate)
+    run.display.end_epoch(record, rate, time.perf_counter() - started)
     if writer is not None:
         run.files.write_log(position.history)
         write_scalars(writer, record)
