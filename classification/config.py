@@ -12,6 +12,7 @@ from classification.models import INPUT_SHAPES
 from core.command_line.factories import is_factory
 from core.errors import UserError, did_you_mean
 from core.experiments.settings import TeacherConfig
+from core.methods.method import SearchConfig
 from core.training.distillation import DistillationConfig
 from core.training.recipe import require_range
 from core.training.train import TrainConfig
@@ -43,6 +44,7 @@ class RunConfig:
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
+        search: options of single methods that find widths.
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
@@ -58,6 +60,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None

@@ -111,6 +111,7 @@ def run(arguments: Namespace) -> int:
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
         lambda config, stored: with_distillation(config, arguments.distillation),
+        uses=("classification.predict IMAGES", "classification.eval"),
     )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.command_line.factories import is_factory
-from core.errors import UserError, did_you_mean
+from core.command_line.factories import is_factory, unknown_network
+from core.errors import UserError
 from core.graph.channels import trace_channels
+from core.methods.method import SearchConfig
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from super_resolution.data import DataConfig
@@ -38,6 +39,7 @@ class RunConfig:
         data: crops, and the sets to score on.
         train: the recipe of every network.
         shrink: how widths are found.
+        search: options of single methods that find widths.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
 
     Raises:
@@ -52,15 +54,13 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     tie_upsampler: bool = False
 
     def __post_init__(self) -> None:
         if not is_factory(self.model) and self.model not in UPSCALERS:
             problem = "keeps the size of images" if self.model in MODELS else "is an unknown network"
-            raise UserError(
-                f"'{self.model}' {problem}: {did_you_mean(self.model, UPSCALERS)}; or name your own as "
-                "package.module:factory or path/to/file.py:factory"
-            )
+            raise unknown_network(f"'{self.model}' {problem}", self.model, UPSCALERS)
 
 
 def find_config(model: str | None, dataset: str | None) -> Path:

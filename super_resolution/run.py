@@ -79,6 +79,7 @@ def run(arguments: Namespace) -> int:
         ),
         open_task,
         complete=complete,
+        uses=("super_resolution.upscale LOW.png HIGH.png", "super_resolution.eval"),
     )
 
 

@@ -76,6 +76,7 @@ def run(arguments: Namespace) -> int:
         partial(open_task, quiet=arguments.no_progress),
         complete=lambda config, stored: with_given_budget(config),
         model="backbone.name",
+        uses=("tracking.track VIDEO --box X,Y,WIDTH,HEIGHT", "tracking.eval --dataset DATASET"),
     )
 
 

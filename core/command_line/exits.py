@@ -133,8 +133,8 @@ def _streams(unread: bool) -> Iterator[None]:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     before = sys.stdout, sys.stderr
-    sys.stdout = _Output(sys.stdout, "<stdout>", unread)  # type: ignore[assignment]
-    sys.stderr = _Output(sys.stderr, "<stderr>", unread=True)  # type: ignore[assignment]
+    sys.stdout = _Output(sys.stdout, "<stdout>", unread)
+    sys.stderr = _Output(sys.stderr, "<stderr>", unread=True)
     try:
         yield
     finally:

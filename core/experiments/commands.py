@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -17,13 +19,15 @@ from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import RESUME
-from core.command_line.factories import from_data
+from core.command_line.factories import from_data, is_factory
+from core.differences import differences
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
 from core.experiments.processes import from_first, launched_processes
-from core.experiments.settings import STAGES, Settings, TeacherConfig
+from core.experiments.settings import FOUND, STAGES, Settings, TeacherConfig
+from core.experiments.statistics import FEW_SEEDS
 from core.experiments.task import Task
 from core.experiments.trials import Engine, check_trials
 from core.methods.registry import METHODS
@@ -31,6 +35,7 @@ from core.storage.claims import Claimed, take
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate
 from core.training.train import make_fabric
+from core.widths.allocation import ALLOCATIONS
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from core.widths.scores import NAMES
@@ -39,6 +44,7 @@ CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
 RESULT_FILE = "result.json"
 _MADE = ("runs", "records", "last.safetensors")  # in a work directory, by trainings
+_TOLD = 4  # differences of two protocols
 T = TypeVar("T")
 C_contra = TypeVar("C_contra", contravariant=True)
 Use = Literal["new", "existing", "either"]
@@ -84,12 +90,67 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
         "names them",
     )
     trials.add_argument("--name", help="what reports and folders call the network (default: its own name)")
-    trials.add_argument("--widen", type=float, help="growth of the space of widths")
+    space = parser.add_argument_group("where widths are searched (defaults: the protocol's)")
+    space.add_argument("--widen", type=float, help="growth of the space of widths")
+    space.add_argument("--floor", type=float, help="least fraction of each widened group to keep")
+    space.add_argument(
+        "--vanish",
+        type=_number_or_word,
+        help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those that "
+        "their floor would have to hold up; receptive-field: those that see the whole image",
+    )
+    space.add_argument("--allocation", help=f"how score and cost are weighed: {', '.join(ALLOCATIONS)}")
+    space.add_argument("--batches", type=int, help="batches that channels are scored on")
+
+
+def add_method_arguments(parser: ArgumentParser) -> None:
+    """Add what single methods look at beyond the space, the budget and the batches."""
+    method = parser.add_argument_group("options of single methods")
+    method.add_argument("--dhp-strength", type=float, help="DHP's λ")
+    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
+    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
+    method.add_argument(
+        "--tilt", type=float, help="early-wide and its like: logarithm of the ratio of the ends"
+    )
+    method.add_argument(
+        "--depth-worth", type=float, help="depth-and-width: what depth is worth beside widths"
+    )
+
+
+def search_of(arguments: Namespace) -> dict[str, Any]:
+    """How widths are searched: key of the protocol -> value, None where the user said nothing.
+
+    Args:
+        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
+    """
+    said = vars(arguments).get
+    return {
+        "shrink.widen": said("widen"),
+        "shrink.floor": said("floor"),
+        "shrink.vanish": said("vanish"),
+        "shrink.allocation": said("allocation"),
+        "shrink.batches": said("batches"),
+        "search.dhp.strength": said("dhp_strength"),
+        "search.dhp.max_epochs": said("dhp_epochs"),
+        "search.proxy.candidates": said("candidates"),
+        "search.accumulate_epochs": said("accumulate_epochs"),
+        "search.tilt": said("tilt"),
+        "search.depth": said("depth_worth"),
+    }
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that `run` of every task understands."""
     add_trial_arguments(parser)
+    add_method_arguments(parser)
     run = parser.add_argument_group("experiment")
     run.add_argument(
         "--stages",
@@ -100,8 +161,8 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls; start one "
-        "where there is none, so that one command serves both",
+        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls; start "
+        "one where there is none, so that one command serves both",
     )
     run.add_argument(
         "--seeds",
@@ -138,13 +199,13 @@ def read_protocol(
 
     Args:
         path: an mmengine config file.
-        schema: the task's dataclass; its fields `train` and `shrink` are those of `core.experiments.experiment`.
+        schema: the task's dataclass; its fields `train`, `shrink` and `search` are those of `Settings`.
         arguments: parsed `add_experiment_arguments`.
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
     common = {"train.seed": arguments.seed, "name": arguments.name}
-    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
+    common |= {"shrink.score": arguments.score, **search_of(arguments)}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
     return (
         config
@@ -187,6 +248,7 @@ def execute(
     open_task: OpenTask[T],
     complete: Callable[[T, bool], T] = lambda config, stored: config,
     model: str = "model",
+    uses: Sequence[str] = (),
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -202,6 +264,7 @@ def execute(
         complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
             protocol data, that is said.
+        uses: commands that take the checkpoint that a run leaves: "classification.predict IMAGES".
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -243,6 +306,7 @@ def execute(
             seeds=len(plan.seeds),
             stages=tuple(arguments.stages or STAGES),
             method=plan.method,
+            search=config.search,
             distillation=getattr(config, "distillation", None),
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
@@ -265,10 +329,45 @@ def execute(
         outcome = run_experiment(task, settings, fabric, say, jobs=arguments.jobs, open_engine=there_too)
         for line in task.close():
             say(line)
+    if outcome.result is not None:
+        for line in next_steps(task_name, uses, folder, attrgetter(model)(config), model, len(plan.seeds)):
+            say(line)
     if outcome.failed and fabric.is_global_zero:
         print(f"{len(outcome.failed)} trial{'s' * (len(outcome.failed) != 1)} failed, as said above; {RESUME}",
               file=sys.stderr)  # fmt: skip
     return 1 if outcome.failed else 0
+
+
+def next_steps(
+    task_name: str, uses: Sequence[str], folder: Path, model: str, key: str, seeds: int
+) -> list[str]:
+    """What to type after a comparison.
+
+    Args:
+        task_name: "classification", ...
+        uses: see `execute`.
+        folder: the work directory.
+        model: the network, as the protocol names it.
+        key: where in the protocol.
+        seeds: that were compared.
+    """
+    checkpoint = folder / f"{FOUND}.safetensors"
+    named = shlex.quote(str(checkpoint))
+    lines = []
+    if checkpoint.exists():
+        code = f" --{key.partition('.')[0]} {shlex.quote(model)}" if is_factory(model) else ""
+        lines += [f"python -m {use} --checkpoint {named}{code}" for use in uses]
+        lines.append(f"python -m core.inspect {named}")
+        if find_spec(f"{task_name}.export") is not None:
+            lines.append(
+                f"python -m {task_name}.export {named} {shlex.quote(str(checkpoint.with_suffix('.onnx')))}{code}"
+            )
+    more = max(seeds + 2, FEW_SEEDS)
+    lines.append(
+        f"python -m {task_name}.run --resume --work-dir {shlex.quote(str(folder))} --seeds {more}"
+        f"    ({more} seeds in the place of {seeds})"
+    )
+    return ["next:", *(f"  {line}" for line in lines)]
 
 
 def open_engine(open_task: OpenTask[Any], config: Any, root: Path, settings: Settings, device: str) -> Engine:
@@ -386,7 +485,9 @@ def work_directory(
         first = WORK_DIRS / default_name()
         earlier = _runs_called(first.name)
         if earlier and not (earlier[-1] / result).exists():
-            say(f"'{earlier[-1]}' holds a run that is not finished: --resume goes on with it; this one starts anew")
+            say(
+                f"'{earlier[-1]}' holds a run that is not finished: --resume goes on with it; this one starts anew"
+            )
         number = max(map(_number, earlier), default=0)
         while True:
             number += 1
@@ -413,11 +514,12 @@ def check_same(config: Any, stored: Any, folder: Path) -> None:
     Raises:
         UserError: they differ: results of two protocols would be mixed.
     """
-    names = [item.name for item in fields(config) if getattr(stored, item.name) != getattr(config, item.name)]
-    if names:
+    found = list(differences(asdict(stored), asdict(config)))
+    if found:
+        more = f", and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
         raise UserError(
-            f"'{folder}' was made with another protocol ({', '.join(names)} differ): use another --work-dir, or leave "
-            f"out what changes it"
+            f"'{folder}' was made with another protocol ({', '.join(map(str, found[:_TOLD]))}{more}): use another "
+            f"--work-dir, or leave out what changes it"
         )
 
 

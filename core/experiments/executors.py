@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 import torch
 
 from core.errors import UserError
-from core.interruption import watch_for_interruption
 from core.experiments.forecast import Forecast
 from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
+from core.interruption import watch_for_interruption
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
@@ -183,7 +183,9 @@ def run_trials(
         for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1):
             place = f"{number}/{len(trials)} {trial}"
             if jobs == 1:
-                found = executor.submit(attempt, engine, trial, place, train=train, forecast=forecast).result()
+                found = executor.submit(
+                    attempt, engine, trial, place, train=train, forecast=forecast
+                ).result()
                 note(found if control is None else of_all(found, control))
                 forecast.trainings -= is_new
             else:

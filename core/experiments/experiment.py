@@ -82,6 +82,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         store=WorkDirectory(settings.work_dir, settings.train.seed),
         fabric=fabric,
         methods={FOUND: own, **{name: METHODS[name] for name in settings.controls}},
+        search=settings.search,
         distillation=settings.distillation,
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,

@@ -215,7 +215,9 @@ class WorkDirectory:
         if architecture is None:
             architecture = self._recorded_widths(trial)
             if architecture is not None:
-                _note(f"'{path}' is {'damaged' if path.exists() else 'gone'}: written anew from the trial's record")
+                _note(
+                    f"'{path}' is {'damaged' if path.exists() else 'gone'}: written anew from the trial's record"
+                )
                 architecture.save(path)
             elif path.exists():
                 architecture = Architecture.load(path)  # says what is wrong with it

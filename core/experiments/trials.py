@@ -47,6 +47,7 @@ from core.training.train import FitResult, TrainConfig, fit
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.selection import search
+from core.widths.shrinkage import check_latency
 from core.widths.space import open_space
 
 
@@ -203,19 +204,24 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
         configs[repr(config)] = config
     for config in configs.values():
         try:
-            check(engine.task, config)
+            check(engine.task, config, engine.fabric.device if budgets else None)
         except BudgetError:
             if budgets:
                 raise
     return missing
 
 
-def check(task: Task, config: ShrinkConfig) -> None:
-    """Find out in a second what would otherwise fail after the baseline's training.
+def check(task: Task, config: ShrinkConfig, device: torch.device | None = None) -> None:
+    """Find out in seconds what would otherwise fail after the baseline's training.
+
+    Args:
+        task: whose widths are searched.
+        config: how.
+        device: where a limit on latency is tried on the narrowest network; None looks at no clock.
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range or fit no group, or the budget cannot be reached (a latency is not looked at).
+            round_to are out of range or fit no group, or the budget cannot be reached.
     """
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
@@ -227,9 +233,8 @@ def check(task: Task, config: ShrinkConfig) -> None:
     with seeded(0):
         model, inputs = task.searched()
     space = open_space(model, inputs, task.traced(config), seed=0)
-    # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
-    # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
-    # can change is whether the budget can be met without their floors.
+    # A clock that stands still lets every latency pass: the search says what is wrong with all the rest. Which blocks
+    # vanish is up to the scores: what no choice of blocks can change is whether the budget can be met without floors.
     inner = blocks_to_lift(model, inputs, space.graph) if config.by_scores else {}
     search(
         space.graph,
@@ -241,6 +246,9 @@ def check(task: Task, config: ShrinkConfig) -> None:
         round_to=config.round_to,
         measure=lambda widths: 0.0,
     )
+    if device is not None:
+        space.model.to(device)
+        check_latency(space, config)
 
 
 def attempt(
@@ -334,7 +342,9 @@ def _tell(engine: Engine, architecture: Architecture, place: str) -> None:
         engine.say(f"{place}: no pattern of shrink.floor fits {len(free)} groups: {', '.join(free)}")
 
 
-def _train(engine: Engine, trial: Trial, found: Found | None, place: str, forecast: Forecast | None) -> Record:
+def _train(
+    engine: Engine, trial: Trial, found: Found | None, place: str, forecast: Forecast | None
+) -> Record:
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed)

@@ -41,8 +41,8 @@ from core.training.divergence import (
     settle_rate,
     write_divergences,
 )
-from core.training.pace import Pace, PaceMeter
 from core.training.optim import learning_rate_factor, set_learning_rate
+from core.training.pace import Pace, PaceMeter
 from core.training.progress import TrainingDisplay
 from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.training.run_files import EpochRecord, RunFiles, training_notes, write_scalars
@@ -165,9 +165,9 @@ def fit(
 
     Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
     model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C, SIGTERM and SIGUSR1
-    end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at once. A run that has
-    diverged goes on, from its last good state, with a `config` that differs in a lower learning rate alone; from then
-    on it does so with either recipe, and divergences.json says what happened.
+    end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at
+    once. A run that has diverged goes on, from its last good state, with a `config` that differs in a lower learning
+    rate alone; from then on it does so with either recipe, and divergences.json says what happened.
 
     Args:
         model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from benchmarks.hypothesis import REDUCED_DHP, Bench, build_parser, main, open_bench
+from benchmarks.hypothesis import Bench, build_parser, main, open_bench
 from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
@@ -504,4 +504,4 @@ def test_wrong_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert len(captured.err.strip().splitlines()) == 1
     with pytest.raises(UserError, match="unknown method"):
         check_trials(bench_in(tmp_path).engine, [Trial("luck", bench_in(tmp_path).config.shrink, 0)])
-    assert REDUCED_DHP.max_epochs == 60
+    assert bench_in(tmp_path).engine.search.dhp.max_epochs == 60

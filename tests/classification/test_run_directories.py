@@ -289,7 +289,10 @@ def test_commands_without_a_name_of_their_own_get_one_each(
 
 def test_one_command_starts_and_goes_on(started: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     command = [*QUICK, "--work-dir", "w", "--seeds", "2", "--controls", "random", "--resume"]
-    for said in ("there is no run in 'w' to resume: starting one", "'w' goes on with its plan: seeds 0, 1; controls"):
+    for said in (
+        "there is no run in 'w' to resume: starting one",
+        "'w' goes on with its plan: seeds 0, 1; controls",
+    ):
         assert main(command) == 0
         assert said in capsys.readouterr().out
     assert started[0] == started[1]

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.command_line.factories import call_factory, is_factory
-from core.errors import UserError, did_you_mean
+from core.command_line.factories import call_factory, is_factory, unknown_network
+from core.errors import UserError
 from core.graph.channels import trace_channels
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
@@ -130,8 +130,7 @@ def make_backbone(name: str) -> nn.Module:
     if is_factory(name):
         return call_factory(name)
     if name not in RESNETS:
-        known = f"{did_you_mean(name, RESNETS)}; or name your own as package.module:factory or path/to/file.py:factory"
-        raise UserError(f"unknown backbone '{name}': {known}")
+        raise unknown_network(f"unknown backbone '{name}'", name, RESNETS)
     return RESNETS[name]()
 
 

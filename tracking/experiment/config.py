@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core.errors import UserError
+from core.methods.method import SearchConfig
 from core.surgery.architecture import Architecture
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
@@ -36,6 +37,7 @@ class RunConfig(TrackingConfig):
 
     Args:
         shrink: how the backbone's widths are found where `found_widths` does not give them.
+        search: options of single methods that find them.
         found_widths: a widths file of the backbone, of the whole ResNet as classification finds it or of the trunk.
         found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
         evaluation: what trained trackers are tried on.
@@ -46,6 +48,7 @@ class RunConfig(TrackingConfig):
     """
 
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     found_widths: Path | None = None
     found_weights: Path | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -60,7 +60,9 @@ def test_words_are_parsed_before_the_command_runs(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
-def test_signals_have_a_status_of_their_own(name: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_have_a_status_of_their_own(
+    name: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     number = signal.Signals[name]
     before = signal.getsignal(number)
 
@@ -106,7 +108,9 @@ def test_a_reader_that_leaves_is_no_failure_to_print(lines: int, unread: bool, t
 
 def in_shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which "$@" is this Python."""
-    return subprocess.run(["sh", "-c", line, "sh", sys.executable, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["sh", "-c", line, "sh", sys.executable, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 SAYING = (
@@ -129,7 +133,10 @@ def test_streams_that_are_closed_are_no_traceback() -> None:
 def test_a_full_disk_behind_the_output_is_told_once() -> None:
     done = in_shell('"$@" >/dev/full', "-c", SAYING, "x")
     assert done.returncode == 1
-    assert done.stderr == "failed: OSError: [Errno 28] No space left on device: '<stdout>' (--debug shows where)\n"
+    assert (
+        done.stderr
+        == "failed: OSError: [Errno 28] No space left on device: '<stdout>' (--debug shows where)\n"
+    )
 
 
 def test_names_that_the_terminal_has_no_letters_for_are_escaped() -> None:

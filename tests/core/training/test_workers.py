@@ -69,7 +69,9 @@ def test_a_signal_to_all_processes_saves_and_ends(name: str, tmp_path: Path) -> 
         assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait() == 75, said
-    assert said.splitlines()[-1] == f"stopped by {name}; the same command with --resume goes on where it stopped"
+    assert (
+        said.splitlines()[-1] == f"stopped by {name}; the same command with --resume goes on where it stopped"
+    )
     assert "Traceback" not in said
     position = load_state(tmp_path / "last.safetensors")["position"]
     assert 2 <= position["step"] == position["batch"] < 500
