@@ -36,8 +36,8 @@ from core.training.devices import is_first_process
 from core.training.run_files import RunFiles, read_history
 
 Record = dict[str, Any]
-RECORDED_ANEW = "recorded anew from the training"
-SEARCHED_ANEW = "widths are searched anew"
+RECORDED_ANEW = "to be recorded anew from the training"
+SEARCHED_ANEW = "to be searched for anew"
 _POLL = 0.2  # seconds between two looks at a claim of somebody else
 
 
@@ -283,7 +283,7 @@ def _has_log(folder: Path, record: Record) -> bool:
     """Whether the log of a recorded training is there, with a line of every epoch."""
     try:
         return len(read_history(folder)) == record["recipe"]["train"]["epochs"]
-    except UserError:
+    except (UserError, KeyError, TypeError):
         return False
 
 

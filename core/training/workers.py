@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-import cv2
-
 from core.interruption import SIGNALS
+from core.storage.images import decode_in_one_thread
 
 
 def available_cores() -> int:
@@ -28,6 +27,6 @@ def begin_worker(_: int) -> None:
     Signals that ask a command to end reach all of its processes (Ctrl-C, schedulers). Workers go on: the training takes
     the step under way to its end, which needs their batches, and ends them. If it is killed, torch ends them.
     """
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    decode_in_one_thread()  # the workers are the parallelism
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
