@@ -31,6 +31,14 @@ from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
 
+EXAMPLES = (
+    "classification.run",
+    "classification.run --dataset path/to/photos --controls uniform --seeds 5",
+    "classification.run --dataset cifar10 --data-root DATA --model path/to/net.py:factory --budget 0.7",
+    "classification.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
+
 def add_subject_arguments(parser: ArgumentParser) -> None:
     """Add what says which network is trained on what, and how; `given_of` reads it."""
     parser.add_argument(
@@ -66,7 +74,7 @@ def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
     add_subject_arguments(parser)
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 

@@ -18,6 +18,14 @@ from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task
 
 
+EXAMPLES = (
+    "super_resolution.run --scale 4",
+    "super_resolution.run --scale 2 --dataset path/to/photos --controls uniform --seeds 5",
+    "super_resolution.run --scale 4 --dataset bsds500 --data-root DATA --model srresnet --budget 0.7",
+    "super_resolution.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
+
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m super_resolution.run", description=__doc__)
@@ -38,7 +46,7 @@ def build_parser() -> ArgumentParser:
         action=BooleanOptionalAction,
         help="upsamplers as wide as the trunk, or of their own widths (default: the protocol's)",
     )
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 

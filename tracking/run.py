@@ -26,6 +26,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "compare_small.py"
 
 
+EXAMPLES = (
+    "tracking.run",
+    "tracking.run --dataset otb --data-root DATA --backbone resnet18 --controls uniform --seeds 3",
+    "tracking.run --config shared_configs/tracking/dimp50.py --data-root DATA --found-widths FOUND/widths.json",
+    "tracking.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
+
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
@@ -42,7 +50,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--found-weights", type=Path, help="a classifier's weights for the backbone of --found-widths"
     )
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 

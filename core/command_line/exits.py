@@ -15,7 +15,7 @@ import sys
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from core.errors import UserError
@@ -82,8 +82,9 @@ def run_parsed(
         interrupted: as in `run_command`.
         unread: likewise.
     """
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
+    with _streams(unread):  # for --help too
+        arguments = parser.parse_args(argv)
+        return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
 
 
 class _Output:
@@ -138,4 +139,7 @@ def _streams(unread: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        for own in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # said before; Python would try and say so once more at exit
+                own.flush()
         sys.stdout, sys.stderr = before

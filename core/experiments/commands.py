@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -38,7 +38,7 @@ from core.training.train import make_fabric
 from core.widths.allocation import ALLOCATIONS
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
-from core.widths.scores import NAMES
+from core.widths.scores import SCORES
 
 CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
@@ -147,8 +147,40 @@ def _number_or_word(text: str) -> float | str:
         return text
 
 
-def add_experiment_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that `run` of every task understands."""
+def help_text(examples: Sequence[str]) -> str:
+    """The end of `--help`: examples, what the scores and the other methods are, where more is said.
+
+    Args:
+        examples: command lines, without "python -m".
+    """
+    others = {name: method.summary for name, method in METHODS.items() if name not in SCORES}
+
+    def listed(entries: Mapping[str, str]) -> str:
+        width = max(map(len, entries)) + 2
+        return "\n".join(f"  {name:{width}}{text}" for name, text in entries.items())
+
+    return "\n\n".join(
+        [
+            "examples:\n" + "\n".join(f"  python -m {line}" for line in examples),
+            "scores say what each channel is worth; those worth least go until the budget holds (W: weights, L: the loss, "
+            "z: a\nfactor of 1 on every channel):\n"
+            + listed({name: score.summary for name, score in SCORES.items()}),
+            "methods, beside the scores, for --method and --controls:\n" + listed(others),
+            "What each does, costs and honours: docs/methods.md. Exit statuses, and how runs are stopped and resumed:\n"
+            "docs/work_directories.md.",
+        ]
+    )
+
+
+def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) -> None:
+    """Add the arguments that `run` of every task understands, and what explains them.
+
+    Args:
+        parser: the command line.
+        examples: see `help_text`.
+    """
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = help_text(examples)
     add_trial_arguments(parser)
     add_method_arguments(parser)
     run = parser.add_argument_group("experiment")
@@ -175,11 +207,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms; FLOPs are counted in the protocol's "
         "convention, by default in both; ,convention=macs or paper names one",
     )
-    method.add_argument("--score", help=", ".join(NAMES))
+    method.add_argument("--score", help="what channels are worth, by one of the scores below")
     method.add_argument(
         "--method",
-        help=f"how the found network's widths are found: {', '.join(METHODS)} (default: as the protocol's section "
-        f"shrink says)",
+        help="how the found network's widths are found: a score or one of the methods below (default: as the "
+        "protocol's section shrink says)",
     )
     method.add_argument(
         "--controls",
@@ -187,7 +219,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="METHOD",
-        help="methods of the same list to compare with, such as random (whose widths are nearly uniform) and uniform "
+        help="scores and methods to compare with, such as random, which draws widths, and uniform "
         "(with --resume: added to those that are planned)",
     )
 

@@ -26,10 +26,12 @@ from classification.data.scan import LeftOut
 from classification.run import main
 from core.command_line.config import load_config
 from core.errors import UserError
+from core.methods.registry import METHODS
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
+from core.widths.scores import SCORES
 
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
 
@@ -210,6 +212,21 @@ def test_a_run_ends_with_what_to_type_next(experiment: Path, capsys: pytest.Capt
         parser = importlib.import_module(words[2]).build_parser()
         parser.parse_args(words[3:])  # the command exists, and takes this
     assert typed[-1][3:] == ["--resume", "--work-dir", str(experiment), "--seeds", "5"]
+
+
+def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> None:
+    for name in ("classification", "super_resolution", "tracking"):
+        command = importlib.import_module(f"{name}.run")
+        text = command.build_parser().format_help()
+        assert len(command.EXAMPLES) > 2
+        for line in command.EXAMPLES:
+            assert f"\n  python -m {line}\n" in text
+            module, *words = shlex.split(line)
+            assert module == f"{name}.run"
+            command.build_parser().parse_args(words)
+        for method, summary in [*((key, METHODS[key].summary) for key in METHODS), *SCORES.items()]:
+            summary = getattr(summary, "summary", summary)
+            assert re.search(rf"^  {re.escape(method)} +{re.escape(summary)}$", text, re.MULTILINE), method
 
 
 def test_few_seeds_are_called_few(experiment: Path) -> None:

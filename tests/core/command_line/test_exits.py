@@ -144,6 +144,21 @@ def test_names_that_the_terminal_has_no_letters_for_are_escaped() -> None:
     assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe \\xb1\n")
 
 
+HELPING = (
+    "import sys; from argparse import ArgumentParser; from core.command_line.exits import run_parsed\n"
+    "sys.stdin.read()\n"
+    "sys.exit(run_parsed(ArgumentParser(description='Σ over samples'), lambda arguments: 0, ['--help']))"
+)
+
+
+def test_help_needs_no_letters_and_no_reader() -> None:
+    done = in_shell('PYTHONIOENCODING=ascii "$@" </dev/null', "-c", HELPING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u03a3 over samples" in done.stdout
+    done = in_shell('{ sleep 0.1; } | "$@" | true; echo done', "-c", HELPING)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
 def test_no_torch_is_imported() -> None:
     code = "import sys, core.command_line.exits; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
