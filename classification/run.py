@@ -30,7 +30,6 @@ from core.experiments.commands import CONFIG_FILE, add_experiment_arguments, exe
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
-
 EXAMPLES = (
     "classification.run",
     "classification.run --dataset path/to/photos --controls uniform --seeds 5",

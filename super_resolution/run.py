@@ -17,7 +17,6 @@ from super_resolution.config import RunConfig, find_config, with_own_options, wi
 from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task
 
-
 EXAMPLES = (
     "super_resolution.run --scale 4",
     "super_resolution.run --scale 2 --dataset path/to/photos --controls uniform --seeds 5",

@@ -162,8 +162,8 @@ def help_text(examples: Sequence[str]) -> str:
     return "\n\n".join(
         [
             "examples:\n" + "\n".join(f"  python -m {line}" for line in examples),
-            "scores say what each channel is worth; those worth least go until the budget holds (W: weights, L: the loss, "
-            "z: a\nfactor of 1 on every channel):\n"
+            "scores say what each channel is worth; those worth least go until the budget holds\n"
+            "(W: weights, L: the loss, z: a factor of 1 on every channel):\n"
             + listed({name: score.summary for name, score in SCORES.items()}),
             "methods, beside the scores, for --method and --controls:\n" + listed(others),
             "What each does, costs and honours: docs/methods.md. Exit statuses, and how runs are stopped and resumed:\n"

@@ -224,14 +224,15 @@ def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> Non
             module, *words = shlex.split(line)
             assert module == f"{name}.run"
             command.build_parser().parse_args(words)
-        for method, summary in [*((key, METHODS[key].summary) for key in METHODS), *SCORES.items()]:
-            summary = getattr(summary, "summary", summary)
-            assert re.search(rf"^  {re.escape(method)} +{re.escape(summary)}$", text, re.MULTILINE), method
+        for key, entry in [*METHODS.items(), *SCORES.items()]:
+            assert re.search(rf"^  {re.escape(key)} +{re.escape(entry.summary)}$", text, re.MULTILINE), key
 
 
 def test_few_seeds_are_called_few(experiment: Path) -> None:
     report = (experiment / "report.md").read_text()
-    assert "over 2 seeds. 2 seeds say little: their interval is 9.0 standard deviations to either side" in report
+    assert (
+        "over 2 seeds. 2 seeds say little: their interval is 9.0 standard deviations to either side" in report
+    )
 
 
 def test_a_used_work_directory_is_not_overwritten(

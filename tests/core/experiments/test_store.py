@@ -34,7 +34,11 @@ def test_equal_data_have_equal_keys() -> None:
 
 def finish(store: WorkDirectory) -> dict[str, Any]:
     """Leave what a finished trial leaves, of two epochs; returns its record."""
-    record = {"key": "key", "recipe": {"train": {"epochs": 2}}, "architecture": FOUND_WIDTHS.architecture.to_json()}
+    record = {
+        "key": "key",
+        "recipe": {"train": {"epochs": 2}},
+        "architecture": FOUND_WIDTHS.architecture.to_json(),
+    }
     store.save(TRIAL, record)
     store.save_widths(TRIAL, "key", FOUND_WIDTHS)
     files = RunFiles(store.run(TRIAL))
@@ -132,6 +136,8 @@ def test_a_damaged_record_is_named_and_made_anew(
     assert store.records() == []
     store.load(TRIAL, "key")
     error = capsys.readouterr().err
-    assert error.count(f"note: '{store.record_file('key')}' is damaged (") == 2  # once for each thing that is done
+    assert (
+        error.count(f"note: '{store.record_file('key')}' is damaged (") == 2
+    )  # once for each thing that is done
     assert "): to be recorded anew from the training\n" in error
     assert "): left out\n" in error
