@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ def run_command(
         interrupted: what to tell somebody who has interrupted it.
         unread: where nobody reads what it prints any more (`| head`), go on to the end: its results are files.
     """
-    with _streams(unread), watch_for_interruption():
+    with _streams(unread), _threads(debug), watch_for_interruption():
         try:
             status = command()
             sys.stdout.flush()  # here, where what goes wrong can be dealt with
@@ -85,6 +86,23 @@ def run_parsed(
     with _streams(unread):  # for --help too
         arguments = parser.parse_args(argv)
         return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
+
+
+@contextmanager
+def _threads(debug: bool) -> Iterator[None]:
+    """What fails in a thread of a library (a full disk under TensorBoard's) in one line, too."""
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        print(f"failed in {failed.thread and failed.thread.name}: {failed.exc_type.__name__}: {failed.exc_value}",
+              file=sys.stderr)  # fmt: skip
+
+    before = threading.excepthook
+    if not debug:
+        threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class _Output:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.storage.files import atomic_write, json_text
+from core.storage.files import atomic_write, json_text, naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -136,11 +136,17 @@ class RunFiles:
         """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self.tensorboard, purge_step=epoch + 1)
+        with naming(self.tensorboard):
+            return SummaryWriter(self.tensorboard, purge_step=epoch + 1)
 
 
 def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
     """Add an epoch's numbers to TensorBoard, on disk before this returns."""
+    with naming(writer.log_dir):
+        _add_scalars(writer, record)
+
+
+def _add_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
     writer.add_scalar("train/loss", record.train_loss, record.epoch)
     writer.add_scalar("train/lr", record.lr, record.epoch)
     for name, value in record.train_metrics.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -42,6 +43,26 @@ def test_errors_become_one_line_and_a_status(
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: failing(UserError("no")), debug=True) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_failure_in_a_thread_is_one_line(debug: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        thread = threading.Thread(
+            target=failing, args=[OSError(28, "No space left on device")], name="writer"
+        )
+        thread.start()
+        thread.join()
+        return 0
+
+    before = threading.excepthook
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's own
+        assert run_command(command, debug=debug) == 0
+    assert threading.excepthook is before
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == debug
+    assert debug or error == "failed in writer: OSError: [Errno 28] No space left on device\n"
 
 
 def test_statuses_and_other_errors_pass_through() -> None:
