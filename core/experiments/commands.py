@@ -494,6 +494,7 @@ def work_directory(
     def hold() -> Path:
         place = there or arguments.work_dir
         if place is not None:
+            _require_text(place)
             release.append(take(place, say))
             if there is None and (place / CONFIG_FILE).exists():
                 raise UserError(
@@ -538,6 +539,21 @@ def work_directory(
     finally:
         for let_go in release:
             let_go()
+
+
+def _require_text(folder: Path) -> None:
+    """Refuse a name that is no text here: TensorBoard, and JSON, cannot write it.
+
+    Raises:
+        UserError: see above.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"work directory '{folder}': its name is no text in this locale (LANG, LC_ALL): set LC_ALL=C.UTF-8 or "
+            f"PYTHONUTF8=1, or use another"
+        ) from error
 
 
 def check_same(config: Any, stored: Any, folder: Path) -> None:

@@ -324,6 +324,16 @@ def test_what_is_left_of_a_run_is_not_written_over(
     assert len(started) == 1
 
 
+def test_a_name_that_is_no_text_is_refused(
+    started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As 'größe' is where the locale knows ASCII alone, and b'\\xff' anywhere."""
+    assert main([*QUICK, "--work-dir", os.fsdecode(b"w\xff")]) == 2
+    assert "its name is no text in this locale" in capsys.readouterr().err
+    assert not started
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.slow
 def test_two_commands_started_together(tmp_path: Path) -> None:
     """Whichever comes first has the directory; the other one is told so and leaves it alone."""
