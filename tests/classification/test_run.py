@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +32,7 @@ from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
+from core.training.train import train_step
 from core.widths.scores import SCORES
 
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
@@ -226,6 +228,35 @@ def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> Non
             command.build_parser().parse_args(words)
         for key, entry in [*METHODS.items(), *SCORES.items()]:
             assert re.search(rf"^  {re.escape(key)} +{re.escape(entry.summary)}$", text, re.MULTILINE), key
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
+def test_one_command_is_stopped_and_goes_on_to_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = 0
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 8:  # of 6 + 6: in the found network's first epoch
+            signal.raise_signal(signal.Signals[name])
+        return train_step(*arguments)
+
+    command = [*FAST, "--resume", "--work-dir"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("core.training.train.train_step", stopping)
+        assert main([*command, str(tmp_path / "stopped")]) == (130 if name == "SIGINT" else 75)
+    told = capsys.readouterr()
+    assert f"there is no run in '{tmp_path / 'stopped'}' to resume: starting one" in told.out
+    assert not (tmp_path / "stopped/claim.json").exists()
+    assert main([*command, str(tmp_path / "stopped")]) == 0
+    told = capsys.readouterr()
+    assert "1 of 2 trials are done already\n" in told.out
+    assert "lwdna, seed 0: going on with the training of resnet20 for 2 epochs\n" in told.out
+    for file in ("baseline.safetensors", "lwdna.safetensors", "result.json", "widths.json", "config.py"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
 def test_few_seeds_are_called_few(experiment: Path) -> None:
