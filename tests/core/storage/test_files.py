@@ -78,7 +78,7 @@ def test_only_the_disks_own_errors_get_a_name(tmp_path: Path) -> None:
         OSError(errno.EPIPE, "Broken pipe"),
         OSError(errno.ENOSPC, "No space left on device", "other"),
     ):
-        with pytest.raises(OSError, match="pipe|space") as caught, naming(tmp_path / "mine"):
+        with pytest.raises(OSError, match=r"pipe|space") as caught, naming(tmp_path / "mine"):
             raise error
         assert caught.value is error
 
