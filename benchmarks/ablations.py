@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_bench_arguments(parser)
     arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from benchmarks.hypothesis import (
     GOES_ON,
     Bench,
     add_bench_arguments,
-    add_method_arguments,
     check_arguments,
     failures_text,
     open_bench,
@@ -31,6 +30,7 @@ from benchmarks.hypothesis import (
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
+from core.experiments.commands import add_method_arguments
 from core.experiments.plan import grid
 from core.experiments.plots import draw_means, new_figure, plot_losses, save_figure
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
@@ -208,7 +208,7 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

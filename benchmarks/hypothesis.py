@@ -29,23 +29,26 @@ from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
-from core.experiments.commands import add_trial_arguments, at_budget, overrides_of
+from core.experiments.commands import (
+    add_method_arguments,
+    add_trial_arguments,
+    at_budget,
+    overrides_of,
+    search_of,
+)
 from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import SCHEMA, Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.starts import unknown_text
+from core.experiments.statistics import interval_note
 from core.experiments.store import KeyedStore, schema_of, short
 from core.experiments.trials import Engine, Failure, check_trials
 from core.graph.channels import find_groups
-from core.methods.candidates import ProxyConfig
-from core.methods.dhp import DhpConfig
-from core.methods.method import SearchConfig
 from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
 from core.storage.files import write_json
 from core.surgery.depth import shorten
-from core.training.recipe import ScheduleConfig
 from core.training.train import make_fabric
 from core.widths.config import ShrinkConfig
 
@@ -53,11 +56,9 @@ USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform"
 CONTROLS = ("random", "uniform", "random-scores")
 # The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
 # raised with it: its steps are counted in thousands otherwise.
-REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32")
-REDUCED_CANDIDATES = 32
-REDUCED_DHP = DhpConfig(strength=0.15, max_epochs=60, check_every=4, embedding=2,
-                        schedule=ScheduleConfig("constant"))  # fmt: skip
-
+REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32", "search.dhp.strength=0.15",
+           "search.dhp.max_epochs=60", "search.dhp.check_every=4", "search.dhp.embedding=2",
+           "search.dhp.schedule={'name': 'constant', 'milestones': ()}", "search.proxy.candidates=32")  # fmt: skip
 
 GOES_ON = "the same command goes on where it stopped"
 
@@ -92,8 +93,6 @@ def add_bench_arguments(parser: ArgumentParser) -> None:
     what.add_argument("--fast", action="store_true", help="bf16, channels_last and torch.compile, for a GPU")
     what.add_argument("--threads", type=int, help="CPU threads of torch (default: the protocol's)")
     what.add_argument("--budget", nargs="+", help="FLOPs over the baseline's, one or several: 0.5 0.9")
-    what.add_argument("--floor", type=float, help="least fraction of each widened group")
-    what.add_argument("--batches", type=int, help="batches that channels are scored on")
     out = parser.add_argument_group("results")
     out.add_argument("--output", type=Path, help="also write OUTPUT.md, OUTPUT.json and OUTPUT.png")
     out.add_argument("--report-only", action="store_true", help="run nothing: report what the store holds")
@@ -114,15 +113,6 @@ def add_bench_arguments(parser: ArgumentParser) -> None:
     out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
 
 
-def add_method_arguments(parser: ArgumentParser) -> None:
-    """Add what single methods look at beyond the space, the budget and the batches."""
-    method = parser.add_argument_group("options of single methods")
-    method.add_argument("--dhp-strength", type=float, help="DHP's λ")
-    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
-    method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
-    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
-
-
 def seeds_of(arguments: Namespace) -> range:
     """The seeds of a command line."""
     return range(arguments.seed, arguments.seed + arguments.seeds)
@@ -141,9 +131,8 @@ def open_bench(arguments: Namespace) -> Bench:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
     given = {
         "name": arguments.name,
-        "shrink.floor": arguments.floor,
-        "shrink.batches": arguments.batches,
         "threads": arguments.threads,
+        **search_of(arguments),
     }
     if arguments.fast:
         given |= {"train.precision": "bf16-mixed", "train.channels_last": True, "train.compile": True}
@@ -171,7 +160,7 @@ def open_bench(arguments: Namespace) -> Bench:
         store=KeyedStore(store, arguments.records),
         fabric=fabric,
         methods=METHODS,
-        search=_search_config(arguments, reduced),
+        search=config.search,
         distillation=config.distillation,
         teacher=config.teacher,
         allow_unknown_start=arguments.allow_unknown_start,
@@ -334,24 +323,6 @@ def starts_text(records: Sequence[Record]) -> str:
     )
 
 
-def _search_config(arguments: Namespace, reduced: bool) -> SearchConfig:
-    given = vars(arguments).get  # not every command has the options of single methods
-    dhp = _with(
-        REDUCED_DHP if reduced else DhpConfig(),
-        strength=given("dhp_strength"),
-        max_epochs=given("dhp_epochs"),
-    )
-    proxy = _with(
-        ProxyConfig(REDUCED_CANDIDATES) if reduced else ProxyConfig(), candidates=given("candidates")
-    )
-    return _with(SearchConfig(dhp=dhp, proxy=proxy), accumulate_epochs=given("accumulate_epochs"))
-
-
-def _with(config: Any, **said: Any) -> Any:
-    """A configuration with what was said; None says nothing."""
-    return replace(config, **{name: value for name, value in said.items() if value is not None})
-
-
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Run, print and write, with the command `argv` on the page; returns the exit status."""
     check_arguments(arguments)
@@ -402,8 +373,9 @@ def write_report(
         f"# {title}",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
         f"{bench.config.data.smaller_than_whole() or 'The whole data set.'} Seeds {', '.join(map(str, seeds))}; "
-        f"{'with' if bench.config.distillation else 'without'} distillation. Mean ± 95 % confidence interval over n "
-        f"seeds; differences and p-values are paired over the seeds (t-test), p as it is and adjusted for all rows "
+        f"{'with' if bench.config.distillation else 'without'} distillation. "
+        f"{interval_note(len(seeds)) if len(seeds) > 1 else 'One seed: no interval.'} Differences and p-values are "
+        f"paired over the seeds (t-test), p as it is and adjusted for all rows "
         f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "
         f"in epochs of the baseline by FLOPs.",
         table,
@@ -442,7 +414,7 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import nn
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
+from core.command_line.schema import lower
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
@@ -66,8 +67,7 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    decode = dict.fromkeys(("classes", "input_shape", "mean", "std"), tuple)
-    return read_described(path, KEY, Description, "classification.run", decode)
+    return read_described(path, KEY, lambda fields: lower(fields, Description), "classification.run")
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

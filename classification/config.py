@@ -13,6 +13,7 @@ from core.command_line.factories import is_factory
 from core.errors import UserError, did_you_mean
 from core.experiments.pretrained import PretrainedConfig
 from core.experiments.settings import TeacherConfig
+from core.methods.method import SearchConfig
 from core.training.distillation import DistillationConfig
 from core.training.recipe import require_range
 from core.training.train import TrainConfig
@@ -46,6 +47,7 @@ class RunConfig(PretrainedConfig):
         shrink: how widths are found.
         found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
             finding any; controls then cost the same. None finds them.
+        search: options of single methods that find widths.
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
@@ -62,6 +64,7 @@ class RunConfig(PretrainedConfig):
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     found_widths: Path | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None

@@ -29,7 +29,7 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
         device: where the model lies.
 
     Returns:
-        "top1_error" and, with five classes or more, "top5_error", in percent of all images; "loss" in nats.
+        "top1_error" and, with more than five classes, "top5_error", in percent of all images; "loss" in nats.
 
     Raises:
         UserError: the loader holds no images.
@@ -42,7 +42,7 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
     for logits, targets, _ in outputs(model, loader, device):
         counts.append(_count(logits, targets))
         images += len(targets)
-        top5 = logits.shape[1] >= TOP
+        top5 = logits.shape[1] > TOP
     if images == 0:
         raise UserError(EMPTY)
     top1_hits, top5_hits, loss, bad = torch.stack(counts).cpu().double().sum(dim=0).tolist()
@@ -93,7 +93,7 @@ class Judged:
         hits = self.best == self.targets[:, None]
         count = len(self.targets)
         metrics = {"top1_error": 100 * (count - int(hits[:, 0].sum())) / count}
-        if self.outputs >= TOP:
+        if self.outputs > TOP:
             metrics["top5_error"] = 100 * (count - int(hits.sum())) / count
         return {**metrics, "loss": float(self.losses.double().mean())}
 

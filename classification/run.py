@@ -36,6 +36,13 @@ from core.experiments.commands import (
 from core.experiments.task import Task
 from core.training.devices import gathered, is_first_process
 
+EXAMPLES = (
+    "classification.run",
+    "classification.run --dataset path/to/photos --controls uniform --seeds 5",
+    "classification.run --dataset cifar10 --data-root DATA --model path/to/net.py:factory --budget 0.7",
+    "classification.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
 
 def add_subject_arguments(parser: ArgumentParser) -> None:
     """Add what says which network is trained on what, and how; `given_of` reads it."""
@@ -73,7 +80,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
     add_subject_arguments(parser)
     add_pretrained_arguments(parser)
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 
@@ -117,13 +124,14 @@ def run(arguments: Namespace) -> int:
         {**given_of(arguments), **given_pretrained(arguments)},
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
-        lambda config: with_distillation(config, arguments.distillation),
+        lambda config, stored: with_distillation(config, arguments.distillation),
+        uses=("classification.predict IMAGES", "classification.eval"),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the module's docstring for exit statuses."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from core.command_line.factories import is_factory, trusted_model
+from core.command_line.schema import lower
 from core.errors import UserError
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
@@ -87,11 +88,7 @@ def read_description(path: str | Path) -> Description:
         UserError: it is broken, or was not written by `save_network`.
     """
     writers = "super_resolution.run, super_resolution.convert or super_resolution.checkpoint.save_network"
-    decode: dict[str, Callable[[Any], Any]] = {
-        "options": from_words,
-        **dict.fromkeys(("input_shape", "mean", "std"), tuple),
-    }
-    return read_described(path, KEY, Description, writers, decode)
+    return read_described(path, KEY, lambda fields: lower(from_words(fields), Description), writers)
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

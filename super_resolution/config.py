@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.command_line.factories import is_factory
-from core.errors import UserError, did_you_mean
+from core.command_line.factories import is_factory, unknown_network
+from core.errors import UserError
 from core.experiments.pretrained import PretrainedConfig
 from core.graph.channels import trace_channels
+from core.methods.method import SearchConfig
 from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from super_resolution.data import DataConfig
@@ -41,6 +42,7 @@ class RunConfig(PretrainedConfig):
         shrink: how widths are found.
         found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
             finding any; controls then cost the same. None finds them.
+        search: options of single methods that find widths.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
 
     Raises:
@@ -56,16 +58,14 @@ class RunConfig(PretrainedConfig):
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     found_widths: Path | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
     tie_upsampler: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_factory(self.model) and self.model not in UPSCALERS:
             problem = "keeps the size of images" if self.model in MODELS else "is an unknown network"
-            raise UserError(
-                f"'{self.model}' {problem}: {did_you_mean(self.model, UPSCALERS)}; or name your own as "
-                "package.module:factory or path/to/file.py:factory"
-            )
+            raise unknown_network(f"'{self.model}' {problem}", self.model, UPSCALERS)
 
 
 def find_config(model: str | None, dataset: str | None) -> Path:

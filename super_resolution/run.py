@@ -22,6 +22,13 @@ from super_resolution.config import RunConfig, find_config, with_own_options, wi
 from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task
 
+EXAMPLES = (
+    "super_resolution.run --scale 4",
+    "super_resolution.run --scale 2 --dataset path/to/photos --controls uniform --seeds 5",
+    "super_resolution.run --scale 4 --dataset bsds500 --data-root DATA --model srresnet --budget 0.7",
+    "super_resolution.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
 
 def build_parser() -> ArgumentParser:
     """The command line."""
@@ -44,7 +51,7 @@ def build_parser() -> ArgumentParser:
         help="upsamplers as wide as the trunk, or of their own widths (default: the protocol's)",
     )
     add_pretrained_arguments(parser)
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 
@@ -63,9 +70,9 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Ta
 def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
 
-    def complete(config: RunConfig) -> RunConfig:
+    def complete(config: RunConfig, stored: bool) -> RunConfig:
         chosen = arguments.model is not None and is_factory(arguments.model)
-        keeps = chosen and (arguments.config or arguments.resume)  # a protocol of its own
+        keeps = chosen and (arguments.config or stored)  # a protocol of its own
         return with_ties(
             with_own_options(
                 config, None if keeps else arguments.model, arguments.cfg_options, arguments.tie_upsampler
@@ -89,12 +96,13 @@ def run(arguments: Namespace) -> int:
         ),
         open_task,
         complete=complete,
+        uses=("super_resolution.upscale LOW.png HIGH.png", "super_resolution.eval"),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

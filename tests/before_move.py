@@ -391,7 +391,7 @@ def write_old_work_dir() -> None:
         patch.setattr(classification.run, "loss_and_error", stopping)
         with _beside_own_network(Path(name) / "old"):
             status = classification.run.main([*STOPPED, "--work-dir", "work"])
-            if status != 1 or evaluations != 3:
+            if status != 130 or evaluations != 3:
                 raise RuntimeError(f"the run was not stopped where it should be: exit status {status}")
             for folder in Path("work").glob("runs/*/tensorboard"):
                 shutil.rmtree(folder)

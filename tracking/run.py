@@ -26,6 +26,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "compare_small.py"
 
 
+EXAMPLES = (
+    "tracking.run",
+    "tracking.run --dataset otb --data-root DATA --backbone resnet18 --controls uniform --seeds 3",
+    "tracking.run --config shared_configs/tracking/dimp50.py --data-root DATA --found-widths FOUND/widths.json",
+    "tracking.run --resume --work-dir work_dirs/mine --config protocol.py",
+)
+
+
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m tracking.run", description=__doc__)
@@ -41,7 +49,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--found-weights", type=Path, help="a classifier's weights for the backbone of --widths"
     )
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, EXAMPLES)
     return parser
 
 
@@ -74,12 +82,13 @@ def run(arguments: Namespace) -> int:
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         partial(open_task, quiet=arguments.no_progress),
         model="backbone.name",
+        uses=("tracking.track VIDEO --box X,Y,WIDTH,HEIGHT", "tracking.eval --dataset DATASET"),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.experiments.commands`."""
-    return run_parsed(build_parser(), run, argv)
+    return run_parsed(build_parser(), run, argv, unread=True)
 
 
 if __name__ == "__main__":

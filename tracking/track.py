@@ -18,6 +18,7 @@ import numpy as np
 
 from core.command_line.exits import run_parsed
 from core.errors import UserError
+from core.interruption import Preempted
 from core.storage.files import refuse_overwriting
 from core.storage.video import Frame, Video, VideoFile, check_ending
 from core.terminal import watched
@@ -115,7 +116,8 @@ def command(arguments: argparse.Namespace) -> int:
     tracker = make_tracker(spec)
     for note in video.notes:
         print(f"note: {note}", file=sys.stderr)
-    count, interrupted, start = 0, False, time.perf_counter()
+    count, start = 0, time.perf_counter()
+    stopped: KeyboardInterrupt | None = None
     with ExitStack() as stack:
         out = stack.enter_context(VideoFile(out_path, video.speed)) if out_path else None
         save = None
@@ -145,17 +147,15 @@ def command(arguments: argparse.Namespace) -> int:
                 if out is not None:
                     out.write(draw(found.frame.image, found.box.tolist(), found.score), found.frame.slot)
                 count += 1
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as error:
+            stopped = error
     speed = count / max(time.perf_counter() - start, 1e-9)
     written = ", ".join(str(path) for path in (out_path, save_path) if path is not None and count)
     print(f"{count} frames, {speed:.1f} frames/s{': wrote ' + written if written else ''}")
     if out is not None and out.note():
         print(f"note: '{out_path}': {out.note()}", file=sys.stderr)
-    # A camera has no other end.
-    if interrupted and not video.live:
-        print("interrupted: what was written holds the frames until then", file=sys.stderr)
-        return 1
+    if stopped is not None and (not video.live or isinstance(stopped, Preempted)):
+        raise stopped  # Ctrl-C is the only end that a camera has
     return 0 if video.complaint() is None else 1
 
 
@@ -168,7 +168,7 @@ def _say_missing(video: Video, boxes: Path | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_parsed(build_parser(), command, argv, "boxes that were saved are complete lines")
+    return run_parsed(build_parser(), command, argv, "what was written holds the frames until then")
 
 
 if __name__ == "__main__":

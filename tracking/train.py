@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -20,11 +21,13 @@ from core.experiments.commands import (
     overrides_of,
     work_directory,
 )
+from core.experiments.forecast import Forecast
 from core.experiments.processes import launched_processes
 from core.experiments.store import plain
 from core.storage.data import data_root
 from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate
+from core.training.pace import Pace
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
@@ -49,7 +52,9 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tracking.train", description=__doc__)
     add_training_arguments(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="go on where an earlier run in the work directory stopped"
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run in the work directory stopped; start one where there is none",
     )
     parser.add_argument("--name", help="of the work directory (default: the protocol's)")
     parser.add_argument(
@@ -123,7 +128,7 @@ def train(arguments: Namespace) -> int:
     note = from_data(config.backbone.name, arguments.backbone, arguments.config)
     if note is not None:
         say(note)
-    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+    with work_directory(fabric, there, arguments, name, CHECKPOINT, say) as folder:
         if stored is not None:
             check_same(config, stored, folder)
         network = build_network(config)
@@ -132,6 +137,12 @@ def train(arguments: Namespace) -> int:
         fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
         if fabric.is_global_zero and stored is None:
             dump_config(config, folder / CONFIG_FILE)
+        forecast = Forecast(1)
+
+        def tell(pace: Pace) -> None:
+            if line := forecast.line(pace, config.train.epochs):
+                say(line)
+
         result = fit(
             network,
             loader,
@@ -142,6 +153,7 @@ def train(arguments: Namespace) -> int:
             fabric=fabric,
             progress=not arguments.no_progress,
             header=lambda: header_of(KEY, describe(config), origin_of(config, folder)),
+            pace=tell,
         )
         if fabric.is_global_zero:
             save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, folder))
@@ -160,12 +172,16 @@ def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -
     if unreadable:
         print(f"{len(unreadable)} frames could not be read and were skipped, such as {min(unreadable)}")
     print(f"{sequences} sequences in {seconds:.0f} s")
-    print(f"checkpoint: {folder / CHECKPOINT}", flush=True)
+    checkpoint = shlex.quote(str(folder / CHECKPOINT))
+    print(f"checkpoint: {folder / CHECKPOINT}")
+    print("next:")
+    print(f"  python -m tracking.track VIDEO --box X,Y,WIDTH,HEIGHT --checkpoint {checkpoint}")
+    print(f"  python -m tracking.eval --dataset DATASET --checkpoint {checkpoint}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit statuses as in `core.command_line.exits`."""
-    return run_parsed(build_parser(), train, argv)
+    return run_parsed(build_parser(), train, argv, unread=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _open(path: Path, count: int, record: np.dtype) -> DecodedImages | None:
     try:
         # "c": torch wants memory that it may write; nothing written there reaches the file.
         records = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
         return None
     if records.dtype != record or records.shape != (count,):
         return None

@@ -43,8 +43,8 @@ class DataConfig:
         bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
             counts it.
         workers: processes that make the views of ImageNet and of other photographs during training (0: the training
-            process itself), and threads that decode Tiny-ImageNet and photographs once. Digits and CIFAR are not
-            decoded.
+            process itself; no more than there are cores), and threads that decode Tiny-ImageNet and photographs once.
+            Digits and CIFAR are not decoded.
 
     Raises:
         UserError: a value is out of range.

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from classification.data.scan import LeftOut
 from classification.data.views import CROP, central_view, train_view
 from core.errors import UserError
 from core.storage.images import BadImage
+from core.training.workers import at_most_cores, begin_worker
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +183,8 @@ class FolderLoader:
             _Views(self.split, self.training, self.flip, self.seed, epoch),
             batch_sampler=self._batches(epoch, start),
             collate_fn=_collate,
-            num_workers=self.workers,
-            worker_init_fn=_single_threaded,
+            num_workers=at_most_cores(self.workers),
+            worker_init_fn=begin_worker,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
         )
@@ -251,9 +251,3 @@ def _collate(
     damages = {sample[0]: str(sample[1]) for sample in samples if not isinstance(sample[0], Tensor)}
     stacked = torch.stack(images) if images else torch.empty(0)
     return stacked, torch.tensor(labels, dtype=torch.int64), damages
-
-
-def _single_threaded(_: int) -> None:
-    cv2.setNumThreads(
-        0
-    )  # the workers are the parallelism; OpenCV's own threads on top would fight over the cores

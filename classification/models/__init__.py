@@ -34,6 +34,7 @@ from classification.models.regnet import (
 from classification.models.resnet import resnet18, resnet34, resnet50, resnet101, resnext50_32x4d
 from classification.models.resnet_cifar import resnet20, resnet56, resnet110, resnet164
 from classification.models.shufflenet import shufflenetv2_x1_0
+from core.command_line.factories import unknown_network
 from core.errors import check_known
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -86,7 +87,8 @@ def build(
     Raises:
         UserError: an unknown name, data set or option.
     """
-    check_known("unknown network", [name], MODELS)
+    if name not in MODELS:
+        raise unknown_network(f"unknown network '{name}'", name, MODELS)
     allowed = sorted(set(inspect.signature(MODELS[name]).parameters) - {"num_classes", "dataset"})
     check_known(f"network '{name}' has no option", options, allowed)
     if dataset is not None:

@@ -1,57 +1,69 @@
 """How a command line ends: its errors as one line on the error stream, and an exit status. Imports no torch.
 
 0    done
-1    the run failed or was interrupted
+1    the run failed
 2    wrong usage or bad input
+3    another command has taken the work directory over (`core.storage.claims`)
+75   SIGTERM or SIGUSR1: what was done is kept, and the same command goes on (EX_TEMPFAIL of sysexits.h)
+130  Ctrl-C
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from core.errors import UserError
+from core.interruption import Preempted, watch_for_interruption
 
 FAILURES = (RuntimeError, OSError, MemoryError, ValueError)  # of a run; UserError is a ValueError
 RESUME = "the same command with --resume goes on where it stopped"
+FAILED, BAD_INPUT, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
 
 
-def run_command(command: Callable[[], int], debug: bool, interrupted: str = RESUME) -> int:
+def run_command(
+    command: Callable[[], int], debug: bool, interrupted: str = RESUME, *, unread: bool = False
+) -> int:
     """Call `command`, which returns an exit status, and turn errors into one line and a status of their own.
 
     Args:
         command: the work.
         debug: show the traceback of an error too.
         interrupted: what to tell somebody who has interrupted it.
+        unread: where nobody reads what it prints any more (`| head`), go on to the end: its results are files.
     """
-    try:
-        status = command()
-        sys.stdout.flush()  # here, where a reader that has gone can be dealt with
-        return status
-    except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        return 1
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (head, less) has what it wanted. Python writes what is left once more at exit: to nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except FAILURES as error:
-        if debug:
-            traceback.print_exc()
-        line = str(error).strip().splitlines()
-        print(
-            f"failed: {type(error).__name__}: {line[0] if line else ''} (--debug shows where)",
-            file=sys.stderr,
-        )
-        return 1
+    with _streams(unread), _threads(debug), watch_for_interruption():
+        try:
+            status = command()
+            sys.stdout.flush()  # here, where what goes wrong can be dealt with
+            return status
+        except KeyboardInterrupt as error:
+            by_system = isinstance(error, Preempted)
+            how = f"stopped by {error}" if by_system else "interrupted"
+            print(f"{how}; {interrupted}", file=sys.stderr)
+            return PREEMPTED if by_system else INTERRUPTED
+        except UserError as error:
+            if debug:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_INPUT
+        except BrokenPipeError:  # the reader (head, less) has what it wanted
+            return 0
+        except FAILURES as error:
+            if debug:
+                traceback.print_exc()
+            line = str(error).strip().splitlines()
+            print(
+                f"failed: {type(error).__name__}: {line[0] if line else ''} (--debug shows where)",
+                file=sys.stderr,
+            )
+            return FAILED
 
 
 def run_parsed(
@@ -59,6 +71,8 @@ def run_parsed(
     command: Callable[[Namespace], int],
     argv: Sequence[str] | None,
     interrupted: str = RESUME,
+    *,
+    unread: bool = False,
 ) -> int:
     """A command line from its words to its exit status; `parser` knows `--debug`.
 
@@ -67,6 +81,83 @@ def run_parsed(
         command: takes the parsed arguments and returns an exit status.
         argv: the words; None for those of this process.
         interrupted: as in `run_command`.
+        unread: likewise.
     """
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: command(arguments), arguments.debug, interrupted)
+    with _streams(unread):  # for --help too
+        arguments = parser.parse_args(argv)
+        return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
+
+
+@contextmanager
+def _threads(debug: bool) -> Iterator[None]:
+    """What fails in a thread of a library (a full disk under TensorBoard's) in one line, too."""
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        print(f"failed in {failed.thread and failed.thread.name}: {failed.exc_type.__name__}: {failed.exc_value}",
+              file=sys.stderr)  # fmt: skip
+
+    before = threading.excepthook
+    if not debug:
+        threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+class _Output:
+    """A standard stream that says its name where it cannot be written to.
+
+    Python itself would say so twice, without a name, the second time at exit.
+    """
+
+    def __init__(self, stream: Any, name: str, unread: bool) -> None:
+        self._stream, self._name, self._unread = stream, name, unread
+
+    def write(self, text: str) -> int:
+        """As streams do."""
+        with self._told():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As streams do."""
+        with self._told():
+            self._stream.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # where all goes from now on
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if not isinstance(error, BrokenPipeError):
+                raise OSError(error.errno, error.strerror, self._name) from error
+            if not self._unread:
+                raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _streams(unread: bool) -> Iterator[None]:
+    """Standard streams that a command can print to: closed ones (`>&-`) go nowhere, and no name is unprintable."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened would be the standard output of C libraries
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # to the process' end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    before = sys.stdout, sys.stderr
+    sys.stdout = _Output(sys.stdout, "<stdout>", unread)
+    sys.stderr = _Output(sys.stderr, "<stderr>", unread=True)
+    try:
+        yield
+    finally:
+        for own in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # said before; Python would try and say so once more at exit
+                own.flush()
+        sys.stdout, sys.stderr = before

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from core.errors import UserError
+from core.errors import UserError, did_you_mean
 
 
 def load_factory(spec: str) -> Callable[..., nn.Module]:
@@ -55,6 +56,37 @@ def call_factory(spec: str, **options: object) -> nn.Module:
 def is_factory(model: str) -> bool:
     """Whether a model is named as `package.module:factory` or `path/to/file.py:factory`: no name of the suite's own."""
     return ":" in model
+
+
+def unknown_network(problem: str, model: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of the suite's networks; of a file it says what there is in it.
+
+    Args:
+        problem: what is wrong: "unknown network 'resnet21'".
+        model: what the user wrote.
+        known: names of the suite's own.
+    """
+    if model.endswith(".py"):
+        found = ", ".join(_public_names(Path(model)))
+        return UserError(
+            f"'{model}' names a file without what in it makes the network: write {model}:FACTORY"
+            f"{f' (it has {found})' if found else ''}"
+        )
+    own = "name your own as package.module:factory or path/to/file.py:factory"
+    return UserError(f"{problem}: {did_you_mean(model, known)}; or {own}")
+
+
+def _public_names(path: Path) -> list[str]:
+    """Functions and classes of a file of code, which is parsed and not run; none where it cannot be."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [
+        item.name
+        for item in body
+        if isinstance(item, ast.FunctionDef | ast.ClassDef) and not item.name.startswith("_")
+    ]
 
 
 def takes(spec: str, option: str) -> bool:

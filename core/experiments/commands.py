@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -17,7 +19,8 @@ from lightning_fabric import Fabric
 
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import RESUME
-from core.command_line.factories import from_data
+from core.command_line.factories import from_data, is_factory
+from core.differences import differences
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
@@ -25,7 +28,8 @@ from core.experiments.given import at_given_budget, shipped_names
 from core.experiments.plan import PLAN_FILE, Plan, Start, extended, new_plan, stored_plan, with_weights
 from core.experiments.pretrained import shrink_of, weights_told
 from core.experiments.processes import from_first, launched_processes
-from core.experiments.settings import STAGES, Settings, TeacherConfig
+from core.experiments.settings import FOUND, STAGES, Settings, TeacherConfig
+from core.experiments.statistics import FEW_SEEDS
 from core.experiments.task import Task
 from core.experiments.trials import Engine, check_trials
 from core.methods.registry import METHODS
@@ -33,12 +37,16 @@ from core.storage.claims import Claimed, take
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate
 from core.training.train import make_fabric
+from core.widths.allocation import ALLOCATIONS
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
-from core.widths.scores import NAMES
+from core.widths.scores import SCORES
 
 CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
+RESULT_FILE = "result.json"
+_MADE = ("runs", "records", "last.safetensors")  # in a work directory, by trainings
+_TOLD = 4  # differences of two protocols
 T = TypeVar("T")
 C_contra = TypeVar("C_contra", contravariant=True)
 Use = Literal["new", "existing", "either"]
@@ -84,12 +92,99 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
         "names them",
     )
     trials.add_argument("--name", help="what reports and folders call the network (default: its own name)")
-    trials.add_argument("--widen", type=float, help="growth of the space of widths")
+    space = parser.add_argument_group("where widths are searched (defaults: the protocol's)")
+    space.add_argument("--widen", type=float, help="growth of the space of widths")
+    space.add_argument("--floor", type=float, help="least fraction of each widened group to keep")
+    space.add_argument(
+        "--vanish",
+        type=_number_or_word,
+        help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those that "
+        "their floor would have to hold up; receptive-field: those that see the whole image",
+    )
+    space.add_argument("--allocation", help=f"how score and cost are weighed: {', '.join(ALLOCATIONS)}")
+    space.add_argument("--batches", type=int, help="batches that channels are scored on")
 
 
-def add_experiment_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that `run` of every task understands."""
+def add_method_arguments(parser: ArgumentParser) -> None:
+    """Add what single methods look at beyond the space, the budget and the batches."""
+    method = parser.add_argument_group("options of single methods")
+    method.add_argument("--dhp-strength", type=float, help="DHP's λ")
+    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
+    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
+    method.add_argument(
+        "--tilt", type=float, help="early-wide and its like: logarithm of the ratio of the ends"
+    )
+    method.add_argument(
+        "--depth-worth", type=float, help="depth-and-width: what depth is worth beside widths"
+    )
+
+
+def search_of(arguments: Namespace) -> dict[str, Any]:
+    """How widths are searched: key of the protocol -> value, None where the user said nothing.
+
+    Args:
+        arguments: parsed `add_trial_arguments`, with or without `add_method_arguments`.
+    """
+    said = vars(arguments).get
+    return {
+        "shrink.widen": said("widen"),
+        "shrink.floor": said("floor"),
+        "shrink.vanish": said("vanish"),
+        "shrink.allocation": said("allocation"),
+        "shrink.batches": said("batches"),
+        "search.dhp.strength": said("dhp_strength"),
+        "search.dhp.max_epochs": said("dhp_epochs"),
+        "search.proxy.candidates": said("candidates"),
+        "search.accumulate_epochs": said("accumulate_epochs"),
+        "search.tilt": said("tilt"),
+        "search.depth": said("depth_worth"),
+    }
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def help_text(examples: Sequence[str]) -> str:
+    """The end of `--help`: examples, what the scores and the other methods are, where more is said.
+
+    Args:
+        examples: command lines, without "python -m".
+    """
+    others = {name: method.summary for name, method in METHODS.items() if name not in SCORES}
+
+    def listed(entries: Mapping[str, str]) -> str:
+        width = max(map(len, entries)) + 2
+        return "\n".join(f"  {name:{width}}{text}" for name, text in entries.items())
+
+    return "\n\n".join(
+        [
+            "examples:\n" + "\n".join(f"  python -m {line}" for line in examples),
+            "scores say what each channel is worth; those worth least go until the budget holds\n"
+            "(W: weights, L: the loss, z: a factor of 1 on every channel):\n"
+            + listed({name: score.summary for name, score in SCORES.items()}),
+            "methods, beside the scores, for --method and --controls:\n" + listed(others),
+            "What each does, costs and honours: docs/methods.md. Exit statuses, and how runs are stopped and resumed:\n"
+            "docs/work_directories.md.",
+        ]
+    )
+
+
+def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) -> None:
+    """Add the arguments that `run` of every task understands, and what explains them.
+
+    Args:
+        parser: the command line.
+        examples: see `help_text`.
+    """
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = help_text(examples)
     add_trial_arguments(parser)
+    add_method_arguments(parser)
     run = parser.add_argument_group("experiment")
     run.add_argument(
         "--stages",
@@ -100,7 +195,8 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls",
+        help="go on where an earlier run in the work directory stopped, with its protocol, seeds and controls; start "
+        "one where there is none, so that one command serves both",
     )
     run.add_argument(
         "--seeds",
@@ -113,11 +209,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         help="0.9 (of the baseline's FLOPs), or flops=0.9,params=20M,latency=12ms; FLOPs are counted in the protocol's "
         "convention, by default in both; ,convention=macs or paper names one",
     )
-    method.add_argument("--score", help=", ".join(NAMES))
+    method.add_argument("--score", help="what channels are worth, by one of the scores below")
     method.add_argument(
         "--method",
-        help=f"how the found network's widths are found: {', '.join(METHODS)} (default: as the protocol's section "
-        f"shrink says)",
+        help="how the found network's widths are found: a score or one of the methods below (default: as the "
+        "protocol's section shrink says)",
     )
     method.add_argument(
         "--widths",
@@ -134,7 +230,7 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="METHOD",
-        help="methods of the same list to compare with, such as random (whose widths are nearly uniform) and uniform "
+        help="scores and methods to compare with, such as random, which draws widths, and uniform "
         "(with --resume: added to those that are planned)",
     )
 
@@ -168,15 +264,18 @@ def read_protocol(
 
     Args:
         path: an mmengine config file.
-        schema: the task's dataclass; its fields `train` and `shrink` are those of `core.experiments.experiment`,
-            `found_widths` that of `core.experiments.given`.
+        schema: the task's dataclass; its fields `train`, `shrink` and `search` are those of `Settings`, `found_widths`
+            that of `core.experiments.given`.
         arguments: parsed `add_experiment_arguments`.
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
     common = {"train.seed": arguments.seed, "name": arguments.name}
-    common |= {"shrink.score": arguments.score, "shrink.widen": arguments.widen}
-    common |= {"found_widths": arguments.found_widths}
+    common |= {
+        "shrink.score": arguments.score,
+        "found_widths": arguments.found_widths,
+        **search_of(arguments),
+    }
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
     shrink = config.shrink if arguments.budget is None else at_budget(config.shrink, arguments.budget)
     options = dict(option.split("=", 1) for option in arguments.cfg_options if "=" in option)
@@ -216,8 +315,9 @@ def execute(
     given: Mapping[str, Any],
     default_name: Callable[[T], str],
     open_task: OpenTask[T],
-    complete: Callable[[T], T] = lambda config: config,
+    complete: Callable[[T, bool], T] = lambda config, stored: config,
     model: str = "model",
+    uses: Sequence[str] = (),
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -230,15 +330,16 @@ def execute(
         default_name: name of the work directory for a protocol.
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
-        complete: fills in what follows from the rest of the protocol.
+        complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
             protocol data, that is said.
+        uses: commands that take the checkpoint that a run leaves: "classification.predict IMAGES".
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
         if arguments.config:
             path, dumped = Path(arguments.config), False
-        return complete(read_protocol(path, schema, arguments, given, dumped=dumped))
+        return complete(read_protocol(path, schema, arguments, given, dumped=dumped), dumped)
 
     def name() -> str:
         return default_name(protocol(Path() if arguments.config else find_protocol()))
@@ -258,7 +359,7 @@ def execute(
     fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
-    with work_directory(fabric, there or arguments.work_dir, name, there is None, say) as folder:
+    with work_directory(fabric, there, arguments, name, RESULT_FILE, say) as folder:
         first_seed = config.train.seed
         asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
         if there is None:
@@ -274,6 +375,7 @@ def execute(
             seeds=len(plan.seeds),
             stages=tuple(arguments.stages or STAGES),
             method=plan.method,
+            search=config.search,
             distillation=getattr(config, "distillation", None),
             teacher=getattr(config, "teacher", TeacherConfig()),
             progress=not arguments.no_progress,
@@ -312,10 +414,45 @@ def execute(
         outcome = run_experiment(task, settings, fabric, say, jobs=arguments.jobs, open_engine=there_too)
         for line in task.close():
             say(line)
+    if outcome.result is not None:
+        for line in next_steps(task_name, uses, folder, attrgetter(model)(config), model, len(plan.seeds)):
+            say(line)
     if outcome.failed and fabric.is_global_zero:
         print(f"{len(outcome.failed)} trial{'s' * (len(outcome.failed) != 1)} failed, as said above; {RESUME}",
               file=sys.stderr)  # fmt: skip
     return 1 if outcome.failed else 0
+
+
+def next_steps(
+    task_name: str, uses: Sequence[str], folder: Path, model: str, key: str, seeds: int
+) -> list[str]:
+    """What to type after a comparison.
+
+    Args:
+        task_name: "classification", ...
+        uses: see `execute`.
+        folder: the work directory.
+        model: the network, as the protocol names it.
+        key: where in the protocol.
+        seeds: that were compared.
+    """
+    checkpoint = folder / f"{FOUND}.safetensors"
+    named = shlex.quote(str(checkpoint))
+    lines = []
+    if checkpoint.exists():
+        code = f" --{key.partition('.')[0]} {shlex.quote(model)}" if is_factory(model) else ""
+        lines += [f"python -m {use} --checkpoint {named}{code}" for use in uses]
+        lines.append(f"python -m core.inspect {named}")
+        if find_spec(f"{task_name}.export") is not None:
+            lines.append(
+                f"python -m {task_name}.export {named} {shlex.quote(str(checkpoint.with_suffix('.onnx')))}{code}"
+            )
+    more = max(seeds + 2, FEW_SEEDS)
+    lines.append(
+        f"python -m {task_name}.run --resume --work-dir {shlex.quote(str(folder))} --seeds {more}"
+        f"    ({more} seeds in the place of {seeds})"
+    )
+    return ["next:", *(f"  {line}" for line in lines)]
 
 
 def open_engine(open_task: OpenTask[Any], config: Any, root: Path, settings: Settings, device: str) -> Engine:
@@ -354,12 +491,11 @@ def find_run(
     Args:
         given: `--work-dir`.
         default_name: gives NAME.
-        use: "new" for a fresh run, "existing" to resume, "either" to run single stages.
+        use: "new" for a fresh run, "existing" to resume one if there is one, "either" to run single stages.
         any_of: a task: where there is no run called NAME, its only experiment under another name is taken.
 
     Raises:
-        UserError: a named directory holds a run and resuming was not asked for, or there is nothing to resume, or
-            there are several to choose from.
+        UserError: a named directory holds a run and resuming was not asked for, or there are several to choose from.
     """
     if given is not None:
         runs = [given] if (given / CONFIG_FILE).exists() else []
@@ -380,42 +516,65 @@ def find_run(
         return others[0]
     if others:
         raise UserError(f"several runs could go on: name one with --work-dir: {', '.join(map(str, others))}")
-    raise UserError(f"no run in '{given or WORK_DIRS / default_name()}': there is nothing to resume")
+    return None
 
 
 @contextmanager
 def work_directory(
     fabric: Fabric,
-    place: Path | None,
+    there: Path | None,
+    arguments: Namespace,
     default_name: Callable[[], str],
-    fresh: bool,
+    result: str,
     say: Callable[[str], object],
 ) -> Iterator[Path]:
     """Hold the work directory of a run until the block is left; the first process does so for all.
 
     Args:
         fabric: the processes.
-        place: the directory; None for work_dirs/NAME, NAME-2, NAME-3 ..., the first that is free.
+        there: the directory of an earlier run that goes on; None for a fresh run in `--work-dir`, or in work_dirs/NAME,
+            NAME-2, NAME-3 ..., the first that is free.
+        arguments: parsed, `work_dir` and `resume` among them.
         default_name: gives NAME.
-        fresh: it must not hold a run yet.
+        result: a file that a finished run has.
         say: takes one line of news at a time.
 
     Raises:
-        UserError: another command has it.
+        UserError: another command has it, or it holds what is left of a run.
     """
     release: list[Callable[[], None]] = []
 
     def hold() -> Path:
+        place = there or arguments.work_dir
         if place is not None:
+            _require_text(place)
             release.append(take(place, say))
-            if fresh and (place / CONFIG_FILE).exists():
+            if there is None and (place / CONFIG_FILE).exists():
                 raise UserError(
                     f"work directory '{place}' holds the run of another command, which has just been there: add "
                     f"--resume to go on with it, or name another"
                 )
-            return place
+        else:
+            place = first_free()
+        if there is None:
+            left = [name for name in _MADE if (place / name).exists()]
+            if left:
+                raise UserError(
+                    f"'{place}' holds trainings ({', '.join(left)}), but not the {CONFIG_FILE} that they were made by: "
+                    f"restore it, or name another --work-dir"
+                )
+            if arguments.resume:
+                say(f"there is no run in '{place}' to resume: starting one")
+        return place
+
+    def first_free() -> Path:
         first = WORK_DIRS / default_name()
-        number = max(map(_number, _runs_called(first.name)), default=0)
+        earlier = _runs_called(first.name)
+        if earlier and not (earlier[-1] / result).exists():
+            say(
+                f"'{earlier[-1]}' holds a run that is not finished: --resume goes on with it; this one starts anew"
+            )
+        number = max(map(_number, earlier), default=0)
         while True:
             number += 1
             folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
@@ -435,17 +594,33 @@ def work_directory(
             let_go()
 
 
+def _require_text(folder: Path) -> None:
+    """Refuse a name that is no text here: TensorBoard, and JSON, cannot write it.
+
+    Raises:
+        UserError: see above.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"work directory '{folder}': its name is no text in this locale (LANG, LC_ALL): set LC_ALL=C.UTF-8 or "
+            f"PYTHONUTF8=1, or use another"
+        ) from error
+
+
 def check_same(config: Any, stored: Any, folder: Path) -> None:
     """Check that the protocol to run with is the one that the work directory holds.
 
     Raises:
         UserError: they differ: results of two protocols would be mixed.
     """
-    names = [item.name for item in fields(config) if getattr(stored, item.name) != getattr(config, item.name)]
-    if names:
+    found = list(differences(asdict(stored), asdict(config)))
+    if found:
+        more = f", and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
         raise UserError(
-            f"'{folder}' was made with another protocol ({', '.join(names)} differ): use another --work-dir, or leave "
-            f"out what changes it"
+            f"'{folder}' was made with another protocol ({', '.join(map(str, found[:_TOLD]))}{more}): use another "
+            f"--work-dir, or leave out what changes it"
         )
 
 

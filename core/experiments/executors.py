@@ -26,10 +26,11 @@ from typing import Any, TypeVar
 import torch
 
 from core.errors import UserError
+from core.experiments.forecast import Forecast
 from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
-from core.training.interruption import watch_for_interruption
+from core.interruption import watch_for_interruption
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
@@ -61,8 +62,8 @@ def check_jobs(jobs: int) -> None:
 def local_executor(jobs: int) -> Iterator[Executor]:
     """This process for one job, as many processes for several; they end with the block, and with this process.
 
-    Leaving the block by an exception, Ctrl-C and SIGTERM among them, asks them to end: a training writes a checkpoint
-    first. The cores are shared out among them.
+    Leaving the block by an exception, Ctrl-C, SIGTERM and SIGUSR1 among them, asks them to end: a training writes a
+    checkpoint first. The cores are shared out among them.
 
     Args:
         jobs: trials at a time.
@@ -88,6 +89,8 @@ def _begin(threads: int) -> None:
     """The first thing that a process of ours does."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the first process alone, which then ends the others in order
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # schedulers send it to all; as above
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -119,17 +122,20 @@ def _stop(processes: Sequence[Any]) -> None:
                 process.join()
 
 
-def attempt_there(open_engine: OpenEngine, trial: Trial, place: str, train: bool) -> Failure | None:
+def attempt_there(
+    open_engine: OpenEngine, trial: Trial, place: str, train: bool, forecast: Forecast | None
+) -> Failure | None:
     """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
 
     What opening prints has been printed by the first process already.
     """
     name = pickle.dumps(open_engine)
-    if name not in _opened:
-        _opened.clear()
-        with redirect_stdout(io.StringIO()):
-            _opened[name] = open_engine()
-    return attempt(_opened[name], trial, place, train=train)
+    with watch_for_interruption():  # what ends it goes to the first process, not to the terminal
+        if name not in _opened:
+            _opened.clear()
+            with redirect_stdout(io.StringIO()):
+                _opened[name] = open_engine()
+        return attempt(_opened[name], trial, place, train=train, forecast=forecast)
 
 
 def run_trials(
@@ -149,7 +155,7 @@ def run_trials(
 
     Raises:
         UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been stopped.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGUSR1; everything has been stopped.
     """
     check_jobs(jobs)
     if jobs > 1 and engine.fabric.world_size > 1:
@@ -167,16 +173,25 @@ def run_trials(
             if engine.fabric.is_global_zero:
                 print(f"failed: {found}", file=sys.stderr, flush=True)
 
+    new = [train and engine.load(trial) is None for trial, train in trials]
+    wanted = sum(train for _, train in trials)
+    if sum(new) < wanted:
+        engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
+    forecast = Forecast(sum(new), jobs)
     with local_executor(jobs) as executor:
         waiting: dict[Future[Failure | None], Trial] = {}
-        for number, (trial, train) in enumerate(trials, start=1):
+        for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1):
             place = f"{number}/{len(trials)} {trial}"
             if jobs == 1:
-                found = executor.submit(attempt, engine, trial, place, train=train).result()
+                found = executor.submit(
+                    attempt, engine, trial, place, train=train, forecast=forecast
+                ).result()
                 note(found if control is None else of_all(found, control))
+                forecast.trainings -= is_new
             else:
                 assert open_engine is not None, "several jobs need open_engine"
-                waiting[executor.submit(attempt_there, open_engine, trial, place, train)] = trial
+                own = forecast if is_new and not any(new[: number - 1]) else None  # the first one says it
+                waiting[executor.submit(attempt_there, open_engine, trial, place, train, own)] = trial
         for future in as_completed(waiting):
             try:
                 note(future.result())

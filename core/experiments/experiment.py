@@ -42,7 +42,7 @@ from core.methods.subject import find_architecture
 from core.storage.files import atomic_write, write_json
 from core.surgery.architecture import Architecture
 from core.training.divergence import Divergence, read_divergences
-from core.training.run_files import EpochRecord, read_history, training_notes
+from core.training.run_files import EpochRecord, RunFiles, read_history, training_notes
 from core.widths.config import ShrinkConfig
 
 __all__ = ["BASELINE", "FOUND", "STAGES", "Metric", "Outcome", "Run", "Settings", "ShrinkConfig", "Task",
@@ -83,6 +83,7 @@ def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str
         store=WorkDirectory(settings.work_dir, settings.train.seed),
         fabric=fabric,
         methods={FOUND: own, **{name: METHODS[name] for name in settings.controls}},
+        search=settings.search,
         distillation=settings.distillation,
         teacher=settings.teacher,
         lowered_lr=settings.lowered_lr,
@@ -207,6 +208,12 @@ def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
                 continue
             history = read_history(settings.run_dir(method, seed))
             if len(history) < settings.train.epochs:
+                files = RunFiles(settings.run_dir(method, seed))
+                if files.weights.exists():
+                    raise UserError(
+                        f"'{files.log}' has {len(history)} of {settings.train.epochs} epochs: --resume writes it anew "
+                        f"from '{files.state}'"
+                    )
                 stage = "baseline" if method == BASELINE else "train"
                 raise UserError(f"'{method}', seed {seed}, is not trained yet: run the stage {stage} first")
             path = settings.widths_file(method, seed)

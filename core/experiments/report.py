@@ -10,7 +10,13 @@ from typing import Any
 from core.experiments.pretrained import weights_told
 from core.experiments.series import of_result
 from core.experiments.settings import Settings
-from core.experiments.statistics import difference_cells, number_text, width_spread, with_interval
+from core.experiments.statistics import (
+    difference_cells,
+    interval_note,
+    number_text,
+    width_spread,
+    with_interval,
+)
 from core.experiments.task import Metric, Task
 from core.methods.registry import BASELINE
 from core.storage.files import json_text
@@ -87,9 +93,9 @@ def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
 
 def _footnote(result: Mapping[str, Any]) -> str:
     seeds = len(result["seeds"])
-    text = f"Mean ± 95 % confidence interval over {seeds} seeds."
-    if seeds == 1:
-        text = "One seed: no interval, and no claim about which network is better (use --seeds)."
+    text = "One seed: no interval, and no claim about which network is better (use --seeds)."
+    if seeds > 1:
+        text = interval_note(seeds)
     values = [
         float(value)
         for entry in result["methods"].values()

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from core.errors import UserError, check_known
 from core.experiments.plan import FROM_SCRATCH, SCHEMA, Start, Trial, finder_of, grid
+from core.methods.method import SearchConfig
 from core.methods.registry import BASELINE, METHODS
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
@@ -53,6 +54,7 @@ class Settings:
         seeds: number of repetitions, each with its own widths, weights and data order.
         stages: which parts to run.
         method: of the same methods, how the found network's widths are found; None: as `shrink` says.
+        search: options of single methods.
         distillation: train every network with a teacher.
         teacher: which one.
         progress: show bars.
@@ -69,6 +71,7 @@ class Settings:
     seeds: int = 1
     stages: tuple[Stage, ...] = STAGES
     method: str | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     progress: bool = True

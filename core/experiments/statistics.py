@@ -13,6 +13,8 @@ UNDEFINED = (
     "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
 )
 
+FEW_SEEDS = 5  # fewer make an interval so wide that it has to be said
+
 
 def half_interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % confidence interval of the mean (Student's t).
@@ -24,6 +26,18 @@ def half_interval(values: Sequence[float]) -> float | None:
     if not np.isfinite(values).all():
         return math.nan
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def interval_note(seeds: int) -> str:
+    """What to say of "mean ± 95 % confidence interval" over so many seeds; few make it wide."""
+    factor = float(stats.t.ppf(0.975, seeds - 1)) / math.sqrt(seeds)
+    text = f"Mean ± 95 % confidence interval over {seeds} seeds."
+    if seeds < FEW_SEEDS:
+        text += (
+            f" {seeds} seeds say little: their interval is {factor:.1f} standard deviations to either side, that of "
+            f"{FEW_SEEDS} is {stats.t.ppf(0.975, FEW_SEEDS - 1) / math.sqrt(FEW_SEEDS):.1f} (use --seeds)."
+        )
+    return text
 
 
 def with_interval(values: Sequence[float], digits: int = 2) -> str:

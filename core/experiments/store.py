@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +28,16 @@ from core.errors import UserError
 from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND, name_of
 from core.methods.method import Found
+from core.methods.registry import BASELINE
 from core.storage.claims import Claimed, take
 from core.storage.files import json_text, write_json
 from core.surgery.architecture import Architecture
-from core.training.run_files import RunFiles
+from core.training.devices import is_first_process
+from core.training.run_files import RunFiles, read_history
 
 Record = dict[str, Any]
+RECORDED_ANEW = "to be recorded anew from the training"
+SEARCHED_ANEW = "to be searched for anew"
 _POLL = 0.2  # seconds between two looks at a claim of somebody else
 
 
@@ -60,7 +67,7 @@ class Store(Protocol):
             key: of all that decides it.
 
         Raises:
-            UserError: the record is damaged, or of something else than what is asked for.
+            UserError: the record is of something else than what is asked for.
         """
 
     def save(self, trial: Trial, record: Record) -> None:
@@ -122,11 +129,11 @@ class KeyedStore:
 
     def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; the key tells releases apart."""
-        return _read(self.record_file(key))
+        return _read(self.record_file(key), RECORDED_ANEW)
 
     def records(self) -> list[Record]:
         """All records, whatever their keys."""
-        found = (_read(path) for path in sorted((self.folder / "records").glob("*.json")))
+        found = (_read(path, "left out") for path in sorted((self.folder / "records").glob("*.json")))
         return [record for record in found if record is not None]
 
     def save(self, trial: Trial, record: Record) -> None:
@@ -138,7 +145,7 @@ class KeyedStore:
     def load_widths(self, trial: Trial, key: str) -> Found | None:
         """See `Store`."""
         path = self.folder / "widths" / f"{key}.json"
-        value = _read(path)
+        value = _read(path, SEARCHED_ANEW, ("architecture", "epochs", "baseline_epochs"))
         if value is None:
             return None
         architecture = Architecture.from_json(value["architecture"], f"widths file '{path}'")
@@ -178,10 +185,11 @@ class WorkDirectory:
     def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
-        Directories of earlier releases have no records: their trainings are looked at once more, and recorded.
+        Nor does one whose log or widths are lost or damaged: the trial is then gone through once more, which writes
+        them anew and trains nothing. Directories of earlier releases have no records: likewise.
         """
         path = self.record_file(trial.method, trial.seed)
-        record = _read(path)
+        record = _read(path, RECORDED_ANEW)
         if record is None or not RunFiles(self.run(trial)).weights.exists():
             return None
         if schema_of(record) < SCHEMA:
@@ -194,7 +202,10 @@ class WorkDirectory:
                 f"'{path}' is of another network, data set, recipe, search or start than this run's (has the network's "
                 f"own file been edited?): use another --work-dir, or remove the file to take the training as it is"
             )
-        return record
+        whole = _has_log(self.run(trial), record) and (
+            trial.method == BASELINE or _widths_in(self.widths_file(trial.finder)) is not None
+        )
+        return record if whole else None
 
     def save(self, trial: Trial, record: Record) -> None:
         """See `Store`."""
@@ -206,12 +217,12 @@ class WorkDirectory:
 
     def unknown_start(self, method: str, seed: int) -> dict[str, str]:
         """Tensors of a trained network that may have started otherwise than the baseline's -> why."""
-        record = _read(self.record_file(method, seed))
+        record = _read(self.record_file(method, seed), RECORDED_ANEW)
         return {} if record is None else dict(record.get("unknown_start", {}))
 
     def metrics_at_start(self, method: str, seed: int) -> dict[str, float]:
         """Metrics of a network with trained weights before it was fine-tuned; empty for one from scratch."""
-        record = _read(self.record_file(method, seed))
+        record = _read(self.record_file(method, seed), RECORDED_ANEW)
         return {} if record is None else dict(record.get("metrics_at_start") or {})
 
     def widths_file(self, trial: Trial) -> Path:
@@ -221,9 +232,18 @@ class WorkDirectory:
     def load_widths(self, trial: Trial, key: str = "") -> Found | None:
         """See `Store`."""
         path = self.widths_file(trial)
-        if not path.exists():
+        architecture = _widths_in(path)
+        if architecture is None:
+            architecture = self._recorded_widths(trial)
+            if architecture is not None:
+                _note(
+                    f"'{path}' is {'damaged' if path.exists() else 'gone'}: written anew from the trial's record"
+                )
+                architecture.save(path)
+            elif path.exists():
+                architecture = Architecture.load(path)  # says what is wrong with it
+        if architecture is None:
             return None
-        architecture = Architecture.load(path)
         self._publish(trial, architecture)
         how = architecture.found_by
         return Found(architecture, how.get("search_epochs", 0.0), how.get("search_baseline_epochs", 0.0))
@@ -236,6 +256,14 @@ class WorkDirectory:
             architecture = replace(architecture, found_by={**architecture.found_by, **took})
         architecture.save(self.widths_file(trial))
         self._publish(trial, architecture)
+
+    def _recorded_widths(self, trial: Trial) -> Architecture | None:
+        """The widths of a trained network, from its record; None where there is none."""
+        path = self.record_file(trial.method, trial.seed)
+        if not RunFiles(self.run(trial)).weights.exists():
+            return None
+        record = _read(path, RECORDED_ANEW, ("architecture",))
+        return None if record is None else Architecture.from_json(record["architecture"], f"'{path}'")
 
     def _publish(self, trial: Trial, architecture: Architecture) -> None:
         path = self.folder / "widths.json"
@@ -272,13 +300,41 @@ def held(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         release()
 
 
-def _read(path: Path) -> Record | None:
+def _has_log(folder: Path, record: Record) -> bool:
+    """Whether the log of a recorded training is there, with a line of every epoch."""
+    try:
+        return len(read_history(folder)) == record["recipe"]["train"]["epochs"]
+    except (UserError, KeyError, TypeError):
+        return False
+
+
+def _widths_in(path: Path) -> Architecture | None:
+    """The widths in a file; None where it is not there, or damaged."""
+    try:
+        return Architecture.load(path)
+    except UserError:
+        return None
+
+
+def _read(path: Path, anew: str, needed: Sequence[str] = ()) -> Record | None:
+    """The object in a file; None where it is not there, or damaged, which is told with what is done about it."""
     if not path.exists():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict):
             raise ValueError("it is no object")
-    except ValueError as error:
-        raise UserError(f"'{path}' is damaged ({error}): remove it to make it anew") from error
+        lacking = [name for name in needed if name not in record]
+        if lacking:
+            raise ValueError(f"it has no '{lacking[0]}'")
+    except (ValueError, RecursionError) as error:
+        _note(f"'{path}' is damaged ({error}): {anew}")
+        return None
     return record
+
+
+@cache
+def _note(line: str) -> None:
+    """Tell once, on the error stream of the first process, whoever asks how often."""
+    if is_first_process() and multiprocessing.parent_process() is None:
+        print(f"note: {line}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from torch import nn
 from core.command_line.exits import FAILURES
 from core.errors import UserError, check_known
 from core.experiments.checkpoints import header
+from core.experiments.forecast import Forecast
 from core.experiments.plan import SCHEMA, Start, Trial, finder_of
 from core.experiments.pretrained import as_json
 from core.experiments.processes import from_first
@@ -41,10 +42,13 @@ from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import widen
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, read_divergences, with_rate
+from core.training.pace import Pace
+from core.training.run_files import RunFiles
 from core.training.train import FitResult, TrainConfig, fit
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.selection import search
+from core.widths.shrinkage import check_latency
 from core.widths.space import open_space
 
 
@@ -208,19 +212,24 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
         configs[repr(config)] = config
     for config in configs.values():
         try:
-            check(engine.task, config)
+            check(engine.task, config, engine.fabric.device if budgets else None)
         except BudgetError:
             if budgets:
                 raise
     return missing
 
 
-def check(task: Task, config: ShrinkConfig) -> None:
-    """Find out in a second what would otherwise fail after the baseline's training.
+def check(task: Task, config: ShrinkConfig, device: torch.device | None = None) -> None:
+    """Find out in seconds what would otherwise fail after the baseline's training.
+
+    Args:
+        task: whose widths are searched.
+        config: how.
+        device: where a limit on latency is tried on the narrowest network; None looks at no clock.
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range or fit no group, or the budget cannot be reached (a latency is not looked at).
+            round_to are out of range or fit no group, or the budget cannot be reached.
     """
     if len(task.train_loader(config.batch_size, 0)) < 1:
         raise UserError(
@@ -232,9 +241,8 @@ def check(task: Task, config: ShrinkConfig) -> None:
     with seeded(0):
         model, inputs = task.searched(config.keep_weights)
     space = open_space(model, inputs, task.traced(config), seed=0)
-    # Timing takes its time and differs from machine to machine: a clock that stands still lets every latency pass, and
-    # the search says what is wrong with all the rest. Which blocks vanish is up to the scores: what no choice of blocks
-    # can change is whether the budget can be met without their floors.
+    # A clock that stands still lets every latency pass: the search says what is wrong with all the rest. Which blocks
+    # vanish is up to the scores: what no choice of blocks can change is whether the budget can be met without floors.
     inner = blocks_to_lift(model, inputs, space.graph) if config.by_scores else {}
     search(
         space.graph,
@@ -246,16 +254,21 @@ def check(task: Task, config: ShrinkConfig) -> None:
         round_to=config.round_to,
         measure=lambda widths: 0.0,
     )
+    if device is not None:
+        space.model.to(device)
+        check_latency(space, config)
 
 
-def attempt(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Failure | None:
+def attempt(
+    engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
+) -> Failure | None:
     """Run a trial as `run_trial` does; what goes wrong with it is returned, and what stops everything is raised.
 
     Raises:
         KeyboardInterrupt, BrokenPipeError: the command is to end.
     """
     try:
-        run_trial(engine, trial, place, train=train)
+        run_trial(engine, trial, place, train=train, forecast=forecast)
     except BrokenPipeError:
         raise
     except FAILURES as error:
@@ -269,7 +282,9 @@ def failure(trial: Trial, error: BaseException) -> Failure:
     return Failure(trial, type(error).__name__, line, isinstance(error, UserError))
 
 
-def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = True) -> Record | None:
+def run_trial(
+    engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
+) -> Record | None:
     """Find widths, train and record, as far as that has not been done; returns the record.
 
     Args:
@@ -277,6 +292,7 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
         trial: the trial.
         place: what news of it begin with; "" for its name.
         train: False stops at the widths, and returns None where there is no record.
+        forecast: of all trainings of the command; None says nothing of how long they take.
 
     Raises:
         UserError, RuntimeError and what else searching and training raise.
@@ -288,7 +304,7 @@ def run_trial(engine: Engine, trial: Trial, place: str = "", *, train: bool = Tr
     found = None if trial.finder.method == BASELINE else _widths(engine, trial.finder, place)
     if not train:
         return None
-    record = _train(engine, trial, found, place)
+    record = _train(engine, trial, found, place, forecast)
     engine.fabric.barrier()  # all have looked for the record before it is written
     if engine.fabric.is_global_zero:
         engine.store.save(trial, record)
@@ -334,7 +350,9 @@ def _tell(engine: Engine, architecture: Architecture, place: str) -> None:
         engine.say(f"{place}: no pattern of shrink.floor fits {len(free)} groups: {', '.join(free)}")
 
 
-def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Record:
+def _train(
+    engine: Engine, trial: Trial, found: Found | None, place: str, forecast: Forecast | None
+) -> Record:
     task, store = engine.task, engine.store
     architecture = None if found is None else found.architecture
     model = network(task, architecture, trial.seed, engine.starts_from(trial))
@@ -380,7 +398,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
         )
 
     with _alone(engine, folder, place), _naming(str(trial)):
-        engine.say(f"{place}: training {task.model_name} for {config.epochs} epochs")
+        engine.say(f"{place}: {_begins(task.model_name, RunFiles(folder), config.epochs)}")
         fitted = train_network(
             task,
             model,
@@ -392,6 +410,7 @@ def _train(engine: Engine, trial: Trial, found: Found | None, place: str) -> Rec
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
             told=told,
+            pace=_saying(engine, forecast, config.epochs),
         )
     last = fitted.history[-1]
     on_gpu = engine.fabric.device.type == "cuda"
@@ -432,10 +451,34 @@ def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
         return dict(engine.task.evaluate(model.to(engine.fabric.device).eval()))
 
 
+def _begins(name: str, files: RunFiles, epochs: int) -> str:
+    """What a training is about to do."""
+    if files.weights.exists():
+        return f"{name} is trained already"
+    if files.state.exists() or files.previous.exists():
+        return f"going on with the training of {name} for {epochs} epochs"
+    return f"training {name} for {epochs} epochs"
+
+
+def _saying(engine: Engine, forecast: Forecast | None, epochs: int) -> Callable[[Pace], None] | None:
+    """Says how long it takes once a training shows its pace."""
+    if forecast is None:
+        return None
+
+    def say(pace: Pace) -> None:
+        if line := forecast.line(pace, epochs):
+            engine.say(line)
+
+    return say
+
+
 def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> nn.Module:
     undistilled = {"train": engine.recipe(trial.seed)["train"], "teacher": asdict(engine.teacher)}
     folder = engine.store.teacher(trial.seed, key_of([engine.subject(), "teacher", undistilled]))
+    forecast = Forecast(1)  # of itself alone: it is wider than its students
     with _alone(engine, folder, place), _naming(f"teacher, seed {trial.seed}"):
+        if engine.teacher.checkpoint is None:
+            engine.say(f"{place}: {_begins('the teacher', RunFiles(folder), config.epochs)}")
         return teacher_network(
             engine.task,
             engine.teacher,
@@ -445,6 +488,7 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
             engine.fabric,
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
+            pace=_saying(engine, forecast, config.epochs),
         )
 
 
@@ -514,6 +558,7 @@ def train_network(
     lowered_lr: float | None = None,
     progress: bool = True,
     told: Callable[[], Mapping[str, str]] = dict,
+    pace: Callable[[Pace], None] | None = None,
 ) -> FitResult:
     """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
 
@@ -528,12 +573,13 @@ def train_network(
         lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
         progress: see `fit`.
         told: see `header` of `fit`.
+        pace: see `fit`.
     """
     loader = task.train_loader(config.batch_size, config.seed)
     if lowered_lr is not None and goes_on_lower(work_dir):
         config = with_rate(config, lowered_lr)
     return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
-               distillation=distillation, fabric=fabric, progress=progress, header=told)  # fmt: skip
+               distillation=distillation, fabric=fabric, progress=progress, header=told, pace=pace)  # fmt: skip
 
 
 def teacher_network(
@@ -546,6 +592,7 @@ def teacher_network(
     *,
     lowered_lr: float | None = None,
     progress: bool = True,
+    pace: Callable[[Pace], None] | None = None,
 ) -> nn.Module:
     """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode."""
     baseline = fresh_baseline(task, config.seed)
@@ -556,5 +603,7 @@ def teacher_network(
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:
-        train_network(task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress)
+        train_network(
+            task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress, pace=pace
+        )
     return model.eval()

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import UserError
-from core.storage.files import write_json
+from core.storage.files import naming, write_json
 
 CLAIM_FILE = "claim.json"
 RENEWED_EVERY = 30.0  # seconds
@@ -251,8 +251,12 @@ def _create(path: Path, text: str) -> bool:
         return False
     except FileNotFoundError:  # another command made the folder too, and has just removed it again
         return _create(path, text)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with naming(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # a full disk: half a claim would be somebody's
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

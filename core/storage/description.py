@@ -141,46 +141,29 @@ def read_origin(path: str | Path) -> dict[str, Any]:
     return _object(read_metadata(path).get(_ORIGIN, "")) or {}
 
 
-def read_described(
-    path: str | Path,
-    key: str,
-    schema: type[T],
-    writers: str,
-    decode: Mapping[str, Callable[[Any], Any]] | None = None,
-) -> T:
+def read_described(path: str | Path, key: str, decode: Callable[[dict[str, Any]], T], writers: str) -> T:
     """Read a checkpoint's description without its weights.
 
     Args:
         path: a file that `save_described` wrote.
         key: of the task.
-        schema: the dataclass; fields that have a default may be missing in an older file.
+        decode: makes the task's dataclass of the fields; raises ValueError (UserError) where they are none.
         writers: the commands that write such files, for the message.
-        decode: by field, what makes its value of the JSON value where the two differ.
 
     Raises:
         MissingData: there is no such file.
         UserError: it is broken, of another task, or describes nothing.
     """
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
-    needed = {
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    metadata = read_metadata(path)
-    problem = None
-    try:
-        content = json.loads(metadata.get(key, "null"))
-        if isinstance(content, dict) and needed <= content.keys() <= fields.keys():
-            return schema(
-                **{name: (decode or {}).get(name, _as_is)(value) for name, value in content.items()}
-            )
-    except (ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        problem = error
+    fields = _object(read_metadata(path).get(key, ""))
+    problem: ValueError | None = None
+    if fields is not None:
+        try:
+            return decode(fields)
+        except ValueError as error:
+            problem = error
+    why = f" ({problem})" if problem else ""
     raise UserError(
-        f"checkpoint '{path}' does not say which network of {key} it is for: use one that {writers} has written"
+        f"checkpoint '{path}' does not say which network of {key} it is for{why}: use one that {writers} has written"
     ) from problem
 
 
@@ -216,7 +199,3 @@ def _object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _as_is(value: Any) -> Any:
-    return value

@@ -7,6 +7,7 @@ the suite writes holds the words "inf", "-inf" and "nan" in their place, and `fl
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import UserError
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 try:
     import fcntl
@@ -37,6 +40,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        yield from _written(path, mode)
+
+
+def _written(path: Path, mode: str) -> Iterator[IO[Any]]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -52,6 +60,17 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Say of a full or failing disk, of which the system says nothing more, which file was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_THE_DISK and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
     """Atomic write for libraries that insist on a file name: `write` gets a temporary path beside `path`."""
     path = Path(path)
@@ -60,7 +79,8 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
         f".{os.getpid()}.{path.name}"
     )  # keeps the suffix, by which libraries choose a format
     try:
-        write(temporary)
+        with naming(path):
+            write(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

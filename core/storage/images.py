@@ -51,6 +51,11 @@ class BadImage(UserError):
     """An image file that is not there, is damaged, or that no decoder reads; the message names file and damage."""
 
 
+def decode_in_one_thread() -> None:
+    """Keep OpenCV from using threads of its own in this process."""
+    cv2.setNumThreads(0)
+
+
 def read_image(path: str | Path, *, upright: bool, first: bool = False) -> np.ndarray:
     """Read an image file as it is: grey stays grey, alpha stays, 16 bits stay 16 (PNG and TIFF).
 

@@ -6,8 +6,9 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from core.training.pace import PaceMeter, duration_text
 from core.training.run_files import EpochRecord
 
 
@@ -15,25 +16,24 @@ class TrainingDisplay:
     """Shows epoch, batch, loss, images per second and the time that is left, on standard error.
 
     Args:
-        enabled: False shows nothing at all.
+        enabled: False shows nothing but notes.
         epochs: epochs of the whole run.
         batches: batches per epoch.
+        meter: knows how long it takes.
         console: where to write; standard error by default.
     """
 
-    def __init__(self, enabled: bool, epochs: int, batches: int, console: Console | None = None) -> None:
+    def __init__(
+        self, enabled: bool, epochs: int, batches: int, meter: PaceMeter, console: Console | None = None
+    ) -> None:
         self._console = console or Console(stderr=True)
-        self._enabled, self._epochs, self._batches = enabled, epochs, batches
+        self._enabled, self._epochs, self._batches, self._meter = enabled, epochs, batches, meter
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self._console, speed_estimate_period=300)
-            self._task = self._bar.add_task("", total=epochs * batches)
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+                       TextColumn("{task.fields[left]}"))  # fmt: skip
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("", total=epochs * batches, left="")
         self._since, self._images = time.perf_counter(), 0
 
     def __enter__(self) -> TrainingDisplay:
@@ -50,24 +50,39 @@ class TrainingDisplay:
     def start_epoch(self) -> None:
         """Begin to measure the throughput anew."""
         self._since, self._images = time.perf_counter(), 0
+        self._meter.start_epoch()
 
     def advance(self, epoch: int, batch: int, images: int, loss: float) -> None:
         """Show that `batch` batches of epoch `epoch` (from 0) are done, with `images` new images."""
+        self._meter.advance(epoch, batch)
         if self._bar is None:
             return
         self._images += images
         rate = self._images / max(time.perf_counter() - self._since, 1e-9)
         text = f"epoch {epoch + 1}/{self._epochs}  batch {batch}/{self._batches}  loss {loss:.4g}"
         text += f"  {rate:.0f} images/s"
-        self._bar.update(self._task, completed=epoch * self._batches + batch, description=text)
+        self._bar.update(self._task, completed=epoch * self._batches + batch, description=text,
+                         left=self._left(epoch, batch))  # fmt: skip
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
         if self._enabled:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def end_epoch(self, record: EpochRecord, images_per_second: float) -> None:
-        """Print the line of an epoch."""
+    def note(self, line: str) -> None:
+        """Print a line that is to be read where no progress is wanted, too; "" prints nothing."""
+        if line:
+            self._console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    def end_epoch(self, record: EpochRecord, images_per_second: float, after: float = 0.0) -> None:
+        """Print the line of an epoch.
+
+        Args:
+            record: what it gave.
+            images_per_second: in training.
+            after: seconds from its last step to here.
+        """
+        self._meter.end_epoch(record.epoch - 1, after, bool(record.eval_metrics))
         if self._enabled:
             values = {"loss": record.train_loss, **record.train_metrics}
             values |= {f"eval {name}": value for name, value in record.eval_metrics.items()}
@@ -76,4 +91,9 @@ class TrainingDisplay:
                 values["skipped steps"] = record.skipped_steps
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             line = f"epoch {record.epoch}/{self._epochs}  {shown}  {images_per_second:.0f} images/s"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            left = self._left(record.epoch, 0) if record.epoch < self._epochs else ""
+            self.say(f"{line}  {left}" if left else line)
+
+    def _left(self, epoch: int, batch: int) -> str:
+        seconds = self._meter.left(epoch, batch)
+        return "" if seconds is None else f"{duration_text(seconds)} left"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.storage.files import atomic_write, json_text
+from core.storage.files import atomic_write, json_text, naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -111,6 +111,21 @@ class RunFiles:
             self.state.unlink(missing_ok=True)
         self.recover()
 
+    def restore_log(self, history: list[EpochRecord]) -> str:
+        """Write the log of a state that is gone on from; returns what was wrong with it, "" for nothing.
+
+        A log that is ahead of its state is of a process that was killed between the two: it is cut without a word.
+        """
+        wrong = ""
+        try:
+            found = len(read_history(self.folder))
+            if found < len(history):
+                wrong = f"has {found} of {len(history)} epochs" if self.log.exists() else "is gone"
+        except UserError:
+            wrong = "is damaged"
+        self.write_log(history)
+        return wrong and f"'{self.log}' {wrong}: written anew from '{self.state}'"
+
     def write_log(self, history: list[EpochRecord]) -> None:
         """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
         with atomic_write(self.log) as file:
@@ -121,15 +136,22 @@ class RunFiles:
         """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self.tensorboard, purge_step=epoch + 1)
+        with naming(self.tensorboard):
+            return SummaryWriter(self.tensorboard, purge_step=epoch + 1)
 
 
 def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
     """Add an epoch's numbers to TensorBoard, on disk before this returns."""
     train = {"loss": record.train_loss, "lr": record.lr, **record.train_metrics}
-    for part, values in (("train", train), ("eval", record.eval_metrics), ("eval_raw", record.raw_metrics)):
-        for name, value in values.items():
-            writer.add_scalar(f"{part}/{name}", value, record.epoch)
+    with naming(writer.log_dir):
+        for part, values in (
+            ("train", train),
+            ("eval", record.eval_metrics),
+            ("eval_raw", record.raw_metrics),
+        ):
+            for name, value in values.items():
+                writer.add_scalar(f"{part}/{name}", value, record.epoch)
+        writer.flush()
     writer.flush()
 
 
@@ -164,7 +186,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"'{path}', line {number}, is damaged: {type(error).__name__}: {error}; there is one line for every "
-                f"epoch: remove the file, and --resume writes it anew from '{path.with_name('last.safetensors')}'"
+                f"epoch: --resume writes it anew from '{path.with_name('last.safetensors')}'"
             ) from error
     return tuple(records)
 

@@ -17,6 +17,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from core.differences import differences
 from core.errors import UserError
 from core.storage.checkpoint import load_state, save_state
 from core.training.run_files import EpochRecord
@@ -140,10 +141,13 @@ class RunState:
                 first difference.
         """
         state = load_state(path)
-        difference = _difference(state.get("identity"), self.identity, "")
-        if difference:
+        difference = next(differences(state.get("identity"), self.identity), None)
+        if difference is not None:
+            what = str(difference)
+            if difference.key == AVERAGING and difference.there is None:
+                what = f"an earlier release averaged its weights otherwise ({AVERAGING} is now {difference.here!r})"
             raise UserError(
-                f"'{path}' belongs to another run: {difference}; resume with the same settings, "
+                f"'{path}' belongs to another run: {what}; resume with the same settings, "
                 "use another work directory or start anew with resume=False"
             )
         self.model.load_state_dict(state["model"])
@@ -206,19 +210,3 @@ def _match_memory_format(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _difference(stored: Any, current: Any, where: str) -> str | None:
-    """The first place where two nested values differ, in words."""
-    if isinstance(stored, Mapping) and isinstance(current, Mapping):
-        for key in [*current, *(key for key in stored if key not in current)]:
-            inner = f"{where}.{key}" if where else str(key)
-            difference = _difference(stored.get(key), current.get(key), inner)
-            if difference:
-                return difference
-        return None
-    if stored == current:
-        return None
-    if where == AVERAGING and stored is None:
-        return f"an earlier release averaged its weights otherwise ({where} is now {current!r})"
-    return f"{where} is {stored} there and {current} here"

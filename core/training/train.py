@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from core.errors import NonFiniteOutput, UserError
+from core.interruption import Interruption, interruption_by, watch_for_interruption
 from core.storage.checkpoint import load_state, save_weights
 from core.training.devices import make_fabric
 from core.training.distillation import DistillationConfig
@@ -39,8 +41,8 @@ from core.training.divergence import (
     settle_rate,
     write_divergences,
 )
-from core.training.interruption import Interruption, watch_for_interruption
 from core.training.optim import learning_rate_factor, set_learning_rate
+from core.training.pace import Pace, PaceMeter
 from core.training.progress import TrainingDisplay
 from core.training.recipe import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.training.run_files import EpochRecord, RunFiles, training_notes, write_scalars
@@ -157,14 +159,15 @@ def fit(
     progress: bool = True,
     after_step: Callable[[int, float], None] | None = None,
     header: Callable[[], Mapping[str, str]] = dict,
+    pace: Callable[[Pace], None] | None = None,
 ) -> FitResult:
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
     Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
-    model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C and SIGTERM end
-    the step under way, write the state and raise KeyboardInterrupt; a second one raises at once. A run that has
-    diverged goes on, from its last good state, with a `config` that differs in a lower learning rate alone; from then
-    on it does so with either recipe, and divergences.json says what happened.
+    model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C, SIGTERM and SIGUSR1
+    end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at
+    once. A run that has diverged goes on, from its last good state, with a `config` that differs in a lower learning
+    rate alone; from then on it does so with either recipe, and divergences.json says what happened.
 
     Args:
         model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword
@@ -185,13 +188,15 @@ def fit(
             change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
             then the last checkpoint, from which the same call gets to the same place.
         header: asked at the end for entries of the header of model.safetensors.
+        pace: told how long the training takes: after the first steps, and after the first evaluation.
 
     Raises:
         UserError: bad arguments, weights that are not finite from the start, or last.safetensors belongs to another
             configuration or model.
         TrainingDiverged: a loss, the weights, the gradients or the outputs in evaluation are not finite; or an epoch's
             loss is a hundred times the first step's, or the last epoch's so large that no state is gone on from.
-        KeyboardInterrupt: the run was asked to stop; the same call goes on where it stopped.
+        KeyboardInterrupt: the run was asked to stop (`core.interruption.Preempted` by the system); the same call goes
+            on where it stopped.
     """
     if distillation is not None and teacher is None:
         raise UserError(
@@ -207,11 +212,12 @@ def fit(
         model, loss_fn, config, fabric, teacher=teacher, distillation=distillation or DistillationConfig()
     )
     identity = _identity(learner, began_with, loader)
+    meter = PaceMeter(config.epochs, len(loader), config.eval_every, pace)
     several = fabric.world_size > 1
     control = torch.distributed.new_group(backend="gloo") if several else None
     with (
         watch_for_interruption() as interruption,
-        TrainingDisplay(progress and fabric.is_global_zero, config.epochs, len(loader)) as display,
+        TrainingDisplay(progress and fabric.is_global_zero, config.epochs, len(loader), meter) as display,
         ExitStack() as stack,
     ):
         run = _Run(
@@ -260,7 +266,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
     if resume and run.files.state.exists():
         run.state.restore(run.files.state)
         if fabric.is_global_zero:  # the state's word counts where the log is lost, or ahead of it
-            run.files.write_log(run.state.position.history)
+            run.display.note(run.files.restore_log(run.state.position.history))
     else:
         if resume and run.files.weights.exists():
             raise UserError(
@@ -296,20 +302,21 @@ def _train_epoch(run: _Run) -> float:
             position.batch, position.step = position.batch + len(group), position.step + 1
             if run.after_step is not None:
                 run.after_step(position.step, lr)
-            save = stop or (every is not None and position.step % every == 0)
+            save = stop is not None or (every is not None and position.step % every == 0)
             if save or fabric.device.type == "cpu" or len(unread) == _STEPS_PER_READ:
                 _read_losses(run, unread, lr)
                 now = time.perf_counter()
                 position.seconds, started = position.seconds + now - started, now
             if save:
                 _save(run, lr)
-            if stop:
-                raise KeyboardInterrupt
+            if stop is not None:
+                raise interruption_by(stop)
         _read_losses(run, unread, lr)
         position.seconds += time.perf_counter() - started
-    if _agree(run, 0)[1]:
+    stop = _agree(run, 0)[1]
+    if stop is not None:
         _save(run, lr)
-        raise KeyboardInterrupt
+        raise interruption_by(stop)
     if position.batch != len(run.loader):
         raise RuntimeError(
             f"the loader yielded {position.batch} batches, but its length is {len(run.loader)}"
@@ -458,7 +465,7 @@ def _end_epoch(
         skipped_steps=position.skipped,
     )
     position.next_epoch(record)
-    run.display.end_epoch(record, rate)
+    run.display.end_epoch(record, rate, time.perf_counter() - started)
     if writer is not None:
         run.files.write_log(position.history)
         write_scalars(writer, record)
@@ -493,14 +500,18 @@ def _keep_final_weights(run: _Run) -> None:
     fabric.barrier()
 
 
-def _agree(run: _Run, images: int) -> tuple[int, bool]:
-    """The step's images over all processes, and whether any process was asked to stop."""
-    stop = run.interruption.requested is not None
+def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
+    """The step's images over all processes, and the signal by which any process was asked to stop."""
+    stop = run.interruption.requested
     if run.state.control is None:
         return images, stop
-    both = torch.tensor([images, int(stop)])
-    torch.distributed.all_reduce(both, group=run.state.control)
-    return int(both[0]), bool(both[1])
+    by_system = stop not in (None, signal.SIGINT)
+    counts = torch.tensor([images, stop is not None, by_system])
+    torch.distributed.all_reduce(counts, group=run.state.control)
+    images, asked, by_system = counts.tolist()
+    if asked and (stop is None or (by_system and stop == signal.SIGINT)):  # all end alike
+        stop = signal.SIGTERM if by_system else signal.SIGINT
+    return images, stop
 
 
 def _identity(learner: Learner, config: TrainConfig, loader: Loader) -> dict[str, Any]:

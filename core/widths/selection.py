@@ -295,14 +295,35 @@ def _bisect_latency(
         return seen[number]
 
     if seconds(0) > limit:
-        low, high = seconds(0), measure(task.graph.widths_at(task.bounds.high))
-        raise BudgetError(
-            f"a latency of {limit * 1e3:.2f} ms ({limit / baseline:.3f} of the baseline) cannot be reached: with these "
-            f"floors and ceilings networks take between {low * 1e3:.2f} ms ({low / baseline:.3f}) and "
-            f"{high * 1e3:.2f} ms ({high / baseline:.3f}); change the budget, floor or round_to"
-        )
+        raise out_of_time(task.graph, task.bounds, measure, seconds(0), limit, baseline)
     best = largest(lambda number: seconds(number) <= limit, 0, last)
     return best, seconds(best)
+
+
+def out_of_time(
+    graph: ChannelGraph,
+    bounds: Bounds,
+    measure: Callable[[dict[str, int]], float],
+    least: float,
+    limit: float,
+    baseline: float,
+) -> BudgetError:
+    """The error for a latency that the narrowest network does not keep.
+
+    Args:
+        graph: the groups to choose from.
+        bounds: what they may keep.
+        measure: widths -> seconds.
+        least: seconds of the narrowest network.
+        limit: seconds that are allowed.
+        baseline: seconds of the baseline.
+    """
+    high = measure(graph.widths_at(bounds.high))
+    return BudgetError(
+        f"a latency of {limit * 1e3:.3g} ms ({limit / baseline:.3f} of the baseline) cannot be reached: with these "
+        f"floors and ceilings networks take between {least * 1e3:.3g} ms ({least / baseline:.3f}) and "
+        f"{high * 1e3:.3g} ms ({high / baseline:.3f}); change the budget, floor or round_to"
+    )
 
 
 def best_choices(graph: ChannelGraph, scores: Mapping[str, Tensor], counts: IntArray) -> dict[str, Tensor]:

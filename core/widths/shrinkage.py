@@ -20,8 +20,10 @@ from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES, score_channels
-from core.widths.selection import SearchResult, largest, search
+from core.widths.selection import SearchResult, largest, out_of_time, search
 from core.widths.space import Space, open_space
+
+CLEARLY = 1.05  # clocks are noisy: what is this close may still be found
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "ShrinkConfig", "search", "shrink"]
 
@@ -214,18 +216,42 @@ def search_space(
         config: budget, floors, ceilings, round_to, allocation.
         baseline: see `priced_baseline`.
     """
-    device = next(space.model.parameters()).device
-
-    def measure(widths: dict[str, int]) -> float:
-        # In turns with the baseline and in units of it: a machine that slows down does not move the limit.
-        candidate = reshaped(space.wide, space.graph, widths)
-        seconds = latency([space.model, candidate], space.inputs, device=device)
-        return seconds[1] / seconds[0] * float(baseline.latency or 0)
-
     floor, ceiling = (
         fitting(limit, space.graph.groups) if space.removed else limit
         for limit in (config.floor, config.ceiling)
     )
     return search(space.graph, scores, config.budget, baseline, floor=floor, ceiling=ceiling,
                   round_to=config.round_to, allocation=config.allocation,
-                  measure=measure if config.budget.latency is not None else None)  # fmt: skip
+                  measure=_clock(space, baseline) if config.budget.latency is not None else None)  # fmt: skip
+
+
+def _clock(space: Space, baseline: Cost) -> Callable[[dict[str, int]], float]:
+    """Widths -> seconds, in turns with the baseline and in units of it: a slower machine does not move the limit."""
+    device = next(space.model.parameters()).device
+
+    def measure(widths: dict[str, int]) -> float:
+        candidate = reshaped(space.wide, space.graph, widths)
+        seconds = latency([space.model, candidate], space.inputs, device=device)
+        return seconds[1] / seconds[0] * float(baseline.latency or 0)
+
+    return measure
+
+
+def check_latency(space: Space, config: ShrinkConfig) -> None:
+    """Find out by the clock whether a space has a network that is quick enough; the search asks the same at its end.
+
+    Args:
+        space: the baseline and its widened form, on the device that counts.
+        config: of the search; blocks that may vanish are left to that.
+
+    Raises:
+        BudgetError: its narrowest network takes clearly longer than the budget allows.
+    """
+    if config.budget.latency is None or config.vanish:
+        return
+    baseline = priced_baseline(space, config.budget)
+    measure, bounds = _clock(space, baseline), config.bounds(space.graph)
+    limit, own = config.budget.limits(baseline)["latency"], float(baseline.latency or 0)
+    least = measure(space.graph.widths_at(bounds.low))
+    if least > CLEARLY * limit:
+        raise out_of_time(space.graph, bounds, measure, least, limit, own)

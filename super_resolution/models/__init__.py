@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from core.command_line.factories import call_factory, is_factory, takes
+from core.command_line.factories import call_factory, is_factory, takes, unknown_network
 from core.errors import UserError, check_known
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
@@ -49,7 +49,8 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     if is_factory(name):
         given = {"scale": scale} if scale is not None and takes(name, "scale") else {}
         return call_factory(name, **given, **options)
-    check_known("unknown network", [name], MODELS)
+    if name not in MODELS:
+        raise unknown_network(f"unknown network '{name}'", name, MODELS)
     parameters = inspect.signature(MODELS[name]).parameters
     allowed = [parameter for parameter in parameters if parameter != "scale"]
     check_known(f"network '{name}' has no option", options, allowed)

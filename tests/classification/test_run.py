@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,10 +27,13 @@ from classification.data.scan import LeftOut
 from classification.run import main
 from core.command_line.config import load_config
 from core.errors import UserError
+from core.methods.registry import METHODS
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
+from core.training.train import train_step
+from core.widths.scores import SCORES
 
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
 
@@ -161,6 +167,105 @@ def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(
     assert weights.stat().st_mtime_ns == written
 
 
+def test_a_finished_run_stays_finished(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lost and cut logs, records and widths are written anew; nothing is trained, and what is told names the files."""
+    work = tmp_path / "work"
+    shutil.copytree(experiment, work)
+    (work / "runs/baseline-seed0/log.jsonl").unlink()
+    for name in ("runs/random-seed1/log.jsonl", "records/uniform-seed0.json"):
+        (work / name).write_bytes((work / name).read_bytes()[:60])
+    (work / "widths/lwdna-seed1.json").unlink()
+    command = ["--work-dir", str(work), "--no-progress"]
+    assert main([*command, "--stages", "compare"]) == 2
+    earlier = capsys.readouterr().err
+    assert f"'{work}/runs/baseline-seed0/log.jsonl' has 0 of 2 epochs: --resume" in earlier
+    assert main([*command, "--resume"]) == 0
+    told = capsys.readouterr()
+    for line in (
+        f"'{work}/runs/baseline-seed0/log.jsonl' is gone: written anew from",
+        f"'{work}/runs/random-seed1/log.jsonl' is damaged: written anew from",
+        f"'{work}/widths/lwdna-seed1.json' is gone: written anew from the trial's record",
+        f"'{work}/records/uniform-seed0.json' is damaged (",
+    ):
+        assert (earlier + told.err).count(f"note: {line}") == 1
+    assert "4 of 8 trials are done already\n" in told.out
+    assert "baseline, seed 0: resnet20 is trained already\n" in told.out
+    assert "training resnet20" not in told.out
+    for name in ("result.json", "runs/baseline-seed0/log.jsonl", "runs/random-seed1/log.jsonl",
+                 "widths/lwdna-seed1.json", "runs/uniform-seed0/model.safetensors"):  # fmt: skip
+        assert (work / name).read_bytes() == (experiment / name).read_bytes(), name
+    assert main([*command, "--resume"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "8 of 8 trials are done already\n" in told.out
+
+
+def test_a_run_ends_with_what_to_type_next(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--resume", "--work-dir", str(experiment), "--no-progress"]) == 0
+    lines = capsys.readouterr().out.partition("next:\n")[2].splitlines()
+    typed = [shlex.split(line.partition("    (")[0]) for line in lines]
+    assert [words[2] for words in typed if words[2] != "classification.export"] == [
+        "classification.predict", "classification.eval", "core.inspect", "classification.run"
+    ]  # fmt: skip
+    for words in typed:
+        assert words[:2] == ["python", "-m"]
+        parser = importlib.import_module(words[2]).build_parser()
+        parser.parse_args(words[3:])  # the command exists, and takes this
+    assert typed[-1][3:] == ["--resume", "--work-dir", str(experiment), "--seeds", "5"]
+
+
+def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> None:
+    for name in ("classification", "super_resolution", "tracking"):
+        command = importlib.import_module(f"{name}.run")
+        text = command.build_parser().format_help()
+        assert len(command.EXAMPLES) > 2
+        for line in command.EXAMPLES:
+            assert f"\n  python -m {line}\n" in text
+            module, *words = shlex.split(line)
+            assert module == f"{name}.run"
+            command.build_parser().parse_args(words)
+        for key, entry in [*METHODS.items(), *SCORES.items()]:
+            assert re.search(rf"^  {re.escape(key)} +{re.escape(entry.summary)}$", text, re.MULTILINE), key
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
+def test_one_command_is_stopped_and_goes_on_to_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = 0
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 8:  # of 6 + 6: in the found network's first epoch
+            signal.raise_signal(signal.Signals[name])
+        return train_step(*arguments)
+
+    command = [*FAST, "--resume", "--work-dir"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("core.training.train.train_step", stopping)
+        assert main([*command, str(tmp_path / "stopped")]) == (130 if name == "SIGINT" else 75)
+    told = capsys.readouterr()
+    assert f"there is no run in '{tmp_path / 'stopped'}' to resume: starting one" in told.out
+    assert not (tmp_path / "stopped/claim.json").exists()
+    assert main([*command, str(tmp_path / "stopped")]) == 0
+    told = capsys.readouterr()
+    assert "1 of 2 trials are done already\n" in told.out
+    assert "lwdna, seed 0: going on with the training of resnet20 for 2 epochs\n" in told.out
+    for file in ("baseline.safetensors", "lwdna.safetensors", "result.json", "widths.json", "config.py"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_few_seeds_are_called_few(experiment: Path) -> None:
+    report = (experiment / "report.md").read_text()
+    assert (
+        "over 2 seeds. 2 seeds say little: their interval is 9.0 standard deviations to either side" in report
+    )
+
+
 def test_a_used_work_directory_is_not_overwritten(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +277,7 @@ def test_resuming_with_another_protocol_is_refused(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--resume", "--work-dir", str(experiment), "--epochs", "3"]) == 2
-    assert "another protocol (train differ" in capsys.readouterr().err
+    assert "another protocol (train.epochs is 2 there and 3 here)" in capsys.readouterr().err
 
 
 def test_stages_run_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +400,7 @@ def test_a_run_without_distillation_is_not_resumed_with_it(
 ) -> None:
     for how in (["--resume"], ["--stages", "train"]):
         assert main([*how, "--work-dir", str(experiment), "--distillation", "--no-progress"]) == 2
-        assert "another protocol (distillation differ" in capsys.readouterr().err
+        assert "another protocol (distillation is None there and {" in capsys.readouterr().err
 
 
 def test_a_protocols_own_distillation_stays_as_it_is() -> None:

@@ -16,6 +16,7 @@ from classification.run import main
 from core.experiments.experiment import Outcome
 from core.experiments.plan import PLAN_FILE
 from core.experiments.settings import Settings
+from core.interruption import Preempted
 from core.storage.claims import CLAIM_FILE, Claim
 from core.storage.files import write_json
 
@@ -147,8 +148,6 @@ def test_a_work_directory_without_a_plan_goes_by_its_files(
 def test_a_resume_that_names_nothing_finds_the_only_experiment(
     started: list[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(RESUME) == 2
-    assert "there is nothing to resume" in capsys.readouterr().err
     assert main([*QUICK, "--model", "resnet56"]) == 0
     assert main(RESUME) == 0
     assert started[-1].work_dir == Path("work_dirs/classification-resnet56-digits")
@@ -159,11 +158,15 @@ def test_a_resume_that_names_nothing_finds_the_only_experiment(
     assert "several runs could go on" in error
     assert "classification-resnet56-digits" in error
     assert "classification-resnet110-digits" in error
-    assert main([*RESUME, "--model", "resnet20"]) == 2  # that one has not been started
+    assert len(started) == 3
     # The same command with --resume goes on with its own, whatever else is there.
-    assert main(QUICK) == 0
+    assert main([*QUICK, "--resume", "--model", "resnet20"]) == 0  # that one has not been started
+    own = Path("work_dirs/classification-resnet20-digits")
+    assert started[-1].work_dir == own
+    assert f"there is no run in '{own}' to resume: starting one\n" in capsys.readouterr().out
     assert main(RESUME) == 0
-    assert started[-1].work_dir == Path("work_dirs/classification-resnet20-digits")
+    assert started[-1].work_dir == own
+    assert "starting one" not in capsys.readouterr().out
 
 
 def test_the_stored_precision_counts(started: list[Settings]) -> None:
@@ -255,9 +258,11 @@ def test_the_claim_is_let_go_however_a_run_ends(
 
     errors: list[BaseException] = [KeyboardInterrupt(), RuntimeError("out of memory")]
     monkeypatch.setattr("core.experiments.commands.run_experiment", stop)
-    assert main([*QUICK, "--work-dir", "w"]) == 1
+    errors.append(Preempted("SIGUSR1"))
+    assert main([*QUICK, "--work-dir", "w"]) == 75
     assert main([*RESUME, "--work-dir", "w"]) == 1
-    assert held == [True, True]
+    assert main([*RESUME, "--work-dir", "w"]) == 130
+    assert held == [True] * 3
     assert not Path("w", CLAIM_FILE).exists()
 
 
@@ -280,6 +285,53 @@ def test_commands_without_a_name_of_their_own_get_one_each(
     names = [settings.work_dir.name for settings in started]
     stem = "classification-resnet20-digits"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
+
+
+def test_one_command_starts_and_goes_on(started: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*QUICK, "--work-dir", "w", "--seeds", "2", "--controls", "random", "--resume"]
+    for said in (
+        "there is no run in 'w' to resume: starting one",
+        "'w' goes on with its plan: seeds 0, 1; controls",
+    ):
+        assert main(command) == 0
+        assert said in capsys.readouterr().out
+    assert started[0] == started[1]
+
+
+def test_a_fresh_run_beside_one_that_is_not_finished_says_so(
+    started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "holds a run that is not finished: --resume goes on with it; this one starts anew"
+    assert main(QUICK) == 0
+    assert line not in capsys.readouterr().out
+    assert main(QUICK) == 0
+    assert f"'work_dirs/classification-resnet20-digits' {line}" in capsys.readouterr().out
+    Path("work_dirs/classification-resnet20-digits-2/result.json").touch()
+    assert main(QUICK) == 0
+    assert line not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["runs", "records", "last.safetensors"])
+def test_what_is_left_of_a_run_is_not_written_over(
+    name: str, started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--work-dir", "w"]) == 0
+    Path("w/config.py").unlink()
+    Path("w", name).mkdir()
+    for more in ([], ["--resume"]):
+        assert main([*QUICK, "--work-dir", "w", *more]) == 2
+        assert f"'w' holds trainings ({name}), but not the config.py" in capsys.readouterr().err
+    assert len(started) == 1
+
+
+def test_a_name_that_is_no_text_is_refused(
+    started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As 'größe' is where the locale knows ASCII alone, and b'\\xff' anywhere."""
+    assert main([*QUICK, "--work-dir", os.fsdecode(b"w\xff")]) == 2
+    assert "its name is no text in this locale" in capsys.readouterr().err
+    assert not started
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.slow

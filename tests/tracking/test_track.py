@@ -197,7 +197,7 @@ def test_an_interrupted_run_keeps_its_frames(
     monkeypatch.setattr(StillTracker, "update", update)
     out, save = tmp_path / "out.mp4", tmp_path / "boxes.txt"
     arguments = [str(folder), "--box", "20,30,50,40", "--out", str(out), "--save", str(save)]
-    assert track.main([*arguments, "--tracker", "still"]) == 1
+    assert track.main([*arguments, "--tracker", "still"]) == 130
     shown = capsys.readouterr()
     assert "4 frames" in shown.out
     assert "interrupted" in shown.err

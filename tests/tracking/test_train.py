@@ -100,7 +100,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 
     with monkeypatch.context() as patch:
         patch.setattr(SequenceLoader, "batch", batch)
-        assert run(protocol, tmp_path / "stopped") == 1
+        assert run(protocol, tmp_path / "stopped") == 130
     assert not (tmp_path / "stopped/tracker.safetensors").exists()
     assert run(protocol, tmp_path / "stopped") == 2  # not without --resume
     assert "add --resume to go on" in capsys.readouterr().err

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.command_line.factories import call_factory, is_factory
-from core.errors import UserError, did_you_mean, first_line
+from core.command_line.factories import call_factory, is_factory, unknown_network
+from core.errors import UserError, first_line
 from core.graph.channels import TraceOptions, find_groups
 from core.modules import evaluating
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
@@ -129,8 +129,7 @@ def make_backbone(name: str) -> nn.Module:
     if is_factory(name):
         return call_factory(name)
     if name not in RESNETS:
-        known = f"{did_you_mean(name, RESNETS)}; or name your own as package.module:factory or path/to/file.py:factory"
-        raise UserError(f"unknown backbone '{name}': {known}")
+        raise unknown_network(f"unknown backbone '{name}'", name, RESNETS)
     return RESNETS[name]()
 
 

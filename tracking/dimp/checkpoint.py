@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
+from core.command_line.schema import lower
 from core.errors import MissingData, UserError
 from core.storage.checkpoint import load_weights
 from core.storage.description import Origin, load_described, read_described, save_described
@@ -77,6 +79,17 @@ class Description:
         return DiMPNet(backbone_trunk(chosen, widths), self.config)
 
 
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
+
 # The published networks were trained and are run with box centres half a crop pixel off (see `TrackerSettings`).
 PUBLISHED = Description(settings={"legacy_coordinates": True})
 
@@ -102,12 +115,8 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    decode: dict[str, Callable[[Any], Any]] = {
-        "config": lambda config: DiMPConfig(**config),
-        "settings": from_words,
-        **dict.fromkeys(("input_shape", "mean", "std"), tuple),
-    }
-    return read_described(path, KEY, Description, "tracking.train, tracking.run or tracking.convert", decode)
+    writers = "tracking.train, tracking.run or tracking.convert"
+    return read_described(path, KEY, lambda fields: lower(from_words(fields), Description), writers)
 
 
 def load_network(path: str | Path, backbone: str | None = None) -> tuple[DiMPNet, Description]:
@@ -150,7 +159,7 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"
         ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+    except (*_BROKEN, OSError) as error:
         raise UserError(
             f"'{path}' is truncated or no torch checkpoint: {' '.join(str(error).split())[:200]}"
         ) from error

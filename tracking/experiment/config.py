@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.experiments.given import widths_file
+from core.methods.method import SearchConfig
 from core.surgery.architecture import Architecture
 from core.widths.config import ShrinkConfig
 from tracking.dimp.backbones import trunk_architecture
@@ -36,6 +37,7 @@ class RunConfig(TrackingConfig):
 
     Args:
         shrink: how the backbone's widths are found where `found_widths` does not give them.
+        search: options of single methods that find them.
         found_widths: widths of the backbone, a file or a name that ships, of the whole ResNet as classification finds
             it or of the trunk.
         found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
@@ -47,6 +49,7 @@ class RunConfig(TrackingConfig):
     """
 
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     found_widths: Path | None = None
     found_weights: Path | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -26,6 +26,7 @@ from core.errors import UserError
 from core.storage.claims import claimed
 from core.storage.files import atomic_write, write_json
 from core.storage.video import list_frames, missing_numbers
+from core.training.workers import available_cores
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
@@ -139,10 +140,8 @@ def store_track(folder: Path, name: str, track: Track) -> None:
         file.write(format_boxes(track.boxes))
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
 
 
 @contextmanager
@@ -213,7 +212,7 @@ def _run(
         report(f"{len(sequences) - len(waiting)} of {len(sequences)} sequences are finished already")
     if not waiting:
         return []
-    count = min(workers or _available_cores(), len(waiting))
+    count = min(workers or available_cores(), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
     # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.

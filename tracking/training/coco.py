@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
 def _stored(path: Path) -> np.ndarray | None:
     try:
         return np.load(path)  # without pickled objects, which is NumPy's default
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
         return None
 
 

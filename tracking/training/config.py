@@ -189,7 +189,7 @@ class DataConfig:
         views: how they are cut.
         cache: whether and how they are kept decoded.
         bad_images: "error" stops at a frame that cannot be read, "skip" draws another sample and counts.
-        workers: processes that prepare batches; 0 prepares them in the training process.
+        workers: processes that prepare batches, no more than there are cores; 0 prepares them in the training process.
 
     Raises:
         UserError: a value is out of range.

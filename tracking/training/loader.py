@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import UserError
+from core.training.workers import at_most_cores, begin_worker
 from tracking.training.config import BadImages, SamplingConfig, ViewConfig
 from tracking.training.frames import BadFrame, FrameSource
 from tracking.training.samples import Sample, make_sample
@@ -112,8 +112,8 @@ class SequenceLoader:
             _Batches(self, epoch),
             batch_size=None,
             sampler=range(start, len(self)),
-            num_workers=self.workers,
-            worker_init_fn=_single_threaded,
+            num_workers=at_most_cores(self.workers),
+            worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the global one would be advanced
         )
@@ -183,7 +183,3 @@ class _Batches(Dataset):
             return self.loader.batch(self.epoch, batch)
         except UserError as error:  # raised in a worker it would arrive as that worker's traceback
             return str(error)
-
-
-def _single_threaded(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 
-from core.command_line.exits import run_command, run_parsed
+from core.command_line.exits import RESUME, run_command, run_parsed
 from core.errors import MissingData, UserError
+from core.interruption import Preempted
 
 
 def failing(error: BaseException) -> int:
@@ -25,7 +29,8 @@ def failing(error: BaseException) -> int:
             "failed: RuntimeError: out of memory (--debug shows where)\n",
         ),
         (OSError(), 1, "failed: OSError:  (--debug shows where)\n"),
-        (KeyboardInterrupt(), 1, "interrupted; start it again\n"),
+        (KeyboardInterrupt("SIGINT"), 130, "interrupted; start it again\n"),
+        (Preempted("SIGUSR1"), 75, "stopped by SIGUSR1; start it again\n"),
     ],
 )
 def test_errors_become_one_line_and_a_status(
@@ -38,6 +43,26 @@ def test_errors_become_one_line_and_a_status(
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: failing(UserError("no")), debug=True) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_failure_in_a_thread_is_one_line(debug: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        thread = threading.Thread(
+            target=failing, args=[OSError(28, "No space left on device")], name="writer"
+        )
+        thread.start()
+        thread.join()
+        return 0
+
+    before = threading.excepthook
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's own
+        assert run_command(command, debug=debug) == 0
+    assert threading.excepthook is before
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == debug
+    assert debug or error == "failed in writer: OSError: [Errno 28] No space left on device\n"
 
 
 def test_statuses_and_other_errors_pass_through() -> None:
@@ -55,15 +80,36 @@ def test_words_are_parsed_before_the_command_runs(capsys: pytest.CaptureFixture[
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_signals_have_a_status_of_their_own(
+    name: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+
+    def command() -> int:
+        signal.raise_signal(number)
+        raise AssertionError("not reached")
+
+    assert run_command(command, debug=False) == status
+    told = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    assert capsys.readouterr().err == f"{told}; {RESUME}\n"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("lines", [1, 100_000])  # fewer and more than the buffer holds
-def test_a_reader_that_leaves_is_no_failure_to_print(lines: int) -> None:
+def test_a_reader_that_leaves_is_no_failure_to_print(lines: int, unread: bool, tmp_path: Path) -> None:
+    done = tmp_path / "done"
     code = (
         "import sys; from core.command_line.exits import run_command\n"
         "def command():\n"
         "    sys.stdin.read()\n"  # until the reader has left
         f"    for _ in range({lines}): print('x')\n"
+        "    sys.stdout.flush()\n"
+        f"    open({str(done)!r}, 'w').close()\n"
         "    return 0\n"
-        "sys.exit(run_command(command, False))"
+        f"sys.exit(run_command(command, False, unread={unread}))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -77,7 +123,61 @@ def test_a_reader_that_leaves_is_no_failure_to_print(lines: int) -> None:
         process.stdout.close()
         process.stdin.close()
         assert process.stderr.read() == b""
-        assert process.wait() == 1
+        assert process.wait() == 0
+    assert done.exists() == unread  # a command whose results are files goes on to its end
+
+
+def in_shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which "$@" is this Python."""
+    return subprocess.run(
+        ["sh", "-c", line, "sh", sys.executable, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+SAYING = (
+    "import sys; from core.command_line.exits import run_command\n"
+    "def command():\n"
+    "    print(sys.argv[1])\n"
+    "    return 0\n"
+    "sys.exit(run_command(command, False))"
+)
+
+
+def test_streams_that_are_closed_are_no_traceback() -> None:
+    done = in_shell('"$@" >&-', "-c", SAYING, "x")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = in_shell('"$@" 2>&-', "-c", SAYING, "x")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_the_output_is_told_once() -> None:
+    done = in_shell('"$@" >/dev/full', "-c", SAYING, "x")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "failed: OSError: [Errno 28] No space left on device: '<stdout>' (--debug shows where)\n"
+    )
+
+
+def test_names_that_the_terminal_has_no_letters_for_are_escaped() -> None:
+    done = in_shell('PYTHONIOENCODING=ascii "$@"', "-c", SAYING, "größe ±")
+    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe \\xb1\n")
+
+
+HELPING = (
+    "import sys; from argparse import ArgumentParser; from core.command_line.exits import run_parsed\n"
+    "sys.stdin.read()\n"
+    "sys.exit(run_parsed(ArgumentParser(description='Σ over samples'), lambda arguments: 0, ['--help']))"
+)
+
+
+def test_help_needs_no_letters_and_no_reader() -> None:
+    done = in_shell('PYTHONIOENCODING=ascii "$@" </dev/null', "-c", HELPING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u03a3 over samples" in done.stdout
+    done = in_shell('{ sleep 0.1; } | "$@" | true; echo done', "-c", HELPING)
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 def test_no_torch_is_imported() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from classification.models import build
 from core.errors import UserError
@@ -14,10 +16,12 @@ from core.experiments.experiment import check, engine_of
 from core.experiments.settings import Settings
 from core.experiments.task import Task
 from core.experiments.trials import check_trials
+from core.graph.complexity import count
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
+from core.widths.shrinkage import CLEARLY
 from tests.toys import toy_task
 
 
@@ -50,6 +54,25 @@ def test_a_latency_in_the_budget_hides_no_other_mistake(
     check(task, ShrinkConfig(budget=Budget(flops=0.9, latency=latency), floor=0.2))
     with pytest.raises(error, match=message):
         check(task, ShrinkConfig(**{"budget": Budget(**limits, latency=latency), "floor": 0.2, **others}))
+
+
+@pytest.mark.parametrize(("limit", "refused"), [(0.5, False), (0.158, False), (0.156, True)])
+def test_a_latency_that_the_narrowest_network_does_not_keep_is_found_before_anything_trains(
+    limit: float, refused: bool, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that counts multiply-accumulates: floors of 0.2 of twice the widths leave 2,712 of 16,452."""
+
+    def counted(models: Any, inputs: Any, *, device: Any) -> list[float]:
+        models = models if isinstance(models, list) else [models]
+        return [1e-6 * count(model, inputs, "macs") for model in models]
+
+    monkeypatch.setattr("core.widths.shrinkage.latency", counted)
+    config = ShrinkConfig(budget=Budget(latency=limit), floor=0.2)
+    assert 0.156 * CLEARLY < 2712 / 16452 < 0.158 * CLEARLY
+    with pytest.raises(BudgetError, match=r"a latency of .* cannot be reached") if refused else nullcontext():
+        check(task, config, torch.device("cpu"))
+    check(task, config)  # without a device no clock is looked at
+    check(task, replace(config, vanish=0.5), torch.device("cpu"))  # which blocks go is up to the scores
 
 
 def test_a_latency_alone_is_checked_without_being_measured(

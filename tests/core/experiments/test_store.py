@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from core.experiments.store import KeyedStore, Store, WorkDirectory, key_of
 from core.methods.method import Found
 from core.storage.files import write_json
 from core.surgery.architecture import Architecture, describe_inputs
+from core.training.run_files import EpochRecord, RunFiles
 from core.widths.config import ShrinkConfig
 
 TRIAL = Trial("random", ShrinkConfig(), 3)
@@ -30,17 +32,64 @@ def test_equal_data_have_equal_keys() -> None:
     assert len({key_of(value) for value in ({}, {"a": 1}, {"a": 2}, {"a": "1"}, [1], None)}) == 6
 
 
+def finish(store: WorkDirectory) -> dict[str, Any]:
+    """Leave what a finished trial leaves, of two epochs; returns its record."""
+    record = {
+        "key": "key",
+        "recipe": {"train": {"epochs": 2}},
+        "architecture": FOUND_WIDTHS.architecture.to_json(),
+    }
+    store.save(TRIAL, record)
+    store.save_widths(TRIAL, "key", FOUND_WIDTHS)
+    files = RunFiles(store.run(TRIAL))
+    files.write_log([EpochRecord(epoch, 0.1, 1.0, {}, {}, 1.0, 8) for epoch in (1, 2)])
+    files.weights.touch()
+    return record
+
+
 def test_a_record_of_a_work_directory_counts_with_its_weights_alone(tmp_path: Path) -> None:
     store = WorkDirectory(tmp_path, 3)
     assert store.load(TRIAL, "key") is None
-    store.save(TRIAL, {"key": "key"})
+    record = finish(store)
     assert (tmp_path / "records/random-seed3.json").exists()
-    assert store.load(TRIAL, "key") is None
-    weights = tmp_path / "runs/random-seed3/model.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    assert store.load(TRIAL, "key") == {"key": "key"}
+    assert store.load(TRIAL, "key") == record
     assert store.load(replace(TRIAL, seed=4), "key") is None
+    RunFiles(store.run(TRIAL)).weights.unlink()
+    assert store.load(TRIAL, "key") is None
+
+
+@pytest.mark.parametrize("name", ["runs/random-seed3/log.jsonl", "widths/random-seed3.json"])
+@pytest.mark.parametrize("part", [None, 0, 40, -2])
+def test_a_record_does_not_count_where_the_log_or_the_widths_are_lost_or_cut(
+    name: str, part: int | None, tmp_path: Path
+) -> None:
+    store = WorkDirectory(tmp_path, 3)
+    finish(store)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    if part is None:
+        path.unlink()
+    else:
+        path.write_bytes(whole[:part])
+    assert store.load(TRIAL, "key") is None
+
+
+def test_lost_or_damaged_widths_of_a_finished_trial_come_from_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = WorkDirectory(tmp_path, 3)
+    record = finish(store)
+    path = store.widths_file(TRIAL)
+    for break_, how in ((path.unlink, "gone"), (lambda: path.write_text("{"), "damaged")):
+        break_()
+        again = store.load_widths(TRIAL)
+        assert again is not None
+        assert again.architecture == FOUND_WIDTHS.architecture == Architecture.load(path)
+        assert f"note: '{path}' is {how}: written anew from the trial's record" in capsys.readouterr().err
+        assert store.load(TRIAL, "key") == record
+    path.unlink()
+    RunFiles(store.run(TRIAL)).weights.unlink()  # an unfinished one is searched for again
+    assert store.load_widths(TRIAL) is None
 
 
 def test_results_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
@@ -76,10 +125,19 @@ def test_widths_json_is_the_found_networks_of_the_first_seed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"key": '])
-def test_a_damaged_record_is_named(text: str, tmp_path: Path) -> None:
+def test_a_damaged_record_is_named_and_made_anew(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = KeyedStore(tmp_path)
     write_json(store.record_file("key"), {})
     assert store.load(TRIAL, "key") == {}
     store.record_file("key").write_text(text)
-    with pytest.raises(UserError, match=r"key\.json' is damaged"):
-        store.load(TRIAL, "key")
+    assert store.load(TRIAL, "key") is None
+    assert store.records() == []
+    store.load(TRIAL, "key")
+    error = capsys.readouterr().err
+    assert (
+        error.count(f"note: '{store.record_file('key')}' is damaged (") == 2
+    )  # once for each thing that is done
+    assert "): to be recorded anew from the training\n" in error
+    assert "): left out\n" in error

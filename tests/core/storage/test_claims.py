@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.storage.claims import CLAIM_FILE, Claim, Claimed, claimed
+from core.storage.claims import CLAIM_FILE, Claim, Claimed, claimed, take
 from core.storage.files import write_json
+from tests.core.storage.test_files import no_more_than
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLD = (
@@ -41,6 +42,12 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
+
+
+def test_a_claim_that_the_disk_has_no_room_for_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"File too large: '.*claim\.json'"), no_more_than(4):
+        take(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_held_and_let_go(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from core.command_line.schema import lower
 from core.errors import UserError
 from core.inspect import main
 from core.storage.checkpoint import (
@@ -60,7 +61,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_description_and_origin_come_back(file: Path) -> None:
-    assert read_described(file, "a_task", Note, "nobody", {"classes": tuple}) == Note(
+    assert read_described(file, "a_task", lambda fields: lower(fields, Note), "nobody") == Note(
         "mine.py:net", ("nan", "cat")
     )
     contents = read_contents(file)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ import pytest
 
 from core.errors import MissingData, UserError
 from core.storage.data import data_root, require
-from core.storage.files import atomic_write, from_words, refuse_overwriting, write_json, write_with
+from core.storage.files import atomic_write, from_words, naming, refuse_overwriting, write_json, write_with
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,6 +47,40 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [10, 200_000])  # what waits for the end, and what is written in between
+def test_a_disk_that_takes_no_more_names_the_file_and_keeps_the_old_one(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match=rf"File too large: '{re.escape(str(path))}'"), no_more_than(4):
+        write_json(path, "x" * size)
+    with pytest.raises(OSError, match=rf"File too large: '{re.escape(str(path))}'"), no_more_than(4):
+        write_with(path, lambda temporary: temporary.write_bytes(bytes(size)))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_the_disks_own_errors_get_a_name(tmp_path: Path) -> None:
+    for error in (
+        OSError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.ENOSPC, "No space left on device", "other"),
+    ):
+        with pytest.raises(OSError, match=r"pipe|space") as caught, naming(tmp_path / "mine"):
+            raise error
+        assert caught.value is error
 
 
 def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from core.errors import UserError
 from core.storage.checkpoint import load_state, load_weights
 from core.training.distillation import DistillationConfig, distillation_loss
+from core.training.pace import PaceMeter
 from core.training.progress import TrainingDisplay
 from core.training.run_files import read_history
 from core.training.train import (
@@ -361,17 +362,24 @@ def test_display(tmp_path):
     ]:
         with (tmp_path / "shown").open("w") as file:
             console = Console(file=file, force_terminal=terminal)
-            with TrainingDisplay(enabled, 3, 10, console) as display:
+            with TrainingDisplay(enabled, 3, 10, PaceMeter(3, 10, 1), console) as display:
                 display.start_epoch()
                 display.advance(1, 4, 32, 0.7)
                 display.end_epoch(record, 64.0)
         assert (tmp_path / "shown").read_text() == expected
     with (tmp_path / "shown").open("w") as file:
         console = Console(file=file, force_terminal=True, width=120)
-        with TrainingDisplay(True, 3, 10, console) as display:
+        meter = PaceMeter(3, 10, 1, clock=iter([100.0, 104.0]).__next__)
+        with TrainingDisplay(True, 3, 10, meter, console) as display:
             display.start_epoch()
+            display.advance(1, 3, 32, 0.7)
             display.advance(1, 4, 32, 0.7)
-    assert "epoch 2/3  batch 4/10  loss 0.7" in (tmp_path / "shown").read_text()
+            display.note("[a] is gone")
+    shown = (tmp_path / "shown").read_text()
+    assert "epoch 2/3  batch 4/10  loss 0.7" in shown
+    assert "about 64 s left" not in shown
+    assert "about 1 min left" in shown  # 16 batches of 4 s
+    assert "note: [a] is gone" in shown
 
 
 def test_the_loss_may_be_called_loss_only_by_the_loop(tmp_path):

@@ -19,6 +19,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from core.errors import UserError
+from core.interruption import Preempted
 from core.storage.checkpoint import load_state
 from core.training.run_files import read_history
 from core.training.train import FitResult, OptimizerConfig
@@ -135,10 +136,11 @@ def test_killed_process_resumes_exactly(uninterrupted, tmp_path):
     assert_same_bits(load_state(tmp_path / "last.safetensors"), uninterrupted[0])
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_signal_saves_the_step_under_way(uninterrupted, tmp_path, name):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=name) as caught:
         run(tmp_path, loader=DigitsLoader(before_batch=send_signal(1, 6, name)))
+    assert isinstance(caught.value, Preempted) == (name != "SIGINT")
     state = load_state(tmp_path / "last.safetensors")["position"]
     assert (state["epoch"], state["batch"]) == (1, 7)
     run(tmp_path, model=network(seed=77))

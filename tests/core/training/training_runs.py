@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import NonFiniteOutput
+from core.interruption import Preempted
 from core.training.devices import gathered, is_first_process
 from core.training.train import (
     FitResult,
@@ -132,10 +133,10 @@ def in_two_processes(folder: Path) -> None:
     run(folder / "whole", fabric=fabric)
     loader = DigitsLoader()
     if fabric.is_global_zero:  # the other process must learn of it
-        loader = replace(loader, before_batch=send_signal(1, 4, "SIGTERM"))
+        loader = replace(loader, before_batch=send_signal(1, 4, "SIGUSR1"))
     try:
         run(folder / "stopped", loader=loader, fabric=fabric)
-    except KeyboardInterrupt:
+    except Preempted:
         print(f"process {fabric.global_rank} was interrupted")
     run(folder / "stopped", model=network(seed=77), fabric=fabric)
 

@@ -172,6 +172,13 @@ def test_bad_files_are_named(tmp_path: Path, training_code: types.ModuleType) ->
         archive.writestr("archive/data.pkl", b"\0" * 1000)
     with pytest.raises(UserError, match="compressed"):
         load_network(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 1000)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\1\2")
+    path.write_bytes(whole[:directory] + b"PK\7\7" + whole[directory + 4 :])  # still found to be a zip
+    with pytest.raises(UserError, match=r"dimp50\.pth' is truncated or no torch checkpoint: Bad magic"):
+        load_network(path)
     save_weights(small(), tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match="does not say which network of dimp"):
         load_network(tmp_path / "bare.safetensors")
