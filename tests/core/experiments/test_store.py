@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from core.experiments.plan import Trial
+from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND
 from core.experiments.store import KeyedStore, Store, WorkDirectory, key_of
 from core.methods.method import Found
@@ -33,19 +33,20 @@ def test_equal_data_have_equal_keys() -> None:
 def test_a_record_of_a_work_directory_counts_with_its_weights_alone(tmp_path: Path) -> None:
     store = WorkDirectory(tmp_path, 3)
     assert store.load(TRIAL, "key") is None
-    store.save(TRIAL, {"key": "key"})
+    record = {"key": "key", "schema": SCHEMA}
+    store.save(TRIAL, record)
     assert (tmp_path / "records/random-seed3.json").exists()
     assert store.load(TRIAL, "key") is None
     weights = tmp_path / "runs/random-seed3/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
-    assert store.load(TRIAL, "key") == {"key": "key"}
+    assert store.load(TRIAL, "key") == record
     assert store.load(replace(TRIAL, seed=4), "key") is None
 
 
 def test_results_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     store = WorkDirectory(tmp_path, 3)
-    store.save(TRIAL, {"key": "of another network"})
+    store.save(TRIAL, {"key": "of another network", "schema": SCHEMA})
     weights = tmp_path / "runs/random-seed3/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
