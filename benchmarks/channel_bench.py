@@ -16,8 +16,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import torch
-
 from benchmarks.channel_bench_networks import IMAGE, SPACES
 from benchmarks.channel_bench_report import plot, report, summarise
 from benchmarks.channel_bench_search import LEAST_FLOOR, OWN, Setting, left_out, open_place, run_place
@@ -63,7 +61,7 @@ def judge_methods(arguments: Namespace) -> Page:
     data = open_dataset(arguments.dataset, root, DATASETS[arguments.dataset])
     if data.input_shape != IMAGE:
         raise UserError(f"images of {data.name} are {data.input_shape}, the networks take {IMAGE}")
-    out = left_out(METHODS, len(data.train_loader(1, 0, torch.device("cpu"))))
+    out = left_out(METHODS, len(data.train_loader(1, seed=0)))
     usual = ["uniform", *OWN, *(name for name in METHODS if name not in out and name != "uniform")]
     # Uniform widths are what the others are held against.
     names = list(dict.fromkeys(["uniform", *arguments.methods])) if arguments.methods else usual

@@ -103,6 +103,7 @@ COMMANDS = {
     "core/export/command.py",  # export, of every task
     "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/storage/checkpoint.py",  # others keep a Namespace beside their weights
+    "core/command_line/parsers.py",  # and the arguments that they share
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/eval.py",
     "classification/predict.py",

@@ -115,7 +115,7 @@ class Data:
     num_classes: int = 10
     name: str = "noise"
 
-    def train_loader(self, batch_size: int, seed: int, device: torch.device) -> Any:
+    def train_loader(self, batch_size: int, seed: int) -> Any:
         return Images(batch_size)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from core.experiments.plan import Trial
+from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND
 from core.experiments.store import KeyedStore, Store, WorkDirectory, key_of
 from core.methods.method import Found
@@ -94,7 +94,7 @@ def test_lost_or_damaged_widths_of_a_finished_trial_come_from_its_record(
 
 def test_results_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     store = WorkDirectory(tmp_path, 3)
-    store.save(TRIAL, {"key": "of another network"})
+    store.save(TRIAL, {"key": "of another network", "schema": SCHEMA})
     weights = tmp_path / "runs/random-seed3/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
