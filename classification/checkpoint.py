@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from torch import nn
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
+from core.errors import UserError
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
 KEY = "classification"
+LARGEST_INPUT = 2**24  # numbers: photographs of 2,300 pixels a side, which no classifier takes
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,26 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    decode = dict.fromkeys(("classes", "input_shape", "mean", "std"), tuple)
-    return read_described(path, KEY, Description, "classification.run", decode)
+    decode: dict[str, Callable[[Any], Any]] = dict.fromkeys(("classes", "mean", "std"), tuple)
+    decode |= {"input_shape": _input_shape, "downsample": _count}
+    description = read_described(path, KEY, Description, "classification.run", decode)
+    if math.prod(description.input_shape) * description.downsample**2 > LARGEST_INPUT:
+        raise UserError(
+            f"checkpoint '{path}': its inputs of shape {description.input_shape} (averaged over squares of "
+            f"{description.downsample}) are larger than {LARGEST_INPUT:,} numbers: it is damaged"
+        )
+    return description
+
+
+def _input_shape(value: Any) -> tuple[int, ...]:
+    channels, height, width = map(_count, value)
+    return channels, height, width
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("a size is a whole number of at least 1")
+    return value
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

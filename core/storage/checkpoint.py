@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from core.errors import MissingData, UserError
 from core.storage.files import atomic_write
+from core.storage.limits import require_memory
 
 _FORMAT = "lwdna-state-1"
+_MOST_UNPACKED, _ALWAYS_UNPACKED = 4, 2**28  # times the file's size; bytes that are allowed whatever that is
 CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
 # Keys under which common training codes keep weights; the average first, for it is what authors evaluate.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -72,7 +75,7 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
     if read_metadata(path).get("format") != _FORMAT:
         raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
     metadata, tensors = read_verified(path)
-    return _decode(metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
+    return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -110,6 +113,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     with _open_safetensors(path) as file:
         return file.metadata() or {}
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name, from its header alone.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -158,7 +172,11 @@ def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: there are no weights in it.
     """
+    passed: set[int] = set()  # a file may hold itself
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        if id(content) in passed:
+            break
+        passed.add(id(content))
         key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if key is None:
             break
@@ -315,8 +333,13 @@ def _header_text(metadata: Mapping[str, str]) -> str:
     return json.dumps({key: value for key, value in metadata.items() if key != CHECKSUM}, sort_keys=True)
 
 
-def _decode(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
-    return _restore(json.loads(metadata["skeleton"]), tensors)
+def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+    try:
+        return _restore(json.loads(metadata["skeleton"]), tensors)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"'{path}' is no training state: its skeleton is damaged ({type(error).__name__})"
+        ) from error
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -337,8 +360,9 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
 def _read_any(path: str | Path) -> Any:
     if Path(path).suffix == ".safetensors":
         metadata, tensors = read_verified(path)
-        return _decode(metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+        return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
     _require_file(path)
+    require_honest_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -348,6 +372,26 @@ def _read_any(path: str | Path) -> Any:
         ) from error
     except _BROKEN_PICKLE as error:
         raise UserError(f"'{path}' is truncated or no torch checkpoint: {_one_line(error)}") from error
+
+
+def require_honest_archive(path: str | Path) -> None:
+    """Refuse a torch checkpoint that unpacks to much more than it is: torch packs nothing when it saves.
+
+    Raises:
+        UserError: it is such a file, or memory does not hold what is in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of before 2020, or no checkpoint, which torch.load says
+    size = Path(path).stat().st_size
+    if unpacked > max(_MOST_UNPACKED * size, _ALWAYS_UNPACKED):
+        raise UserError(
+            f"'{path}' was refused: its {size / 2**20:,.1f} MiB unpack to {unpacked / 2**20:,.1f} MiB, and torch.save "
+            "packs nothing; save it again where you trust it"
+        )
+    require_memory(unpacked, f"'{path}'")
 
 
 def _require_file(path: str | Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +26,12 @@ from core.storage.checkpoint import (
     LIBRARY,
     load_weights,
     read_metadata,
+    read_shapes,
     read_verified,
     save_weights,
 )
 from core.storage.files import json_text
+from core.storage.limits import network_of_a_file
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -40,6 +44,10 @@ _OWN = (
     CHECKSUM,
     _ORIGIN,
 )  # entries of a header that are no task's description
+
+
+# What torch raises where sizes are beyond reason.
+_IMPOSSIBLE = (RuntimeError, MemoryError, OverflowError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,9 @@ def read_described(
             return schema(
                 **{name: (decode or {}).get(name, _as_is)(value) for name, value in content.items()}
             )
-    except (ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError as error:
+        raise UserError(f"checkpoint '{path}': {error}") from error
+    except (ValueError, AttributeError, TypeError, LookupError, OverflowError, RecursionError) as error:
         problem = error
     raise UserError(
         f"checkpoint '{path}' does not say which network of {key} it is for: use one that {writers} has written"
@@ -194,14 +202,24 @@ def load_described(
         load: reads the weights into it.
 
     Raises:
-        UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
+        UserError: `build` raises one, which then names the file; or it describes a network that cannot be made or is
+            much larger than what the file holds; or the weights do not fit, see `load_weights`.
     """
+    described = Path(path).suffix == ".safetensors"
+    bound: AbstractContextManager[None] = nullcontext()
+    if described:
+        shapes = read_shapes(path).values()
+        bound = network_of_a_file(len(shapes), sum(map(math.prod, shapes)))
     try:
-        network = build()
+        with bound:
+            network = build()
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
+    except _IMPOSSIBLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"'{path}': the network that it describes cannot be built: {reason}") from error
     load(network, path)
-    if Path(path).suffix == ".safetensors" and CHECKSUM not in read_metadata(path):
+    if described and CHECKSUM not in read_metadata(path):
         warnings.warn(f"'{path}' has no checksum: damaged weights would not be noticed", stacklevel=3)
     return network.eval()
 

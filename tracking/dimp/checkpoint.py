@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
-from core.storage.checkpoint import fit_weights, load_weights
+from core.storage.checkpoint import fit_weights, load_weights, require_honest_archive
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
@@ -141,6 +141,7 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")
+    require_honest_archive(path)
     try:
         names = {name for name in pickled_classes(path) if name.startswith(FOREIGN_PACKAGES)}
         with torch.serialization.safe_globals([(_inert(name), name) for name in sorted(names)]):
