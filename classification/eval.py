@@ -34,6 +34,7 @@ from classification.inputs import white_of
 from classification.predict import Classifier, add_checkpoint_arguments, open_classifier
 from classification.task import data_notes, left_out, write_skipped
 from core.command_line.exits import run_parsed
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import UserError
 from core.storage.data import data_root
 from core.storage.description import read_origin
@@ -287,6 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DataConfig.workers,
         help=f"processes that decode images (default: {DataConfig.workers})",
     )
+    add_max_pixels(parser)
     return parser
 
 
@@ -346,7 +348,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), run, argv, "start it again")
+    return run_parsed(build_parser(), limited(run), argv, "start it again")
 
 
 if __name__ == "__main__":

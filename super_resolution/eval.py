@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.command_line.exits import run_parsed
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import MissingData, UserError
 from core.experiments.statistics import number_text
 from core.storage.data import data_root
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_max_pixels(parser)
     return parser
 
 
@@ -115,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), run, argv, "start it again")
+    return run_parsed(build_parser(), limited(run), argv, "start it again")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ Loader = Callable[[Path], object]
 WIDE = {
     "model": "resnet20",
     "inputs": {"shape": [1, 1, 16, 16], "dtype": "float32"},
-    "widths": {name: 2**24 for name in ("layer1.0.conv1", "layer2.0.conv1")},
+    "widths": dict.fromkeys(("layer1.0.conv1", "layer2.0.conv1"), 2**24),
 }
 CLASSIFIER: dict[str, Any] = {
     "model": "resnet20",
