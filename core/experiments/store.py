@@ -26,7 +26,7 @@ from core.experiments.plan import Trial
 from core.experiments.settings import FOUND, name_of
 from core.methods.method import Found
 from core.storage.claims import Claimed, take
-from core.storage.files import json_text, write_json
+from core.storage.files import json_text, read_json, write_json
 from core.surgery.architecture import Architecture
 from core.training.run_files import RunFiles
 
@@ -255,7 +255,7 @@ def _read(path: Path) -> Record | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if not isinstance(record, dict):
             raise ValueError("it is no object")
     except ValueError as error:

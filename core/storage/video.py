@@ -236,7 +236,8 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
             return _Plan([k + 1 for k in places], places, count, rate, (), open_end)
     on_grid = np.rint(seconds * speed) if known else np.zeros(n)
     fits = bool((np.diff(on_grid) > 0).all() and np.abs(seconds * speed - on_grid).max() <= _JITTER)
-    if fits and structure.damage and not _too_many(seconds, speed):  # the container itself is broken where frames are missing
+    # The container itself is broken where frames are missing.
+    if fits and structure.damage and not _too_many(seconds, speed):
         slots = [int(slot) for slot in on_grid]
         return _Plan([slot + 1 for slot in slots], slots, max(count, slots[-1] + 1), speed, (), open_end)
     rate = speed

@@ -7,7 +7,6 @@ written last and atomically, so a sequence that has them is finished.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import Counter
@@ -24,7 +23,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.storage.claims import claimed
-from core.storage.files import atomic_write, write_json
+from core.storage.files import atomic_write, read_json, write_json
 from core.storage.video import list_frames, missing_numbers
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
@@ -260,7 +259,13 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
     record = folder / "run.json"
     wanted = spec.record()
     if record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(read_json(record))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"'{record}' is damaged ({error}): it says whose results lie in {folder}; restore it from a copy, or "
+                "choose another --name or --output"
+            ) from error
         if earlier.get("tracker") != spec.name:
             raise UserError(
                 f"{folder} holds results of '{earlier.get('tracker')}', not of '{spec.name}': choose another --name "

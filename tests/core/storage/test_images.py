@@ -310,7 +310,8 @@ def bombs() -> dict[str, bytes]:
     files = {".png": png + chunk(b"IDAT", packed) + chunk(b"IEND", b"")}
     for suffix, old in ((".jpg", ">HH"), (".gif", "<HH"), (".bmp", "<ii")):
         stream = io.BytesIO()
-        Image.fromarray(PHOTO).convert("RGB" if suffix != ".gif" else "P").save(stream, Image.registered_extensions()[suffix])
+        picture = Image.fromarray(PHOTO).convert("RGB" if suffix != ".gif" else "P")
+        picture.save(stream, Image.registered_extensions()[suffix])
         width, height = (PHOTO.shape[1], PHOTO.shape[0]) if suffix != ".jpg" else PHOTO.shape[:2]
         files[suffix] = stream.getvalue().replace(struct.pack(old, width, height), struct.pack(old, side, side), 1)
     stream = io.BytesIO()
@@ -334,7 +335,7 @@ def test_small_files_of_900_megapixels_are_refused_undecoded(
     path.write_bytes(content)
     assert len(content) < 100_000
     decoded = []
-    monkeypatch.setattr(Image.Image, "load", lambda self: decoded.append(self))
+    monkeypatch.setattr(Image.Image, "load", decoded.append)
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(arguments))
     with pytest.raises(BadImage, match=rf"bomb\{suffix}' cannot be read: its 30000 x 30000 pixels exceed .* 268435456"):
         read_image(path, upright=True, first=True)
