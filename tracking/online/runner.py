@@ -10,12 +10,9 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -25,6 +22,7 @@ from core.errors import UserError
 from core.storage.claims import claimed
 from core.storage.files import atomic_write, read_json, write_json
 from core.storage.video import list_frames, missing_numbers
+from core.workers import WorkerDied, Workers
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
@@ -144,24 +142,16 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
+# Of BLAS and OpenMP: workers that share the cores would only fight.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
 def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside see one thread for BLAS and OpenMP: workers that share the cores would only fight."""
-    wanted = [
-        name
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        if name not in os.environ
-    ]
-    os.environ.update(dict.fromkeys(wanted, "1"))
-    try:
-        yield
-    finally:
-        for name in wanted:
-            del os.environ[name]
+def _sequence_of(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> str:
+    return sequence.name
 
 
 def run(
@@ -219,32 +209,20 @@ def _run(
     count = min(workers or _available_cores(), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
-    # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
-        with _one_thread_each():  # all workers start with the first job
-            jobs: dict[Future[float], str] = {
-                pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
-            }
-        pending = set(jobs)
-        try:
-            while pending:
-                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for job in ready:
-                    name, error = jobs[job], job.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        raise RuntimeError("a worker died (out of memory?): try fewer --workers") from error
-                    if error is not None:
-                        failures.append((name, error))
-                        report(f"{name} failed: {type(error).__name__}: {error}")
-                        continue
-                    finished.append(name)
-                    speed = frames[name] / max(job.result(), 1e-9)
-                    report(
-                        f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s"
-                    )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with Workers(count, _start_worker, environment=_ONE_THREAD, report=report, name=_sequence_of) as pool:
+        jobs: dict[Future[float], str] = {
+            pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
+        }
+        for job in as_completed(jobs):
+            name, error = jobs[job], job.exception()
+            if error is not None:
+                failures.append((name, error))
+                advice = ": try fewer --workers" if isinstance(error, WorkerDied) else ""
+                report(f"{name} failed: {type(error).__name__}: {error}{advice}")
+                continue
+            finished.append(name)
+            speed = frames[name] / max(job.result(), 1e-9)
+            report(f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s")
     if failures:
         name, error = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import UserError
+from core.training.batches import batches_of
+from core.workers import end_with_parent
 from tracking.training.config import BadImages, SamplingConfig, ViewConfig
 from tracking.training.frames import BadFrame, FrameSource
 from tracking.training.samples import Sample, make_sample
@@ -108,16 +110,19 @@ class SequenceLoader:
         Raises:
             UserError: a frame cannot be read, and `bad_images` is "error"; or nearly none can.
         """
-        loader = DataLoader(
-            _Batches(self, epoch),
-            batch_size=None,
-            sampler=range(start, len(self)),
-            num_workers=self.workers,
-            worker_init_fn=_single_threaded,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the global one would be advanced
-        )
-        for batch in loader:
+
+        def loader_from(first: int) -> DataLoader:
+            return DataLoader(
+                _Batches(self, epoch),
+                batch_size=None,
+                sampler=range(first, len(self)),
+                num_workers=self.workers,
+                worker_init_fn=_begin_worker,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # the global one would be advanced
+            )
+
+        for batch in batches_of(loader_from, start):
             if isinstance(batch, str):
                 raise UserError(batch)
             self._note(batch.unreadable)
@@ -185,5 +190,6 @@ class _Batches(Dataset):
             return str(error)
 
 
-def _single_threaded(_: int) -> None:
+def _begin_worker(_: int) -> None:
+    end_with_parent()
     cv2.setNumThreads(0)  # the workers are the parallelism
