@@ -62,9 +62,11 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
 def _stored(path: Path) -> np.ndarray | None:
     try:
         # Mapped, so that a header cannot ask for more memory than the file has; without pickled objects.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    whole = isinstance(found, np.ndarray) and found.dtype.names == ("image", "box")
+    return np.asarray(found) if whole else None
 
 
 def _store(path: Path, annotations: Path) -> None:
