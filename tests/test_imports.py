@@ -90,6 +90,7 @@ COMMANDS = {
     "core/inspect.py",  # python -m core.inspect
     "core/experiments/commands.py",
     "core/command_line/exits.py",  # from words to exit status, for all commands
+    "core/command_line/pixels.py",  # --max-pixels of several commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/eval.py",
     "classification/predict.py",

@@ -20,7 +20,7 @@ CORE: dict[str, set[str]] = {
     "methods": {"widths", "surgery", "graph", "training", "storage"},
     "experiments": {"methods", "widths", "surgery", "graph", "training", "storage", "command_line"},
 }
-CORE_TOP = {"__init__", "errors", "modules", "tables", "terminal", "timing", "networks"}
+CORE_TOP = {"__init__", "errors", "modules", "tables", "terminal", "timing", "workers", "networks"}
 CORE_COMMANDS = {"channels", "inspect"}  # at the top of core, and free to import every room
 
 TRACKING: dict[str, set[str]] = {
