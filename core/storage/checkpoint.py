@@ -364,7 +364,11 @@ def _read_any(path: str | Path) -> Any:
     _require_file(path)
     require_honest_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        require_stored(content, path)
+        return content
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries; "
@@ -392,6 +396,26 @@ def require_honest_archive(path: str | Path) -> None:
             "packs nothing; save it again where you trust it"
         )
     require_memory(unpacked, f"'{path}'")
+
+
+def require_stored(content: Any, path: str | Path) -> None:
+    """Refuse a torch checkpoint with a tensor whose few stored values stand for very many (strides of 0).
+
+    Raises:
+        UserError: it has one of more than 2^26 values and 64 times those that are stored.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            stored = value.untyped_storage().nbytes() // max(value.itemsize, 1)
+            if value.numel() > max(64 * stored, 2**26):
+                raise UserError(
+                    f"'{path}' was refused: a tensor of shape {tuple(value.shape)} in it has {stored:,} values stored"
+                )
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # it may hold itself
+            waiting += value.values() if isinstance(value, Mapping) else value
 
 
 def _require_file(path: str | Path) -> None:

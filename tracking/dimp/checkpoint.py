@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
 from core.errors import MissingData, UserError
-from core.storage.checkpoint import fit_weights, load_weights, require_honest_archive
+from core.storage.checkpoint import fit_weights, load_weights, require_honest_archive, require_stored
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
 from core.surgery.architecture import Architecture
@@ -146,6 +146,9 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         names = {name for name in pickled_classes(path) if name.startswith(FOREIGN_PACKAGES)}
         with torch.serialization.safe_globals([(_inert(name), name) for name in sorted(names)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        require_stored(content, path)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"

@@ -402,6 +402,21 @@ def test_a_checkpoint_that_unpacks_to_much_more_is_refused_unread(tmp_path, monk
         read_weights(tmp_path / "honest.pth")
 
 
+def test_a_tensor_that_repeats_one_value_for_ever_is_refused(tmp_path):
+    for shape, refused in (((2**13, 2**13), False), ((2**13, 2**13 + 1), True)):
+        content = {"list": [{"weight": torch.zeros(1).expand(shape)}], "weight": torch.zeros(2)}
+        content["itself"] = content
+        torch.save(content, tmp_path / "a.pth")
+        assert (tmp_path / "a.pth").stat().st_size < 5000
+        if refused:
+            with pytest.raises(
+                UserError, match=r"a tensor of shape \(8192, 8193\) in it has 1 values stored"
+            ):
+                read_weights(tmp_path / "a.pth")
+        else:
+            assert list(read_weights(tmp_path / "a.pth")) == ["weight"]
+
+
 @pytest.mark.parametrize(
     "skeleton", ["[" * 10**5, '{"tensor":"none"}', '{"strange":1}', '{"a":1,"b":2}', "{", '{"dict":[1]}']
 )
