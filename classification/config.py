@@ -43,6 +43,8 @@ class RunConfig:
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
+        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
+            finding any; controls then cost the same. None finds them.
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
@@ -58,6 +60,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    found_widths: Path | None = None
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None

@@ -38,6 +38,8 @@ class RunConfig:
         data: crops, and the sets to score on.
         train: the recipe of every network.
         shrink: how widths are found.
+        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
+            finding any; controls then cost the same. None finds them.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
 
     Raises:
@@ -52,6 +54,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
+    found_widths: Path | None = None
     tie_upsampler: bool = False
 
     def __post_init__(self) -> None:
