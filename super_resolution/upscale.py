@@ -205,7 +205,9 @@ def upscale_video(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), limited(_run), argv, "a video holds the frames until then; start it again")
+    return run_parsed(
+        build_parser(), limited(_run), argv, "a video holds the frames until then; start it again"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

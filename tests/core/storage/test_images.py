@@ -283,7 +283,8 @@ def test_pixels_beyond_the_limit_are_refused_in_every_format(
     path = stored(tmp_path / f"a{suffix}", GREY)
     for read in (lambda: read_image(path, upright=False), lambda: images.read_profile(path)):
         with pytest.raises(
-            BadImage, match=rf"a\{suffix}' .*50 x 40 pixels exceed the limit of {GREY.size - 1}: .*--max-pixels"
+            BadImage,
+            match=rf"a\{suffix}' .*50 x 40 pixels exceed the limit of {GREY.size - 1}: .*--max-pixels",
         ):
             read()
     monkeypatch.setenv("LWDNA_MAX_PIXELS", str(GREY.size))
@@ -291,7 +292,9 @@ def test_pixels_beyond_the_limit_are_refused_in_every_format(
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "9" * 30, ""])
-def test_a_limit_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_limit_that_is_no_number_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("LWDNA_MAX_PIXELS", text)
     with pytest.raises(UserError, match=rf"^\$LWDNA_MAX_PIXELS is '{text}'"):
         read_image(stored(tmp_path / "a.png", GREY), upright=False)
@@ -313,7 +316,9 @@ def bombs() -> dict[str, bytes]:
         picture = Image.fromarray(PHOTO).convert("RGB" if suffix != ".gif" else "P")
         picture.save(stream, Image.registered_extensions()[suffix])
         width, height = (PHOTO.shape[1], PHOTO.shape[0]) if suffix != ".jpg" else PHOTO.shape[:2]
-        files[suffix] = stream.getvalue().replace(struct.pack(old, width, height), struct.pack(old, side, side), 1)
+        files[suffix] = stream.getvalue().replace(
+            struct.pack(old, width, height), struct.pack(old, side, side), 1
+        )
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, "TIFF")
     content = stream.getvalue()
@@ -337,7 +342,9 @@ def test_small_files_of_900_megapixels_are_refused_undecoded(
     decoded = []
     monkeypatch.setattr(Image.Image, "load", decoded.append)
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(arguments))
-    with pytest.raises(BadImage, match=rf"bomb\{suffix}' cannot be read: its 30000 x 30000 pixels exceed .* 268435456"):
+    with pytest.raises(
+        BadImage, match=rf"bomb\{suffix}' cannot be read: its 30000 x 30000 pixels exceed .* 268435456"
+    ):
         read_image(path, upright=True, first=True)
     assert not decoded
 

@@ -275,7 +275,9 @@ def test_frames_beyond_the_limit_on_pixels_are_refused_undecoded(
 ) -> None:
     path = write_video(tmp_path / "a.avi", 3, codec="MJPG")
     monkeypatch.setenv("LWDNA_MAX_PIXELS", "3071")
-    with pytest.raises(UserError, match=r"a\.avi' cannot be read: its 64 x 48 pixels exceed .* 3071: .*--max-pixels"):
+    with pytest.raises(
+        UserError, match=r"a\.avi' cannot be read: its 64 x 48 pixels exceed .* 3071: .*--max-pixels"
+    ):
         open_video_file(path)
     monkeypatch.setenv("LWDNA_MAX_PIXELS", "3072")
     assert open_video_file(path).count == 3
