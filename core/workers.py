@@ -33,6 +33,8 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
+# What keeps a process from being started.
+_NOT_STARTED = (OSError, MemoryError, pickle.PicklingError, AttributeError, TypeError)
 _environment = threading.Lock()  # of this process, while others are started
 
 
@@ -104,9 +106,8 @@ class Workers(Executor):
         self._count, self._begin, self._arguments = count, begin, arguments
         self._variables, self._patience = dict(environment or {}), patience
         self._report, self._name = report or _to_stderr, name
-        self._context = get_context(
-            "spawn"
-        )  # a forked child of a process with threads or CUDA can use neither
+        # Not forked: a forked child of a process with threads or CUDA can use neither.
+        self._context = get_context("spawn")
         self._lock = threading.Lock()
         self._waiting: deque[_Task] = deque()
         self._workers: list[_Worker] = []
@@ -133,7 +134,9 @@ class Workers(Executor):
         with self._lock:
             self._closing = True
             while cancel_futures and self._waiting:
-                self._waiting.pop().future.cancel()
+                task = self._waiting.pop()
+                if not task.future.cancel():  # it was to be begun again
+                    task.future.set_exception(WorkerDied(f"a process ended while it was at {task.name}"))
         if self._thread is not None:
             self._ring.send_bytes(b"!")
             if wait:
@@ -185,6 +188,12 @@ class Workers(Executor):
             worker.process.join()
 
     def _hand_out(self) -> None:
+        with self._lock:
+            wanted = sum(worker.task is not None for worker in self._workers) + len(self._waiting)
+        # All that are needed at once: long work is taken over only when a process is ready for it.
+        with suppress(*_NOT_STARTED):
+            while len(self._workers) < min(self._count, wanted) and not self._stopped:
+                self._start()
         while not self._stopped:
             with self._lock:
                 idle = next((worker for worker in self._workers if worker.task is None), None)
@@ -193,7 +202,11 @@ class Workers(Executor):
                 task = self._waiting.popleft()
             if not task.deaths and not task.future.set_running_or_notify_cancel():
                 continue
-            worker = idle or self._start()
+            try:
+                worker = idle or self._start()
+            except _NOT_STARTED as error:
+                task.future.set_exception(error)
+                continue
             worker.task = task
             try:
                 worker.pipe.send_bytes(task.content)
@@ -246,7 +259,8 @@ class Workers(Executor):
                 WorkerDied(f"{died}{', for the second time' if task.deaths > 1 else ''}")
             )
             return
-        self._report(f"{died}: it is begun again")
+        with suppress(OSError):  # nobody reads it
+            self._report(f"{died}: it is begun again")
         with self._lock:
             self._waiting.appendleft(task)
 

@@ -154,3 +154,15 @@ def test_no_process_outlives_the_first(number: str, tmp_path: Path) -> None:
     while any(map(is_running, found)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_what_cannot_be_started_is_told_and_nothing_hangs() -> None:
+    with Workers(1, lambda: None) as workers:  # which cannot be sent
+        future = workers.submit(double, 1)
+        with pytest.raises((AttributeError, TypeError), match="pickle"):
+            future.result(timeout=30)
+
+
+def test_work_larger_than_a_pipe_holds_comes_through(pool: Workers) -> None:
+    futures = [pool.submit(len, bytes(2**20 + index)) for index in range(4)]
+    assert [future.result() for future in futures] == [2**20 + index for index in range(4)]
