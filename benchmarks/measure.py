@@ -21,6 +21,7 @@ import torch
 from core.command_line.exits import run_command
 from core.errors import UserError
 from core.storage.files import atomic_write, write_json
+from core.storage.limits import physical_memory
 
 NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
 
@@ -35,11 +36,12 @@ def machine(*packages: str) -> dict[str, Any]:
     for name in ("torch", "numpy", *packages):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
+    memory = physical_memory()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(memory / 2**30, 1) if memory else None,
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
@@ -55,12 +57,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def machine_text(facts: Mapping[str, Any]) -> str:

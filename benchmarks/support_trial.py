@@ -30,6 +30,7 @@ from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.initialise import same_start
 from core.widths.budget import Budget
 from core.widths.shrinkage import shrink
+from core.workers import end_with_parent
 
 BUDGET = 0.8
 SEED = 1
@@ -329,6 +330,7 @@ def try_there(network: Network, pipe: Connection, onnx: bool, memory: float, thr
         memory: see `limit_memory`.
         threads: of torch.
     """
+    end_with_parent()
     limit_memory(memory)
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")

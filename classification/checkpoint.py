@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
 from core.command_line.schema import lower
+from core.errors import UserError
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.surgery.architecture import Architecture
 
 KEY = "classification"
+LARGEST_INPUT = 2**24  # numbers: photographs of 2,300 pixels a side, which no classifier takes
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,18 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    return read_described(path, KEY, lambda fields: lower(fields, Description), "classification.run")
+    description = read_described(path, KEY, lambda fields: lower(fields, Description), "classification.run")
+    if min(*description.input_shape, description.downsample) < 1:
+        raise UserError(
+            f"checkpoint '{path}': its inputs of shape {description.input_shape} (averaged over squares of "
+            f"{description.downsample}) are none: it is damaged"
+        )
+    if math.prod(description.input_shape) * description.downsample**2 > LARGEST_INPUT:
+        raise UserError(
+            f"checkpoint '{path}': its inputs of shape {description.input_shape} (averaged over squares of "
+            f"{description.downsample}) are larger than {LARGEST_INPUT:,} numbers: it is damaged"
+        )
+    return description
 
 
 def build_network(description: Description, model: str | None = None) -> nn.Module:

@@ -35,6 +35,7 @@ from classification.predict import Classifier, open_classifier
 from classification.task import data_notes, left_out, write_skipped
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import add_checkpoint_arguments, add_data_root, command_parser
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import UserError
 from core.storage.data import data_root
 from core.storage.description import read_origin
@@ -286,6 +287,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DataConfig.workers,
         help=f"processes that decode images (default: {DataConfig.workers})",
     )
+    add_max_pixels(parser)
     return parser
 
 
@@ -345,7 +347,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), run, argv, "start it again")
+    return run_parsed(build_parser(), limited(run), argv, "start it again")
 
 
 if __name__ == "__main__":

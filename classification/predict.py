@@ -23,6 +23,7 @@ from classification.evaluation import TOP, likeliest
 from classification.inputs import read_input
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import add_checkpoint_arguments, command_parser
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from core.storage.images import BadImage
@@ -176,6 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help=f"also write the {TOP} likeliest classes, *.json or *.csv"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    add_max_pixels(parser)
     return parser
 
 
@@ -217,7 +219,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the module's docstring for exit statuses."""
-    return run_parsed(build_parser(), run, argv, "start it again")
+    return run_parsed(build_parser(), limited(run), argv, "start it again")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -31,7 +30,7 @@ from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
 from core.methods.subject import Pretrained
-from core.storage.files import atomic_write, write_json
+from core.storage.files import atomic_write, read_json, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 
@@ -222,11 +221,21 @@ def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
         path.unlink(missing_ok=True)
     elif new or not path.exists():
         write_json(path, data.folder)
-    elif json.loads(path.read_text(encoding="utf-8")).get("content") != data.folder["content"]:
+    elif _content(path) != data.folder["content"]:
         raise UserError(
             f"the images of '{data.name}' are others than those that the run in '{folder}' began with: put these back, "
             "or use another --work-dir"
         )
+
+
+def _content(path: Path) -> Any:
+    try:
+        return read_json(path)["content"]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(
+            f"'{path}' is damaged ({error}): it says which images the run began with; restore it from a copy, or use "
+            f"another --work-dir"
+        ) from error
 
 
 def read_skipped(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import add_checkpoint_arguments, add_data_root, command_parser
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import MissingData, UserError
 from core.experiments.statistics import number_text
 from core.storage.data import data_root
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tile", type=int, help="side of tiles in LR pixels, 0 for whole images (default: the run's)"
     )
+    add_max_pixels(parser)
     return parser
 
 
@@ -107,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 0 done, 1 failed, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), run, argv, "start it again")
+    return run_parsed(build_parser(), limited(run), argv, "start it again")
 
 
 if __name__ == "__main__":

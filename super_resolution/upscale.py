@@ -19,9 +19,11 @@ from torch import nn
 
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import add_checkpoint_arguments, command_parser
+from core.command_line.pixels import add_max_pixels, limited
 from core.errors import MissingData, NonFiniteOutput, UserError
 from core.storage.files import refuse_overwriting
 from core.storage.images import read_profile, split_alpha
+from core.storage.limits import require_memory
 from core.storage.video import CODECS, VideoFile, check_ending, open_video_file
 from core.terminal import Advance, bar
 from core.training.devices import pick_device
@@ -61,9 +63,13 @@ class ImageUpscaler:
         What fully transparent pixels hold is not looked at, see `fill_transparent`.
 
         Raises:
+            UserError: memory does not hold the enlarged image.
             NonFiniteOutput: the network's output is not finite.
         """
         colour, alpha = split_alpha(image)
+        height, width = (self.scale * side for side in image.shape[:2])
+        # It is copied once, where it is joined with its alpha or encoded.
+        require_memory(2 * self.scale**2 * image.nbytes, f"the enlarged image, {width} x {height} pixels,")
         if alpha is not None:
             colour = fill_transparent(colour, alpha)
         enlarged = super_resolve(
@@ -200,7 +206,9 @@ def upscale_video(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 1 a failed run, 2 wrong usage or bad input."""
-    return run_parsed(build_parser(), _run, argv, "a video holds the frames until then; start it again")
+    return run_parsed(
+        build_parser(), limited(_run), argv, "a video holds the frames until then; start it again"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -220,6 +228,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=256,
         help="side of the tiles in pixels of IN, 0 for whole images (default: 256)",
     )
+    add_max_pixels(parser)
     return parser
 
 

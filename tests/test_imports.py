@@ -104,6 +104,7 @@ COMMANDS = {
     "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/storage/checkpoint.py",  # others keep a Namespace beside their weights
     "core/command_line/parsers.py",  # and the arguments that they share
+    "core/command_line/pixels.py",  # --max-pixels of several commands
     "core/command_line/config.py",  # mmengine parses the words of --cfg-options as a command line
     "classification/eval.py",
     "classification/predict.py",

@@ -32,6 +32,7 @@ CORE_TOP = {
     "tables",
     "terminal",
     "timing",
+    "workers",
     "networks",
 }
 CORE_COMMANDS = {"channels", "inspect"}  # at the top of core, and free to import every room

@@ -97,7 +97,7 @@ def _open(path: Path, count: int, record: np.dtype) -> DecodedImages | None:
         records = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
         return None
-    if records.dtype != record or records.shape != (count,):
+    if not isinstance(records, np.ndarray) or records.dtype != record or records.shape != (count,):
         return None
     return DecodedImages(records["image"], np.array(records["readable"]), path)
 

@@ -21,6 +21,7 @@ from classification.data.scan import LeftOut
 from classification.data.views import CROP, central_view, train_view
 from core.errors import UserError
 from core.storage.images import BadImage
+from core.training.batches import batches_of
 from core.training.workers import at_most_cores, begin_worker
 
 
@@ -179,16 +180,19 @@ class FolderLoader:
             UserError: an image cannot be read, and `bad_images` is "error"; or no image of a batch or class can.
         """
         normalisation = Normalisation.of(self.split.mean, self.split.std, self.device)
-        loader = DataLoader(
-            _Views(self.split, self.training, self.flip, self.seed, epoch),
-            batch_sampler=self._batches(epoch, start),
-            collate_fn=_collate,
-            num_workers=at_most_cores(self.workers),
-            worker_init_fn=begin_worker,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
-        )
-        for images, labels, damages in loader:
+
+        def loader_from(batch: int) -> DataLoader:
+            return DataLoader(
+                _Views(self.split, self.training, self.flip, self.seed, epoch),
+                batch_sampler=self._batches(epoch, batch),
+                collate_fn=_collate,
+                num_workers=at_most_cores(self.workers),
+                worker_init_fn=begin_worker,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
+            )
+
+        for images, labels, damages in batches_of(loader_from, start):
             self._report(damages)
             if not len(labels):
                 raise UserError(f"no image of a batch can be read; the first: {next(iter(damages.values()))}")

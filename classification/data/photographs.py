@@ -7,7 +7,6 @@ a cache, or during training.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from classification.data.views import CROP, shorter_side, shrunk
 from core.errors import UserError
 from core.storage.cache import FOLDER as CACHE
 from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
-from core.storage.files import write_json
+from core.storage.files import read_json, write_json
 
 _CONTENT = "LWDNACH1"
 _BLOCK = 2**20
@@ -153,7 +152,7 @@ def _digest(folder: Path, name: str) -> str:
 
 def _read_digests(path: Path, count: int) -> list[str] | None:
     try:
-        digests = json.loads(path.read_text(encoding="utf-8"))
+        digests = read_json(path)
     except (OSError, ValueError):
         return None
     return digests if isinstance(digests, list) and len(digests) == count else None

@@ -87,6 +87,7 @@ class _DataReader:
 
     def load_from_fileobj(self, file: Any, **options: Any) -> Any:
         content = self._parse(file.read())
+        _require_bounded(content)
         for base in _bases(content):
             if base.endswith(".py") and base not in self._programs:
                 raise UserError(_NOT_OURS.format(base=base))
@@ -101,6 +102,26 @@ class _OnceLoader(yaml.SafeLoader):
         _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
         return node
 
+    def flatten_mapping(self, node: Any) -> None:
+        """Carry out `<<`; a few lines that merge each other would name billions of keys."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:
+            raise ValueError(f"a mapping has more than {_MOST_VALUES:,} keys")
+
+
+def _require_bounded(content: Any) -> None:
+    """Refuse what references (`*name`) blow up, or make endless: every later step would write each of them out."""
+    left, waiting = _MOST_VALUES, [content]
+    while waiting:
+        value = waiting.pop()
+        inner = (
+            list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+        )
+        left -= 1 + len(inner)
+        if left < 0:
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+        waiting += inner
+
 
 def _require_once(keys: Sequence[Any]) -> None:
     twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
@@ -113,6 +134,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+_MOST_VALUES = 100_000  # in a configuration of data
 _PARSERS: dict[str, Callable[[str], Any]] = {
     ".yaml": partial(yaml.load, Loader=_OnceLoader),
     ".yml": partial(yaml.load, Loader=_OnceLoader),

@@ -9,16 +9,12 @@ take the place of these two, a cluster's queue too.
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import pickle
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -31,6 +27,7 @@ from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Engine, Failure, attempt, failure
 from core.interruption import watch_for_interruption
+from core.workers import WorkerDied, Workers
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 OpenEngine = Callable[[], Engine]
@@ -59,30 +56,27 @@ def check_jobs(jobs: int) -> None:
 
 
 @contextmanager
-def local_executor(jobs: int) -> Iterator[Executor]:
+def local_executor(jobs: int, name: Callable[..., str] | None = None) -> Iterator[Executor]:
     """This process for one job, as many processes for several; they end with the block, and with this process.
 
     Leaving the block by an exception, Ctrl-C, SIGTERM and SIGUSR1 among them, asks them to end: a training writes a
-    checkpoint first. The cores are shared out among them.
+    checkpoint first. The cores are shared out among them. A trial whose process the system ends is begun again, once.
 
     Args:
         jobs: trials at a time.
+        name: what messages call some work, from its arguments.
     """
     check_jobs(jobs)
     if jobs == 1:
         yield InProcess()
         return
-    before = set(multiprocessing.active_children())
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
-    with watch_for_interruption():
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _stop([child for child in multiprocessing.active_children() if child not in before])
-            raise
-    pool.shutdown()
+    with watch_for_interruption(), Workers(jobs, _begin, (threads,), patience=PATIENCE, name=name) as pool:
+        yield pool
+
+
+def _trial_of(open_engine: OpenEngine, trial: Trial, *rest: object) -> str:
+    return str(trial)
 
 
 def _begin(threads: int) -> None:
@@ -92,34 +86,6 @@ def _begin(threads: int) -> None:
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # schedulers send it to all; as above
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)  # a training under way writes its state
-    time.sleep(PATIENCE)
-    os._exit(1)
-
-
-def _stop(processes: Sequence[Any]) -> None:
-    """Ask processes to end, and kill them where that takes long or is not awaited."""
-    if not processes:
-        return
-    print("stopping the other processes ...", file=sys.stderr)
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + PATIENCE
-    try:
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-                process.join()
 
 
 def attempt_there(
@@ -178,7 +144,7 @@ def run_trials(
     if sum(new) < wanted:
         engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
     forecast = Forecast(sum(new), jobs)
-    with local_executor(jobs) as executor:
+    with local_executor(jobs, _trial_of) as executor:
         waiting: dict[Future[Failure | None], Trial] = {}
         for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1):
             place = f"{number}/{len(trials)} {trial}"
@@ -195,6 +161,6 @@ def run_trials(
         for future in as_completed(waiting):
             try:
                 note(future.result())
-            except BrokenProcessPool as error:  # the process was killed, by the system for want of memory say
+            except WorkerDied as error:  # twice: the system killed it, for want of memory say
                 note(failure(waiting[future], error))
     return failures

@@ -15,7 +15,6 @@ is named in the report, and tried again by the next run.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from core.experiments.trials import Engine, Failure, baseline_graph, check
 from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture
-from core.storage.files import atomic_write, write_json
+from core.storage.files import atomic_write, read_json, write_json
 from core.surgery.architecture import Architecture
 from core.training.divergence import Divergence, read_divergences
 from core.training.run_files import EpochRecord, RunFiles, read_history, training_notes
@@ -161,7 +160,7 @@ def _read_failures(settings: Settings) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
         return [{key: entry[key] for key in ("method", "seed", "error")} for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is damaged: remove it, and --resume tries again what failed") from error

@@ -7,7 +7,6 @@ It is kept in the work directory, so that a resume that names nothing goes on wi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from typing import Literal
 from core.command_line.schema import lower
 from core.errors import UserError
 from core.methods.registry import BASELINE, METHODS
-from core.storage.files import write_json
+from core.storage.files import read_json, write_json
 from core.widths.config import ShrinkConfig
 
 PLAN_FILE = "plan.json"
@@ -151,7 +150,7 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
     if not path.exists():
         return _derived(folder, task, first_seed, say)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         plan: Plan = lower(
             {"controls": None, "schema": 1, **content}, Plan
         )  # a file has to name its controls, if there are none too
@@ -268,9 +267,7 @@ def _derived(folder: Path, task: str, first_seed: int, say: Callable[[str], obje
 def _reported_methods(folder: Path) -> list[str]:
     """The methods of an earlier result, in its order."""
     try:
-        return [
-            str(name) for name in json.loads((folder / "result.json").read_text(encoding="utf-8"))["methods"]
-        ]
+        return [str(name) for name in read_json(folder / "result.json")["methods"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

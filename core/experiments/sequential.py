@@ -8,7 +8,6 @@ Holm's rule, look by look (Maurer and Bretz, Statistics in Biopharmaceutical Res
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from scipy.optimize import brentq
 
 from core.errors import UserError
 from core.experiments.statistics import half_interval, paired_p
+from core.storage.files import read_json
 
 _POINTS = 201  # of the grid that densities are carried on from look to look: 1e-8 in the levels
 
@@ -258,7 +258,7 @@ def read_registered(path: Path) -> Registered:
         UserError: it cannot be read, or holds anything but the entries of `Registered`.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = read_json(path)
     except OSError as error:
         raise UserError(f"contrasts '{path}' cannot be read: {error.strerror}") from error
     except ValueError as error:

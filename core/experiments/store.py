@@ -30,7 +30,7 @@ from core.experiments.settings import FOUND, name_of
 from core.methods.method import Found
 from core.methods.registry import BASELINE
 from core.storage.claims import Claimed, take
-from core.storage.files import json_text, write_json
+from core.storage.files import json_text, read_json, write_json
 from core.surgery.architecture import Architecture
 from core.training.devices import is_first_process
 from core.training.run_files import RunFiles, read_history
@@ -321,7 +321,7 @@ def _read(path: Path, anew: str, needed: Sequence[str] = ()) -> Record | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if not isinstance(record, dict):
             raise ValueError("it is no object")
         lacking = [name for name in needed if name not in record]

@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 
 from core.errors import MissingData, UserError
 from core.storage.files import atomic_write
+from core.storage.limits import require_memory
 from core.storage.weights import KeyDifference, find_weights, load_content, unwrap_compiled
 
 _FORMAT = "lwdna-state-1"
+_MOST_UNPACKED, _ALWAYS_UNPACKED = 4, 2**28  # times the file's size; bytes that are allowed whatever that is
 CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
 # What torch.load raises on damaged and foreign files, apart from UnpicklingError.
 _BROKEN_PICKLE = (
@@ -65,7 +68,7 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
     if read_metadata(path).get("format") != _FORMAT:
         raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
     metadata, tensors = read_verified(path)
-    return _decode(metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
+    return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -103,6 +106,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     with _open_safetensors(path) as file:
         return file.metadata() or {}
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name, from its header alone.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -174,11 +188,16 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     if Path(path).suffix == ".safetensors":
         metadata, tensors = read_verified(path)
-        return _decode(metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+        return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
     _require_file(path)
+    require_honest_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        require_stored(content, path)
+        return content
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
@@ -273,8 +292,13 @@ def _header_text(metadata: Mapping[str, str]) -> str:
     return json.dumps({key: value for key, value in metadata.items() if key != CHECKSUM}, sort_keys=True)
 
 
-def _decode(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
-    return _restore(json.loads(metadata["skeleton"]), tensors)
+def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+    try:
+        return _restore(json.loads(metadata["skeleton"]), tensors)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"'{path}' is no training state: its skeleton is damaged ({type(error).__name__})"
+        ) from error
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -290,6 +314,46 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"'{path}' is truncated or no safetensors file: {_one_line(error)}") from error
+
+
+def require_honest_archive(path: str | Path) -> None:
+    """Refuse a torch checkpoint that unpacks to much more than it is: torch packs nothing when it saves.
+
+    Raises:
+        UserError: it is such a file, or memory does not hold what is in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of before 2020, or no checkpoint, which torch.load says
+    size = Path(path).stat().st_size
+    if unpacked > max(_MOST_UNPACKED * size, _ALWAYS_UNPACKED):
+        raise UserError(
+            f"'{path}' was refused: its {size / 2**20:,.1f} MiB unpack to {unpacked / 2**20:,.1f} MiB, and torch.save "
+            "packs nothing; save it again where you trust it"
+        )
+    require_memory(unpacked, f"'{path}'")
+
+
+def require_stored(content: Any, path: str | Path) -> None:
+    """Refuse a torch checkpoint with a tensor whose few stored values stand for very many (strides of 0).
+
+    Raises:
+        UserError: it has one of more than 2^26 values and 64 times those that are stored.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            stored = value.untyped_storage().nbytes() // max(value.itemsize, 1)
+            if value.numel() > max(64 * stored, 2**26):
+                raise UserError(
+                    f"'{path}' was refused: a tensor of shape {tuple(value.shape)} in it has {stored:,} values stored"
+                )
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # it may hold itself
+            waiting += value.values() if isinstance(value, Mapping) else value
 
 
 def _require_file(path: str | Path) -> None:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import UserError
-from core.storage.files import naming, write_json
+from core.storage.files import naming, read_json, write_json
 
 CLAIM_FILE = "claim.json"
 RENEWED_EVERY = 30.0  # seconds
@@ -292,7 +292,7 @@ def _read_settled(path: Path) -> Claim | None:
 
 def _read(path: Path) -> Claim | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         texts = {name: str(content[name]) for name in _TEXTS}
         return Claim(pid=int(content["pid"]), **texts)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +26,22 @@ from core.storage.checkpoint import (
     LIBRARY,
     load_weights,
     read_metadata,
+    read_shapes,
     read_verified,
     save_weights,
 )
 from core.storage.files import json_text
+from core.storage.limits import network_of_a_file
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 _ORIGIN = "origin"
 _OF_THE_FILE = ("format", "skeleton", LIBRARY, CHECKSUM)  # entries that every file gets anew
+
+
+# What torch raises where sizes are beyond reason.
+_IMPOSSIBLE = (RuntimeError, MemoryError, OverflowError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -180,14 +188,24 @@ def load_described(
         load: reads the weights into it.
 
     Raises:
-        UserError: `build` raises one, which then names the file; or the weights do not fit, see `load_weights`.
+        UserError: `build` raises one, which then names the file; or it describes a network that cannot be made or is
+            much larger than what the file holds; or the weights do not fit, see `load_weights`.
     """
+    described = Path(path).suffix == ".safetensors"
+    bound: AbstractContextManager[None] = nullcontext()
+    if described:
+        shapes = read_shapes(path).values()
+        bound = network_of_a_file(len(shapes), sum(map(math.prod, shapes)))
     try:
-        network = build()
+        with bound:
+            network = build()
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
+    except _IMPOSSIBLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"'{path}': the network that it describes cannot be built: {reason}") from error
     load(network, path)
-    if Path(path).suffix == ".safetensors" and CHECKSUM not in read_metadata(path):
+    if described and CHECKSUM not in read_metadata(path):
         warnings.warn(f"'{path}' has no checksum: damaged weights would not be noticed", stacklevel=3)
     return network.eval()
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 from core.errors import UserError
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+LARGEST_JSON = 2**28  # bytes; a run's files are a thousandth of it
 
 try:
     import fcntl
@@ -149,6 +150,26 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json_text(value, indent=2) + "\n"
     with atomic_write(path) as file:
         file.write(text)
+
+
+def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
+    """The content of a JSON file in UTF-8.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, larger than `most`, or nested deeper than Python follows.
+    """
+    path = Path(path)
+    if path.stat().st_size > most:
+        raise ValueError(f"it is larger than {most >> 20:,} MiB")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def from_words(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import struct
 import threading
 import zlib
@@ -25,10 +26,13 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from core.errors import UserError
-from core.storage.truncation import JPEG, PNG, find_truncation
+from core.storage.truncation import JPEG, PNG, find_truncation, jpeg_size
 
-MAX_PIXELS = 2**30
-"""OpenCV's limit, and here Pillow's; a JPEG has at most 65,535 a side."""
+MAX_PIXELS = 2**28
+"""The usual limit: a camera of 200 megapixels is below it, and a file of some kilobytes can be far above."""
+
+PIXELS_VARIABLE = "LWDNA_MAX_PIXELS"
+"""The environment variable that sets another one; workers inherit it."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # What Pillow's readers raise on damaged files, over and above what they promise.
@@ -47,6 +51,33 @@ _MODES = {
 _RGB_OF_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
 
 
+def max_pixels() -> int:
+    """The most pixels that an image or a video's frame may have.
+
+    Raises:
+        UserError: the environment variable is no such number.
+    """
+    text = os.environ.get(PIXELS_VARIABLE, str(MAX_PIXELS))
+    number = int(text) if len(text) < 20 and text.isdecimal() else 0
+    if number < 1:
+        raise UserError(f"${PIXELS_VARIABLE} is '{text}': it is a number of pixels, at least 1")
+    return number
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse an image or a frame before it is decoded: a header of some bytes can promise any size.
+
+    Raises:
+        ValueError: it is larger than the limit.
+    """
+    most = max_pixels()
+    if width * height > most:
+        raise ValueError(
+            f"its {width} x {height} pixels exceed the limit of {most}: raise it by --max-pixels, where the command "
+            f"has it, or ${PIXELS_VARIABLE}"
+        )
+
+
 class BadImage(UserError):
     """An image file that is not there, is damaged, or that no decoder reads; the message names file and damage."""
 
@@ -62,7 +93,7 @@ def read_image(path: str | Path, *, upright: bool, first: bool = False) -> np.nd
     Palettes become RGB, CMYK becomes RGB without regard to its profile, 1, 2 and 4 bits become 8.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, TIFF or GIF of up to `MAX_PIXELS`; the content decides, not the suffix.
+        path: a JPEG, PNG, WebP, BMP, TIFF or GIF of up to `max_pixels()`; the content decides, not the suffix.
         upright: turn the image as the camera's orientation tag says; else its pixels come as they are stored.
         first: of several pictures (animations, pages) take the first; else such a file is an error. A JPEG's extra
             pictures, which phones add, never count.
@@ -87,6 +118,8 @@ def read_image(path: str | Path, *, upright: bool, first: bool = False) -> np.nd
             with _opened(content) as file:
                 image = _turned(image, _orientation(file))
         return image if image.flags.carray else np.array(image, order="C")
+    except UserError:  # of a limit that is no number
+        raise
     except _DECODER_ERRORS as error:
         raise _bad_image(path, error) from error
 
@@ -101,6 +134,8 @@ def read_profile(path: str | Path) -> bytes | None:
         with _opened(Path(path).read_bytes()) as file:
             described = file.mode not in ("CMYK", "LAB", "YCbCr", "HSV")  # those become RGB
             return (file.info.get("icc_profile") or None) if described else None
+    except UserError:  # of a limit that is no number
+        raise
     except _DECODER_ERRORS as error:
         raise _bad_image(path, error) from error
 
@@ -170,6 +205,10 @@ def _jpeg4py_decode(content: bytes) -> np.ndarray:
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
     """None where Pillow is to say what is wrong."""
+    size = jpeg_size(content)
+    if size is None:
+        return None
+    check_pixels(*size)
     turbo = jpeg_decoder()
     if turbo is not None:
         with suppress(OSError, RuntimeError):  # CMYK, for which libjpeg-turbo has no rule; what is damaged
@@ -301,15 +340,14 @@ class _PillowLimit:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image of up to `MAX_PIXELS`; Pillow's own limit, a sixth of that, is back when no thread reads here."""
+    """Open an image of up to `max_pixels()`; Pillow's own limit is back when no thread reads here."""
     with _PillowLimit.lock:
         if _PillowLimit.readers == 0:
             _PillowLimit.own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         _PillowLimit.readers += 1
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise ValueError(f"its {file.width} x {file.height} pixels exceed the limit of {MAX_PIXELS}")
+            check_pixels(file.width, file.height)
             yield file
     finally:
         with _PillowLimit.lock:

@@ -64,7 +64,7 @@ def read_packed(
                 return None
             file.seek(end - length)
             contents = json.loads(file.read(length))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     # A plain array slices many times faster than a memmap.
     return contents, np.asarray(np.memmap(path, np.uint8, mode=mode))[: end - length]

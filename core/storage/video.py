@@ -21,6 +21,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.storage.containers import Structure, read_structure
+from core.storage.images import check_pixels
 
 # FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -123,7 +124,7 @@ def open_video_file(path: str | Path) -> Video:
     is known by number. Frames that the decoder mends by itself are not noticed.
 
     Raises:
-        UserError: it is no video, or not a single frame can be read.
+        UserError: it is no video, not a single frame can be read, or frames are larger than `max_pixels` allows.
     """
     name = f"'{path}'"
     structure = read_structure(path)
@@ -132,6 +133,14 @@ def open_video_file(path: str | Path) -> Video:
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     speed, stated = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     opened = capture.isOpened()
+    size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    try:
+        check_pixels(*size)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
+    stated = min(stated, Path(path).stat().st_size)  # a frame takes a byte at least
     first = [time for time in (_next_time(capture), _next_time(capture)) if time is not None]
     capture.release()
     if not opened or not first:
@@ -225,11 +234,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
             return _Plan([k + 1 for k in places], places, count, rate, (), open_end)
     on_grid = np.rint(seconds * speed) if known else np.zeros(n)
     fits = bool((np.diff(on_grid) > 0).all() and np.abs(seconds * speed - on_grid).max() <= _JITTER)
-    if fits and structure.damage:  # the container itself is broken where frames are missing
+    most = _MOST_REPEATS * n + 1000
+    too_many = float(seconds[-1]) * speed > most
+    # The container itself is broken where frames are missing.
+    if fits and structure.damage and not too_many:
         slots = [int(slot) for slot in on_grid]
         return _Plan([slot + 1 for slot in slots], slots, max(count, slots[-1] + 1), speed, (), open_end)
-    rate, most = speed, _MOST_REPEATS * n + 1000
-    if not fits or float(seconds[-1]) * speed > most:
+    rate = speed
+    if not fits or too_many:
         rate = min(float(1 / gaps.min()), max(_FASTEST, 2 * mean), most / float(seconds[-1]))
     slots = []
     for second in seconds:

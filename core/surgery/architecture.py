@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, TraceOptions, find_groups
 from core.graph.complexity import Cost
-from core.modules import FORWARD_FAILURES, bare, fields_of
+from core.modules import FORWARD_FAILURES, bare, fields_of, tensors_in
 from core.storage.files import write_json
 from core.surgery.depth import shorten
 from core.surgery.initialise import Factory
@@ -30,6 +30,9 @@ from core.tables import text_table
 
 SCHEMA_VERSION = 1
 LARGEST_WIDTH = 2**24  # far above any network, and small enough for every product of two
+LARGEST_INPUTS = (
+    2**28
+)  # numbers in the example inputs, which tracing has labels and constants for: 90 megapixels of RGB
 
 
 class ArchitectureError(UserError):
@@ -112,7 +115,7 @@ class Architecture:
             raise ArchitectureError(f"widths file '{path}' cannot be read: {error}") from None
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ArchitectureError(
                 f"widths file '{path}' is not valid JSON ({error}); it may be truncated"
             ) from None
@@ -158,7 +161,9 @@ class Architecture:
         kept = _kept(content.get("kept", {}), source)
         trace_options = _trace_options(content.get("options", {}), source)
         try:
-            example_inputs(content["inputs"])
+            inputs = example_inputs(content["inputs"])
+            if sum(tensor.numel() for tensor in tensors_in(inputs)) > LARGEST_INPUTS:
+                raise ValueError(f"they hold more than {LARGEST_INPUTS:,} numbers")
         except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
         own = ("schema_version", "options", "removed", "cost", "baseline", "kept")
@@ -177,8 +182,8 @@ class Architecture:
             graph = find_groups(model, example_inputs(self.inputs), self.options)
         except UserError as error:
             raise ArchitectureError(f"the widths file of '{self.model}' does not fit: {error}") from error
-        except FORWARD_FAILURES as error:
-            reason = str(error).splitlines()[0]
+        except (*FORWARD_FAILURES, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArchitectureError(
                 f"{type(model).__name__} does not run on the inputs of the widths file of '{self.model}': {reason}"
             ) from error

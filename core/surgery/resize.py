@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph
 from core.graph.labels import SlotKey, owner_of
-from core.modules import bare, copy_with
+from core.modules import bare, copy_with, named_tensors
+from core.storage.limits import check_network
 from core.surgery.computed_weights import buffers_kept, scale_by_fan_
 from core.surgery.initialise import Factory, initialise_
 from core.surgery.recording import repeat_rows
@@ -166,9 +167,18 @@ def reshaped(
     for name in widths:
         graph.group(name)
 
+    shapes = {
+        name: [_new_size(graph, (name, dim), size, sizes, ratios) for dim, size in enumerate(tensor.shape)]
+        for name, tensor in named_tensors(model)
+    }
+    made = [(math.prod(shapes[name]), tensor) for name, tensor in named_tensors(model) if not tensor.is_meta]
+    total = sum(values for values, _ in made)
+    check_network(
+        total, sum(values * tensor.itemsize for values, tensor in made), f"a network of {total:,} numbers"
+    )
+
     def resized(name: str, tensor: Tensor) -> Tensor:
-        keys = [(name, dim) for dim in range(tensor.dim())]
-        shape = [_new_size(graph, key, tensor.shape[key[1]], sizes, ratios) for key in keys]
+        shape = shapes[name]
         if shape == list(tensor.shape):
             return tensor.detach().clone()
         if isinstance(tensor, nn.Parameter):

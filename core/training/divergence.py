@@ -7,13 +7,12 @@ divergence asks for, and what lets a report say that there was one.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.storage.files import from_words, write_json
+from core.storage.files import from_words, read_json, write_json
 from core.training.recipe import TrainConfig
 from core.training.run_files import DIVERGENCES as FILE
 from core.training.run_files import RunFiles
@@ -89,7 +88,7 @@ def read_divergences(folder: str | Path) -> tuple[Divergence, ...]:
     if not path.exists():
         return ()
     try:
-        entries = from_words(json.loads(path.read_text(encoding="utf-8")))
+        entries = from_words(read_json(path))
         record = tuple(Divergence(**entry) for entry in entries)
         if not record or not all(map(_is_sound, record)):
             raise ValueError("it is a list of divergences, each with its step and its learning rate")

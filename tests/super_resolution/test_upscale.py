@@ -533,3 +533,27 @@ def test_a_name_that_the_user_did_not_give_is_not_written_over(
     assert upscale(tmp_path / "a.jpg", tmp_path, "--checkpoint", checkpoint) == 2
     assert "a.png' lies beside 'a.jpg' already; name the file to write" in capsys.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == b"another picture"
+
+
+def test_larger_images_than_allowed_are_refused_and_the_option_is_named(
+    photo: np.ndarray, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in.png", photo[:10, :12])
+    files = (tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint, "--max-pixels")
+    assert upscale(*files, 119) == 2
+    assert "its 12 x 10 pixels exceed the limit of 119: raise it by --max-pixels" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+    assert upscale(*files, 120) == 0
+
+
+def test_an_image_that_memory_cannot_hold_enlarged_is_refused(
+    photo: np.ndarray,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_image(tmp_path / "in.png", photo[:100, :120])
+    monkeypatch.setattr("core.storage.limits.physical_memory", lambda: 2 * 4 * 100 * 120 * 3 - 1)
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--checkpoint", checkpoint) == 2
+    assert "the enlarged image, 240 x 200 pixels, would take 0.0 GiB of memory" in capsys.readouterr().err

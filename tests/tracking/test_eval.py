@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.core.test_workers import is_running
 from tests.tracking.helpers import PROJECT, write_boxes
 from tracking import eval as command
 
@@ -187,6 +191,41 @@ def test_as_a_module_in_a_fresh_process(otb_frames: Path, tmp_path: Path) -> Non
     assert "| mine.make | " in done.stdout
     check = "import sys, tracking.eval; sys.exit(bool({'torch', 'matplotlib', 'cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], cwd=PROJECT, check=False).returncode == 0
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+
+class Slow:
+    def init(self, frame, box):
+        Path(os.environ["PIDS"], str(os.getpid())).touch()
+        time.sleep(600)
+
+    def update(self, frame):
+        return [0, 0, 1, 1]
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_the_command(number: str, otb_frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLOW)
+    (tmp_path / "pids").mkdir()
+    command = [
+        sys.executable, "-m", "tracking.eval", "--dataset", "otb", "--data-root", str(otb_frames), "--partial",
+        "--tracker", "own:Slow", "--workers", "2", "--output", str(tmp_path / "out"),
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PIDS": str(tmp_path / "pids")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    while len(found := [int(path.name) for path in (tmp_path / "pids").iterdir()]) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.Signals[number])
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_running, found)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from core.command_line.factories import trusted_model
 from core.command_line.schema import lower
 from core.errors import MissingData, UserError
-from core.storage.checkpoint import load_weights
+from core.storage.checkpoint import load_weights, require_honest_archive, require_stored
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
 from core.storage.weights import fit_weights
@@ -151,10 +151,14 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")
+    require_honest_archive(path)
     try:
         names = {name for name in pickled_classes(path) if name.startswith(FOREIGN_PACKAGES)}
         with torch.serialization.safe_globals([(_inert(name), name) for name in sorted(names)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        require_stored(content, path)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"

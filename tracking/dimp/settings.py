@@ -16,10 +16,14 @@ from core.errors import UserError, check_known
 STRIDE = 16  # of the classification features
 # Settings, their type, the least that they may be, and what they have to be less than.
 _RANGES: tuple[tuple[str, type, float, float], ...] = (
-    ("crop_size memory_size train_skipping refinement_average", int, 1, math.inf),
-    ("first_iterations update_iterations hard_negative_iterations", int, 0, math.inf),
-    ("dropout_samples random_boxes refinement_iterations", int, 0, math.inf),
-    ("search_area augmentation_expansion maximal_aspect_ratio", float, 1, math.inf),
+    # Memory and time grow with these, and a checkpoint may name them.
+    ("crop_size", int, 1, 4096),
+    ("memory_size", int, 1, 2**16),
+    ("first_iterations update_iterations hard_negative_iterations refinement_iterations", int, 0, 2**16),
+    ("dropout_samples random_boxes", int, 0, 2**12),
+    ("augmentation_expansion search_area", float, 1, 100),
+    ("train_skipping refinement_average", int, 1, math.inf),
+    ("maximal_aspect_ratio", float, 1, math.inf),
     ("random_shift target_neighbourhood displacement target_inside", float, 0, math.inf),
     ("jitter_position jitter_size refinement_step refinement_decay", float, 0, math.inf),
     ("learning_rate hard_negative_learning_rate initial_minimum_weight dropout", float, 0, 1),

@@ -14,6 +14,10 @@ from core.errors import MissingData, UserError
 MAX_MEMBERS = 100_000
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_TOTAL_BYTES = 2 * 2**30
+MAX_RATIO, ALWAYS_BYTES = (
+    100,
+    2**28,
+)  # unpacked to packed; allowed whatever that is: boxes that stand still pack well
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,22 @@ def zip_members(path: Path) -> list[StoredFile]:
 
     Raises:
         UserError: not a zip; a name that would leave the archive's folder (`..`, absolute, drive letter, backslash)
-            or a symbolic link; more than 100,000 members or 2 GiB in all.
+            or a symbolic link; more than 100,000 members or 2 GiB in all, or a small file that unpacks to much.
     """
     try:
         entries = _archive(path, path.stat().st_mtime_ns).infolist()
     except FileNotFoundError as error:
         raise MissingData(f"{path}: no such file: check the path") from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable zip archive ({error}): make it again") from error
     if len(entries) > MAX_MEMBERS or sum(entry.file_size for entry in entries) > MAX_TOTAL_BYTES:
         raise UserError(
             f"{path}: more than {MAX_MEMBERS} files or {MAX_TOTAL_BYTES >> 30} GiB: no tracking results"
+        )
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > max(MAX_RATIO * packed, ALWAYS_BYTES):
+        raise UserError(
+            f"{path}: {packed >> 10:,} KiB that unpack to {unpacked >> 20:,} MiB: no tracking results"
         )
     files = []
     for entry in entries:

@@ -15,6 +15,7 @@ from core.errors import UserError
 from tracking.files.decimals import parse_rows
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE = 10_000  # characters: one of many millions would be cut into as many pieces
 SEPARATORS = re.compile(r"[,;\s]+")
 
 
@@ -87,6 +88,10 @@ def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
     lines: list[int] = []
     header = None
     for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{source}, line {number}: {len(line):,} characters, which are not four numbers: repair the file"
+            )
         fields = [field for field in SEPARATORS.split(line.strip()) if field] if "," not in line else None
         if fields is None:
             fields = [field.strip() for field in line.strip().split(",")]

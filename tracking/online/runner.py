@@ -7,16 +7,11 @@ written last and atomically, so a sequence that has them is finished.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -24,9 +19,10 @@ import numpy as np
 
 from core.errors import UserError
 from core.storage.claims import claimed
-from core.storage.files import atomic_write, write_json
+from core.storage.files import atomic_write, read_json, write_json
 from core.storage.video import list_frames, missing_numbers
 from core.training.workers import available_cores
+from core.workers import WorkerDied, Workers
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import format_boxes, parse_boxes
@@ -140,24 +136,16 @@ def store_track(folder: Path, name: str, track: Track) -> None:
         file.write(format_boxes(track.boxes))
 
 
+# Of BLAS and OpenMP: workers that share the cores would only fight.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
 def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside see one thread for BLAS and OpenMP: workers that share the cores would only fight."""
-    wanted = [
-        name
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        if name not in os.environ
-    ]
-    os.environ.update(dict.fromkeys(wanted, "1"))
-    try:
-        yield
-    finally:
-        for name in wanted:
-            del os.environ[name]
+def _sequence_of(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> str:
+    return sequence.name
 
 
 def run(
@@ -215,32 +203,20 @@ def _run(
     count = min(workers or available_cores(), len(waiting))
     finished: list[str] = []
     failures: list[tuple[str, BaseException]] = []
-    # Spawned, not forked: a forked child of a process that has used CUDA or threads cannot use them.
-    with ProcessPoolExecutor(count, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-        with _one_thread_each():  # all workers start with the first job
-            jobs: dict[Future[float], str] = {
-                pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
-            }
-        pending = set(jobs)
-        try:
-            while pending:
-                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for job in ready:
-                    name, error = jobs[job], job.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        raise RuntimeError("a worker died (out of memory?): try fewer --workers") from error
-                    if error is not None:
-                        failures.append((name, error))
-                        report(f"{name} failed: {type(error).__name__}: {error}")
-                        continue
-                    finished.append(name)
-                    speed = frames[name] / max(job.result(), 1e-9)
-                    report(
-                        f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s"
-                    )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with Workers(count, _start_worker, environment=_ONE_THREAD, report=report, name=_sequence_of) as pool:
+        jobs: dict[Future[float], str] = {
+            pool.submit(_work, spec, sequence, folder): sequence.name for sequence in waiting
+        }
+        for job in as_completed(jobs):
+            name, error = jobs[job], job.exception()
+            if error is not None:
+                failures.append((name, error))
+                advice = ": try fewer --workers" if isinstance(error, WorkerDied) else ""
+                report(f"{name} failed: {type(error).__name__}: {error}{advice}")
+                continue
+            finished.append(name)
+            speed = frames[name] / max(job.result(), 1e-9)
+            report(f"{len(finished)}/{len(waiting)} {name}: {frames[name]} frames, {speed:.1f} frames/s")
     if failures:
         name, error = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
@@ -255,7 +231,13 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
     record = folder / "run.json"
     wanted = spec.record()
     if record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(read_json(record))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"'{record}' is damaged ({error}): it says whose results lie in {folder}; restore it from a copy, or "
+                "choose another --name or --output"
+            ) from error
         if earlier.get("tracker") != spec.name:
             raise UserError(
                 f"{folder} holds results of '{earlier.get('tracker')}', not of '{spec.name}': choose another --name "

@@ -5,7 +5,6 @@ Layout: `coco/annotations/instances_<split>.json`, images in `coco/images/<split
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,13 +13,15 @@ import torch
 
 from core.errors import UserError
 from core.storage.cache import cache_folders, fingerprint, open_or_build
-from core.storage.files import atomic_write
+from core.storage.files import atomic_write, read_json
 from tracking.datasets.entries import first_folder, not_found
 from tracking.dimp.crops import to_centres
 from tracking.training.sequences import StillFiles, TrainingSet
 
 FOLDERS = ("coco", "COCO", "MSCOCO", ".")
 DEFAULT_SPLIT = "train2014"
+LARGEST = 2**33  # bytes of annotations: those of 2017 have half a gigabyte
+LONGEST_NAME = 4096  # bytes, as in paths
 FORMAT = 1  # of the cache: raise it when what is kept of an object changes
 
 
@@ -61,9 +62,12 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
 
 def _stored(path: Path) -> np.ndarray | None:
     try:
-        return np.load(path)  # without pickled objects, which is NumPy's default
+        # Mapped, so that a header cannot ask for more memory than the file has; without pickled objects.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
         return None
+    whole = isinstance(found, np.ndarray) and found.dtype.names == ("image", "box")
+    return np.asarray(found) if whole else None
 
 
 def _store(path: Path, annotations: Path) -> None:
@@ -78,12 +82,14 @@ def parse_objects(path: Path) -> np.ndarray:
         UserError: the file does not hold COCO's instances.
     """
     try:
-        contents = json.loads(path.read_bytes())
+        contents = read_json(path, most=LARGEST)
         files = {image["id"]: image["file_name"].encode() for image in contents["images"]}
+        if max(map(len, files.values()), default=0) > LONGEST_NAME:  # all names take the room of the longest
+            raise ValueError(f"a name of more than {LONGEST_NAME} bytes")
         objects = [item for item in contents["annotations"] if not item.get("iscrowd", 0)]
         names = np.array([files[item["image_id"]] for item in objects], np.bytes_)
         boxes = np.array([item["bbox"] for item in objects], np.float32).reshape(-1, 4)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: not COCO's instances ({type(error).__name__}: {error}): get the annotations again"
         ) from error

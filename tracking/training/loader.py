@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import UserError
+from core.training.batches import batches_of
 from core.training.workers import at_most_cores, begin_worker
 from tracking.training.config import BadImages, SamplingConfig, ViewConfig
 from tracking.training.frames import BadFrame, FrameSource
@@ -108,16 +109,19 @@ class SequenceLoader:
         Raises:
             UserError: a frame cannot be read, and `bad_images` is "error"; or nearly none can.
         """
-        loader = DataLoader(
-            _Batches(self, epoch),
-            batch_size=None,
-            sampler=range(start, len(self)),
-            num_workers=at_most_cores(self.workers),
-            worker_init_fn=begin_worker,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the global one would be advanced
-        )
-        for batch in loader:
+
+        def loader_from(first: int) -> DataLoader:
+            return DataLoader(
+                _Batches(self, epoch),
+                batch_size=None,
+                sampler=range(first, len(self)),
+                num_workers=at_most_cores(self.workers),
+                worker_init_fn=begin_worker,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # the global one would be advanced
+            )
+
+        for batch in batches_of(loader_from, start):
             if isinstance(batch, str):
                 raise UserError(batch)
             self._note(batch.unreadable)

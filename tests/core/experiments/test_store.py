@@ -36,6 +36,7 @@ def finish(store: WorkDirectory) -> dict[str, Any]:
     """Leave what a finished trial leaves, of two epochs; returns its record."""
     record = {
         "key": "key",
+        "schema": SCHEMA,
         "recipe": {"train": {"epochs": 2}},
         "architecture": FOUND_WIDTHS.architecture.to_json(),
     }

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.errors import MissingData, UserError
+from core.storage import checkpoint
 from core.storage.checkpoint import (
     load_state,
     load_weights,
@@ -372,3 +374,56 @@ def test_truncated_and_foreign_checkpoints(tmp_path):
         load_weights(network(), path)
     with pytest.raises(MissingData):
         load_weights(network(), tmp_path / "none.pth")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
+    content = {"epoch": 3}
+    content["state_dict"] = {"model": content}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth' holds no weights"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_that_unpacks_to_much_more_is_refused_unread(tmp_path, monkeypatch):
+    weights = {"weight": torch.zeros(300, 1000)}
+    torch.save(weights, tmp_path / "honest.pth")
+    monkeypatch.setattr(checkpoint, "_ALWAYS_UNPACKED", 2**16)
+    with (
+        zipfile.ZipFile(tmp_path / "honest.pth") as honest,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in honest.infolist():
+            bomb.writestr(entry.filename, honest.read(entry))
+    assert same(read_weights(tmp_path / "honest.pth"), weights)
+    with pytest.raises(UserError, match=r"bomb\.pth' was refused: its 0\.0 MiB unpack to 1\.1 MiB"):
+        read_weights(tmp_path / "bomb.pth")
+    monkeypatch.setattr("core.storage.limits.physical_memory", lambda: 2**20)
+    with pytest.raises(UserError, match=r"honest\.pth' would take 0\.0 GiB of memory"):
+        read_weights(tmp_path / "honest.pth")
+
+
+def test_a_tensor_that_repeats_one_value_for_ever_is_refused(tmp_path):
+    for shape, refused in (((2**13, 2**13), False), ((2**13, 2**13 + 1), True)):
+        content = {"list": [{"weight": torch.zeros(1).expand(shape)}], "weight": torch.zeros(2)}
+        content["itself"] = content
+        torch.save(content, tmp_path / "a.pth")
+        assert (tmp_path / "a.pth").stat().st_size < 5000
+        if refused:
+            with pytest.raises(
+                UserError, match=r"a tensor of shape \(8192, 8193\) in it has 1 values stored"
+            ):
+                read_weights(tmp_path / "a.pth")
+        else:
+            assert list(read_weights(tmp_path / "a.pth")) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    "skeleton", ["[" * 10**5, '{"tensor":"none"}', '{"strange":1}', '{"a":1,"b":2}', "{", '{"dict":[1]}']
+)
+def test_a_damaged_skeleton_is_refused(tmp_path, skeleton):
+    path = tmp_path / "state.safetensors"
+    metadata = {"format": "lwdna-state-1", "skeleton": skeleton}
+    metadata["crc32"] = str(checkpoint._checksum(skeleton, {}))
+    safetensors.torch.save_file({}, path, metadata)
+    with pytest.raises(UserError, match=r"state\.safetensors' is no training state: its skeleton is damaged"):
+        load_state(path)

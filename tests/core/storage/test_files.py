@@ -20,7 +20,16 @@ import pytest
 
 from core.errors import MissingData, UserError
 from core.storage.data import data_root, require
-from core.storage.files import atomic_write, from_words, naming, refuse_overwriting, write_json, write_with
+from core.storage.files import (
+    LARGEST_JSON,
+    atomic_write,
+    from_words,
+    naming,
+    read_json,
+    refuse_overwriting,
+    write_json,
+    write_with,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -233,3 +242,24 @@ def test_nothing_is_written_into_a_folder_that_is_read(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="lies in the folder that is read"):
             refuse_overwriting([("--out", tmp_path / output)], read)
     refuse_overwriting([("--out", tmp_path / "img/deeper/a.txt")], read)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "Expecting"),
+        (b"\xff", "utf-8"),
+        (b"[" * 10**5, "nested too deeply"),
+        (b"[" + b"9" * 5000 + b"]", "digits"),
+        (b" " * 101 + b"1", "larger than 0 MiB"),
+    ],
+)
+def test_json_that_is_none_or_absurd_is_a_value_error(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_json(path, most=100 if "larger" in reason else LARGEST_JSON)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+    write_json(path, {"a": [1, "x"]})
+    assert read_json(path) == {"a": [1, "x"]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from core.errors import UserError
 from core.storage import images
 from core.storage.images import BadImage, eight_bits, jpeg_decoder, read_image, split_alpha, three_channels
 
@@ -272,12 +275,78 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             read(tmp_path / "none.png")
 
 
-def test_pixels_beyond_the_limit_are_refused_by_every_decoder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".gif", ".bmp"])
+def test_pixels_beyond_the_limit_are_refused_in_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", GREY.size - 1)
-    with pytest.raises(BadImage, match=rf"its 50 x 40 pixels exceed the limit of {GREY.size - 1}"):
+    monkeypatch.setenv("LWDNA_MAX_PIXELS", str(GREY.size - 1))
+    path = stored(tmp_path / f"a{suffix}", GREY)
+    for read in (lambda: read_image(path, upright=False), lambda: images.read_profile(path)):
+        with pytest.raises(
+            BadImage,
+            match=rf"a\{suffix}' .*50 x 40 pixels exceed the limit of {GREY.size - 1}: .*--max-pixels",
+        ):
+            read()
+    monkeypatch.setenv("LWDNA_MAX_PIXELS", str(GREY.size))
+    assert read_image(path, upright=False).shape[:2] == GREY.shape
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "9" * 30, ""])
+def test_a_limit_that_is_no_number_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("LWDNA_MAX_PIXELS", text)
+    with pytest.raises(UserError, match=rf"^\$LWDNA_MAX_PIXELS is '{text}'"):
         read_image(stored(tmp_path / "a.png", GREY), upright=False)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bombs() -> dict[str, bytes]:
+    """Files of some kilobytes that are 30,000 pixels a side, and would be 0.9 to 2.7 GB in memory."""
+    side = 30_000
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(side + 1)) for _ in range(side // 100)) + rows.flush()
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    files = {".png": png + chunk(b"IDAT", packed) + chunk(b"IEND", b"")}
+    for suffix, old in ((".jpg", ">HH"), (".gif", "<HH"), (".bmp", "<ii")):
+        stream = io.BytesIO()
+        picture = Image.fromarray(PHOTO).convert("RGB" if suffix != ".gif" else "P")
+        picture.save(stream, Image.registered_extensions()[suffix])
+        width, height = (PHOTO.shape[1], PHOTO.shape[0]) if suffix != ".jpg" else PHOTO.shape[:2]
+        files[suffix] = stream.getvalue().replace(
+            struct.pack(old, width, height), struct.pack(old, side, side), 1
+        )
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "TIFF")
+    content = stream.getvalue()
+    for tag, size in ((256, GREY.shape[1]), (257, GREY.shape[0])):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        short = struct.pack("<HHIHH", tag, 3, 1, size, 0)
+        content = content.replace(short, entry + struct.pack("<I", side)).replace(
+            entry + struct.pack("<I", size), entry + struct.pack("<I", side)
+        )
+    files[".tif"] = content
+    return files
+
+
+@pytest.mark.parametrize(("suffix", "content"), bombs().items(), ids=bombs())
+def test_small_files_of_900_megapixels_are_refused_undecoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, content: bytes
+) -> None:
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(content)
+    assert len(content) < 100_000
+    decoded = []
+    monkeypatch.setattr(Image.Image, "load", decoded.append)
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(arguments))
+    with pytest.raises(
+        BadImage, match=rf"bomb\{suffix}' cannot be read: its 30000 x 30000 pixels exceed .* 268435456"
+    ):
+        read_image(path, upright=True, first=True)
+    assert not decoded
 
 
 def test_the_profile_comes_with_what_it_describes(tmp_path: Path) -> None:

@@ -268,3 +268,35 @@ def test_a_table_of_an_mp4_that_lists_more_than_there_is(tmp_path: Path) -> None
     assert counted == list(range(1, counted[-1] + 1))
     assert complaint is not None
     assert f"frames {counted[-1] + 1}–30 of 30 could not be read: its table of frames lists" in complaint
+
+
+def test_frames_beyond_the_limit_on_pixels_are_refused_undecoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.avi", 3, codec="MJPG")
+    monkeypatch.setenv("LWDNA_MAX_PIXELS", "3071")
+    with pytest.raises(
+        UserError, match=r"a\.avi' cannot be read: its 64 x 48 pixels exceed .* 3071: .*--max-pixels"
+    ):
+        open_video_file(path)
+    monkeypatch.setenv("LWDNA_MAX_PIXELS", "3072")
+    assert open_video_file(path).count == 3
+
+
+def test_a_damaged_file_cannot_claim_more_frames_than_it_has_bytes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", 30, codec="MJPG")
+    content = path.read_bytes()
+    assert content.count(struct.pack("<I", 30)) >= 2  # in the main header, and in the stream's
+    path.write_bytes(content.replace(struct.pack("<I", 30), struct.pack("<I", 2**31 - 1)))
+    cut(path, 0.7)
+    video = open_video_file(path)
+    assert len(list(video.frames())) > 10
+    assert video.count is not None
+    assert 30 <= video.count <= path.stat().st_size
+    assert len(video.lost) < video.count
+
+
+def test_times_of_a_damaged_file_that_are_far_apart_count_no_missing_frames() -> None:
+    plan = _plan([0.0, 40.0, 4e12], 25.0, 3, Structure("damaged"))
+    assert (plan.numbers, plan.count) == ([1, 2, 3], 3)
+    assert plan.slots[-1] < 2000

@@ -130,6 +130,13 @@ def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "damaged.zip").write_bytes(content)
     with pytest.raises(UserError, match=r"damaged\.zip:car-2\.txt: cannot be read"):
         zip_members(tmp_path / "damaged.zip")[0].read()
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("car-2.txt", "0,0,0,0\n" * 2**17)
+    assert len(zip_members(packed)) == 1  # a tracker that stands still
+    monkeypatch.setattr(archives, "ALWAYS_BYTES", 2**19)
+    with pytest.raises(UserError, match=r"packed\.zip: \d KiB that unpack to 1 MiB: no tracking results"):
+        zip_members(packed)
     (tmp_path / "no.zip").write_bytes(b"PK no archive")
     with pytest.raises(UserError, match="not a readable zip"):
         zip_members(tmp_path / "no.zip")

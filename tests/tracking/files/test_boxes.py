@@ -151,3 +151,8 @@ def test_flags_in_both_orientations(text: str) -> None:
 def test_flags_that_are_text_are_errors() -> None:
     with pytest.raises(UserError, match="0 or 1"):
         parse_flags(b"0,yes,1", "f")
+
+
+def test_a_line_of_a_million_values_is_refused_uncut() -> None:
+    with pytest.raises(UserError, match=r"f, line 2: 2,000,000 characters, which are not four numbers"):
+        parse_boxes(b"1,2,3,4\n" + b"1," * 10**6 + b"\n", "f")

@@ -41,6 +41,16 @@ class Answers(Shifts):
     def update(self, frame):
         return [1, 2, 3]
 
+class Killed(Shifts):
+    def init(self, frame, box):
+        super().init(frame, box)
+        import os, signal
+        from pathlib import Path
+        marker = Path(os.environ["MARKER"])
+        if not marker.exists() or os.environ.get("ALWAYS") == "1":
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
 class Deaf:
     def init(self, frame, box):
         pass
@@ -232,3 +242,23 @@ def test_frames_do_not_shift_against_the_boxes(tmp_path: Path, names: list[str],
     else:
         with pytest.raises(UserError, match=message):
             _frame_count(sequence)
+
+
+def test_a_worker_that_is_killed_is_named_and_its_sequence_begun_again(
+    own: str, otb_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKER", str(tmp_path / "killed"))
+    sequences = load("otb", otb_frames, patterns=["Couple", "Crossing"], frames=True).sequences
+    said: list[str] = []
+    names = run(f"{own}:Killed", sequences, tmp_path / "once", workers=2, report=said.append)
+    assert sorted(names) == sorted(sequence.name for sequence in sequences)
+    died = [line for line in said if "was ended by SIGKILL" in line]
+    assert len(died) == 1
+    assert died[0].endswith("it is begun again")
+    assert any(f"while it was at {name}:" in died[0] for name in names)
+    monkeypatch.setenv("ALWAYS", "1")
+    with pytest.raises(
+        RuntimeError, match=r"WorkerDied: process \d+ was ended by SIGKILL .* for the second time"
+    ):
+        run(f"{own}:Killed", sequences[:1], tmp_path / "always", workers=1, report=said.append)
+    assert said[-1].endswith("try fewer --workers")
