@@ -180,7 +180,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
         "a.json",
         within(PLAN_FILE, lambda folder: stored_plan(folder, "classification", 0, lambda line: None)),
     ),
-    "record": ("a.json", read_record),
+    "record": ("a.json", lambda path: read_record(path, "to be recorded anew")),
     "claim": ("claim.json", read_claim),
     "failures": (
         "a.json",
@@ -306,7 +306,9 @@ RUNS = {
     ): "--config file.py; YAML and JSON by readers of our own",
     ("core/command_line/factories.py", "import_module"): "--model package.module:factory",
     ("core/command_line/factories.py", "exec_module"): "--model file.py:factory",
+    ("benchmarks/networks.py", "import_module"): "networks of a task, by the name in its table",
     ("lwdna/__main__.py", "import_module"): "its own commands",
+    ("lwdna/export.py", "import_module"): "the exports of the three tasks",
     ("super_resolution/torchvision_shim.py", "import_module"): "torchvision, under an earlier name",
     ("tracking/online/trackers.py", "import_module"): "--tracker package.module:Class",
     ("core/workers.py", "loads"): "what a process of ours sends another, by a pipe",

@@ -269,7 +269,9 @@ class _Match:
             yield f"'{source}': {_BATCHES} is not in it; {self.counters} of them start at 0."
 
 
-def _sets_in(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[WeightSet]:
+def _sets_in(
+    content: Mapping[Any, Any], place: tuple[str, ...], within: tuple[int, ...] = ()
+) -> Iterator[WeightSet]:
     own = {
         name: value for name, value in content.items() if isinstance(value, Tensor) and isinstance(name, str)
     }
@@ -277,9 +279,13 @@ def _sets_in(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[Wei
         yield WeightSet("/".join(place), own)
     if len(place) < _DEEPEST:
         for key, value in content.items():
-            # Numbers are the keys of an optimiser's state.
-            if isinstance(value, Mapping) and isinstance(key, str):
-                yield from _sets_in(value, (*place, key))
+            # Numbers are the keys of an optimiser's state; a damaged file may hold itself.
+            if (
+                isinstance(value, Mapping)
+                and isinstance(key, str)
+                and id(value) not in (id(content), *within)
+            ):
+                yield from _sets_in(value, (*place, key), (*within, id(content)))
 
 
 def _parts(whole: WeightSet) -> Iterator[WeightSet]:

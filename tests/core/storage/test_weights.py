@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_checkpoint, read_weights, save_state
-from core.storage.weights import find_weights, fit_weights, fitted_weights
+from core.storage.weights import find_weights, fit_weights, fitted_weights, weight_sets
 
 
 def network(seed=0, outputs=2):
@@ -237,3 +237,9 @@ def test_arguments_do_not_open_a_door(tmp_path):
         with pytest.raises(UserError, match=r"was refused: .*run code that it carries \(posix.mkdir\)"):
             load_weights(network(), path)
         assert not target.exists()
+
+
+def test_a_file_that_holds_itself_under_many_names_is_read_once() -> None:
+    content: dict = {"model": {"weight": torch.ones(2)}}
+    content |= {f"self{number}": content for number in range(1000)}
+    assert [found.entry for found in weight_sets(content, "file.pth")] == ["model"]
