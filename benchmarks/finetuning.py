@@ -37,11 +37,13 @@ from core.experiments.executors import run_trials
 from core.experiments.plan import FROM_SCRATCH, Start, Trial
 from core.experiments.plots import plot_tradeoff
 from core.experiments.pretrained import open_pretrained, shrink_of
-from core.experiments.series import Record, collect, controls_table, results_table
+from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.statistics import with_interval
 from core.experiments.store import KeyedStore
+from core.experiments.task import Metric
 from core.experiments.trials import Engine, Failure, check_trials, metrics_at_start, network
 from core.methods.method import Found
+from core.methods.peers import PEERS
 from core.methods.registry import BASELINE, find
 from core.surgery.architecture import Architecture
 from core.tables import markdown_table
@@ -216,6 +218,7 @@ def _write(
     parts = [
         f"# {title}",
         f"Made by `{command}`; how it is measured: `benchmarks/README.md`.",
+        _beside_the_peer(series, arguments.methods, metric),
         f"{config.data.smaller_than_whole()} One network a seed (`{PRETRAINED}`) is trained from scratch for "
         f"{config.train.epochs} epochs. Every row below but the scratch ones starts from its weights and is fine-tuned "
         f"for {epochs} epochs from a learning rate of {arguments.finetune_lr:g}; `{BASELINE}` is the whole network. "
@@ -241,8 +244,27 @@ def _write(
         },
     }
     _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
-    print(parts[3])
+    print(parts[4])
     print(f"report: {page}")
+
+
+def _beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metric: Metric) -> str:
+    """Which of our ways are worse than Torch-Pruning's first one, and which are not; "" where it is not there."""
+    peer = series.get(AGAINST[0])
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for name in methods:
+        values = (
+            [] if peer is None or name in PEERS or name not in series else series[name].against(peer, metric)
+        )
+        if values:
+            worse = (fmean(values) > 0) != metric.higher_is_better
+            found[worse].append(f"`{name}` ({with_interval(values, metric.digits)})")
+    told = {True: "Worse than", False: "Not worse than"}
+    return " ".join(
+        f"{told[worse]} Torch-Pruning's group Taylor, {metric.label}, seed by seed: {', '.join(names)}."
+        for worse, names in found.items()
+        if names
+    )
 
 
 def _published(record: Record) -> dict[str, Any]:

@@ -170,10 +170,10 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     runs, failed = _read_runs(settings)
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
-    result["weights"] = as_json(task.pretrained, settings.start)
-    if result["weights"] is not None:
+    if (weights := as_json(task.pretrained, settings.start)) is not None:
         frozen = next((run.architecture.options.freeze for run in runs if run.architecture is not None), ())
-        result["weights"]["kept_whole"] = [name for name in frozen if name not in settings.shrink.freeze]
+        whole = [name for name in frozen if name not in settings.shrink.freeze]
+        result["weights"] = {**weights, "kept_whole": whole}
     if settings.schema < SCHEMA:
         result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:

@@ -2,7 +2,7 @@
 
 It is kept in the work directory, so that a resume that names nothing goes on with exactly that.
 
-    work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method", "schema"}
+    work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method", "schema", "pretrained"}
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write it into a work directory, atomically."""
-        write_json(folder / PLAN_FILE, asdict(self))
+        content = asdict(self)
+        if self.pretrained is None:
+            del content["pretrained"]
+        write_json(folder / PLAN_FILE, content)
 
 
 def new_plan(
