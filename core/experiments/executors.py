@@ -21,6 +21,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import torch
@@ -72,6 +73,7 @@ def local_executor(jobs: int) -> Iterator[Executor]:
     if jobs == 1:
         yield InProcess()
         return
+    _start_tracker()
     before = set(multiprocessing.active_children())
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
@@ -83,6 +85,16 @@ def local_executor(jobs: int) -> Iterator[Executor]:
             _stop([child for child in multiprocessing.active_children() if child not in before])
             raise
     pool.shutdown()
+
+
+def _start_tracker() -> None:
+    """Start Python's own process beside ours, shielded from SIGUSR1: schedulers send it to all processes of a job."""
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            resource_tracker.ensure_running()  # it inherits what is blocked
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:
