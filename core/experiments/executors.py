@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import torch
@@ -70,6 +71,7 @@ def local_executor(jobs: int, name: Callable[..., str] | None = None) -> Iterato
     if jobs == 1:
         yield InProcess()
         return
+    _start_tracker()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with watch_for_interruption(), Workers(jobs, _begin, (threads,), patience=PATIENCE, name=name) as pool:
         yield pool
@@ -77,6 +79,16 @@ def local_executor(jobs: int, name: Callable[..., str] | None = None) -> Iterato
 
 def _trial_of(open_engine: OpenEngine, trial: Trial, *rest: object) -> str:
     return str(trial)
+
+
+def _start_tracker() -> None:
+    """Start Python's own process beside ours, shielded from SIGUSR1: schedulers send it to all processes of a job."""
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            resource_tracker.ensure_running()  # it inherits what is blocked
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:

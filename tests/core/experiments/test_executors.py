@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.command_line.exits import RESUME
 from core.errors import UserError
 from core.experiments.executors import InProcess, check_jobs, local_executor
 
@@ -18,16 +20,20 @@ ROOT = Path(__file__).resolve().parents[3]
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
+from core.command_line.exits import run_command
 from core.experiments.executors import local_executor
 
 def sleep(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
-if __name__ == "__main__":
+def work():
     with local_executor(2) as executor:
         for future in [executor.submit(sleep, sys.argv[1]) for _ in range(2)]:
             future.result()
+
+if __name__ == "__main__":
+    sys.exit(run_command(work, False))
 """
 
 
@@ -52,16 +58,36 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell of processes")
-def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
-    script, pids = tmp_path / "sleepers.py", tmp_path / "pids"
+def sleepers(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    """A command with two processes that sleep, and their numbers."""
+    script, pids = folder / "sleepers.py", folder / "pids"
     script.write_text(SLEEPERS)
     pids.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(script), str(pids)], env=environment)
+    command = [sys.executable, str(script), str(pids)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while len(found := [int(path.name) for path in pids.iterdir()]) < 2:
         assert process.poll() is None
         time.sleep(0.05)
+    return process, found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell of processes")
+def test_what_schedulers_send_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
+    process, found = sleepers(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert {*map(str, found)} < {*children}  # Python has one of its own beside them
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGUSR1)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said.splitlines() == ["stopping the other processes ...", f"stopped by SIGUSR1; {RESUME}"]
+    assert not any(map(is_running, found))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell of processes")
+def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    process, found = sleepers(tmp_path)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
