@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"masked equals cut in {tested} in {' and '.join(proof.modes)} mode: largest relative difference "
                 f"{proof:.1e}"
             )
+            if proof.untested:
+                print(
+                    f"not exact, so that masking alone does not test them: {len(proof.untested)} groups; in "
+                    f"{len(proof.over_kept)} of them masked equals cut with what runs over channels run over the kept ones"
+                )
             for mode, reason in proof.unchecked.items():
                 print(f"{mode} mode was not checked: {reason}")
     except UserError as error:

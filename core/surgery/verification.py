@@ -6,7 +6,8 @@ some reader was not told about shows up in the output.
 
 Groups that are not exact (`ChannelGroup.exact`) are masked likewise, and what runs over their channels, a mean or a
 softmax, runs over the kept ones (`core.surgery.over_kept`). Where that cannot be done, such groups are kept whole in
-both: of these only that the cut network runs is tried, as is said.
+both: of these only that the cut network runs is tried. Either way they are reported as untested, for masking alone does
+not give the cut network.
 
 Both modes are compared. In training mode BatchNorm takes each batch's statistics, which belong to one channel, so that
 the two agree there as well. What is drawn at random in the shape of an activation differs with the widths: dropout is
@@ -48,7 +49,7 @@ _FAILURES = (*FORWARD_FAILURES, AssertionError, ArithmeticError)
 
 
 class UntestedGroupsWarning(UserWarning):
-    """Groups of which `verify` cannot show that masked equals cut."""
+    """Groups of which masking alone does not give the cut network, so that `verify` cannot test them by it."""
 
 
 class VerificationError(UserError):
@@ -61,28 +62,29 @@ class Verified(float):
     Attributes:
         modes: "evaluation" and "training", those that were checked -> the largest difference there.
         unchecked: those that could not be -> why.
-        over_kept: groups that are not exact: masked, what runs over their channels ran over the kept ones.
-        untested: groups that are not exact and of which only that the cut network runs was tried.
+        untested: groups that are not exact: masking alone does not give the cut network.
+        over_kept: those of them that were compared all the same, in a masked network in which what runs over their
+            channels ran over the kept ones; of the others only that the cut network runs was tried.
     """
 
     modes: Mapping[str, float]
     unchecked: Mapping[str, str]
-    over_kept: tuple[str, ...]
     untested: tuple[str, ...]
+    over_kept: tuple[str, ...]
 
     def __new__(
         cls,
         modes: Mapping[str, float],
         unchecked: Mapping[str, str],
-        over_kept: Sequence[str] = (),
         untested: Sequence[str] = (),
+        over_kept: Sequence[str] = (),
     ) -> Verified:
         """The largest of all differences."""
         result = super().__new__(cls, max(modes.values()))
         result.modes = dict(modes)
         result.unchecked = dict(unchecked)
-        result.over_kept = tuple(over_kept)
         result.untested = tuple(untested)
+        result.over_kept = tuple(over_kept)
         return result
 
 
@@ -293,9 +295,9 @@ def verify(
 
     Returns:
         The largest difference found, a number that also says which modes were checked. A mode in which the network does
-        not run on these inputs is not: a warning says so, and why. In the masked network what runs over channels runs
-        over the kept ones; where that cannot be done, groups that are not exact take no part in it, and an
-        `UntestedGroupsWarning` names them.
+        not run on these inputs is not: a warning says so, and why. An `UntestedGroupsWarning` names the groups that are
+        not exact. They are compared in a masked network in which what runs over their channels runs over the kept ones;
+        where that cannot be done, which the warning says, they take no part in it.
 
     Raises:
         VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
@@ -307,7 +309,7 @@ def verify(
     inputs = map_tensors(example_inputs, lambda tensor: _double(tensor.detach().cpu()))
     every = random_keep(graph, keep, seed)
     exact = {group.name: every[group.name] for group in graph.groups if group.exact}
-    untested = ""  # why groups that are not exact are
+    inseparable = ""  # why what runs over channels cannot run over the kept ones alone
     modes: dict[str, float] = {}
     unchecked: dict[str, str] = {}
     for mode, outputs in (("evaluation", graph.outputs), ("training", graph.train_outputs)):
@@ -322,31 +324,33 @@ def verify(
             unchecked[mode] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
             warn(f"{mode} mode is not verified, as the network does not run in it: {unchecked[mode]}")
         else:
-            if not untested:
+            if not inseparable:
                 try:
                     modes[mode] = _difference(graph, model, every, given, outputs, mode, seed)
                 except NotSeparable as error:
-                    untested = str(error)
-            if untested:
+                    inseparable = str(error)
+            if inseparable:
                 _run_cut(graph, model, every, given, mode, seed)
                 modes[mode] = _difference(graph, model, exact, given, outputs, mode, seed)
-    if untested:
-        warn(
-            f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({_listed(graph.inexact)}) are not exact, "
-            f"as something runs over their channels, and it cannot run over the kept ones alone ({untested}); of them "
-            f"only that the cut network runs was tried",
-            UntestedGroupsWarning,
-        )
     if not modes:
         raise VerificationError(
             f"nothing is verified, as the network does not run: {unchecked['evaluation']}"
         )
-    result = Verified(modes, unchecked, () if untested else graph.inexact, graph.inexact if untested else ())
+    result = Verified(modes, unchecked, graph.inexact, () if inseparable else graph.inexact)
     if not result <= tolerance:
         where = max(modes, key=lambda mode: modes[mode])
         raise VerificationError(
             f"masked and cut outputs differ by {result:.1e} of the largest output (allowed {tolerance:.0e}) in {where} "
             f"mode; pass freeze= with the module that mixes channels to trace_channels, and please report it"
+        )
+    if graph.inexact:
+        tried = "run over the kept channels alone, it gives the cut network's output"
+        if inseparable:
+            tried = f"it cannot run over the kept ones alone ({inseparable}): only that the cut network runs was tried"
+        warn(
+            f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({_listed(graph.inexact)}) are not exact, "
+            f"as something runs over their channels; {tried}",
+            UntestedGroupsWarning,
         )
     return result
 
