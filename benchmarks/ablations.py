@@ -31,11 +31,10 @@ from benchmarks.hypothesis import (
     add_bench_arguments,
     check_arguments,
     failures_text,
-    import_records,
     open_bench,
     seeds_of,
-    short,
     trials_run,
+    with_published,
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
@@ -50,6 +49,7 @@ from core.experiments.plots import (
     say_what_is_not_drawn,
 )
 from core.experiments.series import Record, Series, collect, results_table
+from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE
@@ -203,10 +203,9 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     bench = open_bench(arguments)
     if arguments.budget and len(arguments.budget) > 1:
         raise UserError("--budget takes one value here; the sweep budgets varies it")
-    if arguments.published:
-        shrink = bench.config.shrink
-        settings = [sweep.apply(shrink, value) for sweep in SWEEPS.values() for value in sweep.values]
-        bench = import_records(arguments.published, bench, [shrink, *settings], arguments.report_only)
+    shrink = bench.config.shrink
+    settings = [sweep.apply(shrink, value) for sweep in SWEEPS.values() for value in sweep.values]
+    bench = with_published(arguments, bench, [shrink, *settings])
     baseline, results, failed = run_sweeps(bench, [SWEEPS[name] for name in arguments.sweeps], arguments)
     if arguments.no_report:
         return 1 if failed else 0

@@ -6,7 +6,7 @@
 trains the methods that CONTRASTS.json names (`core.experiments.sequential`), seed by seed up to the next planned look,
 and stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
 `benchmarks.hypothesis` and are never run twice; a run that was stopped goes on when it is started again. With --records
-every finished trial is one small file there, to be committed as it comes.
+every finished trial is one small file there, to be committed as it comes, from which another machine goes on.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from benchmarks.hypothesis import (
     check_arguments,
     failures_text,
     open_bench,
-    short,
     trials_run,
+    with_published,
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
 from core.experiments.commands import add_method_arguments
 from core.experiments.plan import grid
-from core.experiments.plots import draw_means, new_figure, save_figure
-from core.experiments.sequential import Decision, Registered, decide, read_registered
+from core.experiments.plots import draw_means, new_figure, plot_losses, save_figure
+from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
+from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE, METHODS
-from core.storage.files import write_json
 from core.tables import markdown_table
 
 LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
@@ -79,6 +79,20 @@ def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[floa
     return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
 
 
+def rule_text(registered: Registered, becomes: Mapping[str, bool | None]) -> str:
+    """The rule for the default that was written down, and what it says; "" where none was."""
+    if not becomes:
+        return ""
+    said = {True: "becomes the default", False: "does not become the default", None: "is not decided on yet"}
+    return (
+        f"Rule for the default, written down beforehand: a method takes its place if it is better than everything that "
+        f"it is held against but the baseline, and the end of its 95 % interval against the baseline is below "
+        f"{registered.margin:g} on the worse side. By it "
+        + ", ".join(f"{method} {said[value]}" for method, value in becomes.items())
+        + "."
+    )
+
+
 def plot_differences(
     path: Path, registered: Registered, pairs: Mapping[Any, Sequence[float]], metric: Metric
 ) -> None:
@@ -104,6 +118,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     registered = read_registered(arguments.contrasts)
     check_known("contrasts: unknown method", registered.methods, (BASELINE, *METHODS))
     bench = open_bench(arguments)
+    bench = with_published(arguments, bench, [bench.config.shrink])
     metric, say = metric_of(registered, bench), bench.engine.say
     for line in registered.power():
         say(line)
@@ -112,9 +127,6 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     for look in registered.looks:
         seeds = range(arguments.seed, arguments.seed + look)
         records, failed = trials_run(bench, grid(registered.methods, [bench.config.shrink], seeds), arguments)
-        if arguments.records is not None:
-            for record in records:
-                write_json(arguments.records / f"{record['key']}.json", short(record))
         series = collect(records, lambda record: str(record["method"]))
         pairs = differences(registered, series, metric)
         found = decide(registered, pairs)
@@ -144,8 +156,11 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
     series = collect(records, lambda record: str(record["method"]))
     pairs = differences(registered, series, metric)
     found = decide(registered, pairs)
+    becomes = becomes_default(registered, found, pairs, higher_is_better=metric.higher_is_better)
     config = bench.config
     plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)
+    curves = stem.with_name(f"{stem.name}-losses.png")
+    drawn = plot_losses(curves, f"Training loss, {bench.what_is_trained()}", series)
     looks = ", ".join(map(str, registered.looks))
     parts = [
         f"# Confirmation: {bench.what_is_trained()}, {config.train.epochs} epochs",
@@ -156,7 +171,9 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         f"difference is method minus the other, seed by seed, at the look that answered; its interval is that of one "
         f"look and says nothing of significance: p against its level does. {' '.join(registered.power())}",
         decisions_table(found, pairs, metric),
+        rule_text(registered, becomes),
         f"![Differences as pairs come in]({stem.name}.png)",
+        f"![Training loss of all arms]({curves.name})" if drawn else "",
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
         results_table(series, BASELINE, LOSS) if metric != LOSS else "",
@@ -170,6 +187,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
             for item in found
         ],
         "looks": list(registered.looks),
+        "becomes_default": becomes,
         "records": [short(record) for record in records],
     }  # fmt: skip
     _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
@@ -182,7 +200,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "contrasts", type=Path, help="what was written down: JSON, see core.experiments.sequential"
     )
-    parser.add_argument("--records", type=Path, metavar="FOLDER", help="one small file a finished trial")
     add_bench_arguments(parser)
     add_method_arguments(parser)
     return parser

@@ -42,8 +42,8 @@ from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note
-from core.experiments.store import KeyedStore
-from core.experiments.trials import Engine, Failure, check_trials, schema_of
+from core.experiments.store import KeyedStore, schema_of, short
+from core.experiments.trials import Engine, Failure, check_trials
 from core.graph.channels import find_groups
 from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
@@ -103,6 +103,13 @@ def add_bench_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="first put a published OUTPUT.json into the store: its trials are not run again",
     )
+    out.add_argument(
+        "--records",
+        type=Path,
+        metavar="FOLDER",
+        help="also keep every finished trial as one small file there, as it comes; those that lie there are not run "
+        "again",
+    )
     out.add_argument("--no-report", action="store_true", help="run the trials, print and write nothing more")
 
 
@@ -138,6 +145,10 @@ def open_bench(arguments: Namespace) -> Bench:
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
     if arguments.budget:
         config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
+    if config.found_widths is not None:
+        raise UserError(
+            "found_widths gives widths, and this command finds them: use python -m classification.run"
+        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = make_fabric(arguments.device, config.train.precision)
@@ -146,7 +157,7 @@ def open_bench(arguments: Namespace) -> Bench:
     engine = Engine(
         task=make_task(config, data, fabric.device),
         train=config.train,
-        store=KeyedStore(store),
+        store=KeyedStore(store, arguments.records),
         fabric=fabric,
         methods=METHODS,
         search=config.search,
@@ -194,40 +205,49 @@ def tell_of_earlier(bench: Bench) -> None:
         )
 
 
-def import_records(path: Path, bench: Bench, settings: Sequence[ShrinkConfig], report_only: bool) -> Bench:
-    """Put the short records of a published page into the store, under their keys; what is there stays as it is.
+def with_published(arguments: Namespace, bench: Bench, settings: Sequence[ShrinkConfig]) -> Bench:
+    """Put the short records of `--import` and `--records` into the store; what is there stays as it is.
 
     They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
 
     Args:
-        path: the page's JSON.
+        arguments: of `add_bench_arguments`.
         bench: of the store.
         settings: that trials are asked for in.
-        report_only: nothing is run; then the page may be of an earlier release.
 
     Returns:
-        The same for trials of the page's release.
+        The same for trials of the release that the records are of.
 
     Raises:
-        UserError: the file is not there or damaged, or a seed's baseline, whose cost all others refer to, is missing;
-            or it is of an earlier release and trials of this one are to be run.
+        UserError: a file is not there or damaged; or it is of an earlier release and trials of this one are to be run.
     """
+    if arguments.published:
+        bench = _imported("--import", arguments.published, bench, settings, arguments.report_only)
+    if arguments.records and any(arguments.records.glob("*.json")):
+        bench = _imported("--records", arguments.records, bench, settings, arguments.report_only)
+    return bench
+
+
+def _imported(
+    option: str, path: Path, bench: Bench, settings: Sequence[ShrinkConfig], report_only: bool
+) -> Bench:
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))["records"]
-        base = {record["seed"]: record["cost"] for record in records if record["method"] == BASELINE}
-        full = [{**record, "baseline_cost": base[record["seed"]], "architecture": None} for record in records]
-        needed = ("key", "shrink", "metrics", "search_epochs", "search_baseline_epochs", "widths")
+        if path.is_dir():
+            files = sorted(path.glob("*.json"))
+            full = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        else:
+            full = json.loads(path.read_text(encoding="utf-8"))["records"]
+        needed = ("key", "method", "seed", "shrink", "metrics", "cost", "search_epochs", "search_baseline_epochs",
+                  "widths")  # fmt: skip
         lacking = [name for record in full for name in needed if name not in record]
         if lacking:
             raise ValueError(f"a record lacks {lacking[0]}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--import '{path}': no published records, with the baseline of every seed among them: {error!r}"
-        ) from error
+        raise UserError(f"{option} '{path}': no published records: {error!r}") from error
     schema = min((schema_of(record) for record in full), default=SCHEMA)
     if schema < SCHEMA and not report_only:
         raise UserError(
-            f"--import '{path}' is of an earlier release, whose found networks started by other rules: no trial of "
+            f"{option} '{path}' is of an earlier release, whose found networks started by other rules: no trial of "
             f"today can stand beside its own; add --report-only to make its tables"
         )
     bench = replace(bench, engine=replace(bench.engine, schema=schema))
@@ -252,11 +272,12 @@ def _named_as_today(
     names = {(): base.names}
     found = []
     for record in records:
-        removed, named = tuple(record.get("removed", ())), dict(record)
+        removed = tuple(record.get("removed", ()))
+        named = {**record, "architecture": None, "baseline_cost": base.price().to_json()}
         if removed not in names:
             names[removed] = find_groups(shorten(model, removed), inputs, config.trace).names
         if record["widths"] is not None and len(record["widths"]) == len(names[removed]):
-            named["baseline_cost"] = {**record["baseline_cost"], "widths": base.widths}
+            named["baseline_cost"]["widths"] = base.widths
             named["named_widths"] = dict(zip(names[removed], record["widths"], strict=True))
         if engine.schema == 1 and record["method"] == "random":
             for setting in settings:
@@ -309,8 +330,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     shrink = bench.config.shrink
     settings = [at_budget(shrink, text) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
-    if arguments.published:
-        bench = import_records(arguments.published, bench, settings, arguments.report_only)
+    bench = with_published(arguments, bench, settings)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
         raise UserError(failed[0].error)
@@ -377,20 +397,6 @@ def write_report(
     _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
     bench.engine.say(table)
     bench.engine.say(f"report: {page}")
-
-
-def short(record: Record) -> dict[str, Any]:
-    """A record as it is published: without what can be made again from its key's folder."""
-    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost", "named_widths")
-    if schema_of(record) > 1:  # the first pages do not name theirs
-        record = {"schema": schema_of(record), **record}
-    found = record["architecture"]
-    if found is None and "widths" in record:  # imported
-        return {key: value for key, value in record.items() if key not in left_out}
-    own = {"widths": found and list(found["widths"].values())}
-    if found and found.get("removed"):
-        own["removed"] = found["removed"]
-    return {**{key: value for key, value in record.items() if key not in left_out}, **own}
 
 
 def build_parser() -> ArgumentParser:

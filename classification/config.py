@@ -45,6 +45,8 @@ class RunConfig:
         train: the recipe of every network.
         shrink: how widths are found.
         search: options of single methods that find widths.
+        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
+            finding any; controls then cost the same. None finds them.
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
@@ -61,6 +63,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    found_widths: Path | None = None
     distillation: DistillationConfig | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     threads: int | None = None

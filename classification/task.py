@@ -25,6 +25,7 @@ from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
+from core.experiments.given import given_subject, given_widths
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
@@ -60,12 +61,14 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         form = config.form or form_for(data.name, data.input_shape)
         return build(config.model, data.num_classes, dataset=form)
 
+    inputs = torch.zeros(1, *data.input_shape)
+    given = given_widths(config.found_widths, build_model, inputs)
     return Task(
         name="classification",
         dataset=data.name,
         model_name=title(config.model, config.name),
         build=build_model,
-        example_inputs=torch.zeros(1, *data.input_shape),
+        example_inputs=inputs,
         train_loader=lambda batch_size, seed: data.train_loader(batch_size, seed, device),
         loss_fn=loss_and_error,
         evaluate=lambda model: error_rates(model, test_loader, device),
@@ -74,7 +77,8 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
         finish=lambda settings, runs: [*left_out(data.skipped), *checkpoints(config, data, settings, runs)],
-        subject=subject(config, data),
+        given=given,
+        subject={**subject(config, data), **given_subject(given)},
         described=partial(describe, config, data),
         one_process=one_process(data),
     )

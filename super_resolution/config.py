@@ -40,6 +40,8 @@ class RunConfig:
         train: the recipe of every network.
         shrink: how widths are found.
         search: options of single methods that find widths.
+        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
+            finding any; controls then cost the same. None finds them.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
 
     Raises:
@@ -55,6 +57,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    found_widths: Path | None = None
     tie_upsampler: bool = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from core.command_line.factories import is_factory, title
 from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
+from core.experiments.given import given_subject, given_widths
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.surgery.architecture import Architecture
@@ -66,12 +67,14 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     reference = {f"{name}_psnr": score.psnr for name, score in by_bicubic.items()}
     reference |= {f"{name}_ssim": score.ssim for name, score in by_bicubic.items()}
     first, colours = present[0].name, "RGB" if channels == 3 else "grey"
+    inputs = torch.zeros(1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE)
+    given = given_widths(config.found_widths, build_model, inputs)
     return Task(
         name="super_resolution",
         dataset=f"{config.dataset} x{config.scale}",
         model_name=title(config.model, config.name),
         build=build_model,
-        example_inputs=torch.zeros(1, channels, EXAMPLE_SIDE, EXAMPLE_SIDE),
+        example_inputs=inputs,
         train_loader=train_loader,
         loss_fn=l1_and_psnr,
         evaluate=lambda model: metrics(model, present, config.data.tile),
@@ -80,7 +83,8 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         references={"Bicubic": reference},
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, channels, settings, runs),
-        subject=subject(config),
+        given=given,
+        subject={**subject(config), **given_subject(given)},
         described=partial(describe_trained, config, channels),
     )
 

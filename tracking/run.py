@@ -1,6 +1,6 @@
 """`python -m tracking.run`: DiMP with the regular and with a found backbone, trained alike and compared.
 
-Without `--found-widths` the backbone's widths are found on the tracking task itself. With it they are given, as
+Without `--widths` the backbone's widths are found on the tracking task itself. With it they are given, as
 `python -m classification.run` finds them, and both backbones can start from their classifiers' weights.
 """
 
@@ -18,7 +18,7 @@ from core.command_line.exits import run_parsed
 from core.experiments.commands import add_experiment_arguments, execute
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
-from tracking.experiment.config import RunConfig, with_given_budget
+from tracking.experiment.config import RunConfig
 from tracking.experiment.task import make_task
 from tracking.training import run_title
 
@@ -43,12 +43,11 @@ def build_parser() -> ArgumentParser:
         "--backbone",
         help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
     )
-    parser.add_argument("--found-widths", type=Path, help="a widths file of the backbone")
     parser.add_argument(
         "--backbone-weights", type=Path, help="a classifier's weights for the regular backbone to start from"
     )
     parser.add_argument(
-        "--found-weights", type=Path, help="a classifier's weights for the backbone of --found-widths"
+        "--found-weights", type=Path, help="a classifier's weights for the backbone of --widths"
     )
     add_experiment_arguments(parser, EXAMPLES)
     return parser
@@ -72,8 +71,7 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
     given["backbone.name"] = arguments.backbone
-    given |= {"found_widths": arguments.found_widths, "found_weights": arguments.found_weights}
-    given |= {"backbone.weights": arguments.backbone_weights}
+    given |= {"backbone.weights": arguments.backbone_weights, "found_weights": arguments.found_weights}
     return execute(
         arguments,
         "tracking",
@@ -82,7 +80,6 @@ def run(arguments: Namespace) -> int:
         given,
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         partial(open_task, quiet=arguments.no_progress),
-        complete=lambda config, stored: with_given_budget(config),
         model="backbone.name",
         uses=("tracking.track VIDEO --box X,Y,WIDTH,HEIGHT", "tracking.eval --dataset DATASET"),
     )

@@ -24,6 +24,7 @@ from core.differences import differences
 from core.errors import UserError
 from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
+from core.experiments.given import at_given_budget, shipped_names
 from core.experiments.plan import PLAN_FILE, Plan, extended, new_plan, stored_plan
 from core.experiments.processes import from_first, launched_processes
 from core.experiments.settings import FOUND, STAGES, Settings, TeacherConfig
@@ -214,6 +215,15 @@ def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) ->
         "protocol's section shrink says)",
     )
     method.add_argument(
+        "--widths",
+        "--found-widths",
+        type=Path,
+        dest="found_widths",
+        metavar="FILE|NAME",
+        help=f"the found network's widths, instead of finding any: a widths file, or one of those that ship: "
+        f"{', '.join(shipped_names())}; controls then cost the same",
+    )
+    method.add_argument(
         "--controls",
         "--methods",
         nargs="+",
@@ -231,13 +241,15 @@ def read_protocol(
 
     Args:
         path: an mmengine config file.
-        schema: the task's dataclass; its fields `train`, `shrink` and `search` are those of `Settings`.
+        schema: the task's dataclass; its fields `train`, `shrink` and `search` are those of `Settings`, `found_widths`
+            that of `core.experiments.given`.
         arguments: parsed `add_experiment_arguments`.
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
         dumped: it is a work directory's: read as data.
     """
     common = {"train.seed": arguments.seed, "name": arguments.name}
     common |= {"shrink.score": arguments.score, **search_of(arguments)}
+    common |= {"found_widths": arguments.found_widths}
     config: Any = load_config(path, schema, overrides_of(arguments, {**common, **given}), dumped=dumped)
     return (
         config
@@ -353,6 +365,12 @@ def execute(
         if note is not None:
             say(note)
         task = open_task(config, root, folder, fabric)
+        if task.given is not None and plan.method is not None:
+            raise UserError(
+                f"--widths gives the found network's widths, and --method {plan.method} says how they are found: leave "
+                "one of both out"
+            )
+        settings = replace(settings, shrink=at_given_budget(settings.shrink, task.given))
         check_trials(engine_of(task, settings, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:

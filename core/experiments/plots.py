@@ -280,6 +280,45 @@ def draw_means(axis: Any, x: Sequence[float], values: Sequence[Sequence[float]],
             axis.plot([place] * len(dots), dots, ".", color=line[0].get_color(), markersize=3, alpha=0.6)
 
 
+def plot_losses(path: Path, title: str, series: Mapping[str, Series]) -> bool:
+    """Draw the training loss of every epoch, the mean over seeds with its 95 % interval as a band, a line per method.
+
+    Args:
+        path: the PNG to write.
+        title: shown above.
+        series: method -> its records; those of earlier releases know no losses of single epochs and are left out.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    figure, axis = new_figure(7.2, 4.0)
+    drawn = False
+    for number, (method, one) in enumerate(series.items()):
+        curves = [record["losses"] for record in one.records.values() if record.get("losses")]
+        if not curves or len({len(curve) for curve in curves}) > 1:
+            continue
+        drawn = True
+        epochs, by_epoch = range(1, len(curves[0]) + 1), list(zip(*curves, strict=True))
+        mean = np.array([drawn_mean(values) for values in by_epoch])
+        half = np.array([drawn_interval(values) for values in by_epoch])
+        colour = COLOURS.get(method, CURVE_COLOURS[number % len(CURVE_COLOURS)])
+        axis.plot(
+            epochs,
+            mean,
+            color=colour,
+            linewidth=1.3,
+            label=f"{METHOD_TITLES.get(method, method)} (n = {len(curves)})",
+        )
+        axis.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+    if drawn:
+        _set_title(axis, title)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("training loss")
+        axis.legend(frameon=False, fontsize=8)
+        save_figure(figure, path)
+    return drawn
+
+
 def draw_band(axis: Any, values: Sequence[float], **style: Any) -> None:
     """Draw the baseline's mean over its seeds as a line, and its 95 % interval as a band; `style` is the line's."""
     mean, half = drawn_mean(values), drawn_interval(values)

@@ -22,7 +22,7 @@ from scipy.integrate import simpson
 from scipy.optimize import brentq
 
 from core.errors import UserError
-from core.experiments.statistics import paired_p
+from core.experiments.statistics import half_interval, paired_p
 
 _POINTS = 201  # of the grid that densities are carried on from look to look: 1e-8 in the levels
 
@@ -118,6 +118,8 @@ class Registered:
         alpha: the chance of any false answer.
         deviation: expected standard deviation of a pair's difference, for the power that is printed beforehand.
         written: when, as text; for the reader.
+        margin: a method becomes the default if it beats all but the baseline, and the upper end of its 95 % interval
+            against the baseline is below this (`becomes_default`); None where no default is decided.
     """
 
     contrasts: tuple[Contrast, ...]
@@ -126,6 +128,7 @@ class Registered:
     alpha: float = 0.05
     deviation: float | None = None
     written: str = ""
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if not self.contrasts or len(set(self.contrasts)) < len(self.contrasts):
@@ -136,6 +139,8 @@ class Registered:
             raise UserError(f"alpha is {self.alpha}: use a probability such as 0.05")
         if self.deviation is not None and not 0 < self.deviation < math.inf:
             raise UserError(f"deviation is {self.deviation}: use a positive number, or leave it out")
+        if self.margin is not None and not 0 <= self.margin < math.inf:
+            raise UserError(f"margin is {self.margin}: use a loss that is borne, 0 or more, or leave it out")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -214,6 +219,38 @@ def decide(registered: Registered, differences: Mapping[Contrast, Sequence[float
     return [latest[item] for item in registered.contrasts]
 
 
+def becomes_default(
+    registered: Registered,
+    decisions: Sequence[Decision],
+    differences: Mapping[Contrast, Sequence[float]],
+    *,
+    higher_is_better: bool,
+) -> dict[str, bool | None]:
+    """Which methods become the default by the rule that was written down; None while a question is open.
+
+    A method does if it is found to be better than everything that it is held against but the baseline, and the end of
+    its 95 % interval against the baseline on the worse side, of the look that answered, is below `Registered.margin`.
+    One that is not held against the baseline and something else besides is not decided on.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    found: dict[str, bool | None] = {}
+    for method in dict.fromkeys(item.contrast.method for item in decisions):
+        own = {item.contrast.against: item for item in decisions if item.contrast.method == method}
+        base = own.pop("baseline", None)
+        if base is None or not own or registered.margin is None:
+            continue
+        if not all(item.final for item in (base, *own.values())):
+            found[method] = None
+            continue
+        worse = {
+            item: sign * np.array(differences[item.contrast][: item.look]) for item in (base, *own.values())
+        }
+        beats = all(item.differs and worse[item].mean() < 0 for item in own.values())
+        half = half_interval(worse[base].tolist())
+        found[method] = beats and half is not None and bool(worse[base].mean() + half < registered.margin)
+    return found
+
+
 def read_registered(path: Path) -> Registered:
     """The contrasts of a small JSON file.
 
@@ -233,7 +270,7 @@ def read_registered(path: Path) -> Registered:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"contrasts '{path}' need 'contrasts' (each with 'method' and 'against'), 'looks' and 'metric', and may "
-            f"have 'alpha', 'deviation' and 'written' ({type(error).__name__}: {error})"
+            f"have 'alpha', 'deviation', 'margin' and 'written' ({type(error).__name__}: {error})"
         ) from error
     except UserError as error:
         raise UserError(f"contrasts '{path}': {error}") from error

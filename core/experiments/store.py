@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -83,15 +83,36 @@ class Store(Protocol):
         """Keep found widths."""
 
 
+def schema_of(record: Mapping[str, Any]) -> int:
+    """The schema by which a trial was run; of a short record, as reports publish it, too."""
+    return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
+
+
+def short(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is published: without what can be made again from its key's folder."""
+    left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost", "named_widths")
+    if schema_of(record) > 1:  # the first pages do not name theirs
+        record = {"schema": schema_of(record), **record}
+    found = record["architecture"]
+    if found is None and "widths" in record:  # imported
+        return {key: value for key, value in record.items() if key not in left_out}
+    own = {"widths": found and list(found["widths"].values())}
+    if found and found.get("removed"):
+        own["removed"] = found["removed"]
+    return {**{key: value for key, value in record.items() if key not in left_out}, **own}
+
+
 @dataclass(frozen=True)
 class KeyedStore:
     """A store that any number of commands share: names are keys.
 
     Attributes:
         folder: of the store.
+        published: a folder in which every finished trial is also kept as a small file (`short`).
     """
 
     folder: Path
+    published: Path | None = None
 
     def run(self, trial: Trial, key: str) -> Path:
         """See `Store`."""
@@ -123,6 +144,8 @@ class KeyedStore:
     def save(self, trial: Trial, record: Record) -> None:
         """See `Store`."""
         write_json(self.record_file(record["key"]), record)
+        if self.published is not None:
+            write_json(self.published / f"{record['key']}.json", short(record))
 
     def load_widths(self, trial: Trial, key: str) -> Found | None:
         """See `Store`."""

@@ -28,7 +28,7 @@ from core.experiments.provenance import commit
 from core.experiments.settings import TeacherConfig
 from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
-from core.experiments.store import Record, Store, held, key_of, plain
+from core.experiments.store import Record, Store, held, key_of, plain, schema_of
 from core.experiments.task import Task
 from core.graph.channels import ChannelGraph, trace_channels
 from core.methods.method import Found, Method, Request, SearchConfig
@@ -49,11 +49,6 @@ from core.widths.config import ShrinkConfig
 from core.widths.selection import search
 from core.widths.shrinkage import check_latency
 from core.widths.space import open_space
-
-
-def schema_of(record: Mapping[str, Any]) -> int:
-    """The schema by which a trial was run; of a short record, as reports publish it, too."""
-    return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
 
 
 def is_earlier(record: Mapping[str, Any]) -> bool:
@@ -408,6 +403,7 @@ def _train(
         "decided_by": engine.decided_by(trial),
         "metrics": dict(last.eval_metrics),
         "train_loss": last.train_loss,
+        "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
         "cost": cost.to_json(),
         "baseline_cost": baseline_cost,
         "architecture": None if architecture is None else architecture.to_json(),

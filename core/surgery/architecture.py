@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -188,6 +188,33 @@ class Architecture:
                     f"'{self.model}'"
                 )
         return graph
+
+    def priced(self, model: nn.Module, inputs: Any) -> Architecture:
+        """The same widths with what they and the baseline cost on other inputs.
+
+        Args:
+            model: the baseline.
+            inputs: what one sample looks like to it; only shapes matter.
+
+        Raises:
+            ArchitectureError: the groups of `model` are not the file's, or its regular widths are others.
+        """
+        found = find_groups(self.reshape(model), inputs, self.options)
+        regular = find_groups(model, inputs, self.options)
+        for group, width in self.baseline_widths.items():  # a file written by hand says nothing about it
+            if regular.widths.get(group, width) != width:
+                raise ArchitectureError(
+                    f"the widths file of '{self.model}' was made for a network whose group '{group}' has {width} "
+                    f"channels, but {type(model).__name__} has {regular.widths[group]}: name the network for which the "
+                    "widths were found"
+                )
+        return replace(
+            self,
+            inputs=describe_inputs(inputs),
+            cost=found.price(),
+            baseline=regular.price(),
+            baseline_widths=regular.widths,
+        )
 
     def build(
         self, model: nn.Module, *, factory: Factory | None = None, seed: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any, Literal
 
@@ -47,6 +48,8 @@ def make_fabric(
     )
     if world > 1:
         fabric.launch()
+        # The groups' threads have to end before the interpreter does, else C++ may abort a process that is done.
+        atexit.register(_leave_processes)
     return fabric
 
 
@@ -102,6 +105,11 @@ def gathered(value: Any) -> list[Any]:
 def is_first_process() -> bool:
     """Whether this is the process that speaks and writes for all."""
     return not _several() or torch.distributed.get_rank() == 0
+
+
+def _leave_processes() -> None:
+    if _several():
+        torch.distributed.destroy_process_group()
 
 
 def _several() -> bool:

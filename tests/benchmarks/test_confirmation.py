@@ -59,6 +59,7 @@ def test_records_are_small_files_that_say_which_code_made_them_and_when(confirme
     assert {record["key"] for record in records} == {record["key"] for record in value["records"]}
     for record in records:
         assert math.isfinite(record["metrics"]["loss"])
+        assert record["losses"] == [pytest.approx(record["train_loss"], rel=1e-3)]
         assert set(record["environment"]) >= {"finished", "commit"}
 
 
@@ -68,7 +69,9 @@ def test_the_page_says_what_was_written_down_and_what_the_looks_can_see(confirme
     assert "3 pairs see a difference of" in page
     assert "| magnitude against uniform |" in page
     assert "test loss" in page
-    assert (confirmed / "page.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("page.png", "page-losses.png"):
+        assert f"({name})" in page
+        assert (confirmed / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_are_told_before_anything_is_trained(
@@ -85,3 +88,20 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store"), "--report-only"]) == 2
     assert "holds no trial of these contrasts" in capsys.readouterr().err
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_committed_records_go_on_on_another_machine(
+    confirmed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(confirmed / "contrasts.json"), *FAST, "--work-dir", str(tmp_path / "empty")]
+    command += ["--records", str(confirmed / "records"), "--output", str(tmp_path / "page")]
+    capsys.readouterr()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "imported into" in told
+    assert "training" not in told
+
+    def tables(path: Path) -> list[str]:
+        return [line for line in path.read_text().splitlines() if line.startswith("|")]
+
+    assert tables(tmp_path / "page.md") == tables(confirmed / "page.md")

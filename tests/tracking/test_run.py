@@ -13,6 +13,7 @@ from classification.models import build
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.experiments.experiment import Outcome
+from core.experiments.given import at_given_budget
 from core.storage.checkpoint import save_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import describe_inputs
@@ -20,7 +21,7 @@ from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
 from tracking.dimp.checkpoint import load_network
-from tracking.experiment.config import RunConfig, given_architecture, with_given_budget
+from tracking.experiment.config import RunConfig, given_architecture
 from tracking.run import CONFIGS, DEFAULT_CONFIG, main
 
 SHORT = [
@@ -113,7 +114,7 @@ def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: c
     widths.save(tmp_path / "widths.json")
     save_weights(RESNETS["resnet18-small"](), tmp_path / "regular.safetensors")
     save_weights(widths.build(RESNETS["resnet18-small"]()), tmp_path / "found.safetensors")
-    files = ["--found-widths", "widths.json", "--backbone-weights", "regular.safetensors"]
+    files = ["--widths", "widths.json", "--backbone-weights", "regular.safetensors"]
     files += ["--found-weights", "found.safetensors"]
     assert main(["--work-dir", "run", *files, *one_video]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text())
@@ -126,7 +127,7 @@ def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Archi
     widths.save(tmp_path / "widths.json")
     config = load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, [f"found_widths={tmp_path / 'widths.json'}"])
     given = given_architecture(config)
-    assert with_given_budget(config).shrink.budget.flops == given.costs[0].paper
+    assert at_given_budget(config.shrink, given).budget.flops == given.costs[0].paper
 
 
 def test_widths_of_classifications_resnet50_fit_the_published_protocol(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ returns a mapping with its stages `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from core.command_line.factories import call_factory, is_factory, unknown_network
 from core.errors import UserError
-from core.graph.channels import trace_channels
+from core.graph.channels import TraceOptions, find_groups
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from core.storage.checkpoint import fit_weights, read_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
@@ -238,33 +239,24 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         found.graph(make_backbone(name))  # the file's own check, against the whole network
     inputs = torch.zeros(1, 3, side, side)
     trunk = backbone_trunk(name)
-    regular_graph = trace_channels(trunk, inputs, outputs="free")
     removed = tuple(block for block in found.removed if not block.startswith(UNUSED))
-    graph = trace_channels(shorten(trunk, removed), inputs, outputs="free") if removed else regular_graph
-    missing = next((group for group in graph.widths if group not in found.widths), None)
+    options = TraceOptions(outputs="free")
+    used = find_groups(shorten(trunk, removed), inputs, options).widths
+    missing = next((group for group in used if group not in found.widths), None)
     if missing is not None:
         raise ArchitectureError(
             f"group '{missing}' of {name} is missing in the widths file of '{found.model}'"
         )
-    regular = found.baseline_widths  # a file written by hand says nothing about it
-    for group, width in graph.widths.items():
-        if regular.get(group, width) != width:
-            raise ArchitectureError(
-                f"the widths file of '{found.model}' was made for a network whose group '{group}' has {regular[group]} "
-                f"channels, but {name} has {width}: name the backbone for which the widths were found"
-            )
-    widths = {group: found.widths[group] for group in graph.widths}
-    return Architecture(
-        name,
-        widths,
-        describe_inputs(inputs),
-        options=graph.options,
-        cost=graph.price(widths),
-        baseline=regular_graph.price(),
-        baseline_widths=regular_graph.widths,
-        found_by=found.found_by,
+    own = replace(
+        found,
+        model=name,
+        widths={group: found.widths[group] for group in used},
+        conv_groups={layer: n for layer, n in found.conv_groups.items() if not layer.startswith(UNUSED)},
+        inputs=describe_inputs(inputs),
+        options=options,
         removed=removed,
     )
+    return own.priced(trunk, inputs)
 
 
 def _is_whole(found: Architecture) -> bool:

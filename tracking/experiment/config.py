@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import UserError
+from core.experiments.given import widths_file
 from core.methods.method import SearchConfig
 from core.surgery.architecture import Architecture
-from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from tracking.dimp.backbones import trunk_architecture
 from tracking.training import TrackingConfig
@@ -38,7 +38,8 @@ class RunConfig(TrackingConfig):
     Args:
         shrink: how the backbone's widths are found where `found_widths` does not give them.
         search: options of single methods that find them.
-        found_widths: a widths file of the backbone, of the whole ResNet as classification finds it or of the trunk.
+        found_widths: widths of the backbone, a file or a name that ships, of the whole ResNet as classification finds
+            it or of the trunk.
         found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
         evaluation: what trained trackers are tried on.
 
@@ -66,19 +67,10 @@ def given_architecture(config: RunConfig) -> Architecture | None:
     """The widths that the protocol gives, priced on the tracker's crops; None where they are to be found.
 
     Raises:
-        ArchitectureError: a damaged file, or widths of another network.
+        UserError: there is no such file; ArchitectureError: a damaged one, or widths of another network.
     """
     if config.found_widths is None:
         return None
     return trunk_architecture(
-        config.backbone.name, Architecture.load(config.found_widths), config.data.views.crop
+        config.backbone.name, Architecture.load(widths_file(config.found_widths)), config.data.views.crop
     )
-
-
-def with_given_budget(config: RunConfig) -> RunConfig:
-    """The protocol with the budget of given widths, so that controls cost the same."""
-    given = given_architecture(config)
-    if given is None:
-        return config
-    budget = Budget(flops=given.costs[0].paper, convention="paper")
-    return replace(config, shrink=replace(config.shrink, budget=budget))

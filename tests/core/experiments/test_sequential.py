@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.experiments.sequential import (
     Contrast,
     Registered,
+    becomes_default,
     decide,
     look_levels,
     pairs_needed,
@@ -125,3 +126,29 @@ def test_contrasts_are_read_from_a_file_and_mistakes_are_named(tmp_path: Path) -
         read_registered(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_registered(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("against_uniform", "against_baseline", "higher", "answer"),
+    [
+        ([-1.0, -1.1, -0.9, -1.2], [0.0, 0.05, -0.05, 0.1], False, True),
+        ([-1.0, -1.1, -0.9, -1.2], [0.3, 0.35, 0.25, 0.4], False, False),  # worse than the baseline by more
+        ([1.0, 1.1, 0.9, 1.2], [0.0, 0.05, -0.05, 0.1], False, False),  # found to differ, but worse
+        ([1.0, 1.1, 0.9, 1.2], [0.0, 0.05, -0.05, 0.1], True, True),
+        ([-1.0, 1.1, -0.9, 1.2], [0.0, 0.05, -0.05, 0.1], False, False),  # not told from zero
+        ([-1.0, -1.1], [0.0, 0.05], False, None),
+    ],
+)
+def test_the_rule_for_the_default(
+    against_uniform: list[float], against_baseline: list[float], higher: bool, answer: bool | None
+) -> None:
+    uniform, baseline = Contrast("m", "uniform"), Contrast("m", "baseline")
+    registered = Registered((uniform, baseline), (4,), "top1_error", margin=0.2)
+    pairs = {uniform: against_uniform, baseline: against_baseline}
+    assert becomes_default(registered, decide(registered, pairs), pairs, higher_is_better=higher) == {
+        "m": answer
+    }
+    without = Registered((uniform, baseline), (4,), "top1_error")
+    assert becomes_default(without, decide(without, pairs), pairs, higher_is_better=higher) == {}
+    with pytest.raises(UserError, match="margin is -1"):
+        Registered((uniform,), (4,), "top1_error", margin=-1)

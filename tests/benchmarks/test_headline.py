@@ -1,0 +1,83 @@
+"""README's results are what the pages' figures say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.headline import (
+    BEGIN,
+    END,
+    confirmation_sentences,
+    main,
+    reduced_sentences,
+    table_sentences,
+    with_paragraphs,
+)
+from core.errors import UserError
+
+
+def records(**errors: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"method": name.replace("_", "-"), "seed": seed, "metrics": {"top1_error": error}}
+        for name, values in errors.items()
+        for seed, error in enumerate(values)
+    ]
+
+
+def test_readme_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0
+    assert "says what the figures say" in capsys.readouterr().out
+
+
+def test_only_what_is_significant_is_called_better() -> None:
+    base, better = [60.0, 61.0, 62.0, 63.0], [50.0, 51.1, 52.0, 53.2]
+    page = {"records": records(baseline=base, gradient=better, uniform=[60.5, 60.4, 62.9, 62.0])}
+    (line,) = reduced_sentences(page, "page", 7)
+    assert "7 epochs, 4 seeds" in line
+    assert "1 of 2 ways beat the regular network: `gradient` -9.92" in line
+    assert "with fewer blocks, 0 of 0" in line
+    worse = {"records": records(baseline=better, gradient=base)}
+    assert "0 of 1 ways beat" in reduced_sentences(worse, "page", 7)[0]
+
+
+def test_the_best_of_the_table_and_the_default_are_named() -> None:
+    rows = [
+        {"method": name, "budget": 0.9, "floor": 0.25, "surface": surface}
+        for name, surface in (("uniform", 90.0), ("gradient", 89.5), ("inner-wide", 90.2))
+    ]
+    rows.append({"method": "gradient", "budget": 0.5, "floor": 0.25, "surface": 99.0})
+    space = {"title": "chains", "rows": rows, "baseline": {"surface": 90.1}, "noise": 0.1, "networks": 1000}
+    (line,) = table_sentences({"spaces": [space]})
+    assert "`inner-wide` is +0.20 points of accuracy from uniform widths and +0.10" in line
+    assert "the default `gradient` -0.50 and -0.60" in line
+
+
+def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "confirmation.json"
+    assert confirmation_sentences(path) == []
+    contrasts = [
+        {"method": "gradient", "against": "uniform", "pairs": 2, "differs": True, "final": True},
+        {"method": "gradient", "against": "random", "pairs": 2, "differs": False, "final": False},
+        {"method": "gradient", "against": "baseline", "pairs": 0, "differs": False, "final": False},
+    ]
+    found = records(gradient=[50.0, 50.2, 9.0], uniform=[51.0, 51.3, 8.0], random=[50.0, 50.1, 7.0])
+    page = {"contrasts": contrasts, "records": found, "becomes_default": {"gradient": None}}
+    path.write_text(json.dumps(page))
+    (line,) = confirmation_sentences(path)
+    assert "`gradient` against uniform -1.05" in line
+    assert "after 2 pairs: differs" in line
+    assert "after 2 pairs: open" in line
+    assert "against baseline has not been looked at yet" in line
+    assert "default" not in line
+    path.write_text(json.dumps({**page, "becomes_default": {"gradient": True}}))
+    assert "`gradient` becomes the default" in confirmation_sentences(path)[0]
+
+
+def test_marks_that_are_missing() -> None:
+    assert with_paragraphs(f"a\n{BEGIN}\nold\n{END}\nb").startswith(f"a\n{BEGIN}\n- **Judged")
+    with pytest.raises(UserError, match="once each"):
+        with_paragraphs("nothing")
