@@ -96,4 +96,4 @@ class TrainingDisplay:
 
     def _left(self, epoch: int, batch: int) -> str:
         seconds = self._meter.left(epoch, batch)
-        return "" if seconds is None else f"{duration_text(seconds)} left"
+        return "" if not seconds else f"{duration_text(seconds)} left"
