@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if proof.untested:
                 print(
                     f"not exact, so that masking alone does not test them: {len(proof.untested)} groups; in "
-                    f"{len(proof.over_kept)} of them masked equals cut with what runs over channels run over the kept ones"
+                    f"{len(proof.over_kept)} of them masked equals cut where all runs over the kept channels alone"
                 )
             for mode, reason in proof.unchecked.items():
                 print(f"{mode} mode was not checked: {reason}")
