@@ -57,7 +57,7 @@ LOADERS: dict[str, Loader] = {
         ("dimp", TRACKER | {"config": {"classification_channels": 10**30}}, "cannot be built"),
         ("classification", CLASSIFIER | {"input_shape": [1, 10**5, 10**5]}, "larger than 16,777,216 numbers"),
         ("classification", CLASSIFIER | {"downsample": 10**4}, "larger than 16,777,216 numbers"),
-        ("classification", CLASSIFIER | {"downsample": "2"}, "does not say which network"),
+        ("classification", CLASSIFIER | {"downsample": "two"}, "does not say which network"),
         ("classification", CLASSIFIER | {"input_shape": [16]}, "does not say which network"),
         ("classification", CLASSIFIER | {"architecture": WIDE}, "widths"),
     ],

@@ -46,9 +46,12 @@ def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
         assert found.costs[0].paper <= shrink.budget.flops * found.costs[1].paper
         assert found.costs[0].paper > 0.99 * shrink.budget.flops * found.costs[1].paper
         least = FLOORS.get(name.removeprefix(f"{network}-"), shrink.floor) * shrink.widen
+        block = max(8, shrink.round_to)
         for group, width in found.widths.items():
-            assert width >= int(least * regular.widths[group])
-            assert width % 8 == 0
+            assert width >= max(
+                block, int(least * regular.widths[group] / block) * block
+            )  # rounded down to blocks
+            assert width % block == 0
         built = find_groups(found.reshape(model), inputs, found.options)
         assert built.price() == found.costs[0]
 

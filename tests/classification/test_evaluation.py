@@ -42,7 +42,7 @@ def test_counts_equal_sorting_by_hand_whatever_the_batches(count, classes, batch
     order = np.argsort(-logits.numpy(), axis=1)
     ranks = [row.tolist().index(target) for row, target in zip(order, targets.tolist())]
     assert result["top1_error"] == 100 * sum(rank >= 1 for rank in ranks) / count
-    if classes >= 5:
+    if classes > 5:  # of five or fewer, one of five guesses is always right
         assert result["top5_error"] == 100 * sum(rank >= 5 for rank in ranks) / count
     else:
         assert "top5_error" not in result

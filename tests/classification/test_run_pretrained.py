@@ -113,7 +113,7 @@ def test_a_resume_with_other_weights_is_refused(
             main(["--resume", "--work-dir", str(experiment), "--no-progress", "--pretrained", str(other)])
             == 2
         )
-        assert "pretrained differ" in capsys.readouterr().err
+        assert "another protocol (pretrained is" in capsys.readouterr().err
         weights.unlink()
         assert main(["--resume", "--work-dir", str(experiment), "--no-progress"]) == 2
         assert "there is no such file" in capsys.readouterr().err

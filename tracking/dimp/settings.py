@@ -134,9 +134,9 @@ class TrackerSettings:
         value = getattr(self, name)
         number = isinstance(value, (kind, int)) and not isinstance(value, bool)
         if not (number and low <= value < high):
-            wanted = "a whole number of" if kind is int else "a number of"
-            limits = f"in [{low}, {high})" if high < math.inf else f"{wanted} at least {low}"
-            raise UserError(f"{name}={value!r}: has to be {limits}")
+            wanted = "a whole number" if kind is int else "a number"
+            below = f" and below {high}" if high < math.inf else ""
+            raise UserError(f"{name}={value!r}: has to be {wanted} of at least {low}{below}")
 
     def _check_list(self, name: str, length: int, above: float, wanted: str) -> None:
         """Refuse a list whose entries are not `length` finite numbers each, all above a limit."""

@@ -75,7 +75,10 @@ def sleepers(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell of processes")
 def test_what_schedulers_send_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
     process, found = sleepers(tmp_path)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    tasks = Path(
+        f"/proc/{process.pid}/task"
+    ).iterdir()  # processes are children of the thread that started them
+    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
     assert {*map(str, found)} < {*children}  # Python has one of its own beside them
     for pid in (process.pid, *map(int, children)):
         os.kill(pid, signal.SIGUSR1)

@@ -251,7 +251,7 @@ def test_widths_of_a_wider_network_of_the_same_form_are_refused() -> None:
     inputs = torch.zeros(1, 3, 64, 64)
     widths = core.trace_channels(RESNETS["resnet18"](), inputs).widths
     wide = core.Architecture("resnet18", widths, describe_inputs(inputs), baseline_widths=widths)
-    with pytest.raises(ArchitectureError, match="'conv1' has 64 channels, but resnet18-small has 16"):
+    with pytest.raises(ArchitectureError, match="'conv1' has 64 channels, but ResNetTrunk has 16"):
         trunk_architecture("resnet18-small", wide, 64)
     assert trunk_architecture("resnet18", wide, 64).widths["conv1"] == 64
 
