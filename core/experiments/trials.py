@@ -36,10 +36,10 @@ from core.methods.method import Found, Method, Request, SearchConfig
 from core.methods.registry import BASELINE, find
 from core.methods.subject import find_architecture, fresh_baseline
 from core.storage.checkpoint import load_weights
-from core.surgery.architecture import Architecture
+from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.depth import blocks_to_lift, lifted
 from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
-from core.surgery.resize import widen
+from core.surgery.resize import widen, widened_widths
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, goes_on_lower, read_divergences, with_rate
 from core.training.pace import Pace
@@ -476,6 +476,14 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
     undistilled = {"train": engine.recipe(trial.seed)["train"], "teacher": asdict(engine.teacher)}
     folder = engine.store.teacher(trial.seed, key_of([engine.subject(), "teacher", undistilled]))
     forecast = Forecast(1)  # of itself alone: it is wider than its students
+
+    def told(widened: Architecture) -> dict[str, str]:
+        described = engine.task.described
+        if described is None:
+            return {}
+        divergences = read_divergences(folder)
+        return header(described(widened), "teacher", config, None, engine.teacher, divergences)
+
     with _alone(engine, folder, place), _naming(f"teacher, seed {trial.seed}"):
         if engine.teacher.checkpoint is None:
             engine.say(f"{place}: {_begins('the teacher', RunFiles(folder), config.epochs)}")
@@ -488,6 +496,7 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
             engine.fabric,
             lowered_lr=engine.lowered_lr,
             progress=engine.progress,
+            told=told,
             pace=_saying(engine, forecast, config.epochs),
         )
 
@@ -592,18 +601,35 @@ def teacher_network(
     *,
     lowered_lr: float | None = None,
     progress: bool = True,
+    told: Callable[[Architecture], Mapping[str, str]] = lambda widened: {},
     pace: Callable[[Pace], None] | None = None,
 ) -> nn.Module:
-    """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode."""
+    """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode.
+
+    `told` makes the header of its weights of its widths, for the rest see `train_network`.
+    """
     baseline = fresh_baseline(task, config.seed)
     graph = trace_channels(
         baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
     )
     model = widen(baseline, graph, teacher.widen, factory=task.build, seed=config.seed)
+    widths, conv_groups = widened_widths(graph, teacher.widen)
+    widened = Architecture(
+        task.model_name, widths, describe_inputs(task.example_inputs), conv_groups, graph.options,
+        found_by={"widen": teacher.widen},
+    ).priced(baseline, task.example_inputs)  # fmt: skip
     if teacher.checkpoint is not None:
         load_weights(model, teacher.checkpoint)
     else:
         train_network(
-            task, model, config, work_dir, fabric, lowered_lr=lowered_lr, progress=progress, pace=pace
+            task,
+            model,
+            config,
+            work_dir,
+            fabric,
+            lowered_lr=lowered_lr,
+            progress=progress,
+            told=lambda: told(widened),
+            pace=pace,
         )
     return model.eval()

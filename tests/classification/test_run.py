@@ -360,7 +360,13 @@ def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
     assert main([*FAST[:4], "--no-progress", "--work-dir", str(folder), *options]) == 0
-    assert (folder / "runs" / "teacher-seed0" / "model.safetensors").exists()
+    weights = folder / "runs" / "teacher-seed0" / "model.safetensors"
+    contents = read_contents(weights)
+    assert (contents.task, contents.origin["method"]) == ("classification", "teacher")
+    assert "distillation" not in contents.origin["recipe"]
+    student, _ = load_network(folder / "baseline.safetensors")
+    teacher, _ = load_network(weights)  # built from what the file says of itself
+    assert teacher.conv1.out_channels == 2 * student.conv1.out_channels
 
 
 def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(
