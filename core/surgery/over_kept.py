@@ -79,6 +79,19 @@ def run_over_kept(masked: nn.Module, graph: ChannelGraph, flags: Flags, inputs: 
         mode.place.clear()
 
 
+def _put(whole: Tensor, part: Tensor, places: list[tuple[int, Tensor]]) -> None:
+    """Write `part` into the rows of `whole` that `places` names, axis by axis."""
+    if not places:
+        whole.copy_(part)
+        return
+    (axis, rows), *others = places
+    if others:
+        inner = whole.index_select(axis, rows)
+        _put(inner, part, others)
+        part = inner
+    whole.index_copy_(axis, rows, part)
+
+
 class _KeptNumbers(Inexact):
     """Sizes of channels as the cut network has them."""
 
@@ -177,17 +190,14 @@ class _OverKept(LabelMode):
             given = (given[0], list(shape), *given[2:])
         fewer = tensors_in(func(*given, **named))
         for whole, part in zip(tensors_in(result), fewer, strict=True):
-            places = [torch.arange(size) for size in whole.shape]
+            places = []
             for axis, keep in enumerate(self._keeps(whole)):
                 if whole.shape[axis] != part.shape[axis]:
                     if keep is None or int(keep[1].sum()) != part.shape[axis]:
                         raise NotSeparable(f"'{canonical(func)}' moves the channels that it runs over")
-                    places[axis] = torch.from_numpy(np.flatnonzero(keep[1]))
+                    places.append((axis, torch.from_numpy(np.flatnonzero(keep[1]))))
             with torch.no_grad():
-                if not places:
-                    whole.copy_(part)
-                    continue
-                whole[torch.meshgrid(*places, indexing="ij")] = part
+                _put(whole, part, places)
 
     def _keeps(self, tensor: Tensor) -> list[tuple[Labels, Flags] | None]:
         """(labels, which positions are kept) along each axis of a tensor; None where all are."""
