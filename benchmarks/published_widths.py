@@ -299,7 +299,7 @@ def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Pa
         *(f"- {name}: {entry['images']}, input {entry['input']}, baseline {entry['baseline_flops'] / 1e9:.4g} G FLOPs, "
           f"{entry['baseline_params'] / 1e6:.4g} M parameters." for name, entry in results.items()),
         "- A widths file is used by name: `python -m classification.run --config "
-        "shared_configs/classification/resnet50_imagenet.py --widths resnet50-gradient`.",
+        "shared_configs/classification/mobilenetv2_tiny_imagenet.py --widths mobilenetv2-gradient`.",
     ]  # fmt: skip
     return "\n".join(lines)
 
