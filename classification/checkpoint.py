@@ -70,16 +70,17 @@ def read_description(path: str | Path) -> Description:
         MissingData: there is no such file.
         UserError: it is broken, or was not written by `save_network`.
     """
-    description = read_described(path, KEY, lambda fields: lower(fields, Description), "classification.run")
-    if min(*description.input_shape, description.downsample) < 1:
+    return read_described(path, KEY, _decode, "classification.run")
+
+
+def _decode(fields: dict[str, Any]) -> Description:
+    description = lower(fields, Description)
+    shape, factor = description.input_shape, description.downsample
+    if len(shape) != 3 or min(*shape, factor) < 1:
+        raise UserError(f"inputs of shape {shape}, averaged over squares of {factor}, are none")
+    if math.prod(shape) * factor**2 > LARGEST_INPUT:
         raise UserError(
-            f"checkpoint '{path}': its inputs of shape {description.input_shape} (averaged over squares of "
-            f"{description.downsample}) are none: it is damaged"
-        )
-    if math.prod(description.input_shape) * description.downsample**2 > LARGEST_INPUT:
-        raise UserError(
-            f"checkpoint '{path}': its inputs of shape {description.input_shape} (averaged over squares of "
-            f"{description.downsample}) are larger than {LARGEST_INPUT:,} numbers: it is damaged"
+            f"inputs of shape {shape}, averaged over squares of {factor}, are larger than {LARGEST_INPUT:,} numbers"
         )
     return description
 

@@ -134,9 +134,11 @@ class TrackerSettings:
         value = getattr(self, name)
         number = isinstance(value, (kind, int)) and not isinstance(value, bool)
         if not (number and low <= value < high):
-            wanted = "a whole number" if kind is int else "a number"
-            below = f" and below {high}" if high < math.inf else ""
-            raise UserError(f"{name}={value!r}: has to be {wanted} of at least {low}{below}")
+            wanted = "a whole number of at least" if kind is int else "a number of at least"
+            limits = f"{wanted} {low}"
+            if high < math.inf:
+                limits = f"in [{low}, {high})" if kind is float else f"{limits} and below {high}"
+            raise UserError(f"{name}={value!r}: has to be {limits}")
 
     def _check_list(self, name: str, length: int, above: float, wanted: str) -> None:
         """Refuse a list whose entries are not `length` finite numbers each, all above a limit."""

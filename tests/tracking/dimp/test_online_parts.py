@@ -77,7 +77,7 @@ def test_settings_from_a_file_and_wrong_ones() -> None:
         ("train_skipping", 0, "a whole number of at least 1"),
         ("memory_size", "50", "a whole number of at least 1"),
         ("crop_size", True, "a whole number of at least 1"),
-        ("search_area", 0.5, "a number of at least 1"),
+        ("search_area", 0.5, "in [1, 100)"),
         ("jitter_size", -0.1, "a number of at least 0"),
         ("refinement_step", float("nan"), "a number of at least 0"),
         ("displacement", float("inf"), "a number of at least 0"),
