@@ -358,7 +358,7 @@ def test_an_unreachable_latency_names_both_ends_of_the_range() -> None:
                ceiling={"a": 0.75}, measure=measure)  # fmt: skip
     message = str(caught.value)
     assert "a latency of 5 ms (0.250 of the baseline) cannot be reached" in message
-    assert "between 7.00 ms (0.350) and 12.00 ms (0.600)" in message
+    assert "between 7 ms (0.350) and 12 ms (0.600)" in message
     assert "\n" not in message
 
 
