@@ -49,7 +49,7 @@ _FAILURES = (*FORWARD_FAILURES, AssertionError, ArithmeticError)
 
 
 class UntestedGroupsWarning(UserWarning):
-    """Groups of which masking alone does not give the cut network, so that `verify` cannot test them by it."""
+    """Groups of which `verify` tries nothing but that the cut network runs."""
 
 
 class VerificationError(UserError):
@@ -295,9 +295,9 @@ def verify(
 
     Returns:
         The largest difference found, a number that also says which modes were checked. A mode in which the network does
-        not run on these inputs is not: a warning says so, and why. An `UntestedGroupsWarning` names the groups that are
-        not exact. They are compared in a masked network in which what runs over their channels runs over the kept ones;
-        where that cannot be done, which the warning says, they take no part in it.
+        not run on these inputs is not: a warning says so, and why. Groups that are not exact are its `untested`. They
+        are compared in a masked network in which what runs over their channels runs over the kept ones; where that
+        cannot be done they take no part in it, and an `UntestedGroupsWarning` names them.
 
     Raises:
         VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
@@ -343,13 +343,11 @@ def verify(
             f"masked and cut outputs differ by {result:.1e} of the largest output (allowed {tolerance:.0e}) in {where} "
             f"mode; pass freeze= with the module that mixes channels to trace_channels, and please report it"
         )
-    if graph.inexact:
-        tried = "run over the kept channels alone, it gives the cut network's output"
-        if inseparable:
-            tried = f"it cannot run over the kept ones alone ({inseparable}): only that the cut network runs was tried"
+    if inseparable:
         warn(
             f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({_listed(graph.inexact)}) are not exact, "
-            f"as something runs over their channels; {tried}",
+            f"as something runs over their channels, and it cannot run over the kept ones alone ({inseparable}); of "
+            f"them only that the cut network runs was tried",
             UntestedGroupsWarning,
         )
     return result

@@ -56,7 +56,7 @@ def test_masked_equals_cut(name: str) -> None:
     graph = trace(toy, net, inputs)
     for seed, keep in enumerate((0.6, 0.3, 0.9)):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UntestedGroupsWarning)
+            warnings.simplefilter("error", UntestedGroupsWarning)
             proof = graph.verify(net, inputs, keep=keep, seed=seed)
         assert proof <= 1e-10
         assert proof.untested == proof.over_kept == toy.inexact
