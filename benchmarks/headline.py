@@ -9,7 +9,6 @@ over the comparisons that are named, or where a registered look has found it.
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from core.errors import UserError
 from core.experiments.series import Series, collect
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
-from core.storage.files import atomic_write
+from core.storage.files import atomic_write, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -40,7 +39,7 @@ def read(name: str) -> Any:
     """
     path = RESULTS / f"{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}': {error}") from error
 
@@ -112,7 +111,7 @@ def confirmation_sentences(path: Path) -> list[str]:
     """What the registered contrasts say so far."""
     if not path.exists():
         return []
-    page = json.loads(path.read_text(encoding="utf-8"))
+    page = read_json(path)
     parts = []
     for item in page["contrasts"]:
         name = f"`{item['method']}` against {item['against']}"

@@ -10,7 +10,6 @@ store and are never run twice; a run that was stopped, by kill -9 too, goes on w
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ from core.experiments.trials import Engine, Failure, check_trials
 from core.graph.channels import find_groups
 from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
-from core.storage.files import write_json
+from core.storage.files import read_json, write_json
 from core.surgery.depth import shorten
 from core.training.train import make_fabric
 from core.widths.config import ShrinkConfig
@@ -234,9 +233,9 @@ def _imported(
     try:
         if path.is_dir():
             files = sorted(path.glob("*.json"))
-            full = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+            full = [read_json(file) for file in files]
         else:
-            full = json.loads(path.read_text(encoding="utf-8"))["records"]
+            full = read_json(path)["records"]
         needed = ("key", "method", "seed", "shrink", "metrics", "cost", "search_epochs", "search_baseline_epochs",
                   "widths")  # fmt: skip
         lacking = [name for record in full for name in needed if name not in record]
