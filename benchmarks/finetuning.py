@@ -31,7 +31,7 @@ from benchmarks.hypothesis import (
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from classification.config import RunConfig
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
@@ -308,8 +308,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_parsed(build_parser(), lambda arguments: run(arguments, argv), argv, GOES_ON)
 
 
 if __name__ == "__main__":
