@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import Entry, select
@@ -273,9 +273,7 @@ def _report(
     shown = list(parts)
     if arguments.compare:
         named = {item.name: item for item in evaluations}
-        for name in arguments.compare:
-            if name not in named:
-                raise UserError(f"--compare: no tracker '{name}': there are {', '.join(named)}")
+        check_known("--compare: no tracker", arguments.compare, named)
         first, second = (named[name] for name in arguments.compare)
         result = compare(first, second, arguments.measure)
         parts.append(comparison_table(result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 
 BadImages = Literal["error", "skip"]
 
@@ -74,8 +74,7 @@ class DataConfig:
             raise UserError(
                 f"data.val_share is {self.val_share}; allowed are None and numbers between 0 and 1"
             )
-        if self.bad_images not in get_args(BadImages):
-            raise UserError(f"data.bad_images is {self.bad_images!r}; allowed are 'error' and 'skip'")
+        check_known("unknown data.bad_images", [self.bad_images], get_args(BadImages))
 
     def smaller_than_whole(self) -> str:
         """What a result on this part of a data set has to say about it: "" for the whole, or a sentence."""

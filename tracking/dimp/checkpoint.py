@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_torch
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
+from core.storage.schema import lower
 from core.storage.weights import fit_weights
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
