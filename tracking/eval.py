@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
-from core.errors import UserError, check_known
+from core.errors import UserError, check_known, first_names
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import Entry, select
@@ -25,7 +25,6 @@ from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
     find_results,
-    first_names,
     named_files,
     read_results,
     read_times,

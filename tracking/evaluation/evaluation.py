@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import UserError, check_known
+from core.errors import UserError, check_known, first_names
 from tracking.datasets import TITLES, TrackingDataset, load
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.evaluation import metrics
@@ -20,7 +20,6 @@ from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
     find_results,
-    first_names,
     frames_per_second,
     named_files,
     read_results,
