@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.experiments.series import Series, collect
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
-from core.storage.files import atomic_write, read_json
+from core.storage.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -201,8 +201,7 @@ def run(arguments: Namespace) -> int:
             "README.md does not say what the figures say: run python -m benchmarks.headline", file=sys.stderr
         )
         return 1
-    with atomic_write(path) as file:
-        file.write(wanted)
+    write_text(path, wanted)
     print("written: README.md")
     return 0
 

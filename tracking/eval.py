@@ -15,7 +15,7 @@ from pathlib import Path
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError, check_known, first_names
-from core.storage.files import atomic_write, refuse_overwriting, write_json
+from core.storage.files import refuse_overwriting, write_json, write_text
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import Entry, select
 from tracking.datasets.options import STORED, add_data_options, add_tracker_options, tracker_name
@@ -287,8 +287,7 @@ def _report(
         (arguments.latex, latex_table(evaluations, dataset.split)),
     ):
         if path:
-            with atomic_write(path) as file:
-                file.write(text)
+            write_text(path, text)
     if arguments.plots:
         from tracking.evaluation.plots import (
             save_plots,  # matplotlib takes longer to import than the scoring takes
