@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--tracker",
         metavar="SPEC",
-        help="still, ncc, dimp50 or package.module:factory (ncc; dimp50 with --checkpoint)",
+        help="still, ncc, dimp50, package.module:factory or path/to/file.py:factory (ncc; dimp50 with --checkpoint)",
     )
     add_tracker_options(running)
     running.add_argument("--name", help="what to call its results; default: the tracker")
@@ -168,7 +168,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
 
     tracker = tracker_name(arguments)
     spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone)
-    name = arguments.name or tracker.replace(":", ".")
+    name = arguments.name or Path(tracker).name.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(
         spec,

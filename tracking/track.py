@@ -46,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--tracker",
         default=None,
         metavar="SPEC",
-        help="still, ncc, dimp50 or package.module:factory (dimp50 with --checkpoint, ncc without)",
+        help="still, ncc, dimp50, package.module:factory or path/to/file.py:factory (dimp50 with --checkpoint, ncc "
+        "without)",
     )
     add_tracker_options(made)
 

@@ -115,8 +115,8 @@ class TrackerSpec:
     """Which tracker, and what it is made from: all that a worker needs to make it.
 
     Attributes:
-        name: a built-in name (`"still"`, `"ncc"`), a DiMP preset (`DIMP`), or `package.module:factory`, a callable
-            without arguments.
+        name: a built-in name (`"still"`, `"ncc"`), a DiMP preset (`DIMP`), or `package.module:factory` or
+            `path/to/file.py:factory`, a callable without arguments.
         checkpoint: the network of a DiMP tracker.
         device: where DiMP runs: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
         seed: of a DiMP tracker.
@@ -181,7 +181,10 @@ def tracker_factory(spec: str | TrackerSpec) -> TrackerFactory:
         return dimp_factory(name, spec.checkpoint, spec.device, spec.seed, spec.backbone)
     if ":" not in name:
         choices = ", ".join([*BUILT_IN, *DIMP])
-        raise UserError(f"no tracker '{name}': choose {choices} or name your own as package.module:factory")
+        raise UserError(
+            f"no tracker '{name}': choose {choices} or name your own as package.module:factory or "
+            f"path/to/file.py:factory"
+        )
     from core.command_line.factories import load_factory  # likewise
 
     return load_factory(name, "tracker")
