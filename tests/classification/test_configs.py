@@ -48,7 +48,7 @@ def test_a_protocol_is_whole_and_its_names_exist(path):
     config = load_config(path, RunConfig)
     stem = re.sub("_(distillation|reduced|explore|confirm)$", "", path.stem)
     if path != FOLDER_PROTOCOL:
-        assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
+        assert stem == f"{config.model.rpartition(':')[2]}_{config.dataset.replace('-', '_')}"
         assert config.dataset in DATASETS
     assert path.stem.endswith("_distillation") == (config.distillation is not None)
     # Written down, not left to defaults that may change.
