@@ -17,7 +17,8 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from core.errors import NonFiniteOutput, UserError
-from super_resolution.data.sets import ImageSet, read_pair
+from core.training.devices import shared_out
+from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
 
@@ -133,29 +134,44 @@ def score_set(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
         UserError: an image can't be read, or LR and HR sizes do not match.
         NonFiniteOutput: a network's output for one of the images is not finite.
     """
+    return SetScore(
+        benchmark.name, {pair.name: score_pair(upscale, benchmark, pair) for pair in benchmark.pairs}
+    )
+
+
+def score_pair(upscale: Upscaler, benchmark: ImageSet, pair: ImagePair) -> ImageScore:
+    """`score_set` of one of its images."""
     border, channel = protocol(benchmark.name, benchmark.scale)
-    scores = {}
-    for pair in benchmark.pairs:
-        hr, lr = read_pair(pair, benchmark.scale)
-        try:
-            sr = upscale(lr)
-            scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
-        except UserError as error:
-            raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
-        except NonFiniteOutput as error:
-            raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
-    return SetScore(benchmark.name, scores)
+    hr, lr = read_pair(pair, benchmark.scale)
+    try:
+        sr = upscale(lr)
+        return ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
+    except UserError as error:
+        raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
+    except NonFiniteOutput as error:
+        raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
 
 
 def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None = None) -> dict[str, float]:
     """A network's mean scores as a flat dict, such as a training loop logs: `Set5_psnr`, `Set5_ssim`, …
+
+    Launched processes share the images out, each of which is scored once; all of them have to call this.
 
     Args:
         network: on its device; its mode is left as it was.
         benchmarks: sets of one scale, that of the network.
         tile: as for `super_resolution.tiling.super_resolve`.
     """
-    return by_metric(score_set(by_network(network, images.scale, tile), images) for images in benchmarks)
+    upscalers = [by_network(network, images.scale, tile) for images in benchmarks]
+    items = [
+        (upscale, images, pair)
+        for upscale, images in zip(upscalers, benchmarks, strict=True)
+        for pair in images.pairs
+    ]
+    scores = iter(shared_out(items, lambda item: score_pair(*item)))
+    return by_metric(
+        SetScore(images.name, {pair.name: next(scores) for pair in images.pairs}) for images in benchmarks
+    )
 
 
 def by_metric(scores: Iterable[SetScore]) -> dict[str, float]:

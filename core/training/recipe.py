@@ -117,6 +117,7 @@ class TrainConfig:
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every_steps: optimiser steps between states on disk; each epoch's end is always one.
         seed: of everything random during training; process `rank` uses `seed` + rank.
+        sync_batchnorm: with several processes normalise by the whole batch instead of each process' part; on GPUs.
 
     Raises:
         UserError: a value is out of range.
@@ -135,6 +136,7 @@ class TrainConfig:
     eval_every: int = 1
     checkpoint_every_steps: int | None = None
     seed: int = 0
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every_steps"):
