@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from core.command_line.config import load_config
+from core.experiments.executors import add_executor_arguments
 from core.experiments.given import shipped_names
 from core.experiments.plan import Start
 from core.experiments.pretrained import shrink_of
@@ -44,10 +45,8 @@ def add_training_arguments(parser: ArgumentParser) -> None:
 def add_trial_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that every command understands that runs trials."""
     add_training_arguments(parser)
+    add_executor_arguments(parser)
     trials = parser.add_argument_group("trials")
-    trials.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
     trials.add_argument(
         "--allow-unknown-start",
         action="store_true",

@@ -39,6 +39,7 @@ class Engine:
         schema: of the trials; that of an earlier release where its records are only looked at.
         say: takes one line of news at a time.
         progress: show bars.
+        waits: for a training or a search that another command is at; False raises `core.storage.claims.Claimed`.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class Engine:
     schema: int = SCHEMA
     say: Callable[[str], None] = print
     progress: bool = False
+    waits: bool = True
 
     def subject(self) -> dict[str, Any]:
         """Network and data, as far as they decide a result."""
@@ -62,7 +64,7 @@ class Engine:
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""
-        recipe = asdict(replace(self.train, seed=seed))
+        recipe = replace(self.train, seed=seed).plain()
         del recipe["checkpoint_every_steps"], recipe["eval_every"]
         distilled = self.distillation is not None
         return {

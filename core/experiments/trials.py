@@ -32,6 +32,7 @@ from core.experiments.task import Task
 from core.experiments.trainings import baseline_graph, network, teacher_network, train_network
 from core.methods.method import Found
 from core.methods.registry import BASELINE, find
+from core.storage.claims import claimed
 from core.surgery.architecture import Architecture
 from core.training.divergence import TrainingDiverged, read_divergences
 from core.training.pace import Pace
@@ -110,19 +111,14 @@ def run_trial(
     found = None if trial.finder.method == BASELINE else _widths(engine, trial.finder, place)
     if not train:
         return None
-    record = _train(engine, trial, found, place, forecast)
-    engine.fabric.barrier()  # all have looked for the record before it is written
-    if engine.fabric.is_global_zero:
-        engine.store.save(trial, record)
-        engine.say(f"{place}: {metrics_text(engine.task, record)}")
-    return record
+    return _train(engine, trial, found, place, forecast)
 
 
 def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[None]:
     """Hold a folder against other commands; launched processes are one command, which holds its work directory."""
     if engine.fabric.world_size > 1:
         return nullcontext()
-    return held(folder, lambda line: engine.say(f"{place}: {line}"))
+    return (held if engine.waits else claimed)(folder, lambda line: engine.say(f"{place}: {line}"))
 
 
 def _widths(engine: Engine, trial: Trial, place: str) -> Found:
@@ -204,6 +200,9 @@ def _train(
         )
 
     with _alone(engine, folder, place), _naming(str(trial)):
+        finished = engine.load(trial)  # by another command, since this one looked
+        if finished is not None:
+            return finished
         engine.say(f"{place}: {_begins(task.model_name, RunFiles(folder), config.epochs)}")
         fitted = train_network(
             task,
@@ -218,37 +217,41 @@ def _train(
             told=told,
             pace=_saying(engine, forecast, config.epochs),
         )
-    last = fitted.history[-1]
-    on_gpu = engine.fabric.device.type == "cuda"
-    record: Record = plain({
-        "key": engine.record_key(trial),
-        "method": trial.method,
-        "seed": trial.seed,
-        "subject": engine.subject(),
-        "recipe": engine.recipe(trial.seed),
-        "shrink": None if found is None else asdict(trial.shrink),
-        "decided_by": engine.decided_by(trial),
-        "metrics": dict(last.eval_metrics),
-        "metrics_at_start": at_start,
-        "train_loss": last.train_loss,
-        "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
-        "cost": cost.to_json(),
-        "baseline_cost": baseline_cost,
-        "architecture": None if architecture is None else architecture.to_json(),
-        "search_epochs": 0.0 if found is None else found.epochs,
-        "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
-        "training": training,
-        "unknown_start": unknown,
-        "weights": as_json(task.pretrained, engine.starts_from(trial)),
-        "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
-        "environment": {
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-            "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
-            "commit": commit(),
-        },
-    })  # fmt: skip
-    return record
+        last = fitted.history[-1]
+        on_gpu = engine.fabric.device.type == "cuda"
+        record: Record = plain({
+            "key": engine.record_key(trial),
+            "method": trial.method,
+            "seed": trial.seed,
+            "subject": engine.subject(),
+            "recipe": engine.recipe(trial.seed),
+            "shrink": None if found is None else asdict(trial.shrink),
+            "decided_by": engine.decided_by(trial),
+            "metrics": dict(last.eval_metrics),
+            "metrics_at_start": at_start,
+            "train_loss": last.train_loss,
+            "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
+            "cost": cost.to_json(),
+            "baseline_cost": baseline_cost,
+            "architecture": None if architecture is None else architecture.to_json(),
+            "search_epochs": 0.0 if found is None else found.epochs,
+            "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
+            "training": training,
+            "unknown_start": unknown,
+            "weights": as_json(task.pretrained, engine.starts_from(trial)),
+            "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
+            "environment": {
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+                "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
+                "commit": commit(),
+            },
+        })  # fmt: skip
+        engine.fabric.barrier()  # all have looked for the record before it is written
+        if engine.fabric.is_global_zero:
+            store.save(trial, record)
+            engine.say(f"{place}: {metrics_text(task, record)}")
+        return record
 
 
 def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:

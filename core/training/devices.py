@@ -120,10 +120,10 @@ def in_all(work: Callable[[], T]) -> list[T]:
             raise
         failed = error
     told = gathered((value, failed))
-    for _, error in told:
-        if error is not None:
-            raise error
-    return [value for value, _ in told]
+    first = next((problem for _, problem in told if problem is not None), None)
+    if first is not None:
+        raise first
+    return [found for found, _ in told]
 
 
 def shared_out(items: Sequence[T], judge: Callable[[T], R]) -> list[R]:

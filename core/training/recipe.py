@@ -7,8 +7,8 @@ momentum 0.9, weight decay 1e-4 on every parameter, cosine to 0 in per-epoch ste
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from core.errors import UserError
 from core.training.devices import Precision
@@ -153,6 +153,13 @@ class TrainConfig:
         require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
+
+    def plain(self) -> dict[str, Any]:
+        """As data that keys and identities are made of; what is younger than the first stores stands there if set."""
+        settings = asdict(self)
+        if not self.sync_batchnorm:
+            del settings["sync_batchnorm"]
+        return settings
 
 
 def require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

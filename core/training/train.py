@@ -523,10 +523,8 @@ def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
 
 def _identity(learner: Learner, config: TrainConfig, loader: Loader) -> dict[str, Any]:
     """What must be equal for a state to be resumed; `config` is the recipe that the run began with."""
-    recipe = dataclasses.asdict(config)
+    recipe = config.plain()
     del recipe["checkpoint_every_steps"]  # the one setting that changes nothing in the result
-    if not config.sync_batchnorm:
-        del recipe["sync_batchnorm"]  # runs of earlier releases go on
     averaging = {AVERAGING: "decay warmed up, statistics measured"} if learner.ema is not None else {}
     return {
         **averaging,

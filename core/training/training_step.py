@@ -85,8 +85,8 @@ def set_up_learner(
     """Move `model` and `teacher` to the device and build optimiser and running average.
 
     Raises:
-        UserError: the fabric's precision is not the recipe's, the optimiser does not fit the model, or statistics are to
-            be shared where that cannot be done.
+        UserError: the fabric's precision is not the recipe's, the optimiser does not fit the model, or statistics are
+            to be shared where that cannot be done.
     """
     found = fabric.strategy.precision.precision
     if found != config.precision:
@@ -122,8 +122,8 @@ def share_statistics(model: nn.Module, device: torch.device) -> None:
     """
     if device.type != "cuda":
         raise UserError(
-            "train.sync_batchnorm=True needs GPUs: torch's SyncBatchNorm cannot run on a CPU, whose processes keep their "
-            "own statistics; leave it out, or use one process"
+            "train.sync_batchnorm=True needs GPUs: torch's SyncBatchNorm does not run on a CPU; leave it out, and "
+            "every process has its own statistics, or use one process"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
@@ -135,9 +135,9 @@ def batch_norm_note(model: nn.Module, processes: int, batch_size: int) -> str:
     if processes == 1 or not own:
         return ""
     return (
-        f"{own} BatchNorm layers normalise within each of {processes} processes, by about {batch_size // processes} of a "
-        f"batch's {batch_size} samples; the first process' running statistics are evaluated and saved. On GPUs "
-        f"train.sync_batchnorm=True normalises by the whole batch"
+        f"{own} BatchNorm layers have statistics per process: each of {processes} normalises by about "
+        f"{batch_size // processes} of a batch's {batch_size} samples, and the first one's running statistics are "
+        f"evaluated and saved. On GPUs train.sync_batchnorm=True normalises by the whole batch"
     )
 
 

@@ -83,9 +83,7 @@ class Tryout:
 
     def _track(self, place: Path, make: Callable[[], Tracker], sequences: Sequence[TrackingSequence]) -> None:
         waiting = [
-            sequence
-            for sequence in sequences
-            if not is_finished(place, sequence.name, len(sequence.boxes))
+            sequence for sequence in sequences if not is_finished(place, sequence.name, len(sequence.boxes))
         ]
         for number, sequence in enumerate(waiting, 1):
             assert sequence.frames is not None  # the data set was read with frames

@@ -118,7 +118,7 @@ class SequenceLoader:
             return DataLoader(
                 _Batches(self, epoch),
                 batch_size=None,
-                sampler=numbers[first:],  # type: ignore[arg-type]  # any sequence will do
+                sampler=numbers[first:],
                 num_workers=at_most_cores(self.workers),
                 worker_init_fn=begin_worker,
                 pin_memory=torch.cuda.is_available(),

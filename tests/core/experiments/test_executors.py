@@ -14,21 +14,21 @@ import pytest
 
 from core.command_line.exits import RESUME
 from core.errors import UserError
-from core.experiments.executors import InProcess, check_jobs, local_executor
+from core.experiments.executors import InProcess, Resources, open_executor
 
 ROOT = Path(__file__).resolve().parents[3]
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
 from core.command_line.exits import run_command
-from core.experiments.executors import local_executor
+from core.experiments.executors import Resources, open_executor
 
 def sleep(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
 def work():
-    with local_executor(2) as executor:
+    with open_executor(Resources(jobs=2)) as executor:
         for future in [executor.submit(sleep, sys.argv[1]) for _ in range(2)]:
             future.result()
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def test_one_job_runs_here_and_at_once() -> None:
-    with local_executor(1) as executor:
+    with open_executor(Resources()) as executor:
         assert isinstance(executor, InProcess)
         assert executor.submit(os.getpid).result() == os.getpid()
         with pytest.raises(ZeroDivisionError):
@@ -47,7 +47,7 @@ def test_one_job_runs_here_and_at_once() -> None:
 
 def test_fewer_than_one_job_is_refused() -> None:
     with pytest.raises(UserError, match="--jobs 0: use at least 1"):
-        check_jobs(0)
+        Resources(jobs=0)
 
 
 def is_running(pid: int) -> bool:
