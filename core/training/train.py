@@ -242,8 +242,8 @@ def fit(
             header=header,
         )
         _start_or_resume(run, resume)
-        if told := batch_norm_note(model, fabric.world_size, config.batch_size):
-            display.say(told)
+        if fabric.is_global_zero:
+            display.note(batch_norm_note(model, fabric.world_size, config.batch_size))
         if fabric.is_global_zero and divergences != read_divergences(files.folder):
             write_divergences(files.folder, divergences)
         position = run.state.position
