@@ -20,7 +20,7 @@ import torch
 
 from core.command_line.exits import run_command
 from core.errors import UserError
-from core.storage.files import atomic_write, write_json
+from core.storage.files import write_json, write_text
 from core.storage.limits import physical_memory
 
 NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
@@ -85,8 +85,7 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
     stem = Path(stem)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md")]
     write_json(paths[0], value)
-    with atomic_write(paths[1]) as file:
-        file.write(markdown.rstrip("\n") + "\n")
+    write_text(paths[1], markdown.rstrip("\n") + "\n")
     return paths
 
 

@@ -446,8 +446,8 @@ def paper_text(figures: Mapping[str, Any]) -> str:
     return (
         f"Trainings of {PAPER_SECONDS:g} s (the shortest that make sense on a cluster) take {hours:.1f} hours on "
         f"{PAPER_WORKERS} workers: {rate:.2f} trials a second. A trial costs at most {OPERATIONS} operations of the "
-        f"file system, and a claim two more every half minute: {operations:.0f} a second in all. At 1 ms each, as a network "
-        f"file system takes, that is {operations / 10:.1f} % of one client's time, and "
+        f"file system, and a claim two more every half minute: {operations:.0f} a second in all. At 1 ms each, as a "
+        f"network file system takes, that is {operations / 10:.1f} % of one client's time, and "
         f"{100 * OPERATIONS * 1e-3 / PAPER_SECONDS:.2f} % of a worker's. On this disk a trial's steps take "
         f"{1000 * own:.1f} ms. At its start every command looks once for each record: {PAPER_TRIALS:,} looks, "
         f"{PAPER_TRIALS * 1e-3:.0f} s at 1 ms. A report reads all records: "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from classification.inputs import read_input, view_of, white_in
 from core.command_line.factories import title
 from core.export.command import Request
 from core.export.command import main as export_main
-from core.export.subject import Exportable, batch, photographs
+from core.export.subject import Exportable, batch, photographs, regular_of
 from core.storage.checkpoint import read_metadata
 from core.surgery.architecture import Architecture
 
@@ -60,9 +59,7 @@ def open_export(request: Request) -> Exportable:
         [torch.from_numpy(read_input(path, description)) for path in request.images or photographs()]
     )
     normalise = Normalisation.of(description.mean, description.std, torch.device("cpu"))
-    regular = None
-    if description.architecture is not None:
-        regular = build_network(replace(description, architecture=None), request.model).eval()
+    regular = regular_of(description, lambda own: build_network(own, request.model))
 
     def graph(network: nn.Module) -> nn.Module:
         return PixelClassifier(network, description).eval() if request.pixels else network

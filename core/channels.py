@@ -5,21 +5,51 @@ The groups themselves are `core.graph.channels`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
 
+from core.command_line.exits import run_parsed
 from core.command_line.factories import call_factory, parse_shape
+from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.graph.channels import trace_channels
 
 
+def run(arguments: Namespace) -> int:
+    """Print the plan, and prove it where that is asked for; returns the exit status."""
+    model = call_factory(arguments.model)
+    inputs = torch.zeros(parse_shape(arguments.input))
+    try:
+        graph = trace_channels(
+            model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
+        )
+    except RuntimeError as failure:
+        reason = str(failure).splitlines()[0]
+        raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
+    print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
+    if arguments.verify:
+        proof = graph.verify(model, torch.randn(inputs.shape))
+        tested = f"{len(graph.groups) - len(proof.untested)} of {len(graph.groups)} groups"
+        print(
+            f"masked equals cut in {tested} in {' and '.join(proof.modes)} mode: largest relative difference "
+            f"{proof:.1e}"
+        )
+        if proof.untested:
+            print(
+                f"not exact, so that masking alone does not test them: {len(proof.untested)} groups; in "
+                f"{len(proof.over_kept)} of them masked equals cut where all runs over the kept channels alone"
+            )
+        for mode, reason in proof.unchecked.items():
+            print(f"{mode} mode was not checked: {reason}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m core.channels MODEL`: print the plan of a model."""
-    parser = argparse.ArgumentParser(prog="python -m core.channels", description=main.__doc__)
+    parser = command_parser("core.channels", main.__doc__)
     parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
     parser.add_argument(
         "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
@@ -31,36 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
     )
-    arguments = parser.parse_args(argv)
-    try:
-        model = call_factory(arguments.model)
-        inputs = torch.zeros(parse_shape(arguments.input))
-        try:
-            graph = trace_channels(
-                model, inputs, freeze=arguments.freeze, taps=arguments.taps, outputs=arguments.outputs
-            )
-        except RuntimeError as failure:
-            reason = str(failure).splitlines()[0]
-            raise UserError(f"the model does not run on --input {arguments.input}: {reason}") from failure
-        print(json.dumps(graph.to_json(), indent=2) if arguments.json else graph.describe())
-        if arguments.verify:
-            proof = graph.verify(model, torch.randn(inputs.shape))
-            tested = f"{len(graph.groups) - len(proof.untested)} of {len(graph.groups)} groups"
-            print(
-                f"masked equals cut in {tested} in {' and '.join(proof.modes)} mode: largest relative difference "
-                f"{proof:.1e}"
-            )
-            if proof.untested:
-                print(
-                    f"not exact, so that masking alone does not test them: {len(proof.untested)} groups; in "
-                    f"{len(proof.over_kept)} of them masked equals cut where all runs over the kept channels alone"
-                )
-            for mode, reason in proof.unchecked.items():
-                print(f"{mode} mode was not checked: {reason}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_parsed(parser, run, argv, "start it again")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from os import sep
 from pathlib import Path
@@ -43,6 +43,16 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def first_names(names: Sequence[str], count: int = 3) -> str:
+    """The first of many names, for a message of one line, and dots where there are more."""
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def one_line(error: BaseException) -> str:
+    """All that an exception says, without line breaks, as far as a line holds it."""
+    return " ".join(str(error).split())[:300]
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from core.command_line.factories import title
 from core.export.command import Request
 from core.export.command import main as export_main
-from core.export.subject import Exportable, batch, photographs
+from core.export.subject import Exportable, batch, photographs, regular_of
 from core.storage.checkpoint import read_metadata
 from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import build_network, load_network
@@ -64,9 +63,7 @@ def open_export(request: Request) -> Exportable:
         top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
         parts.append(to_tensor(photo[top : top + height, left : left + width], channels)[0])
     values = batch(parts)
-    regular = None
-    if description.architecture is not None:
-        regular = build_network(replace(description, architecture=None), request.model).eval()
+    regular = regular_of(description, lambda own: build_network(own, request.model))
 
     def graph(network: nn.Module) -> nn.Module:
         return PixelUpscaler(network, rounded=True).eval() if request.pixels else network

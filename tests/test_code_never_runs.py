@@ -304,13 +304,12 @@ RUNS = {
         "core/command_line/config_files.py",
         "fromfile",
     ): "--config file.py; YAML and JSON by readers of our own",
-    ("core/command_line/factories.py", "import_module"): "--model package.module:factory",
+    ("core/command_line/factories.py", "import_module"): "--model, --tracker package.module:factory",
     ("core/command_line/factories.py", "exec_module"): "--model file.py:factory",
     ("benchmarks/networks.py", "import_module"): "networks of a task, by the name in its table",
     ("lwdna/__main__.py", "import_module"): "its own commands",
     ("lwdna/export.py", "import_module"): "the exports of the three tasks",
     ("super_resolution/torchvision_shim.py", "import_module"): "torchvision, under an earlier name",
-    ("tracking/online/trackers.py", "import_module"): "--tracker package.module:Class",
     ("core/workers.py", "loads"): "what a process of ours sends another, by a pipe",
 }
 UNPICKLERS = ("pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "pd", "pandas")
@@ -318,7 +317,6 @@ LOADS = {
     ("classification/data/cache.py", "load"): "allow_pickle=False",
     ("tracking/training/coco.py", "load"): "allow_pickle=False",
     ("core/storage/checkpoint.py", "load"): "weights_only=True",
-    ("tracking/dimp/checkpoint.py", "load"): "weights_only=True",
     ("core/command_line/config_files.py", "load"): "Loader=_OnceLoader",
 }
 

@@ -12,18 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.errors import UserError
-from core.storage.files import atomic_write, refuse_overwriting, write_json
+from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
+from core.errors import UserError, check_known, first_names
+from core.storage.files import refuse_overwriting, write_json, write_text
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import Entry, select
-from tracking.datasets.options import add_data_options, add_tracker_options, run_with_data, tracker_name
+from tracking.datasets.options import STORED, add_data_options, add_tracker_options, tracker_name
 from tracking.evaluation.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.evaluation.protocols import PROTOCOL_OF, PROTOCOLS, get_protocol
 from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
     find_results,
-    first_names,
     named_files,
     read_results,
     read_times,
@@ -34,10 +35,7 @@ PROBLEMS_SHOWN = 20
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m tracking.eval",
-        description="Score trackers exactly as each benchmark's own toolkit does.",
-    )
+    made = command_parser("tracking.eval", "Score trackers exactly as each benchmark's own toolkit does.")
     add_data_options(made)
     made.add_argument(
         "--protocol", metavar="NAME", help=f"default: the data set's own; {', '.join(PROTOCOLS)}"
@@ -59,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--tracker",
         metavar="SPEC",
-        help="still, ncc, dimp50 or package.module:factory (ncc; dimp50 with --checkpoint)",
+        help="still, ncc, dimp50, package.module:factory or path/to/file.py:factory (ncc; dimp50 with --checkpoint)",
     )
     add_tracker_options(running)
     running.add_argument("--name", help="what to call its results; default: the tracker")
@@ -170,7 +168,7 @@ def _run(arguments: argparse.Namespace, dataset: TrackingDataset) -> Path:
 
     tracker = tracker_name(arguments)
     spec = TrackerSpec(tracker, arguments.checkpoint, arguments.device, arguments.seed, arguments.backbone)
-    name = arguments.name or tracker.replace(":", ".")
+    name = arguments.name or Path(tracker).name.replace(":", ".")
     folder = (arguments.output or Path("work_dirs/tracking") / arguments.dataset) / name
     run(
         spec,
@@ -274,9 +272,7 @@ def _report(
     shown = list(parts)
     if arguments.compare:
         named = {item.name: item for item in evaluations}
-        for name in arguments.compare:
-            if name not in named:
-                raise UserError(f"--compare: no tracker '{name}': there are {', '.join(named)}")
+        check_known("--compare: no tracker", arguments.compare, named)
         first, second = (named[name] for name in arguments.compare)
         result = compare(first, second, arguments.measure)
         parts.append(comparison_table(result))
@@ -291,8 +287,7 @@ def _report(
         (arguments.latex, latex_table(evaluations, dataset.split)),
     ):
         if path:
-            with atomic_write(path) as file:
-                file.write(text)
+            write_text(path, text)
     if arguments.plots:
         from tracking.evaluation.plots import (
             save_plots,  # matplotlib takes longer to import than the scoring takes
@@ -304,7 +299,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(build_parser(), command, argv)
+    return run_parsed(build_parser(), command, argv, STORED)
 
 
 if __name__ == "__main__":

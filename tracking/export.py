@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from core.command_line.factories import title
 from core.export.command import Request
 from core.export.command import main as export_main
-from core.export.subject import Exportable, batch, photographs
+from core.export.subject import Exportable, batch, photographs, regular_of
 from core.storage.checkpoint import read_metadata
 from core.storage.description import header_of
 from core.surgery.architecture import Architecture
@@ -71,10 +70,7 @@ def open_export(request: Request) -> Exportable:
     crops = batch([central_crop(path, side) for path in request.images or photographs()])
     graph = FrameNetwork(network, request.pixels).eval()
     images = crops if request.pixels else normalise(crops)
-    regular = None
-    if description.architecture is not None:
-        plain = replace(description, architecture=None).build(request.model)
-        regular = FrameNetwork(plain, request.pixels).eval()
+    regular = regular_of(description, lambda own: FrameNetwork(own.build(request.model), request.pixels))
 
     def cells(side: str) -> str:
         return f"{side} / {STRIDE}" + " + 1" * (1 - kernel % 2)

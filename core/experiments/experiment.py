@@ -42,7 +42,7 @@ from core.experiments.trials import Failure
 from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture
-from core.storage.files import atomic_write, read_json, write_json
+from core.storage.files import read_json, write_json, write_text
 from core.surgery.architecture import Architecture
 from core.training.divergence import Divergence, read_divergences
 from core.training.run_files import EpochRecord, RunFiles, read_history, training_notes
@@ -188,8 +188,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
     write_json(settings.work_dir / "result.json", result)
     table = results_table(task.metrics, result)
     sections = task.finish(settings, runs)
-    with atomic_write(settings.work_dir / "report.md") as file:
-        file.write(markdown_report(task, settings, result, sections))
+    write_text(settings.work_dir / "report.md", markdown_report(task, settings, result, sections))
     plot_channels(settings.work_dir / "channels.png", task, runs)
     plot_curves(settings.work_dir / "curves.png", task, runs)
     for line in table.splitlines():

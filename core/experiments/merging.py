@@ -42,7 +42,7 @@ def merge(into: Path, others: Sequence[Path], say: Callable[[str], object]) -> C
     for store in (into, *others):
         if (store / PLAN_FILE).exists():
             raise UserError(
-                f"'{store}' is the work directory of one experiment, not a store of trials: it grows with --resume --seeds"
+                f"'{store}' is the work directory of one experiment, no store of trials: it grows with --resume --seeds"
             )
     for other in others:
         if not other.is_dir():

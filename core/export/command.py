@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.export.card import card, costs, kept_licence, sizes, time_table
 from core.export.formats import Exported, Runner, check_path, export
 from core.export.subject import Exportable
-from core.storage.files import atomic_write, refuse_overwriting
+from core.storage.files import refuse_overwriting, write_text
 from core.tables import text_table
 from core.timing import Timing, Work, time_in_turns, timings, wait
 
@@ -121,8 +121,7 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
     times = compare_times(subject, files, options.turns) if options.turns else {}
     machine = f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {version('torch')}"
     where = f"{' x '.join(map(str, subject.size))}, {machine}"
-    with atomic_write(place) as file:
-        file.write(card(subject, options.checkpoint, files, times, where, licence))
+    write_text(place, card(subject, options.checkpoint, files, times, where, licence))
     print(f"written: {place}")
     print(costs(subject, text_table))
     if times:

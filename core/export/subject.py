@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ FAILURES = (
 )  # networks assert that sides are multiples, and so do exporters
 STEPS = (1, 2, 4, 8, 16, 32)
 Tensors = Mapping[str, Tensor]
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,17 @@ def one_line(error: BaseException) -> str:
     """The first line of an error's message, with its kind where it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return line.partition("(args = ")[0][:200] or type(error).__name__
+
+
+def regular_of(description: D, build: Callable[[D], nn.Module]) -> nn.Module | None:
+    """The network at its own widths, in evaluation mode; None where a checkpoint's are these.
+
+    Args:
+        description: of the checkpoint: a task's dataclass, with the content of a widths file or None as `architecture`.
+        build: makes the network of such a description.
+    """
+    regular: Any = replace(description, architecture=None)  # type: ignore[type-var]
+    return None if regular == description else build(regular).eval()
 
 
 def photographs() -> tuple[Path, ...]:

@@ -145,11 +145,15 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(_in_words(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `json_text(value)`, indented, atomically."""
-    text = json_text(value, indent=2) + "\n"
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
     with atomic_write(path) as file:
         file.write(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `json_text(value)`, indented, atomically."""
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:

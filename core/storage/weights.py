@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, first_names
 
 # Keys under which training codes keep running averages, and weights; of several the first one counts where no network
 # is there to tell which one is meant. "ema" is our own training state's.
@@ -96,7 +96,7 @@ def weight_sets(content: Any, source: str | Path) -> list[WeightSet]:
     found = list(_sets_in(content, ()))
     if not found:
         raise UserError(
-            f"'{source}' holds no weights: its keys are {first([str(key) for key in content]) or 'none'}"
+            f"'{source}' holds no weights: its keys are {first_names([str(key) for key in content]) or 'none'}"
         )
     return found
 
@@ -118,8 +118,8 @@ def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
     alike = [item.entry for item in found if item.rank == best.rank]
     if best.entry and len(alike) > 1:
         raise UserError(
-            f"'{source}' is ambiguous: it holds {len(alike)} sets of weights ({first(alike)}); save the one that is "
-            f"meant alone"
+            f"'{source}' is ambiguous: it holds {len(alike)} sets of weights ({first_names(alike)}); save the one that "
+            f"is meant alone"
         )
     weights = {name: value for name, value in best.weights.items() if _plain(name) != _COUNTER}
     while prefix := next(
@@ -205,11 +205,6 @@ def unwrap_compiled(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def first(names: Sequence[str], count: int = 3) -> str:
-    """The first of many names, for a message of one line."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
-
-
 @dataclass(frozen=True)
 class _Match:
     """A set of weights beside a network."""
@@ -238,7 +233,7 @@ class _Match:
         problems = [("of another shape", self.shapes)]
         if strict:
             problems += [("missing", self.missing), ("unexpected", self.unexpected)]
-        text = "; ".join(f"{len(names)} {what} ({first(names)})" for what, names in problems if names)
+        text = "; ".join(f"{len(names)} {what} ({first_names(names)})" for what, names in problems if names)
         # Most misfits are renamed or prefixed modules.
         close = difflib.get_close_matches(self.missing[0], self.unexpected, n=1) if self.missing else []
         return text + (f"; is '{self.missing[0]}' called '{close[0]}' there?" if close else "")
@@ -368,7 +363,7 @@ def _best(fitting: Sequence[_Match], source: str | Path) -> _Match:
     if others:
         raise UserError(
             f"'{source}' is ambiguous: it holds {1 + len(others)} different sets of weights that fit, "
-            f"'{best.own.entry}' and '{first(others)}'; save the one that is meant alone"
+            f"'{best.own.entry}' and '{first_names(others)}'; save the one that is meant alone"
         )
     return best
 
@@ -391,4 +386,4 @@ def _left_out(best: _Match, sets: Sequence[WeightSet]) -> Iterator[str]:
             for name in item.weights
             if not name.startswith(start) and _plain(name) != _COUNTER
         ]
-        yield f"{len(rest)} other tensors there are left out ({first(rest)})."
+        yield f"{len(rest)} other tensors there are left out ({first_names(rest)})."

@@ -14,6 +14,7 @@ import pytest
 
 from core.errors import UserError
 from core.workers import WorkerDied, Workers
+from tests.processes import assert_all_end, is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signals on Windows")
@@ -52,14 +53,6 @@ def die(folder: Path, times: int) -> str:
 def sleep(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(600)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +138,7 @@ def test_no_process_outlives_the_first(number: str, tmp_path: Path) -> None:
     (tmp_path / "pids").mkdir()
     command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "pids")]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    while len(found := [int(path.name) for path in (tmp_path / "pids").iterdir()]) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.Signals[number])
-    process.wait()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, found)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert_all_end(process, number, tmp_path / "pids")
 
 
 def test_what_cannot_be_started_is_told_and_nothing_hangs() -> None:

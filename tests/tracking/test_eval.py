@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.core.test_workers import is_running
+from tests.processes import assert_all_end
 from tests.tracking.helpers import PROJECT, write_boxes
 from tracking import eval as command
 
@@ -217,15 +215,7 @@ def test_workers_end_with_the_command(number: str, otb_frames: Path, tmp_path: P
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "PIDS": str(tmp_path / "pids")}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    while len(found := [int(path.name) for path in (tmp_path / "pids").iterdir()]) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.Signals[number])
-    process.wait()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, found)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert_all_end(process, number, tmp_path / "pids")
 
 
 @pytest.mark.parametrize(

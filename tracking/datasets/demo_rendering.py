@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from core.storage.cache import cache_folder, decode_in_order, fingerprint, open_or_build
-from core.storage.files import atomic_write
+from core.storage.files import write_text
 from tracking.datasets.demo_scenes import SCENES
 from tracking.datasets.scenes import Scene, render, target_box
 from tracking.files.boxes import format_boxes
@@ -66,8 +66,7 @@ def _render_all(scenes: tuple[Scene, ...], photos: Path, folder: Path) -> None:
                 ("groundtruth.txt", format_boxes(boxes)),
                 ("attrs.txt", ", ".join(scene.attributes)),
             ):
-                with atomic_write(place / scene.name / name) as file:
-                    file.write(text)
+                write_text(place / scene.name / name, text)
         jobs = [(scene, frame) for scene in scenes for frame in range(scene.frames)]
 
         def write(job: tuple[Scene, int]) -> None:

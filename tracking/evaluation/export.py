@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError, check_known
-from core.storage.files import atomic_write, refuse_overwriting, write_with
+from core.storage.files import refuse_overwriting, write_text, write_with
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.boxes import BoxTable, format_boxes
 
@@ -37,8 +37,7 @@ def _refuse_overwriting(paths: Iterable[Path], results: Results) -> None:
 def _write_folder(files: Mapping[Path, str], results: Results) -> None:
     _refuse_overwriting(files, results)
     for path, text in files.items():
-        with atomic_write(path) as file:
-            file.write(text)
+        write_text(path, text)
 
 
 def _write_zip(path: Path, members: Mapping[str, str], results: Results) -> None:

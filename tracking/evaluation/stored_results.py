@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, first_names
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.archives import StoredFile, zip_members
 from tracking.files.box_files import read_box_files
@@ -182,11 +182,6 @@ def find_results(
             f"(or '<tracker>/{example}/{example}_001.txt', or a zip of them){seen}: check --results and --dataset"
         )
     return results
-
-
-def first_names(names: Sequence[str], count: int = 3) -> str:
-    """The first of some names, and dots where there are more."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def named_files(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.storage.claims import claimed
-from core.storage.files import atomic_write, read_json, write_json
+from core.storage.files import read_json, write_json, write_text
 from core.storage.video import list_frames, missing_numbers
 from core.training.workers import available_cores
 from core.workers import WorkerDied, Workers
@@ -127,13 +127,12 @@ def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
 
 def store_track(folder: Path, name: str, track: Track) -> None:
     """Write the answer to the sequence `name` into a run's folder; the boxes come last, and mark it as finished."""
-    with atomic_write(folder / "times" / f"{name}_time.txt") as file:
-        file.write("".join(f"{second:.6f}\n" for second in track.seconds))
+    write_text(folder / "times" / f"{name}_time.txt", "".join(f"{second:.6f}\n" for second in track.seconds))
     if np.isfinite(track.scores).any():
-        with atomic_write(folder / "scores" / f"{name}_score.txt") as file:
-            file.write("".join(f"{score:.6f}\n" for score in track.scores))
-    with atomic_write(folder / f"{name}.txt") as file:
-        file.write(format_boxes(track.boxes))
+        write_text(
+            folder / "scores" / f"{name}_score.txt", "".join(f"{score:.6f}\n" for score in track.scores)
+        )
+    write_text(folder / f"{name}.txt", format_boxes(track.boxes))
 
 
 # Of BLAS and OpenMP: workers that share the cores would only fight.

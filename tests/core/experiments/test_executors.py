@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from core.command_line.exits import RESUME
 from core.errors import UserError
 from core.experiments.executors import InProcess, Resources, open_executor
+from tests.processes import is_running, started_by, wait_for_end
 
 ROOT = Path(__file__).resolve().parents[3]
 SLEEPERS = """
@@ -50,14 +50,6 @@ def test_fewer_than_one_job_is_refused() -> None:
         Resources(jobs=0)
 
 
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def sleepers(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
     """A command with two processes that sleep, and their numbers."""
     script, pids = folder / "sleepers.py", folder / "pids"
@@ -66,10 +58,7 @@ def sleepers(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(pids)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while len(found := [int(path.name) for path in pids.iterdir()]) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    return process, found
+    return process, started_by(process, pids)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell of processes")
@@ -93,10 +82,7 @@ def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     process, found = sleepers(tmp_path)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, found)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_end(found)
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:

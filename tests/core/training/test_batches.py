@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.training.batches import batches_of
 from core.workers import end_with_parent
-from tests.core.test_workers import ROOT, is_running
+from tests.core.test_workers import ROOT
+from tests.processes import assert_all_end
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signals on Windows")
 
@@ -125,12 +126,4 @@ list(DataLoader(Sleepers(Path(sys.argv[1])), num_workers=2, worker_init_fn=begin
 def test_no_process_outlives_the_training(number: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    while len(found := [int(path.name) for path in tmp_path.iterdir()]) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.Signals[number])
-    process.wait()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, found)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert_all_end(process, number, tmp_path)

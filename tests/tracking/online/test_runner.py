@@ -140,7 +140,7 @@ def test_parallel_workers_give_what_one_gives(otb_frames: Path, tmp_path: Path, 
     sequences = load("otb", otb_frames, patterns=["Couple", "Crossing"], frames=True).sequences
     spec = f"{own}:Shifts"
     assert sorted(run(spec, sequences, tmp_path / "two", workers=2, report=quiet)) == ["Couple", "Crossing"]
-    run(spec, sequences, tmp_path / "one", workers=1, report=quiet)
+    run(f"{tmp_path}/{own}.py:Shifts", sequences, tmp_path / "one", workers=1, report=quiet)
     for name in ("Couple", "Crossing"):
         assert (tmp_path / f"two/{name}.txt").read_bytes() == (tmp_path / f"one/{name}.txt").read_bytes()
     boxes = parse_boxes((tmp_path / "one/Crossing.txt").read_bytes(), "f").boxes
@@ -168,10 +168,10 @@ def test_workers_do_not_fight_for_cores(
     ("spec", "message"),
     [
         ("dimp9000", "no tracker 'dimp9000': choose still, ncc"),
-        ("no_such_module:X", "No module named 'no_such_module'"),
-        ("own_tracker:Missing", "own_tracker has no 'Missing'"),
+        ("no_such_module:X", "tracker package 'no_such_module' is not installed"),
+        ("own_tracker:Missing", "'own_tracker' has no function or class called 'Missing'"),
         ("own_tracker:Deaf", "Deaf has no method 'update"),
-        ("own_tracker:__name__", "not callable"),
+        ("own_tracker:__name__", "'own_tracker' has no function or class called '__name__'"),
     ],
 )
 def test_trackers_that_are_none(own: str, spec: str, message: str) -> None:
