@@ -16,6 +16,7 @@ from core.experiments.store import Record, Store, key_of
 from core.experiments.task import Task
 from core.methods.method import Method, Request, SearchConfig
 from core.methods.registry import BASELINE
+from core.training.devices import alone
 from core.training.distillation import DistillationConfig
 from core.training.train import TrainConfig
 
@@ -87,7 +88,9 @@ class Engine:
     def request(self, trial: Trial, work_dir: Path) -> Request:
         """The trial as a search for widths."""
         train = replace(self.train, seed=trial.seed)
-        return Request(self.task, trial.shrink, train, self.search, self.fabric, work_dir, self.progress)
+        return Request(
+            self.task, trial.shrink, train, self.search, alone(self.fabric), work_dir, self.progress
+        )
 
     def decided_by(self, trial: Trial) -> dict[str, Any] | None:
         """All settings that decide the widths; None for the baseline."""

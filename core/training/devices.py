@@ -56,6 +56,18 @@ def make_fabric(
     return fabric
 
 
+def alone(fabric: Fabric) -> Fabric:
+    """For work that one of several launched processes does for all: the same device and precision, and no others."""
+    if fabric.world_size == 1:
+        return fabric
+    device = fabric.device
+    return Fabric(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        precision=fabric.strategy.precision.precision,
+    )
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """The one device of a command that does not train.
 
