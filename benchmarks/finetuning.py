@@ -33,9 +33,9 @@ from benchmarks.measure import command_text, machine, machine_text, write_result
 from classification.config import RunConfig
 from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
+from core.experiments.arguments import resources_of
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import resources_of
 from core.experiments.plan import FROM_SCRATCH, Start, Trial
 from core.experiments.plots import plot_tradeoff
 from core.experiments.pretrained import open_pretrained, shrink_of

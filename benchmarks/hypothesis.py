@@ -33,11 +33,11 @@ from core.experiments.arguments import (
     add_trial_arguments,
     at_budget,
     overrides_of,
+    resources_of,
     search_of,
 )
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import resources_of
 from core.experiments.plan import SCHEMA, Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.scheduling import run_trials

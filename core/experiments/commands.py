@@ -19,10 +19,9 @@ from core.command_line.config import load_config
 from core.command_line.exits import RESUME
 from core.command_line.factories import from_data, is_factory
 from core.errors import UserError
-from core.experiments.arguments import read_protocol
+from core.experiments.arguments import read_protocol, resources_of
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import resources_of
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.given import at_given_budget
 from core.experiments.plan import extended, new_plan, stored_plan, with_weights

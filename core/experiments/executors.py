@@ -7,29 +7,25 @@ function of a module that opens the engine, and the trial. Jobs of a cluster are
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from core.errors import MissingData, UserError
+from core.errors import UserError
 from core.experiments.cluster import Jobs
 from core.interruption import SENT_TO_ALL, watch_for_interruption
 from core.workers import Workers
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
 PROCESSES, SLURM, LOCAL_JOBS = "processes", "slurm", "local-jobs"
-_ONE_GPU = ("gpus_per_node", "gpus_per_task", "num_gpus", "gres")  # options that say which GPUs a job gets
 T = TypeVar("T")
 
 
@@ -67,75 +63,11 @@ class Resources:
         return {"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]} if self.gpus else {}
 
 
-def add_executor_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of every command that runs trials that say where; `resources_of` reads them."""
-    where = parser.add_argument_group("where trials run")
-    where.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="trials at a time, each in a process (or job) of its own, with a GPU of its own where there are several "
-        "(default: 1)",
-    )
-    where.add_argument(
-        "--executor",
-        choices=(PROCESSES, SLURM, LOCAL_JOBS),
-        default=PROCESSES,
-        help="processes of this machine; slurm: an array of jobs, by submitit; local-jobs: the same jobs on this "
-        "machine, to try them (default: processes; docs/distributed.md)",
-    )
-    where.add_argument(
-        "--executor-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of submitit's jobs: time=240 (minutes) partition=gpu cpus_per_task=8 mem=16GB ...",
-    )
-
-
-def resources_of(arguments: Namespace) -> Resources:
-    """Where a command line says that trials run.
-
-    Args:
-        arguments: parsed `add_executor_arguments`, and `device`.
-
-    Raises:
-        UserError: options that are none, or where there are no jobs; fewer than one trial at a time.
-        MissingData: submitit is not installed.
-    """
-    kind = arguments.executor
-    options = dict(map(_option, arguments.executor_options))
-    if options and kind == PROCESSES:
-        raise UserError(
-            "--executor-options are of jobs: add --executor slurm (or local-jobs), or leave them out"
-        )
-    if kind != PROCESSES and find_spec("submitit") is None:
-        raise MissingData(
-            f"--executor {kind} needs submitit: install the extra, pip install -e '.[cluster]', or leave it out"
-        )
-    gpus: tuple[str, ...] = ()
-    if kind == SLURM and arguments.device != "cpu" and not any(name in options for name in _ONE_GPU):
-        options["gpus_per_node"] = 1
-    elif kind != SLURM and arguments.device in ("auto", "cuda"):
-        gpus = visible_gpus()
-    return Resources(kind, arguments.jobs, options, gpus)
-
-
 def visible_gpus() -> tuple[str, ...]:
     """The names of this process' GPUs, as CUDA_VISIBLE_DEVICES says them; none where there is at most one."""
     count = torch.cuda.device_count()
     said = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(said[:count] or map(str, range(count))) if count > 1 else ()
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UserError(f"--executor-options {text}: write KEY=VALUE, such as time=240")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 class InProcess(Executor):

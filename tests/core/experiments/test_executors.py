@@ -102,7 +102,7 @@ def test_a_trial_that_fails_in_launched_processes_stops_no_other(tmp_path: Path)
     assert told[0] == told[1]
     assert done.stderr.count("failed: lwdna, seed 0") == 1
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["baseline", "uniform"]
+    assert list(result["methods"]) == ["baseline", "uniform", "accumulated"]
     assert [(entry["method"], entry["seed"]) for entry in result["failed"]] == [("lwdna", 0)]
 
 

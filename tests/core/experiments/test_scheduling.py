@@ -9,15 +9,9 @@ import pytest
 
 from core.errors import UserError
 from core.experiments import scheduling
+from core.experiments.arguments import add_executor_arguments, resources_of
 from core.experiments.engine import Engine
-from core.experiments.executors import (
-    PROCESSES,
-    SLURM,
-    Resources,
-    add_executor_arguments,
-    resources_of,
-    visible_gpus,
-)
+from core.experiments.executors import PROCESSES, SLURM, Resources, visible_gpus
 from core.experiments.plan import Trial
 from core.experiments.processes import launched_processes
 from core.experiments.scheduling import run_trials
@@ -107,7 +101,7 @@ def test_flags_say_where_trials_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed() == Resources(PROCESSES, 1, {}, ("0", "1"))
     assert parsed("--jobs", "3", "--device", "cuda:1") == Resources(PROCESSES, 3)
     assert parsed().here
-    monkeypatch.setattr("core.experiments.executors.find_spec", lambda name: object())
+    monkeypatch.setattr("core.experiments.arguments.find_spec", lambda name: object())
     asked = parsed(
         "--executor", SLURM, "--jobs", "8", "--executor-options", "time=240", "mem=32GB", "setup=['a','b']"
     )
@@ -121,7 +115,7 @@ def test_flags_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         parsed("--executor-options", "time=3")
     with pytest.raises(UserError, match="--executor-options time: write KEY=VALUE"):
         parsed("--executor", SLURM, "--executor-options", "time")
-    monkeypatch.setattr("core.experiments.executors.find_spec", lambda name: None)
+    monkeypatch.setattr("core.experiments.arguments.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"--executor slurm needs submitit: install the extra, pip install -e"
     ):
@@ -140,7 +134,5 @@ def test_srun_is_understood_without_ntasks_per_node(monkeypatch: pytest.MonkeyPa
     assert os.environ["SLURM_NTASKS_PER_NODE"] == "3"
     assert os.environ["SLURM_JOB_NAME"] == "lwdna"  # lightning-fabric would take it for one process
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4,2")
-    with pytest.raises(
-        UserError, match=r"spread 6 processes unevenly over 2 machines \(4,2\): add --ntasks"
-    ):
+    with pytest.raises(UserError, match=r"spread 6 processes unevenly over 2 machines \(4,2\): add --ntasks"):
         launched_processes()
