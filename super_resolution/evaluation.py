@@ -7,7 +7,7 @@ values; DIV2K is scored in RGB with a border of scale + 6. A set's score is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -155,30 +155,36 @@ def score_pair(upscale: Upscaler, benchmark: ImageSet, pair: ImagePair) -> Image
 def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None = None) -> dict[str, float]:
     """A network's mean scores as a flat dict, such as a training loop logs: `Set5_psnr`, `Set5_ssim`, …
 
+    Args:
+        network: on its device; its mode is left as it was.
+        benchmarks: sets of one scale, that of the network; see `mean_scores` for several processes.
+        tile: as for `super_resolution.tiling.super_resolve`.
+    """
+    return mean_scores(lambda scale: by_network(network, scale, tile), benchmarks)
+
+
+def mean_scores(upscaler: Callable[[int], Upscaler], benchmarks: Sequence[ImageSet]) -> dict[str, float]:
+    """Mean scores of an upscaler under the names of `metrics`.
+
     Launched processes share the images out, each of which is scored once; all of them have to call this.
 
     Args:
-        network: on its device; its mode is left as it was.
-        benchmarks: sets of one scale, that of the network.
-        tile: as for `super_resolution.tiling.super_resolve`.
+        upscaler: makes one for a scale, such as `bicubic`.
+        benchmarks: the sets.
     """
-    upscalers = [by_network(network, images.scale, tile) for images in benchmarks]
+    upscalers = [upscaler(images.scale) for images in benchmarks]
     items = [
         (upscale, images, pair)
         for upscale, images in zip(upscalers, benchmarks, strict=True)
         for pair in images.pairs
     ]
     scores = iter(shared_out(items, lambda item: score_pair(*item)))
-    return by_metric(
+    sets = [
         SetScore(images.name, {pair.name: next(scores) for pair in images.pairs}) for images in benchmarks
-    )
-
-
-def by_metric(scores: Iterable[SetScore]) -> dict[str, float]:
-    """The mean scores of sets under the names of `metrics`."""
+    ]
     return {
         f"{score.name}_{kind}": value
-        for score in scores
+        for score in sets
         for kind, value in (("psnr", score.psnr), ("ssim", score.ssim))
     }
 

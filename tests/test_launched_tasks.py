@@ -70,10 +70,16 @@ def test_every_sample_is_scored_once(launched: tuple[Path, list[str]]) -> None:
     assert [process["statuses"] for process in told] == [[0, 0, 0]] * 2
     scored = Counter(name for process in told for name in process["scored"])
     tracked = {name: count for name, count in scored.items() if "/" in name}
-    assert len(tracked) == 6  # a network and two trackers without one, each on two sequences
+    assert (
+        len(tracked) == 8
+    )  # the weights, their average and two trackers without a network, on two sequences each
     assert set(tracked.values()) == {1}
     images = {name: count for name, count in scored.items() if "/" not in name}
-    assert images == {"0": 2, "1": 2, "2": 2}  # after each of two epochs
+    assert images == {
+        "0": 2,
+        "1": 2,
+        "2": 2,
+    }  # by the bicubic reference, and by the network after its last epoch
     assert all(len(process["scored"]) >= 5 for process in told)  # neither leaves it to the other
     assert (
         printed[0].count("BatchNorm layers have statistics per process: each of 2 normalises by about 15 of")
