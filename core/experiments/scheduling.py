@@ -21,6 +21,7 @@ import torch
 
 from core.errors import NonFiniteOutput, UserError
 from core.experiments import executors
+from core.experiments.cluster import Jobs
 from core.experiments.engine import Engine
 from core.experiments.executors import PROCESSES, Resources, open_executor
 from core.experiments.forecast import Forecast
@@ -136,12 +137,17 @@ def run_trials(
     tried: set[int] = set()
     waits = False
     with open_executor(resources, engine.store.folder / "jobs", _trial_of) as executor:
+        jobs = isinstance(executor, Jobs)
+        if isinstance(executor, Jobs):
+            engine.say(f"{len(pending)} trials as jobs; what they print: '{executor.folder}'")
         run = partial(_attempts, engine, resources, executor, open_engine, forecast)
         while pending:
             again: list[_Item] = []
             for item, own in run(pending, waits):
                 found = own if control is None else of_all(own, control)
                 if found is None:
+                    if jobs:  # all others tell of themselves, here
+                        engine.say(f"{item.place}: done")
                     continue
                 if found.kind == Claimed.__name__ and not waits:
                     again.append(item)
