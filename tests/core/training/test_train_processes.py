@@ -35,7 +35,7 @@ def two_processes(tmp_path_factory):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, done.stdout + done.stderr
 
 
 def test_two_processes_equal_one_with_the_same_batches(two_processes, tmp_path):
