@@ -47,9 +47,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for split, count in SCENES.items():
         DEMO[split] = DEMO[split][:count]
-    always = ["--device", "cpu", "--no-progress", "--stages", "baseline", "--work-dir"]
+    common = ["--device", "cpu", "--no-progress", "--work-dir"]
+    always = ["--stages", "baseline", *common]
     scored: list[str] = []
-    statuses = [classify([*always, str(folder / "classification"), *CLASSIFICATION])]
+    statuses = [classify([*common, str(folder / "classification"), *CLASSIFICATION])]
     sets = f"data.benchmarks=({str(folder / 'photos')!r},)"
     names = partial(noted, scored, lambda upscaler, images, pair: pair.name)
     with patch.object(evaluation, "score_pair", names(evaluation.score_pair)):

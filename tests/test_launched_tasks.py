@@ -90,12 +90,16 @@ def test_every_sample_is_scored_once(launched: tuple[Path, list[str]]) -> None:
 
 def test_the_errors_of_two_processes_are_those_of_one(launched: tuple[Path, list[str]]) -> None:
     """ResNets have statistics per process: what was evaluated is the network that was saved, on all images."""
-    work = launched[0] / "classification"
+    work, printed = launched[0] / "classification", launched[1]
+    assert [text.count("baseline, seed 0: training resnet20") for text in printed] == [1, 0]
     loader = open_dataset("digits", work).test_loader(256, torch.device("cpu"))
-    network, _ = load_network(work / "runs/baseline-seed0/model.safetensors")
-    found = json.loads((work / "records/baseline-seed0.json").read_text())["metrics"]
-    for name, value in error_rates(network, loader, "cpu").items():
-        assert found[name] == pytest.approx(value, rel=1e-6 if name == "loss" else 0)
+    methods = json.loads((work / "result.json").read_text())["methods"]
+    assert list(methods) == ["baseline", "lwdna"]
+    for method in methods:
+        network, _ = load_network(work / f"{method}.safetensors")
+        found = json.loads((work / f"records/{method}-seed0.json").read_text())["metrics"]
+        for name, value in error_rates(network, loader, "cpu").items():
+            assert found[name] == pytest.approx(value, rel=1e-6 if name == "loss" else 0)
 
 
 def test_super_resolution_in_two_processes_is_that_of_one(
