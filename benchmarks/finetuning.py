@@ -33,12 +33,13 @@ from benchmarks.measure import command_text, machine, machine_text, write_result
 from classification.config import RunConfig
 from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
+from core.experiments.arguments import resources_of
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import run_trials
 from core.experiments.plan import FROM_SCRATCH, Start, Trial
 from core.experiments.plots import plot_tradeoff
 from core.experiments.pretrained import open_pretrained, shrink_of
+from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.statistics import with_interval
 from core.experiments.store import KeyedStore
@@ -129,7 +130,7 @@ def tuned(arguments: Namespace, tuning: Tuning, seed: int) -> tuple[list[dict[st
         if not arguments.report_only:
             check_trials(engine, trials)
             opened = partial(open_engine, arguments, seed, longer)
-            failed += run_trials(engine, [(trial, True) for trial in trials], arguments.jobs, opened)
+            failed += run_trials(engine, [(trial, True) for trial in trials], resources_of(arguments), opened)
         for trial in trials:
             record = engine.load(trial)
             if record is not None:

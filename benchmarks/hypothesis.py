@@ -33,13 +33,14 @@ from core.experiments.arguments import (
     add_trial_arguments,
     at_budget,
     overrides_of,
+    resources_of,
     search_of,
 )
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import SCHEMA, Trial, grid
 from core.experiments.plots import plot_tradeoff
+from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note
@@ -190,7 +191,7 @@ def trials_run(
     if not arguments.report_only:
         check_trials(bench.engine, trials, budgets=budgets)
         wanted = [(trial, True) for trial in trials]
-        failed = run_trials(bench.engine, wanted, arguments.jobs, partial(open_engine, arguments))
+        failed = run_trials(bench.engine, wanted, resources_of(arguments), partial(open_engine, arguments))
     tell_of_earlier(bench)
     found = [bench.engine.load(trial) for trial in trials]
     return [record for record in found if record is not None], failed
@@ -296,7 +297,7 @@ def check_arguments(arguments: Namespace) -> None:
     Raises:
         UserError: fewer than one job; or neither trials nor a report are wanted.
     """
-    check_jobs(arguments.jobs)
+    resources_of(arguments)
     if arguments.no_report and arguments.report_only:
         raise UserError("--no-report and --report-only leave nothing to do: use one of them")
 

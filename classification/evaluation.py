@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from core.errors import NonFiniteOutput, UserError
 from core.modules import evaluating
+from core.training.devices import in_all, place_among_processes
 from core.training.train import Loader
 
 TOP = 5
@@ -19,9 +20,10 @@ EMPTY = "there are no images to evaluate on; check the test part of the data set
 
 @torch.inference_mode()
 def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) -> dict[str, float]:
-    """Top-1 and top-5 error and mean cross-entropy over every image of a loader.
+    """Top-1 and top-5 error and mean cross-entropy over every image of a loader, in all processes alike.
 
-    The model is evaluated in eval mode; every module's mode is put back afterwards, also on failure.
+    The model is evaluated in eval mode; every module's mode is put back afterwards, also on failure. Launched processes
+    share the images out, each of which is counted once; all of them have to call this.
 
     Args:
         model: from inputs `(B, C, H, W)` to logits `(B, classes)`; on `device`.
@@ -35,17 +37,26 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
         UserError: the loader holds no images.
         NonFiniteOutput: a logit is NaN or infinite.
     """
-    # Counts stay on the device: reading a number back after every batch would stall an accelerator.
-    counts: list[torch.Tensor] = []
-    images = 0
-    top5 = True
-    for logits, targets, _ in outputs(model, loader, device):
-        counts.append(_count(logits, targets))
-        images += len(targets)
-        top5 = logits.shape[1] > TOP
+    rank, world = place_among_processes()
+    part = loader.shard(rank, world) if world > 1 else loader
+
+    def count() -> tuple[list[float], int, bool]:
+        # Counts stay on the device: reading a number back after every batch would stall an accelerator.
+        counts: list[torch.Tensor] = []
+        images = 0
+        top5 = True
+        for logits, targets, _ in outputs(model, part, device):
+            counts.append(_count(logits, targets))
+            images += len(targets)
+            top5 = logits.shape[1] > TOP
+        sums = torch.stack(counts).cpu().double().sum(dim=0).tolist() if counts else [0.0] * 4
+        return sums, images, top5
+
+    told = in_all(count)
+    images, top5 = sum(seen for _, seen, _ in told), all(several for _, _, several in told)
     if images == 0:
         raise UserError(EMPTY)
-    top1_hits, top5_hits, loss, bad = torch.stack(counts).cpu().double().sum(dim=0).tolist()
+    top1_hits, top5_hits, loss, bad = (sum(column) for column in zip(*(sums for sums, _, _ in told)))
     if bad:
         raise NonFiniteOutput(f"{bad:.0f} of {images} images have logits that are NaN or infinite")
     metrics = {"top1_error": 100 * (images - top1_hits) / images}

@@ -1,7 +1,7 @@
 """Signals that ask a command to end, at a moment that suits: held back during a training step, obeyed after it.
 
-Ctrl-C is somebody who wants it to end; SIGTERM and SIGUSR1 are a system (a scheduler, a shutdown) that wants it to go
-on elsewhere or later. Which of them it was is told by the exit status (`core.command_line.exits`).
+Ctrl-C is somebody who wants it to end; SIGTERM, SIGUSR1 and SIGUSR2 are a system (a scheduler, a shutdown) that wants
+it to go on elsewhere or later. Which of them it was is told by the exit status (`core.command_line.exits`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has no SIGUSR1
+# What schedulers send to all processes of a job before its time is up; Windows has neither.
+SENT_TO_ALL = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *SENT_TO_ALL]
 
 
 class Preempted(KeyboardInterrupt):
-    """The system asked the process to end, by SIGTERM or SIGUSR1: the message names the signal."""
+    """The system asked the process to end, by SIGTERM, SIGUSR1 or SIGUSR2: the message names the signal."""
 
 
 def interruption_by(number: int) -> KeyboardInterrupt:
@@ -56,9 +56,9 @@ class Interruption:
 
 
 def _in_child(number: int) -> None:
-    """A forked worker inherits the handler: what it is sent is as without one, but for SIGUSR1.
+    """A forked worker inherits the handler: what it is sent is as without one, but for SIGUSR1 and SIGUSR2.
 
-    That would end it, and schedulers send it to all processes of a job: the first one decides what to do.
+    These would end it, and schedulers send them to all processes of a job: the first one decides what to do.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -69,7 +69,7 @@ def _in_child(number: int) -> None:
 
 @contextmanager
 def watch_for_interruption() -> Iterator[Interruption]:
-    """Turn SIGINT, SIGTERM and SIGUSR1 into exceptions that can be deferred, until the block is left.
+    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 into exceptions that can be deferred, until the block is left.
 
     They are KeyboardInterrupt, or `Preempted`, which is one. Outside the main thread Python allows no handlers: signals
     are then left as they are.

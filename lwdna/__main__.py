@@ -6,6 +6,7 @@
     lwdna channels classification.models:resnet50
     lwdna inspect FILE.safetensors
     lwdna export FILE.safetensors FILE.onnx
+    lwdna store merge INTO FROM
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -28,7 +29,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 # The same verb in every task, beside the name that the field uses.
 ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
-ALONE = {"channels": "core.channels", "inspect": "core.inspect", "export": "lwdna.export"}
+ALONE = {"channels": "core.channels", "inspect": "core.inspect", "export": "lwdna.export", "store": "lwdna.store"}
 
 
 def usage() -> str:

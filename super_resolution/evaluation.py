@@ -7,7 +7,7 @@ values; DIV2K is scored in RGB with a border of scale + 6. A set's score is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -17,7 +17,8 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from core.errors import NonFiniteOutput, UserError, check_known
-from super_resolution.data.sets import ImageSet, read_pair
+from core.training.devices import shared_out
+from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
 
@@ -133,18 +134,22 @@ def score_set(upscale: Upscaler, benchmark: ImageSet) -> SetScore:
         UserError: an image can't be read, or LR and HR sizes do not match.
         NonFiniteOutput: a network's output for one of the images is not finite.
     """
+    return SetScore(
+        benchmark.name, {pair.name: score_pair(upscale, benchmark, pair) for pair in benchmark.pairs}
+    )
+
+
+def score_pair(upscale: Upscaler, benchmark: ImageSet, pair: ImagePair) -> ImageScore:
+    """`score_set` of one of its images."""
     border, channel = protocol(benchmark.name, benchmark.scale)
-    scores = {}
-    for pair in benchmark.pairs:
-        hr, lr = read_pair(pair, benchmark.scale)
-        try:
-            sr = upscale(lr)
-            scores[pair.name] = ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
-        except UserError as error:
-            raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
-        except NonFiniteOutput as error:
-            raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
-    return SetScore(benchmark.name, scores)
+    hr, lr = read_pair(pair, benchmark.scale)
+    try:
+        sr = upscale(lr)
+        return ImageScore(psnr(sr, hr, border, channel), ssim(sr, hr, border, channel))
+    except UserError as error:
+        raise UserError(f"'{pair.hr}' can't be scored: {error}") from error
+    except NonFiniteOutput as error:
+        raise NonFiniteOutput(f"'{pair.hr}' can't be scored: {error}") from error
 
 
 def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None = None) -> dict[str, float]:
@@ -152,17 +157,34 @@ def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None
 
     Args:
         network: on its device; its mode is left as it was.
-        benchmarks: sets of one scale, that of the network.
+        benchmarks: sets of one scale, that of the network; see `mean_scores` for several processes.
         tile: as for `super_resolution.tiling.super_resolve`.
     """
-    return by_metric(score_set(by_network(network, images.scale, tile), images) for images in benchmarks)
+    return mean_scores(lambda scale: by_network(network, scale, tile), benchmarks)
 
 
-def by_metric(scores: Iterable[SetScore]) -> dict[str, float]:
-    """The mean scores of sets under the names of `metrics`."""
+def mean_scores(upscaler: Callable[[int], Upscaler], benchmarks: Sequence[ImageSet]) -> dict[str, float]:
+    """Mean scores of an upscaler under the names of `metrics`.
+
+    Launched processes share the images out, each of which is scored once; all of them have to call this.
+
+    Args:
+        upscaler: makes one for a scale, such as `bicubic`.
+        benchmarks: the sets.
+    """
+    upscalers = [upscaler(images.scale) for images in benchmarks]
+    items = [
+        (upscale, images, pair)
+        for upscale, images in zip(upscalers, benchmarks, strict=True)
+        for pair in images.pairs
+    ]
+    scores = iter(shared_out(items, lambda item: score_pair(*item)))
+    sets = [
+        SetScore(images.name, {pair.name: next(scores) for pair in images.pairs}) for images in benchmarks
+    ]
     return {
         f"{score.name}_{kind}": value
-        for score in scores
+        for score in sets
         for kind, value in (("psnr", score.psnr), ("ssim", score.ssim))
     }
 

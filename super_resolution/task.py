@@ -24,7 +24,7 @@ from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
-from super_resolution.evaluation import bicubic, by_metric, by_network, metrics, score_set
+from super_resolution.evaluation import bicubic, by_network, mean_scores, metrics
 from super_resolution.figures import save_comparison
 from super_resolution.models import build
 from super_resolution.models.own import own_channels
@@ -81,7 +81,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
         evaluate=lambda model: metrics(model, present, config.data.tile),
         metrics=tuple(tables),
         curves=("psnr", f"{first}_psnr", f"PSNR in dB\n(training: crops in {colours}; test: {first})"),
-        references={"Bicubic": by_metric(score_set(bicubic(config.scale), images) for images in present)},
+        references={"Bicubic": mean_scores(bicubic, present)},
         notes=not_scored(config.data.benchmarks, missing),
         finish=lambda settings, runs: finish(config, present, device, channels, settings, runs, pretrained),
         given=given,

@@ -91,7 +91,7 @@ def describe(config: TrackingConfig) -> Description:
 def origin_of(config: TrackingConfig, folder: Path) -> Origin:
     """How a checkpoint of this protocol was made, in this work directory."""
     method = "baseline" if config.backbone.widths is None else "given widths"
-    recipe = plain({"train": asdict(config.train), "data": asdict(config.data)})
+    recipe = plain({"train": config.train.plain(), "data": asdict(config.data)})
     notes = tuple(f"{divergence}." for divergence in read_divergences(folder))
     return Origin(trained_on(config), method, config.train.seed, recipe, notes)
 

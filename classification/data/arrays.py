@@ -104,7 +104,7 @@ class ArrayLoader:
         return len(batch_rows(len(self.split), self.batch_size, self.training))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches `start`, `start + 1`, … of an epoch.
+        """Yield the batches `start`, `start + 1`, … of an epoch, as far as this part has images of them.
 
         Yields:
             inputs `(B, C, H, W)`, float32, normalised, and targets `(B,)`, int64.
@@ -118,6 +118,8 @@ class ArrayLoader:
             if index < start:
                 continue
             chosen = order[batch][part]
+            if not len(chosen):  # in evaluation a last batch may be smaller than there are processes
+                continue
             images = data.images.index_select(0, chosen)
             if self.training and (self.crop_padding or self.flip):
                 # Drawn for the whole batch: the ranks' parts together are the single process's batch.

@@ -171,7 +171,7 @@ class FolderLoader:
         return len(batch_rows(len(self.split), self.batch_size, self.training))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches `start`, `start + 1`, … of an epoch.
+        """Yield the batches `start`, `start + 1`, … of an epoch, as far as this part has images of them.
 
         Yields:
             inputs `(B, 3, size, size)`, float32, normalised, and targets `(B,)`, int64.
@@ -194,6 +194,8 @@ class FolderLoader:
 
         for images, labels, damages in batches_of(loader_from, start):
             self._report(damages)
+            if not len(labels) and not self.training and self.world > 1:
+                continue  # other processes have the rest of the batch
             if not len(labels):
                 raise UserError(f"no image of a batch can be read; the first: {next(iter(damages.values()))}")
             yield (
@@ -210,7 +212,9 @@ class FolderLoader:
         count = len(self.split)
         order = epoch_order(count, self.seed, epoch) if self.training else torch.arange(count)
         batches = batch_rows(count, self.batch_size, self.training)[start:]
-        return [order[batch][self.rank :: self.world].tolist() for batch in batches]
+        parts = [order[batch][self.rank :: self.world].tolist() for batch in batches]
+        # In evaluation a last batch may be smaller than there are processes.
+        return parts if self.training else [part for part in parts if part]
 
     def _report(self, damages: dict[int, str]) -> None:
         known = len(self.split.unreadable)

@@ -53,19 +53,16 @@ def balanced_subset(labels: np.ndarray, limit: int | None) -> np.ndarray:
 
 
 def check_shard(count: int, batch_size: int, world: int, training: bool) -> None:
-    """Refuse batches that cannot be shared out: processes average their gradients with equal weights.
+    """Refuse training batches that cannot be shared out: processes average their gradients with equal weights.
+
+    In evaluation a process may have no image of a batch.
 
     Raises:
-        UserError: a training batch is no multiple of `world`, or a test batch has fewer images.
+        UserError: a training batch is no multiple of `world`.
     """
     sizes = {batch.stop - batch.start for batch in batch_rows(count, batch_size, training)}
     if training and any(size % world for size in sizes):
         raise UserError(
             f"training batches of {min(batch_size, count)} images cannot be shared out evenly over {world} "
             f"processes; set train.batch_size to a multiple of {world}, no more than the {count} images"
-        )
-    if not training and min(sizes, default=world) < world:
-        raise UserError(
-            f"{count} test images in batches of {batch_size} leave a last batch of {min(sizes)}, too few for "
-            f"{world} processes; choose another batch size"
         )

@@ -4,7 +4,7 @@
 1    the run failed
 2    wrong usage or bad input
 3    another command has taken the work directory over (`core.storage.claims`)
-75   SIGTERM or SIGUSR1: what was done is kept, and the same command goes on (EX_TEMPFAIL of sysexits.h)
+75   SIGTERM, SIGUSR1 or SIGUSR2: what was done is kept, and the same command goes on (EX_TEMPFAIL of sysexits.h)
 130  Ctrl-C
 """
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from core.command_line.config import load_config
+from core.errors import MissingData, UserError
+from core.experiments.executors import LOCAL_JOBS, PROCESSES, SLURM, Resources, visible_gpus
 from core.experiments.given import shipped_names
 from core.experiments.plan import Start
 from core.experiments.pretrained import shrink_of
@@ -20,6 +24,7 @@ from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
 
 T = TypeVar("T")
+_ONE_GPU = ("gpus_per_node", "gpus_per_task", "num_gpus", "gres")  # options that say which GPUs a job gets
 
 
 def add_training_arguments(parser: ArgumentParser) -> None:
@@ -44,10 +49,8 @@ def add_training_arguments(parser: ArgumentParser) -> None:
 def add_trial_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that every command understands that runs trials."""
     add_training_arguments(parser)
+    add_executor_arguments(parser)
     trials = parser.add_argument_group("trials")
-    trials.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time, each in a process of its own (default: 1)"
-    )
     trials.add_argument(
         "--allow-unknown-start",
         action="store_true",
@@ -66,6 +69,70 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     )
     space.add_argument("--allocation", help=f"how score and cost are weighed: {', '.join(ALLOCATIONS)}")
     space.add_argument("--batches", type=int, help="batches that channels are scored on")
+
+
+def add_executor_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of every command that runs trials that say where; `resources_of` reads them."""
+    where = parser.add_argument_group("where trials run")
+    where.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="trials at a time, each in a process (or job) of its own, with a GPU of its own where there are several "
+        "(default: 1)",
+    )
+    where.add_argument(
+        "--executor",
+        choices=(PROCESSES, SLURM, LOCAL_JOBS),
+        default=PROCESSES,
+        help="processes of this machine; slurm: an array of jobs, by submitit; local-jobs: the same jobs on this "
+        "machine, to try them (default: processes; docs/distributed.md)",
+    )
+    where.add_argument(
+        "--executor-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of submitit's jobs: time=240 (minutes) partition=gpu cpus_per_task=8 mem=16GB ...",
+    )
+
+
+def resources_of(arguments: Namespace) -> Resources:
+    """Where a command line says that trials run.
+
+    Args:
+        arguments: parsed `add_executor_arguments`, and `device`.
+
+    Raises:
+        UserError: options that are none, or where there are no jobs; fewer than one trial at a time.
+        MissingData: submitit is not installed.
+    """
+    kind = arguments.executor
+    options = dict(map(_option, arguments.executor_options))
+    if options and kind == PROCESSES:
+        raise UserError(
+            "--executor-options are of jobs: add --executor slurm (or local-jobs), or leave them out"
+        )
+    if kind != PROCESSES and find_spec("submitit") is None:
+        raise MissingData(
+            f"--executor {kind} needs submitit: install the extra, pip install -e '.[cluster]', or leave it out"
+        )
+    gpus: tuple[str, ...] = ()
+    if kind == SLURM and arguments.device != "cpu" and not any(name in options for name in _ONE_GPU):
+        options["gpus_per_node"] = 1
+    elif kind != SLURM and arguments.device in ("auto", "cuda"):
+        gpus = visible_gpus()
+    return Resources(kind, arguments.jobs, options, gpus)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"--executor-options {text}: write KEY=VALUE, such as time=240")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def add_method_arguments(parser: ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def header(
         divergences: where the training left the recipe.
         weights: what trained weights were used, and how; see `core.experiments.pretrained.as_json`.
     """
-    recipe = {"train": asdict(train), "data": asdict(described.data)}
+    recipe = {"train": train.plain(), "data": asdict(described.data)}
     if weights is not None:
         recipe["weights"] = dict(weights)
     if distillation is not None:

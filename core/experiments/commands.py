@@ -19,10 +19,9 @@ from core.command_line.config import load_config
 from core.command_line.exits import RESUME
 from core.command_line.factories import from_data, is_factory
 from core.errors import UserError
-from core.experiments.arguments import read_protocol
+from core.experiments.arguments import read_protocol, resources_of
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
-from core.experiments.executors import check_jobs
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.given import at_given_budget
 from core.experiments.plan import extended, new_plan, stored_plan, with_weights
@@ -85,7 +84,7 @@ def execute(
     def name() -> str:
         return default_name(protocol(Path() if arguments.config else find_protocol()))
 
-    check_jobs(arguments.jobs)
+    resources = resources_of(arguments)
     use: Use = "existing" if arguments.resume else "new" if arguments.stages is None else "either"
     said_what = bool(arguments.config or arguments.cfg_options)
     said_what = said_what or any(value is not None for value in (arguments.name, *given.values()))
@@ -152,7 +151,7 @@ def execute(
         if fabric.is_global_zero:
             settle(plan, config, stored, folder, settings.stages)
         there_too = partial(open_engine, open_task, config, root, settings, arguments.device)
-        outcome = run_experiment(task, settings, fabric, say, jobs=arguments.jobs, open_engine=there_too)
+        outcome = run_experiment(task, settings, fabric, say, resources=resources, open_engine=there_too)
         for line in task.close():
             say(line)
     if outcome.result is not None:

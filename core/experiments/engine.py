@@ -16,6 +16,7 @@ from core.experiments.store import Record, Store, key_of
 from core.experiments.task import Task
 from core.methods.method import Method, Request, SearchConfig
 from core.methods.registry import BASELINE
+from core.training.devices import alone
 from core.training.distillation import DistillationConfig
 from core.training.train import TrainConfig
 
@@ -39,6 +40,7 @@ class Engine:
         schema: of the trials; that of an earlier release where its records are only looked at.
         say: takes one line of news at a time.
         progress: show bars.
+        waits: for a training or a search that another command is at; False raises `core.storage.claims.Claimed`.
     """
 
     task: Task
@@ -55,6 +57,7 @@ class Engine:
     schema: int = SCHEMA
     say: Callable[[str], None] = print
     progress: bool = False
+    waits: bool = True
 
     def subject(self) -> dict[str, Any]:
         """Network and data, as far as they decide a result."""
@@ -62,7 +65,7 @@ class Engine:
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""
-        recipe = asdict(replace(self.train, seed=seed))
+        recipe = replace(self.train, seed=seed).plain()
         del recipe["checkpoint_every_steps"], recipe["eval_every"]
         distilled = self.distillation is not None
         return {
@@ -85,7 +88,9 @@ class Engine:
     def request(self, trial: Trial, work_dir: Path) -> Request:
         """The trial as a search for widths."""
         train = replace(self.train, seed=trial.seed)
-        return Request(self.task, trial.shrink, train, self.search, self.fabric, work_dir, self.progress)
+        return Request(
+            self.task, trial.shrink, train, self.search, alone(self.fabric), work_dir, self.progress
+        )
 
     def decided_by(self, trial: Trial) -> dict[str, Any] | None:
         """All settings that decide the widths; None for the baseline."""

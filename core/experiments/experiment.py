@@ -26,11 +26,12 @@ from lightning_fabric import Fabric
 from core.errors import UserError
 from core.experiments.checks import check
 from core.experiments.engine import Engine
-from core.experiments.executors import OpenEngine, run_trials
+from core.experiments.executors import Resources
 from core.experiments.plan import EARLIER, SCHEMA, Trial
 from core.experiments.plots import plot_channels, plot_curves
 from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
+from core.experiments.scheduling import OpenEngine, run_trials
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
 from core.experiments.starts import unknown_text
 from core.experiments.statistics import statistics
@@ -102,7 +103,7 @@ def run_experiment(
     fabric: Fabric,
     say: Callable[[str], None] = print,
     *,
-    jobs: int = 1,
+    resources: Resources | None = None,
     open_engine: OpenEngine | None = None,
 ) -> Outcome:
     """Run the stages that are asked for.
@@ -112,8 +113,8 @@ def run_experiment(
         settings: the experiment.
         fabric: device and processes (`core.training.train.make_fabric`).
         say: takes one line of news at a time.
-        jobs: trials at a time, each in a process of its own.
-        open_engine: see `core.experiments.executors.run_trials`.
+        resources: where trials run; None for this process.
+        open_engine: see `core.experiments.scheduling.run_trials`.
 
     Raises:
         UserError: a stage needs what an earlier stage has not made yet, or a method cannot do what is asked of it;
@@ -129,7 +130,7 @@ def run_experiment(
                     f"shrink first"
                 )
     wanted = [(trial, trial.method == BASELINE or "train" in settings.stages) for trial in trials]
-    failed = run_trials(engine, wanted, jobs, open_engine)
+    failed = run_trials(engine, wanted, resources, open_engine)
     if fabric.is_global_zero and trials:
         _note_failures(settings, trials, failed)
     if failed and len(failed) == len(trials) and all(failure.usage for failure in failed):

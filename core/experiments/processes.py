@@ -16,15 +16,34 @@ T = TypeVar("T")
 
 
 def launched_processes() -> tuple[int, int]:
-    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher."""
+    """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher.
+
+    What srun tells of its tasks is completed to what lightning-fabric reads: it knows `--ntasks-per-node` alone, and
+    takes a job called "bash" or "interactive" for one process.
+
+    Raises:
+        UserError: srun put more tasks on one machine than on another.
+    """
     environment = os.environ
     if "WORLD_SIZE" in environment:
         world = int(environment["WORLD_SIZE"])
         local = int(environment.get("LOCAL_WORLD_SIZE", world))
         return local, world // local
     if "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment:
-        nodes = int(environment.get("SLURM_NNODES", 1))
-        return int(environment["SLURM_NTASKS"]) // nodes, nodes
+        tasks = int(environment["SLURM_NTASKS"])
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", 1)))
+        spread = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
+        if tasks % nodes or "," in spread:  # "2(x3),1"
+            raise UserError(
+                f"srun spread {tasks} processes unevenly over {nodes} machines{f' ({spread})' if spread else ''}: add "
+                f"--ntasks-per-node=N, the same number on each"
+            )
+        if tasks > 1:
+            environment["SLURM_NTASKS_PER_NODE"] = str(tasks // nodes)
+            environment["SLURM_NNODES"] = str(nodes)
+            if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+                environment["SLURM_JOB_NAME"] = "lwdna"
+        return tasks // nodes, nodes
     return 1, 1
 
 

@@ -38,7 +38,8 @@ from core.training.run_files import RunFiles, read_history
 Record = dict[str, Any]
 RECORDED_ANEW = "to be recorded anew from the training"
 SEARCHED_ANEW = "to be searched for anew"
-_POLL = 0.2  # seconds between two looks at a claim of somebody else
+_POLL = 0.2  # seconds between the first two looks at a claim of somebody else; they grow longer
+_LONGEST_POLL = 5.0
 
 
 def key_of(value: Any) -> str:
@@ -49,6 +50,10 @@ def key_of(value: Any) -> str:
 
 class Store(Protocol):
     """Places of an experiment's files; keys tell apart what decides a result."""
+
+    @property
+    def folder(self) -> Path:
+        """Where all of it lies."""
 
     def run(self, trial: Trial, key: str) -> Path:
         """Folder of the trial's training."""
@@ -284,16 +289,16 @@ def held(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         folder: made where it is missing, and removed again if nothing was written.
         say: is told of waiting, and of a claim that was taken over.
     """
-    waited = False
+    pause = 0.0
     while True:
         try:
             release = take(folder, say)
             break
         except Claimed as error:
-            if not waited:
+            if not pause:
                 say(f"waiting for another command: {error}")
-            waited = True
-            time.sleep(_POLL)
+            pause = min(1.5 * pause, _LONGEST_POLL) or _POLL
+            time.sleep(pause)
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ from core.experiments.trainings import baseline_graph, network, teacher_network,
 from core.methods.method import Found
 from core.methods.registry import BASELINE, find
 from core.storage.checkpoint import load_weights
+from core.storage.claims import claimed
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, read_divergences
@@ -112,19 +113,14 @@ def run_trial(
     found = None if trial.finder.method == BASELINE else _widths(engine, trial.finder, place)
     if not train:
         return None
-    record = _train(engine, trial, found, place, forecast)
-    engine.fabric.barrier()  # all have looked for the record before it is written
-    if engine.fabric.is_global_zero:
-        engine.store.save(trial, record)
-        engine.say(f"{place}: {metrics_text(engine.task, record)}")
-    return record
+    return _train(engine, trial, found, place, forecast)
 
 
 def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[None]:
     """Hold a folder against other commands; launched processes are one command, which holds its work directory."""
     if engine.fabric.world_size > 1:
         return nullcontext()
-    return held(folder, lambda line: engine.say(f"{place}: {line}"))
+    return (held if engine.waits else claimed)(folder, lambda line: engine.say(f"{place}: {line}"))
 
 
 def _widths(engine: Engine, trial: Trial, place: str) -> Found:
@@ -192,40 +188,48 @@ def _train(
     folder = store.run(trial, training)
     weights = as_json(task.pretrained, engine.starts_from(trial))
     told = partial(_told, engine, architecture, trial.method, config, folder, engine.distillation, weights)
-    fitted = _fit(
-        engine, model, config, folder, place, (task.model_name, str(trial)), told, forecast, teacher
-    )
-    last = fitted.history[-1]
-    on_gpu = engine.fabric.device.type == "cuda"
-    record: Record = plain({
-        "key": engine.record_key(trial),
-        "method": trial.method,
-        "seed": trial.seed,
-        "subject": engine.subject(),
-        "recipe": engine.recipe(trial.seed),
-        "shrink": None if found is None else asdict(trial.shrink),
-        "decided_by": engine.decided_by(trial),
-        "metrics": dict(last.eval_metrics),
-        "metrics_at_start": at_start,
-        "train_loss": last.train_loss,
-        "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
-        "cost": cost.to_json(),
-        "baseline_cost": baseline_cost,
-        "architecture": None if architecture is None else architecture.to_json(),
-        "search_epochs": 0.0 if found is None else found.epochs,
-        "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
-        "training": training,
-        "unknown_start": unknown,
-        "weights": weights,
-        "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
-        "environment": {
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-            "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
-            "commit": commit(),
-        },
-    })  # fmt: skip
-    return record
+    with _alone(engine, folder, place):
+        finished = engine.load(trial)  # by another command, since this one looked
+        if finished is not None:
+            return finished
+        fitted = _fit(
+            engine, model, config, folder, place, (task.model_name, str(trial)), told, forecast, teacher
+        )
+        last = fitted.history[-1]
+        on_gpu = engine.fabric.device.type == "cuda"
+        record: Record = plain({
+            "key": engine.record_key(trial),
+            "method": trial.method,
+            "seed": trial.seed,
+            "subject": engine.subject(),
+            "recipe": engine.recipe(trial.seed),
+            "shrink": None if found is None else asdict(trial.shrink),
+            "decided_by": engine.decided_by(trial),
+            "metrics": dict(last.eval_metrics),
+            "metrics_at_start": at_start,
+            "train_loss": last.train_loss,
+            "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
+            "cost": cost.to_json(),
+            "baseline_cost": baseline_cost,
+            "architecture": None if architecture is None else architecture.to_json(),
+            "search_epochs": 0.0 if found is None else found.epochs,
+            "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
+            "training": training,
+            "unknown_start": unknown,
+            "weights": weights,
+            "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
+            "environment": {
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+                "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
+                "commit": commit(),
+            },
+        })  # fmt: skip
+        engine.fabric.barrier()  # all have looked for the record before it is written
+        if engine.fabric.is_global_zero:
+            store.save(trial, record)
+            engine.say(f"{place}: {metrics_text(task, record)}")
+        return record
 
 
 def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
@@ -270,8 +274,8 @@ def _fit(
     forecast: Forecast | None,
     teacher: nn.Module | None = None,
 ) -> FitResult:
-    """Train a network in a folder that no other command has meanwhile; `names` of the network and of its training."""
-    with _alone(engine, folder, place), _naming(names[1]):
+    """Train a network in a folder that is held meanwhile; `names` of the network and of its training."""
+    with _naming(names[1]):
         engine.say(f"{place}: {_begins(names[0], RunFiles(folder), config.epochs)}")
         return train_network(
             engine.task,
@@ -297,16 +301,9 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
     else:
         told = partial(_told, engine, widened, "teacher", config, folder)
         forecast = Forecast(1)  # of itself alone: it is wider than its students
-        _fit(
-            engine,
-            model,
-            config,
-            folder,
-            place,
-            ("the teacher", f"teacher, seed {trial.seed}"),
-            told,
-            forecast,
-        )
+        names = "the teacher", f"teacher, seed {trial.seed}"
+        with _alone(engine, folder, place):
+            _fit(engine, model, config, folder, place, names, told, forecast)
     return model.eval()
 
 

@@ -201,7 +201,7 @@ class Method:
 
     def decided_by(self, request: Request) -> dict[str, Any]:
         """Everything in the configuration that decides the widths, as plain data."""
-        parts, recipe = asdict(request.search), asdict(request.train)
+        parts, recipe = asdict(request.search), request.train.plain()
         del recipe["checkpoint_every_steps"], recipe["seed"]
         return {
             "shrink": {

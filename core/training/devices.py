@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 
-from core.errors import UserError
+from core.errors import MissingData, NonFiniteOutput, UserError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def make_fabric(
@@ -51,6 +54,18 @@ def make_fabric(
         # The groups' threads have to end before the interpreter does, else C++ may abort a process that is done.
         atexit.register(_leave_processes)
     return fabric
+
+
+def alone(fabric: Fabric) -> Fabric:
+    """For work that one of several launched processes does for all: the same device and precision, and no others."""
+    if fabric.world_size == 1:
+        return fabric
+    device = fabric.device
+    return Fabric(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        precision=fabric.strategy.precision.precision,
+    )
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -100,6 +115,45 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def in_all(work: Callable[[], T]) -> list[T]:
+    """What `work` gives in every process, by rank; every process has to call it.
+
+    Raises:
+        UserError, MissingData, NonFiniteOutput: `work` did in one of them; all raise the first one's.
+    """
+    value: T | None = None
+    failed: UserError | MissingData | NonFiniteOutput | None = None
+    try:
+        value = work()
+    except (UserError, MissingData, NonFiniteOutput) as error:
+        if not _several():
+            raise
+        failed = error
+    told = gathered((value, failed))
+    first = next((problem for _, problem in told if problem is not None), None)
+    if first is not None:
+        raise first
+    return [found for found, _ in told]
+
+
+def shared_out(items: Sequence[T], judge: Callable[[T], R]) -> list[R]:
+    """`judge` of every item, in order; the processes share the items out, and every process has to call it.
+
+    Raises:
+        UserError, MissingData, NonFiniteOutput: see `in_all`.
+    """
+    rank, world = place_among_processes()
+    parts = in_all(lambda: [judge(item) for item in items[rank::world]])
+    return [parts[number % world][number // world] for number in range(len(items))]
+
+
+def place_among_processes() -> tuple[int, int]:
+    """(rank, processes) of this process; (0, 1) where it is alone."""
+    if not _several():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def is_first_process() -> bool:

@@ -7,8 +7,8 @@ momentum 0.9, weight decay 1e-4 on every parameter, cosine to 0 in per-epoch ste
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from core.errors import UserError, check_known
 from core.training.devices import Precision
@@ -117,6 +117,7 @@ class TrainConfig:
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every_steps: optimiser steps between states on disk; each epoch's end is always one.
         seed: of everything random during training; process `rank` uses `seed` + rank.
+        sync_batchnorm: with several processes normalise by the whole batch instead of each process' part; on GPUs.
 
     Raises:
         UserError: a value is out of range.
@@ -135,6 +136,7 @@ class TrainConfig:
     eval_every: int = 1
     checkpoint_every_steps: int | None = None
     seed: int = 0
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every_steps"):
@@ -151,6 +153,13 @@ class TrainConfig:
         require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
+
+    def plain(self) -> dict[str, Any]:
+        """As data that keys and identities are made of; what is younger than the first stores stands there if set."""
+        settings = asdict(self)
+        if not self.sync_batchnorm:
+            del settings["sync_batchnorm"]
+        return settings
 
 
 def require_range(key: str, value: float, low: float, high: float) -> None:

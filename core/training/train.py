@@ -52,6 +52,7 @@ from core.training.training_step import (
     Learner,
     LossFunction,
     Step,
+    batch_norm_note,
     count_images,
     set_up_learner,
     settle_average,
@@ -177,8 +178,9 @@ def fit(
         config: the recipe.
         work_dir: folder of the run's files; made if missing.
         evaluate: called on every process with the module whose weights count, in eval mode and without
-            gradients; the first process' result is recorded. Where a running average is kept it is called with the
-            model before that.
+            gradients, and with the first process' buffers, so that they can share the samples out
+            (`core.training.devices.shared_out`); the first process' result is recorded. Where a running average is kept
+            it is called with the model before that.
         teacher: a network whose logits the model learns from besides the labels; run in eval mode.
         distillation: how labels and teacher are weighed; the reference's values by default.
         fabric: devices and processes, from `make_fabric`; by default one device, a GPU where there is one.
@@ -240,6 +242,8 @@ def fit(
             header=header,
         )
         _start_or_resume(run, resume)
+        if fabric.is_global_zero:
+            display.note(batch_norm_note(model, fabric.world_size, config.batch_size))
         if fabric.is_global_zero and divergences != read_divergences(files.folder):
             write_divergences(files.folder, divergences)
         position = run.state.position
@@ -476,6 +480,9 @@ def _evaluate(
     run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]], module: nn.Module, lr: float
 ) -> dict[str, float]:
     module.eval()
+    if run.learner.fabric.world_size > 1:  # each has statistics of its own; those of the first are saved
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
     metrics: dict[str, float] = {}
     problem: str | None = None
     try:
@@ -516,7 +523,7 @@ def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
 
 def _identity(learner: Learner, config: TrainConfig, loader: Loader) -> dict[str, Any]:
     """What must be equal for a state to be resumed; `config` is the recipe that the run began with."""
-    recipe = dataclasses.asdict(config)
+    recipe = config.plain()
     del recipe["checkpoint_every_steps"]  # the one setting that changes nothing in the result
     averaging = {AVERAGING: "decay warmed up, statistics measured"} if learner.ema is not None else {}
     return {

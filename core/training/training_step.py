@@ -85,7 +85,8 @@ def set_up_learner(
     """Move `model` and `teacher` to the device and build optimiser and running average.
 
     Raises:
-        UserError: the fabric's precision is not the recipe's, or the optimiser does not fit the model.
+        UserError: the fabric's precision is not the recipe's, the optimiser does not fit the model, or statistics are
+            to be shared where that cannot be done.
     """
     found = fabric.strategy.precision.precision
     if found != config.precision:
@@ -96,6 +97,8 @@ def set_up_learner(
     if isinstance(precision, MixedPrecision) and precision.scaler is not None:
         # One fabric serves several runs; none may inherit the gradient scale at which the one before ended.
         precision.scaler = torch.amp.GradScaler(device=precision.device)
+    if config.sync_batchnorm and fabric.world_size > 1:
+        share_statistics(model, fabric.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fabric.to_device(model)
@@ -109,6 +112,33 @@ def set_up_learner(
     called: Any = torch.compile(model) if config.compile else model
     wrapped, stepper = fabric.setup(called, optimizer)
     return Learner(fabric, config, model, wrapped, stepper, ema, loss_fn, teacher, distillation, steps)
+
+
+def share_statistics(model: nn.Module, device: torch.device) -> None:
+    """Have every BatchNorm layer normalise by the whole batch of all processes, in place.
+
+    Raises:
+        UserError: the processes run on CPUs, for which torch has no such layer.
+    """
+    if device.type != "cuda":
+        raise UserError(
+            "train.sync_batchnorm=True needs GPUs: torch's SyncBatchNorm does not run on a CPU; leave it out, and "
+            "every process has its own statistics, or use one process"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def batch_norm_note(model: nn.Module, processes: int, batch_size: int) -> str:
+    """What is to be known of BatchNorm in several processes; "" where there is nothing."""
+    layers = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    own = sum(not isinstance(layer, nn.SyncBatchNorm) for layer in layers)
+    if processes == 1 or not own:
+        return ""
+    return (
+        f"{own} BatchNorm layers have statistics per process: each of {processes} normalises by about "
+        f"{batch_size // processes} of a batch's {batch_size} samples, and the first one's running statistics are "
+        f"evaluated and saved. On GPUs train.sync_batchnorm=True normalises by the whole batch"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -340,20 +338,6 @@ def test_a_users_own_model(tmp_path: Path) -> None:
     network, _ = load_network(folder / "lwdna.safetensors", f"{file}:net")
     assert network[0].out_channels == described.architecture["widths"]["0"]
     assert "own_network-net" in (folder / "report.md").read_text().splitlines()[0]
-
-
-def test_two_processes_make_one_experiment(tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "classification.run", "--device", "cpu", "--work-dir", str(folder), *FAST]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    finished = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count("baseline, seed 0: training") == 1
-    result = json.loads((folder / "result.json").read_text())
-    assert set(result["methods"]) == {"baseline", "lwdna"}
 
 
 def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ def test_processes_are_others_and_get_the_environment(pool: Workers) -> None:
     assert "OF_THE_WORKERS" not in os.environ
 
 
+def test_each_process_gets_variables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with Workers(1, each=lambda number: {"CUDA_VISIBLE_DEVICES": str(7 + number)}) as workers:
+        assert workers.submit(own_id, "CUDA_VISIBLE_DEVICES").result()[1] == "7"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
 def test_the_work_of_a_process_that_is_killed_is_done_once_more(
     pool: Workers, said: list[str], tmp_path: Path
 ) -> None:

@@ -23,13 +23,14 @@ from core.storage.checkpoint import read_weights, save_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture, describe_inputs
 from core.training.optim import build_optimizer
+from core.training.run_files import read_history
 from tests.tracking.dimp.own_backbones import SOURCE as OWN_BACKBONE
-from tests.tracking.training.trees import sequence_folder, small_config
+from tests.tracking.training.trees import sequence_folder, shared_config, small_config
 from tracking import track, train
 from tracking.dimp.backbones import RESNETS
 from tracking.dimp.checkpoint import load_network, read_description
 from tracking.experiment.config import RunConfig
-from tracking.training import TrackingConfig, build_network
+from tracking.training import TrackingConfig, build_network, make_validation
 from tracking.training.loader import SequenceLoader
 
 CONFIGS = Path(train.CONFIGS)
@@ -241,6 +242,12 @@ def test_two_processes(protocol: Path) -> None:
     assert done.stderr.count("error: a batch of 3 sequences for 2 process(es): each needs at least 2") == 2
     network, _ = load_network(folder / "enough/tracker.safetensors")
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    judge = make_validation(shared_config(folder / "sequences", 5), folder)
+    assert judge is not None
+    with torch.no_grad():  # each batch was judged once, as one process does
+        assert read_history(folder / "enough")[0].eval_metrics == pytest.approx(
+            judge(network.eval()), rel=1e-6
+        )
 
 
 def test_a_work_directory_is_data_and_one_commands(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracking.datasets import TrackingDataset
+from core.training import devices
+from tracking.datasets import TrackingDataset, TrackingSequence
 from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.net import DiMPNet
 from tracking.dimp.settings import TrackerSettings
@@ -53,23 +54,36 @@ class Tryout:
         """Of trackers with a network."""
         return TrackerSettings().replaced(self.changes)
 
-    def network(self, network: nn.Module) -> Evaluation:
-        """A tracker's network, tried; its folder is named after a checksum of its weights."""
+    def network(self, network: nn.Module, *, in_all: bool = False) -> Evaluation:
+        """A tracker's network, tried; its folder is named after a checksum of its weights.
+
+        Args:
+            network: the same in all processes.
+            in_all: launched processes share the sequences out, each of which is tracked once; all call this.
+        """
         assert isinstance(network, DiMPNet)
         prepared = InferenceNetwork(network, self.device)
         name = f"{weights_checksum(network):08x}"
-        return self._try(name, lambda: DiMPTracker(prepared, self.settings))
+        return self._try(name, lambda: DiMPTracker(prepared, self.settings), in_all)
 
-    def built_in(self, name: str) -> Evaluation:
-        """A tracker of `tracking.online.trackers`, tried."""
-        return self._try(name, lambda: make_tracker(name))
+    def built_in(self, name: str, *, in_all: bool = False) -> Evaluation:
+        """A tracker of `tracking.online.trackers`, tried; for `in_all` see `network`."""
+        return self._try(name, lambda: make_tracker(name), in_all)
 
-    def _try(self, name: str, make: Callable[[], Tracker]) -> Evaluation:
+    def _try(self, name: str, make: Callable[[], Tracker], in_all: bool) -> Evaluation:
         place = self.folder / name
+        if in_all:
+            rank, world = devices.place_among_processes()
+            devices.in_all(lambda: self._track(place, make, self.dataset.sequences[rank::world]))
+        else:
+            self._track(place, make, self.dataset.sequences)
+        (stored,) = find_trackers(place, self.dataset.sequences)
+        (evaluation,) = evaluate_trackers(self.dataset, [stored], self.protocol)
+        return evaluation
+
+    def _track(self, place: Path, make: Callable[[], Tracker], sequences: Sequence[TrackingSequence]) -> None:
         waiting = [
-            sequence
-            for sequence in self.dataset.sequences
-            if not is_finished(place, sequence.name, len(sequence.boxes))
+            sequence for sequence in sequences if not is_finished(place, sequence.name, len(sequence.boxes))
         ]
         for number, sequence in enumerate(waiting, 1):
             assert sequence.frames is not None  # the data set was read with frames
@@ -79,11 +93,8 @@ class Tryout:
             store_track(place, sequence.name, track)
             speed = len(frames) / track.seconds.sum()
             self.say(
-                f"{name}: {number}/{len(waiting)} {sequence.name}: {len(frames)} frames, {speed:.1f} frames/s"
+                f"{place.name}: {number}/{len(waiting)} {sequence.name}: {len(frames)} frames, {speed:.1f} frames/s"
             )
-        (stored,) = find_trackers(place, self.dataset.sequences)
-        (evaluation,) = evaluate_trackers(self.dataset, [stored], self.protocol)
-        return evaluation
 
 
 def percentages(evaluation: Evaluation) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.command_line.factories import is_factory, title
 from core.errors import MissingData, NonFiniteOutput, UserError
+from core.training.devices import in_all, place_among_processes
 from core.training.seeding import seed_everything
 from core.training.train import TrainConfig
 from tracking.dimp.net import DiMPConfig, DiMPNet
@@ -19,7 +20,7 @@ from tracking.dimp.settings import TrackerSettings
 from tracking.training.config import DataConfig, SourceConfig
 from tracking.training.frame_cache import open_frame_cache
 from tracking.training.frames import DecodedFrames
-from tracking.training.loader import SequenceLoader, Source
+from tracking.training.loader import Inputs, SequenceLoader, Source
 from tracking.training.losses import LossConfig, dimp_loss
 from tracking.training.network import BackboneConfig, make_network
 from tracking.training.sources import NothingThere, open_source
@@ -108,7 +109,8 @@ def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module],
 
     Returns:
         network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it. It
-        raises a `NonFiniteOutput` where a loss is NaN or infinite.
+        raises a `NonFiniteOutput` where a loss is NaN or infinite. Launched processes share the batches out, and all
+        have to call it.
 
     Raises:
         UserError: anything that the sources get wrong.
@@ -121,17 +123,22 @@ def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module],
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        sums: dict[str, float] = {}
-        for inputs, targets in loader.epoch(0):
+
+        def judge(inputs: Inputs, targets: Mapping[str, Tensor]) -> dict[str, float]:
             outputs = network(*(part.to(device, non_blocking=True) for part in inputs))
             loss, parts = dimp_loss(
                 outputs, {name: part.to(device) for name, part in targets.items()}, config.loss
             )
             if not loss.isfinite():
                 raise NonFiniteOutput(f"the loss on sequences for validation is {float(loss)}")
-            for name, value in {"loss": loss, **parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: total / len(loader) for name, total in sums.items()}
+            return {name: float(value) for name, value in {"loss": loss, **parts}.items()}
+
+        rank, world = place_among_processes()
+        own = range(rank, len(loader), world)
+        told = in_all(lambda: [judge(*batch) for batch in loader.batches(0, own)])
+        # Summed in the order of one process, whoever judged them.
+        batches = [told[number % world][number // world] for number in range(len(loader))]
+        return {name: sum(batch[name] for batch in batches) / len(loader) for name in batches[0]}
 
     return evaluate
 

@@ -109,19 +109,23 @@ class SequenceLoader:
         Raises:
             UserError: a frame cannot be read, and `bad_images` is "error"; or nearly none can.
         """
+        yield from self.batches(epoch, range(start, len(self)))
+
+    def batches(self, epoch: int, numbers: Sequence[int]) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        """Yield the batches of an epoch that have these numbers; see `epoch`."""
 
         def loader_from(first: int) -> DataLoader:
             return DataLoader(
                 _Batches(self, epoch),
                 batch_size=None,
-                sampler=range(first, len(self)),
+                sampler=numbers[first:],
                 num_workers=at_most_cores(self.workers),
                 worker_init_fn=begin_worker,
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # the global one would be advanced
             )
 
-        for batch in batches_of(loader_from, start):
+        for batch in batches_of(loader_from):
             if isinstance(batch, str):
                 raise UserError(batch)
             self._note(batch.unreadable)

@@ -1,7 +1,8 @@
 """Trials in two launched processes: `torchrun --nproc_per_node=2 launched.py FOLDER [alone]`.
 
 The found network's widths file is a folder, so that its trial fails in the first process; the control's does not.
-With "alone" the second process fails in the midst of a training, which the first one cannot know of.
+One of the controls trains while it searches, which the first process does alone. With the argument "alone" the second
+process fails in the midst of a training, which the first one cannot know of.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(folder: Path, alone: bool) -> None:
     (folder / "widths" / "lwdna-seed0.json").mkdir(parents=True, exist_ok=True)
     recipe = TrainConfig(epochs=1, batch_size=4, optimizer=OptimizerConfig(lr=0.01))
     shrink = ShrinkConfig(budget=Budget(flops=0.7), floor=0.2, batch_size=4)
-    settings = Settings(recipe, shrink, folder, controls=("uniform",), progress=False)
+    settings = Settings(recipe, shrink, folder, controls=("uniform", "accumulated"), progress=False)
     outcome = run_experiment(toy_task(loss_fn=loss), settings, fabric, lambda line: None)
     failed = [f"{failure.trial}: {failure.kind}" for failure in outcome.failed]
     (folder / f"failed{fabric.global_rank}.txt").write_text("\n".join(failed))

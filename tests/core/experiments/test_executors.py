@@ -13,7 +13,7 @@ import pytest
 
 from core.command_line.exits import RESUME
 from core.errors import UserError
-from core.experiments.executors import InProcess, check_jobs, local_executor
+from core.experiments.executors import InProcess, Resources, open_executor
 from tests.processes import is_running, started_by, wait_for_end
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,14 +21,14 @@ SLEEPERS = """
 import os, sys, time
 from pathlib import Path
 from core.command_line.exits import run_command
-from core.experiments.executors import local_executor
+from core.experiments.executors import Resources, open_executor
 
 def sleep(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
 def work():
-    with local_executor(2) as executor:
+    with open_executor(Resources(jobs=2)) as executor:
         for future in [executor.submit(sleep, sys.argv[1]) for _ in range(2)]:
             future.result()
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def test_one_job_runs_here_and_at_once() -> None:
-    with local_executor(1) as executor:
+    with open_executor(Resources()) as executor:
         assert isinstance(executor, InProcess)
         assert executor.submit(os.getpid).result() == os.getpid()
         with pytest.raises(ZeroDivisionError):
@@ -47,7 +47,7 @@ def test_one_job_runs_here_and_at_once() -> None:
 
 def test_fewer_than_one_job_is_refused() -> None:
     with pytest.raises(UserError, match="--jobs 0: use at least 1"):
-        check_jobs(0)
+        Resources(jobs=0)
 
 
 def sleepers(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
@@ -102,7 +102,7 @@ def test_a_trial_that_fails_in_launched_processes_stops_no_other(tmp_path: Path)
     assert told[0] == told[1]
     assert done.stderr.count("failed: lwdna, seed 0") == 1
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["baseline", "uniform"]
+    assert list(result["methods"]) == ["baseline", "uniform", "accumulated"]
     assert [(entry["method"], entry["seed"]) for entry in result["failed"]] == [("lwdna", 0)]
 
 

@@ -136,7 +136,7 @@ def test_killed_process_resumes_exactly(uninterrupted, tmp_path):
     assert_same_bits(load_state(tmp_path / "last.safetensors"), uninterrupted[0])
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
 def test_signal_saves_the_step_under_way(uninterrupted, tmp_path, name):
     with pytest.raises(KeyboardInterrupt, match=name) as caught:
         run(tmp_path, loader=DigitsLoader(before_batch=send_signal(1, 6, name)))

@@ -20,9 +20,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import NonFiniteOutput
+from core.errors import NonFiniteOutput, UserError
 from core.interruption import Preempted
-from core.training.devices import gathered, is_first_process
+from core.training.devices import gathered, is_first_process, shared_out
 from core.training.train import (
     FitResult,
     OptimizerConfig,
@@ -126,7 +126,29 @@ def in_two_processes(folder: Path) -> None:
     """Runs for test_train_processes: one comparable with a single process, one whole and one interrupted."""
     fabric = make_fabric("cpu", devices=2)
     values = [sorted(value) for value in gathered({f"file {fabric.global_rank}", "both"})]
-    told = {"first": is_first_process(), "values": values}
+    judged: list[int] = []
+
+    def square(number: int) -> int:
+        judged.append(number)
+        return number**2
+
+    def refuse(number: int) -> None:
+        if number == 3:  # the second process' to judge
+            raise UserError("3 is no square")
+
+    squares = shared_out(range(5), square)
+    problem = None
+    try:
+        shared_out(range(5), refuse)
+    except UserError as error:
+        problem = str(error)
+    told = {
+        "first": is_first_process(),
+        "values": values,
+        "squares": squares,
+        "judged": judged,
+        "problem": problem,
+    }
     (folder / f"gathered{fabric.global_rank}.json").write_text(json.dumps(told))
     even = network(0.0, normalise=False)
     run(folder / "plain", model=even, loader=DigitsLoader(count=309), fabric=fabric)

@@ -64,6 +64,13 @@ def small_config(folder: Path, **changes: object) -> TrackingConfig:
     return replace(config, **changes)
 
 
+def shared_config(folder: Path, batch_size: int) -> TrackingConfig:
+    """What two processes train; three batches of five are judged after the epoch, by one of them each."""
+    config = small_config(folder)
+    data = replace(config.data, validation=config.data.sources, validation_sequences=3 * batch_size)
+    return replace(config, data=data, train=replace(config.train, epochs=1, batch_size=batch_size))
+
+
 def in_two_processes(folder: Path) -> None:
     """A training whose batches can be shared, and one whose batches are too small for that."""
     from core.command_line.config import dump_config
@@ -71,8 +78,7 @@ def in_two_processes(folder: Path) -> None:
 
     for name, batch_size in (("enough", 5), ("too-few", 3)):
         protocol = folder / f"{name}-{os.environ['RANK']}.py"
-        config = small_config(folder / "sequences")
-        dump_config(replace(config, train=replace(config.train, epochs=1, batch_size=batch_size)), protocol)
+        dump_config(shared_config(folder / "sequences", batch_size), protocol)
         arguments = ["--config", str(protocol), "--work-dir", str(folder / name), "--device", "cpu"]
         print(f"{name}: {train.main(arguments)}", flush=True)
 

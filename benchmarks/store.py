@@ -1,0 +1,486 @@
+"""Do the store and its leases hold? Thousands of trials that train nothing, with failures and kills injected.
+
+    python -m benchmarks.store --output docs/results/store
+
+Several commands, each taken for a machine of its own, run the same list of trials in one store, as they would on a
+cluster. All is the engine's own (keys, claims, records, processes, second attempts), but for the training, which
+writes its weights after a moment. Some trials kill their process, some raise an error once or always, and one whole
+command is killed and started again. Counted are trials that are lost, and trainings that were done twice or by two at
+a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from benchmarks.measure import Page, benchmark
+from core.errors import UserError
+from core.experiments import trials as engine_trials
+from core.experiments.engine import Engine
+from core.experiments.executors import Resources
+from core.experiments.plan import Trial
+from core.experiments.scheduling import run_trials
+from core.experiments.store import KeyedStore
+from core.experiments.task import Metric, Task
+from core.methods.registry import BASELINE
+from core.storage import claims
+from core.storage.files import read_json, write_json
+from core.tables import markdown_table
+from core.training.run_files import EpochRecord, RunFiles
+from core.training.train import FitResult, TrainConfig, make_fabric
+from core.widths.config import ShrinkConfig
+
+LEASE, RENEWED_EVERY = 10.0, 1.0  # seconds; hours of a cluster in two minutes
+MOMENT = 0.005  # seconds that a training takes
+PAPER_TRIALS, PAPER_WORKERS, PAPER_SECONDS = (
+    10_000,
+    64,
+    60.0,
+)  # what is reckoned, and the shortest training there
+OPERATIONS = (
+    30  # of the file system per trial, at most: claim, two looks, weights, record, and the folders for them
+)
+_COMMAND = (
+    "import sys; from benchmarks.store import command; sys.exit(command(sys.argv[1], int(sys.argv[2])))"
+)
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What goes wrong, by the seeds of the trials.
+
+    Attributes:
+        trials: how many there are; their seeds are 0, 1, ...
+        jobs: processes of each command.
+        kills: process killed at the first attempt.
+        kills_twice: at the first and the second.
+        errors: raise an OSError at the first attempt.
+        hopeless: raise one at every attempt.
+    """
+
+    trials: int
+    jobs: int
+    kills: tuple[int, ...]
+    kills_twice: tuple[int, ...]
+    errors: tuple[int, ...]
+    hopeless: tuple[int, ...]
+
+    @classmethod
+    def drawn(cls, trials: int, jobs: int, kills: int, errors: int, hopeless: int) -> Injected:
+        """So many of each, always the same ones; one kill in eight comes twice.
+
+        Raises:
+            UserError: there are fewer trials than that.
+        """
+        wanted = kills + errors + hopeless
+        if wanted > trials:
+            raise UserError(f"--trials {trials}: {wanted} of them are to go wrong: take more, or inject less")
+        drawn = random.Random(0).sample(range(trials), wanted)
+        dying, rest = drawn[:kills], drawn[kills:]
+        twice = kills // 8 if jobs > 1 else 0
+        return cls(
+            trials,
+            jobs,
+            tuple(dying[twice:]),
+            tuple(dying[:twice]),
+            tuple(rest[:errors]),
+            tuple(rest[errors:]),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Injected:
+        """What `folder` says."""
+        content = read_json(folder / "injected.json")
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**plain)
+
+
+def network() -> nn.Sequential:
+    """As small as it can be."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+class NoBatches:
+    """A loader of nothing."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
+        """See `core.training.train.Loader`."""
+        yield from ()
+
+    def shard(self, rank: int, world: int) -> NoBatches:
+        """See `core.training.train.Loader`."""
+        return self
+
+
+def open_engine(folder: Path, number: int) -> Engine:
+    """The engine of command `number`, in whichever of its processes: a machine of its own, a training that is none."""
+    host = f"machine{number}"
+    socket.gethostname = lambda: host
+    claims.LEASE, claims.RENEWED_EVERY = LEASE, RENEWED_EVERY
+    engine_trials.train_network = partial(train_nothing, folder)
+    task = Task(
+        name="store",
+        dataset="none",
+        model_name="net",
+        build=network,
+        example_inputs=torch.zeros(1, 1, 8, 8),
+        train_loader=lambda batch_size, seed: NoBatches(),
+        loss_fn=nn.functional.cross_entropy,
+        evaluate=lambda model: {},
+        metrics=(Metric("seed", "seed", higher_is_better=False),),
+        curves=("loss", "seed", "seed"),
+    )
+    return Engine(
+        task,
+        TrainConfig(epochs=1),
+        KeyedStore(folder / "store"),
+        make_fabric("cpu"),
+        {},
+        say=lambda line: None,
+    )
+
+
+def train_nothing(
+    folder: Path,
+    task: Task,
+    model: nn.Module,
+    config: TrainConfig,
+    work_dir: Path,
+    fabric: Fabric,
+    **more: object,
+) -> FitResult:
+    """In the place of a training: note when it began, let go wrong what is to, write weights, note when it ended."""
+    seed, injected = config.seed, Injected.read(folder)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    files = RunFiles(work_dir)
+    note(folder, seed, "begins", again=files.weights.exists())
+    before = _attempts_so_far(folder, seed)
+    time.sleep(MOMENT)
+    if (seed in injected.kills and not before) or (seed in injected.kills_twice and before < 2):
+        note(folder, seed, "dies")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if seed in injected.hopeless or (seed in injected.errors and not before):
+        note(folder, seed, "raises")
+        raise OSError(5, "injected")
+    files.weights.write_bytes(b"weights")
+    note(folder, seed, "ends")
+    record = EpochRecord(1, 0.1, 1.0, {}, {"seed": float(seed)}, MOMENT, 1, 1.0)
+    return FitResult((record,), MOMENT, 1, files.weights)
+
+
+def _attempts_so_far(folder: Path, seed: int) -> int:
+    """How often this training has begun before; the claim keeps others out meanwhile."""
+    path = folder / "attempts" / str(seed)
+    before = len(path.read_bytes()) if path.exists() else 0
+    with path.open("ab") as file:
+        file.write(b".")
+    return before
+
+
+def note(folder: Path, seed: int, what: str, again: bool = False) -> None:
+    """Add a line to this process' journal; every process of one machine has the same monotonic clock."""
+    line = json.dumps([time.monotonic(), socket.gethostname(), os.getpid(), seed, what, again])
+    with (folder / "journal" / str(os.getpid())).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def command(folder: str, number: int) -> int:
+    """One command: all trials, as far as others have not done them; leaves what failed in `failed-NUMBER.json`."""
+    place = Path(folder)
+    injected = Injected.read(place)
+    wanted = [(Trial(BASELINE, ShrinkConfig(), seed), True) for seed in range(injected.trials)]
+    opened = partial(open_engine, place, number)
+    failed = run_trials(opened(), wanted, Resources(jobs=injected.jobs), opened)
+    write_json(place / f"failed-{number}.json", [failure.trial.seed for failure in failed])
+    return 0
+
+
+@dataclass
+class Simulation:
+    """What came of it.
+
+    Attributes:
+        seconds: from the first start of a command to the end of the last.
+        restarts: commands that had to be started again.
+        journal: all notes, by time: (seconds, machine, process, seed, what, whether its weights were there).
+        killed: machine -> when the whole of it was killed.
+        failed: the seeds that each command reports.
+    """
+
+    seconds: float
+    restarts: int
+    journal: list[tuple[float, str, int, int, str, bool]]
+    killed: dict[str, float]
+    failed: list[list[int]]
+
+
+def simulate(
+    folder: Path, injected: Injected, commands: int, kill_a_command: bool, seconds: float
+) -> Simulation:
+    """Run commands side by side until all are done; those that die are started again.
+
+    Args:
+        folder: empty.
+        injected: what goes wrong.
+        commands: how many; each is a machine to the others.
+        kill_a_command: the second one, with its processes, when a third of all trials is done.
+        seconds: until it is given up.
+
+    Raises:
+        UserError: it was not done by then.
+    """
+    for name in ("journal", "attempts", "store/records"):
+        (folder / name).mkdir(parents=True)
+    write_json(folder / "injected.json", asdict(injected))
+    began = time.monotonic()
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        with (folder / f"said-{number}.log").open("ab") as said:
+            line = [sys.executable, "-c", _COMMAND, str(folder), str(number)]
+            return subprocess.Popen(line, stdout=said, stderr=said)
+
+    running = {number: start(number) for number in range(commands)}
+    restarts = 0
+    killed: dict[str, float] = {}
+    try:
+        while running:
+            time.sleep(0.1)
+            if time.monotonic() - began > seconds:
+                raise UserError(f"not done after {seconds:.0f} s: take fewer --trials, or more --seconds")
+            done = sum(1 for _ in (folder / "store" / "records").glob("*.json"))
+            if kill_a_command and not killed and 3 * done > injected.trials:
+                running[1].kill()
+                killed["machine1"] = time.monotonic()
+            for number, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[number]
+                if process.returncode != 0:
+                    restarts += 1
+                    running[number] = start(number)
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    took = time.monotonic() - began
+    lines = [line for path in (folder / "journal").iterdir() for line in path.read_text("utf-8").splitlines()]
+    journal = sorted(tuple(json.loads(line)) for line in lines)
+    failed = [read_json(folder / f"failed-{number}.json") for number in range(commands)]
+    return Simulation(took, restarts, journal, killed, failed)
+
+
+def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, Any]:
+    """The figures: what is lost, what was done twice, what overlapped, what had to be begun again."""
+    records = KeyedStore(folder / "store").records()
+    recorded = [int(record["seed"]) for record in records]
+    expected = set(range(injected.trials)) - set(injected.hopeless)
+    begun: dict[int, int] = defaultdict(int)
+    ended: dict[int, int] = defaultdict(int)
+    after_the_end = overlaps = 0
+    under_way: dict[int, tuple[str, int, float]] = {}
+    for moment, machine, process, seed, what, again in found.journal:
+        if what == "begins":
+            begun[seed] += 1
+            after_the_end += again
+            holder = under_way.get(seed)
+            if holder is not None:
+                died = found.killed.get(holder[0])  # the rest of that machine was killed with it
+                overlaps += died is None or not holder[2] <= died <= moment
+            under_way[seed] = (machine, process, moment)
+        else:
+            ended[seed] += what == "ends"
+            under_way.pop(seed, None)
+    by_machine: dict[str, int] = defaultdict(int)
+    for _, machine, _, _, what, _ in found.journal:
+        by_machine[machine] += what == "ends"
+    times = [moment for moment, *_ in found.journal]
+    busy = times[-1] - times[0]
+    return {
+        "trials": injected.trials,
+        "recorded": len(records),
+        "lost": len(expected - set(recorded)),
+        "recorded_twice": len(recorded) - len(set(recorded)),
+        "trained_twice": sum(count > 1 for count in ended.values()) + after_the_end,
+        "two_at_a_time": overlaps,
+        "hopeless": len(injected.hopeless),
+        "hopeless_reported": sum(all(seed in told for told in found.failed) for seed in injected.hopeless),
+        "reported_besides": len({seed for told in found.failed for seed in told} - set(injected.hopeless)),
+        "attempts": sum(begun.values()),
+        "processes_killed": len(injected.kills) + 2 * len(injected.kills_twice),
+        "commands_killed": len(found.killed),
+        "commands_restarted": found.restarts,
+        "errors_injected": len(injected.errors),
+        "by_machine": dict(sorted(by_machine.items())),
+        "claims_left": sum(1 for _ in (folder / "store" / "runs").glob(f"*/{claims.CLAIM_FILE}")),
+        "seconds": found.seconds,
+        "seconds_of_trials": busy,
+        "trials_per_second": len(records) / busy,
+    }
+
+
+def costs(folder: Path, turns: int = 200) -> dict[str, float]:
+    """Seconds of single steps of the store, by one process that is alone with it."""
+    store = KeyedStore(folder / "store")
+    path = next((folder / "store" / "records").glob("*.json"))
+    record = store.load(Trial(BASELINE, ShrinkConfig(), 0), path.stem)
+    assert record is not None
+    alone = KeyedStore(folder / "alone")
+    trial = Trial(BASELINE, ShrinkConfig(), 0)
+
+    def per_turn(step: Any) -> float:
+        began = time.perf_counter()
+        for turn in range(turns):
+            step(turn)
+        return (time.perf_counter() - began) / turns
+
+    return {
+        "claim and release": per_turn(lambda turn: claims.take(folder / "alone" / "runs" / str(turn))()),
+        "look for a record that is not there": per_turn(lambda turn: alone.load(trial, str(turn))),
+        "write a record": per_turn(lambda turn: alone.save(trial, {**record, "key": str(turn)})),
+        "read a record": per_turn(lambda turn: alone.load(trial, str(turn))),
+    }
+
+
+def measure(arguments: Namespace) -> Page:
+    """Simulate, count, reckon."""
+    injected = Injected.drawn(
+        arguments.trials, arguments.jobs, arguments.kills, arguments.errors, arguments.hopeless
+    )
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        found = simulate(folder, injected, arguments.commands, arguments.commands > 1, arguments.seconds)
+        figures = counted(folder, injected, found)
+        steps = costs(folder)
+    figures |= {
+        "commands": arguments.commands,
+        "workers": arguments.commands * arguments.jobs,
+        "steps": steps,
+    }
+    wrong = sum(
+        figures[key] for key in ("lost", "recorded_twice", "trained_twice", "two_at_a_time", "claims_left")
+    )
+    missed = figures["hopeless"] - figures["hopeless_reported"]
+    title = f"{figures['trials']:,} trials by {figures['workers']} workers in one store"
+    return Page(title, page_text(figures), figures, failed=bool(wrong or missed))
+
+
+def page_text(figures: Mapping[str, Any]) -> str:
+    """What was injected, what came of it, and what a cluster needs."""
+    injected = [
+        ["processes killed (SIGKILL) in the midst of a trial", figures["processes_killed"]],
+        ["commands killed with all their processes, and started again", figures["commands_killed"]],
+        ["trials that raise an error at their first attempt", figures["errors_injected"]],
+        ["trials that raise one at every attempt", figures["hopeless"]],
+    ]
+    outcomes = [
+        ["trials", figures["trials"]],
+        ["recorded", figures["recorded"]],
+        ["lost", figures["lost"]],
+        ["recorded twice", figures["recorded_twice"]],
+        ["trained twice", figures["trained_twice"]],
+        ["trained by two processes at a time", figures["two_at_a_time"]],
+        ["claims left behind", figures["claims_left"]],
+        [
+            "hopeless trials that every command reports",
+            f"{figures['hopeless_reported']} of {figures['hopeless']}",
+        ],
+        ["others that a command reports (their process was killed twice)", figures["reported_besides"]],
+        ["attempts in all", figures["attempts"]],
+    ]
+    shares = ", ".join(f"{name} {count}" for name, count in figures["by_machine"].items())
+    steps = [[name, f"{1e6 * seconds:.0f}"] for name, seconds in figures["steps"].items()]
+    return "\n\n".join(
+        [
+            f"{figures['commands']} commands with {figures['workers'] // figures['commands']} processes each, every "
+            f"command a machine of its own to the others (they cannot see each other's processes, and go by leases of "
+            f"{LEASE:g} s), ran the same list. A training takes {1000 * MOMENT:g} ms and trains nothing; all else is "
+            f"the engine's.",
+            "## Injected",
+            _table(["what", "how often"], injected),
+            "## What came of it",
+            _table(["", "count"], outcomes),
+            f"{figures['trials_per_second']:.1f} trials a second over {figures['seconds_of_trials']:.0f} s "
+            f"({figures['seconds']:.0f} s with the start of all processes); trained by {shares}.",
+            "## What one step costs",
+            _table(["step", "µs"], steps),
+            "One process that is alone with the store, on this machine's disk; a record is synced to it.",
+            f"## {PAPER_TRIALS:,} trials by {PAPER_WORKERS} workers, on paper",
+            paper_text(figures),
+        ]
+    )
+
+
+def paper_text(figures: Mapping[str, Any]) -> str:
+    """What a shared file system has to bear, reckoned from the steps."""
+    own = sum(figures["steps"].values()) + figures["steps"]["look for a record that is not there"]
+    rate = PAPER_WORKERS / PAPER_SECONDS
+    renewals = PAPER_WORKERS * 2 / 30  # read and touch, every half minute
+    hours = PAPER_TRIALS * PAPER_SECONDS / PAPER_WORKERS / 3600
+    operations = rate * OPERATIONS + renewals
+    return (
+        f"Trainings of {PAPER_SECONDS:g} s (the shortest that make sense on a cluster) take {hours:.1f} hours on "
+        f"{PAPER_WORKERS} workers: {rate:.2f} trials a second. A trial costs at most {OPERATIONS} operations of the "
+        f"file system, and a claim two more every half minute: {operations:.0f} a second in all. At 1 ms each, as a "
+        f"network file system takes, that is {operations / 10:.1f} % of one client's time, and "
+        f"{100 * OPERATIONS * 1e-3 / PAPER_SECONDS:.2f} % of a worker's. On this disk a trial's steps take "
+        f"{1000 * own:.1f} ms. At its start every command looks once for each record: {PAPER_TRIALS:,} looks, "
+        f"{PAPER_TRIALS * 1e-3:.0f} s at 1 ms. A report reads all records: "
+        f"{PAPER_TRIALS * figures['steps']['read a record']:.0f} s here. Arrays hold at most 1,000 jobs, so there are "
+        f"{PAPER_TRIALS // 1000}. The figures above show {figures['trials_per_second']:.0f} trials a second, "
+        f"{figures['trials_per_second'] / rate:.0f} times that rate."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return markdown_table(head, [[str(cell) for cell in row] for row in rows])
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """How long it may take."""
+    parser.add_argument("--seconds", type=float, default=600.0, help="given up after so many (%(default)s)")
+
+
+main = benchmark(
+    "store",
+    __doc__,
+    measure,
+    numbers={
+        "trials": (2000, "in the list"),
+        "commands": (2, "side by side, each a machine of its own"),
+        "jobs": (4, "processes of each"),
+        "kills": (16, "trials whose process is killed"),
+        "errors": (40, "trials that fail at first"),
+        "hopeless": (5, "trials that always fail"),
+    },
+    options=add_options,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

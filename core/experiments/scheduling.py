@@ -1,0 +1,212 @@
+"""Runs trials: in which order, several at a time, what is tried again, and what has failed.
+
+A training that another command is at is left for later and waited for at the end, so that several commands, on one
+machine or on many, share the trials of one store. A trial that fails is tried once more, unless the message is the
+user's to act on or the same is bound to happen again; one that fails then stops no other.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+
+import torch
+
+from core.errors import NonFiniteOutput, UserError
+from core.experiments import executors
+from core.experiments.cluster import Jobs
+from core.experiments.engine import Engine
+from core.experiments.executors import PROCESSES, Resources, open_executor
+from core.experiments.forecast import Forecast
+from core.experiments.plan import Trial
+from core.experiments.processes import of_all
+from core.experiments.trials import Failure, attempt, failure
+from core.interruption import watch_for_interruption
+from core.storage.claims import Claimed
+from core.training.divergence import TrainingDiverged
+from core.workers import WorkerDied
+
+OpenEngine = Callable[[], Engine]
+_SAME_AGAIN = (TrainingDiverged.__name__, NonFiniteOutput.__name__, WorkerDied.__name__)
+_opened: dict[bytes, Engine] = {}  # in a process of its own: the engine that it works with
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A trial of the list.
+
+    Attributes:
+        number: its place, from 1.
+        trial: which.
+        train: whether its network is trained, or its widths are found alone.
+        is_new: whether there is something to train.
+        place: what news of it begin with.
+    """
+
+    number: int
+    trial: Trial
+    train: bool
+    is_new: bool
+    place: str
+
+
+def attempt_there(
+    open_engine: OpenEngine,
+    trial: Trial,
+    place: str,
+    train: bool,
+    waits: bool,
+    forecast: Forecast | None,
+) -> Failure | None:
+    """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
+
+    What opening prints has been printed by the first process already.
+    """
+    name = pickle.dumps(open_engine)
+    with watch_for_interruption():  # what ends it goes to the first process, not to the terminal
+        if name not in _opened:
+            _opened.clear()
+            with redirect_stdout(io.StringIO()):
+                _opened[name] = open_engine()
+        engine = replace(_opened[name], waits=waits)
+        return attempt(engine, trial, place, train=train, forecast=forecast)
+
+
+def attempt_in_job(
+    open_engine: OpenEngine,
+    trial: Trial,
+    place: str,
+    train: bool,
+    waits: bool,
+    forecast: Forecast | None,
+) -> Failure | None:
+    """The same in a job, whose process ends with it."""
+    with watch_for_interruption():
+        engine = replace(open_engine(), waits=waits)
+        return attempt(engine, trial, place, train=train, forecast=forecast)
+
+
+def _trial_of(open_engine: OpenEngine, trial: Trial, *rest: object) -> str:
+    return str(trial)
+
+
+def run_trials(
+    engine: Engine,
+    trials: Sequence[tuple[Trial, bool]],
+    resources: Resources | None = None,
+    open_engine: OpenEngine | None = None,
+) -> list[Failure]:
+    """Run trials, each as far as it has not been done; returns those that failed. Records are in the engine's store.
+
+    Args:
+        engine: of this process.
+        trials: each with whether its network is trained, or its widths are found alone.
+        resources: where they run; None for this process.
+        open_engine: opens the engine in another process: picklable, such as a `functools.partial` of a function of a
+            module. Needed wherever trials run in others.
+
+    Raises:
+        UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGUSR1; everything has been stopped.
+    """
+    resources = resources or Resources()
+    _check(engine, resources)
+    control = None
+    if engine.fabric.world_size > 1:
+        patience = timedelta(seconds=executors.PATIENCE)
+        control = torch.distributed.new_group(backend="gloo", timeout=patience)
+    new = [train and engine.load(trial) is None for trial, train in trials]
+    wanted = sum(train for _, train in trials)
+    if sum(new) < wanted:
+        engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
+    if resources.jobs > len(resources.gpus) > 0:
+        engine.say(f"{resources.jobs} trials at a time share {len(resources.gpus)} GPUs, one each by turns")
+    pending = [
+        _Item(number, trial, train, is_new, f"{number}/{len(trials)} {trial}")
+        for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1)
+    ]
+    forecast = Forecast(sum(new), resources.jobs)
+    failures: list[Failure] = []
+    tried: set[int] = set()
+    waits = False
+    with open_executor(resources, engine.store.folder / "jobs", _trial_of) as executor:
+        jobs = isinstance(executor, Jobs)
+        if isinstance(executor, Jobs):
+            engine.say(f"{len(pending)} trials as jobs; what they print: '{executor.folder}'")
+        run = partial(_attempts, engine, resources, executor, open_engine, forecast)
+        while pending:
+            again: list[_Item] = []
+            for item, own in run(pending, waits):
+                found = own if control is None else of_all(own, control)
+                if found is None:
+                    if jobs:  # all others tell of themselves, here
+                        engine.say(f"{item.place}: done")
+                    continue
+                if found.kind == Claimed.__name__ and not waits:
+                    again.append(item)
+                elif not found.usage and found.kind not in _SAME_AGAIN and item.number not in tried:
+                    tried.add(item.number)
+                    again.append(item)
+                    _tell(engine, f"{found}: it is tried once more")
+                else:
+                    failures.append(found)
+                    _tell(engine, f"failed: {found}{', twice' if item.number in tried else ''}")
+            pending, waits = sorted(again, key=lambda item: item.number), True
+    return failures
+
+
+def _check(engine: Engine, resources: Resources) -> None:
+    if resources.here:
+        return
+    how = f"--jobs {resources.jobs}" if resources.kind == PROCESSES else f"--executor {resources.kind}"
+    if engine.fabric.world_size > 1:
+        raise UserError(f"{how}: a launcher has started several processes already: use one of both")
+    if engine.task.one_process:
+        raise UserError(f"{how}: {engine.task.one_process}")
+
+
+def _tell(engine: Engine, line: str) -> None:
+    if engine.fabric.is_global_zero:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _attempts(
+    engine: Engine,
+    resources: Resources,
+    executor: Executor,
+    open_engine: OpenEngine | None,
+    forecast: Forecast,
+    items: Sequence[_Item],
+    waits: bool,
+) -> Iterator[tuple[_Item, Failure | None]]:
+    """Each trial with its failure, as they come."""
+    if resources.here:
+        own = replace(engine, waits=waits)
+        for item in items:
+            future = executor.submit(
+                attempt, own, item.trial, item.place, train=item.train, forecast=forecast
+            )
+            yield item, future.result()
+            forecast.trainings -= item.is_new
+        return
+    assert open_engine is not None, "other processes need open_engine"
+    there = attempt_there if resources.kind == PROCESSES else attempt_in_job
+    first = next((item.number for item in items if item.is_new), None)
+    waiting: dict[Future[Failure | None], _Item] = {}
+    for item in items:
+        told = forecast if item.number == first else None  # the first one says it
+        arguments = (open_engine, item.trial, item.place, item.train, waits, told)
+        waiting[executor.submit(there, *arguments)] = item
+    for future in as_completed(waiting):
+        item = waiting[future]
+        try:
+            yield item, future.result()
+        except WorkerDied as error:  # twice: the system killed it, for want of memory say
+            yield item, failure(item.trial, error)

@@ -1,0 +1,49 @@
+"""The simulation of a store that several commands share, in its smallest form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.store import Injected, counted, page_text, simulate
+from core.errors import UserError
+
+SMALL = Injected.drawn(trials=12, jobs=1, kills=1, errors=2, hopeless=1)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
+    """Two commands share twelve trials; a kill ends the whole of one, since its trials run in its own process."""
+    found = simulate(tmp_path, SMALL, commands=2, kill_a_command=False, seconds=280)
+    figures = counted(tmp_path, SMALL, found)
+    assert figures["recorded"] == 11
+    for key in (
+        "lost",
+        "recorded_twice",
+        "trained_twice",
+        "two_at_a_time",
+        "claims_left",
+        "reported_besides",
+    ):
+        assert figures[key] == 0
+    assert figures["hopeless_reported"] == 1
+    assert figures["commands_restarted"] == 1
+    assert (
+        figures["attempts"] >= 12 + 1 + 2 + 1
+    )  # one more for the kill, for each error, and for the hopeless one
+    page = page_text(figures | {"commands": 2, "workers": 2, "steps": {"look for a record that is not there": 1e-5,
+                                                                     "read a record": 1e-4}})  # fmt: skip
+    assert "| trained twice | 0 |" in page
+
+
+def test_more_cannot_go_wrong_than_there_is() -> None:
+    with pytest.raises(UserError, match="--trials 10: 12 of them are to go wrong"):
+        Injected.drawn(trials=10, jobs=4, kills=4, errors=4, hopeless=4)
+
+
+def test_kills_come_twice_only_where_a_pool_replaces_processes() -> None:
+    drawn = Injected.drawn(trials=100, jobs=4, kills=16, errors=3, hopeless=2)
+    assert (len(drawn.kills), len(drawn.kills_twice), len(drawn.errors), len(drawn.hopeless)) == (14, 2, 3, 2)
+    assert len({*drawn.kills, *drawn.kills_twice, *drawn.errors, *drawn.hopeless}) == 21
+    assert SMALL.kills_twice == ()
