@@ -14,7 +14,7 @@ import torch
 from core.storage.checkpoint import load_state, load_weights
 from core.training.devices import gathered, is_first_process
 from core.training.divergence import read_divergences
-from tests.core.training.test_train_resume import assert_same_bits
+from tests.bits import assert_same_bits
 from tests.core.training.training_runs import DigitsLoader, network, run
 
 
