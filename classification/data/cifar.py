@@ -20,6 +20,7 @@ from classification.data.config import CIFAR_MEAN, CIFAR_STD, DataConfig
 from classification.data.dataset import ClassificationData
 from core.errors import UserError
 from core.storage.data import require
+from core.storage.files import file_alone
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -187,8 +188,9 @@ _PICKLE_ERRORS = (
 
 
 def _load(path: Path) -> Any:
-    content = path.read_bytes()
     try:
+        with file_alone():
+            content = path.read_bytes()
         # Read once without acting on it: lengths beyond the file's end and memo numbers beyond reason would have
         # the unpickler fill all memory.
         for opcode, argument, _ in pickletools.genops(content):

@@ -90,7 +90,7 @@ class _DataReader:
         _require_bounded(content)
         for base in _bases(content):
             if base.endswith(".py") and base not in self._programs:
-                raise UserError(_NOT_OURS.format(base=base))
+                raise ValueError(_NOT_OURS.format(base=base))
         return content
 
 
@@ -255,7 +255,7 @@ def _program_bases(tree: ast.Module) -> list[str]:
 
 def _bases(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
-        raise UserError(f"a configuration holds keys and their values, not a {type(content).__name__}")
+        raise ValueError(f"a configuration holds keys and their values, not a {type(content).__name__}")
     named = content.get("_base_", [])
     return [str(base) for base in (named if isinstance(named, list) else [named])]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.storage.files import atomic_write, json_text, naming
+from core.storage.files import atomic_write, file_alone, json_text, naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -178,7 +178,14 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
     if not path.exists():
         return ()
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    try:
+        with file_alone():
+            content = path.read_bytes()
+    except ValueError as error:
+        raise UserError(
+            f"log '{path}' cannot be read: {error}; remove it, and --resume writes it anew"
+        ) from error
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             records.append(_record(json.loads(line)))
             if records[-1].epoch != number:

@@ -519,7 +519,7 @@ def _pickled(draw: Draw, content: bytes, marker: str) -> bytes:
         tree[key] = _one_of(draw, others)
     else:
         tree = _one_of(draw, [*others, _Code(marker)])
-    return pickle.dumps(tree, _one_of(draw, [0, 2, 4]))
+    return pickle.dumps(tree, _one_of(draw, [2, 4, 4, 4]))
 
 
 def _matlab(draw: Draw, content: bytes, marker: str) -> bytes:

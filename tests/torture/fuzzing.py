@@ -83,6 +83,7 @@ def fuzz(readers: Sequence[str], cases: int, seed: int, folder: Path) -> Iterato
         name: cases // len(readers) + (number < cases % len(readers)) for number, name in enumerate(readers)
     }
     begun = 0
+    shutil.rmtree(folder, ignore_errors=True)
     while left:
         folder.mkdir(parents=True, exist_ok=True)
         begun += 1
@@ -91,9 +92,8 @@ def fuzz(readers: Sequence[str], cases: int, seed: int, folder: Path) -> Iterato
         current.unlink(missing_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.fuzzing", str(folder), str(report), str(seed), json.dumps(left)],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "LWDNA_MAX_PIXELS": str(PIXELS),
-            "PYTHONPATH": str(ROOT),
-                           "LWDNA_CACHE": str(folder / "cache")},
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "LWDNA_MAX_PIXELS": str(PIXELS), "TMPDIR": str(folder),
+                           "LWDNA_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         try:
             ended = _watch(process, current)
@@ -234,13 +234,13 @@ class _Cases:
 
         from tests.torture.damage import OF_BYTES, damaged
 
-        path = self._place()
         kind = draw(st.integers(0, 60))
         content = None
-        if kind < len(_SHAPES):
+        if kind < len(_SHAPES) and self.reader.named:
             damage = _SHAPES[kind]
         else:
             damage, content = damaged(draw, self.reader.form, self.content, str(self.marker))
+        path = self._place()
         (self.folder / "current").write_text(f"{damage}\n{path}")
         self._make(path, damage, content)
         start = time.perf_counter()
@@ -272,6 +272,7 @@ class _Cases:
         from core.errors import UserError
         from tests.torture.right_results import check
 
+        refused = False
         here = {entry.name for entry in path.parent.iterdir()}
         try:
             with self.box.limits(), warnings.catch_warnings():
@@ -284,7 +285,7 @@ class _Cases:
                 return f"a message of several lines or {len(said) // 1000} thousand letters from {_in_words(error)}"
             if self.reader.named and not any(name in said for name in names):
                 return f"no file is named: {said[:150]}"
-            self.found.refused += 1
+            refused = True
         except (Exception, TooLong) as error:  # noqa: BLE001 - this is what is looked for
             return f"{_in_words(error)}: {' '.join(str(error).split())[:100]}"
         else:
@@ -296,7 +297,9 @@ class _Cases:
         if self.marker.exists():
             self.marker.unlink()
             return "code in the file was run"
-        return self.box.taken()
+        taken = self.box.taken()
+        self.found.refused += refused and taken is None
+        return taken
 
 
 def _run(name: str, cases: int, seed: int, box: _Box, folder: Path) -> Found:

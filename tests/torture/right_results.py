@@ -127,6 +127,15 @@ def _picture(found: Any, path: Path) -> None:
     assert found.size > 0
 
 
+def _film(found: Any, path: Path) -> None:
+    for frame in found.frames():
+        assert frame.image.ndim == 3
+
+
+def _start(found: Any, path: Path) -> None:
+    assert all(bool(torch.isfinite(value).all()) for value in found.build().parameters())
+
+
 def _names(found: Any, path: Path) -> None:
     assert all(isinstance(name, str) for name in found)
 
@@ -145,6 +154,8 @@ _CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "checkpoint of a classifier": _network,
     "checkpoint of an upscaler": _network,
     "checkpoint of a tracker": _network,
+    "trained weights": _start,
+    "video": _film,
     "boxes": _boxes,
     "flags": _flags,
     "times": _times,
