@@ -1,7 +1,7 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
 A method (`core.methods.method`) turns a task, a protocol and a seed into an `Architecture` within the budget; how its
-network is trained is the same for all (`core.experiments.trials.train_network`). `METHODS` is what `--controls`,
+network is trained is the same for all (`core.experiments.trainings.train_network`). `METHODS` is what `--controls`,
 `--method` and `python -m benchmarks.hypothesis --methods` know.
 """
 
