@@ -37,7 +37,7 @@ from benchmarks.hypothesis import (
     with_published,
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
 from core.experiments.plan import Trial
 from core.experiments.plots import (
@@ -256,8 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sweeps", nargs="*", default=list(SWEEPS), help=f"some of {', '.join(SWEEPS)} (default: all)"
     )
     add_bench_arguments(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
+    return run_parsed(parser, lambda arguments: run(arguments, argv), argv, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from benchmarks.hypothesis import (
     with_published,
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
 from core.experiments.arguments import add_method_arguments
 from core.experiments.plan import grid
@@ -207,8 +207,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
+    return run_parsed(build_parser(), lambda arguments: run(arguments, argv), argv, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from benchmarks.hypothesis import (
 )
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from classification.config import RunConfig
-from core.command_line.exits import run_command
-from core.errors import UserError
+from core.command_line.exits import run_parsed
+from core.errors import UserError, check_known
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
 from core.experiments.executors import run_trials
@@ -165,8 +165,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     for name in ("finetune_epochs", "turns"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: use at least 1")
-    if arguments.control not in arguments.methods:
-        raise UserError(f"--control {arguments.control}: name one of {', '.join(arguments.methods)}")
+    check_known("--control is none of --methods:", [arguments.control], arguments.methods)
     records: list[dict[str, Any]] = []
     failed: list[Failure] = []
     first: Tuning | None = None
@@ -308,8 +307,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON)
+    return run_parsed(build_parser(), lambda arguments: run(arguments, argv), argv, GOES_ON)
 
 
 if __name__ == "__main__":

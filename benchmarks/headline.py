@@ -10,13 +10,14 @@ over the comparisons that are named, or where a registered look has found it.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.experiments.series import Series, collect
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
@@ -208,12 +209,11 @@ def run(arguments: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = ArgumentParser(prog="python -m benchmarks.headline", description=__doc__)
+    parser = command_parser("benchmarks.headline", __doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; status 1 if README.md is not up to date"
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments), False, "nothing was written")
+    return run_parsed(parser, run, argv, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from classification.data import open_dataset
 from classification.run import add_subject_arguments, given_of
 from classification.task import make_task
 from core.command_line.config import load_config
-from core.command_line.exits import run_command
+from core.command_line.exits import run_parsed
 from core.errors import UserError
 from core.experiments.arguments import (
     add_method_arguments,
@@ -414,8 +414,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: run(arguments, argv), arguments.debug, GOES_ON, unread=True)
+    return run_parsed(build_parser(), lambda arguments: run(arguments, argv), argv, GOES_ON, unread=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from benchmarks.measure import Page, benchmark, machine
 from benchmarks.support_networks import Network, networks
 from benchmarks.support_report import draw, report, result_of
 from benchmarks.support_trial import UNFINISHED, try_there
-from core.errors import MissingData, UserError, did_you_mean
+from core.errors import MissingData, check_known
 from core.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,11 +95,10 @@ def asked_for(names: Sequence[str], aside: bool) -> list[Network]:
         UserError: a name that is not in the list.
     """
     known = networks()
-    for name in names:
-        if name not in {item for network in known for item in (network.name, network.key, network.family)}:
-            every = [network.name for network in known]
-            raise UserError(f"unknown network '{name}': {did_you_mean(name, every)}")
     if names:
+        check_known(
+            "unknown network", names, [part for one in known for part in (one.name, one.key, one.family)]
+        )
         return [network for network in known if {network.name, network.key, network.family} & set(names)]
     return [network for network in known if aside or not network.aside]
 

@@ -13,9 +13,9 @@ from torch import nn
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.factories import call_factory, is_factory, trusted_model
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.storage.description import Origin, load_described, read_described, save_described
+from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 
 KEY = "classification"

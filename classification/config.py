@@ -10,7 +10,7 @@ from pathlib import Path
 from classification.data import PHOTOGRAPHS, DataConfig, check_dataset, is_folder
 from classification.models import INPUT_SHAPES
 from core.command_line.factories import is_factory
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known
 from core.experiments.pretrained import PretrainedConfig
 from core.experiments.settings import TeacherConfig
 from core.methods.method import SearchConfig
@@ -75,12 +75,12 @@ class RunConfig(PretrainedConfig):
             object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
         if self.threads is not None:
             require_range("threads", self.threads, 1, math.inf)
-        if self.form is not None and self.form not in INPUT_SHAPES:
-            raise UserError(f"form is '{self.form}': {did_you_mean(self.form, INPUT_SHAPES)}")
-        if self.form is not None and is_factory(self.model):
-            raise UserError(
-                f"form='{self.form}' is for networks of the suite; '{self.model}' has its own: leave it out"
-            )
+        if self.form is not None:
+            check_known("unknown form", [self.form], INPUT_SHAPES)
+            if is_factory(self.model):
+                raise UserError(
+                    f"form='{self.form}' is for networks of the suite; '{self.model}' has its own: leave it out"
+                )
 
 
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:

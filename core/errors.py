@@ -45,6 +45,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: BaseException) -> str:
+    """All that an exception says, without line breaks, as far as a line holds it."""
+    return " ".join(str(error).split())[:300]
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside of `core` that led here, so that the user finds it and equal warnings are told apart."""
     level = 1

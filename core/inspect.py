@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
 from core.export.contents import describe
 from core.storage.description import read_contents
 from core.storage.files import json_text
@@ -19,10 +20,9 @@ from core.storage.files import json_text
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m core.inspect", description=__doc__)
+    parser = command_parser("core.inspect", __doc__)
     parser.add_argument("file", metavar="FILE", type=Path, help="a *.safetensors file")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -89,6 +89,11 @@ def fields_of(value: Any) -> dict[str, Any]:
     return vars(value) if isinstance(value, SimpleNamespace) else {}
 
 
+def axis_shape(axis: int, rank: int) -> tuple[int, ...]:
+    """The shape, for `reshape`, of a vector that lies along one of `rank` axes, which is counted from 0."""
+    return (1,) * axis + (-1,) + (1,) * (rank - axis - 1)
+
+
 def call(module: nn.Module, inputs: Any) -> Any:
     """`module(inputs)`: a tuple or list is the positional arguments, a dictionary the named ones, all else is one.
 

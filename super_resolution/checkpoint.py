@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from core.command_line.factories import is_factory, trusted_model
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
+from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 from super_resolution.models import build
 from super_resolution.models.own import check_own_network

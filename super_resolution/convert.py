@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
+from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_weights
 from core.storage.files import refuse_overwriting
@@ -115,7 +116,7 @@ def report(converted: Converted, option_file: Path | None = None) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m super_resolution.convert", description=__doc__)
+    parser = command_parser("super_resolution.convert", __doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint, *.pth or *.pt")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
     parser.add_argument(
@@ -137,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", metavar="FILE.py:FACTORY", help="your own network, whose weights IN holds")
     parser.add_argument("--scale", type=int, help="its up-sampling factor")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
     return parser
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from core.errors import NonFiniteOutput, UserError
+from core.errors import NonFiniteOutput, UserError, check_known
 from super_resolution.data.sets import ImageSet, read_pair
 from super_resolution.resize import matlab_bicubic
 from super_resolution.tiling import receptive_radius, super_resolve
@@ -179,8 +179,7 @@ def _scored(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel) -> tu
         raise UserError(
             f"the images differ in shape, {sr.shape} and {hr.shape}; crop the truth to LR size x scale."
         )
-    if channel not in ("y", "rgb"):
-        raise UserError(f"channel is {channel!r}; allowed are 'y' and 'rgb'.")
+    check_known("unknown channel", [channel], ("y", "rgb"))
     height, width = hr.shape[:2]
     if border < 0 or 2 * border >= min(height, width):
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 
 Edges = Literal["replicate", "mirror"]
 """What lies beyond the border: the nearest pixel (older MATLAB releases) or the mirrored image (newer ones)."""
@@ -43,8 +43,7 @@ def matlab_bicubic(image: np.ndarray, scale: float, *, edges: Edges = "replicate
         )
     if not 0 < scale < float("inf"):
         raise UserError(f"matlab_bicubic: the scale is {scale}; give a positive number, such as 0.25 or 4.")
-    if edges not in get_args(Edges):
-        raise UserError(f"matlab_bicubic: edges is {edges!r}; allowed are {', '.join(get_args(Edges))}.")
+    check_known("matlab_bicubic: unknown edges", [edges], get_args(Edges))
     # The two axes have one scale here, so MATLAB's stable sort by scale leaves rows before columns.
     return _resize_axis(_resize_axis(image, 0, scale, edges), 1, scale, edges)
 

@@ -202,7 +202,6 @@ LOADS = {
     ("classification/data/cache.py", "load"): "allow_pickle=False",
     ("tracking/training/coco.py", "load"): "allow_pickle=False",
     ("core/storage/checkpoint.py", "load"): "weights_only=True",
-    ("tracking/dimp/checkpoint.py", "load"): "weights_only=True",
     ("core/command_line/config_files.py", "load"): "Loader=_OnceLoader",
 }
 

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
 from core.errors import MissingData, UserError
 from core.storage.images import BadImage, read_image
 from tracking.datasets import TITLES, list_entries, read_absent, read_attributes, read_size
 from tracking.datasets.entries import Entry, select
-from tracking.datasets.options import add_data_options, run_with_data
+from tracking.datasets.options import add_data_options
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import parse_boxes
 
@@ -97,9 +99,7 @@ def _check_images(entry: Entry, rows: int | None, problems: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m tracking.check_dataset", description=__doc__.split("\n")[0]
-    )
+    made = command_parser("tracking.check_dataset", __doc__.split("\n")[0])
     add_data_options(made)
     made.add_argument("--annotations-only", action="store_true", help="do not look for images")
     return made
@@ -138,7 +138,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(build_parser(), command, argv)
+    return run_parsed(build_parser(), command, argv, "start it again")
 
 
 if __name__ == "__main__":

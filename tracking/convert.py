@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.storage.files import refuse_overwriting
 
@@ -36,10 +37,10 @@ def convert_file(source: Path, target: Path) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tracking.convert", description=__doc__)
+    parser = command_parser("tracking.convert", __doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="the published checkpoint, dimp50.pth")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
     return parser
 
 

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.errors import UserError
+from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
+from core.errors import UserError, check_known
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
 from tracking.datasets.entries import Entry, select
-from tracking.datasets.options import add_data_options, add_tracker_options, run_with_data, tracker_name
+from tracking.datasets.options import STORED, add_data_options, add_tracker_options, tracker_name
 from tracking.evaluation.evaluation import Evaluation, as_dict, evaluate_trackers, pick_trackers
 from tracking.evaluation.protocols import PROTOCOL_OF, PROTOCOLS, get_protocol
 from tracking.evaluation.stored_results import (
@@ -34,10 +36,7 @@ PROBLEMS_SHOWN = 20
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m tracking.eval",
-        description="Score trackers exactly as each benchmark's own toolkit does.",
-    )
+    made = command_parser("tracking.eval", "Score trackers exactly as each benchmark's own toolkit does.")
     add_data_options(made)
     made.add_argument(
         "--protocol", metavar="NAME", help=f"default: the data set's own; {', '.join(PROTOCOLS)}"
@@ -274,9 +273,7 @@ def _report(
     shown = list(parts)
     if arguments.compare:
         named = {item.name: item for item in evaluations}
-        for name in arguments.compare:
-            if name not in named:
-                raise UserError(f"--compare: no tracker '{name}': there are {', '.join(named)}")
+        check_known("--compare: no tracker", arguments.compare, named)
         first, second = (named[name] for name in arguments.compare)
         result = compare(first, second, arguments.measure)
         parts.append(comparison_table(result))
@@ -304,7 +301,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_with_data(build_parser(), command, argv)
+    return run_parsed(build_parser(), command, argv, STORED)
 
 
 if __name__ == "__main__":

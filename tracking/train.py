@@ -21,7 +21,6 @@ from core.experiments.work_directories import CONFIG_FILE, check_same, find_run,
 from core.storage.data import data_root
 from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate
-from core.training.pace import Pace
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
@@ -131,12 +130,6 @@ def train(arguments: Namespace) -> int:
         fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
         if fabric.is_global_zero and stored is None:
             dump_config(config, folder / CONFIG_FILE)
-        forecast = Forecast(1)
-
-        def tell(pace: Pace) -> None:
-            if line := forecast.line(pace, config.train.epochs):
-                say(line)
-
         result = fit(
             network,
             loader,
@@ -147,7 +140,7 @@ def train(arguments: Namespace) -> int:
             fabric=fabric,
             progress=not arguments.no_progress,
             header=lambda: header_of(KEY, describe(config), origin_of(config, folder)),
-            pace=tell,
+            pace=Forecast(1).teller(config.train.epochs, say),
         )
         if fabric.is_global_zero:
             save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, folder))

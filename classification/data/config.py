@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 
 BadImages = Literal["error", "skip"]
 
@@ -17,7 +17,9 @@ TINY_IMAGENET_STD = (0.2302 * 255, 0.2265 * 255, 0.2262 * 255)
 CIFAR_MEAN = (125.3, 123.0, 113.9)
 CIFAR_STD = (63.0, 62.1, 66.7)
 
-_LEAST_SIZE = 16  # what is left of less has no room for the strides of any network
+# Of the numbers in `DataConfig`. What is left of less than 16 pixels has no room for the strides of any network.
+_LEAST = {"train_limit": 1, "classes": 2, "first_class": 0, "test_per_class": 0, "downsample": 1, "crop_padding": 0,
+          "size": 16, "workers": 0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,16 @@ class DataConfig:
     workers: int = 4
 
     def __post_init__(self) -> None:
-        if self.train_limit is not None and self.train_limit < 1:
-            raise UserError(f"data.train_limit is {self.train_limit}; allowed are None and integers from 1")
-        if self.classes is not None and self.classes < 2:
-            raise UserError(f"data.classes is {self.classes}; allowed are None and integers from 2")
-        if self.first_class < 0:
-            raise UserError(f"data.first_class is {self.first_class}; allowed are integers from 0")
-        if self.test_per_class < 0:
-            raise UserError(f"data.test_per_class is {self.test_per_class}; allowed are integers from 0")
-        if self.downsample < 1:
-            raise UserError(f"data.downsample is {self.downsample}; allowed are integers from 1")
-        if self.crop_padding < 0:
-            raise UserError(f"data.crop_padding is {self.crop_padding}; allowed are integers from 0")
-        if self.size is not None and self.size < _LEAST_SIZE:
-            raise UserError(f"data.size is {self.size}; allowed are None and integers from {_LEAST_SIZE}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                none = "None and " * (getattr(DataConfig, name) is None)
+                raise UserError(f"data.{name} is {value}; allowed are {none}integers from {least}")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise UserError(
                 f"data.val_share is {self.val_share}; allowed are None and numbers between 0 and 1"
             )
-        if self.workers < 0:
-            raise UserError(f"data.workers is {self.workers}; allowed are integers from 0")
-        if self.bad_images not in get_args(BadImages):
-            raise UserError(f"data.bad_images is {self.bad_images!r}; allowed are 'error' and 'skip'")
+        check_known("unknown data.bad_images", [self.bad_images], get_args(BadImages))
 
     def smaller_than_whole(self) -> str:
         """What a result on this part of a data set has to say about it: "" for the whole, or a sentence."""

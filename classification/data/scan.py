@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ _BEGINNINGS = re.compile(
     re.DOTALL,
 )
 _NAMED = 5
+_FOLDER, _IMAGE, _BY_CONTENT = "folder", "image", "image by its content"
 
 
 @dataclass(frozen=True)
@@ -256,28 +257,14 @@ def _walk(folder: str, above: tuple[str, ...], listing: Listing) -> Iterator[tup
     """Each folder from `folder` on with the names of its images; `above` are the real paths from the first one on."""
     images: list[str] = []
     folders: list[os.DirEntry[str]] = []
-    for entry in _scandir(folder):
-        name = entry.name
-        try:
-            if is_hidden(name):
-                reason = "hidden"
-            elif entry.is_file():
-                if name.lower().endswith(SUFFIXES):
-                    images.append(name)
-                    continue
-                if _begins_like_an_image(entry.path):
-                    images.append(name)
-                    listing.by_content += 1
-                    continue
-                reason = f"no {KINDS}"
-            elif entry.is_dir():
-                folders.append(entry)
-                continue
-            else:
-                reason = "broken link" if entry.is_symlink() else "no regular file"
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        listing.left_out.append(LeftOut(entry.path, reason))
+    for entry, kind in _sorted_entries(folder, _kind_of_file):
+        if kind == _FOLDER:
+            folders.append(entry)
+        elif kind in (_IMAGE, _BY_CONTENT):
+            images.append(entry.name)
+            listing.by_content += kind == _BY_CONTENT
+        else:
+            listing.left_out.append(LeftOut(entry.path, kind))
     yield folder, images
     for entry in sorted(folders, key=lambda entry: entry.name):
         real = os.path.realpath(entry.path)
@@ -293,22 +280,35 @@ def class_entries(folder: Path) -> tuple[list[str], list[LeftOut]]:
     Raises:
         UserError: the folder cannot be read.
     """
-    names, left_out = [], []
-    for entry in _scandir(str(folder)):
+    entries = list(_sorted_entries(str(folder), lambda entry: "beside the class folders"))
+    names = [entry.name for entry, kind in entries if kind == _FOLDER]
+    left_out = [LeftOut(entry.path, kind) for entry, kind in entries if kind != _FOLDER]
+    return sorted(names), sorted(left_out, key=lambda entry: entry.path)
+
+
+def _sorted_entries(
+    folder: str, kind_of_file: Callable[[os.DirEntry[str]], str]
+) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """What lies in a folder, and what it is: `_FOLDER`, what a file is said to be, or why it is left out."""
+    for entry in _scandir(folder):
         try:
             if is_hidden(entry.name):
-                reason = "hidden"
-            elif entry.is_dir():
-                names.append(entry.name)
-                continue
+                kind = "hidden"
             elif entry.is_file():
-                reason = "beside the class folders"
+                kind = kind_of_file(entry)
+            elif entry.is_dir():
+                kind = _FOLDER
             else:
-                reason = "broken link" if entry.is_symlink() else "no regular file"
+                kind = "broken link" if entry.is_symlink() else "no regular file"
         except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        left_out.append(LeftOut(entry.path, reason))
-    return sorted(names), sorted(left_out, key=lambda entry: entry.path)
+            kind = f"cannot be read: {error.strerror}"
+        yield entry, kind
+
+
+def _kind_of_file(entry: os.DirEntry[str]) -> str:
+    if entry.name.lower().endswith(SUFFIXES):
+        return _IMAGE
+    return _BY_CONTENT if _begins_like_an_image(entry.path) else f"no {KINDS}"
 
 
 def _scandir(folder: str) -> list[os.DirEntry[str]]:

@@ -12,60 +12,10 @@ from torch import Tensor, nn
 
 from classification.models.datasets import Dataset, dataset_form
 from core.networks.layers import chain, initialise
-from core.networks.resnet import shortcut
+from core.networks.resnet import BasicBlock, Bottleneck
 
 # Stem stride by form; the stages' strides are 1, 2, 2, so the last map has 28, 8, 8 and 2 pixels a side.
 STEM_STRIDES: dict[str, int] = {"imagenet": 2, "tiny-imagenet": 2, "cifar": 1, "digits": 1}
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
-
-    expansion = 1
-
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.downsample = shortcut(inputs, planes, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, planes, H / stride, W / stride)."""
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.relu2(out + identity)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the output is four times as wide as the middle."""
-
-    expansion = 4
-
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
-        self.relu3 = nn.ReLU(inplace=True)
-        self.downsample = shortcut(inputs, planes * self.expansion, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, 4 planes, H / stride, W / stride)."""
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.relu2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.relu3(out + identity)
 
 
 class CifarResNet(nn.Module):
@@ -90,7 +40,9 @@ class CifarResNet(nn.Module):
         for planes, stride in ((16, 1), (32, 2), (64, 2)):
             outputs = planes * block.expansion
             stages.append(
-                nn.Sequential(*chain(partial(block, planes=planes), inputs, outputs, depth, stride))
+                nn.Sequential(
+                    *chain(partial(block, planes=planes, own_relus=True), inputs, outputs, depth, stride)
+                )
             )
             inputs = outputs
         self.layer1, self.layer2, self.layer3 = stages

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from mmengine.config import Config, DictAction
 
-from core.command_line.config_files import one_line, program_names, read_config, read_dumped
-from core.command_line.schema import default_of, lower
-from core.errors import UserError
+from core.command_line.config_files import program_names, read_config, read_dumped
+from core.errors import UserError, one_line
 from core.storage.files import atomic_write
+from core.storage.schema import default_of, lower
 
 T = TypeVar("T")
 

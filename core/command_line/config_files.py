@@ -20,7 +20,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.fileio.handlers import file_handlers
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, one_line
 
 # Python files that a YAML or JSON file may build on: those that belong to the suite itself.
 _OWN_CONFIGS = Path(__file__).resolve().parents[2] / "shared_configs"
@@ -319,8 +319,3 @@ class _WordsForFloats(ast.NodeTransformer):
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise MissingData(f"configuration '{path}' not found; check the path")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message, without line breaks."""
-    return " ".join(str(error).split())[:300]

@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from core.errors import UserError, did_you_mean
 
 
-def load_factory(spec: str) -> Callable[..., nn.Module]:
+def load_factory(spec: str, what: str = "model") -> Callable[..., Any]:
     """The callable that `spec` names. Importing runs the file's code, as `python file.py` would.
 
     Args:
         spec: `package.module:factory` or `path/to/file.py:factory`.
+        what: it makes, for messages.
 
     Raises:
         UserError: the form is wrong, the file, the module or the name in it does not exist, or the file is no valid
@@ -30,11 +32,11 @@ def load_factory(spec: str) -> Callable[..., nn.Module]:
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
-        raise UserError(f"model '{spec}': write package.module:factory or path/to/file.py:factory")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
+        raise UserError(f"{what} '{spec}': write package.module:factory or path/to/file.py:factory")
+    module = _from_file(Path(place), what) if place.endswith(".py") else _from_package(place, what)
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise UserError(f"model '{spec}': '{place}' has no function or class called '{name}'")
+        raise UserError(f"{what} '{spec}': '{place}' has no function or class called '{name}'")
     return factory
 
 
@@ -189,22 +191,22 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"model file '{path}' does not exist")
+        raise UserError(f"{what} file '{path}' does not exist")
     # Resolved: the same relative path is another file once the working directory has changed.
     place = path.resolve()
     name = _module_name(place)
     spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None:
-        raise UserError(f"model file '{path}' cannot be imported")
+        raise UserError(f"{what} file '{path}' cannot be imported")
     # Registered, so that pickled models find their classes again.
     module = sys.modules.get(name)
     if module is None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            with _told(f"model file '{path}'"):
+            with _told(f"{what} file '{path}'"):
                 spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
@@ -224,14 +226,14 @@ def _module_name(path: Path) -> str:
     return path.stem if other is None or Path(other.origin or "").resolve() == path else unique
 
 
-def _from_package(name: str) -> ModuleType:
+def _from_package(name: str, what: str) -> ModuleType:
     try:
-        with _told(f"model package '{name}'"):
+        with _told(f"{what} package '{name}'"):
             return importlib.import_module(name)
     except UserError as error:
         missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
         if missing is not None and name.partition(".")[0] == missing.partition(".")[0]:
-            raise UserError(f"model package '{name}' is not installed") from None
+            raise UserError(f"{what} package '{name}' is not installed") from None
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.training.pace import Pace, duration_text
@@ -41,3 +42,12 @@ class Forecast:
             return f"{duration_text(seconds)} left, evaluations included"
         several = f"{self.trainings} trainings of {epochs} epochs" if self.trainings > 1 else "this training"
         return f"{duration_text(seconds)} for {several}, without evaluations and searches for widths"
+
+    def teller(self, epochs: int, say: Callable[[str], object]) -> Callable[[Pace], None]:
+        """Says so, where there is something to say, whenever the training under way shows its pace."""
+
+        def tell(pace: Pace) -> None:
+            if line := self.line(pace, epochs):
+                say(line)
+
+        return tell

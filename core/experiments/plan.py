@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.methods.registry import BASELINE, METHODS
 from core.storage.files import read_json, write_json
+from core.storage.schema import lower
 from core.widths.config import ShrinkConfig
 
 PLAN_FILE = "plan.json"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.experiments.plan import Start
 from core.methods.subject import Pretrained
 from core.storage.checkpoint import read_checkpoint
@@ -38,8 +38,7 @@ class PretrainedConfig:
     start: Start = "scratch"
 
     def __post_init__(self) -> None:
-        if self.start not in get_args(Start):
-            raise UserError(f"start is '{self.start}': use {' or '.join(get_args(Start))}")
+        check_known("unknown start", [self.start], get_args(Start))
         if self.start == "pretrained" and self.pretrained is None:
             raise UserError(
                 "--start pretrained needs weights: add --pretrained FILE (or timm:NAME, torchvision:NAME)"

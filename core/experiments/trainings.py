@@ -14,7 +14,6 @@ from core.experiments.settings import TeacherConfig
 from core.experiments.task import Task
 from core.graph.channels import ChannelGraph, trace_channels
 from core.methods.subject import fresh_baseline
-from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture, describe_inputs
 from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
 from core.surgery.resize import widen, widened_widths
@@ -91,44 +90,15 @@ def train_network(
 
 
 def teacher_network(
-    task: Task,
-    teacher: TeacherConfig,
-    shrink_config: ShrinkConfig,
-    config: TrainConfig,
-    work_dir: Path,
-    fabric: Fabric,
-    *,
-    lowered_lr: float | None = None,
-    progress: bool = True,
-    told: Callable[[Architecture], Mapping[str, str]] = lambda widened: {},
-    pace: Callable[[Pace], None] | None = None,
-) -> nn.Module:
-    """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode.
-
-    `told` makes the header of its weights of its widths, for the rest see `train_network`.
-    """
-    baseline = fresh_baseline(task, config.seed)
-    graph = trace_channels(
-        baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
-    )
-    model = widen(baseline, graph, teacher.widen, factory=task.build, seed=config.seed)
+    task: Task, teacher: TeacherConfig, shrink: ShrinkConfig, seed: int
+) -> tuple[nn.Module, Architecture]:
+    """The network that students learn from, the widened baseline, freshly initialised, and its widths."""
+    baseline = fresh_baseline(task, seed)
+    graph = trace_channels(baseline, task.example_inputs, freeze=shrink.freeze, ties=shrink.ties)
+    model = widen(baseline, graph, teacher.widen, factory=task.build, seed=seed)
     widths, conv_groups = widened_widths(graph, teacher.widen)
     widened = Architecture(
         task.model_name, widths, describe_inputs(task.example_inputs), conv_groups, graph.options,
         found_by={"widen": teacher.widen},
     ).priced(baseline, task.example_inputs)  # fmt: skip
-    if teacher.checkpoint is not None:
-        load_weights(model, teacher.checkpoint)
-    else:
-        train_network(
-            task,
-            model,
-            config,
-            work_dir,
-            fabric,
-            lowered_lr=lowered_lr,
-            progress=progress,
-            told=lambda: told(widened),
-            pace=pace,
-        )
-    return model.eval()
+    return model, widened

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ from core.experiments.task import Task
 from core.experiments.trainings import baseline_graph, network, teacher_network, train_network
 from core.methods.method import Found
 from core.methods.registry import BASELINE, find
+from core.storage.checkpoint import load_weights
 from core.surgery.architecture import Architecture
+from core.training.distillation import DistillationConfig
 from core.training.divergence import TrainingDiverged, read_divergences
-from core.training.pace import Pace
 from core.training.run_files import RunFiles
-from core.training.train import TrainConfig
+from core.training.train import FitResult, TrainConfig
 from core.widths.config import ShrinkConfig
 
 
@@ -188,36 +190,11 @@ def _train(
     config = replace(engine.train, seed=trial.seed)
     teacher = None if engine.distillation is None else _teacher(engine, trial, config, place)
     folder = store.run(trial, training)
-
-    def told() -> dict[str, str]:
-        if task.described is None:
-            return {}
-        divergences = read_divergences(folder)
-        return header(
-            task.described(architecture),
-            trial.method,
-            config,
-            engine.distillation,
-            engine.teacher,
-            divergences,
-            as_json(task.pretrained, engine.starts_from(trial)),
-        )
-
-    with _alone(engine, folder, place), _naming(str(trial)):
-        engine.say(f"{place}: {_begins(task.model_name, RunFiles(folder), config.epochs)}")
-        fitted = train_network(
-            task,
-            model,
-            config,
-            folder,
-            engine.fabric,
-            teacher=teacher,
-            distillation=engine.distillation,
-            lowered_lr=engine.lowered_lr,
-            progress=engine.progress,
-            told=told,
-            pace=_saying(engine, forecast, config.epochs),
-        )
+    weights = as_json(task.pretrained, engine.starts_from(trial))
+    told = partial(_told, engine, architecture, trial.method, config, folder, engine.distillation, weights)
+    fitted = _fit(
+        engine, model, config, folder, place, (task.model_name, str(trial)), told, forecast, teacher
+    )
     last = fitted.history[-1]
     on_gpu = engine.fabric.device.type == "cuda"
     record: Record = plain({
@@ -239,7 +216,7 @@ def _train(
         "search_baseline_epochs": 0.0 if found is None else found.baseline_epochs,
         "training": training,
         "unknown_start": unknown,
-        "weights": as_json(task.pretrained, engine.starts_from(trial)),
+        "weights": weights,
         "images_per_second": fitted.images_seen / fitted.seconds if fitted.seconds > 0 else None,
         "environment": {
             "torch": torch.__version__,
@@ -266,45 +243,71 @@ def _begins(name: str, files: RunFiles, epochs: int) -> str:
     return f"training {name} for {epochs} epochs"
 
 
-def _saying(engine: Engine, forecast: Forecast | None, epochs: int) -> Callable[[Pace], None] | None:
-    """Says how long it takes once a training shows its pace."""
-    if forecast is None:
-        return None
+def _told(
+    engine: Engine,
+    architecture: Architecture | None,
+    method: str,
+    config: TrainConfig,
+    folder: Path,
+    distillation: DistillationConfig | None = None,
+    weights: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The header of a training's weights; empty where the task does not describe its networks."""
+    if engine.task.described is None:
+        return {}
+    described, divergences = engine.task.described(architecture), read_divergences(folder)
+    return header(described, method, config, distillation, engine.teacher, divergences, weights)
 
-    def say(pace: Pace) -> None:
-        if line := forecast.line(pace, epochs):
-            engine.say(line)
 
-    return say
+def _fit(
+    engine: Engine,
+    model: nn.Module,
+    config: TrainConfig,
+    folder: Path,
+    place: str,
+    names: tuple[str, str],
+    told: Callable[[], Mapping[str, str]],
+    forecast: Forecast | None,
+    teacher: nn.Module | None = None,
+) -> FitResult:
+    """Train a network in a folder that no other command has meanwhile; `names` of the network and of its training."""
+    with _alone(engine, folder, place), _naming(names[1]):
+        engine.say(f"{place}: {_begins(names[0], RunFiles(folder), config.epochs)}")
+        return train_network(
+            engine.task,
+            model,
+            config,
+            folder,
+            engine.fabric,
+            teacher=teacher,
+            distillation=None if teacher is None else engine.distillation,
+            lowered_lr=engine.lowered_lr,
+            progress=engine.progress,
+            told=told,
+            pace=None if forecast is None else forecast.teller(config.epochs, engine.say),
+        )
 
 
 def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> nn.Module:
     undistilled = {"train": engine.recipe(trial.seed)["train"], "teacher": asdict(engine.teacher)}
     folder = engine.store.teacher(trial.seed, key_of([engine.subject(), "teacher", undistilled]))
-    forecast = Forecast(1)  # of itself alone: it is wider than its students
-
-    def told(widened: Architecture) -> dict[str, str]:
-        described = engine.task.described
-        if described is None:
-            return {}
-        divergences = read_divergences(folder)
-        return header(described(widened), "teacher", config, None, engine.teacher, divergences)
-
-    with _alone(engine, folder, place), _naming(f"teacher, seed {trial.seed}"):
-        if engine.teacher.checkpoint is None:
-            engine.say(f"{place}: {_begins('the teacher', RunFiles(folder), config.epochs)}")
-        return teacher_network(
-            engine.task,
-            engine.teacher,
-            trial.shrink,
+    model, widened = teacher_network(engine.task, engine.teacher, trial.shrink, config.seed)
+    if engine.teacher.checkpoint is not None:
+        load_weights(model, engine.teacher.checkpoint)
+    else:
+        told = partial(_told, engine, widened, "teacher", config, folder)
+        forecast = Forecast(1)  # of itself alone: it is wider than its students
+        _fit(
+            engine,
+            model,
             config,
             folder,
-            engine.fabric,
-            lowered_lr=engine.lowered_lr,
-            progress=engine.progress,
-            told=told,
-            pace=_saying(engine, forecast, config.epochs),
+            place,
+            ("the teacher", f"teacher, seed {trial.seed}"),
+            told,
+            forecast,
         )
+    return model.eval()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from core.graph.labels import (
     SizeOfChannels,
     Trace,
     calculated,
+    instances_in,
 )
 
 # What torch's own layers keep: their other integers (strides, groups) count no channels, or are known to the rules.
@@ -224,24 +225,14 @@ def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bo
     if known is None:
         mode.trace.attributes[size.key] = by_part[0], Fraction(ratio.denominator)
     else:
-        part = min(known[0].size, by_part.shape[1])
-        mine, theirs = by_part[0].reshape(-1, part), known[0].reshape(-1, part)
-        mode.tie(mine[:1], mine)
-        mode.tie(theirs[:1], theirs)
-        mode.tie(mine[0], theirs[0])
+        mode.tie_by_part(by_part[0], known[0])
     mode.tie(by_part[:1], by_part)
     return True
 
 
 def sizes_of_attributes(value: Any) -> list[SizeOfAttribute | RestOfAttribute]:
     """All sizes of attributes in nested arguments."""
-    if isinstance(value, (SizeOfAttribute, RestOfAttribute)):
-        return [value]
-    if isinstance(value, dict):
-        return [size for item in value.values() for size in sizes_of_attributes(item)]
-    if isinstance(value, (tuple, list)):
-        return [size for item in value for size in sizes_of_attributes(item)]
-    return []
+    return instances_in(value, (SizeOfAttribute, RestOfAttribute))
 
 
 def settle_attributes(trace: Trace) -> None:

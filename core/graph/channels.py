@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.errors import UserError, did_you_mean, warn
+from core.errors import UserError, check_known, did_you_mean, warn
 from core.graph.complexity import WEIGHT, Convention, Cost, CostModel
 from core.graph.grouping import Grouping, count_rows, group_labels
 from core.graph.labels import AttributeKey, FrozenChannelsWarning, Labels, Note, SlotKey, Trace, owner_of
@@ -227,8 +227,7 @@ class ChannelGraph:
         Raises:
             UserError: an unknown convention or group, or an impossible width.
         """
-        if convention not in WEIGHT:
-            raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+        check_known("unknown convention", [convention], WEIGHT)
         return int(self.cost(convention, self.elements(widths)))
 
     def params(self, widths: Mapping[str, int] | None = None) -> int:
@@ -340,8 +339,7 @@ def trace_channels(
         {'0': 8}
     """
     options = TraceOptions(tuple(freeze), tuple(taps), tuple((a, b) for a, b in ties), outputs)
-    if outputs not in ("single", "freeze", "free"):
-        raise UserError(f"outputs={outputs!r}: use 'single', 'freeze' or 'free'")
+    check_known("unknown outputs", [outputs], ("single", "freeze", "free"))
     graph = find_groups(model, example_inputs, options)
     warn_of_frozen(graph.notes)
     return graph

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.modules import (
     RELU_MODULES,
     bare,
@@ -87,8 +87,7 @@ class Cost:
 
 
 def _known(convention: str) -> str:
-    if convention not in WEIGHT:
-        raise UserError(f"unknown convention '{convention}'; use 'macs' or 'paper'")
+    check_known("unknown convention", [convention], WEIGHT)
     return convention
 
 
@@ -115,8 +114,7 @@ class CostModel:
             kind: "macs", "paper" or "params".
             sizes: elements kept in each group; any number of leading axes prices many networks in one call.
         """
-        if kind not in self.terms:
-            raise UserError(f"unknown convention '{kind}'; use one of {', '.join(self.terms)}")
+        check_known("unknown convention", [kind], self.terms)
         coefficient, a, b = self.terms[kind]
         rows = self.constant + np.asarray(sizes, dtype=np.int64) @ self.multiplicity.T
         total = (rows[..., a] * rows[..., b]) @ coefficient

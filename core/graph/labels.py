@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, named_constants, tensors_in
+from core.modules import RELU_MODULES, axis_shape, named_constants, tensors_in
 
 Labels = NDArray[np.int64]
 SlotKey = tuple[str, int]
@@ -305,6 +305,14 @@ class LabelMode(TorchFunctionMode):
                 a, b = np.broadcast_arrays(a, b)
             self.trace.edges.append((a.reshape(-1), b.reshape(-1)))
 
+    def tie_by_part(self, a: Labels, b: Labels) -> None:
+        """One vector is as many as the other, or a multiple of it: all parts of both are tied, position by position."""
+        part = min(a.size, b.size)
+        a, b = a.reshape(-1, part), b.reshape(-1, part)
+        self.tie(a[:1], a)
+        self.tie(b[:1], b)
+        self.tie(a[0], b[0])
+
     def freeze(self, labels: Labels) -> None:
         """The channels behind `labels` keep their widths."""
         self.trace.frozen.append(labels.reshape(-1))
@@ -364,7 +372,7 @@ class LabelMode(TorchFunctionMode):
 
     def shaped(self, vector: Labels, axis: int, rank: int) -> Labels:
         """Labels of an activation of `rank` axes whose channels, `vector`, lie along `axis`."""
-        labels = vector.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+        labels = vector.reshape(axis_shape(axis, rank))
         self.vectors[id(labels)] = labels, vector
         return labels
 
@@ -428,17 +436,15 @@ class LabelMode(TorchFunctionMode):
             if not long:
                 return None
             if len(long) == 1:
-                shape = [1] * tensor.dim()
-                shape[long[0]] = tensor.shape[long[0]]
-                return self.slot(name, long[0], tensor.shape[long[0]]).reshape(shape)
+                return self.slot(name, long[0], tensor.shape[long[0]]).reshape(
+                    axis_shape(long[0], tensor.dim())
+                )
+            for dim in long:
+                self.freeze(self.slot(name, dim, tensor.shape[dim]))
             if name not in self.trace.parameters:  # a buffer of coordinates, say: a constant of fixed sizes
-                for dim in long:
-                    self.freeze(self.slot(name, dim, tensor.shape[dim]))
                 return None
             if not self.frozen_depth:
                 self.trace.untied.setdefault(name, (tensor.shape, self.place[-1][0]))
-            for dim in long:
-                self.freeze(self.slot(name, dim, tensor.shape[dim]))
             return frozen_labels(tensor)
         computed = tensor.__dict__.get(COMPUTED)
         if computed is not None:
@@ -485,6 +491,12 @@ class LabelMode(TorchFunctionMode):
         else:
             tensor.__dict__[LABELS] = labels
         return tensor
+
+    def mark_all(self, result: Any, labels: Labels | None) -> Any:
+        """The same for all tensors that an operation returned."""
+        for tensor in tensors_in(result):
+            self.mark(tensor, labels)
+        return result
 
     def unmark(self, tensor: Tensor) -> None:
         """Forget the labels of an activation, which something else will describe."""
@@ -569,6 +581,17 @@ class LabelMode(TorchFunctionMode):
                 labels = self.labels_of(tensor)
                 if labels is not None:
                     self.freeze(labels)
+
+
+def instances_in(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """All objects of one of these classes in nested arguments."""
+    if isinstance(value, kinds):
+        return [value]
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in instances_in(item, kinds)]
+    if isinstance(value, (tuple, list)):
+        return [found for item in value for found in instances_in(item, kinds)]
+    return []
 
 
 def channel_axis(labels: Labels) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -122,9 +123,6 @@ def stretch(scores: dict[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]
     stretched = {}
     for group in graph.groups:
         known = scores[group.name].double().sort(descending=True).values
-        places = (torch.arange(group.size, dtype=torch.float64) + 0.5) / group.size * len(known) - 0.5
-        places = places.clamp(0, len(known) - 1)
-        left = places.floor().long()
-        right = (left + 1).clamp_max(len(known) - 1)
-        stretched[group.name] = (known[left] + (places - left) * (known[right] - known[left])).float()
+        places = (np.arange(group.size) + 0.5) / group.size * len(known) - 0.5
+        stretched[group.name] = torch.from_numpy(np.interp(places, np.arange(len(known)), known)).float()
     return stretched

@@ -38,53 +38,76 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut. One ReLU module serves twice, as in torchvision."""
+    """Two 3x3 convolutions beside a shortcut. One ReLU module serves twice, as in torchvision, or each is its own."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, planes: int, stride: int, groups: int, base_width: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        planes: int,
+        stride: int,
+        groups: int = 1,
+        base_width: int = 64,
+        *,
+        own_relus: bool = False,
+    ) -> None:
         super().__init__()
         if (groups, base_width) != (1, 64):
             raise ValueError("a basic block has neither groups nor a base width")
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu2 = nn.ReLU(inplace=True) if own_relus else self.relu1
         self.downsample = shortcut(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, planes, H / stride, W / stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.relu(out + identity)
+        return self.relu2(out + identity)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut. One ReLU serves three times."""
+    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut. One ReLU serves three times, or each is
+    its own. The output is four times as wide as the middle.
+    """
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int, groups: int, base_width: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        planes: int,
+        stride: int,
+        groups: int = 1,
+        base_width: int = 64,
+        *,
+        own_relus: bool = False,
+    ) -> None:
         super().__init__()
         width = planes * base_width // 64 * groups
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU(inplace=True) if own_relus else self.relu1
         self.conv3 = nn.Conv2d(width, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu3 = nn.ReLU(inplace=True) if own_relus else self.relu1
         self.downsample = shortcut(inputs, planes * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, 4 planes, H / stride, W / stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.relu(out + identity)
+        return self.relu3(out + identity)
 
 
 class ResNet(nn.Module):

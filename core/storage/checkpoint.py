@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from core.errors import MissingData, UserError
+from core.errors import MissingData, UserError, one_line
 from core.storage.files import atomic_write
 from core.storage.limits import require_memory
 from core.storage.weights import KeyDifference, find_weights, load_content, unwrap_compiled
@@ -41,6 +41,8 @@ _BROKEN_PICKLE = (
     AttributeError,
     TypeError,
     struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
     OSError,
 )
 
@@ -189,10 +191,25 @@ def read_checkpoint(path: str | Path) -> Any:
     if Path(path).suffix == ".safetensors":
         metadata, tensors = read_verified(path)
         return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
+    return read_torch(path, lambda: [argparse.Namespace])
+
+
+def read_torch(path: str | Path, allowed: Callable[[], Sequence[Any]]) -> Any:
+    """What a torch checkpoint holds, read with weights_only=True, tensors on the CPU.
+
+    Args:
+        path: the file.
+        allowed: gives what may be built beside tensors and plain values, as `torch.serialization.safe_globals` takes
+            it; called once the file proves to be no larger than it should be, and may look into it.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is broken, or needs code to be read.
+    """
     _require_file(path)
     require_honest_archive(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(list(allowed())):
             content = torch.load(path, map_location="cpu", weights_only=True)
         require_stored(content, path)
         return content
@@ -205,7 +222,7 @@ def read_checkpoint(path: str | Path) -> Any:
             f"{f' ({named[1]})' if named else ''}; convert it to safetensors where you trust it"
         ) from error
     except _BROKEN_PICKLE as error:
-        raise UserError(f"'{path}' is truncated or no torch checkpoint: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is truncated or no torch checkpoint: {one_line(error)}") from error
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -313,7 +330,7 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' is truncated or no safetensors file: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is truncated or no safetensors file: {one_line(error)}") from error
 
 
 def require_honest_archive(path: str | Path) -> None:
@@ -359,7 +376,3 @@ def require_stored(content: Any, path: str | Path) -> None:
 def _require_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.storage.checkpoint import (
     CHECKSUM,
     LIBRARY,
@@ -202,7 +202,7 @@ def load_described(
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
     except _IMPOSSIBLE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"'{path}': the network that it describes cannot be built: {reason}") from error
     load(network, path)
     if described and CHECKSUM not in read_metadata(path):

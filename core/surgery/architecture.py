@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.graph.channels import ChannelGraph, TraceOptions, find_groups
 from core.graph.complexity import Cost
 from core.modules import FORWARD_FAILURES, bare, fields_of, tensors_in
-from core.storage.files import write_json
+from core.storage.files import read_json, write_json
+from core.storage.schema import lower
 from core.surgery.depth import shorten
 from core.surgery.initialise import Factory
 from core.surgery.resize import keep_channels, reshaped, resize
@@ -110,12 +111,10 @@ class Architecture:
                 where one is at fault.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            content = read_json(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ArchitectureError(f"widths file '{path}' cannot be read: {error}") from None
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ArchitectureError(
                 f"widths file '{path}' is not valid JSON ({error}); it may be truncated"
             ) from None
@@ -135,41 +134,37 @@ class Architecture:
             raise ArchitectureError(
                 f"{source} has schema version {version!r}, this release reads {SCHEMA_VERSION}: update LW-DNA"
             )
-        known = {"schema_version", *cls.__dataclass_fields__} - {"baseline_widths"}
-        for key in content:
-            if key not in known:
-                raise ArchitectureError(
-                    f"{source}: unknown key '{key}'; known are {', '.join(sorted(known))}"
-                )
-        for key in ("model", "inputs", "widths"):
-            if key not in content:
-                raise ArchitectureError(f"{source}: '{key}' is missing")
-        for key in ("widths", "conv_groups"):
-            _check_counts(content.get(key, {}), source, key)
-        for key in ("cost", "baseline", "found_by", "options"):
-            if not isinstance(content.get(key, {}), Mapping):
-                raise ArchitectureError(f"{source}: '{key}' has to be an object")
-        cost, baseline = (_cost(content.get(key), source, key) for key in ("cost", "baseline"))
-        baseline_widths = content.get("baseline", {}).get("widths", {})
-        _check_counts(baseline_widths, source, "baseline widths")
-        for key in ("at_floor", "at_ceiling"):
-            if not isinstance(content.get("found_by", {}).get(key, []), list):
-                raise ArchitectureError(f"{source}: '{key}' in 'found_by' has to be a list of groups")
-        removed = content.get("removed", [])
-        if not isinstance(removed, list) or not all(isinstance(name, str) and name for name in removed):
-            raise ArchitectureError(f"{source}: 'removed' has to be a list of module names")
-        kept = _kept(content.get("kept", {}), source)
-        trace_options = _trace_options(content.get("options", {}), source)
         try:
-            inputs = example_inputs(content["inputs"])
+            known = [name for name in cls.__dataclass_fields__ if name != "baseline_widths"]
+            check_known("unknown key", content, ["schema_version", *known])
+            found = cls._lowered({key: value for key, value in content.items() if key != "schema_version"})
+            for choices in found.kept.values():
+                if not choices or choices[0] < 0 or any(one >= other for one, other in pairwise(choices)):
+                    raise UserError("'kept' has to be an object of group: list of its choices, rising")
+            for key in ("at_floor", "at_ceiling"):
+                lower(found.found_by.get(key, []), list[Any], f"found_by.{key}")
+        except UserError as error:
+            raise ArchitectureError(f"{source}: {error}") from None
+        try:
+            inputs = example_inputs(found.inputs)
             if sum(tensor.numel() for tensor in tensors_in(inputs)) > LARGEST_INPUTS:
                 raise ValueError(f"they hold more than {LARGEST_INPUTS:,} numbers")
         except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise ArchitectureError(f"{source}: 'inputs' is damaged ({str(error).splitlines()[0]})") from None
-        own = ("schema_version", "options", "removed", "cost", "baseline", "kept")
-        values = {key: value for key, value in content.items() if key not in own}
-        return cls(**values, cost=cost, baseline=baseline, baseline_widths=dict(baseline_widths),
-                   options=trace_options, removed=tuple(removed), kept=kept)  # fmt: skip
+        return found
+
+    @classmethod
+    def _lowered(cls, values: dict[str, Any]) -> Architecture:
+        costs = {key: lower(values.get(key, {}), dict[str, Any], key) for key in ("cost", "baseline")}
+        widths = costs["baseline"].pop("widths", {})
+        for key, counts in (
+            *((key, values.get(key, {})) for key in ("widths", "conv_groups")),
+            ("baseline", widths),
+        ):
+            _check_counts(counts, key)
+        read = {key: Cost.from_json(cost) if cost else None for key, cost in costs.items()}
+        found: Architecture = lower({**values, **read, "baseline_widths": widths}, cls)
+        return found
 
     def graph(self, model: nn.Module) -> ChannelGraph:
         """The channel groups of the baseline (without the removed blocks), as they were when the file was made.
@@ -411,57 +406,7 @@ def example_inputs(description: Any) -> Any:
     return torch.empty(description["shape"], dtype=getattr(torch, description["dtype"]), device="meta")
 
 
-def _check_counts(value: Any, source: str, key: str) -> None:
-    if not isinstance(value, Mapping):
-        raise ArchitectureError(f"{source}: '{key}' has to be an object of name: number")
-    for name, width in value.items():
-        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= LARGEST_WIDTH:
-            raise ArchitectureError(
-                f"{source}: {key} of group '{name}' is {width!r}, not a positive whole number"
-            )
-
-
-def _kept(value: Any, source: str) -> dict[str, tuple[int, ...]]:
-    problem = f"{source}: 'kept' has to be an object of group: list of its choices, rising"
-    if not isinstance(value, Mapping):
-        raise ArchitectureError(problem)
-    for choices in value.values():
-        if not isinstance(choices, list) or not choices or not all(type(choice) is int for choice in choices):
-            raise ArchitectureError(problem)
-        if choices[0] < 0 or any(one >= other for one, other in pairwise(choices)):
-            raise ArchitectureError(problem)
-    return {str(name): tuple(choices) for name, choices in value.items()}
-
-
-def _cost(value: Any, source: str, key: str) -> Cost | None:
-    try:
-        return Cost.from_json(value) if set(value or {}) - {"widths"} else None
-    except UserError as error:
-        raise ArchitectureError(f"{source}: '{key}' is damaged: {error}") from None
-
-
-def _trace_options(value: Mapping[str, Any], source: str) -> TraceOptions:
-    names, pairs = {"freeze", "taps"}, value.get("ties", [])
-    lists = {key: value.get(key, []) for key in names}
-    well_formed = (
-        set(value) <= {*names, "ties", "outputs"}
-        and all(
-            isinstance(item, list) and all(isinstance(name, str) for name in item) for item in lists.values()
-        )
-        and isinstance(pairs, list)
-        and all(
-            isinstance(p, list) and len(p) == 2 and all(isinstance(name, str) for name in p) for p in pairs
-        )
-        and value.get("outputs", "single") in ("single", "freeze", "free")
-    )
-    if not well_formed:
-        raise ArchitectureError(
-            f"{source}: 'options' is damaged: 'freeze' and 'taps' are lists of module names, 'ties' is a list of pairs "
-            f"of them, 'outputs' is single, freeze or free"
-        )
-    return TraceOptions(
-        tuple(lists["freeze"]),
-        tuple(lists["taps"]),
-        tuple((first, second) for first, second in pairs),
-        value.get("outputs", "single"),
-    )
+def _check_counts(value: Any, key: str) -> None:
+    for name, width in lower(value, dict[str, Any], key).items():
+        if type(width) is not int or not 1 <= width <= LARGEST_WIDTH:
+            raise UserError(f"{key} of group '{name}' is {width!r}, not a positive whole number")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.graph.channels import ChannelGraph
-from core.modules import copy_model, named_tensors
+from core.modules import axis_shape, copy_model, named_tensors
 
 LATENTS = "channel_latents"
 
@@ -72,9 +72,7 @@ class RowsOfLatents(nn.Module):
 
     def along(self, dim: int) -> Tensor:
         """Latents along one weight dimension, shaped to broadcast against the weight."""
-        shape = [1] * self.rank
-        shape[dim] = -1
-        return self.shared[0].gather(getattr(self, f"rows{dim}")).reshape(shape)
+        return self.shared[0].gather(getattr(self, f"rows{dim}")).reshape(axis_shape(dim, self.rank))
 
 
 class GatedWeight(RowsOfLatents):

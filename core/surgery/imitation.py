@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.modules import FORWARD_FAILURES, copy_structure, named_tensors
+from core.modules import FORWARD_FAILURES, copy_model, named_tensors
 from core.surgery.computed_weights import lengths
 from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_, look
 from core.surgery.fans import FANS, Formula, quantities, short, weight_of
@@ -208,7 +208,7 @@ def _without_arguments(function: Callable[..., Any]) -> bool:
 def _rules(model: nn.Module) -> dict[str, Rule]:
     values = {name: tensor.detach() for name, tensor in model.named_parameters()}
     learns = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    probe = _clone(model)
+    probe = copy_model(model)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(_SEED)
         after_reset, after_init = own_start_(probe)
@@ -286,15 +286,6 @@ def _outvote(members: Sequence[_Member], others: Sequence[Rule], rules: dict[str
             distance = abs(math.log(member.look.std / rule.formulas[0].at(member.sizes)))
             if rule.kind in member.look.kinds and distance < TOLERANCE * member.look.error:
                 rules[member.name] = rule
-
-
-def _clone(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(model):
-        value = tensor.detach().clone()
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
-    return copy_structure(model, memo)
 
 
 def _sizes(shape: Sequence[int], groups: int) -> dict[str, float]:

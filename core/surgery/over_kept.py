@@ -33,7 +33,7 @@ from core.graph.rules import apply_rule
 from core.graph.rules.calls import canonical, plain
 from core.graph.rules.computed import computed
 from core.graph.tracing import matches
-from core.modules import FORWARD_FAILURES, call, map_tensors, named_tensors, tensors_in
+from core.modules import FORWARD_FAILURES, axis_shape, call, map_tensors, named_tensors, tensors_in
 
 Flags = NDArray[np.bool_]
 _WITH_WEIGHTS = ("conv", "linear")  # the beginnings of what multiplies with a weight
@@ -166,9 +166,7 @@ class _OverKept(LabelMode):
         result = tensor
         for axis, keep in enumerate(self._keeps(tensor)):
             if keep is not None:
-                shape = [1] * tensor.dim()
-                shape[axis] = -1
-                result = result * torch.from_numpy(keep[1]).reshape(shape)
+                result = result * torch.from_numpy(keep[1]).reshape(axis_shape(axis, tensor.dim()))
         if result is not tensor:
             result.__dict__.update(tensor.__dict__)
         return result

@@ -23,12 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from core.errors import UserError, warn
 from core.graph.channels import ChannelGraph, Output
+from core.graph.rules.calls import argument
 from core.modules import (
     FORWARD_FAILURES,
+    axis_shape,
     bare,
     call,
     copy_model,
@@ -109,9 +112,7 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor]
         for (name, dim), table in graph.slots.items():
             if name in weights:
                 weight = weights[name]
-                shape = [1] * weight.dim()
-                shape[dim] = -1
-                kept = torch.from_numpy(flags[table]).to(weight.device).reshape(shape)
+                kept = torch.from_numpy(flags[table]).to(weight.device).reshape(axis_shape(dim, weight.dim()))
                 weight.mul_(torch.full_like(weight, MASKED).masked_fill(kept, 1.0))
     return result
 
@@ -175,52 +176,40 @@ class _KeptStatistics(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.nn.functional.group_norm:
-            weight = args[2] if len(args) > 2 else kwargs.get("weight")
-            kept = self.flags.get(id(weight), self.bare)
-            if kept is not None:
-                return self._group_norm(func, kept, args, kwargs)
-        if func is torch.nn.functional.layer_norm:
-            weight = args[2] if len(args) > 2 else kwargs.get("weight")
-            kept = self.flags.get(id(weight), self.bare)
-            if kept is not None:
-                return self._layer_norm(kept, args, kwargs)
-        return func(*args, **kwargs)
+        over = {functional.group_norm: _group_norm, functional.layer_norm: _layer_norm}.get(func)
+        kept = self.flags.get(id(argument(args, kwargs, 2, "weight")), self.bare)
+        return func(*args, **kwargs) if over is None or kept is None else over(kept, args, kwargs)
 
-    @staticmethod
-    def _layer_norm(kept: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        x, shape = args[0], args[1] if len(args) > 1 else kwargs["normalized_shape"]
-        weight = args[2] if len(args) > 2 else kwargs.get("weight")
-        bias = args[3] if len(args) > 3 else kwargs.get("bias")
-        eps = args[4] if len(args) > 4 else kwargs.get("eps", 1e-5)
-        dims = tuple(range(x.dim() - len(shape), x.dim()))
-        inside = kept.expand(x.shape[x.dim() - len(shape) :]).to(x)
-        total = inside.sum()
-        mean = (x * inside).sum(dims, keepdim=True) / total
-        variance = ((x - mean) ** 2 * inside).sum(dims, keepdim=True) / total
-        x = (x - mean) / torch.sqrt(variance + eps)
-        x = x if weight is None else x * weight
-        return x if bias is None else x + bias
 
-    @staticmethod
-    def _group_norm(func: Any, kept: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        x, groups = args[0], args[1] if len(args) > 1 else kwargs["num_groups"]
-        kept = kept.reshape(-1)
-        if groups == x.shape[1]:  # one channel per statistic: dropped ones do not mix in
-            return func(*args, **kwargs)
-        result = func(*args, **kwargs).clone()
-        columns = torch.nonzero(kept).reshape(-1)
-        rest = [item if item is None else item[columns] for item in _affine(args, kwargs)]
-        eps = args[4] if len(args) > 4 else kwargs.get("eps", 1e-5)
-        result[:, columns] = func(x[:, columns], groups, *rest, eps)
+def _affine(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, Tensor | None, float]:
+    """Weight, bias and ε of a norm."""
+    weight, bias = argument(args, kwargs, 2, "weight"), argument(args, kwargs, 3, "bias")
+    return weight, bias, argument(args, kwargs, 4, "eps", 1e-5)
+
+
+def _layer_norm(kept: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x, shape = args[0], argument(args, kwargs, 1, "normalized_shape")
+    weight, bias, eps = _affine(args, kwargs)
+    dims = tuple(range(x.dim() - len(shape), x.dim()))
+    inside = kept.expand(x.shape[x.dim() - len(shape) :]).to(x)
+    total = inside.sum()
+    mean = (x * inside).sum(dims, keepdim=True) / total
+    variance = ((x - mean) ** 2 * inside).sum(dims, keepdim=True) / total
+    x = (x - mean) / torch.sqrt(variance + eps)
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _group_norm(kept: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x, groups = args[0], argument(args, kwargs, 1, "num_groups")
+    result = functional.group_norm(*args, **kwargs)
+    if groups == x.shape[1]:  # one channel per statistic: dropped ones do not mix in
         return result
-
-
-def _affine(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    return [
-        args[2] if len(args) > 2 else kwargs.get("weight"),
-        args[3] if len(args) > 3 else kwargs.get("bias"),
-    ]
+    result, columns = result.clone(), torch.nonzero(kept.reshape(-1)).reshape(-1)
+    weight, bias, eps = _affine(args, kwargs)
+    weight, bias = (item if item is None else item[columns] for item in (weight, bias))
+    result[:, columns] = functional.group_norm(x[:, columns], groups, weight, bias, eps)
+    return result
 
 
 def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], inputs: Any) -> Any:
@@ -233,9 +222,9 @@ def run_masked(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor], i
         tables = {dim: graph.slots[name, dim] for dim in range(parameter.dim()) if (name, dim) in graph.slots}
         if len(tables) == 1:
             ((dim, table),) = tables.items()
-            shape = [1] * parameter.dim()
-            shape[dim] = -1
-            by_tensor[id(parameter)] = torch.from_numpy(flags[table]).reshape(shape)
+            by_tensor[id(parameter)] = torch.from_numpy(flags[table]).reshape(
+                axis_shape(dim, parameter.dim())
+            )
     mode = _KeptStatistics(by_tensor)
     for name, table in graph.bare_norms.items():
         _note_bare(masked.get_submodule(name), mode, flags[table])

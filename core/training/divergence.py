@@ -13,6 +13,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.storage.files import from_words, read_json, write_json
+from core.storage.schema import lower
 from core.training.recipe import TrainConfig
 from core.training.run_files import DIVERGENCES as FILE
 from core.training.run_files import RunFiles
@@ -88,25 +89,14 @@ def read_divergences(folder: str | Path) -> tuple[Divergence, ...]:
     if not path.exists():
         return ()
     try:
-        entries = from_words(read_json(path))
-        record = tuple(Divergence(**entry) for entry in entries)
-        if not record or not all(map(_is_sound, record)):
+        record: tuple[Divergence, ...] = lower(from_words(read_json(path)), tuple[Divergence, ...])
+        if not record:
             raise ValueError("it is a list of divergences, each with its step and its learning rate")
         return record
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: restore it from a copy, or start the training anew: {error}"
         ) from error
-
-
-def _is_sound(divergence: Divergence) -> bool:
-    counts = divergence.epoch, divergence.step, divergence.kept_step
-    rates = divergence.lr, 0.0 if divergence.lowered_to is None else divergence.lowered_to
-    return (
-        isinstance(divergence.what, str)
-        and all(type(count) is int for count in counts)
-        and all(type(rate) in (int, float) for rate in rates)
-    )
 
 
 def write_divergences(folder: str | Path, divergences: tuple[Divergence, ...]) -> None:

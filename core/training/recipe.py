@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.training.devices import Precision
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
@@ -46,7 +46,7 @@ class OptimizerConfig:
     groups: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        require_choice("optimizer.name", self.name, get_args(OptimizerName))
+        check_known("unknown optimizer.name", [self.name], get_args(OptimizerName))
         require_range("optimizer.lr", self.lr, 0, math.inf)
         require_range("optimizer.momentum", self.momentum, 0, 1)
         require_range("optimizer.weight_decay", self.weight_decay, 0, math.inf)
@@ -85,7 +85,7 @@ class ScheduleConfig:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        require_choice("schedule.name", self.name, get_args(ScheduleName))
+        check_known("unknown schedule.name", [self.name], get_args(ScheduleName))
         require_range("schedule.gamma", self.gamma, 0, math.inf)
         require_range("schedule.warmup_epochs", self.warmup_epochs, 0, math.inf)
         if not 0 < self.warmup_factor <= 1:
@@ -141,7 +141,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None:
                 require_range(name, value, 1, math.inf)
-        require_choice("precision", self.precision, get_args(Precision))
+        check_known("unknown precision", [self.precision], get_args(Precision))
         require_range("seed", self.seed, 0, 2**63)  # torch takes numbers of 64 bits; repetitions add to it
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise UserError(
@@ -151,12 +151,6 @@ class TrainConfig:
         require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
-
-
-def require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise a UserError that names `key` and the allowed values, unless `value` is one of them."""
-    if value not in allowed:
-        raise UserError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")
 
 
 def require_range(key: str, value: float, low: float, high: float) -> None:

@@ -8,10 +8,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.storage.files import atomic_write, file_alone, json_text, naming
+from core.storage.files import atomic_write, file_alone, from_words, json_text, naming
+from core.storage.schema import lower
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -177,7 +178,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
     path = RunFiles(Path(folder)).log
     if not path.exists():
         return ()
-    records = []
+    records: list[EpochRecord] = []
     try:
         with file_alone():
             content = path.read_bytes()
@@ -187,7 +188,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
         ) from error
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            records.append(_record(json.loads(line)))
+            records.append(lower(from_words(json.loads(line)), EpochRecord))
             if records[-1].epoch != number:
                 raise ValueError(f"it is of epoch {records[-1].epoch!r}")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -196,14 +197,3 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
                 f"epoch: --resume writes it anew from '{path.with_name('last.safetensors')}'"
             ) from error
     return tuple(records)
-
-
-def _record(values: dict[str, Any]) -> EpochRecord:
-    """A line of the log, with numbers in the place of words."""
-    for key in ("lr", "train_loss", "seconds"):
-        values[key] = float(values[key])
-    if values.get("first_loss") is not None:
-        values["first_loss"] = float(values["first_loss"])
-    for key in ("train_metrics", "eval_metrics", "raw_metrics"):
-        values[key] = {name: float(value) for name, value in values.get(key, {}).items()}
-    return EpochRecord(**values)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.graph.complexity import WEIGHT, Convention, Cost
 
 SUFFIX = {
@@ -56,8 +56,7 @@ class Budget:
     convention: Convention | Literal["both"] = "both"
 
     def __post_init__(self) -> None:
-        if self.convention not in ("both", *WEIGHT):
-            raise UserError(f"budget: convention '{self.convention}'; use 'both', 'macs' or 'paper'")
+        check_known("budget: unknown convention", [self.convention], ("both", *WEIGHT))
         if self.flops is None and self.params is None and self.latency is None:
             raise UserError("budget: set at least one of flops, params and latency")
         for kind in ("flops", "params", "latency"):
@@ -118,8 +117,7 @@ class Budget:
         allowed = [item.name for item in fields(cls)]
         for part in text.split(","):
             kind, _, value = part.strip().partition("=")
-            if kind not in allowed:
-                raise UserError(f"budget '{text}': '{kind}' is none of {', '.join(allowed)}")
+            check_known(f"budget '{text}': unknown", [kind], allowed)
             if kind in values:
                 raise UserError(f"budget '{text}': '{kind}' is there twice")
             values[kind] = value if kind == "convention" else _number(value)

@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, check_known, did_you_mean
 from core.graph.channels import ChannelGraph
 from core.modules import bare, call, copy_model, map_tensors
 from core.surgery.gates import LATENTS, governed_parameters, governed_weights
@@ -94,8 +94,7 @@ def check_score(
     Raises:
         UserError: with what is allowed.
     """
-    if latents not in get_args(Latents):
-        raise UserError(f"latents='{latents}': use 'gate' or 'hypernetwork'")
+    check_known("unknown latents", [latents], get_args(Latents))
     if not isinstance(score, str):
         return
     if score not in SCORES:

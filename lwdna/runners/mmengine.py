@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from core.command_line.factories import call_factory, load_factory
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.modules import call, generators, tensors_in
+from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import Factory
 from core.widths.config import ShrinkConfig

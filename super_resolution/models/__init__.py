@@ -14,8 +14,8 @@ from typing import get_type_hints
 from torch import nn
 
 from core.command_line.factories import call_factory, is_factory, takes, unknown_network
-from core.command_line.schema import lower
 from core.errors import UserError, check_known
+from core.storage.schema import lower
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
 from super_resolution.models.msrresnet import msrresnet

@@ -130,7 +130,7 @@ def test_the_confirmation_is_the_exploration_on_other_classes():
 
 def test_a_form_is_one_of_the_suites_networks():
     assert RunConfig(form="cifar").form == "cifar"
-    with pytest.raises(UserError, match=r"form is 'cifra': did you mean 'cifar'"):
+    with pytest.raises(UserError, match=r"unknown form 'cifra': did you mean 'cifar'"):
         RunConfig(form="cifra")
     with pytest.raises(
         UserError, match=r"form='cifar' is for networks of the suite; 'net\.py:make' has its own"

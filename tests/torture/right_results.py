@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.command_line.schema import lower
+from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 from tests.bits import assert_same_bits
 from tests.readers import READERS

@@ -1,20 +1,22 @@
-"""What the tracking commands share: the options that name data, and how they are run."""
+"""What the tracking commands share: the options that name data and trackers."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.command_line.exits import run_command
 from tracking.datasets import DATASETS
+
+STORED = (
+    "finished sequences are stored, the same command goes on from there"  # what an interrupted command says
+)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dataset`, `--data-root`, `--split`, `--annotations`, `--sequences` and `--debug`."""
+    """Add `--dataset`, `--data-root`, `--split`, `--annotations` and `--sequences`."""
     splits = "; ".join(f"{name}: {', '.join(splits[:3])}" for name, (_, splits) in DATASETS.items())
-    parser.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(DATASETS))
+    parser.add_argument("--dataset", required=True, metavar="NAME", type=_full_name, help=", ".join(DATASETS))
     parser.add_argument("--data-root", type=Path, help="default: $LWDNA_DATA, else data/")
     parser.add_argument("--split", help=f"part of the data set, the first is the default ({splits})")
     parser.add_argument(
@@ -23,7 +25,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", nargs="+", default=(), metavar="PATTERN", help="names or patterns such as 'car-*'"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_tracker_options(group: Any) -> None:
@@ -43,17 +44,5 @@ def tracker_name(arguments: argparse.Namespace) -> str:
     return arguments.tracker or ("ncc" if arguments.checkpoint is None else "dimp50")
 
 
-def run_with_data(
-    parser: argparse.ArgumentParser,
-    command: Callable[[argparse.Namespace], int],
-    argv: Sequence[str] | None,
-) -> int:
-    """Parse, run, and turn errors into one line and an exit status: 2 for the user's, 1 for any other."""
-    arguments = parser.parse_args(argv)
-    if arguments.dataset == "uav":
-        arguments.dataset = "uav123"
-    return run_command(
-        lambda: command(arguments),
-        arguments.debug,
-        "finished sequences are stored, the same command goes on from there",
-    )
+def _full_name(dataset: str) -> str:
+    return "uav123" if dataset == "uav" else dataset

@@ -7,25 +7,22 @@ reads the file with `weights_only=True`: nothing in it is run, and that code is 
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from torch import Tensor, nn
 
 from core.command_line.factories import trusted_model
-from core.command_line.schema import lower
-from core.errors import MissingData, UserError
-from core.storage.checkpoint import load_weights, require_honest_archive, require_stored
+from core.errors import UserError
+from core.storage.checkpoint import load_weights, read_torch
 from core.storage.description import Origin, load_described, read_described, save_described
 from core.storage.files import from_words
+from core.storage.schema import lower
 from core.storage.weights import fit_weights
 from core.surgery.architecture import Architecture
 from tracking.dimp.backbones import UNUSED, backbone_trunk
@@ -78,17 +75,6 @@ class Description:
         chosen = trusted_model("the checkpoint", self.backbone, backbone, "--backbone")
         return DiMPNet(backbone_trunk(chosen, widths), self.config)
 
-
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-)
 
 # The published networks were trained and are run with box centres half a crop pixel off (see `TrackerSettings`).
 PUBLISHED = Description(settings={"legacy_coordinates": True})
@@ -149,24 +135,12 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         UserError: it is broken, holds no tracker, or names classes of other packages than the published code's.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingData(f"'{path}' not found: there is no such file; check the path")
-    require_honest_archive(path)
-    try:
+
+    def stand_ins() -> list[tuple[type, str]]:
         names = {name for name in pickled_classes(path) if name.startswith(FOREIGN_PACKAGES)}
-        with torch.serialization.safe_globals([(_inert(name), name) for name in sorted(names)]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        require_stored(content, path)
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"
-        ) from error
-    except (*_BROKEN, OSError) as error:
-        raise UserError(
-            f"'{path}' is truncated or no torch checkpoint: {' '.join(str(error).split())[:200]}"
-        ) from error
+        return [(_inert(name), name) for name in sorted(names)]
+
+    content = read_torch(path, stand_ins)
     weights = content.get("net") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"'{path}' is no published tracker: it has no weights under 'net'")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from tracking.evaluation.evaluation import Evaluation, as_dict
 
 
@@ -95,8 +95,7 @@ def compare(
     if not names:
         raise UserError(f"{first.name} and {second.name} have no sequence in common")
     known = [key for key, value in one[names[0]].items() if value is not None and key != "frames"]
-    if measure not in known:
-        raise UserError(f"no score '{measure}' per sequence: choose one of {', '.join(known)}")
+    check_known("no score per sequence", [measure], known)
     scores_one = np.array([one[name][measure] for name in names])
     scores_two = np.array([two[name][measure] for name in names])
     order = np.argsort(scores_two - scores_one, kind="stable")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, check_known
 from tracking.datasets import TITLES, TrackingDataset, load
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.evaluation import metrics
@@ -20,6 +20,7 @@ from tracking.evaluation.stored_results import (
     StoredResults,
     StoredTracker,
     find_results,
+    first_names,
     frames_per_second,
     named_files,
     read_results,
@@ -209,10 +210,9 @@ def _evaluate(
                 results[sequence.name] = (BoxTable(np.zeros_like(sequence.boxes), source=""),)
         missing = ()
     elif missing and names and not partial:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise UserError(
-            f"{tracker.name}: no result for {len(missing)} of {len(sequences)} sequences ({shown}): run the tracker "
-            "on them, or score the others with --partial"
+            f"{tracker.name}: no result for {len(missing)} of {len(sequences)} sequences ({first_names(missing)}): run "
+            "the tracker on them, or score the others with --partial"
         )
     problems += [
         Problem(table.source, (1,), f"a heading, '{table.header[:40]}'", "skipped")
@@ -354,9 +354,7 @@ def pick_trackers(found: StoredResults, names: Sequence[str]) -> list[StoredTrac
         UserError: a name that is not among them; with no names, a folder of text files none of which is a result.
     """
     there = {tracker.name: tracker for tracker in found.trackers}
-    for name in names:
-        if name not in there:
-            raise UserError(f"no results of '{name}': there are {', '.join(there)}")
+    check_known("no results of", names, there)
     if names:
         return [there[name] for name in names]
     for item in found.without:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,23 +179,12 @@ def tracker_factory(spec: str | TrackerSpec) -> TrackerFactory:
 
         assert spec.checkpoint is not None  # TrackerSpec has made sure
         return dimp_factory(name, spec.checkpoint, spec.device, spec.seed, spec.backbone)
-    module_name, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         choices = ", ".join([*BUILT_IN, *DIMP])
         raise UserError(f"no tracker '{name}': choose {choices} or name your own as package.module:factory")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"tracker '{name}': {error}: install it, or run from the folder that holds it"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"tracker '{name}': {module_name} has no '{attribute}'") from error
-    if not callable(factory):
-        raise UserError(
-            f"tracker '{name}': '{attribute}' is not callable; expected a factory without arguments"
-        )
-    return factory
+    from core.command_line.factories import load_factory  # likewise
+
+    return load_factory(name, "tracker")
 
 
 def make_tracker(spec: str | TrackerSpec) -> Tracker:

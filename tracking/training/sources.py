@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import MissingData, UserError, did_you_mean
+from core.errors import MissingData, UserError, check_known, did_you_mean
 from core.storage.files import read_text
 from tracking.datasets import DATASETS, TITLES, load
 from tracking.datasets.sequence import FrameFolder
@@ -50,11 +50,7 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
         MissingData: it, or the list of its names, is not there.
         UserError: no such source, or malformed annotations.
     """
-    allowed = [*DATASETS, "coco", "folder"]
-    if source.dataset not in allowed:
-        raise UserError(
-            f"no source of training sequences '{source.dataset}', {did_you_mean(source.dataset, allowed)}"
-        )
+    check_known("no source of training sequences", [source.dataset], [*DATASETS, "coco", "folder"])
     if source.dataset == "coco":
         if source.sequences or source.names is not None:
             raise UserError("COCO's objects have no names: leave out sequences and names")

@@ -214,15 +214,11 @@ def broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
 
 def constant(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A tensor made from nothing: no labels. Channels whose number it was told keep it, as nothing ties them to it."""
-    if marks := marks_in((args, kwargs)):
-        freeze_sizes(mode, [], marks, canonical(func))
+    freeze_sizes(mode, [], marks_in((args, kwargs)), canonical(func))
     kwargs = {key: plain(item) for key, item in kwargs.items()}
     if "device" in kwargs:
         kwargs["device"] = "meta" if mode.on_meta else "cpu"
-    result = func(*plain(args), **kwargs)
-    for tensor in tensors_in(result):
-        mode.mark(tensor, None)
-    return result
+    return mode.mark_all(func(*plain(args), **kwargs), None)
 
 
 def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -235,10 +231,9 @@ def unknown(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         or mode.labels_of(tensor) is not None
         for tensor in operands
     ):
-        result = execute(mode, func, args, kwargs)
-        for tensor in tensors_in(result):
-            mode.mark(tensor, None)  # made from constants alone, so it is one
-        return result
+        return mode.mark_all(
+            execute(mode, func, args, kwargs), None
+        )  # made from constants alone, so it is one
     for tensor in operands:
         name = mode.parameter_name(tensor)
         if name is None:

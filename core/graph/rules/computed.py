@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey, owner_of
 from core.graph.rules.blocks import expanded, varying
+from core.modules import axis_shape
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ def computed(mode: LabelMode, tensor: Tensor) -> Computed | None:
     layers = {}
     for dim, size in enumerate(tensor.shape):
         if size > 1:
-            shape = [1] * tensor.dim()
-            shape[dim] = size
-            layers[name, dim] = mode.slot(name, dim, size).reshape(shape)
+            layers[name, dim] = mode.slot(name, dim, size).reshape(axis_shape(dim, tensor.dim()))
     return Computed(layers, isinstance(tensor, nn.Parameter)) if layers else None
+
+
+def layers_of(mode: LabelMode, tensor: Tensor) -> Computed:
+    """The layers of a tensor of which it is known that it has some."""
+    found = computed(mode, tensor)
+    assert found is not None
+    return found
 
 
 def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:

@@ -100,9 +100,7 @@ def divide(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     labels = mode.labels_of(source)
     results = execute(mode, func, args, kwargs)
     if labels is None:
-        for piece in results:
-            mode.mark(piece, None)
-        return results
+        return mode.mark_all(results, None)
     axis = argument(args, kwargs, 1, "dim", 0) if name == "unbind" else argument(args, kwargs, 2, "dim", 0)
     axis = int(axis) % source.dim()
     kept = [labels] * len(results)

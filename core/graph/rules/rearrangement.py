@@ -51,11 +51,10 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return unknown(mode, func, args, kwargs)
     result = execute(mode, func, args, kwargs)
     sizes = sizes_by_axis(canonical(func), args, kwargs, result)
-    if labels is None or labels.size == 1:
-        if labels is None:
-            return mode.mark(result, None)
-        if marks := marks_in((args[1:], kwargs)):
-            freeze_sizes(mode, [], marks, canonical(func))
+    if labels is None:
+        return mode.mark(result, None)
+    if labels.size == 1:
+        freeze_sizes(mode, [], marks_in((args[1:], kwargs)), canonical(func))
         return mode.mark(result, labels.reshape([1] * result.dim()))
     moved = reshaped(labels, source.shape, result.shape)
     axes = varying(moved)
@@ -119,8 +118,7 @@ def expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     sizes = [] if canonical(func) == "expand_as" else given_sizes(args, kwargs)
     if labels.size == 1 and source.numel() != result.numel():
         mode.freeze(labels)
-        if marks := marks_in(sizes):
-            freeze_sizes(mode, [], marks, canonical(func))
+        freeze_sizes(mode, [], marks_in(sizes), canonical(func))
     for axis, size in zip(range(-1, -labels.ndim - 1, -1), reversed(sizes), strict=False):
         if labels.shape[axis] > 1:
             followed = isinstance(size, SizeOfAttribute) and (
@@ -137,8 +135,7 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     source = args[0]
     if len(tensors_in((args, kwargs))) > 1:
         return unknown(mode, func, args, kwargs)
-    if marks := marks_in((args[1:], kwargs)):
-        freeze_sizes(mode, [], marks, canonical(func))
+    freeze_sizes(mode, [], marks_in((args[1:], kwargs)), canonical(func))
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)
     if labels is not None:

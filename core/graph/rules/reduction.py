@@ -48,9 +48,7 @@ def spatial(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         result = execute(mode, func, args, kwargs)
     else:
         result = blank([*source.shape[:-2], *grid], source.dtype)
-    for tensor in tensors_in(result):
-        mode.mark(tensor, labels)
-    return result
+    return mode.mark_all(result, labels)
 
 
 def _pooled(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int] | None:
@@ -97,9 +95,7 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
     else:
         result = execute(mode, func, args, kwargs)
     if labels is None:
-        for tensor in tensors_in(result):
-            mode.mark(tensor, None)
-        return result
+        return mode.mark_all(result, None)
     if any(labels.shape[axis] > 1 for axis in dims):
         if name in ORDERED:
             mode.freeze_and_warn([labels], f"'{name}' over a channel axis")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.graph.attributes import SizeOfAttribute, follow_attribute
-from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels
+from core.graph.labels import FROZEN, LabelMode, Labels, SizeOfChannels, instances_in
 
 
 def follows(size: Any) -> bool:
@@ -27,13 +27,7 @@ def given_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
 
 def marks_in(value: Any) -> list[SizeOfChannels]:
     """All channel sizes in nested arguments."""
-    if isinstance(value, SizeOfChannels):
-        return [value]
-    if isinstance(value, dict):
-        return [mark for item in value.values() for mark in marks_in(item)]
-    if isinstance(value, (tuple, list)):
-        return [mark for item in value for mark in marks_in(item)]
-    return []
+    return instances_in(value, SizeOfChannels)
 
 
 def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> None:
@@ -66,17 +60,13 @@ def follow(mode: LabelMode, size: SizeOfChannels | SizeOfAttribute, rows: Labels
         or max(rows.size, counted.size) % min(rows.size, counted.size)
     ):
         return False
-    part = min(rows.size, counted.size)
-    mine, theirs = rows.reshape(-1, part), counted.reshape(-1, part)
-    mode.tie(mine[:1], mine)
-    mode.tie(theirs[:1], theirs)
-    mode.tie(mine[0], theirs[0])
+    mode.tie_by_part(rows, counted)
     return True
 
 
 def freeze_sizes(
     mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str
 ) -> None:
-    """Freeze, with a warning, the channels that sizes were read off."""
+    """Freeze, with a warning, the channels that sizes, if there are any, were read off."""
     reason = f"'{name}' with a size that was read off other channels"
     mode.freeze_and_warn([*labels, *(size.labels for size in sizes if (size.labels != FROZEN).any())], reason)

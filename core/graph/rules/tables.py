@@ -14,8 +14,10 @@ from torch import Tensor
 
 from core.graph.labels import LabelMode, Labels, SlotKey
 from core.graph.rules.axes import operand, put
+from core.graph.rules.blocks import varying
 from core.graph.rules.calls import execute, unknown
 from core.graph.rules.computed import Computed, computed, mark
+from core.modules import axis_shape
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -31,11 +33,9 @@ def rows_of_table(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dic
     if layers is not None:
         kept: dict[SlotKey, Labels] = {}
         for key, labels in layers.layers.items():
-            axes = [axis for axis, size in enumerate(labels.shape) if size > 1]
+            axes = varying(labels)
             if len(axes) == 1 and axes[0] in found and key not in layers.reasons:
-                shape = [1] * result.dim()
-                shape[found[axes[0]]] = labels.size
-                kept[key] = labels.reshape(shape)
+                kept[key] = labels.reshape(axis_shape(found[axes[0]], result.dim()))
             else:
                 mode.freeze(labels)
         return mark(mode, result, Computed(kept, layers.zero))

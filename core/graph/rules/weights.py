@@ -23,11 +23,11 @@ from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import COMPUTED, LABELS, LabelMode, Labels, SizeOfChannels, SlotKey
 from core.graph.rules.blocks import expanded, padded, reshaped, varying
 from core.graph.rules.calls import argument, canonical, execute, in_place, sizes_by_axis
-from core.graph.rules.computed import Computed, computed, mark, principal
+from core.graph.rules.computed import Computed, computed, layers_of, mark, principal
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
 from core.graph.rules.sizes import agree, follows
-from core.modules import tensors_in
+from core.modules import axis_shape, tensors_in
 
 # Zero in, zero out, however many zeros there are.
 _KEEPS_ZERO = frozenset(
@@ -138,10 +138,9 @@ def _joined(
 
 def _reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source, name = args[0] if args else tensors_in(kwargs)[0], canonical(func)
-    found = computed(mode, source)
     if len(tensors_in((args, kwargs))) > 1:  # the larger of two
         return _elementwise(mode, func, args, kwargs)
-    assert found is not None
+    found = layers_of(mode, source)
     dims, _ = reduced_axes(name, args, kwargs, source.dim())
     result = execute(mode, func, args, kwargs)
     exact = found.zero and name in _SUMS
@@ -170,8 +169,7 @@ def _reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source, name = args[0], canonical(func)
-    found = computed(mode, source)
-    assert found is not None
+    found = layers_of(mode, source)
     result = execute(mode, func, args, kwargs)
     sizes = sizes_by_axis(name, args, kwargs, result)
     layers, reasons = {}, dict(found.reasons)
@@ -196,9 +194,8 @@ def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 def _move(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The same call on each layer; a size of 1 that it would drop is kept from it."""
     source = args[0]
-    found = computed(mode, source)
+    found = layers_of(mode, source)
     result = execute(mode, func, args, kwargs)
-    assert found is not None
     layers, reasons = {}, dict(found.reasons)
     for key, labels in found.layers.items():
         full = np.broadcast_to(labels, source.shape)
@@ -218,17 +215,15 @@ def _move(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _pad(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Zeros around a kernel, or beside rows and columns, which then carry the frozen label."""
-    found = computed(mode, args[0])
-    assert found is not None
+    found = layers_of(mode, args[0])
     widths = argument(args, kwargs, 1, "pad")
     layers = {key: padded(labels, [int(width) for width in widths]) for key, labels in found.layers.items()}
     return mark(mode, execute(mode, func, args, kwargs), Computed(layers, found.zero, found.reasons))
 
 
 def _expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    found = computed(mode, args[0])
+    found = layers_of(mode, args[0])
     result = execute(mode, func, args, kwargs)
-    assert found is not None
     layers = {
         key: labels.reshape([1] * (result.dim() - labels.ndim) + list(labels.shape))
         for key, labels in found.layers.items()
@@ -238,9 +233,7 @@ def _expand(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def _batch_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Statistics of each row of a weight, by torch's own kernel; timm's way to standardise weights."""
-    source = args[0]
-    found = computed(mode, source)
-    assert found is not None
+    found = layers_of(mode, args[0])
     layers = {}
     for key, labels in found.layers.items():
         if varying(labels) == [1]:
@@ -261,8 +254,7 @@ def _batch_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
 
 def _layer_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Statistics over the last axes of a weight."""
-    found = computed(mode, args[0])
-    assert found is not None
+    found = layers_of(mode, args[0])
     first = args[0].dim() - len(argument(args, kwargs, 1, "normalized_shape"))
     for labels in found.layers.values():
         if any(axis >= first for axis in varying(labels)):
@@ -300,9 +292,7 @@ def _product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
             rows.append(expanded(item.layers[key], axis, tensor.shape[axis]))
         for other, labels in item.layers.items():
             if labels.shape[axis] == 1:
-                shape = [1] * result.dim()
-                shape[-1 if number else 0] = labels.size
-                layers[other] = labels.reshape(shape)
+                layers[other] = labels.reshape(axis_shape(result.dim() - 1 if number else 0, result.dim()))
     if left.dim() == right.dim() == 2:
         if rows:
             mode.freeze(rows[0])  # the rank of two factors; a cost has two free sizes at most

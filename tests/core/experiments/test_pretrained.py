@@ -202,7 +202,7 @@ def test_weights_that_cannot_be_used_are_refused(weights: Path, tmp_path: Path) 
 def test_settings_that_do_not_go_together(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--start pretrained needs weights"):
         PretrainedConfig(start="pretrained")
-    with pytest.raises(UserError, match="start is 'fresh': use scratch or pretrained"):
+    with pytest.raises(UserError, match="unknown start 'fresh': allowed: scratch, pretrained"):
         PretrainedConfig(start="fresh")  # type: ignore[arg-type]
     monkeypatch.chdir(weights.parent)
     assert PretrainedConfig(pretrained=weights.name).pretrained == str(weights)

@@ -297,7 +297,7 @@ def test_freeze_takes_patterns_and_leaves_what_it_names_as_it_is() -> None:
 
 def test_other_mistakes_are_told_in_one_line() -> None:
     net = nn.Sequential(conv(3, 8), conv(8, 4))
-    with pytest.raises(UserError, match="outputs='all': use 'single', 'freeze' or 'free'"):
+    with pytest.raises(UserError, match="unknown outputs 'all': allowed: single, freeze, free"):
         trace_channels(net, IMAGE, outputs="all")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="holds no tensor"):
         trace_channels(net, ())

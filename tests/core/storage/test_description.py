@@ -13,7 +13,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from core.command_line.schema import lower
 from core.errors import UserError
 from core.inspect import main
 from core.storage.checkpoint import (
@@ -32,6 +31,7 @@ from core.storage.description import (
     read_origin,
     save_described,
 )
+from core.storage.schema import lower
 from lwdna import __version__
 
 

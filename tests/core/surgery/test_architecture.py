@@ -228,12 +228,12 @@ def test_wrong_values_anywhere_are_a_clear_error_or_harmless(
         ({"widths": {"a": 12.0}}, "widths of group 'a' is 12.0"),
         ({"widths": {"a": True}}, "widths of group 'a' is True"),
         ({"widths": {"a": 0}}, "widths of group 'a' is 0"),
-        ({"widths": [12]}, r"widths.json': 'widths' has to be an object"),
+        ({"widths": [12]}, r"widths.json': widths must be dict\[str, Any\], got list"),
         ({"conv_groups": {"b": -1}}, "conv_groups of group 'b' is -1"),
         ({"inputs": {"shape": "x"}}, r"widths.json': 'inputs' is damaged"),
         ({"inputs": {"shape": [1, 3], "dtype": "float33"}}, "'inputs' is damaged"),
-        ({"options": {"freeze": [], "depth": 3}}, r"widths.json': 'options' is damaged"),
-        ({"found_by": 3}, "'found_by' has to be an object"),
+        ({"options": {"freeze": [], "depth": 3}}, r"widths.json': unknown key 'options.depth'"),
+        ({"found_by": 3}, "found_by must be dict"),
     ],
 )
 def test_damaged_files_name_file_and_group(file: Path, change: dict[str, Any], message: str) -> None:
@@ -247,7 +247,7 @@ def test_missing_keys_are_named(file: Path, key: str) -> None:
     content = json.loads(file.read_text())
     del content[key]
     file.write_text(json.dumps(content))
-    with pytest.raises(ArchitectureError, match=f"widths.json': '{key}' is missing"):
+    with pytest.raises(ArchitectureError, match=f"widths.json': '{key}' is required and not given"):
         Architecture.load(file)
 
 

@@ -21,7 +21,7 @@ from tests.core.training.training_runs import DigitsLoader, network, run
         (lambda: TrainConfig(epochs=0), "epochs must be >= 1, got 0"),
         (
             lambda: TrainConfig(precision="fp16"),
-            "precision must be one of 32-true, bf16-mixed, 16-mixed; got 'fp16'",
+            "unknown precision 'fp16': allowed: 32-true, bf16-mixed, 16-mixed",
         ),
         (lambda: TrainConfig(clip_grad_norm=0.0), "clip_grad_norm must be above 0"),
         (lambda: OptimizerConfig(lr=math.nan), "optimizer.lr must be >= 0, got nan"),

@@ -217,7 +217,7 @@ def test_missing_results(tmp_path: Path, lasot_tree: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no results in"):
         evaluate(tmp_path / "empty", "lasot", lasot_tree, partial=True)
-    with pytest.raises(UserError, match="no results of 'X': there are T"):
+    with pytest.raises(UserError, match="no results of 'X': allowed: T"):
         evaluate(results, "lasot", lasot_tree, partial=True, trackers=["X"])
 
 
