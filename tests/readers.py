@@ -6,6 +6,7 @@ betray it, and `tests.torture` files that are damaged in every way that its form
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from argparse import Namespace
@@ -111,7 +112,7 @@ def within(name: str, read: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
     def read_renamed(path: Path) -> Any:
         target = path.with_name(name)
-        if target != path:
+        if target != path and os.path.lexists(path):
             path.rename(target)
         return read(target.parent)
 

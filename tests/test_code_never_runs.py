@@ -199,8 +199,7 @@ RUNS = {
 }
 UNPICKLERS = ("pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "pd", "pandas")
 LOADS = {
-    ("classification/data/cache.py", "load"): "allow_pickle=False",
-    ("tracking/training/coco.py", "load"): "allow_pickle=False",
+    ("core/storage/packed.py", "load"): "allow_pickle=False",
     ("core/storage/checkpoint.py", "load"): "weights_only=True",
     ("core/command_line/config_files.py", "load"): "Loader=_OnceLoader",
 }

@@ -72,6 +72,27 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_values(path: Path, what: str) -> Any:
+    """The content of a YAML file that is data alone: plain values, each key once, and no more of them than fit.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it holds something else.
+    """
+    if not path.is_file():
+        raise MissingData(f"{what} '{path}' not found; check the path")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+        _require_bounded(content)
+    except _FILE_ERRORS as error:
+        raise UserError(f"{what} '{path}' is no YAML of plain values: {one_line(error)}") from error
+    return content
+
+
 class _DataReader:
     """Reads JSON, and YAML of plain values; mmengine's own reader makes whatever Python object a YAML tag asks for.
 

@@ -8,105 +8,128 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from core.tables import text_table
+from core.training.workers import available_cores
 from tests.readers import READERS
-from tests.torture.blows import IN_WORDS, Result, Trials
-from tests.torture.fuzzing import Found, fuzz
-from tests.torture.programs import PROGRAMS, warm
+from tests.torture.blows import IN_WORDS, Result, drawn
+from tests.torture.fuzzing import ROOT, Found, fuzz
+from tests.torture.programs import PROGRAMS
 
-SECONDS_PER_CASE = 0.08  # of one core of 2020, for a first guess
+SECONDS = {"file": 0.05, "run": 5.0}  # of a core, for a first guess
+BLOWS = {
+    "kill": (20, "runs that are killed"),
+    "disk": (20, "runs whose disk is full from a drawn write on"),
+    "worker": (4, "runs of which a process that reads data is killed"),
+    "data": (4, "runs whose data go away"),
+    "clock": (4, "runs that go on a day earlier"),
+}
 
 
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--cases", type=int, default=2_000, help="damaged files (default: %(default)s)")
-    for name, count, what in (
-        ("kill", 20, "runs that are killed"),
-        ("disk", 20, "runs whose disk is full from a drawn write on"),
-        ("worker", 4, "runs of which a process that reads data is killed"),
-        ("data", 4, "runs whose data go away"),
-        ("clock", 4, "runs that go on a day earlier"),
-    ):
+    for kind, (count, what) in BLOWS.items():
         parser.add_argument(
-            f"--{name}s", type=int, default=count, metavar="N", help=f"{what} (default: {count})"
+            f"--{kind}", type=int, default=count, metavar="N", help=f"{what} (default: {count})"
         )
     parser.add_argument("--seed", type=int, default=1, help="of all draws (default: %(default)s)")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), metavar="NAME",
                         help="only these readers; --cases is for all of them together")  # fmt: skip
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="NAME",
                         help=f"only these of {', '.join(PROGRAMS)}")  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int, default=available_cores(), help="processes at a time (default: cores)"
+    )
     parser.add_argument("--folder", type=Path, help="for all files (default: a new one of the system's)")
     parser.add_argument("--out", type=Path, help="write what was found as JSON")
     return parser
 
 
-def fuzz_all(arguments: Namespace, folder: Path) -> list[Found]:
-    """Damaged files, with a table of the readers."""
-    if not arguments.cases:
-        return []
-    guess = arguments.cases * SECONDS_PER_CASE / 60
-    print(
-        f"{arguments.cases:,} damaged files for {len(arguments.readers)} readers, about {guess:.0f} min ...",
-        flush=True,
+def blows_of(program: str, kinds: dict[int, str], seed: int, folder: Path) -> list[Result]:
+    """Run the trials of a program in a process of its own, which forks the runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = folder / "report.jsonl"
+    report.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.torture.blows",
+        program,
+        json.dumps(kinds),
+        str(seed),
+        str(folder),
+        str(report),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    results = (
+        [Result(**json.loads(line)) for line in report.read_text().splitlines()] if report.exists() else []
     )
-    found = list(fuzz(arguments.readers, arguments.cases, arguments.seed, folder / "files"))
+    if status != 0:
+        results.append(Result(program, "kill", f"the process that runs it ended with status {status}"))
+    return results
+
+
+def run_all(arguments: Namespace, folder: Path) -> tuple[list[Found], list[Result]]:
+    """Files and runs, so many processes at a time."""
+    trials = drawn({kind: getattr(arguments, kind) for kind in IN_WORDS}, arguments.programs)
+    seconds = SECONDS["file"] * arguments.cases + SECONDS["run"] * len(trials)
+    print(f"{arguments.cases:,} damaged files for {len(arguments.readers)} readers and {len(trials)} runs with blows, "
+          f"{arguments.jobs} processes at a time, about {seconds / arguments.jobs / 60 + 1:.0f} min "
+          "where each has a core", flush=True)  # fmt: skip
+    jobs: list[Callable[[], Sequence[Found] | Sequence[Result]]] = []
+    if arguments.cases:
+        jobs.append(lambda: list(fuzz(arguments.readers, arguments.cases, arguments.seed, folder / "files")))
+    for program in dict.fromkeys(name for name, _ in trials):
+        kinds = {number: kind for number, (name, kind) in enumerate(trials) if name == program}
+        place = folder / "runs" / program
+        jobs.append(
+            lambda program=program, kinds=kinds, place=place: blows_of(program, kinds, arguments.seed, place)
+        )
+    found: list[Found] = []
+    results: list[Result] = []
+    with ThreadPoolExecutor(arguments.jobs) as threads:
+        for done in threads.map(lambda job: job(), jobs):
+            for item in done:
+                (found if isinstance(item, Found) else results).append(item)  # type: ignore[attr-defined]
+    return found, results
+
+
+def show_files(found: Sequence[Found]) -> None:
+    """A table of the readers, and what was wrong."""
     rows = [
-        [item.reader, str(item.cases), str(item.refused), str(item.cases - item.refused - _times(item)),
-        str(_times(item)),
-         f"{item.slowest:.1f}"] for item in found
+        [item.reader, str(item.cases), str(item.refused), str(item.cases - item.refused - item.wrong), str(item.wrong),
+         f"{item.slowest:.1f}"]
+        for item in found
     ]  # fmt: skip
     total = [str(sum(int(row[column]) for row in rows)) for column in range(1, 5)]
     rows.append(["all", *total, f"{max(item.slowest for item in found):.1f}"])
-    print(text_table(["reader", "files", "refused", "read", "wrong", "slowest, s"], rows), flush=True)
+    print(text_table(["reader", "files", "refused", "read", "wrong", "slowest, s"], rows))
     for item in found:
         for what, how in item.failures.items():
             print(f"  {item.reader}: {what}\n    {how['damage']}, {how['times']} times; {how['file']}")
-    return found
 
 
-def _times(found: Found) -> int:
-    return sum(how["times"] for how in found.failures.values())
-
-
-def run_all(arguments: Namespace, folder: Path) -> list[Result]:
-    """Runs with blows, a line for each."""
-    counts = {kind: getattr(arguments, f"{kind}s") for kind in IN_WORDS}
-    trials = Trials(counts, arguments.seed, folder / "runs", arguments.programs)
-    if not trials.drawn:
-        return []
-    warm()
-    print(f"{len({name for name, _ in trials.drawn})} programs undisturbed ...", flush=True)
-    for name, ended in trials.references():
-        letters = Counter(ended.events)
-        print(
-            f"  {name}: {ended.seconds:.0f} s, {letters['w']} files written, {letters['s']} steps", flush=True
-        )
-    print(f"{len(trials.drawn)} runs with blows, about {trials.estimate() / 60:.0f} min ...", flush=True)
-    results = []
-    for number, result in enumerate(trials.run(), start=1):
-        statuses = ", ".join("hung" if status is None else str(status) for status in result.statuses)
-        said = result.problem or "ended alike"
-        print(
-            f"  {number}/{len(trials.drawn)} {result.trial} ({result.seconds:.0f} s; {statuses}): {said}",
-            flush=True,
-        )
-        results.append(result)
+def show_runs(results: Sequence[Result]) -> None:
+    """A table of the blows."""
     rows = []
     for kind, words in IN_WORDS.items():
-        own = [result for result in results if result.trial.kind == kind]
+        own = [result for result in results if result.kind == kind]
         if own:
             wrong = sum(result.problem is not None for result in own)
             rows.append([words, str(len(own)), str(len(own) - wrong), str(wrong)])
-    print(text_table(["blow", "runs", "same bits in the end", "wrong"], rows), flush=True)
-    return results
+    print(text_table(["blow", "runs", "same bits in the end", "wrong"], rows))
 
 
 def main() -> int:
@@ -114,29 +137,36 @@ def main() -> int:
     arguments = build_parser().parse_args()
     start = time.perf_counter()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="torture-"))).absolute()
-    found = fuzz_all(arguments, folder)
-    results = run_all(arguments, folder)
-    wrong = sum(map(_times, found)) + sum(result.problem is not None for result in results)
+    found, results = run_all(arguments, folder)
+    if found:
+        show_files(found)
+    if results:
+        show_runs(results)
+    failed = [result for result in results if result.problem is not None]
+    wrong = sum(item.wrong for item in found) + len(failed)
     print(f"{sum(item.cases for item in found):,} files, {len(results)} runs, seed {arguments.seed}: {wrong} wrong, "
           f"{(time.perf_counter() - start) / 60:.1f} min")  # fmt: skip
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({
-            "readers": {item.reader: {"cases": item.cases, "refused": item.refused,
-            "failures": item.failures} for item in found},
-            "runs": [{"trial": str(result.trial), "kind": result.trial.kind,
-            "problem": result.problem} for result in results],
-        }))  # fmt: skip
+        told = {
+            "readers": {item.reader: asdict(item) for item in found},
+            "runs": [asdict(item) for item in results],
+        }
+        arguments.out.write_text(json.dumps(told))
     if wrong:
         print(f"kept: {folder}\nnext:")
+        none = " ".join(f"--{kind} 0" for kind in BLOWS)
         for item in found:
             if item.failures:
                 print(f"  python -m tests.torture --seed {arguments.seed} --cases {item.cases} --readers "
-                      f"{shlex.quote(item.reader)} --kills 0 --disks 0 --workers 0 --datas 0 --clocks 0")  # fmt: skip
-        if any(result.problem for result in results):
-            print(f"  look at {folder / 'runs' / 'failed'}; the same command without files: --cases 0")
+                      f"{shlex.quote(item.reader)} {none}")  # fmt: skip
+        for result in failed:
+            print(f"  {result.trial}: {result.problem}")
+        if failed:
+            print(
+                f"  look at {folder / 'runs'}/*/failed; the same command with --cases 0 repeats the runs alone"
+            )
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(main())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from tests.torture.programs import DATA, PROGRAMS, WORK_DIR, Blow, Ended, Kind, Place, difference
+from tests.torture.programs import DATA, PROGRAMS, WORK_DIR, Blow, Ended, Kind, Place, difference, warm
 
 ROOMS = (0, 0, 100, 5_000, 60_000)  # bytes that files may still have on a full disk
 FULL = ("No space left on device", "File too large")
@@ -57,112 +60,89 @@ class Result:
     """What came of a trial.
 
     Attributes:
-        trial: see there.
+        trial: in words.
+        kind: of blow.
         problem: what was wrong; None where it ended as the undisturbed run did.
         seconds: that it took.
         statuses: of its runs.
     """
 
-    trial: Trial
+    trial: str
+    kind: Kind
     problem: str | None = None
     seconds: float = 0.0
     statuses: list[int | None] = field(default_factory=list)
 
 
-class Undisturbed(RuntimeError):
-    """A program does not even run undisturbed, or not twice alike."""
+def drawn(counts: Mapping[Kind, int], programs: Sequence[str]) -> list[tuple[str, Kind]]:
+    """The programs and kinds of all trials: of each kind so many, in turn for the programs that it can happen to."""
+    found: list[tuple[str, Kind]] = []
+    for kind, count in counts.items():
+        able = [name for name in OF_PROGRAM[kind] if name in programs]
+        found += [(name, kind) for name in islice(cycle(able), count if able else 0)]
+    return found
 
 
 class Trials:
-    """Trials of all kinds, drawn by a seed.
+    """The trials of one program.
 
     Args:
-        counts: how many of each kind.
-        seed: the same trials for the same seed.
-        folder: for the runs.
-        programs: names of those that are used.
+        program: a name of `PROGRAMS`.
+        folder: for its runs.
     """
 
-    def __init__(
-        self, counts: Mapping[Kind, int], seed: int, folder: Path, programs: Sequence[str] = tuple(PROGRAMS)
-    ) -> None:
-        self.place, self.random = Place(folder), random.Random(seed)
-        self.drawn = [
-            (name, kind)
-            for kind, count in counts.items()
-            for name in islice(cycle([name for name in OF_PROGRAM[kind] if name in programs] or [""]), count)
-            if name
-        ]
-        self.events: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program, self.place = program, Place(folder)
 
-    def references(self) -> Iterator[tuple[str, Ended]]:
-        """Run each program undisturbed, which tells its events and how long it takes.
+    def reference(self) -> Ended:
+        """Run the program undisturbed, which tells its events and how long it takes."""
+        self.place.clear(PROGRAMS[self.program])
+        ended = self.place.run(PROGRAMS[self.program])
+        self.place.keep("undisturbed")
+        return ended
 
-        Raises:
-            Undisturbed: it fails.
-        """
-        for name in dict.fromkeys(name for name, _ in self.drawn):
-            self.place.clear(PROGRAMS[name])
-            ended = self.place.run(PROGRAMS[name])
-            if ended.status != 0:
-                raise Undisturbed(f"{name} ended with status {ended.status}: {ended.error[-2_000:]}")
-            self.place.keep(f"reference-{name}")
-            self.events[name], self.seconds[name] = ended.events, ended.seconds
-            yield name, ended
-
-    def estimate(self) -> float:
-        """Seconds that all trials take: each runs once and a half."""
-        return sum(1.5 * self.seconds[name] for name, _ in self.drawn)
-
-    def run(self) -> Iterator[Result]:
-        """Draw the trials, and run one after another."""
-        for name, kind in self.drawn:
-            yield self._tried(Trial(name, kind, self._draw(kind, self.events[name])))
-
-    def _draw(self, kind: Kind, events: str) -> tuple[Blow, ...]:
+    def draw(self, kind: Kind, events: str, seed: str) -> Trial:
+        """A trial, the same for the same seed: where in the events of the undisturbed run the blows fall."""
+        draws = random.Random(seed)
+        at = draws.randrange(len(events))
         if kind == "disk":
             writes = [number for number, letter in enumerate(events) if letter == "w"]
-            return (Blow(kind, self.random.choice(writes), self.random.choice(ROOMS)),)
-        if kind == "worker":
-            return (
-                Blow(
-                    kind,
-                    self.random.choice([number for number, letter in enumerate(events) if letter == "s"]),
-                ),
-            )
-        at = self.random.randrange(len(events))
-        if kind == "kill" and self.random.random() < 0.25:  # the one that goes on is killed as well
-            return Blow(kind, at), Blow(kind, self.random.randrange(max(1, len(events) - at)))
-        if kind == "clock":
-            return Blow("kill", at), Blow(kind, 0)
-        return (Blow(kind, at),)
+            blows: tuple[Blow, ...] = (Blow(kind, draws.choice(writes), draws.choice(ROOMS)),)
+        elif kind == "worker":
+            steps = [number for number, letter in enumerate(events) if letter == "s"]
+            blows = (Blow(kind, draws.choice(steps)),)
+        elif kind == "kill" and draws.random() < 0.25:  # the one that goes on is killed as well
+            blows = Blow(kind, at), Blow(kind, draws.randrange(max(1, len(events) - at)))
+        elif kind == "clock":
+            blows = Blow("kill", at), Blow(kind, 0)
+        else:
+            blows = (Blow(kind, at),)
+        return Trial(self.program, kind, blows)
 
-    def _tried(self, trial: Trial) -> Result:
-        result, program = Result(trial), PROGRAMS[trial.program]
+    def run(self, trial: Trial) -> Result:
+        """Deal the blows, let the program go on, and hold what it leaves against the undisturbed run."""
+        result, program = Result(str(trial), trial.kind), PROGRAMS[self.program]
         self.place.clear(program)
-        done = False
         for number, blow in enumerate((*trial.blows, None)):
-            if done:
-                break
             ended = self.place.run(program, blow, *(["--resume"] if number else []))
             result.seconds += ended.seconds
             result.statuses.append(ended.status)
-            result.problem = result.problem or self._wrong(trial, blow, ended)
+            result.problem = result.problem or self._wrong(blow, ended)
             if (self.place.here / "gone").exists():
                 (self.place.here / "gone").rename(self.place.here / DATA)
-            done = ended.status == 0
-        reference = self.place.folder / f"reference-{trial.program}"
+            if ended.status == 0:
+                break
         if result.problem is None:
-            result.problem = difference(reference / WORK_DIR, self.place.here / WORK_DIR)
+            undisturbed = self.place.folder / "undisturbed"
+            result.problem = difference(undisturbed / WORK_DIR, self.place.here / WORK_DIR)
         if result.problem is not None:
             (self.place.here / "error.txt").write_text(ended.error)
-            self.place.keep(f"failed/{trial.program}-{trial.kind}-{trial.blows[0].at}")
+            self.place.keep(f"failed/{trial.kind}-{'-'.join(str(blow.at) for blow in trial.blows)}")
         else:
             shutil.rmtree(self.place.here)
         return result
 
-    def _wrong(self, trial: Trial, blow: Blow | None, ended: Ended) -> str | None:
+    def _wrong(self, blow: Blow | None, ended: Ended) -> str | None:
         """What is wrong with how a run ended; None if nothing is."""
         told = " ".join(ended.error.split())[-200:]
         if ended.status is None:
@@ -186,3 +166,46 @@ class Trials:
         if blow.kind == "data" and (ended.status not in (1, 2) or DATA not in ended.error):
             return f"the data that are gone are not named, status {ended.status}: {told}"
         return None
+
+
+def run_program(program: str, kinds: Mapping[int, Kind], seed: int, folder: Path) -> Iterator[Result]:
+    """The trials of one program, told line by line.
+
+    Args:
+        program: a name of `PROGRAMS`.
+        kinds: number of a trial -> its kind.
+        seed: of the draws.
+        folder: for the runs.
+    """
+    trials = Trials(program, folder)
+    ended = trials.reference()
+    if ended.status != 0:
+        yield Result(
+            program, "kill", f"it does not run undisturbed, status {ended.status}: {ended.error[-300:]}"
+        )
+        return
+    letters = Counter(ended.events)
+    print(f"  {program}: {ended.seconds:.0f} s undisturbed, {letters['w']} files written, {letters['s']} steps; "
+          f"{len(kinds)} runs with blows, about {1.5 * ended.seconds * len(kinds) / 60:.0f} min ...",
+          flush=True)  # fmt: skip
+    for number, kind in kinds.items():
+        result = trials.run(trials.draw(kind, ended.events, f"{seed} {number}"))
+        statuses = ", ".join("hung" if status is None else str(status) for status in result.statuses)
+        said = result.problem or "same bits in the end"
+        print(f"  {result.trial} ({result.seconds:.0f} s; status {statuses}): {said}", flush=True)
+        yield result
+
+
+def main() -> None:
+    """In a process of its own: program, the kinds of its trials as JSON, seed, folder, report."""
+    program, kinds, seed, folder, report = sys.argv[1:]
+    warm(program)
+    wanted = {int(number): kind for number, kind in json.loads(kinds).items()}
+    with Path(report).open("a") as file:
+        for result in run_program(program, wanted, int(seed), Path(folder)):
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -56,6 +56,11 @@ class Found:
     slowest: float = 0.0
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def wrong(self) -> int:
+        """Cases that were."""
+        return sum(how["times"] for how in self.failures.values())
+
     def fail(self, what: str, damage: str, path: str) -> bool:
         """Note what was wrong; whether it is new."""
         new = what not in self.failures

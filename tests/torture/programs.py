@@ -223,9 +223,8 @@ class Place:
 def _wait(pid: int) -> int | None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        done, status, used = os.wait4(pid, os.WNOHANG)
+        done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            print("   CPU", round(used.ru_utime + used.ru_stime, 1), flush=True)
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     os.kill(pid, signal.SIGKILL)
@@ -377,9 +376,8 @@ def _untimed(value: Any) -> Any:
     return [_untimed(item) for item in value] if isinstance(value, list) else value
 
 
-def warm() -> None:
-    """Import what the programs need, so that each run has it from its start."""
-    for program in PROGRAMS.values():
-        importlib.import_module(program.module)
+def warm(program: str) -> None:
+    """Import what a program needs, so that each run has it from its start."""
+    importlib.import_module(PROGRAMS[program].module)
     gc.collect()
     gc.freeze()
