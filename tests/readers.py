@@ -119,13 +119,6 @@ def within(name: str, read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     return read_renamed
 
 
-def published_lists(path: Path) -> Any:
-    """Of Flowers-102, whose lists are MATLAB's."""
-    target = path.with_name("imagelabels.mat")
-    path.rename(target)
-    return _matrix(target.parent, "imagelabels.mat", "labels")
-
-
 def got10k_list(folder: Path) -> list[str]:
     """The names in a split's list."""
     request = DatasetRequest(root=folder, split="val", annotations=folder)
@@ -440,7 +433,7 @@ READERS: dict[str, Reader] = {
     "CIFAR's pickle": Reader("data_batch_1", read_cifar, cifar, "pickle"),
     "MATLAB's file": Reader(
         "labels.mat",
-        published_lists,
+        within("imagelabels.mat", lambda folder: _matrix(folder, "imagelabels.mat", "labels")),
         lambda path: scipy.io.savemat(path, {"labels": np.arange(1, 9, dtype=np.uint8)[None]}),
         "matlab",
     ),

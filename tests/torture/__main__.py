@@ -32,6 +32,7 @@ BLOWS = {
     "worker": (4, "runs of which a process that reads data is killed"),
     "data": (4, "runs whose data go away"),
     "clock": (4, "runs that go on a day earlier"),
+    "file": (10, "finished runs of which a file is damaged"),
 }
 
 

@@ -12,7 +12,22 @@ from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from tests.torture.programs import DATA, PROGRAMS, WORK_DIR, Blow, Ended, Kind, Place, difference, warm
+from core.errors import UserError
+from core.storage.checkpoint import read_verified
+from tests.torture.programs import (
+    DAMAGES,
+    DATA,
+    PROGRAMS,
+    WORK_DIR,
+    Blow,
+    Ended,
+    Kind,
+    Place,
+    damage,
+    difference,
+    files_of,
+    warm,
+)
 
 ROOMS = (0, 0, 100, 5_000, 60_000)  # bytes that files may still have on a full disk
 FULL = ("No space left on device", "File too large")
@@ -29,6 +44,7 @@ OF_PROGRAM: dict[Kind, tuple[str, ...]] = {
     "worker": ("photographs", "tracking.train, processes"),
     "data": ("photographs", "tracking.train, processes", "super-resolution", "tracking.train"),
     "clock": ("classification", "tracking.train", "super-resolution", "tracking.run"),
+    "file": ("classification", "tracking.train", "super-resolution", "photographs", "tracking.run"),
 }
 IN_WORDS: dict[Kind, str] = {
     "kill": "kill -9",
@@ -36,6 +52,7 @@ IN_WORDS: dict[Kind, str] = {
     "worker": "data worker killed",
     "data": "data root gone",
     "clock": "clock set back a day",
+    "file": "finished, a file damaged",
 }
 
 
@@ -113,6 +130,8 @@ class Trials:
             blows = (Blow(kind, draws.choice(steps)),)
         elif kind == "kill" and draws.random() < 0.25:  # the one that goes on is killed as well
             blows = Blow(kind, at), Blow(kind, draws.randrange(max(1, len(events) - at)))
+        elif kind == "file":
+            blows = (Blow(kind, draws.randrange(10_000), draws.randrange(DAMAGES)),)
         elif kind == "clock":
             blows = Blow("kill", at), Blow(kind, 0)
         else:
@@ -121,6 +140,8 @@ class Trials:
 
     def run(self, trial: Trial) -> Result:
         """Deal the blows, let the program go on, and hold what it leaves against the undisturbed run."""
+        if trial.kind == "file":
+            return self._run_damaged(trial)
         result, program = Result(str(trial), trial.kind), PROGRAMS[self.program]
         self.place.clear(program)
         for number, blow in enumerate((*trial.blows, None)):
@@ -140,6 +161,39 @@ class Trials:
             self.place.keep(f"failed/{trial.kind}-{'-'.join(str(blow.at) for blow in trial.blows)}")
         else:
             shutil.rmtree(self.place.here)
+        return result
+
+    def _run_damaged(self, trial: Trial) -> Result:
+        """Damage a file of a finished run: it is made anew, or refused by name, or refused by whoever reads it."""
+        self.place.clear(PROGRAMS[self.program])
+        undisturbed, work_dir = self.place.folder / "undisturbed" / WORK_DIR, self.place.here / WORK_DIR
+        shutil.copytree(undisturbed, work_dir)
+        files, [blow] = files_of(work_dir), trial.blows
+        path = files[blow.at % len(files)]
+        name = str(path.relative_to(work_dir))
+        how = damage(path, blow.room)
+        left = path.read_bytes() if path.exists() else None
+        ended = self.place.run(PROGRAMS[self.program], None, "--resume")
+        result = Result(f"{self.program}: {name} {how}", trial.kind, None, ended.seconds, [ended.status])
+        told = " ".join(ended.error.split())[-300:]
+        if ended.status is None or "Traceback" in ended.error:
+            result.problem = f"it hung or ended with a traceback: {told}"
+        elif ended.status != 0:
+            result.problem = None if path.name in ended.error else f"status {ended.status}, not named: {told}"
+        else:
+            result.problem = difference(undisturbed, work_dir, but=name)
+            same = difference(undisturbed, work_dir) is None
+            if result.problem is None and not same and left != (path.read_bytes() if path.exists() else None):
+                result.problem = "it was written anew, otherwise than before"
+            elif result.problem is None and not same and path.suffix in (".json", ".jsonl", ".py"):
+                result.problem = "it stays damaged, and nothing is said"
+            elif result.problem is None and not same and path.suffix == ".safetensors":
+                result.problem = _believed(path)
+        if result.problem is None:
+            shutil.rmtree(self.place.here)
+        else:
+            (self.place.here / "error.txt").write_text(ended.error)
+            self.place.keep(f"failed/file-{blow.at}-{blow.room}")
         return result
 
     def _wrong(self, blow: Blow | None, ended: Ended) -> str | None:
@@ -166,6 +220,15 @@ class Trials:
         if blow.kind == "data" and (ended.status not in (1, 2) or DATA not in ended.error):
             return f"the data that are gone are not named, status {ended.status}: {told}"
         return None
+
+
+def _believed(path: Path) -> str | None:
+    """Whether a damaged file of tensors would be taken for a whole one."""
+    try:
+        read_verified(path)
+    except UserError:
+        return None
+    return "it stays damaged, and its reader does not notice"
 
 
 def run_program(program: str, kinds: Mapping[int, Kind], seed: int, folder: Path) -> Iterator[Result]:

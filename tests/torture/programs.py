@@ -40,7 +40,7 @@ from tracking.datasets.demo_rendering import SCENES
 from tracking.experiment.config import EvaluationConfig, RunConfig
 from tracking.training.config import CacheConfig
 
-Kind = Literal["kill", "disk", "worker", "data", "clock"]
+Kind = Literal["kill", "disk", "worker", "data", "clock", "file"]
 WORK_DIR, DATA = "w", "data"
 PATIENCE = 300.0  # seconds of the clock for one run
 DAY = 86400.0
@@ -68,9 +68,9 @@ class Blow:
 
     Attributes:
         kind: the process is killed by the system; the disk is full from then on; a process that reads data is killed;
-            the data are gone; the clock goes back by a day.
-        at: the number of the event at which it happens, from 0.
-        room: bytes that files may still have on a full disk; 0 lets none be opened.
+            the data are gone; the clock goes back by a day; a file of a finished run is damaged.
+        at: the number of the event at which it happens, from 0; of the file.
+        room: bytes that files may still have on a full disk; 0 lets none be opened. Of a damaged file: how.
     """
 
     kind: Kind
@@ -336,16 +336,48 @@ def _set_back(folder: Path) -> None:
     time.time_ns = lambda: clock_ns() - int(DAY * 1e9)
 
 
+def files_of(work_dir: Path) -> list[Path]:
+    """What a run has left, in order; TensorBoard's files are not read again."""
+    return sorted(path for path in work_dir.rglob("*") if path.is_file() and "tensorboard" not in path.parts)
+
+
+def damage(path: Path, how: int) -> str:
+    """Damage a file that a run has left; in words."""
+    content = path.read_bytes()
+    if how == 0:
+        path.unlink()
+        return "gone"
+    if how == 1:
+        path.write_bytes(b"")
+        return "empty"
+    if how == 2:
+        path.write_bytes(content[: len(content) // 2])
+        return "cut"
+    if how == 3:
+        path.write_bytes(content[: len(content) // 3] + bytes(len(content) - len(content) // 3))
+        return "zeros at its end"
+    place = len(content) * 2 // 3
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    return "a bit flipped"
+
+
+DAMAGES = 5
+
 # What two runs of one command leave
 
 TIMED = ("seconds", "images_per_second", "finished")  # keys of what a clock says
 
 
-def difference(one: Path, other: Path) -> str | None:
-    """The first difference between two work directories to the last bit, times left out; None where there is none."""
-    names = {str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob("*")
-             if path.is_file() and "tensorboard" not in path.parts}  # fmt: skip
-    for name in sorted(names):
+def difference(one: Path, other: Path, but: str = "") -> str | None:
+    """The first difference between two work directories to the last bit, times left out; None where there is none.
+
+    Args:
+        one: a folder.
+        other: a folder.
+        but: the name of a file that may differ.
+    """
+    names = {str(path.relative_to(folder)) for folder in (one, other) for path in files_of(folder)}
+    for name in sorted(names - {but}):
         first, second = one / name, other / name
         if not first.is_file() or not second.is_file():
             return f"'{name}' is {'new' if second.is_file() else 'gone'}"

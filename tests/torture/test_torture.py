@@ -27,7 +27,7 @@ pytestmark = [
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of all of them, in processes whose memory is limited."""
     folder = tmp_path_factory.mktemp("torture")
-    words = "--cases 300 --kill 3 --disk 1 --worker 0 --data 0 --clock 0 --seed 0 --jobs 1".split()
+    words = "--cases 300 --kill 3 --disk 1 --worker 0 --data 0 --clock 0 --file 2 --seed 0 --jobs 1".split()
     places = ["--folder", str(folder / "files"), "--out", str(folder / "found.json")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.torture", *words, *places],
@@ -58,6 +58,6 @@ def test_files_are_refused_and_read(found: dict[str, Any]) -> None:
 
 
 def test_runs_that_are_stopped_end_in_the_same_bits(found: dict[str, Any]) -> None:
-    assert Counter(run["kind"] for run in found["runs"]) == {"kill": 3, "disk": 1}
+    assert Counter(run["kind"] for run in found["runs"]) == {"kill": 3, "disk": 1, "file": 2}
     assert [run["statuses"][0] for run in found["runs"] if run["kind"] == "kill"] == [-9] * 3
     assert [(run["trial"], run["problem"]) for run in found["runs"] if run["problem"]] == []
