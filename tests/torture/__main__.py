@@ -6,6 +6,7 @@ The same seed draws the same files and the same blows. What fails is kept, with 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -16,14 +17,18 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from core.tables import text_table
 from core.training.workers import available_cores
 from tests.readers import READERS
 from tests.torture.blows import IN_WORDS, Result, drawn
-from tests.torture.fuzzing import ROOT, Found, fuzz
+from tests.torture.fuzzing import ROOT, Found, fuzz, shares
 from tests.torture.programs import PROGRAMS
+
+K, V = TypeVar("K"), TypeVar("V")
 
 SECONDS = {"file": 0.05, "run": 5.0}  # of a core, for a first guess
 BLOWS = {
@@ -90,14 +95,17 @@ def run_all(arguments: Namespace, folder: Path) -> tuple[list[Found], list[Resul
           f"{arguments.jobs} processes at a time, about {seconds / arguments.jobs / 60 + 1:.0f} min "
           "where each has a core", flush=True)  # fmt: skip
     jobs: list[Callable[[], Sequence[Found] | Sequence[Result]]] = []
-    if arguments.cases:
-        jobs.append(lambda: list(fuzz(arguments.readers, arguments.cases, arguments.seed, folder / "files")))
+    cases = shares(arguments.readers, arguments.cases) if arguments.cases else {}
+    for number, part in enumerate(_parts(cases, math.ceil(len(cases) * 4 / max(arguments.jobs, 4)))):
+        jobs.append(partial(_fuzzed, part, arguments.seed, folder / f"files-{number}"))
+    # Each process runs its program undisturbed first, so that parts are not too small.
+    most = max(3, math.ceil(len(trials) / arguments.jobs))
     for program in dict.fromkeys(name for name, _ in trials):
         kinds = {number: kind for number, (name, kind) in enumerate(trials) if name == program}
-        place = folder / "runs" / program
-        jobs.append(
-            lambda program=program, kinds=kinds, place=place: blows_of(program, kinds, arguments.seed, place)
-        )
+        for number, own in enumerate(_parts(kinds, most)):
+            jobs.append(
+                partial(blows_of, program, own, arguments.seed, folder / "runs" / f"{program}-{number}")
+            )
     found: list[Found] = []
     results: list[Result] = []
     with ThreadPoolExecutor(arguments.jobs) as threads:
@@ -105,6 +113,17 @@ def run_all(arguments: Namespace, folder: Path) -> tuple[list[Found], list[Resul
             for item in done:
                 (found if isinstance(item, Found) else results).append(item)  # type: ignore[attr-defined]
     return found, results
+
+
+def _fuzzed(cases: dict[str, int], seed: int, folder: Path) -> list[Found]:
+    found = list(fuzz(cases, seed, folder))
+    print(f"  {sum(item.cases for item in found):,} files for {len(found)} readers are done", flush=True)
+    return found
+
+
+def _parts(whole: dict[K, V], most: int) -> list[dict[K, V]]:
+    """A dictionary in parts of at most so many entries."""
+    return [dict(list(whole.items())[start : start + most]) for start in range(0, len(whole), most)]
 
 
 def show_files(found: Sequence[Found]) -> None:
@@ -130,7 +149,7 @@ def show_runs(results: Sequence[Result]) -> None:
         if own:
             wrong = sum(result.problem is not None for result in own)
             rows.append([words, str(len(own)), str(len(own) - wrong), str(wrong)])
-    print(text_table(["blow", "runs", "same bits in the end", "wrong"], rows))
+    print(text_table(["blow", "runs", "right", "wrong"], rows))
 
 
 def main() -> int:

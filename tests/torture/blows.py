@@ -184,7 +184,8 @@ class Trials:
             result.problem = difference(undisturbed, work_dir, but=name)
             same = difference(undisturbed, work_dir) is None
             if result.problem is None and not same and left != (path.read_bytes() if path.exists() else None):
-                result.problem = "it was written anew, otherwise than before"
+                if path.name not in ended.out + ended.error:
+                    result.problem = "it was written anew, otherwise than before, and nothing is said"
             elif result.problem is None and not same and path.suffix in (".json", ".jsonl", ".py"):
                 result.problem = "it stays damaged, and nothing is said"
             elif result.problem is None and not same and path.suffix == ".safetensors":
@@ -254,7 +255,7 @@ def run_program(program: str, kinds: Mapping[int, Kind], seed: int, folder: Path
     for number, kind in kinds.items():
         result = trials.run(trials.draw(kind, ended.events, f"{seed} {number}"))
         statuses = ", ".join("hung" if status is None else str(status) for status in result.statuses)
-        said = result.problem or "same bits in the end"
+        said = result.problem or ("same bits in the end" if result.statuses[-1] == 0 else "refused by name")
         print(f"  {result.trial} ({result.seconds:.0f} s; status {statuses}): {said}", flush=True)
         yield result
 

@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,21 +72,25 @@ class TooLong(BaseException):
     """A case has had its time."""
 
 
-def fuzz(readers: Sequence[str], cases: int, seed: int, folder: Path) -> Iterator[Found]:
+def shares(readers: Sequence[str], cases: int) -> dict[str, int]:
+    """How many of all cases each reader gets."""
+    return {
+        name: cases // len(readers) + (number < cases % len(readers)) for number, name in enumerate(readers)
+    }
+
+
+def fuzz(cases: Mapping[str, int], seed: int, folder: Path) -> Iterator[Found]:
     """Try damaged files on readers.
 
     Args:
-        readers: names of `tests.readers.READERS`.
-        cases: of all of them together.
+        cases: name of `tests.readers.READERS` -> how many.
         seed: the same cases for the same seed.
         folder: for the files; those that failed are kept there, under `failed`.
 
     Yields:
         What came of each reader.
     """
-    left = {
-        name: cases // len(readers) + (number < cases % len(readers)) for number, name in enumerate(readers)
-    }
+    left = dict(cases)
     begun = 0
     shutil.rmtree(folder, ignore_errors=True)
     while left:
