@@ -383,7 +383,7 @@ def difference(one: Path, other: Path, but: str = "") -> str | None:
             return f"'{name}' is {'new' if second.is_file() else 'gone'}"
         try:
             _assert_same(first, second)
-        except AssertionError as error:
+        except (AssertionError, ValueError) as error:  # one that cannot be read differs as well
             return f"'{name}' differs: {' '.join(str(error).split())[:100]}"
     return None
 
