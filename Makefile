@@ -1,6 +1,7 @@
 # Two commands need nothing but Python >= 3.11 and make:
 #   make demo    baseline and LW-DNA side by side on real images
 #   make test    the whole test suite
+#   make torture damaged files and runs that are killed, by the thousand; it says how long it takes
 # `make lint` checks style and types. Nothing is installed twice: a stamp in .venv remembers what was.
 
 PYTHON ?= python3
@@ -17,13 +18,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 comma := ,
 stamp = $(VENV)/.installed$(if $(1),-$(subst $(comma),-,$(1)))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test torture lint format clean
 
 demo: $(call stamp,)
 	$(BIN)/python -m classification.run
 
 test: $(call stamp,$(EXTRAS))
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# WORDS="--seed 2 --kills 40" and the like; `python -m tests.torture --help` lists them.
+torture: $(call stamp,$(EXTRAS))
+	$(BIN)/python -m tests.torture $(WORDS)
 
 lint: $(call stamp,dev)
 	$(BIN)/ruff check .

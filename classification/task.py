@@ -30,7 +30,7 @@ from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Task, model_text
 from core.methods.method import without_young
 from core.methods.subject import Pretrained
-from core.storage.files import atomic_write, read_json, write_json
+from core.storage.files import atomic_write, read_json, read_text, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 
@@ -241,7 +241,7 @@ def _content(path: Path) -> Any:
 def read_skipped(folder: Path) -> list[str]:
     """The paths in `skipped.txt`; none where there is no such file."""
     path = folder / SKIPPED_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path, "remove it").splitlines() if path.exists() else []
     return [line.partition("\t")[0] for line in lines]
 
 

@@ -10,6 +10,7 @@ from os import sep
 from pathlib import Path
 
 _LISTED = 30
+_LONGEST = 1_500  # letters of a message
 _HERE = f"{Path(__file__).parent}{sep}"
 
 
@@ -18,7 +19,15 @@ class NonFiniteOutput(RuntimeError):
 
 
 class UserError(ValueError):
-    """Wrong usage or bad input. The message is one line: what, where, what is allowed, what to do."""
+    """Wrong usage or bad input. The message is one line: what, where, what is allowed, what to do.
+
+    It may quote what a file holds, which can be of any length and have lines of its own: of more than 1,500 letters the
+    middle is left out, and ends of lines are spaces.
+    """
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        return text if len(text) <= _LONGEST else f"{text[:1_000]} … {text[-_LONGEST // 3 :]}"
 
 
 class MissingData(UserError, FileNotFoundError):

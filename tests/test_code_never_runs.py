@@ -11,50 +11,19 @@ import io
 import json
 import pickle
 import zipfile
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from torch import nn
 
-import classification.checkpoint
-import core.inspect
-import super_resolution.checkpoint
-import super_resolution.convert
-import tracking.dimp.checkpoint
-from classification.data import cache as classification_cache
-from classification.data.cifar import _load as read_cifar
-from classification.data.listed import _matrix
-from classification.data.photographs import _read_digests
-from classification.task import _content
 from core.command_line.config import load_config
 from core.errors import UserError
-from core.experiments.experiment import FAILED_FILE, _read_failures
-from core.experiments.plan import PLAN_FILE, stored_plan
-from core.experiments.sequential import read_registered
-from core.experiments.store import _read as read_record
-from core.storage.checkpoint import load_state, load_weights, read_metadata, read_weights
-from core.storage.claims import _read as read_claim
-from core.storage.images import read_image, read_profile
-from core.storage.packed import read_packed
-from core.storage.video import open_video_file
-from core.surgery.architecture import Architecture
-from core.training.divergence import FILE, read_divergences
-from core.training.run_files import RunFiles, read_history
-from tracking.dimp.backbones import backbone_trunk, load_backbone_weights
-from tracking.evaluation.stored_results import read_times
-from tracking.files.archives import StoredFile, zip_members
-from tracking.files.boxes import parse_boxes, parse_flags
-from tracking.online.runner import _claim
-from tracking.online.trackers import TrackerSpec
-from tracking.training.coco import _stored, parse_objects
+from tests.readers import READERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("benchmarks", "classification", "core", "lwdna", "super_resolution", "tracking")
@@ -145,91 +114,6 @@ def hostile(marker: Path) -> dict[str, bytes]:
     return files
 
 
-def within(name: str, read: Callable[[Path], object]) -> Callable[[Path], object]:
-    """A reader of a folder that looks at the file called `name` in it."""
-
-    def read_renamed(path: Path) -> object:
-        target = path.with_name(name)
-        path.rename(target)
-        return read(target.parent)
-
-    return read_renamed
-
-
-def history(folder: Path) -> object:
-    return read_history(folder)
-
-
-def published_lists(folder: Path) -> object:
-    (folder / "labels.mat").rename(folder / "imagelabels.mat")
-    return _matrix(folder, "imagelabels.mat", "labels")
-
-
-READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    # Name of the file, and what reads it.
-    "YAML configuration": ("a.yaml", lambda path: load_config(path, Protocol)),
-    "JSON configuration": ("a.json", lambda path: load_config(path, Protocol)),
-    "stored protocol": ("config.py", lambda path: load_config(path, Protocol, dumped=True)),
-    "option of a command line": (
-        "a.txt",
-        lambda path: load_config(
-            None, Protocol, [f"name={' '.join(path.read_bytes().decode('latin1').splitlines())}"]
-        ),
-    ),
-    "plan": (
-        "a.json",
-        within(PLAN_FILE, lambda folder: stored_plan(folder, "classification", 0, lambda line: None)),
-    ),
-    "record": ("a.json", lambda path: read_record(path, "to be recorded anew")),
-    "claim": ("claim.json", read_claim),
-    "failures": (
-        "a.json",
-        within(FAILED_FILE, lambda folder: _read_failures(SimpleNamespace(work_dir=folder))),
-    ),  # type: ignore[arg-type]
-    "divergences": ("a.json", within(FILE, read_divergences)),
-    "log": ("a.jsonl", within(RunFiles(Path()).log.name, history)),
-    "contrasts": ("a.json", read_registered),
-    "data's content": ("data.json", _content),
-    "digests": ("a.json", lambda path: _read_digests(path, 1)),
-    "widths": ("widths.json", Architecture.load),
-    "state": ("last.safetensors", load_state),
-    "header": ("a.safetensors", read_metadata),
-    "weights": ("a.safetensors", read_weights),
-    "weights into a network": ("a.pth", lambda path: load_weights(nn.Linear(1, 1), path)),
-    "torch checkpoint": ("a.pth", read_weights),
-    "checkpoint of a classifier": ("a.safetensors", classification.checkpoint.load_network),
-    "checkpoint of an upscaler": ("a.safetensors", super_resolution.checkpoint.load_network),
-    "checkpoint of a tracker": ("a.safetensors", tracking.dimp.checkpoint.load_network),
-    "published tracker": ("dimp50.pth", tracking.dimp.checkpoint.read_published),
-    "published upscaler": (
-        "a.pth",
-        lambda path: super_resolution.convert.convert_file(path, path.with_name("b.safetensors")),
-    ),
-    "weights of a backbone": (
-        "a.pth",
-        lambda path: load_backbone_weights(backbone_trunk("resnet18-small"), path),
-    ),
-    "inspect": ("a.safetensors", lambda path: core.inspect.run(Namespace(file=path, json=False))),
-    "CIFAR's pickle": ("data_batch_1", read_cifar),
-    "MATLAB's file": ("labels.mat", lambda path: published_lists(path.parent)),
-    "decoded images": ("a.npy", lambda path: classification_cache._open(path, 1, np.dtype(np.uint8))),
-    "COCO's objects, decoded": ("a.npy", _stored),
-    "COCO's annotations": ("a.json", parse_objects),
-    "packed cache": ("a.bin", lambda path: read_packed(path, b"LWDNATST")),
-    "image": ("a.png", lambda path: read_image(path, upright=True)),
-    "colour profile": ("a.jpg", read_profile),
-    "video": ("a.mp4", open_video_file),
-    "boxes": ("a.txt", lambda path: parse_boxes(StoredFile(path).read(), str(path))),
-    "flags": ("a.txt", lambda path: parse_flags(path.read_bytes(), str(path))),
-    "times": ("a.txt", lambda path: read_times(StoredFile(path))),
-    "archive of results": ("a.zip", lambda path: [member.read() for member in zip_members(path)]),
-    "record of a tracker's run": (
-        "a.json",
-        within("run.json", lambda folder: _claim(folder, TrackerSpec("still"))),
-    ),
-}
-
-
 @pytest.fixture(scope="module")
 def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A marker that is not there, beside a module that would leave it if it were imported."""
@@ -263,7 +147,7 @@ def test_the_files_would_betray_a_reader_that_runs_them(tmp_path: Path) -> None:
 def test_nothing_in_a_file_is_run(
     reader: str, trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, read = READERS[reader]
+    name, read = READERS[reader].file, READERS[reader].read
     monkeypatch.chdir(tmp_path)
     for number, (kind, content) in enumerate(hostile(trap).items()):
         folder = tmp_path / str(number)
@@ -314,8 +198,7 @@ RUNS = {
 }
 UNPICKLERS = ("pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "pd", "pandas")
 LOADS = {
-    ("classification/data/cache.py", "load"): "allow_pickle=False",
-    ("tracking/training/coco.py", "load"): "allow_pickle=False",
+    ("core/storage/packed.py", "load"): "allow_pickle=False",
     ("core/storage/checkpoint.py", "load"): "weights_only=True",
     ("core/command_line/config_files.py", "load"): "Loader=_OnceLoader",
 }

@@ -64,3 +64,23 @@ def test_missing_and_unknown_fields_are_named(module: Any, tmp_path: Path) -> No
             module.read_description(path)
     save_weights(nn.Linear(1, 1), path, {module.KEY: json.dumps(dataclasses.asdict(DESCRIBED[module]))})
     assert module.read_description(path) == DESCRIBED[module]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"n_blocks": "x"}, "option n_blocks of network 'edsr' must be int, got str 'x'"),
+        ({"n_blocks": None}, "option n_blocks of network 'edsr' must be int, got NoneType None"),
+        ({"n_feats": [8]}, "option n_feats of network 'edsr' must be int, got list"),
+        ({"res_scale": {}}, "option res_scale of network 'edsr' must be float, got dict"),
+        ({"mean": ["a", 0, 0]}, "option mean of network 'edsr'.0. must be float, got str 'a'"),
+        ({"image_range": 10**400}, "option image_range of network 'edsr' must be float, got int 1000"),
+        ({"depth": 1}, "network 'edsr' has no option 'depth'"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(options: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    fields = dataclasses.asdict(DESCRIBED[super_resolution.checkpoint]) | {"options": options}
+    save_weights(nn.Linear(1, 1), path, {"super_resolution": json.dumps(fields)})
+    with pytest.raises(UserError, match=rf"net\.safetensors'.*{problem}"):
+        super_resolution.checkpoint.load_network(path)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from core.errors import UserError
 from core.storage.cache import cache_folders, decode_in_order, fingerprint, open_or_build
 from core.storage.files import atomic_write
 from core.storage.images import BadImage
+from core.storage.packed import read_array
 
 _FORMAT = 2  # to be raised when the meaning of the file changes
 _CHUNK = 256
@@ -92,12 +92,9 @@ def _require_space(place: Path, size: int) -> None:
 
 def _open(path: Path, count: int, record: np.dtype) -> DecodedImages | None:
     """Map the file; None where it is not there, or is damaged by an accident of the file system."""
-    try:
-        # "c": torch wants memory that it may write; nothing written there reaches the file.
-        records = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
-        return None
-    if not isinstance(records, np.ndarray) or records.dtype != record or records.shape != (count,):
+    # "c": torch wants memory that it may write; nothing written there reaches the file.
+    records = read_array(path, "c")
+    if records is None or records.dtype != record or records.shape != (count,):
         return None
     return DecodedImages(records["image"], np.array(records["readable"]), path)
 

@@ -18,8 +18,9 @@ import numpy as np
 from classification.data.arrays import array_split
 from classification.data.config import CIFAR_MEAN, CIFAR_STD, DataConfig
 from classification.data.dataset import ClassificationData
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.storage.data import require
+from core.storage.files import file_alone
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -187,14 +188,17 @@ _PICKLE_ERRORS = (
 
 
 def _load(path: Path) -> Any:
-    content = path.read_bytes()
     try:
+        with file_alone():
+            content = path.read_bytes()
         # Read once without acting on it: lengths beyond the file's end and memo numbers beyond reason would have
         # the unpickler fill all memory.
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
                 raise pickle.UnpicklingError("its memo is out of bounds")
         return _PixelUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except FileNotFoundError as error:
+        raise MissingData(f"'{path}' is not there; unpack the archive from {_ADDRESS} again") from error
     except _PICKLE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

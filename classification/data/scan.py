@@ -19,6 +19,7 @@ import numpy as np
 from classification.data.config import BadImages
 from core.errors import UserError
 from core.storage.data import is_hidden
+from core.storage.files import read_text
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 KINDS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
@@ -249,10 +250,7 @@ def read_list(path: Path, again: str) -> list[str]:
     Raises:
         UserError: it is no text.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); get it from {again}") from error
+    return read_text(path, f"get it from {again}").splitlines()
 
 
 def _walk(folder: str, above: tuple[str, ...], listing: Listing) -> Iterator[tuple[str, list[str]]]:

@@ -259,7 +259,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
 def _parse_value(override: str, text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     # mmengine's own parser drops spaces and quotes, so it only gets what a literal cannot be: lists of words.
     if "," not in text and not text.startswith(("[", "(")):

@@ -72,6 +72,27 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_values(path: Path, what: str) -> Any:
+    """The content of a YAML file that is data alone: plain values, each key once, and no more of them than fit.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: it holds something else.
+    """
+    if not path.is_file():
+        raise MissingData(f"{what} '{path}' not found; check the path")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+        _require_bounded(content)
+    except _FILE_ERRORS as error:
+        raise UserError(f"{what} '{path}' is no YAML of plain values: {one_line(error)}") from error
+    return content
+
+
 class _DataReader:
     """Reads JSON, and YAML of plain values; mmengine's own reader makes whatever Python object a YAML tag asks for.
 
@@ -90,7 +111,7 @@ class _DataReader:
         _require_bounded(content)
         for base in _bases(content):
             if base.endswith(".py") and base not in self._programs:
-                raise UserError(_NOT_OURS.format(base=base))
+                raise ValueError(_NOT_OURS.format(base=base))
         return content
 
 
@@ -255,7 +276,7 @@ def _program_bases(tree: ast.Module) -> list[str]:
 
 def _bases(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
-        raise UserError(f"a configuration holds keys and their values, not a {type(content).__name__}")
+        raise ValueError(f"a configuration holds keys and their values, not a {type(content).__name__}")
     named = content.get("_base_", [])
     return [str(base) for base in (named if isinstance(named, list) else [named])]
 

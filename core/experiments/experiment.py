@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture
 from core.storage.files import read_json, write_json, write_text
+from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 from core.training.divergence import Divergence, read_divergences
 from core.training.run_files import EpochRecord, RunFiles, read_history, training_notes
@@ -159,15 +160,26 @@ def _note_failures(settings: Settings, trials: Sequence[Trial], failed: Sequence
         path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """A trial that failed, as it is kept (`Failure.to_json`)."""
+
+    method: str
+    seed: int
+    error: str
+
+
 def _read_failures(settings: Settings) -> list[dict[str, Any]]:
     path = settings.work_dir / FAILED_FILE
     if not path.exists():
         return []
     try:
-        entries = read_json(path)
-        return [{key: entry[key] for key in ("method", "seed", "error")} for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is damaged: remove it, and --resume tries again what failed") from error
+        entries = lower(read_json(path), list[_Failed], "it")
+        return [asdict(entry) for entry in entries]
+    except ValueError as error:
+        raise UserError(
+            f"'{path}' is damaged ({error}): remove it, and --resume tries again what failed"
+        ) from error
 
 
 def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:

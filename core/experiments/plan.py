@@ -165,7 +165,7 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
             f"by the files that are there"
         ) from error
     if plan.task != task:
-        raise UserError(f"'{folder}' holds an experiment of {plan.task}, not of {task}")
+        raise UserError(f"'{path}' says that '{folder}' holds an experiment of {plan.task}, not of {task}")
     if plan.seeds != tuple(range(first_seed, first_seed + len(plan.seeds))):
         raise UserError(
             f"'{path}' names the seeds {list(plan.seeds)}, but the protocol beside it begins with {first_seed}"

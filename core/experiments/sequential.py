@@ -23,6 +23,7 @@ from scipy.optimize import brentq
 from core.errors import UserError
 from core.experiments.statistics import half_interval, paired_p
 from core.storage.files import read_json
+from core.storage.schema import lower
 
 _POINTS = 201  # of the grid that densities are carried on from look to look: 1e-8 in the levels
 
@@ -264,13 +265,10 @@ def read_registered(path: Path) -> Registered:
     except ValueError as error:
         raise UserError(f"contrasts '{path}' are no JSON: {error}") from error
     try:
-        pairs = [(item["method"], item["against"]) for item in content["contrasts"]]
-        known = {**content, "contrasts": tuple(Contrast(*pair) for pair in pairs)}
-        return Registered(**{**known, "looks": tuple(int(look) for look in content["looks"])})
-    except (KeyError, TypeError, ValueError) as error:
+        found: Registered = lower(content, Registered)
+        return found
+    except UserError as error:
         raise UserError(
             f"contrasts '{path}' need 'contrasts' (each with 'method' and 'against'), 'looks' and 'metric', and may "
-            f"have 'alpha', 'deviation', 'margin' and 'written' ({type(error).__name__}: {error})"
+            f"have 'alpha', 'deviation', 'margin' and 'written': {error}"
         ) from error
-    except UserError as error:
-        raise UserError(f"contrasts '{path}': {error}") from error

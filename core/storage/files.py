@@ -20,6 +20,7 @@ from typing import IO, Any
 from core.errors import UserError
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 LARGEST_JSON = 2**28  # bytes; a run's files are a thousandth of it
 
 try:
@@ -165,15 +166,53 @@ def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON, larger than `most`, or nested deeper than Python follows.
+        ValueError: it is a folder, no JSON, larger than `most`, or nested deeper than Python follows.
     """
     path = Path(path)
-    if path.stat().st_size > most:
-        raise ValueError(f"it is larger than {most >> 20:,} MiB")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with file_alone():
+            if path.stat().st_size > most:
+                raise ValueError(f"it is larger than {most >> 20:,} MiB")
+            return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_text(path: str | Path, remedy: str) -> str:
+    """The text of a file in UTF-8, without the mark that Windows' editors put before it.
+
+    Args:
+        path: the file.
+        remedy: what to do about one that is no text: "get it again".
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is a folder, or no text.
+    """
+    try:
+        with file_alone():
+            return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"'{path}' cannot be read: {error}; {remedy}") from error
+
+
+@contextmanager
+def file_alone() -> Iterator[None]:
+    """Within this block what is read is a file: a folder or a circle of links in its place is damage.
+
+    Other errors of the system, such as a disk that fails or is away, say nothing about the file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise ValueError("it is a folder" if error.errno == errno.EISDIR else "it is no file") from error
+        raise
 
 
 def from_words(value: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tokenize
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,9 @@ import numpy as np
 from core.storage.files import atomic_write
 
 MARK_BYTES = 8
+# What numpy raises on damaged headings, which it reads as Python, and on other kinds of file.
+_NO_ARRAY = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, TypeError, SyntaxError,
+             tokenize.TokenError, zipfile.BadZipFile)  # fmt: skip
 _FOOTER = struct.Struct(f"<Q{MARK_BYTES}s")
 
 
@@ -42,6 +47,22 @@ def write_packed(
         file.write(_FOOTER.pack(len(table), mark))
 
 
+def read_array(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray | None:
+    """The array in a `.npy` file; None where there is no such file that is whole.
+
+    It is mapped, so that a heading cannot ask for more memory than the file has, and holds no pickled objects.
+
+    Args:
+        path: the file.
+        mode: as in `read_packed`.
+    """
+    try:
+        found = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except _NO_ARRAY:
+        return None
+    return found if isinstance(found, np.ndarray) else None
+
+
 def read_packed(
     path: Path, mark: bytes, mode: Literal["r", "c"] = "r"
 ) -> tuple[dict[str, Any], np.ndarray] | None:
@@ -64,7 +85,7 @@ def read_packed(
                 return None
             file.seek(end - length)
             contents = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, struct.error):
         return None
     # A plain array slices many times faster than a memmap.
     return contents, np.asarray(np.memmap(path, np.uint8, mode=mode))[: end - length]

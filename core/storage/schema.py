@@ -6,6 +6,7 @@ Values are converted where nothing is lost (int to float, 3.0 to int, list to tu
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from core.errors import UserError, did_you_mean
+
+_LARGEST_FLOAT = int(sys.float_info.max)
 
 
 def lower(value: Any, annotation: Any, where: str = "") -> Any:
@@ -39,6 +42,8 @@ def lower(value: Any, annotation: Any, where: str = "") -> Any:
         raise UserError(f"{where} is {value!r}, {did_you_mean(str(value), arguments)}")
     if origin is tuple and isinstance(value, list | tuple):
         return _lower_tuple(value, arguments, where)
+    if origin is Sequence and isinstance(value, list | tuple):
+        return tuple(lower(item, arguments[0], f"{where}[{index}]") for index, item in enumerate(value))
     if origin is list and isinstance(value, list | tuple):
         return [lower(item, arguments[0], f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
@@ -59,6 +64,7 @@ def _lower_scalar(value: Any, annotation: type, where: str) -> Any:
         isinstance(value, int)
         and not isinstance(value, bool)
         and annotation is float
+        and abs(value) <= _LARGEST_FLOAT
         and int(float(value)) == value
     ):
         return float(value)

@@ -19,8 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
 from core.storage.containers import Structure, read_structure
+from core.storage.files import file_alone
 from core.storage.images import check_pixels
 
 # FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
@@ -127,7 +128,13 @@ def open_video_file(path: str | Path) -> Video:
         UserError: it is no video, not a single frame can be read, or frames are larger than `max_pixels` allows.
     """
     name = f"'{path}'"
-    structure = read_structure(path)
+    try:
+        with file_alone():
+            structure = read_structure(path)
+    except FileNotFoundError as error:
+        raise MissingData(f"video {name} not found: check the path") from error
+    except ValueError as error:
+        raise UserError(f"video {name} cannot be read: {error}; name a file") from error
     why = f" ({structure.damage})" if structure.damage else ""
     with quiet():
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)

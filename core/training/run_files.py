@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.storage.files import atomic_write, from_words, json_text, naming
+from core.storage.files import atomic_write, file_alone, from_words, json_text, naming
 from core.storage.schema import lower
 
 if TYPE_CHECKING:
@@ -179,7 +179,14 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
     if not path.exists():
         return ()
     records: list[EpochRecord] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    try:
+        with file_alone():
+            content = path.read_bytes()
+    except ValueError as error:
+        raise UserError(
+            f"log '{path}' cannot be read: {error}; remove it, and --resume writes it anew"
+        ) from error
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             records.append(lower(from_words(json.loads(line)), EpochRecord))
             if records[-1].epoch != number:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import get_type_hints
 
 from torch import nn
 
 from core.command_line.factories import call_factory, is_factory, takes, unknown_network
 from core.errors import UserError, check_known
+from core.storage.schema import lower
 from super_resolution.models.dncnn import dncnn
 from super_resolution.models.edsr import edsr, edsr_baseline, edsr_large
 from super_resolution.models.msrresnet import msrresnet
@@ -44,7 +46,7 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
         options: the network's own, such as `n_blocks` and `n_feats`.
 
     Raises:
-        UserError: an unknown name, scale or option.
+        UserError: an unknown name, scale or option, or an option of another type.
     """
     if is_factory(name):
         given = {"scale": scale} if scale is not None and takes(name, "scale") else {}
@@ -58,4 +60,8 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
         options["scale"] = 4 if scale is None else scale
     elif scale not in (None, 1):
         raise UserError(f"network '{name}' keeps the size of images: its scale is 1, not {scale}.")
-    return MODELS[name](**options)
+    types = get_type_hints(MODELS[name])
+    given = {
+        key: lower(value, types[key], f"option {key} of network '{name}'") for key, value in options.items()
+    }
+    return MODELS[name](**given)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from core.command_line.config_files import read_values
 from core.errors import MissingData, UserError, check_known
 from super_resolution.models.edsr import DIV2K_MEAN
 
@@ -87,12 +86,7 @@ def read_options(path: Path) -> NetworkOptions:
         MissingData: there is no such file, or the widths file that it names is not there.
         UserError: it is no option file, or its network is neither EDSR nor MSRResNet.
     """
-    if not path.is_file():
-        raise MissingData(f"option file '{path}' not found; check the path")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"option file '{path}' is no YAML: {' '.join(str(error).split())[:200]}") from error
+    content = read_values(path, "option file")
     section = content.get("network_g") if isinstance(content, Mapping) else None
     if not isinstance(section, Mapping):
         raise UserError(f"'{path}' has no section network_g: it is no option file of BasicSR")

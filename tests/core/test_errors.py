@@ -32,3 +32,12 @@ def test_missing_data_is_a_user_error_and_a_missing_file() -> None:
     assert issubclass(MissingData, UserError)
     assert issubclass(MissingData, FileNotFoundError)
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("kind", [UserError, MissingData])
+def test_a_message_is_one_line_of_bounded_length(kind: type[UserError]) -> None:
+    assert str(kind("a file\nof two lines\u2028or three")) == "a file of two lines or three"
+    text = str(kind(f"'a.json' holds {'x' * 100_000}: repair it"))
+    assert text.startswith("'a.json' holds xxx")
+    assert text.endswith("xxx: repair it")
+    assert len(text) == 1_503

@@ -6,6 +6,7 @@ The test split's ground truth is its first box only; the rest is on the benchmar
 
 from __future__ import annotations
 
+from core.storage.files import read_text
 from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
@@ -33,7 +34,7 @@ def entries(request: DatasetRequest) -> list[Entry]:
         folder = dataset / request.split
     listing = folder / "list.txt"
     if listing.is_file():
-        names = listing.read_text(encoding="utf-8").split()
+        names = read_text(listing, "get the annotations again").split()
     else:
         # A folder without its ground truth is a missing sequence, not an unknown one.
         names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())

@@ -142,7 +142,9 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
 
     content = read_torch(path, stand_ins)
     weights = content.get("net") if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise UserError(f"'{path}' is no published tracker: it has no weights under 'net'")
     unused = tuple(f"feature_extractor.{name}" for name in UNUSED)
     return {name: value for name, value in weights.items() if not name.startswith(unused)}

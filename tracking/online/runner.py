@@ -229,7 +229,7 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
     """Write down what this folder's results come from; refuse to mix two trackers' results."""
     record = folder / "run.json"
     wanted = spec.record()
-    if record.is_file():
+    if record.exists():
         try:
             earlier = dict(read_json(record))
         except (OSError, ValueError, TypeError) as error:
@@ -240,13 +240,13 @@ def _claim(folder: Path, spec: TrackerSpec) -> None:
         if earlier.get("tracker") != spec.name:
             raise UserError(
                 f"{folder} holds results of '{earlier.get('tracker')}', not of '{spec.name}': choose another --name "
-                "or --output"
+                f"or --output ('{record}' tells)"
             )
         for key, value in wanted.items():
             if earlier.get(key) != value:
                 raise UserError(
                     f"{folder} holds results of '{spec.name}' with another {key.removesuffix('_sha256')}: choose "
-                    "another --name or --output"
+                    f"another --name or --output ('{record}' tells)"
                 )
         return
     foreign = next(iter(sorted(folder.glob("*.txt"))), None)

@@ -6,7 +6,6 @@ Layout: `coco/annotations/instances_<split>.json`, images in `coco/images/<split
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch
 from core.errors import UserError
 from core.storage.cache import cache_folders, fingerprint, open_or_build
 from core.storage.files import atomic_write, read_json
+from core.storage.packed import read_array
 from tracking.datasets.entries import first_folder, not_found
 from tracking.dimp.crops import to_centres
 from tracking.training.sequences import StillFiles, TrainingSet
@@ -61,12 +61,8 @@ def read_coco(root: Path, split: str | None = None) -> TrainingSet:
 
 
 def _stored(path: Path) -> np.ndarray | None:
-    try:
-        # Mapped, so that a header cannot ask for more memory than the file has; without pickled objects.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile):  # which another kind of file may look like
-        return None
-    whole = isinstance(found, np.ndarray) and found.dtype.names == ("image", "box")
+    found = read_array(path)
+    whole = found is not None and found.dtype.names == ("image", "box")
     return np.asarray(found) if whole else None
 
 

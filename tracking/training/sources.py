@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from core.errors import MissingData, UserError, check_known, did_you_mean
+from core.storage.files import read_text
 from tracking.datasets import DATASETS, TITLES, load
 from tracking.datasets.sequence import FrameFolder
 from tracking.datasets.sequence import Sequence as TrackingSequence
@@ -140,7 +141,7 @@ def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list
         path = source.names.expanduser()
         if not path.is_file():
             raise MissingData(f"list of sequences '{path}' not found: check names=…")
-        names = set(path.read_text(encoding="utf-8").split())
+        names = set(read_text(path, "write one name a line").split())
         chosen = [sequence for sequence in chosen if sequence.name in names]
     if not chosen:
         raise UserError(

@@ -113,10 +113,10 @@ def test_contrasts_are_read_from_a_file_and_mistakes_are_named(tmp_path: Path) -
         ({"looks": [1, 8]}, "from 2 on"),
         ({"contrasts": []}, "at least one"),
         ({"contrasts": content["contrasts"][:1] * 2}, "none twice"),
-        ({"contrasts": [{"method": "a"}]}, "KeyError"),
+        ({"contrasts": [{"method": "a"}]}, "'contrasts\\[0\\].against' is required"),
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"deviation": 0}, "deviation is 0"),
-        ({"power": 0.8}, "TypeError"),
+        ({"power": 0.8}, "unknown key 'power'"),
     ]:
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(UserError, match=message):

@@ -26,6 +26,7 @@ from core.storage.files import (
     from_words,
     naming,
     read_json,
+    read_text,
     refuse_overwriting,
     write_json,
     write_with,
@@ -263,3 +264,23 @@ def test_json_that_is_none_or_absurd_is_a_value_error(tmp_path: Path, content: b
         read_json(tmp_path / "none.json")
     write_json(path, {"a": [1, "x"]})
     assert read_json(path) == {"a": [1, "x"]}
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "loop", "it is no file")):
+        with pytest.raises(ValueError, match=reason):
+            read_json(path)
+        with pytest.raises(UserError, match=rf"'{path}' cannot be read: {reason}; get it again"):
+            read_text(path, "get it again")
+
+
+def test_texts_are_utf8_with_or_without_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("größe", encoding="utf-8-sig")
+    assert read_text(path, "get it again") == "größe"
+    path.write_text("größe", encoding="latin-1")
+    with pytest.raises(UserError, match=r"a\.txt' is no text in UTF-8 \(.*\); get it again"):
+        read_text(path, "get it again")
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "none.txt", "get it again")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.storage.packed import read_packed, write_packed
+from core.storage.packed import read_array, read_packed, write_packed
 
 MARK = b"LWDNATST"
 
@@ -48,3 +48,25 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="8 bytes"):
         write_packed(tmp_path / "a", b"short", [], dict)
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-2,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999,)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': ('|u1'",
+        "(" * 300,
+    ],
+)
+def test_an_array_whose_heading_is_damaged_is_none(heading: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(3, dtype=np.uint8))
+    found = read_array(path)
+    assert found is not None
+    assert found.tolist() == [0, 1, 2]
+    content, text = path.read_bytes(), heading.encode() + b"\n"
+    path.write_bytes(content[:8] + len(text).to_bytes(2, "little") + text + content[-3:])
+    assert read_array(path) is None
+    assert read_array(tmp_path) is None

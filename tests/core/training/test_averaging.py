@@ -14,7 +14,8 @@ from core.errors import UserError
 from core.storage.checkpoint import load_state, load_weights, save_state
 from core.training.averaging import recompute_statistics, running_average, warmed_up
 from core.training.train import TrainConfig
-from tests.core.training.test_train_resume import Stop, assert_same_bits, stop_at
+from tests.bits import assert_same_bits
+from tests.core.training.test_train_resume import Stop, stop_at
 from tests.core.training.training_runs import DigitsLoader, held_out_accuracy, network, run
 
 

@@ -28,7 +28,8 @@ from core.training.divergence import (
 from core.training.run_files import training_notes
 from core.training.train import EpochRecord, FitResult, OptimizerConfig, TrainingDiverged
 from core.widths.config import ShrinkConfig
-from tests.core.training.test_train_resume import Stop, assert_same_bits, stop_at
+from tests.bits import assert_same_bits
+from tests.core.training.test_train_resume import Stop, stop_at
 from tests.core.training.training_runs import RECIPE, DigitsLoader, held_out_accuracy, network, run
 
 LOWER = {"optimizer": OptimizerConfig(lr=0.005)}

@@ -17,7 +17,7 @@ from core.training.devices import gathered, is_first_process, shared_out
 from core.training.divergence import read_divergences
 from core.training.recipe import TrainConfig
 from core.training.training_step import batch_norm_note, share_statistics
-from tests.core.training.test_train_resume import assert_same_bits
+from tests.bits import assert_same_bits
 from tests.core.training.training_runs import DigitsLoader, network, run
 
 

@@ -23,6 +23,7 @@ from core.interruption import Preempted
 from core.storage.checkpoint import load_state
 from core.training.run_files import read_history
 from core.training.train import FitResult, OptimizerConfig
+from tests.bits import assert_same_bits
 from tests.core.training.training_runs import DigitsLoader, network, run, send_signal
 from tests.properties import examples
 
@@ -43,22 +44,6 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     result = run(folder)
     return load_state(folder / "last.safetensors"), result
-
-
-def assert_same_bits(first, second, where=""):
-    """Equal nested states, tensors bit for bit; what a clock measured is left out."""
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert list(first) == list(second), where
-        for key in first:
-            if key != "seconds":
-                assert_same_bits(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, (left, right) in enumerate(zip(first, second)):
-            assert_same_bits(left, right, f"{where}/{index}")
-    else:
-        assert torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second, where
 
 
 def untimed(result: FitResult) -> list:
