@@ -29,6 +29,7 @@ from core.experiments.plan import Trial
 from core.experiments.processes import of_all
 from core.experiments.trials import Failure, attempt, failure
 from core.interruption import watch_for_interruption
+from core.training.optim import schedule_notes
 from core.workers import WorkerDied, Workers
 
 PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
@@ -156,6 +157,8 @@ def run_trials(
     wanted = sum(train for _, train in trials)
     if sum(new) < wanted:
         engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
+    for line in schedule_notes(engine.train) if any(new) else ():
+        engine.say(f"note: {line}")
     forecast = Forecast(sum(new), jobs)
     with local_executor(jobs, _trial_of) as executor:
         waiting: dict[Future[Failure | None], Trial] = {}
