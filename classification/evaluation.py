@@ -129,7 +129,7 @@ def judge(model: nn.Module, loader: Loader, device: torch.device | str, keep: in
         best, shares = likeliest(logits)
         losses = functional.cross_entropy(logits, targets, reduction="none")
         found.append(tuple(part.cpu() for part in (targets, best, shares, losses)))
-        rows = losses.topk(min(keep, len(losses))).indices.tolist()
+        rows = losses.sort(descending=True, stable=True).indices[:keep].tolist()
         worst += [(float(losses[row]), seen + row, inputs[row].cpu()) for row in rows]
         worst = sorted(worst, key=lambda item: (-item[0], item[1]))[:keep]
         seen, classes = seen + len(targets), logits.shape[1]
@@ -137,6 +137,15 @@ def judge(model: nn.Module, loader: Loader, device: torch.device | str, keep: in
         raise UserError(EMPTY)
     targets, best, shares, losses = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Judged(targets, best, shares, losses, tuple((row, image) for _, row, image in worst), classes)
+
+
+def largest(logits: torch.Tensor) -> torch.Tensor:
+    """The numbers of the five (or all, of fewer) largest of logits (B, classes): (B, k), int64, the largest first.
+
+    Of equal ones the lower number comes first, as with `argmax`, which counts errors in training; with `topk` it may
+    be any.
+    """
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :TOP]
 
 
 def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,13 +159,13 @@ def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise NonFiniteOutput(
             f"{bad} of {len(logits)} images of a batch have logits that are NaN or infinite"
         )
-    best = logits.topk(min(TOP, logits.shape[1])).indices
+    best = largest(logits)
     return best, logits.softmax(dim=1).gather(1, best)
 
 
 def _count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Top-1 hits, top-5 hits, summed cross-entropy, images with non-finite logits of a batch, as a float32 tensor."""
-    best = logits.topk(min(TOP, logits.shape[1])).indices
+    best = largest(logits)
     hits = best == targets[:, None]
     bad = ~logits.isfinite().all(dim=1)
     loss = functional.cross_entropy(logits, targets, reduction="sum")

@@ -149,7 +149,7 @@ def usage(file: str, description: Description, pixels: bool) -> str:
                   "pixels = (pixels - mean) / std"]
         ),
         'logits = session.run(None, {"images": pixels})[0][0]',
-        "for output in np.argsort(-logits)[:5]:",
+        "for output in np.argsort(-logits, kind='stable')[:5]:",
         '    print(dict(enumerate(about["classes"])).get(output, output), logits[output])',
     ]  # fmt: skip
     return "\n".join(lines)

@@ -14,13 +14,16 @@ from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_parsed
 from core.command_line.factories import from_data
 from core.experiments.arguments import add_training_arguments, overrides_of
+from core.experiments.extension import keep_shorter, longer_protocol
 from core.experiments.forecast import Forecast
 from core.experiments.processes import launched_processes
 from core.experiments.store import plain
 from core.experiments.work_directories import CONFIG_FILE, check_same, find_run, work_directory
 from core.storage.data import data_root
 from core.storage.description import Origin, header_of
+from core.training.devices import gathered
 from core.training.divergence import lowered_rate, read_divergences, with_rate
+from core.training.optim import schedule_notes
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
@@ -122,14 +125,20 @@ def train(arguments: Namespace) -> int:
     if note is not None:
         say(note)
     with work_directory(fabric, there, arguments, name, CHECKPOINT, say) as folder:
-        if stored is not None:
+        config, longer = longer_protocol(config, stored, [folder], arguments.resume)
+        if stored is not None and not longer:
             check_same(config, stored, folder)
         network = build_network(config)
         loader = make_loader(config, root, config.train.batch_size, config.train.seed)
         evaluate = make_validation(config, root)
         fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
-        if fabric.is_global_zero and stored is None:
+        if fabric.is_global_zero and longer:
+            keep_shorter(folder, config, stored, [folder], say)
+        if fabric.is_global_zero and (stored is None or longer):
             dump_config(config, folder / CONFIG_FILE)
+        fabric.barrier()
+        for note in schedule_notes(config.train):
+            say(f"note: {note}")
         result = fit(
             network,
             loader,
@@ -142,10 +151,12 @@ def train(arguments: Namespace) -> int:
             header=lambda: header_of(KEY, describe(config), origin_of(config, folder)),
             pace=Forecast(1).teller(config.train.epochs, say),
         )
+        unreadable = set().union(*gathered(loader.unreadable))
         if fabric.is_global_zero:
             save_network(folder / CHECKPOINT, network, describe(config), origin_of(config, folder))
-            report(folder, loader.unreadable, result.seconds, result.images_seen)
-            for line in (*read_divergences(folder), *training_notes(result.history)):
+            report(folder, unreadable, result.seconds, result.images_seen)
+            notes = *training_notes(result.history), *schedule_notes(config.train)
+            for line in (*read_divergences(folder), *notes):
                 print(line)
     return 0
 

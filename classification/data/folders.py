@@ -192,10 +192,13 @@ class FolderLoader:
                 generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
             )
 
-        for images, labels, damages in batches_of(loader_from, start):
+        for batch, (*samples, damages) in enumerate(batches_of(loader_from, start), start):
             self._report(damages)
-            if not len(labels) and not self.training and self.world > 1:
-                continue  # other processes have the rest of the batch
+            images, labels = samples
+            if not len(labels) and self.world > 1:
+                if not self.training:
+                    continue  # other processes have the rest of the batch
+                images, labels = self._in_their_place(epoch, batch)
             if not len(labels):
                 raise UserError(f"no image of a batch can be read; the first: {next(iter(damages.values()))}")
             yield (
@@ -215,6 +218,26 @@ class FolderLoader:
         parts = [order[batch][self.rank :: self.world].tolist() for batch in batches]
         # In evaluation a last batch may be smaller than there are processes.
         return parts if self.training else [part for part in parts if part]
+
+    def _in_their_place(self, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        """The next readable image of the epoch after a batch of whose part here none is; no image if there is none.
+
+        Other processes have images of that batch, and wait for this one's gradients.
+        """
+        views = _Views(self.split, self.training, self.flip, self.seed, epoch)
+        count = len(self.split)
+        after = batch_rows(count, self.batch_size, self.training)[batch].stop
+        for row in epoch_order(count, self.seed, epoch).roll(-after).tolist():
+            images, labels, damages = _collate([views[row]])
+            self._report(damages)
+            if len(labels):
+                warnings.warn(
+                    f"no image of process {self.rank}'s part of a batch can be read: it takes "
+                    f"'{os.fsdecode(self.split.paths[row])}' in their place",
+                    stacklevel=3,
+                )
+                break
+        return images, labels
 
     def _report(self, damages: dict[int, str]) -> None:
         known = len(self.split.unreadable)

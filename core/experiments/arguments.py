@@ -37,7 +37,12 @@ def add_training_arguments(parser: ArgumentParser) -> None:
     run.add_argument("--work-dir", type=Path, help="where results go (default: below work_dirs/)")
     run.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
     run.add_argument("--seed", type=int, help="first seed (default: the protocol's)")
-    run.add_argument("--epochs", type=int, help="train exactly so many epochs (default: the protocol's)")
+    run.add_argument(
+        "--epochs",
+        type=int,
+        help="train exactly so many epochs (default: the protocol's); with --resume, where there is one, more than a "
+        "run has lengthen it",
+    )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     run.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change protocol entries"

@@ -23,6 +23,7 @@ from core.experiments.arguments import read_protocol, resources_of
 from core.experiments.checks import check_trials
 from core.experiments.engine import Engine
 from core.experiments.experiment import engine_of, run_experiment
+from core.experiments.extension import keep_shorter, longer_protocol, trainings_in
 from core.experiments.given import at_given_budget
 from core.experiments.plan import extended, new_plan, stored_plan, with_weights
 from core.experiments.pretrained import weights_told
@@ -100,6 +101,9 @@ def execute(
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
     with work_directory(fabric, there, arguments, name, RESULT_FILE, say) as folder:
+        trainings = trainings_in(folder)
+        whole = arguments.resume and arguments.stages is None
+        config, longer = longer_protocol(config, stored, trainings, whole)
         first_seed = config.train.seed
         asked = arguments.seeds, arguments.controls, arguments.data_root, arguments.method
         if there is None:
@@ -124,7 +128,7 @@ def execute(
             schema=plan.schema,
             start=getattr(config, "start", "scratch"),
         )
-        if stored is not None:
+        if stored is not None and not longer:
             check_same(config, stored, folder)
         root = data_root(plan.data_root)
         note = from_data(attrgetter(model)(config), given[model], arguments.config)
@@ -146,10 +150,15 @@ def execute(
             for line in weights_told(task.pretrained, settings.start, settings.shrink):
                 say(line)
             plan = with_weights(plan, task.pretrained.checksum, task.pretrained.source, folder)
-        check_trials(engine_of(task, settings, fabric), settings.trials())
+        known = replace(settings, train=stored.train) if longer else settings  # by which there may be records
+        check_trials(engine_of(task, known, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:
-            settle(plan, config, stored, folder, settings.stages)
+            if longer:
+                keep_shorter(folder, config, stored, trainings, say)
+            settle(plan, config, None if longer else stored, folder, settings.stages)
+        if longer:
+            fabric.barrier()  # none looks for trained networks before they are out of the way
         there_too = partial(open_engine, open_task, config, root, settings, arguments.device)
         outcome = run_experiment(task, settings, fabric, say, resources=resources, open_engine=there_too)
         for line in task.close():

@@ -65,8 +65,8 @@ class Engine:
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """The training, as far as it decides a result."""
-        recipe = replace(self.train, seed=seed).plain()
-        del recipe["checkpoint_every_steps"], recipe["eval_every"]
+        recipe = replace(self.train, seed=seed).decisive()
+        del recipe["eval_every"]
         distilled = self.distillation is not None
         return {
             "train": recipe,
@@ -86,8 +86,8 @@ class Engine:
         return [{"pretrained": self.task.pretrained.checksum}]
 
     def request(self, trial: Trial, work_dir: Path) -> Request:
-        """The trial as a search for widths."""
-        train = replace(self.train, seed=trial.seed)
+        """The trial as a search for widths; where a run was given more epochs, they are found as before."""
+        train = replace(self.train.began(), seed=trial.seed)
         return Request(
             self.task, trial.shrink, train, self.search, alone(self.fabric), work_dir, self.progress
         )

@@ -46,6 +46,7 @@ from core.storage.files import read_json, write_json, write_text
 from core.storage.schema import lower
 from core.surgery.architecture import Architecture
 from core.training.divergence import Divergence, read_divergences
+from core.training.optim import schedule_notes
 from core.training.run_files import EpochRecord, RunFiles, read_history, training_notes
 from core.widths.config import ShrinkConfig
 
@@ -190,6 +191,7 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
         frozen = next((run.architecture.options.freeze for run in runs if run.architecture is not None), ())
         whole = [name for name in frozen if name not in settings.shrink.freeze]
         result["weights"] = {**weights, "kept_whole": whole}
+    result["training_notes"] += [f"{note[0].upper()}{note[1:]}." for note in schedule_notes(settings.train)]
     if settings.schema < SCHEMA:
         result["training_notes"].append(f"The work directory was {EARLIER}.")
     if settings.distillation is not None:

@@ -31,6 +31,7 @@ from core.experiments.trials import Failure, attempt, failure
 from core.interruption import watch_for_interruption
 from core.storage.claims import Claimed
 from core.training.divergence import TrainingDiverged
+from core.training.optim import schedule_notes
 from core.workers import WorkerDied
 
 OpenEngine = Callable[[], Engine]
@@ -126,6 +127,8 @@ def run_trials(
     wanted = sum(train for _, train in trials)
     if sum(new) < wanted:
         engine.say(f"{wanted - sum(new)} of {wanted} trials are done already")
+    for line in schedule_notes(engine.train) if any(new) else ():
+        engine.say(f"note: {line}")
     if resources.jobs > len(resources.gpus) > 0:
         engine.say(f"{resources.jobs} trials at a time share {len(resources.gpus)} GPUs, one each by turns")
     pending = [

@@ -184,7 +184,12 @@ def _train(
         ]
     training = key_of([engine.subject(), widths, engine.recipe(trial.seed), *engine.started(trial)])
     config = replace(engine.train, seed=trial.seed)
-    teacher = None if engine.distillation is None else _teacher(engine, trial, config, place)
+    teacher = None
+    if (
+        engine.distillation is not None
+    ):  # where its students are given more epochs it stays as it has taught them
+        began = replace(engine, train=engine.train.began())
+        teacher = _teacher(began, trial, config.began(), place)
     folder = store.run(trial, training)
     weights = as_json(task.pretrained, engine.starts_from(trial))
     told = partial(_told, engine, architecture, trial.method, config, folder, engine.distillation, weights)

@@ -201,8 +201,8 @@ class Method:
 
     def decided_by(self, request: Request) -> dict[str, Any]:
         """Everything in the configuration that decides the widths, as plain data."""
-        parts, recipe = asdict(request.search), request.train.plain()
-        del recipe["checkpoint_every_steps"], recipe["seed"]
+        parts, recipe = asdict(request.search), request.train.decisive()
+        del recipe["seed"]
         return {
             "shrink": {
                 # The order of patterns counts.

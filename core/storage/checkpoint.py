@@ -14,6 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,10 +68,26 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
         MissingData: there is no such file.
         UserError: the file is truncated, damaged or no state file.
     """
-    if read_metadata(path).get("format") != _FORMAT:
-        raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
+    _state_header(path)
     metadata, tensors = read_verified(path)
     return _decode(path, metadata, {name: tensor.to(map_location) for name, tensor in tensors.items()})
+
+
+def read_values(path: str | Path) -> Any:
+    """What `save_state` wrote with None in the place of every tensor: from the header alone, no checksum is verified.
+
+    Raises:
+        MissingData: there is no such file.
+        UserError: the file is truncated, damaged or no state file.
+    """
+    return _decode(path, _state_header(path), defaultdict(lambda: None))
+
+
+def _state_header(path: str | Path) -> dict[str, str]:
+    metadata = read_metadata(path)
+    if metadata.get("format") != _FORMAT:
+        raise UserError(f"'{path}' is no training state: it was not written by this project's save_state")
+    return metadata
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -248,7 +265,7 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a state cannot hold the {type(value).__name__} at '{where}'")
 
 
-def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _restore(value: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     if isinstance(value, list):
         return [_restore(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -309,7 +326,9 @@ def _header_text(metadata: Mapping[str, str]) -> str:
     return json.dumps({key: value for key, value in metadata.items() if key != CHECKSUM}, sort_keys=True)
 
 
-def _decode(path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Any:
+def _decode(
+    path: str | Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor] | Mapping[str, Tensor | None]
+) -> Any:
     try:
         return _restore(json.loads(metadata["skeleton"]), tensors)
     except (ValueError, LookupError, TypeError, RecursionError) as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from core.errors import MissingData, NonFiniteOutput, UserError
 
@@ -47,9 +49,12 @@ def make_fabric(
         devices=[int(index)] if index else devices,
         num_nodes=num_nodes,
         precision=precision,
-        strategy="ddp" if world > 1 else "auto",
+        # Networks may have parameters that a batch does not use, all or some: the processes then still agree.
+        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
     )
     if world > 1:
+        # torch would have it switched off where the first batch uses all: of the next one it does not know.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         fabric.launch()
         # The groups' threads have to end before the interpreter does, else C++ may abort a process that is done.
         atexit.register(_leave_processes)

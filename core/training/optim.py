@@ -10,14 +10,15 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from core.errors import UserError
-from core.training.recipe import OptimizerConfig, ScheduleConfig
+from core.training.recipe import OptimizerConfig, TrainConfig
 
 
-def learning_rate_factor(schedule: ScheduleConfig, lr: float, epochs: int, epoch: int) -> float:
-    """The factor of the learning rate in epoch `epoch` of `epochs` (counted from 0).
+def learning_rate_factor(config: TrainConfig, epoch: int) -> float:
+    """The factor of the learning rate in an epoch, counted from 0.
 
     A closed form instead of a scheduler object: it has no state that a resumed run could get wrong.
     """
+    schedule, lr, epochs = config.schedule, config.optimizer.lr, config.planned(epoch)
     warmup = schedule.warmup_epochs
     if epoch < warmup:
         return schedule.warmup_factor + (1 - schedule.warmup_factor) * epoch / warmup
@@ -27,6 +28,42 @@ def learning_rate_factor(schedule: ScheduleConfig, lr: float, epochs: int, epoch
         end = schedule.min_lr / lr if lr > 0 else 0.0
         return end + (1 - end) * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2
     return 1.0
+
+
+def schedule_notes(config: TrainConfig) -> list[str]:
+    """What a reader of a recipe might take for granted, and is not so, or changes on the way: one sentence each."""
+    schedule, epochs = config.schedule, config.epochs
+    notes = []
+
+    def rate(epoch: int) -> str:
+        return f"{config.optimizer.lr * learning_rate_factor(config, epoch):.3g} in epoch {epoch + 1}"
+
+    if schedule.warmup_epochs >= epochs:
+        notes.append(
+            f"the warm-up of {schedule.warmup_epochs} epochs is not over in {epochs}: the learning rate ends with "
+            f"{rate(epochs - 1)}, below the recipe's {config.optimizer.lr:g}"
+        )
+    late = [milestone for milestone in schedule.milestones if milestone >= epochs]
+    if late:
+        named = ", ".join(map(str, late))
+        notes.append(
+            f"milestone{'s' * (len(late) > 1)} {named} (counted from 0) come{'s' * (len(late) == 1)} after the last of "
+            f"{epochs} epochs: the learning rate is not lowered there"
+        )
+    early = [milestone for milestone in schedule.milestones if milestone < schedule.warmup_epochs < epochs]
+    if early:
+        named = ", ".join(map(str, early))
+        notes.append(
+            f"milestone{'s' * (len(early) > 1)} {named} lie{'s' * (len(early) == 1)} within the warm-up of "
+            f"{schedule.warmup_epochs} epochs: the learning rate is lowered at its end"
+        )
+    for number, (until, planned) in enumerate(config.extended):
+        more = [*(pair[1] for pair in config.extended[number + 1 :]), epochs][0]
+        notes.append(
+            f"extended from {planned} to {more} epochs: up to epoch {until} the learning rates are those of {planned} "
+            f"epochs ({rate(until - 1)}), then those of {more} ({rate(until)}), by the schedule '{schedule.name}'"
+        )
+    return notes
 
 
 def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, factor: float) -> float:

@@ -7,7 +7,8 @@ momentum 0.9, weight decay 1e-4 on every parameter, cosine to 0 in per-epoch ste
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from core.errors import UserError, check_known
@@ -118,6 +119,9 @@ class TrainConfig:
         checkpoint_every_steps: optimiser steps between states on disk; each epoch's end is always one.
         seed: of everything random during training; process `rank` uses `seed` + rank.
         sync_batchnorm: with several processes normalise by the whole batch instead of each process' part; on GPUs.
+        extended: (until, planned) pairs of a training that was given more epochs: up to epoch `until` its learning
+            rates are those of a training of `planned` epochs, and only then those of `epochs`. `--resume --epochs`
+            writes them (`longer`).
 
     Raises:
         UserError: a value is out of range.
@@ -137,6 +141,7 @@ class TrainConfig:
     checkpoint_every_steps: int | None = None
     seed: int = 0
     sync_batchnorm: bool = False
+    extended: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every_steps"):
@@ -153,13 +158,53 @@ class TrainConfig:
         require_range("schedule.min_lr", self.schedule.min_lr, 0, self.optimizer.lr)
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
+        stands, before = 0, 0
+        for until, planned in self.extended:
+            if not (stands < until <= planned and before < planned < self.epochs):
+                raise UserError(
+                    f"extended={self.extended}: pairs (until, planned) rise, with until <= planned < epochs "
+                    f"({self.epochs})"
+                )
+            stands, before = until, planned
+
+    def planned(self, epoch: int) -> int:
+        """The epochs that were planned when epoch `epoch` (from 0) was trained: its schedule is that of so many."""
+        return planned_epochs(self.epochs, self.extended, epoch)
+
+    def began(self) -> TrainConfig:
+        """The recipe before it was given more epochs."""
+        return replace(self, epochs=self.planned(0), extended=())
+
+    def longer(self, epochs: int, until: int) -> TrainConfig:
+        """The recipe with more epochs, by whose schedule all goes from epoch `until` (from 0) on.
+
+        What was planned before and has not been reached is forgotten.
+
+        Raises:
+            UserError: there are not more epochs.
+        """
+        reached = self.extended[-1][0] if self.extended else 0
+        new = ((until, self.epochs),) if until > reached else ()
+        return replace(self, epochs=epochs, extended=(*self.extended, *new))
+
+    def decisive(self) -> dict[str, Any]:
+        """As plain data, as far as it decides a result: states and records are known by it."""
+        recipe = self.plain()
+        del recipe["checkpoint_every_steps"]
+        return recipe
 
     def plain(self) -> dict[str, Any]:
-        """As data that keys and identities are made of; what is younger than the first stores stands there if set."""
-        settings = asdict(self)
-        if not self.sync_batchnorm:
-            del settings["sync_batchnorm"]
-        return settings
+        """As data that headers hold; what is younger than the first stores and states stands there if set."""
+        recipe = asdict(self)
+        for young in ("sync_batchnorm", "extended"):
+            if not recipe[young]:
+                del recipe[young]
+        return recipe
+
+
+def planned_epochs(epochs: int, extended: Sequence[Sequence[int]], epoch: int) -> int:
+    """See `TrainConfig.planned`; of a recipe as plain data, too."""
+    return next((planned for until, planned in extended if epoch < until), epochs)
 
 
 def require_range(key: str, value: float, low: float, high: float) -> None:

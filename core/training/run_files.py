@@ -97,6 +97,11 @@ class RunFiles:
         if self.state.exists():
             os.replace(self.state, self.previous)
 
+    def set_weights_aside(self, epochs: int) -> None:
+        """Keep weights of a training that ended after so many epochs, and now gets more, under a name that says so."""
+        if self.weights.exists():
+            os.replace(self.weights, self.folder / f"{self.weights.stem}-{epochs}-epochs.safetensors")
+
     def recover(self) -> None:
         """Take the previous state where a process was killed after setting the last one aside."""
         if not self.state.exists() and self.previous.exists():

@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from core.differences import differences
 from core.errors import UserError
-from core.storage.checkpoint import load_state, save_state
+from core.storage.checkpoint import load_state, read_values, save_state
+from core.training.recipe import planned_epochs
 from core.training.run_files import EpochRecord
 from core.training.seeding import random_state, restore_random_state
 
@@ -141,7 +142,7 @@ class RunState:
                 first difference.
         """
         state = load_state(path)
-        difference = next(differences(state.get("identity"), self.identity), None)
+        difference = next(differences(self._of_longer(state), self.identity), None)
         if difference is not None:
             what = str(difference)
             if difference.key == AVERAGING and difference.there is None:
@@ -167,6 +168,42 @@ class RunState:
                 f"'{path}' cannot be gone on from: {problem}; the run had diverged: start it anew in another work "
                 "directory, with a lower learning rate"
             )
+
+    def _of_longer(self, state: dict[str, Any]) -> Any:
+        """The identity of a state; as that of this run where it is the same but for epochs that the state has not seen.
+
+        A training that is given more epochs goes on from states of the shorter one.
+        """
+        identity: Any = state.get("identity")
+        try:
+            own, recipe, position = identity["recipe"], self.identity["recipe"], state["position"]
+            trained = range(position["epoch"] + (position["batch"] > 0))
+            lengths = [
+                [planned_epochs(one["epochs"], one.get("extended", ()), epoch) for epoch in trained]
+                for one in (own, recipe)
+            ]
+        except (KeyError, TypeError, AttributeError):  # none of ours: told as a difference
+            return identity
+        if lengths[0] != lengths[1] or len(trained) > recipe["epochs"]:
+            return identity
+        length = {key: recipe[key] for key in ("epochs", "extended") if key in recipe}
+        return {
+            **identity,
+            "recipe": {**{key: own[key] for key in own if key != "extended"}, **length},
+        }
+
+
+def epochs_begun(path: Path) -> int:
+    """How many epochs the training of a state has begun, from the file's header.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        position = read_values(path)["position"]
+        return int(position["epoch"]) + (position["batch"] > 0)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is no state of a training: it does not say how far that is") from error
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:

@@ -17,7 +17,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -269,6 +269,8 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
     fabric.barrier()
     if resume and run.files.state.exists():
         run.state.restore(run.files.state)
+        if run.state.position.epoch < run.learner.config.epochs and fabric.is_global_zero:
+            run.files.set_weights_aside(run.state.position.epoch)
         if fabric.is_global_zero:  # the state's word counts where the log is lost, or ahead of it
             run.display.note(run.files.restore_log(run.state.position.history))
     else:
@@ -291,7 +293,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
 def _train_epoch(run: _Run) -> float:
     """Train what is left of the epoch at which the run stands; return the learning rate."""
     position, config, fabric = run.state.position, run.learner.config, run.learner.fabric
-    factor = learning_rate_factor(config.schedule, config.optimizer.lr, config.epochs, position.epoch)
+    factor = learning_rate_factor(config, position.epoch)
     lr = set_learning_rate(run.learner.optimizer, config.optimizer, factor)
     run.learner.wrapped.train()
     run.display.start_epoch()
@@ -302,7 +304,10 @@ def _train_epoch(run: _Run) -> float:
         started = time.perf_counter()
         while group := list(islice(batches, config.accumulate)):
             images, stop = _agree(run, sum(count_images(inputs) for inputs, _ in group))
-            unread.append(train_step(run.learner, group, images))
+            step = train_step(run.learner, group, images)
+            if step.unused and fabric.is_global_zero:
+                run.display.note(_unused_text(step.unused))
+            unread.append(step)
             position.batch, position.step = position.batch + len(group), position.step + 1
             if run.after_step is not None:
                 run.after_step(position.step, lr)
@@ -326,6 +331,13 @@ def _train_epoch(run: _Run) -> float:
             f"the loader yielded {position.batch} batches, but its length is {len(run.loader)}"
         )
     return lr
+
+
+def _unused_text(names: Sequence[str]) -> str:
+    return (
+        f"{len(names)} parameter{'s' * (len(names) != 1)}, such as '{names[0]}', got no gradient in the first step: "
+        f"what the loss does not use stays as it is"
+    )
 
 
 def _read_losses(run: _Run, unread: list[Step], lr: float) -> None:
@@ -436,7 +448,8 @@ def _end_epoch(
     writer: SummaryWriter | None,
 ) -> None:
     position, config = run.state.position, run.learner.config
-    last = position.epoch + 1 == config.epochs
+    planned = config.planned(position.epoch)
+    last = position.epoch + 1 == planned  # for all that was known then, where more epochs were added later
     _require_bounded(run, lr, last)
     metrics: dict[str, float] = {}
     raw: dict[str, float] = {}
@@ -447,8 +460,8 @@ def _end_epoch(
     if due and (averaged or evaluate is not None):
         _save(run, lr)  # an evaluation that fails or is stopped costs no training
     if due and averaged:
-        # Batches of an epoch that is never trained: the same after a resume, and no loader is read at two places.
-        batches = islice(run.loader.epoch(config.epochs + position.epoch), _STATISTICS_BATCHES)
+        # Batches of an epoch that is not trained: the same after a resume, and no loader is read at two places.
+        batches = islice(run.loader.epoch(planned + position.epoch), _STATISTICS_BATCHES)
         settle_average(run.learner, (inputs for inputs, _ in batches))
     if due and evaluate is not None:
         if averaged:
@@ -523,12 +536,10 @@ def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
 
 def _identity(learner: Learner, config: TrainConfig, loader: Loader) -> dict[str, Any]:
     """What must be equal for a state to be resumed; `config` is the recipe that the run began with."""
-    recipe = config.plain()
-    del recipe["checkpoint_every_steps"]  # the one setting that changes nothing in the result
     averaging = {AVERAGING: "decay warmed up, statistics measured"} if learner.ema is not None else {}
     return {
         **averaging,
-        "recipe": recipe,
+        "recipe": config.decisive(),
         "distillation": dataclasses.asdict(learner.distillation) if learner.teacher is not None else None,
         "batches per epoch": len(loader),
         "processes": learner.fabric.world_size,

@@ -151,12 +151,14 @@ class Step:
             still lie on the device.
         norm: of all gradients before they were clipped; None where they are not.
         taken: False where the gradient scaler left the step out.
+        unused: parameters without a gradient, of a process' first step alone.
     """
 
     images: int
     means: dict[str, Tensor]
     norm: Tensor | None
     taken: bool
+    unused: tuple[str, ...] = ()
 
 
 def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> Step:
@@ -173,6 +175,9 @@ def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> S
         for name, value in {**metrics, "loss": loss}.items():
             part = torch.as_tensor(value, dtype=torch.float32, device=fabric.device).detach() * share
             means[name] = means[name] + part if name in means else part
+    unused: tuple[str, ...] = ()
+    if learner.steps.count == 0:
+        unused = tuple(name for name, value in learner.model.named_parameters() if _lacks_gradient(value))
     norm = None
     if max_norm is not None:
         # Not checked here, which would wait for a GPU at every step: whoever reads the losses does.
@@ -185,7 +190,11 @@ def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> S
     taken = learner.steps.count > before
     if learner.ema is not None and taken:
         learner.ema.update_parameters(learner.model)
-    return Step(images, means, norm, taken)
+    return Step(images, means, norm, taken, unused)
+
+
+def _lacks_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and parameter.grad is None
 
 
 def settle_average(learner: Learner, batches: Iterable[Any]) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from classification.data import open_dataset
-from classification.evaluation import error_rates
+from classification.evaluation import error_rates, judge
+from classification.task import loss_and_error
 from core.errors import NonFiniteOutput, UserError
 from tests.properties import examples
 
@@ -56,6 +57,20 @@ def test_the_smaller_last_batch_weighs_by_its_images():
     logits = torch.eye(2)[torch.zeros(9, dtype=torch.int64)]
     targets = torch.tensor([0] * 8 + [1])
     assert error_rates(nn.Identity(), Batches(logits, targets, 4), "cpu")["top1_error"] == 100 / 9
+
+
+def test_of_equal_logits_the_first_counts_as_in_training():
+    """Whatever the number of classes: `topk` takes others of many equal ones than `argmax`."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randint(0, 2, (64, 100), generator=generator).float()  # some fifty are the largest
+    targets = torch.randint(0, 100, (64,), generator=generator)
+    in_training = loss_and_error(logits, targets)[1]["top1_error"]
+    assert error_rates(nn.Identity(), Batches(logits, targets, 7), "cpu")["top1_error"] == in_training
+    judged = judge(nn.Identity(), Batches(logits, targets, 7), "cpu", keep=100)
+    assert judged.best[:, 0].equal(logits.argmax(1))
+    assert judged.best.equal(torch.from_numpy(np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :5]))
+    equal = judge(nn.Identity(), Batches(torch.zeros(300, 2), torch.zeros(300).long(), 300), "cpu", keep=3)
+    assert [row for row, _ in equal.worst] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from core.graph.channels import trace_channels
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
+from core.training.run_files import read_history
 from core.widths.scores import score_channels
 from super_resolution.config import RunConfig, with_own_options
 from super_resolution.data import PAPER_SETS
@@ -59,6 +61,22 @@ def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
     assert {"scikit-image_psnr", "scikit-image_ssim"} == result["methods"]["lwdna"]["metrics"].keys()
     assert result["references"]["Bicubic"]["scikit-image_psnr"] > 20
     assert 0.5 < result["methods"]["lwdna"]["flops_ratio"] <= 0.6134
+
+
+def test_a_run_is_given_more_epochs(experiment: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(experiment, folder)
+    assert main(["--resume", "--epochs", "2", "--no-progress", "--work-dir", str(folder)]) == 0
+    for method in ("baseline", "lwdna", "uniform"):
+        name = f"{method}-seed0"
+        kept, longer = (read_history(place / "runs" / name) for place in (experiment, folder))
+        assert longer[:1] == kept
+        assert len(longer) == 2
+        record = json.loads((folder / f"records/{name}.json").read_text())
+        assert record["recipe"]["train"]["extended"] == [[1, 1]]
+        stored = folder / f"epochs-1/records/{name}.json"
+        assert stored.read_bytes() == (experiment / f"records/{name}.json").read_bytes()
+    assert json.loads((folder / "result.json").read_text())["epochs"] == 2
 
 
 @pytest.mark.parametrize("scale", [2, 3])

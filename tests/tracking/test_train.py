@@ -109,6 +109,31 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert_same_weights(tmp_path / "whole/tracker.safetensors", tmp_path / "stopped/tracker.safetensors")
 
 
+def test_a_training_is_given_more_epochs(
+    protocol: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "run"
+    assert run(protocol, work) == 0
+    files = ("tracker.safetensors", "model.safetensors", "last.safetensors", "log.jsonl", "config.py")
+    before = {name: (work / name).read_bytes() for name in files}
+    capsys.readouterr()
+    assert run(protocol, work, "--resume", "--epochs", "3") == 0
+    said = capsys.readouterr().out
+    assert f"'{work}' gets 3 epochs in the place of 2; what it holds is kept in '{work / 'epochs-2'}'" in said
+    assert (
+        said.count("extended from 2 to 3 epochs: up to epoch 2 the learning rates are those of 2 epochs") == 2
+    )
+    assert {name: (work / "epochs-2" / name).read_bytes() for name in files} == before
+    planned = ["--epochs", "3", "--cfg-options", "train.extended=((2, 2),)"]
+    assert run(protocol, tmp_path / "planned", *planned) == 0
+    assert_same_weights(work / "tracker.safetensors", tmp_path / "planned/tracker.safetensors")
+    assert read_contents(work / "tracker.safetensors").origin["recipe"]["train"]["extended"] == [[2, 2]]
+    assert len((work / "log.jsonl").read_text().splitlines()) == 3
+    assert run(protocol, work, "--resume", "--epochs", "3") == 0
+    assert run(protocol, work, "--resume", "--epochs", "2") == 2
+    assert "train.epochs is 3 there and 2 here" in capsys.readouterr().err
+
+
 def test_seeds_and_epochs_from_the_command_line(protocol: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert run(protocol, tmp_path / name, "--epochs", "1", "--seed", seed) == 0

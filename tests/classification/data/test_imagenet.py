@@ -1,6 +1,7 @@
 """ImageNet's folders: workers, crops that are the same whoever makes them, bad images."""
 
 import io
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from classification.data import DataConfig, open_dataset
+from classification.data.sampling import epoch_order
 from classification.data.views import central_view
 from core.errors import UserError
 
@@ -170,6 +172,27 @@ def test_a_batch_without_any_readable_image_stops(root):
         (root / f"imagenet/val/n02/n02_{number}.JPEG").write_bytes(jpeg(0))
     with pytest.warns(UserWarning, match="empty"), pytest.raises(UserError, match="no image of a batch"):
         list(open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip")).test_loader(1).epoch(0))
+
+
+def test_processes_go_on_together_where_one_has_no_readable_image_of_a_batch(root):
+    """Else the others would wait for its gradients: the next readable image stands in for it."""
+    data = open_dataset("imagenet", root, DataConfig(workers=0, bad_images="skip"))
+    whole = data.train_loader(2, seed=3)
+    order = epoch_order(len(data.train), 3, 1)
+    for row in order[[1, 3, 4]].tolist():  # the second process' first two, and the first one's third
+        Path(os.fsdecode(data.train.paths[row])).write_bytes(b"")
+    parts = []
+    for rank, times in ((0, 1), (1, 2)):
+        with pytest.warns(UserWarning, match="in their place") as told:
+            parts.append(list(whole.shard(rank, 2).epoch(1)))
+        lines = [str(line.message) for line in told]
+        assert (
+            sum(line.startswith(f"no image of process {rank}'s part of a batch") for line in lines) == times
+        )
+    assert [len(targets) for part in parts for _, targets in part] == [1] * (2 * len(whole))
+    with pytest.warns(UserWarning, match="in their place"):
+        again = list(whole.shard(1, 2).epoch(1, start=1))
+    assert all(one[0].equal(other[0]) for one, other in zip(again, parts[1][1:], strict=True))
 
 
 def test_train_limit_is_balanced(root):

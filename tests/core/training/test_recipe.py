@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from core.errors import UserError
-from core.training.optim import build_optimizer, learning_rate_factor
+from core.training.optim import build_optimizer, learning_rate_factor, schedule_notes
 from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig, make_fabric, seed_everything
 from tests.core.training.training_runs import DigitsLoader, network, run
 
@@ -89,8 +89,71 @@ LR = torch.optim.lr_scheduler
 )
 @pytest.mark.filterwarnings("ignore:The epoch parameter")
 def test_schedules_equal_torchs(schedule, scheduler):
-    mine = [0.4 * learning_rate_factor(schedule, 0.4, 20, epoch) for epoch in range(20)]
+    config = TrainConfig(epochs=20, optimizer=OptimizerConfig(lr=0.4), schedule=schedule)
+    mine = [0.4 * learning_rate_factor(config, epoch) for epoch in range(20)]
     assert mine == pytest.approx(torch_rates(scheduler, 0.4, 20), rel=1e-9)
+
+
+def rates(config):
+    return [config.optimizer.lr * learning_rate_factor(config, epoch) for epoch in range(config.epochs)]
+
+
+@pytest.mark.parametrize(
+    "schedule", [ScheduleConfig(), ScheduleConfig("step", (2, 5)), ScheduleConfig("cosine", warmup_epochs=2)]
+)
+def test_a_longer_recipe_has_the_rates_of_both_lengths(schedule):
+    short = TrainConfig(epochs=4, schedule=schedule)
+    whole = TrainConfig(epochs=9, schedule=schedule)
+    assert rates(short.longer(9, 4)) == rates(short) + rates(whole)[4:]
+    assert rates(short.longer(9, 3)) == rates(short)[:3] + rates(whole)[3:]
+    assert short.longer(9, 0) == whole
+    twice = short.longer(6, 3).longer(9, 6)
+    assert rates(twice) == rates(short)[:3] + rates(short.longer(6, 3))[3:] + rates(whole)[6:]
+    assert twice.began() == short
+    # What has been planned and never reached is of no consequence.
+    assert short.longer(6, 3).longer(9, 3) == short.longer(9, 3)
+
+
+@pytest.mark.parametrize("extended", [((4, 3),), ((0, 3),), ((3, 9),), ((3, 5), (3, 6)), ((3, 5), (4, 5))])
+def test_an_extension_that_cannot_be_is_refused(extended):
+    with pytest.raises(UserError, match=r"extended=.*until <= planned < epochs \(9\)"):
+        TrainConfig(epochs=9, extended=extended)
+
+
+def test_the_age_of_a_recipe_does_not_show():
+    """States and records of releases that knew no extension are found by the same keys."""
+    assert "extended" not in TrainConfig().decisive()
+    assert TrainConfig(epochs=3).longer(9, 2).decisive()["extended"] == ((2, 3),)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "notes"),
+    [
+        (TrainConfig(epochs=4), []),
+        (TrainConfig(epochs=4, schedule=ScheduleConfig("step", (1, 3), warmup_epochs=1)), []),
+        (
+            TrainConfig(epochs=4, schedule=ScheduleConfig(warmup_epochs=9)),
+            ["the warm-up of 9 epochs is not over in 4: the learning rate ends with 0.04 in epoch 4, below the "
+             "recipe's 0.1"],
+        ),
+        (
+            TrainConfig(epochs=4, schedule=ScheduleConfig("step", (2, 4, 6))),
+            ["milestones 4, 6 (counted from 0) come after the last of 4 epochs: the learning rate is not lowered "
+             "there"],
+        ),
+        (
+            TrainConfig(epochs=4, schedule=ScheduleConfig("step", (1,), warmup_epochs=2)),
+            ["milestone 1 lies within the warm-up of 2 epochs: the learning rate is lowered at its end"],
+        ),
+        (
+            TrainConfig(epochs=4).longer(8, 4),
+            ["extended from 4 to 8 epochs: up to epoch 4 the learning rates are those of 4 epochs (0.0146 in epoch 4), "
+             "then those of 8 (0.05 in epoch 5), by the schedule 'cosine'"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_schedule_does_not_do_is_said(recipe, notes):
+    assert schedule_notes(recipe) == notes
 
 
 def test_learning_rates_of_groups(tmp_path):

@@ -18,7 +18,7 @@ from core.training.divergence import read_divergences
 from core.training.recipe import TrainConfig
 from core.training.training_step import batch_norm_note, share_statistics
 from tests.bits import assert_same_bits
-from tests.core.training.training_runs import DigitsLoader, network, run
+from tests.core.training.training_runs import DigitsLoader, WithUnused, network, run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,22 @@ def test_two_processes_equal_one_with_the_same_batches(two_processes, tmp_path):
         assert record["train_metrics"] == pytest.approx(other.train_metrics, rel=1e-5)
         assert record["eval_metrics"] == pytest.approx(other.eval_metrics, abs=0.01)
     assert len(list((folder / "tensorboard").iterdir())) == 1  # only the first process writes
+
+
+def test_parameters_that_no_batch_or_not_every_batch_uses(two_processes, tmp_path, capsys):
+    """torch's default fails at the second step. Without a gradient there is no weight decay either."""
+    folder, _ = two_processes
+    expected, start = WithUnused(), WithUnused()
+    run(tmp_path, model=expected)
+    told = "note: 2 parameters, such as 'unused.weight', got no gradient in the first step"
+    assert told in capsys.readouterr().err
+    model = WithUnused()
+    load_weights(model, folder / "unused" / "model.safetensors")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+    assert model.unused.weight.equal(start.unused.weight)
+    load_weights(model, folder / "sometimes" / "model.safetensors")
+    assert not model.unused.weight.equal(start.unused.weight)
 
 
 def test_two_interrupted_processes_resume_exactly(two_processes):

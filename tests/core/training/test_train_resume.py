@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -251,6 +252,53 @@ def test_a_state_of_another_run_is_refused(tmp_path, changes, message):
         run(tmp_path, **changes)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_a_longer_training_goes_on_from_the_shorter_one(tmp_path):
+    """Finished, or stopped in mid-epoch: as if it had been planned so, and what it had given stays."""
+    longer = {"epochs": 5, "extended": ((3, 3),)}
+    planned = run(tmp_path / "planned", recipe=longer)
+    expected = load_state(tmp_path / "planned/last.safetensors")
+
+    short = run(tmp_path / "finished")
+    weights = (tmp_path / "finished/model.safetensors").read_bytes()
+    result = run(tmp_path / "finished", model=network(seed=3), recipe=longer)
+    assert untimed(result) == untimed(planned)
+    assert untimed(short) == untimed(result)[:3]
+    assert [record.lr for record in result.history] == pytest.approx(
+        [
+            0.05,
+            0.0375,
+            0.0125,
+            0.05 * (1 + math.cos(0.6 * math.pi)) / 2,
+            0.05 * (1 + math.cos(0.8 * math.pi)) / 2,
+        ]
+    )
+    assert_same_bits(load_state(tmp_path / "finished/last.safetensors"), expected)
+    assert read_history(tmp_path / "finished") == result.history
+    assert (tmp_path / "finished/model-3-epochs.safetensors").read_bytes() == weights
+    assert (tmp_path / "finished/model.safetensors").read_bytes() == (
+        tmp_path / "planned/model.safetensors"
+    ).read_bytes()
+
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped", loader=stop_at(1, 5))
+    run(tmp_path / "stopped", model=network(seed=4), recipe=longer)
+    assert_same_bits(load_state(tmp_path / "stopped/last.safetensors"), expected)
+
+
+def test_a_longer_training_has_the_rates_that_its_state_was_trained_with(tmp_path):
+    run(tmp_path, recipe={"epochs": 2})
+    for changes in (
+        {"epochs": 4},
+        {"epochs": 4, "extended": ((1, 2),)},
+        {"epochs": 4, "extended": ((2, 3),)},
+    ):
+        with pytest.raises(UserError, match=r"recipe.epochs is 2 there and 4 here"):
+            run(tmp_path, recipe=changes)
+    run(tmp_path, recipe={"epochs": 4, "extended": ((2, 2),)})
+    with pytest.raises(UserError, match=r"recipe.epochs is 4 there and 2 here"):
+        run(tmp_path, recipe={"epochs": 2})
 
 
 def test_how_often_states_are_written_may_change(tmp_path):

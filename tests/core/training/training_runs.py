@@ -87,6 +87,21 @@ def network(dropout: float = 0.3, normalise: bool = True, seed: int = 0) -> nn.S
     )
 
 
+class WithUnused(nn.Module):
+    """A network with a layer that no output depends on, or only where a batch has an even number of bright images."""
+
+    def __init__(self, sometimes: bool = False) -> None:
+        super().__init__()
+        self.used, self.sometimes = network(0.0, normalise=False), sometimes
+        self.unused = nn.Linear(10, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        outputs: Tensor = self.used(images)
+        bright = int((images.mean(dim=(1, 2, 3)) > 0.3).sum())
+        return self.unused(outputs) if self.sometimes and bright % 2 == 0 else outputs
+
+
 def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return F.cross_entropy(outputs, targets), {"accuracy": (outputs.argmax(1) == targets).float().mean()}
 
@@ -161,6 +176,9 @@ def in_two_processes(folder: Path) -> None:
     except Preempted:
         print(f"process {fabric.global_rank} was interrupted")
     run(folder / "stopped", model=network(seed=77), fabric=fabric)
+
+    for name, model in (("unused", WithUnused()), ("sometimes", WithUnused(sometimes=True))):
+        run(folder / name, model=model, fabric=fabric)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         if fabric.global_rank == 1:  # the first process has nothing to complain of
