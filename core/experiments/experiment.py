@@ -27,7 +27,7 @@ from core.errors import UserError
 from core.experiments.executors import OpenEngine, run_trials
 from core.experiments.page import report_page
 from core.experiments.plan import EARLIER, SCHEMA, Trial
-from core.experiments.plots import plot_channels, plot_curves
+from core.experiments.plots import found_widths, plot_channels, plot_curves
 from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
 from core.experiments.settings import FOUND, STAGES, Run, Settings, TeacherConfig
@@ -191,10 +191,11 @@ def _compare(
     shown = task.finish(settings, runs)
     with atomic_write(settings.work_dir / "report.md") as file:
         file.write(markdown_report(task, settings, result, shown.markdown))
-    plot_channels(settings.work_dir / "channels.png", task, runs)
+    widths = found_widths(task, runs)
+    plot_channels(settings.work_dir / "channels.png", task, runs, widths)
     plot_curves(settings.work_dir / "curves.png", task, runs)
     page = settings.work_dir / PAGE_FILE
-    size = write_page(page, report_page(task, settings, runs, result, shown.sections, device))
+    size = write_page(page, report_page(task, settings, runs, result, shown.sections, widths, device))
     for line in table.splitlines():
         say(line)
     say(f"report: {page}, {settings.work_dir / 'report.md'}")

@@ -15,10 +15,10 @@ from torch import nn
 
 from core.experiments.plan import PLAN_FILE, finder_of
 from core.experiments.plots import (
+    FoundWidths,
     cost_figure,
     curves_figure,
     forest_figure,
-    found_widths,
     stages_figure,
     widths_figure,
     widths_heading,
@@ -37,6 +37,7 @@ from core.experiments.store import WorkDirectory, key_of
 from core.experiments.task import Metric, Task
 from core.graph.complexity import count_each, latency
 from core.methods.registry import BASELINE
+from core.modules import tensors_in
 from core.report.page import Block, Choice, Page, Section, Table, Text, chart_of
 from core.report.style import title_of
 from core.report.tips import Tips
@@ -70,6 +71,7 @@ def report_page(
     runs: Sequence[Run],
     result: Mapping[str, Any],
     own: Sequence[Section],
+    widths: FoundWidths,
     device: torch.device,
 ) -> Page:
     """The report of an experiment.
@@ -80,17 +82,16 @@ def report_page(
         runs: its finished trainings.
         result: the content of result.json.
         own: the task's own sections.
+        widths: of the trainings.
         device: where forward passes are timed.
     """
     series = of_result(result)
-    networks = _networks(task, runs)
-    times = latencies(task, networks, settings.work_dir / LATENCY_FILE, device)
-    flops = {
-        name: count_each(model, task.searched().example_inputs, "paper") for name, model in networks.items()
-    }
+    inputs = widths.example_inputs
+    times = latencies(widths.networks, inputs, settings.work_dir / LATENCY_FILE, device)
+    flops = {name: count_each(model, inputs, "paper") for name, model in widths.networks.items()}
     sections = [
         Section("Result", tuple(_result(task, settings, result, series))),
-        Section("Widths per layer", tuple(_widths(task, runs, flops))),
+        Section("Widths per layer", tuple(_widths(task, runs, widths, flops))),
         Section("Cost", tuple(_cost(task, series, flops, times))),
         Section("Training", tuple(_training(task, runs))),
         *own,
@@ -186,35 +187,20 @@ def _result(
     yield Text([*lines, *task.notes])
 
 
-def _networks(task: Task, runs: Sequence[Run]) -> dict[str, nn.Module]:
-    """What is searched, the baseline and one network for each way of finding widths, of the first seed that it has."""
-    model = task.searched().model
-    networks: dict[str, nn.Module] = {BASELINE: model}
-    for run in runs:
-        if (
-            run.architecture is not None
-            and run.method == finder_of(run.method)
-            and run.method not in networks
-        ):
-            networks[run.method] = run.architecture.reshape(model)
-    return networks
-
-
 def latencies(
-    task: Task, networks: Mapping[str, nn.Module], path: Path, device: torch.device
+    networks: Mapping[str, nn.Module], inputs: Any, path: Path, device: torch.device
 ) -> dict[str, Any]:
     """Seconds of a forward pass by method, measured in turns; kept in a file, and measured again for other networks.
 
     Args:
-        task: whose example inputs are timed.
-        networks: by method.
+        networks: by method, the baseline among them.
+        inputs: an example.
         path: the file.
         device: where.
 
     Returns:
         {"seconds": {method: median}, "device", "threads", "repeats", "inputs", "networks": a key}.
     """
-    inputs = task.searched().example_inputs
     shapes = [
         [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
         for model in networks.values()
@@ -235,17 +221,11 @@ def latencies(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "repeats": repeats,
-        "inputs": [list(tensor.shape) for tensor in _tensors(inputs)],
+        "inputs": [list(tensor.shape) for tensor in tensors_in(inputs)],
         "networks": key,
     }
     write_json(path, times)
     return times
-
-
-def _tensors(inputs: Any) -> list[torch.Tensor]:
-    from core.modules import tensors_in
-
-    return list(tensors_in(inputs))
 
 
 @dataclass(frozen=True)
@@ -261,33 +241,28 @@ def _facts(found: Architecture) -> dict[str, _Facts]:
     return {name: _Facts(facts.get("floor"), facts.get("score")) for name, facts in kept.items()}
 
 
-def _widths(task: Task, runs: Sequence[Run], flops: Mapping[str, Mapping[str, int]]) -> Iterator[Block]:
-    layers, baseline, found = found_widths(task, runs)
+def _widths(
+    task: Task, runs: Sequence[Run], widths: FoundWidths, flops: Mapping[str, Mapping[str, int]]
+) -> Iterator[Block]:
+    layers, baseline, found = widths.layers, widths.baseline, widths.found
     if not layers or not found:
         yield Text(["No network with found widths was trained."])
         return
     first = next(run for run in runs if run.architecture is not None)
     assert first.architecture is not None
-    graph = first.architecture.graph(task.searched().model)
-    group_of = {
-        tensor.rpartition(".")[0]: group.name
-        for group in graph.groups
-        for tensor, axis in group.slots
-        if axis == 0 and tensor.endswith(".weight")
-    }
     facts = _facts(first.architecture)
     own, whole = flops[first.method], flops[BASELINE]
     total, base_total = sum(own.values()), sum(whole.values())
     told, rows = [], []
     for place, layer in enumerate(layers):
-        fact = facts.get(group_of.get(layer, ""), _Facts(None, None))
+        fact = facts.get(widths.groups.get(layer, ""), _Facts(None, None))
         shares = [f"{100 * own.get(layer, 0) / total:.2f}", f"{100 * whole.get(layer, 0) / base_total:.2f}"]
         floor = "floor not stored" if fact.floor is None else f"floor {fact.floor}"
         score = "score not stored" if fact.score is None else f"score {fact.score:.3g}"
         told.append(f"{floor}, {score}\n{shares[0]} % of the FLOPs (baseline {shares[1]} %)")
-        widths = [_told_widths([run[place] for run in own_runs]) for own_runs in found.values()]
+        by_method = [_told_widths([run[place] for run in own_runs]) for own_runs in found.values()]
         rows.append([
-            layer, str(baseline[place]), *widths, "–" if fact.floor is None else str(fact.floor),
+            layer, str(baseline[place]), *by_method, "–" if fact.floor is None else str(fact.floor),
             "–" if fact.score is None else f"{fact.score:.3g}", *shares,
         ])  # fmt: skip
     title, below = widths_heading(task, runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from core.experiments.series import Series
 from core.experiments.settings import Run
 from core.experiments.statistics import half_interval, with_interval
 from core.experiments.task import Metric, Task
+from core.methods.registry import BASELINE
 from core.report.style import (
     QUIET,
     head,
@@ -130,7 +132,9 @@ def widths_figure(
     top.set_xlim(-0.8, count - 0.2)
     if gone:
         below += f" ×: the block was left out ({gone} times a layer and seed)."
-    head(figure, title, f"{below} Small dots: seeds.".strip())
+    if max(map(len, found.values())) > 1:
+        below += " Small dots: seeds."
+    head(figure, title, below.strip())
     label_ends(top, ends)
     last = [
         (title_of(method), *_end(values, base), look_of(method).colour) for method, values in widths.items()
@@ -169,27 +173,54 @@ def plot_widths(
     save_figure(widths_figure(title, layers, baseline, found, below), path)
 
 
-def found_widths(task: Task, runs: Sequence[Run]) -> tuple[list[str], list[int], dict[str, list[list[int]]]]:
-    """Layers whose width is free, the baseline's channels, and those of every method that has found widths.
+@dataclass(frozen=True)
+class FoundWidths:
+    """What is drawn of the networks of an experiment; found once, as every network has to be traced for it.
 
-    The first is empty where no network with found widths was trained.
+    Attributes:
+        layers: whose width is free, in the order of execution; none where no network with found widths was trained.
+        baseline: their channels in the baseline.
+        found: method -> channels per layer, one list for each seed.
+        groups: layer -> the group that its channels belong to.
+        networks: method -> what is searched, at the widths of its first seed; the baseline is among them.
+        example_inputs: of these networks.
     """
+
+    layers: list[str]
+    baseline: list[int]
+    found: dict[str, list[list[int]]]
+    groups: dict[str, str]
+    networks: dict[str, nn.Module]
+    example_inputs: Any
+
+
+def found_widths(task: Task, runs: Sequence[Run]) -> FoundWidths:
+    """The widths of all finished trainings."""
     from core.graph.channels import trace_channels
 
     model, inputs = task.searched()
+    networks: dict[str, nn.Module] = {BASELINE: model}
     first = next((run.architecture for run in runs if run.architecture is not None), None)
     if first is None:  # all others failed
-        return [], [], {}
+        return FoundWidths([], [], {}, {}, networks, inputs)
     options = first.options
     outputs = "free" if task.part is not None and options.outputs == "single" else options.outputs
     graph = trace_channels(model, inputs, freeze=options.freeze, ties=options.ties, outputs=outputs)
     layers = [name for name in graph.producers if name not in graph.depthwise]
+    groups = {
+        tensor.rpartition(".")[0]: group.name
+        for group in graph.groups
+        for tensor, axis in group.slots
+        if axis == 0 and tensor.endswith(".weight")
+    }
     found: dict[str, list[list[int]]] = {}
     for run in runs:
         # A control with the same widths is not drawn twice.
         if run.architecture is not None and run.method == finder_of(run.method):
-            found.setdefault(run.method, []).append(layer_widths(run.architecture.reshape(model), layers))
-    return layers, layer_widths(model, layers), found
+            network = run.architecture.reshape(model)
+            networks.setdefault(run.method, network)
+            found.setdefault(run.method, []).append(layer_widths(network, layers))
+    return FoundWidths(layers, layer_widths(model, layers), found, groups, networks, inputs)
 
 
 def widths_heading(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
@@ -203,15 +234,14 @@ def widths_heading(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
     return f"{task.model_name} on {task.dataset}: channels per layer", f"{below}."
 
 
-def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
+def plot_channels(path: Path, task: Task, runs: Sequence[Run], widths: FoundWidths) -> None:
     """channels.png of an experiment: every convolution and linear layer whose width is free."""
-    layers, baseline, found = found_widths(task, runs)
-    if not layers or not found:
+    if not widths.layers or not widths.found:
         path.unlink(missing_ok=True)
         path.with_suffix(".svg").unlink(missing_ok=True)
         return
     title, below = widths_heading(task, runs)
-    plot_widths(path, title, layers, baseline, found, below)
+    plot_widths(path, title, widths.layers, widths.baseline, widths.found, below)
 
 
 @styled

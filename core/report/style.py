@@ -168,14 +168,14 @@ def head(figure: Figure, title: str, below: str = "") -> None:
     """
     axis = figure.axes[0]
     heading = figure.suptitle(title, ha="left", fontsize=11)
-    figure.draw_without_rendering()
+    _lay_out(figure)
     left = axis.get_position().x0
     inches = figure.get_figwidth() * (1 - left)
     heading.set_x(left)
     heading.set_text(textwrap.fill(title, int(11 * inches)))
     if not below:
         return
-    text, own = textwrap.fill(below, int(15 * inches)), axis.get_title()
+    text, own = textwrap.fill(below, int(15 * inches)), axis.get_title(loc="left")
     if not own:
         axis.set_title(text, fontsize=8, color=QUIET)
         return
@@ -220,7 +220,7 @@ def label_ends(axis: Any, ends: Sequence[tuple[str, float, float, str]], size: f
     """
     if not ends:
         return
-    axis.figure.draw_without_rendering()
+    _lay_out(axis.figure)
     to_axis = axis.transAxes.inverted()
     places = [to_axis.transform(axis.transData.transform((x, y))) if np.isfinite(y) else (1.0, 1.0)
               for _, x, y, _ in ends]  # fmt: skip
@@ -241,6 +241,13 @@ def label_ends(axis: Any, ends: Sequence[tuple[str, float, float, str]], size: f
         axis.annotate(text, xy=(float(place[0]), float(place[1])), xycoords="axes fraction", xytext=(1.025, height),
                       textcoords="axes fraction", va="center", ha="left", color=colour, fontsize=size,
                       annotation_clip=False, arrowprops=arrow if np.isfinite(y) else None)  # fmt: skip
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of all axes, as drawing would."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
 
 
 def plain_ticks(axis: Any) -> None:
