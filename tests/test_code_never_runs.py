@@ -33,10 +33,12 @@ from classification.data import cache as classification_cache
 from classification.data.cifar import _load as read_cifar
 from classification.data.listed import _matrix
 from classification.data.photographs import _read_digests
+from classification.panels import _kept
 from classification.task import _content
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.experiments.experiment import FAILED_FILE, _read_failures
+from core.experiments.page import _kept_times
 from core.experiments.plan import PLAN_FILE, stored_plan
 from core.experiments.sequential import read_registered
 from core.experiments.store import _read as read_record
@@ -182,6 +184,11 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "record": ("a.json", lambda path: read_record(path, "to be recorded anew")),
     "claim": ("claim.json", read_claim),
+    "predictions": ("a.json", lambda path: _kept(path, "")),
+    "times of networks": (
+        "a.json",
+        lambda path: _kept_times(path, "key"),
+    ),
     "failures": (
         "a.json",
         within(FAILED_FILE, lambda folder: _read_failures(SimpleNamespace(work_dir=folder))),

@@ -206,13 +206,9 @@ def latencies(
         for model in networks.values()
     ]
     key = key_of([list(networks), shapes, str(device.type)])
-    if path.exists():
-        try:
-            kept = read_json(path)
-            if kept["networks"] == key and kept["seconds"].keys() == networks.keys():
-                return dict(kept)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            path.unlink()  # damaged: measured again
+    kept = _kept_times(path, key)
+    if kept is not None and kept["seconds"].keys() == networks.keys():
+        return kept
     (once,) = latency(networks[BASELINE], inputs, repeats=1, warmup=1, device=device)
     repeats = int(np.clip(SECONDS / (max(once, 1e-4) * len(networks)), 3, 15))
     measured = latency(list(networks.values()), inputs, repeats=repeats, warmup=1, device=device)
@@ -228,6 +224,26 @@ def latencies(
     return times
 
 
+def _kept_times(path: Path, key: str) -> dict[str, Any] | None:
+    """What was measured before; None where it was not, of other networks, or damaged: it is then measured again."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_json(path)
+        if kept["networks"] != key:
+            return None
+        return {
+            "seconds": {str(name): float(value) for name, value in kept["seconds"].items()},
+            "device": str(kept["device"]),
+            "threads": int(kept["threads"]),
+            "repeats": int(kept["repeats"]),
+            "inputs": [[int(size) for size in shape] for shape in kept["inputs"]],
+            "networks": key,
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        return None
+
+
 @dataclass(frozen=True)
 class _Facts:
     """What is known of a group beside its widths, of one seed: least width, and the mean score of what it keeps."""
@@ -237,8 +253,18 @@ class _Facts:
 
 
 def _facts(found: Architecture) -> dict[str, _Facts]:
-    kept = found.found_by.get("groups", {})
-    return {name: _Facts(facts.get("floor"), facts.get("score")) for name, facts in kept.items()}
+    """By group; what a widths file does not hold, or holds as something else, is not known."""
+    kept = found.found_by.get("groups")
+
+    def number(facts: Any, name: str) -> float | None:
+        value = facts.get(name) if isinstance(facts, dict) else None
+        return value if isinstance(value, int | float) else None
+
+    facts = {}
+    for name, own in kept.items() if isinstance(kept, dict) else ():
+        floor = number(own, "floor")
+        facts[name] = _Facts(None if floor is None else int(floor), number(own, "score"))
+    return facts
 
 
 def _widths(
