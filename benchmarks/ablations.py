@@ -23,7 +23,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from benchmarks.hypothesis import (
     GOES_ON,
@@ -43,16 +45,17 @@ from core.experiments.plan import Trial
 from core.experiments.plots import (
     draw_band,
     draw_means,
-    new_figure,
+    drawn_mean,
     plot_tradeoff,
-    save_figure,
     say_what_is_not_drawn,
+    seeds_note,
 )
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE
+from core.report.style import head, label_ends, look_of, new_figure, save_figure, styled
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 
@@ -74,6 +77,7 @@ class Sweep:
         methods: what is compared at each value.
         values: of the setting.
         apply: (protocol, value) -> the protocol with it.
+        read: a record's section "shrink" -> the value.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Sweep:
     methods: tuple[str, ...]
     values: tuple[float, ...]
     apply: Callable[[ShrinkConfig, float], ShrinkConfig]
+    read: Callable[[Mapping[str, Any]], float]
 
 
 def at_budget(config: ShrinkConfig, value: float) -> ShrinkConfig:
@@ -97,14 +102,16 @@ def at_widening(config: ShrinkConfig, value: float) -> ShrinkConfig:
 SWEEPS = {
     sweep.name: sweep
     for sweep in (
-        Sweep("budgets", "FLOPs over the baseline's", ("gradient", "uniform", "random"), BUDGETS, at_budget),
-        Sweep("widen", "widening factor", ("gradient", "gradient-per-flop", "random"), WIDENINGS, at_widening),
+        Sweep("budgets", "FLOPs over the baseline's", ("gradient", "uniform", "random"), BUDGETS, at_budget,
+              lambda shrink: float(shrink["budget"]["flops"])),
+        Sweep("widen", "widening factor", ("gradient", "gradient-per-flop", "random"), WIDENINGS, at_widening,
+              itemgetter("widen")),
         Sweep("floors", "floor (fraction of the widened group)", ("gradient", "gradient-per-flop"), FLOORS,
-              lambda config, value: replace(config, floor=value)),
+              lambda config, value: replace(config, floor=value), itemgetter("floor")),
         Sweep("batches", "batches that channels are scored on", ("gradient", "fisher"), BATCHES,
-              lambda config, value: replace(config, batches=int(value))),
+              lambda config, value: replace(config, batches=int(value)), itemgetter("batches")),
         Sweep("vanish", "blocks vanish below (fraction of the widened channels)", ("gradient", "fisher-per-flop"),
-              VANISH, lambda config, value: replace(config, vanish=value)),
+              VANISH, lambda config, value: replace(config, vanish=value), lambda shrink: shrink.get("vanish", 0.0)),
     )
 }  # fmt: skip
 
@@ -167,33 +174,61 @@ def sweep_table(metric: Metric, result: Result, baseline: Mapping[str, Series]) 
     return "\n".join([table, *notes])
 
 
-def plot_sweeps(path: Path, metric: Metric, results: Sequence[Result], baseline: Series | None) -> None:
+@styled
+def plot_sweeps(
+    path: Path, title: str, metric: Metric, results: Sequence[Result], baseline: Series | None
+) -> None:
     """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band.
 
     Fewer than three seeds are dots instead.
     """
-    figure, axes = new_figure(7.2, 3.1 * len(results), len(results), squeeze=False)
-    own = [] if baseline is None else baseline.values(metric)
-    for axis, result in zip(axes[:, 0], results, strict=True):
-        shown = list(own)
-        for method in result.sweep.methods:
-            points = sorted(
-                (value, item.values(metric))
-                for (name, value), item in result.series.items()
-                if name == method
-            )
-            draw_means(axis, [value for value, _ in points], [values for _, values in points], marker="o",
-                       markersize=4, label=method)  # fmt: skip
-            shown += [value for _, values in points for value in values]
-        if own:
-            draw_band(axis, own, label=BASELINE)
-        if result.sweep.name == "batches":
+    rows = -(-len(results) // 2)
+    columns = min(2, len(results))
+    figure, axes = new_figure(5.4 * columns, 2.9 * rows + 0.7, rows, columns, squeeze=False)
+    every = [] if baseline is None else [baseline]
+    for axis in axes.ravel()[len(results) :]:
+        axis.set_axis_off()
+    for axis, result in zip(axes.ravel(), results, strict=False):
+        shown = [] if baseline is None else baseline.values(metric)
+        values = sorted({value for _, value in result.series})
+        by_factors = result.sweep.name == "batches"
+        methods = list(dict.fromkeys(method for method, _ in result.series))
+        for number, method in enumerate(methods):
+            points = sorted((value, item) for (name, value), item in result.series.items() if name == method)
+            aside = number - (len(methods) - 1) / 2  # no mark hides another
+            step = 0.012 * (values[-1] - values[0])
+            draw_means(axis, [value * 1.07**aside if by_factors else value + step * aside for value, _ in points],
+                       [item.values(metric) for _, item in points], look_as=method)  # fmt: skip
+            every += [item for _, item in points]
+            shown += [value for _, item in points for value in item.values(metric)]
+        if baseline is not None:
+            draw_band(axis, baseline.values(metric))
+        if by_factors:
             axis.set_xscale("log", base=2)
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel(result.sweep.axis)
         axis.set_ylabel(metric.label)
-        axis.legend(frameon=False, fontsize=8)
         say_what_is_not_drawn(axis, shown)
+    head(figure, title, seeds_note(every))
+    for axis, result in zip(axes.ravel(), results, strict=False):
+        ends = [] if baseline is None or not result.series else [(BASELINE, baseline)]
+        last = max((value for _, value in result.series), default=0.0)
+        for method in dict.fromkeys(method for method, _ in result.series):
+            own = {value: item for (name, value), item in result.series.items() if name == method}
+            ends.append((method, own[max(own)]))
+        label_ends(axis, [(name, last, drawn_mean(item.values(metric)), look_of(name).colour)
+                          for name, item in ends])  # fmt: skip
     save_figure(figure, path)
+
+
+def draw(stem: Path, title: str, metric: Metric, results: Sequence[Result], baseline: Series | None) -> None:
+    """Write STEM.png, and where budgets were swept STEM-flops.png; each as SVG too."""
+    plot_sweeps(stem.with_name(f"{stem.name}.png"), title, metric, results, baseline)
+    for result in results:
+        if result.sweep.name == "budgets":
+            flops = stem.with_name(f"{stem.name}-flops.png")
+            plot_tradeoff(flops, _curves(result), metric, title, baseline=baseline)
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -220,12 +255,9 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(metric, result, baseline)]
     parts.append(f"![Error against each setting]({stem.name}.png)")
-    plot_sweeps(stem.with_name(f"{stem.name}.png"), metric, results, baseline.get(BASELINE))
-    for result in results:
-        if result.sweep.name == "budgets":
-            flops = stem.with_name(f"{stem.name}-flops.png")
-            parts.append(f"![Error against FLOPs]({flops.name})")
-            plot_tradeoff(flops, _curves(result), metric, title, baseline=baseline.get(BASELINE))
+    if any(result.sweep.name == "budgets" for result in results):
+        parts.append(f"![Error against FLOPs]({stem.name}-flops.png)")
+    draw(stem, title, metric, results, baseline.get(BASELINE))
     parts.append(machine_text(machine()))
     text = "\n\n".join(part for part in parts if part)
     every = {BASELINE: [record for item in baseline.values() for record in item.records.values()]}
@@ -238,14 +270,9 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
 
 
 def _curves(result: Result) -> dict[str, list[Series]]:
-    names = {
-        "uniform": "original, scaled evenly",
-        "gradient": "found (gradient)",
-        "random": "random scores (nearly uniform)",
-    }
     curves: dict[str, list[Series]] = {}
     for (method, _), item in result.series.items():
-        curves.setdefault(names.get(method, method), []).append(item)
+        curves.setdefault(method, []).append(item)
     return curves
 
 

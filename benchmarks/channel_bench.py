@@ -83,7 +83,7 @@ def judge_methods(arguments: Namespace) -> Page:
     text = report(results, arguments, arguments.output and f"{arguments.output.name}.png")
     if arguments.output:
         plot(arguments.output.with_name(f"{arguments.output.name}.png"), summaries, min(arguments.floors),
-             arguments.budgets)  # fmt: skip
+             arguments.budgets, arguments.seeds)  # fmt: skip
     return Page("Methods judged by 32,768 trained networks", text, results)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from benchmarks.channel_bench_networks import BASELINE
 from benchmarks.channel_bench_search import (
@@ -24,15 +23,14 @@ from benchmarks.channel_bench_search import (
     unlike,
 )
 from benchmarks.channel_bench_table import find_oracle, neighbours
-from core.experiments.plots import new_figure, save_figure
 from core.methods.candidates import IntArray
+from core.report.style import GRID, INK, QUIET, head, label_ends, look_of, new_figure, save_figure, styled
 from core.tables import markdown_table
 from core.widths.space import Space
 
 CIFAR_IMAGES = 50_000  # an epoch of the trainings in the table
 # Drawn in colour, with labels; everything else is a thin line of grey.
-SHOWN = {"diminishing-returns": "#0072b2", STEEP: "#56b4e9", "gradient-per-flop": "#009e73",
-         "fisher-per-flop": "#cc79a7", DRAWN: "#e69f00", "gradient": "#d55e00"}  # fmt: skip
+SHOWN = ("diminishing-returns", STEEP, "gradient-per-flop", "fisher-per-flop", DRAWN, "gradient")
 
 
 def looked_up(place: Place, graph: Any, answers: Sequence[Answer], convention: str) -> dict[str, Any]:
@@ -219,18 +217,13 @@ def report(results: Mapping[str, Any], arguments: Namespace, figure: str | None)
     return "\n\n".join(parts)
 
 
-def spread_labels(wanted: Sequence[float], least: float) -> list[float]:
-    """Places for labels near those wanted, no two nearer than `least`, in the order given."""
-    order = np.argsort(wanted, kind="stable")
-    gap = np.arange(len(order)) * least
-    found = np.empty(len(order))
-    found[order] = isotonic_regression(np.array(wanted, dtype=float)[order] - gap).x + gap
-    return found.tolist()
-
-
-def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budgets: Sequence[float]) -> None:
+@styled
+def plot(
+    path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budgets: Sequence[float], seeds: int
+) -> None:
     """Gain over uniform widths against the budget, one panel per space."""
-    figure, axes = new_figure(9.5, 4.6 * len(summaries), len(summaries), squeeze=False, sharex=True)
+    figure, axes = new_figure(9, 4.2 * len(summaries) + 0.6, len(summaries), squeeze=False, sharex=True)
+    drawn = []
     budgets = sorted(budgets)
     where = [100 * budget for budget in budgets]
     for axis, summary in zip(np.ravel(axes), summaries, strict=True):
@@ -240,31 +233,38 @@ def plot(path: Path, summaries: Sequence[Mapping[str, Any]], floor: float, budge
         room = [
             summary["oracles"][str(budget)]["surface"] - uniform.get(budget, np.nan) for budget in budgets
         ]
-        axis.fill_between(where, 0, room, color="0.88", linewidth=0)
-        axis.plot([min(where), max(where)], [0, 0], color="0.25", linewidth=1.2)
+        axis.fill_between(where, 0, room, color=GRID, linewidth=0)
+        axis.plot([min(where), max(where)], [0, 0], color=look_of("uniform").colour, linewidth=1.4)
         aside = min(where) - 0.04 * (max(where) - min(where) or 1)
-        axis.errorbar([aside], [0], summary["noise"], color="0.25", elinewidth=1, capsize=3)
-        labels = [("uniform widths", 0.0, "0.25"), ("oracle (band)", room[-1], "0.5")]
+        axis.errorbar([aside], [0], summary["noise"], color=INK, elinewidth=1, capsize=3)
+        ends = [("uniform widths", 0.0, look_of("uniform").colour), ("oracle (band)", room[-1], QUIET)]
         methods = dict.fromkeys(name for name, _ in at)
         others = 0
         for name in methods:
             values = [at.get((name, budget), np.nan) for budget in budgets]
             if name in SHOWN:
-                axis.plot(where, values, "o-", color=SHOWN[name], linewidth=1.8, markersize=4)
-                labels.append((name, values[-1], SHOWN[name]))
+                look = look_of(name)
+                axis.plot(
+                    where,
+                    values,
+                    marker=look.marker,
+                    linestyle=look.dashes,
+                    color=look.colour,
+                    markersize=4.5,
+                )
+                ends.append((name, values[-1], look.colour))
             elif name != "uniform":
                 others += 1
-                axis.plot(where, values, color="0.7", linewidth=0.7, zorder=1.5)
-        labels = [label for label in labels if np.isfinite(label[1])]
-        low, high = axis.get_ylim()
-        places = spread_labels([value for _, value, _ in labels], 0.052 * (high - low))
-        right = max(where) + 0.02 * (max(where) - min(where) or 1)
-        for (name, value, colour), place in zip(labels, places, strict=True):
-            axis.annotate(f"{name} {_signed(value)}", (max(where), value), (right, place), color=colour, fontsize=8.5,
-                          va="center", annotation_clip=False)  # fmt: skip
-        axis.set_title(f"{summary['space']} space ({summary['title']}), floor {floor:g}. Thin lines: {others} other "
-                       f"methods; bar at the left: ± sd of one training", loc="left", fontsize=9)  # fmt: skip
+                axis.plot(where, values, color="#b5b5b5", linewidth=0.7, zorder=1.5)
+        drawn.append((axis, [(f"{name} {_signed(value)}", max(where), value, colour)
+                             for name, value, colour in ends if np.isfinite(value)]))  # fmt: skip
+        axis.set_title(f"{summary['space']} space ({summary['title']}), floor {floor:g}")
         axis.set_ylabel("points of accuracy over uniform widths")
         axis.set_xticks(where, [f"{value:g} %" for value in where])
     np.ravel(axes)[-1].set_xlabel("FLOPs over the regular network's")
+    head(figure, "Accuracy over uniform widths against the budget",
+         f"Thin lines: {others} other methods. Bar at the left: ± standard deviation of one training. "
+         f"n = {seeds} seeds of each search.")  # fmt: skip
+    for axis, labels in drawn:
+        label_ends(axis, labels)
     save_figure(figure, path)

@@ -32,7 +32,7 @@ from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
 from core.experiments.arguments import add_method_arguments
 from core.experiments.plan import grid
-from core.experiments.plots import draw_means, new_figure, plot_losses, save_figure
+from core.experiments.plots import draw_means, plot_losses
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval
@@ -40,6 +40,7 @@ from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE, METHODS
+from core.report.style import QUIET, head, new_figure, save_figure, styled
 from core.tables import markdown_table
 
 LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
@@ -93,22 +94,26 @@ def rule_text(registered: Registered, becomes: Mapping[str, bool | None]) -> str
     )
 
 
+@styled
 def plot_differences(
     path: Path, registered: Registered, pairs: Mapping[Any, Sequence[float]], metric: Metric
 ) -> None:
     """The mean difference of every contrast with its 95 % interval as pairs come in; looks are lines."""
-    figure, axes = new_figure(7.2, 2.4 * len(registered.contrasts), len(registered.contrasts), squeeze=False)
+    figure, axes = new_figure(
+        7.2, 2.4 * len(registered.contrasts) + 0.6, len(registered.contrasts), squeeze=False
+    )
     for axis, contrast in zip(axes[:, 0], registered.contrasts, strict=True):
         values = list(pairs[contrast])
         counts = list(range(2, len(values) + 1))
-        draw_means(axis, counts, [values[:count] for count in counts], marker="o", markersize=3)
-        axis.axhline(0, color="0.5", linewidth=0.8)
+        draw_means(axis, counts, [values[:count] for count in counts], contrast.method, seeds=False)
+        axis.axhline(0, color=QUIET, linewidth=0.8)
         for look in registered.looks:
             axis.axvline(look, color="0.8", linewidth=0.8, zorder=0)
-        axis.set_title(f"{contrast}, n = {len(values)} pairs", fontsize=10, loc="left")
+        axis.set_title(f"{contrast}, n = {len(values)} pairs", loc="left")
         axis.set_xlim(1, registered.last + 1)
         axis.set_ylabel(metric.label)
-    axes[-1, 0].set_xlabel("pairs; lines: planned looks")
+    axes[-1, 0].set_xlabel("pairs; vertical lines: planned looks")
+    head(figure, "Differences as pairs come in", "Means and 95 % intervals (Student's t) of single looks.")
     save_figure(figure, path)
 
 

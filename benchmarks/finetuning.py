@@ -202,8 +202,7 @@ def _write(
         for name, item in series.items()
     }
     title = f"Fine-tuning {task.model_name} on a part of {task.dataset} at {first.shrink.budget.flops} of its FLOPs"
-    curves = {name: [item] for name, item in series.items() if name not in (BASELINE, PRETRAINED)}
-    plot_tradeoff(stem.with_name(f"{stem.name}.png"), curves, metric, title, baseline=series[BASELINE])
+    draw(stem, title, metric, series)
     epochs = arguments.finetune_epochs
     rows = [
         [
@@ -249,6 +248,12 @@ def _write(
     _, page = write_results(stem, value, "\n\n".join(part for part in parts if part))
     print(parts[4])
     print(f"report: {page}")
+
+
+def draw(stem: Path, title: str, metric: Metric, series: Mapping[str, Series]) -> None:
+    """Write STEM.png and STEM.svg."""
+    curves = {name: [item] for name, item in series.items() if name not in (BASELINE, PRETRAINED)}
+    plot_tradeoff(stem.with_name(f"{stem.name}.png"), curves, metric, title, baseline=series[BASELINE])
 
 
 def _beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metric: Metric) -> str:

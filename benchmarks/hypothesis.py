@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from core.experiments.series import Record, Series, collect, controls_table, res
 from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note
 from core.experiments.store import KeyedStore, schema_of, short
+from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.graph.channels import find_groups
 from core.methods.registry import BASELINE, METHODS
@@ -365,11 +366,8 @@ def write_report(
     metric = bench.engine.task.metrics[0]
     series = collect(records, lambda record: label_of(record, several))
     table = results_table(series, BASELINE, metric)
-    by_method: dict[str, list[Series]] = {}
-    for item in series.values():
-        by_method.setdefault(str(next(iter(item.records.values()))["method"]), []).append(item)
     title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
-    plot_tradeoff(stem.with_name(f"{stem.name}.png"), by_method, metric, title, baseline=series.get(BASELINE))
+    draw(stem, title, metric, series)
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [
         f"# {title}",
@@ -387,7 +385,7 @@ def write_report(
         controls_table(series, CONTROLS, metric),
         "\n".join(
             f"- `{name}`: {bench.engine.methods[name].summary}"
-            for name in by_method
+            for name in dict.fromkeys(record["method"] for record in records)
             if name in bench.engine.methods
         ),
         f"![Error against FLOPs]({stem.name}.png)",
@@ -399,6 +397,14 @@ def write_report(
     _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
     bench.engine.say(table)
     bench.engine.say(f"report: {page}")
+
+
+def draw(stem: Path, title: str, metric: Metric, series: Mapping[str, Series]) -> None:
+    """Write STEM.png and STEM.svg."""
+    by_method: dict[str, list[Series]] = {}
+    for item in series.values():
+        by_method.setdefault(str(next(iter(item.records.values()))["method"]), []).append(item)
+    plot_tradeoff(stem.with_name(f"{stem.name}.png"), by_method, metric, title, baseline=series.get(BASELINE))
 
 
 def build_parser() -> ArgumentParser:

@@ -276,8 +276,8 @@ def draw(row: Row, found: Mapping[str, Architecture], path: Path) -> None:
     layers = [name for name in graph.producers if name not in graph.depthwise]
     widths = {name: [layer_widths(one.reshape(model), layers)] for name, one in found.items()}
     share = 100 * next(iter(found.values())).costs[0].paper / next(iter(found.values())).costs[1].paper
-    plot_widths(path, f"{row.name}: channels per layer, {share:.1f} % of the FLOPs, scored on {row.images}", layers,
-                layer_widths(model, layers), widths)  # fmt: skip
+    below = f"{share:.1f} % of the FLOPs, scored on {row.images}, n = 1 (one seed)."
+    plot_widths(path, f"{row.name}: channels per layer", layers, layer_widths(model, layers), widths, below)
 
 
 def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Path]) -> str:

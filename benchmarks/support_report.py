@@ -9,13 +9,13 @@ from typing import Any
 
 from benchmarks.support_networks import Network
 from benchmarks.support_trial import BUDGET
-from core.experiments.plots import CURVE_COLOURS, new_figure, save_figure
+from core.report.style import PALETTE, QUIET, head, new_figure, save_figure, styled
 from core.tables import markdown_table
 
 MODES = ("evaluation", "training")
 SHARE = 0.95
 FULL, USABLE, NONE = "full", "usable", "none"
-RESULTS = {FULL: CURVE_COLOURS[0], USABLE: CURVE_COLOURS[4], NONE: CURVE_COLOURS[1]}
+RESULTS = {FULL: PALETTE[0], USABLE: PALETTE[4], NONE: PALETTE[1]}
 SHOWN_NOTES = 3
 HEADER = ("network", "kind", "side", "groups", "FLOPs under free groups", "at half width", "result", "budget .8",
           "proved in", "step", "start", "start alone", "export", "ONNX", "s", "Torch-Pruning: groups",
@@ -128,25 +128,29 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+@styled
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The share of FLOPs under free groups of every network, coloured by result; refusals are bars of no height."""
-    figure, axes = new_figure(12, 6.4, 2, sharey=True)
+    figure, axes = new_figure(12, 6.8, 2, sharey=True)
     for axis, kind in zip(axes, ("convolutional", "hybrid"), strict=True):
         own = sorted((row for row in rows if row["network"]["kind"] == kind), key=_place)
         for result, colour in RESULTS.items():
             at = [place for place, row in enumerate(own) if row["result"] == result]
             heights = [100 * (own[place]["share"] or 0.0) for place in at]
             axis.bar(at, heights, color=colour)
-            axis.bar(
-                0, 0, color=colour, label=f"{result}: {len(at)}"
-            )  # an empty one has no colour in a legend
         labels = [row["network"]["name"] for row in own]
         axis.set_xticks(range(len(own)), labels, rotation=90, fontsize=6)
         axis.set_xlim(-0.7, max(len(own), 1) - 0.3)
-        axis.axhline(100 * SHARE, color="0.4", linewidth=1)
+        axis.axhline(100 * SHARE, color=QUIET, linewidth=1)
         axis.set_ylabel("FLOPs under\nfree groups, %")
-        axis.set_title(kind, loc="left", fontsize=11)
-        axis.legend(
-            frameon=False, ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
-        )
+        axis.set_title(kind)
+        counts = Counter(row["result"] for row in own)
+        for place, (result, colour) in enumerate(RESULTS.items()):
+            axis.text(0.78 + 0.08 * place, 1.03, f"{counts[result]} {result}", color=colour, fontweight="bold",
+                      transform=axis.transAxes)  # fmt: skip
+    head(
+        figure,
+        f"How far {len(rows)} networks are supported",
+        f"Line: {100 * SHARE:.0f} %, which full support needs.",
+    )
     save_figure(figure, path)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from core.experiments.plots import new_figure, save_figure
+from core.report.style import new_figure, save_figure, styled
 
 NAMED = 60  # more classes than that have no room for their names
 COUNTED = 20  # likewise for a number in every cell
 COLUMNS = 6
 
 
+@styled
 def plot_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
     """Draw a confusion matrix: shares of every true class (row) by the class that it was taken for (column).
 
@@ -40,11 +41,12 @@ def plot_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str], ti
             axis.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
     axis.set_xlabel("taken for")
     axis.set_ylabel("true class")
-    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_title(title)
     figure.colorbar(picture, ax=axis, shrink=0.8, label="% of the true class")
     save_figure(figure, path)
 
 
+@styled
 def plot_worst(path: Path, images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
     """Draw a contact sheet.
 

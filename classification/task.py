@@ -21,18 +21,20 @@ from classification.evaluation import error_rates
 from classification.inputs import white_of
 from classification.models import build
 from classification.models.datasets import form_for
+from classification.panels import class_panels
 from core.command_line.factories import call_factory, is_factory, title
 from core.errors import UserError, first_line
-from core.experiments.checkpoints import save_checkpoints
+from core.experiments.checkpoints import save_checkpoints, trained_network
 from core.experiments.given import given_subject, given_widths
 from core.experiments.pretrained import open_pretrained
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Described, Metric, Task, model_text
+from core.experiments.task import Described, Metric, Shown, Task, model_text
 from core.methods.method import without_young
 from core.methods.subject import Pretrained
 from core.storage.files import atomic_write, read_json, read_text, write_json
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
+from core.training.train import Loader
 
 SKIPPED_FILE = "skipped.txt"
 # Of `DataConfig`, younger than the first stores: see `without_young`.
@@ -78,10 +80,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
         # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
-        finish=lambda settings, runs: [
-            *left_out(data.skipped),
-            *checkpoints(config, data, settings, runs, pretrained),
-        ],
+        finish=lambda settings, runs: finish(config, data, settings, runs, pretrained, test_loader, device),
         given=given,
         subject={**subject(config, data), **given_subject(given)},
         described=partial(describe, config, data),
@@ -154,6 +153,27 @@ def loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, T
     with torch.no_grad():
         error = 100 * (logits.argmax(1) != targets).float().mean()
     return functional.cross_entropy(logits, targets), {"top1_error": error}
+
+
+def finish(
+    config: RunConfig,
+    data: ClassificationData,
+    settings: Settings,
+    runs: Sequence[Run],
+    pretrained: Pretrained | None,
+    test_loader: Loader,
+    device: torch.device,
+) -> Shown:
+    """Write the checkpoints, and what each network says of the test images; returns the task's part of the reports."""
+    markdown = [*left_out(data.skipped), *checkpoints(config, data, settings, runs, pretrained)]
+
+    def trained(run: Run) -> nn.Module:
+        told = describe(config, data, run.architecture)
+        return trained_network(
+            settings, run, told, lambda description: build_network(description, config.model)
+        )
+
+    return Shown(tuple(markdown), class_panels(data, settings, runs, trained, test_loader, device))
 
 
 def checkpoints(

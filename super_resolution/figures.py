@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +12,36 @@ from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
 from core.errors import UserError
-from core.storage.files import write_with
+from core.report.page import Picture, Section, Slider, Text, png
+from core.report.style import save_figure, styled
 from super_resolution.data.sets import ImagePair, read_pair
 from super_resolution.evaluation import Upscaler, luminance, psnr
 
 
-def save_comparison(
-    pairs: Sequence[ImagePair],
-    scale: int,
-    upscalers: Mapping[str, Upscaler],
-    path: str | Path,
-    side: int = 96,
-) -> None:
-    """Save a figure with one row per image: the truth, then each upscaler's result on the same crop.
+@dataclass(frozen=True)
+class Compared:
+    """The same crop of an image as it is and as upscalers make it.
 
-    The crop is the one in which the first upscaler (by custom bicubic) is furthest from the truth, so that
-    nobody chooses it. Titles give each result's PSNR on Y over the whole image, border = scale.
+    Attributes:
+        name: of the image.
+        crops: title -> pixels, uint8; "HR" is the truth.
+        psnr: title -> PSNR on Y of the whole image, border = scale, in dB; without the truth.
+    """
+
+    name: str
+    crops: Mapping[str, np.ndarray]
+    psnr: Mapping[str, float]
+
+
+def compare_crops(
+    pairs: Sequence[ImagePair], scale: int, upscalers: Mapping[str, Upscaler], side: int = 96
+) -> list[Compared]:
+    """Crops of images, each where the first upscaler (bicubic) is furthest from the truth: nobody chooses it.
 
     Args:
         pairs: the images to show.
         scale: the up-sampling factor.
         upscalers: from a title to an upscaler (`super_resolution.evaluation`).
-        path: the picture to write, by custom `*.png`.
         side: side of the crops in HR pixels; smaller images are shown whole.
 
     Raises:
@@ -40,17 +49,47 @@ def save_comparison(
     """
     if not pairs or not upscalers:
         raise UserError("a comparison needs at least one image and one upscaler.")
-    columns = 1 + len(upscalers)
-    figure = Figure(figsize=(2.4 * columns, 2.6 * len(pairs)), layout="constrained")
-    axes = figure.subplots(len(pairs), columns, squeeze=False)
-    for row, pair in zip(axes, pairs):
+    found = []
+    for pair in pairs:
         hr, lr = read_pair(pair, scale)
         results = {title: upscale(lr) for title, upscale in upscalers.items()}
         region = _worst_region(hr, next(iter(results.values())), side)
-        _show(row[0], hr[region], f"{pair.name}: HR")
-        for axis, (title, sr) in zip(row[1:], results.items()):
-            _show(axis, sr[region], f"{title}\n{psnr(sr, hr, scale):.2f} dB")
-    write_with(path, lambda temporary: figure.savefig(temporary, dpi=150))
+        crops = {"HR": hr[region], **{title: sr[region] for title, sr in results.items()}}
+        found.append(
+            Compared(pair.name, crops, {title: psnr(sr, hr, scale) for title, sr in results.items()})
+        )
+    return found
+
+
+@styled
+def save_comparison(compared: Sequence[Compared], path: str | Path) -> None:
+    """Save a figure with one row per image: the truth, then each upscaler's result on the same crop; PNG and SVG."""
+    columns = len(compared[0].crops)
+    figure = Figure(figsize=(2.4 * columns, 2.6 * len(compared)), layout="constrained")
+    axes = figure.subplots(len(compared), columns, squeeze=False)
+    for row, one in zip(axes, compared):
+        for axis, (title, crop) in zip(row, one.crops.items()):
+            _show(
+                axis,
+                crop,
+                f"{title}\n{one.psnr[title]:.2f} dB" if title in one.psnr else f"{one.name}: {title}",
+            )
+    save_figure(figure, Path(path))
+
+
+def slider_section(compared: Sequence[Compared]) -> Section:
+    """The same for report.html: two of the pictures are compared by moving a border."""
+    sliders = []
+    for one in compared:
+        pictures = []
+        for title, crop in one.crops.items():
+            said = f"{title}, {one.psnr[title]:.2f} dB" if title in one.psnr else title
+            pictures.append(Picture(png(crop), f"{one.name}: {title}", said, crop.shape[1], crop.shape[0]))
+        sliders.append(Slider(tuple(pictures), one.name))
+    told = Text(
+        ["Each crop is the one where bicubic is furthest from the truth; PSNR is that of the whole image."]
+    )
+    return Section("Side by side", (told, *sliders))
 
 
 def _worst_region(hr: np.ndarray, sr: np.ndarray, side: int) -> tuple[slice, slice]:

@@ -17,15 +17,17 @@ from core.errors import UserError
 from core.experiments.checkpoints import save_checkpoints
 from core.experiments.given import given_subject, given_widths
 from core.experiments.pretrained import open_pretrained
-from core.experiments.settings import Run, Settings
-from core.experiments.task import Described, Metric, Task, model_text
+from core.experiments.settings import FOUND, Run, Settings
+from core.experiments.task import Described, Metric, Shown, Task, model_text
+from core.methods.registry import BASELINE
 from core.methods.subject import Pretrained
+from core.report.style import title_of
 from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
 from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, mean_scores, metrics
-from super_resolution.figures import save_comparison
+from super_resolution.figures import compare_crops, save_comparison, slider_section
 from super_resolution.models import build
 from super_resolution.models.own import own_channels
 
@@ -135,26 +137,27 @@ def finish(
     settings: Settings,
     runs: Sequence[Run],
     pretrained: Pretrained | None,
-) -> list[str]:
+) -> Shown:
     """Write a checkpoint for `super_resolution.upscale` per method, and the side-by-side crops."""
     upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
-    names = {"baseline": "Baseline", "lwdna": "LW-DNA"}
     files = []
     described = partial(describe_trained, config, channels)
     for run, network, line in save_checkpoints(
         settings, runs, described, lambda description: build_network(description, config.model), pretrained
     ):
         files.append(line)
-        if run.method in names:
-            upscalers[names[run.method]] = by_network(
+        if run.method in (BASELINE, FOUND):
+            upscalers[title_of(run.method)] = by_network(
                 network.to(device).eval(), config.scale, config.data.tile
             )
     pairs = [pair for images in present for pair in images.pairs][:COMPARED_IMAGES]
-    save_comparison(pairs, config.scale, upscalers, settings.work_dir / "comparison.png")
-    return [
+    compared = compare_crops(pairs, config.scale, upscalers)
+    save_comparison(compared, settings.work_dir / "comparison.png")
+    markdown = (
         "## Side by side",
         "Each crop is the one where bicubic is furthest from the truth.",
         "![HR, bicubic, baseline, LW-DNA](comparison.png)",
         "Checkpoints for `python -m super_resolution.upscale IN OUT --checkpoint FILE`:\n\n"
         + "\n".join(files),
-    ]
+    )
+    return Shown(markdown, (slider_section(compared),))

@@ -38,9 +38,11 @@ from classification.data.images import read_rgb
 from classification.data.listed import _matrix
 from classification.data.photographs import _read_digests
 from classification.data.scan import read_list
+from classification.panels import _kept
 from classification.task import _content, read_skipped
 from core.command_line.config import dump_config, load_config
 from core.experiments.experiment import FAILED_FILE, _read_failures
+from core.experiments.page import _kept_times
 from core.experiments.plan import PLAN_FILE, new_plan, stored_plan
 from core.experiments.pretrained import open_pretrained
 from core.experiments.sequential import Contrast, Registered, read_registered
@@ -360,6 +362,28 @@ READERS: dict[str, Reader] = {
     ),
     "record": Reader("a.json", lambda path: read_record(path, "to be recorded anew"), record, "json"),
     "claim": Reader("claim.json", read_claim, lambda path: write_json(path, asdict(Claim.own())), "json"),
+    "predictions": Reader(
+        "a.json",
+        lambda path: _kept(path, ""),
+        lambda path: write_json(path, {"weights": "", "targets": [0, 1, 1], "predicted": [0, 1, 0]}),
+        "json",
+    ),
+    "times of networks": Reader(
+        "a.json",
+        lambda path: _kept_times(path, "key"),
+        lambda path: write_json(
+            path,
+            {
+                "seconds": {"baseline": 0.1},
+                "device": "cpu",
+                "threads": 1,
+                "repeats": 3,
+                "inputs": [[1, 3, 8, 8]],
+                "networks": "key",
+            },
+        ),
+        "json",
+    ),
     "failures": Reader(
         "a.json",
         within(FAILED_FILE, lambda folder: _read_failures(SimpleNamespace(work_dir=folder))),  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Room -> the rooms that it may import. What lies at the top of core (`errors`, `modules`, `networks/`, ...) serves all.
 CORE: dict[str, set[str]] = {
     "storage": set(),
+    "report": {"storage"},
     "command_line": {"storage"},
     "training": {"storage"},
     "graph": set(),
@@ -21,7 +22,7 @@ CORE: dict[str, set[str]] = {
     "widths": {"surgery", "graph", "storage"},
     "export": {"surgery", "graph", "storage", "command_line"},
     "methods": {"widths", "surgery", "graph", "training", "storage"},
-    "experiments": {"methods", "widths", "surgery", "graph", "training", "storage", "command_line"},
+    "experiments": {"methods", "widths", "surgery", "graph", "training", "storage", "command_line", "report"},
 }
 CORE_TOP = {
     "__init__",

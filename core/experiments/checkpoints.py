@@ -10,16 +10,17 @@ from torch import nn
 
 from core.experiments.plan import FROM_SCRATCH
 from core.experiments.pretrained import as_json
-from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings, TeacherConfig
 from core.experiments.store import plain
 from core.experiments.task import Described
 from core.methods.subject import Pretrained
+from core.report.style import title_of
 from core.storage.checkpoint import load_weights, save_weights
 from core.storage.description import Origin, header_of
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 from core.training.divergence import Divergence
+from core.training.run_files import RunFiles
 from core.training.train import TrainConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -55,6 +56,23 @@ def header(
     return header_of(described.key, described.description, origin)
 
 
+def trained_network(settings: Settings, run: Run, told: Described, build: Callable[[Any], M]) -> M:
+    """The network of a finished training, with its weights.
+
+    Args:
+        settings: the experiment.
+        run: the training.
+        told: what the network is.
+        build: a description -> its network.
+
+    Raises:
+        UserError: the weights are missing, damaged, or not of these widths.
+    """
+    network = build(told.description)
+    load_weights(network, RunFiles(settings.run_dir(run.method, run.seed)).weights)
+    return network
+
+
 def save_checkpoints(
     settings: Settings,
     runs: Sequence[Run],
@@ -81,8 +99,7 @@ def save_checkpoints(
         if run.seed != runs[0].seed:
             continue
         told = described(run.architecture)
-        network = build(told.description)
-        load_weights(network, settings.run_dir(run.method, run.seed) / "model.safetensors")
+        network = trained_network(settings, run, told, build)
         path = settings.work_dir / f"{run.method}.safetensors"
         train = replace(settings.train, seed=run.seed)
         save_weights(
@@ -93,5 +110,5 @@ def save_checkpoints(
                 as_json(pretrained, "scratch" if run.method.endswith(FROM_SCRATCH) else settings.start),
             ),
         )  # fmt: skip
-        title = METHOD_TITLES.get(run.method, run.method.capitalize())
+        title = title_of(run.method)
         yield run, network, f"- `{path.name}`: {title}, seed {run.seed}"

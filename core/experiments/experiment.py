@@ -6,7 +6,7 @@ so a run that was stopped goes on where it was, and each stage can be run alone.
 is named in the report, and tried again by the next run.
 
     work_dir/
-        config.py  plan.json  widths.json  result.json  report.md  channels.png  curves.png
+        config.py  plan.json  widths.json  result.json  report.html  report.md  channels.png  curves.png  latency.json
         widths/METHOD-seedS.json        what `shrink` found for each method and seed
         runs/METHOD-seedS/              checkpoints, weights, log.jsonl and TensorBoard events of each training
         records/METHOD-seedS.json       each finished trial, with all that decided it
@@ -27,8 +27,9 @@ from core.errors import UserError
 from core.experiments.checks import check
 from core.experiments.engine import Engine
 from core.experiments.executors import Resources
+from core.experiments.page import report_page
 from core.experiments.plan import EARLIER, SCHEMA, Trial
-from core.experiments.plots import plot_channels, plot_curves
+from core.experiments.plots import found_widths, plot_channels, plot_curves
 from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
 from core.experiments.scheduling import OpenEngine, run_trials
@@ -42,6 +43,7 @@ from core.experiments.trials import Failure
 from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture
+from core.report.page import LARGEST, write_page
 from core.storage.files import read_json, write_json, write_text
 from core.storage.schema import lower
 from core.surgery.architecture import Architecture
@@ -54,6 +56,7 @@ __all__ = ["BASELINE", "FOUND", "STAGES", "Metric", "Outcome", "Run", "Settings"
            "TeacherConfig", "check", "find_architecture", "run_experiment", "summarise"]  # fmt: skip
 
 FAILED_FILE = "failed.json"
+PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def run_experiment(
         raise UserError(f"{failed[0].error}{more}")
     result = None
     if "compare" in settings.stages and fabric.is_global_zero and len(failed) < len(settings.trials()):
-        result = _compare(task, settings, say)
+        result = _compare(task, settings, fabric.device, say)
     return Outcome(result, tuple(failed))
 
 
@@ -183,7 +186,9 @@ def _read_failures(settings: Settings) -> list[dict[str, Any]]:
         ) from error
 
 
-def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(
+    task: Task, settings: Settings, device: torch.device, say: Callable[[str], None]
+) -> dict[str, Any]:
     runs, failed = _read_runs(settings)
     result = summarise(task, runs, settings.seed_list, settings.train.epochs, settings.shrink)
     result["failed"] = failed
@@ -201,13 +206,20 @@ def _compare(task: Task, settings: Settings, say: Callable[[str], None]) -> dict
                 result[key] += lines
     write_json(settings.work_dir / "result.json", result)
     table = results_table(task.metrics, result)
-    sections = task.finish(settings, runs)
-    write_text(settings.work_dir / "report.md", markdown_report(task, settings, result, sections))
-    plot_channels(settings.work_dir / "channels.png", task, runs)
+    shown = task.finish(settings, runs)
+    write_text(settings.work_dir / "report.md", markdown_report(task, settings, result, shown.markdown))
+    widths = found_widths(task, runs)
+    plot_channels(settings.work_dir / "channels.png", task, runs, widths)
     plot_curves(settings.work_dir / "curves.png", task, runs)
+    page = settings.work_dir / PAGE_FILE
+    size = write_page(page, report_page(task, settings, runs, result, shown.sections, widths, device))
     for line in table.splitlines():
         say(line)
-    say(f"report: {settings.work_dir / 'report.md'}")
+    say(f"report: {page}, {settings.work_dir / 'report.md'}")
+    if size > LARGEST:
+        say(
+            f"'{page}' has {size / 2**20:.1f} MiB, more than the usual {LARGEST >> 20}: mail and phones may refuse it"
+        )
     return result
 
 

@@ -19,17 +19,10 @@ from core.experiments.statistics import (
 )
 from core.experiments.task import Metric, Task
 from core.methods.registry import BASELINE
+from core.report.style import title_of
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
 
-METHOD_TITLES = {
-    "baseline": "Baseline",
-    "lwdna": "LW-DNA",
-    "lwdna-scratch": "LW-DNA from scratch",
-    "random": "Random widths",
-    "uniform": "Uniform widths",
-    "random-scores": "Random scores",
-}
 SPREAD = (
     "sd log w: standard deviation, over a network's groups, of the logarithm of width over the baseline's: 0 for "
     "uniform widths."
@@ -63,7 +56,7 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
     ]
     methods = [
         [
-            METHOD_TITLES.get(method, method.capitalize()),
+            title_of(method),
             *(with_interval(series[method].values(metric), metric.digits) for metric in shown),
             engineering(entry["flops"]),
             f"{100 * entry['flops_ratio']:.2f}",
@@ -88,10 +81,11 @@ def _spread(result: Mapping[str, Any], method: str) -> str:
 def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
     """The table of methods for a terminal."""
     header, rows = results_rows(metrics, result)
-    return "\n".join([text_table(header, rows), _footnote(result), *_training_remarks(metrics, result)])
+    return "\n".join([text_table(header, rows), footnote(result), *training_remarks(metrics, result)])
 
 
-def _footnote(result: Mapping[str, Any]) -> str:
+def footnote(result: Mapping[str, Any]) -> str:
+    """What intervals are, how far so many seeds go, and how many values are not finite."""
     seeds = len(result["seeds"])
     text = "One seed: no interval, and no claim about which network is better (use --seeds)."
     if seeds > 1:
@@ -123,7 +117,7 @@ def _failures(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
+def training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
     """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
     lines = [*_failures(result)]
     changes = result.get("recipe_changes", [])
@@ -136,7 +130,7 @@ def _training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> l
             for metric in metrics
             if series.has(metric)
         ]
-        raw += [f"{METHOD_TITLES.get(method, method)} {', '.join(cells)}"] if cells else []
+        raw += [f"{title_of(method)} {', '.join(cells)}"] if cells else []
     if raw:
         lines.append(
             f"Scores are of running averages of the weights; of the weights themselves: {'; '.join(raw)}."
@@ -157,7 +151,7 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
         for metric in metrics:
             values = own.against(base, metric) if base is not None and own.has(metric) else []
             if len(values) > 1:
-                names.append([METHOD_TITLES.get(method, method), metric.label])
+                names.append([title_of(method), metric.label])
                 differences.append((values, metric.digits))
     return [name + cells for name, cells in zip(names, difference_cells(differences), strict=True)]
 
@@ -174,12 +168,12 @@ def markdown_report(
         f"{epochs} for every network, the same recipe{but}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
-        *_weights_told(task, settings, result),
+        *weights_lines(task, settings, result),
         markdown_table(header, rows),
-        _footnote(result),
+        footnote(result),
         *([SPREAD] if result["methods"].keys() - {BASELINE} else []),
         *([NEARLY_UNIFORM] if "random-scores" in result["methods"] else []),
-        *_training_remarks(task.metrics, result),
+        *training_remarks(task.metrics, result),
         *task.notes,
     ]
     differences = paired_differences(task.metrics, result)
@@ -202,7 +196,8 @@ def markdown_report(
     return "\n\n".join(parts) + "\n"
 
 
-def _weights_told(task: Task, settings: Settings, result: Mapping[str, Any]) -> list[str]:
+def weights_lines(task: Task, settings: Settings, result: Mapping[str, Any]) -> list[str]:
+    """What trained weights were used, and how; none without."""
     if task.pretrained is None:
         return []
     lines = weights_told(task.pretrained, settings.start, settings.shrink)
@@ -210,7 +205,7 @@ def _weights_told(task: Task, settings: Settings, result: Mapping[str, Any]) -> 
         lines.append(f"Groups that are not exact stay whole: {', '.join(f'`{name}`' for name in whole)}.")
     metric = task.metrics[0]
     before = [
-        f"{METHOD_TITLES.get(method, method)} {with_interval(series.values(metric), metric.digits)}"
+        f"{title_of(method)} {with_interval(series.values(metric), metric.digits)}"
         for method, series in of_result(result, "metrics_at_start").items()
         if series.has(metric)
     ]
@@ -224,7 +219,7 @@ GONE = "–"  # in the place of a width
 
 def _widths_table(result: Mapping[str, Any]) -> str:
     methods = result["methods"]
-    header = ["group", *(METHOD_TITLES.get(method, method) for method in methods)]
+    header = ["group", *(title_of(method) for method in methods)]
     rows = [
         [f"`{group}`", *(str(entry["widths"].get(group, GONE)) for entry in methods.values())]
         for group in dict.fromkeys(group for entry in methods.values() for group in entry["widths"])

@@ -81,14 +81,22 @@ def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, 
     """
     found: dict[str, Series] = {}
     for method, entry in result["methods"].items():
-        seeds = [run["seed"] for run in entry["per_seed"]]
         by_key = {key: value["values"] for key, value in entry.get(metrics, {}).items()}
+        base = _cost(entry["flops"] / entry["flops_ratio"], entry["params"] / entry["params_ratio"])
         records: dict[int, Record] = {
-            seed: {"metrics": {key: values[place] for key, values in by_key.items()}}
-            for place, seed in enumerate(seeds)
+            run["seed"]: {
+                "metrics": {key: values[place] for key, values in by_key.items()},
+                "cost": _cost(run["flops"], run["params"]),
+                "baseline_cost": base,
+            }
+            for place, run in enumerate(entry["per_seed"])
         }
         found[method] = Series(method, records)
     return found
+
+
+def _cost(flops: float, params: float) -> dict[str, Any]:
+    return {"flops": {"paper": flops}, "params": params}
 
 
 def results_table(series: Mapping[str, Series], reference: str, metric: Metric) -> str:

@@ -225,6 +225,11 @@ class WorkDirectory:
         record = _read(self.record_file(method, seed), RECORDED_ANEW)
         return {} if record is None else dict(record.get("unknown_start", {}))
 
+    def environment(self, method: str, seed: int) -> dict[str, Any]:
+        """What a network was trained on, and when; empty where there is no record."""
+        record = _read(self.record_file(method, seed), RECORDED_ANEW)
+        return {} if record is None else dict(record.get("environment") or {})
+
     def metrics_at_start(self, method: str, seed: int) -> dict[str, float]:
         """Metrics of a network with trained weights before it was fine-tuned; empty for one from scratch."""
         record = _read(self.record_file(method, seed), RECORDED_ANEW)

@@ -12,6 +12,7 @@ from torch import nn
 
 from core.experiments.settings import Run, Settings
 from core.methods.subject import Subject
+from core.report.page import Section
 from core.surgery.architecture import Architecture
 
 
@@ -42,6 +43,19 @@ class Metric:
     digits: int = 2
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A task's own part of the reports of a run.
+
+    Attributes:
+        markdown: paragraphs of report.md.
+        sections: of report.html.
+    """
+
+    markdown: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(Subject):
     """What a task has to say about itself to be run, beside what a `Subject` says.
@@ -54,7 +68,7 @@ class Task(Subject):
         curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
         references: methods without a network, such as bicubic resizing -> metrics by key.
         notes: lines for the report, such as data sets that are missing.
-        finish: makes the task's own pictures and files once all is trained; returns Markdown for the report.
+        finish: makes the task's own pictures and files once all is trained; returns its part of the reports.
         given: widths of the found network where they are known beforehand; controls are still found.
         subject: network and data, as plain data, as far as they decide a result: trials are told apart by it.
         described: what the checkpoint of a network at such widths (None for the baseline's own) says of it; None where
@@ -70,7 +84,7 @@ class Task(Subject):
     curves: tuple[str, str, str]
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    finish: Callable[[Settings, Sequence[Run]], list[str]] = lambda settings, runs: []
+    finish: Callable[[Settings, Sequence[Run]], Shown] = lambda settings, runs: Shown()
     given: Architecture | None = None
     subject: Mapping[str, Any] = field(default_factory=dict)
     described: Callable[[Architecture | None], Described] | None = None

@@ -31,7 +31,7 @@ def describe(path: str | Path, contents: Contents) -> str:
         rows.append(["widths", "the network's own" if architecture is None else "below"])
     if architecture is not None:
         rows.append(["blocks left out", ", ".join(architecture.removed) or "none"])
-        rows += _rows(architecture.found_by, "found by ") or [["found by", "not told"]]
+        rows += _rows(architecture.found_by, "found by ", leave_out=("groups",)) or [["found by", "not told"]]
     rows += _rows(contents.origin, "made: ") or [["made", "not told"]]
     rows += [
         ["release", contents.library or "not told: of an older release or another program"],

@@ -164,25 +164,58 @@ def count(model: nn.Module, example_inputs: Any, convention: Convention = "macs"
     Raises:
         UserError: unknown convention.
     """
+    return sum(_counted(model, example_inputs, convention).values())
+
+
+def _counted(model: nn.Module, example_inputs: Any, convention: Convention) -> dict[str, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     _known(convention)
     copied = meta_copy(bare(model)).eval()
-    extra: dict[int, int] = {}
+    names = {id(module): name for name, module in copied.named_modules()}
+    running: list[str] = [""]
+    total: dict[str, int] = dict.fromkeys(names.values(), 0)
+    extra: dict[str, int] = {}
+    before: list[int] = []
+    counter = FlopCounterMode(display=False)
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def enter(module: nn.Module, inputs: Any) -> None:
+        before.append(counter.get_total_flops())
+        running.append(names[id(module)])
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        name = running.pop()
+        own = counter.get_total_flops() - before.pop()
+        total[name] += own
+        if before:  # what a child did is not its parent's
+            total[running[-1]] -= own
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            extra[id(module)] = WEIGHT[convention].get("norm", 0) * output.numel()
+            extra[name] = WEIGHT[convention].get("norm", 0) * output.numel()
         elif isinstance(module, RELU_MODULES):
-            extra[id(module)] = WEIGHT[convention].get("relu", 0) * output.numel()
+            extra[name] = WEIGHT[convention].get("relu", 0) * output.numel()
 
     for module in copied.modules():
-        module.register_forward_hook(hook)
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
     inputs = map_tensors(example_inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, _ConstantsOnMeta():
+    with torch.no_grad(), counter, _ConstantsOnMeta():
         call(copied, inputs)
     batch = tensors_in(inputs)[0].shape[0]
-    return (counter.get_total_flops() // 2 + sum(extra.values())) // batch
+    return {name: (value // 2 + extra.get(name, 0)) // batch for name, value in total.items()}
+
+
+def count_each(model: nn.Module, example_inputs: Any, convention: Convention = "macs") -> dict[str, int]:
+    """`count`, module by module: name -> FLOPs per sample of what the module computes itself, its children left out.
+
+    The sum is `count`'s. Modules that compute nothing that counts are missing; "" is the model itself.
+
+    Args:
+        model: see `count`.
+        example_inputs: likewise.
+        convention: likewise.
+    """
+    counted = _counted(model, example_inputs, convention)
+    return {name: value for name, value in counted.items() if value}
 
 
 def count_params(model: nn.Module) -> int:

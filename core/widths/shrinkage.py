@@ -89,11 +89,24 @@ def shrink(
             **({"vanish": config.vanish} if config.vanish else {}),
             latents=config.latents,
             **({"embedding": config.embedding} if config.latents == "hypernetwork" else {}),
+            groups=_groups(space, config, scores, found),
             at_floor=found.at_floor,
             at_ceiling=found.at_ceiling,
             **({"latency_seconds": found.cost.latency} if found.cost.latency is not None else {}),
         ),
     )
+
+
+def _groups(
+    space: Space, config: ShrinkConfig, scores: Mapping[str, Tensor], found: SearchResult
+) -> dict[str, dict[str, float]]:
+    """Of every group the width of its floor, and the mean score of the channels that stay."""
+    floors = space.graph.widths_at(fitted(space, config).bounds(space.graph).low)
+    kept = {name: scores[name][indices] for name, indices in found.keep.items()}
+    return {
+        name: {"floor": floors[name], **({"score": float(f"{own.double().mean():.4g}")} if len(own) else {})}
+        for name, own in kept.items()
+    }
 
 
 @dataclass
@@ -204,6 +217,14 @@ def priced_baseline(space: Space, budget: Budget) -> Cost:
     return replace(space.baseline, latency=latency(space.model, space.inputs, device=device)[0])
 
 
+def fitted(space: Space, config: ShrinkConfig) -> ShrinkConfig:
+    """The configuration without the patterns that fitted blocks alone that are left out."""
+    if not space.removed:
+        return config
+    groups = space.graph.groups
+    return replace(config, floor=fitting(config.floor, groups), ceiling=fitting(config.ceiling, groups))
+
+
 def search_space(
     space: Space, scores: Mapping[str, Tensor], config: ShrinkConfig, baseline: Cost
 ) -> SearchResult:
@@ -216,11 +237,8 @@ def search_space(
         config: budget, floors, ceilings, round_to, allocation.
         baseline: see `priced_baseline`.
     """
-    floor, ceiling = (
-        fitting(limit, space.graph.groups) if space.removed else limit
-        for limit in (config.floor, config.ceiling)
-    )
-    return search(space.graph, scores, config.budget, baseline, floor=floor, ceiling=ceiling,
+    config = fitted(space, config)
+    return search(space.graph, scores, config.budget, baseline, floor=config.floor, ceiling=config.ceiling,
                   round_to=config.round_to, allocation=config.allocation,
                   measure=_clock(space, baseline) if config.budget.latency is not None else None)  # fmt: skip
 

@@ -22,7 +22,6 @@ import benchmarks.channel_bench
 import benchmarks.channel_bench_table
 from benchmarks.channel_bench import main
 from benchmarks.channel_bench_networks import BASELINE, IMAGE, SPACES, MacroSpace, image, mobilenet
-from benchmarks.channel_bench_report import spread_labels
 from benchmarks.channel_bench_search import (
     STEEP,
     Answer,
@@ -274,14 +273,6 @@ def test_what_is_left_out_is_named_with_its_reason() -> None:
     assert {"dhp", "accumulated", "shallow-uniform", "gradient-depth"} <= set(out)
     assert "up to 100 epochs of 5,000 images" in out["dhp"]
     assert "gradient" not in out
-
-
-def test_labels_keep_their_distance_and_their_order() -> None:
-    assert spread_labels([0.0, 5.0], 1.0) == [0, 5]
-    assert spread_labels([1.0, 1.0, 1.0], 1.0) == pytest.approx([0, 1, 2])
-    places = spread_labels([0.3, 0.1, 0.2, 2.0], 0.5)
-    assert np.argsort(places).tolist() == [1, 2, 0, 3]
-    assert np.diff(sorted(places)).min() >= 0.5 - 1e-12
 
 
 def write_table(root: Path, space: str) -> Path:

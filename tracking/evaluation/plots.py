@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from core.errors import UserError
+from core.report import style
 from core.storage.files import write_with
 from tracking.datasets import TITLES, split_title
 from tracking.evaluation.evaluation import Evaluation, average_curve, comparable, counted
@@ -24,22 +25,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["success", "precision", "norm_precision"]
 
-# Okabe and Ito's palette, which readers with any colour vision can tell apart; dashes continue it past eight lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-DASHES = ("-", "--", "-.", ":")
-STYLE: dict[RcKeyType, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
+DASHES = ("-", "--", "-.", ":")  # where there are more trackers than colours
+STYLE: dict[RcKeyType, Any] = style.STYLE | {
+    "axes.grid.axis": "both",
+    "legend.frameon": True,  # it may lie on the grid
     "legend.facecolor": "white",
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,
-    "pdf.fonttype": 42,  # text stays text, as publishers ask
     "savefig.bbox": "tight",
     "savefig.dpi": 200,
 }
@@ -68,9 +60,9 @@ def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> No
     protocol = evaluations[0].protocol
     key, label = _legend_score(kind, protocol)
     scored = [(item.scores()[key] or 0.0, item) for item in evaluations]
-    places = {
-        item.name: index for index, item in enumerate(evaluations)
-    }  # a tracker looks the same in all plots
+    # A tracker looks the same in all plots.
+    colours = style.colours_of([item.name for item in evaluations])
+    places = {item.name: index for index, item in enumerate(evaluations)}
     for score, item in sorted(scored, key=lambda pair: -pair[0]):
         curves = item.curves
         grid, curve = {
@@ -82,8 +74,8 @@ def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> No
         axes.plot(
             grid,
             average_curve(curve, curves.frames, protocol),
-            color=COLOURS[place % len(COLOURS)],
-            linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
+            color=colours[item.name],
+            linestyle=DASHES[place // len(style.PALETTE) % len(DASHES)],
             linewidth=1.8,
             label=f"[{100 * score:.1f}] {item.name}",
         )
@@ -99,7 +91,7 @@ def draw_curves(axes: Axes, evaluations: Sequence[Evaluation], kind: Kind) -> No
     axes.set_ylabel(
         {"success": "Success rate", "precision": "Precision", "norm_precision": "Normalised precision"}[kind]
     )
-    if len(evaluations) > len(COLOURS) or _covers(_legend(axes, label, loc="best"), axes):
+    if len(evaluations) > len(style.PALETTE) or _covers(_legend(axes, label, loc="best"), axes):
         _legend(axes, label, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves
 
 
@@ -114,6 +106,11 @@ def _covers(legend: Legend, axes: Axes) -> bool:
     box = legend.get_window_extent()
     paths = (axes.transData.transform_path(line.get_path()) for line in axes.lines)
     return any(path.intersects_bbox(box, filled=False) for path in paths)
+
+
+def kinds_of(protocol: Protocol) -> list[Kind]:
+    """The curves that a protocol defines."""
+    return ["success", "precision", "norm_precision"] if protocol.averaging == "sequence" else ["success"]
 
 
 def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> Figure:
@@ -160,7 +157,8 @@ def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
         for item in evaluations
     ]
     names = sorted(first.attributes, key=lambda name: scores[0][name])
-    shown = evaluations[: len(COLOURS)]
+    shown = evaluations[: len(style.PALETTE)]
+    colours = style.colours_of([item.name for item in evaluations])
     height = 0.8 / len(shown)
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(5.0, 0.8 + len(names) * max(0.24, 0.11 * len(shown))), layout="constrained")
@@ -169,7 +167,7 @@ def attribute_figure(evaluations: Sequence[Evaluation], split: str) -> Figure:
         for place, item in enumerate(shown):
             values = np.array([100 * scores[place].get(name, 0.0) for name in names])
             positions = np.arange(len(names)) + 0.4 - height * (place + 0.5)
-            axes.barh(positions, values, height, color=COLOURS[place], label=item.name)
+            axes.barh(positions, values, height, color=colours[item.name], label=item.name)
             if len(shown) <= 3:
                 for position, value in zip(positions, values, strict=True):
                     axes.text(value + 0.6, position, f"{value:.1f}", va="center", fontsize=6.5)
@@ -207,10 +205,9 @@ def save_plots(
     evaluations = [item for item in evaluations if item.curves.names]
     if not comparable(evaluations):
         raise UserError("the trackers were scored on different sequences, which no plot can rank")
-    kinds: list[Kind] = ["success"]
-    if evaluations[0].protocol.averaging == "sequence":
-        kinds += ["precision", "norm_precision"]
-    figures = {str(kind): curve_figure(evaluations, kind, split) for kind in kinds}
+    figures = {
+        str(kind): curve_figure(evaluations, kind, split) for kind in kinds_of(evaluations[0].protocol)
+    }
     if evaluations[0].attributes:
         figures["attributes"] = attribute_figure(evaluations, split)
     written = []

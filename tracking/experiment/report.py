@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.experiments.checkpoints import save_checkpoints
-from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
-from core.experiments.task import Described
+from core.experiments.task import Described, Shown
 from core.graph.complexity import count, count_params, latency
+from core.report.page import Section, Table, Text
+from core.report.style import title_of
 from core.surgery.architecture import Architecture
 from core.tables import engineering, markdown_table
 from tracking.dimp.checkpoint import KEY, Description
@@ -23,8 +25,14 @@ from tracking.dimp.net import DiMPNet
 from tracking.evaluation.evaluation import Evaluation
 from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig
+from tracking.experiment.panels import curve_charts, frame_blocks
 from tracking.experiment.tryout import Tryout
 from tracking.training import trained_on
+
+FRAME_NOTE = (
+    "Convolutions on a search crop, heads included, in the convention `macs`. Milliseconds of these convolutions are "
+    "medians of turns on the CPU; frames per second are those of the evaluation, decoding left out."
+)
 
 
 class PerFrame(nn.Module):
@@ -43,8 +51,8 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run]) -> list[str]:
-    """Write a checkpoint per method and the plots; returns Markdown for the report.
+def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run]) -> Shown:
+    """Write a checkpoint per method and the plots; returns the task's part of the reports.
 
     Args:
         config: the protocol.
@@ -53,6 +61,7 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         runs: all trained trackers.
     """
     networks: dict[str, DiMPNet] = {}
+    folders: dict[str, Path] = {}
     evaluations: list[Evaluation] = []
     files = []
     described = partial(describe, config, tryout.changes)
@@ -60,23 +69,31 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         settings, runs, described, lambda description: description.build(config.backbone.name)
     ):
         files.append(line)
-        name = METHOD_TITLES.get(run.method, run.method.capitalize())
+        name = title_of(run.method)
         networks[name] = network.eval()
         evaluations.append(replace(tryout.network(network), name=name))
+        folders[name] = tryout.folder_of(network)
     evaluations += [tryout.built_in(name) for name in tryout.references]
     evaluations.sort(key=_auc, reverse=True)
     pictures = save_plots(settings.work_dir, evaluations, tryout.dataset.split)
-    return [
+    header, rows = _frame_rows(networks, evaluations, tryout.settings.crop_size)
+    markdown = (
         "## Plots",
         f"Seed {runs[0].seed}.",
         *(f"![{path.stem}]({path.name})" for path in pictures if path.suffix == ".png"),
         "## Cost and speed of a frame",
-        "Convolutions on a search crop, heads included, in the convention `macs`. Milliseconds of these convolutions "
-        "are medians of turns on the CPU; frames per second are those of the evaluation, decoding left out.",
-        _frame_table(networks, evaluations, tryout.settings.crop_size),
+        FRAME_NOTE,
+        markdown_table(header, rows),
         "Checkpoints for `python -m tracking.track VIDEO --box x,y,w,h --tracker dimp50 --checkpoint FILE`:\n\n"
         + "\n".join(files),
-    ]
+    )
+    told = f"Seed {runs[0].seed}."
+    sections = (
+        Section("Success", tuple(curve_charts(evaluations, tryout.dataset.split, told))),
+        Section("Frames", tuple(frame_blocks(tryout.dataset, folders))),
+        Section("Cost and speed of a frame", (Text([FRAME_NOTE.replace("`", "")]), Table(header, rows))),
+    )
+    return Shown(markdown, sections)
 
 
 def describe(config: RunConfig, changes: Mapping[str, Any], found: Architecture | None) -> Described:
@@ -92,7 +109,9 @@ def _auc(evaluation: Evaluation) -> float:
     return -math.inf if score is None or math.isnan(score) else score
 
 
-def _frame_table(networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation], side: int) -> str:
+def _frame_rows(
+    networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation], side: int
+) -> tuple[list[str], list[list[str]]]:
     crop = torch.zeros(1, 3, side, side)
     modules = [PerFrame(network).cpu() for network in networks.values()]
     speeds = {item.name: item.speed for item in evaluations}
@@ -110,4 +129,4 @@ def _frame_table(networks: dict[str, DiMPNet], evaluations: Sequence[Evaluation]
         ]
         for (name, network), cost, time in zip(networks.items(), flops, seconds, strict=True)
     ]
-    return markdown_table(["method", "FLOPs", "ratio %", "params", "ms", "ratio %", "frames/s"], rows)
+    return ["method", "FLOPs", "ratio %", "params", "ms", "ratio %", "frames/s"], rows

@@ -63,8 +63,12 @@ class Tryout:
         """
         assert isinstance(network, DiMPNet)
         prepared = InferenceNetwork(network, self.device)
-        name = f"{weights_checksum(network):08x}"
+        name = self.folder_of(network).name
         return self._try(name, lambda: DiMPTracker(prepared, self.settings), in_all)
+
+    def folder_of(self, network: nn.Module) -> Path:
+        """Where the boxes of a tracker's network are, once it was tried."""
+        return self.folder / f"{weights_checksum(network):08x}"
 
     def built_in(self, name: str, *, in_all: bool = False) -> Evaluation:
         """A tracker of `tracking.online.trackers`, tried; for `in_all` see `network`."""

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from core.experiments.experiment import run_experiment
-from core.experiments.plots import new_figure, say_what_is_not_drawn
+from core.experiments.plots import say_what_is_not_drawn
 from core.experiments.report import results_table
 from core.experiments.settings import Settings
 from core.experiments.statistics import (
@@ -26,6 +26,7 @@ from core.experiments.statistics import (
     with_interval,
 )
 from core.experiments.task import Metric, Task
+from core.report.style import new_figure
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig

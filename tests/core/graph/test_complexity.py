@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ import classification.models
 import super_resolution.models
 from core.errors import UserError
 from core.graph.channels import trace_channels
-from core.graph.complexity import Cost, count, count_params, latency
+from core.graph.complexity import Cost, count, count_each, count_params, latency
 from tests.toys import Net, conv
 
 # FLOPs of the convention "paper" and parameters, as published for LW-DNA and DHP; to the digits that were printed.
@@ -194,3 +196,25 @@ def test_a_cost_keeps_its_form_in_files() -> None:
             Cost.from_json(damaged)
     with pytest.raises(UserError, match="unknown convention"):
         cost.flops("flops")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("convention", ["macs", "paper"])
+def test_what_modules_cost_adds_up(convention: Literal["macs", "paper"]) -> None:
+    net, image = classification.models.build("resnet20", 10, dataset="cifar10"), torch.zeros(2, 3, 32, 32)
+    each = count_each(net, image, convention)
+    assert sum(each.values()) == count(net, image, convention)
+    assert each["conv1"] == 32 * 32 * 9 * 3 * 16
+    assert ("relu" in " ".join(each)) == (convention == "paper")
+    assert "layer1" not in each  # what its blocks compute is theirs
+
+
+def test_what_a_forward_computes_itself_is_its_own() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) @ torch.ones(4, 2)
+
+    assert count_each(Attends(), torch.zeros(3, 4)) == {"": 8, "inner": 16}

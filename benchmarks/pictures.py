@@ -1,0 +1,155 @@
+"""Draws the pictures of the pages under docs/results again, from the figures that lie beside them; nothing is measured.
+
+    python -m benchmarks.pictures                     all of them
+    python -m benchmarks.pictures hypothesis support  some
+
+A page's title is that of its Markdown file. Pages whose pictures need more than their JSON holds are not among them:
+`dimp_small` (curves of tracks) and the widths of `published_widths`.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ablations, channel_bench_report, finetuning, hypothesis, support_report
+from benchmarks.ablations import SWEEPS
+from classification.task import METRICS
+from core.command_line.exits import run_command
+from core.errors import UserError, check_known
+from core.experiments.series import Record, Series, collect
+from core.methods.registry import BASELINE
+from core.storage.files import from_words, read_json
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def with_baseline_cost(records: Sequence[Record]) -> list[Record]:
+    """Published records, each with the cost of the baseline, which is that of the baseline's own records."""
+    cost = next(record["cost"] for record in records if record["method"] == BASELINE)
+    return [{**record, "baseline_cost": cost} for record in records]
+
+
+def draw_hypothesis(stem: Path, title: str, value: Any) -> None:
+    """Methods at one budget."""
+    records = with_baseline_cost(value["records"])
+    hypothesis.draw(stem, title, METRICS[0], collect(records, lambda record: str(record["method"])))
+
+
+def draw_finetuning(stem: Path, title: str, value: Any) -> None:
+    """Ways to choose channels of a trained network."""
+    records = with_baseline_cost(value["records"])
+    finetuning.draw(stem, title, METRICS[0], collect(records, lambda record: str(record["row"])))
+
+
+def draw_ablations(stem: Path, title: str, value: Any) -> None:
+    """Sweeps."""
+    records = with_baseline_cost([record for own in value.values() for record in own])
+    by_sweep = dict.fromkeys((name for name, own in value.items() for _ in own), None)
+    results: list[ablations.Result] = []
+    rest = iter(records)
+    base: dict[int, Record] = {}
+    for name in by_sweep:
+        own = [next(rest) for _ in value[name]]
+        if name == BASELINE:
+            base = {int(record["seed"]): record for record in own}
+            continue
+        sweep = SWEEPS[name]
+        series: dict[tuple[str, float], Series] = {}
+        for record in own:
+            method = str(record["method"])
+            at = sweep.read(record["shrink"])
+            one = series.setdefault((method, at), Series(f"{name} {at:g}: {method}", {}))
+            one.records[int(record["seed"])] = record
+        results.append(ablations.Result(sweep, series, {}))
+    ablations.draw(stem, title, METRICS[0], results, Series(BASELINE, base))
+
+
+def draw_channel_bench(stem: Path, title: str, value: Any) -> None:
+    """Gains over uniform widths."""
+    rows = [row for summary in value["spaces"] for row in summary["rows"]]
+    budgets = sorted({row["budget"] for row in rows})
+    channel_bench_report.plot(
+        stem.with_name(f"{stem.name}.png"),
+        value["spaces"],
+        min(row["floor"] for row in rows),
+        budgets,
+        value["seeds"],
+    )
+
+
+def draw_support(stem: Path, title: str, value: Any) -> None:
+    """Networks of timm and torchvision."""
+    support_report.draw(stem.with_name(f"{stem.name}.png"), value["networks"])
+
+
+PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
+    "hypothesis": draw_hypothesis,
+    "tiny_imagenet_reduced": draw_hypothesis,
+    "tiny_imagenet_longer": draw_hypothesis,
+    "finetuning": draw_finetuning,
+    "ablations": draw_ablations,
+    "channel_bench": draw_channel_bench,
+    "support": draw_support,
+}
+
+
+def title_of_page(path: Path) -> str:
+    """The heading of a page, without what kind of page it is.
+
+    Raises:
+        UserError: it has none.
+    """
+    heading = next(
+        (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")), None
+    )
+    if heading is None:
+        raise UserError(f"'{path}' has no heading, which is the pictures' title: make the page again")
+    return heading.removeprefix("# ").removeprefix("Ablations: ")
+
+
+def redraw(folder: Path, pages: Sequence[str]) -> None:
+    """Write the pictures of pages.
+
+    Args:
+        folder: where their .md and .json lie.
+        pages: names of `PAGES`.
+
+    Raises:
+        UserError: there is no such page, or its figures are damaged.
+    """
+    check_known("unknown page", pages, PAGES)
+    for name in pages:
+        stem = folder / name
+        try:
+            value = from_words(read_json(stem.with_name(f"{name}.json")))
+            PAGES[name](stem, title_of_page(stem.with_name(f"{name}.md")), value)
+        except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
+            raise UserError(f"'{stem}.json' holds no figures of this page ({error!r}): restore it") from error
+        print(f"drawn: {stem}.png, {name}.svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
+    parser.add_argument(
+        "pages", nargs="*", default=list(PAGES), help=f"some of {', '.join(PAGES)} (default: all)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the pages (default: docs/results)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+
+    def run() -> int:
+        redraw(arguments.results, arguments.pages)
+        return 0
+
+    return run_command(run, arguments.debug, "start it again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How results look: one style for all pictures, and report.html, both from plain data."""
