@@ -1,6 +1,6 @@
 """What README says of results, and the page with their tables, made from the pages' own figures.
 
-    python -m benchmarks.headline            write the lines between the marks of README.md, and docs/results/headline.md
+    python -m benchmarks.headline            write the lines between README.md's marks, and docs/results/headline.md
     python -m benchmarks.headline --check    status 1 if they are not what the figures say
 
 Sentences depend on the figures: a difference is called one only where its p-value is below 5 % after Holm's correction
@@ -177,7 +177,8 @@ def in_short() -> str:
         )
         seeds = sum(record["method"] == "baseline" for record in records)
         lines.append(
-            f"**ResNet20, part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds: {counts} ([page](docs/results/{name}.md))."
+            f"**ResNet20, part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds: {counts} "
+            f"([page](docs/results/{name}.md))."
         )
     lines += other_sentences()
     return "\n".join(f"- {line}" for line in lines)
@@ -192,7 +193,8 @@ def table_in_short(bench: Mapping[str, Any]) -> list[str]:
         said = (
             f"`{best}` gains {reached[best]:.2f} points"
             if reached[best] > space["noise"]
-            else f"no way gains more than one training scatters ({space['noise']:.2f}; best: `{best}` {reached[best]:+.2f})"
+            else f"no way gains more than one training scatters ({space['noise']:.2f}; best: `{best}` "
+            f"{reached[best]:+.2f})"
         )
         parts.append(f"on {space['title']} {said}, the default `{DEFAULT}` is at {reached[DEFAULT]:+.2f}")
     count = sum(space["networks"] for space in bench["spaces"])
@@ -208,7 +210,7 @@ def rows_at(space: Mapping[str, Any], budget: float = 0.9, floor: float = 0.25) 
 
 
 def beaten(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """"by widths alone" and "with fewer blocks" -> (ways that beat the regular network, ways)."""
+    """ "by widths alone" and "with fewer blocks" -> (ways that beat the regular network, ways)."""
     methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
     against = {method: difference(records, method, "baseline") for method in methods}
     answers = found_to_differ(against)
@@ -232,9 +234,9 @@ def page() -> str:
     """
     sections = [
         "# Results in short",
-        "Made by `python -m benchmarks.headline` from the figures of the pages that are named. A difference counts as one "
-        "where its p-value is below 5 % after Holm's correction, or where a registered look has found it. What the figures "
-        "mean, and what failed: [results](README.md).",
+        "Made by `python -m benchmarks.headline` from the figures of the pages that are named. A difference counts as "
+        "one where its p-value is below 5 % after Holm's correction, or where a registered look has found it. What the "
+        "figures mean, and what failed: [results](README.md).",
     ]
     bench = read("channel_bench")
     sections += ["## A public table of trained networks", *table_sentences(bench, "")]
@@ -243,7 +245,11 @@ def page() -> str:
     for name, epochs in REDUCED.items():
         records = read(name)
         sections += [f"## Trained by us, {epochs} epochs", *reduced_sentences(records, name, epochs, "")]
-        series = collect([dict(record) for record in records["records"]], lambda record: str(record["method"]))
+        regular = next(record for record in records["records"] if record["method"] == "baseline")
+        base = {"baseline_cost": {**regular["cost"], "widths": regular["widths"]}}
+        series = collect(
+            [record | base for record in records["records"]], lambda record: str(record["method"])
+        )
         sections += [results_table(series, "baseline", ERROR), controls_table(series, ["uniform"], ERROR)]
     sections += ["## Other tasks", *other_sentences("")]
     return "\n\n".join(sections) + "\n"
@@ -289,7 +295,9 @@ def run(arguments: Namespace) -> int:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     path = RESULTS / "headline.md"
     wanted = {ROOT / "README.md": with_paragraphs(readme), path: page()}
-    old = {name for name, text in wanted.items() if not name.exists() or name.read_text(encoding="utf-8") != text}
+    old = {
+        name for name, text in wanted.items() if not name.exists() or name.read_text(encoding="utf-8") != text
+    }
     if not old:
         print("README.md and docs/results/headline.md say what the figures say")
         return 0
@@ -308,7 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = ArgumentParser(prog="python -m benchmarks.headline", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; status 1 if README.md or the page is not up to date"
+        "--check",
+        action="store_true",
+        help="write nothing; status 1 if README.md or the page is not up to date",
     )
     arguments = parser.parse_args(argv)
     return run_command(lambda: run(arguments), False, "nothing was written")

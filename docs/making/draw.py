@@ -122,14 +122,27 @@ def groups() -> Figure:
     sums = {"first": 2.72, "second": 5.12}
     for x in sums.values():
         axes.text(x, 0, "+", ha="center", va="center", fontsize=15, color=BLUE, fontweight="bold")
-    ends = [(-0.7, -0.42), (0.42, 0.58), (1.42, 1.58), (2.42, 2.62), (2.82, 2.98), (3.82, 3.98), (4.82, 5.02), (5.22, 5.38)]
+    ends = [
+        (-0.7, -0.42),
+        (0.42, 0.58),
+        (1.42, 1.58),
+        (2.42, 2.62),
+        (2.82, 2.98),
+        (3.82, 3.98),
+        (4.82, 5.02),
+        (5.22, 5.38),
+    ]
     for a, b in ends:
-        axes.add_patch(FancyArrowPatch((a, 0), (b, 0), arrowstyle="-|>", mutation_scale=9, color=GREY, lw=1.2))
+        axes.add_patch(
+            FancyArrowPatch((a, 0), (b, 0), arrowstyle="-|>", mutation_scale=9, color=GREY, lw=1.2)
+        )
     for (a, b), start in zip(((0.5, 2.72), (2.9, 5.12)), ("first", "second"), strict=True):
         arc = FancyArrowPatch((a, 0.06), (b, 0.16), connectionstyle="arc3,rad=-0.42", arrowstyle="-|>",
                               mutation_scale=9, color=BLUE, lw=1.6)  # fmt: skip
         axes.add_patch(arc)
-        axes.text((a + b) / 2, 0.72, f"the addition of block {start!r} ties", color=BLUE, ha="center", fontsize=8.5)
+        axes.text(
+            (a + b) / 2, 0.72, f"the addition of block {start!r} ties", color=BLUE, ha="center", fontsize=8.5
+        )
     axes.set_title(f"{len(graph.groups)} groups in {len(places)} layers")
     free = ", ".join(f"{name!r}" for name in graph.names)
     axes.text(-0.72, -0.85, f"one width to choose for each of {free}", fontsize=9)
@@ -182,7 +195,9 @@ def exact_search() -> Figure:
     values = torch.cat([scores[name] for name in graph.names]).sort().values
     curve = []
     for threshold in values[:: max(1, len(values) // 300)]:
-        counts = {name: max(int((scores[name] >= threshold).sum()), least(graph, name)) for name in graph.names}
+        counts = {
+            name: max(int((scores[name] >= threshold).sum()), least(graph, name)) for name in graph.names
+        }
         widths = {name: count * graph.group(name).step for name, count in counts.items()}
         curve.append((float(threshold), graph.flops(widths) / baseline))
     xs, ys = zip(*curve, strict=True)
@@ -190,13 +205,19 @@ def exact_search() -> Figure:
     axes = figure.subplots()
     axes.semilogx(xs, [100 * y for y in ys], color=BLUE, lw=2)
     axes.axhline(100 * BUDGET, color=ORANGE, lw=1.5)
-    axes.text(xs[0], 100 * BUDGET + 5, f"budget: {100 * BUDGET:.0f} % of the regular network", color=ORANGE, fontweight="bold")
+    axes.text(
+        xs[0],
+        100 * BUDGET + 5,
+        f"budget: {100 * BUDGET:.0f} % of the regular network",
+        color=ORANGE,
+        fontweight="bold",
+    )
     meets = next(x for x, y in curve if y <= BUDGET)
     axes.plot([meets], [100 * BUDGET], "o", color=ORANGE, ms=8)
-    axes.annotate("this threshold meets it", (meets, 100 * BUDGET), (meets * 0.28, 100 * BUDGET - 38), color=INK,
+    axes.annotate("this threshold meets it", (meets, 100 * BUDGET), (meets * 1.6, 100 * BUDGET + 95), color=INK,
                   arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
     axes.text(xs[0], 100 * ys[0] - 16, "everything kept:\nthe widened network", color=BLUE, va="top")
-    axes.text(xs[-1], 100 * ys[-1] + 8, "all at their floors", color=BLUE, ha="right")
+    axes.text(xs[-1], 100 * ys[-1] - 10, "all at their floors", color=BLUE, ha="right", va="top")
     axes.set(xlabel="threshold over all scores", ylabel="FLOPs, % of the regular network", ylim=(0, None))
     share = 100 * found.cost.macs / baseline
     axes.set_title(f"Bisected, then filled up: {share:.2f} % of the FLOPs, and no channel fits any more")
@@ -215,7 +236,9 @@ def found_widths() -> dict[str, Architecture]:
     """ResNet20's widths with all blocks, and with blocks that may go."""
     made = {}
     for name, vanish in (("found", 0.0), ("found, blocks may go", 0.4)):
-        made[name] = shrink(resnet20(), EXAMPLE, digits(), LOSS, vanish=vanish, score="fisher", allocation="per-flop")
+        made[name] = shrink(
+            resnet20(), EXAMPLE, digits(), LOSS, vanish=vanish, score="fisher", allocation="per-flop"
+        )
     return made
 
 
@@ -229,13 +252,17 @@ def depth() -> Figure:
         rows[name] = (arch.widths, cost.macs / baseline.macs, arch.removed)
     figure = Figure((9, 5), layout="constrained")
     panels = figure.subplots(len(rows), 1, sharex=True, sharey=True)
-    for axes, (title, (widths, share, removed)), colour in zip(panels, rows.items(), (GREY, BLUE, GREEN), strict=True):
+    for axes, (title, (widths, share, removed)), colour in zip(
+        panels, rows.items(), (GREY, BLUE, GREEN), strict=True
+    ):
         axes.bar(range(len(names)), [widths.get(name, 0) for name in names], color=colour, width=0.72)
         for place, name in enumerate(names):
             if name not in widths:
                 axes.text(place, 3, "×", ha="center", color=ORANGE, fontsize=13, fontweight="bold")
         gone = f", {len(removed)} blocks left out (×)" if removed else ""
-        axes.set_title(f"{title}: {100 * share:.0f} % of the FLOPs{gone}", color=colour if colour != GREY else INK)
+        axes.set_title(
+            f"{title}: {100 * share:.0f} % of the FLOPs{gone}", color=colour if colour != GREY else INK
+        )
     panels[1].set_ylabel("channels")
     short = [name.removesuffix(".conv1").removesuffix(".weight") for name in names]
     panels[-1].set_xticks(range(len(names)), short, rotation=45, ha="right", fontsize=8)
@@ -261,33 +288,62 @@ def curve(axes: Axes, space: Mapping[str, Any]) -> None:
         axes.text(x[-1] + 1.2, y[-1], label, color=colour, va="center", fontsize=9, fontweight="bold")
     base = space["baseline"]["surface"]
     axes.plot([100], [base], "*", color=GREEN, ms=14, zorder=5)
-    axes.set(xlim=(48, 101), xticks=[50, 75, 90, 100], xlabel="FLOPs, % of the regular network", ylabel="accuracy %")
+    axes.set(
+        xlim=(48, 101),
+        xticks=[50, 75, 90, 100],
+        xlabel="FLOPs, % of the regular network",
+        ylabel="accuracy %",
+    )
 
 
 def widths_that_pay() -> Figure:
     """The picture of README: widths, and what the public table says of them."""
     space = spaces()["inverted bottlenecks"]
-    rows = {row["method"]: row["widths"][0] for row in space["rows"] if (row["budget"], row["floor"]) == (BUDGET, 0.25)}
+    rows = {
+        row["method"]: row["widths"][0]
+        for row in space["rows"]
+        if (row["budget"], row["floor"]) == (BUDGET, 0.25)
+    }
     regular = next(row["widths"][0] for row in space["rows"]
                    if (row["method"], row["budget"], row["floor"]) == ("uniform", 1.0, 0.25))  # fmt: skip
     found = rows["diminishing-returns"]
-    figure = Figure((10, 3.7), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    figure = Figure((8.6, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     places = range(len(found))
     left.bar([place - 0.2 for place in places], regular, 0.38, color=GREY)
     left.bar([place + 0.2 for place in places], found, 0.38, color=BLUE)
     for place, (a, b) in enumerate(zip(regular, found, strict=True)):
         left.text(place, max(a, b) + 22, f"{100 * b / a - 100:+.0f} %", ha="center", fontsize=8.5, color=INK)
-    left.set(xticks=list(places), xticklabels=[str(place + 1) for place in places], xlabel="layer", ylabel="channels")
-    left.text(0.02, 0.93, "regular, 100 % of the FLOPs", color="#6B7177", transform=left.transAxes, fontweight="bold")
-    left.text(0.02, 0.84, f"found, {100 * BUDGET:.0f} %", color=BLUE, transform=left.transAxes, fontweight="bold")
+    left.set(
+        xticks=list(places),
+        xticklabels=[str(place + 1) for place in places],
+        xlabel="layer",
+        ylabel="channels",
+    )
+    left.text(
+        0.02,
+        0.93,
+        "regular, 100 % of the FLOPs",
+        color="#6B7177",
+        transform=left.transAxes,
+        fontweight="bold",
+    )
+    left.text(
+        0.02, 0.84, f"found, {100 * BUDGET:.0f} %", color=BLUE, transform=left.transAxes, fontweight="bold"
+    )
     left.set_title("Seven widths")
     curve(right, space)
-    right.set_xlim(48, 128)
+    right.set_xlim(48, 136)
     base = space["baseline"]["surface"]
-    right.annotate("regular network", (100, base), (104, base + 0.12 - 0.36), color=GREEN, fontweight="bold", fontsize=9)
+    right.text(101.2, base + 0.12, "regular network", color=GREEN, fontweight="bold", fontsize=9)
     right.set_title(f"What {space['networks']:,} trained networks say")
-    right.text(49, right.get_ylim()[1] - 0.05, f"one training scatters by {space['noise']:.2f} points", fontsize=8.5, va="top")
+    right.text(
+        49,
+        right.get_ylim()[1] - 0.05,
+        f"one training scatters by {space['noise']:.2f} points",
+        fontsize=8.5,
+        va="top",
+    )
     return figure
 
 
@@ -302,7 +358,14 @@ def budgets() -> Figure:
         low, high = axes.get_ylim()
         base, noise = space["baseline"]["surface"], space["noise"]
         axes.fill_between([48, 101], base - noise, base + noise, color=GREEN, alpha=0.13, lw=0)
-        axes.text(49, base + noise, f"regular network ± scatter of one training ({noise:.2f})", color=GREEN, fontsize=8.5, va="bottom")
+        axes.text(
+            49,
+            base + noise,
+            f"regular network ± scatter of one training ({noise:.2f})",
+            color=GREEN,
+            fontsize=8.5,
+            va="bottom",
+        )
         axes.set_ylim(low, max(high, base + 2.2 * noise))
     return figure
 
@@ -338,7 +401,9 @@ def main(check: bool) -> int:
         if check:
             same = path.exists() and texts(path.read_text(encoding="utf-8")) == texts(drawn)
             status |= not same
-            print(f"{path.relative_to(ROOT)}: {'as drawn' if same else 'says something else: python docs/making/draw.py'}")
+            print(
+                f"{path.relative_to(ROOT)}: {'as drawn' if same else 'says something else: python docs/making/draw.py'}"
+            )
         else:
             with atomic_write(path) as file:
                 file.write(drawn)

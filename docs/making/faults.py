@@ -23,7 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "classification", "super_resolution", "tracking", "lwdna", "benchmarks")
 # Where classes of errors begin; what derives from one of them is another.
-BEGINNINGS = {"UserError", "NonFiniteOutput", "TrainingDiverged", "ExportDiffers", "WorkerDied", "ShadowedError"}
+BEGINNINGS = {
+    "UserError",
+    "NonFiniteOutput",
+    "TrainingDiverged",
+    "ExportDiffers",
+    "WorkerDied",
+    "ShadowedError",
+}
 BUILT_IN = {"ValueError", "TypeError", "AttributeError", "RuntimeError"}  # of public functions
 WITHOUT_BUILT_IN = ("benchmarks/", "core/__init__.py", "lwdna/__init__.py")
 
@@ -169,7 +176,10 @@ def _name(node: ast.expr) -> str:
         return _name(node.value)
     if isinstance(node, ast.Call):
         inside = ast.unparse(node.func).rpartition(".")[2]
-        if inside in ("join", "str", "sorted", "repr", "len", "list", "type", "tuple", "min", "max") and node.args:
+        if (
+            inside in ("join", "str", "sorted", "repr", "len", "list", "type", "tuple", "min", "max")
+            and node.args
+        ):
             return _name(node.args[0])
         return inside.strip("_").replace("_", " ")
     if isinstance(node, ast.GeneratorExp | ast.ListComp):
@@ -210,12 +220,13 @@ def page() -> str:
         "",
         f"All {count} error texts of the code, by what they are about. Paste what you read, or type a few words of it:",
         "",
-        '<input id="fault" type="search" placeholder="error: …" aria-label="Search the error texts" autocomplete="off">',
+        '<input id="fault" type="search" placeholder="error: …" aria-label="Search the error texts">',
         '<p id="fault-count" role="status"></p>',
         "",
-        "The texts are collected from the code when this page is built. What depends on your case stands in ‹brackets›.",
-        "A message says what is wrong, where, and what to do; above each list stands what the messages leave out. Exit",
-        "statuses: [how commands end](work_directories.md#how-commands-end). With `--debug` a command shows where it failed.",
+        "The texts are collected from the code when this page is built. What depends on your case stands in",
+        "‹brackets›. A message says what is wrong, where, and what to do; above each list stands what the messages",
+        "leave out. Exit statuses: [how commands end](work_directories.md#how-commands-end). With `--debug` a command",
+        "shows where it failed.",
     ]
     for answer in answers():
         texts = sorted(by_chapter[answer.title].values(), key=lambda fault: (fault.file, fault.line))

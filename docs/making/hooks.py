@@ -30,20 +30,28 @@ PAGES = {
 MADE = {"faults.md": faults.page, "notebook.md": notebook.page}
 # Pages that the navigation has where they exist: name -> (section, title).
 WHERE_THERE = {"distributed.md": ("Running", "Clusters")}
+RESULTS = "Results"  # the section that gets every page of docs/results
 
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give pages that exist their place in the navigation."""
+    """Give pages that exist their place in the navigation: those of `WHERE_THERE`, and new pages of results."""
     nav: Any = config.nav
     for name, (section, title) in WHERE_THERE.items():
         if (ROOT / "docs" / name).exists():
-            (entries,) = (entry[section] for entry in nav if section in entry)
-            if not any(name in entry.values() for entry in entries):
-                entries.insert(1, {title: name})
+            _add(nav, section, title, name)
+    for path in sorted((ROOT / "docs/results").glob("*.md")):
+        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        _add(nav, RESULTS, title, f"results/{path.name}")
     return config
+
+
+def _add(nav: Any, section: str, title: str, name: str) -> None:
+    if f"'{name}'" not in str(nav):
+        (entries,) = (entry[section] for entry in nav if section in entry)
+        entries.append({title: name})
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -30,5 +30,5 @@ def _cell(cell: dict[str, Any]) -> list[str]:
             parts.append(f"![{label}](data:image/png;base64,{image})")
         else:
             text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
-            parts.append(f"```text title=\"prints\"\n{text}\n```")
+            parts.append(f'```text title="prints"\n{text}\n```')
     return parts

@@ -17,7 +17,9 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENCES.md", "SECURITY.md")),
     *sorted(ROOT.glob("docs/*.md")),
 ]
-_FENCE = re.compile(r"(?:<!-- not run(?: \(([^)]*)\))?: ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"(?:<!-- not run(?: \(([^)]*)\))?: ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Fence:
 
     def is_run(self, line: str) -> bool:
         """Whether a line of it is promised to be run."""
-        return not self.reason or bool(self.words) and not any(word in line for word in self.words)
+        return not self.reason or (bool(self.words) and not any(word in line for word in self.words))
 
 
 def fences(page: Path) -> list[Fence]:
@@ -54,7 +56,13 @@ def fences(page: Path) -> list[Fence]:
     text = page.read_text(encoding="utf-8")
     assert "\n    ```" not in text, f"{page.name}: an indented block"
     return [
-        Fence(page.name, language, textwrap.dedent(body), tuple(w.strip() for w in words.split(",") if w), reason)
+        Fence(
+            page.name,
+            language,
+            textwrap.dedent(body),
+            tuple(w.strip() for w in words.split(",") if w),
+            reason,
+        )
         for words, reason, language, body in _FENCE.findall(text)
     ]
 
