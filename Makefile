@@ -2,7 +2,8 @@
 #   make demo    baseline and LW-DNA side by side on real images
 #   make test    the whole test suite
 #   make torture damaged files and runs that are killed, by the thousand; it says how long it takes
-# `make lint` checks style and types. Nothing is installed twice: a stamp in .venv remembers what was.
+# `make lint` checks style and types, `make docs` builds the site, `make dist` the wheel and the sdist. Nothing is
+# installed twice: a stamp in .venv remembers what was.
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 comma := ,
 stamp = $(VENV)/.installed$(if $(1),-$(subst $(comma),-,$(1)))
 
-.PHONY: demo test torture lint format clean
+.PHONY: demo test torture lint format docs dist clean
 
 demo: $(call stamp,)
 	$(BIN)/python -m classification.run
@@ -38,6 +39,21 @@ lint: $(call stamp,dev)
 format: $(call stamp,dev)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Opens from the disk: site/index.html. Nothing is loaded from elsewhere while it is built or read.
+docs: $(call stamp,docs)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "written: site/index.html"
+
+# Wheel and sdist, installed into a fresh environment and tried outside of the checkout.
+dist: $(call stamp,dev)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv dist/try/.venv
+	dist/try/.venv/bin/pip install --quiet dist/*.whl
+	cd dist/try && .venv/bin/lwdna --version && .venv/bin/python -c "import lwdna; lwdna.shrink" \
+		&& .venv/bin/lwdna classification run --epochs 1 --train-limit 200 --no-progress
+	rm -rf dist/try
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
-"""What README says of results, made from the pages' own figures, so that it cannot say anything else.
+"""What README says of results, and the page with their tables, made from the pages' own figures.
 
-    python -m benchmarks.headline            write the paragraphs between the marks of README.md
+    python -m benchmarks.headline            write the lines between README.md's marks, and docs/results/headline.md
     python -m benchmarks.headline --check    status 1 if they are not what the figures say
 
 Sentences depend on the figures: a difference is called one only where its p-value is below 5 % after Holm's correction
@@ -19,16 +19,19 @@ from typing import Any
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
-from core.experiments.series import Series, collect
+from core.experiments.series import Series, collect, controls_table, results_table
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.storage.files import read_json, write_text
+from core.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+FOLDER = "docs/results/"  # where the pages lie for README's links
 BEGIN, END = "<!-- made by python -m benchmarks.headline -->", "<!-- end of what it made -->"
 DEFAULT = "gradient"  # the score that a run without further options goes by
 ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
+REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
 DEPTH = "fisher-depth-per-flop"  # the way with depth that was run longest
 
 
@@ -45,12 +48,11 @@ def read(name: str) -> Any:
         raise UserError(f"'{path}': {error}") from error
 
 
-def table_sentences(bench: Mapping[str, Any]) -> list[str]:
+def table_sentences(bench: Mapping[str, Any], folder: str = FOLDER) -> list[str]:
     """What a public table of trained networks says of every method at 90 % of the FLOPs."""
     lines = []
     for space in bench["spaces"]:
-        rows = [row for row in space["rows"] if row["budget"] == 0.9 and row["floor"] == 0.25]
-        reached = {row["method"]: row["surface"] for row in rows}
+        reached = {row["method"]: row["surface"] for row in rows_at(space)}
         best = max((name for name in reached if name != "uniform"), key=lambda name: reached[name])
         uniform, base = reached["uniform"], space["baseline"]["surface"]
         lines.append(
@@ -62,7 +64,7 @@ def table_sentences(bench: Mapping[str, Any]) -> list[str]:
     count = sum(space["networks"] for space in bench["spaces"])
     return [
         f"**Judged by a public table** of {count:,} trained networks, without a training of ours, at 90 % of the "
-        f"FLOPs: {'; '.join(lines)} ([page](docs/results/channel_bench.md))."
+        f"FLOPs: {'; '.join(lines)} ([page]({folder}channel_bench.md))."
     ]
 
 
@@ -79,13 +81,13 @@ def found_to_differ(differences: Mapping[str, Sequence[float]]) -> dict[str, tup
     return {name: (p, p < 0.05) for name, p in zip(differences, adjusted, strict=True)}
 
 
-def reduced_sentences(page: Mapping[str, Any], name: str, epochs: int) -> list[str]:
+def reduced_sentences(page: Mapping[str, Any], name: str, epochs: int, folder: str = FOLDER) -> list[str]:
     """Widths and depth on a part of Tiny-ImageNet."""
     records = page["records"]
     methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
     against = {method: difference(records, method, "baseline") for method in methods}
     answers = found_to_differ(against)
-    deep = [method for method in methods if "depth" in method or method.startswith("shallow")]
+    deep = [method for method in methods if is_deep(method)]
     parts = []
     for kind, chosen in (
         ("without leaving blocks out", [m for m in methods if m not in deep]),
@@ -104,11 +106,11 @@ def reduced_sentences(page: Mapping[str, Any], name: str, epochs: int) -> list[s
     seeds = sum(record["method"] == "baseline" for record in records)
     return [
         f"**ResNet20 on a part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds, 90 % of the FLOPs, points of error: "
-        f"{'; '.join(parts)}{pair} ([page](docs/results/{name}.md))."
+        f"{'; '.join(parts)}{pair} ([page]({folder}{name}.md))."
     ]
 
 
-def confirmation_sentences(path: Path) -> list[str]:
+def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     """What the registered contrasts say so far."""
     if not path.exists():
         return []
@@ -126,11 +128,11 @@ def confirmation_sentences(path: Path) -> list[str]:
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
     return [
         f"**Registered contrasts** on classes that nothing was chosen on: {'; '.join(parts)}.{rule} "
-        "([page](docs/results/confirmation.md))"
+        f"([page]({folder}confirmation.md))"
     ]
 
 
-def other_sentences() -> list[str]:
+def other_sentences(folder: str = FOLDER) -> list[str]:
     """Super-resolution and tracking: differences of the found network, seed by seed."""
     lines = []
     for name, key, label, digits in (
@@ -155,25 +157,126 @@ def other_sentences() -> list[str]:
         what = {"super_resolution": "a reduced EDSR", "dimp_small": "a small DiMP"}[name]
         lines.append(
             f"{what} at {100 * found['flops_ratio']:.0f} % of the FLOPs: {shown} {label} against its regular network "
-            f"({said}; [page](docs/results/{name}.md))"
+            f"({said}; [page]({folder}{name}.md))"
         )
     return [f"**Other tasks, reduced**: {'; '.join(lines)}."]
 
 
-def paragraphs() -> str:
-    """All that README says of results.
+def in_short() -> str:
+    """All that README says of results: a line for each question.
 
     Raises:
         UserError: see `read`.
     """
-    lines = [
-        *table_sentences(read("channel_bench")),
-        *confirmation_sentences(RESULTS / "confirmation.json"),
-        *reduced_sentences(read("tiny_imagenet_reduced"), "tiny_imagenet_reduced", 10),
-        *reduced_sentences(read("tiny_imagenet_longer"), "tiny_imagenet_longer", 30),
-        *other_sentences(),
-    ]
+    lines = table_in_short(read("channel_bench"))
+    lines += confirmation_sentences(RESULTS / "confirmation.json")
+    for name, epochs in REDUCED.items():
+        records = read(name)["records"]
+        counts = ", ".join(
+            f"{better} of {of} ways beat the regular network {kind}"
+            for kind, (better, of) in beaten(records).items()
+        )
+        seeds = sum(record["method"] == "baseline" for record in records)
+        lines.append(
+            f"**ResNet20, part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds: {counts} "
+            f"([page](docs/results/{name}.md))."
+        )
+    lines += other_sentences()
     return "\n".join(f"- {line}" for line in lines)
+
+
+def table_in_short(bench: Mapping[str, Any]) -> list[str]:
+    """Who gains on the regular network with all its FLOPs, at 90 % of them, in the public table."""
+    parts = []
+    for space in bench["spaces"]:
+        reached = {row["method"]: row["surface"] - space["baseline"]["surface"] for row in rows_at(space)}
+        best = max(reached, key=lambda name: reached[name])
+        said = (
+            f"`{best}` gains {reached[best]:.2f} points"
+            if reached[best] > space["noise"]
+            else f"no way gains more than one training scatters ({space['noise']:.2f}; best: `{best}` "
+            f"{reached[best]:+.2f})"
+        )
+        parts.append(f"on {space['title']} {said}, the default `{DEFAULT}` is at {reached[DEFAULT]:+.2f}")
+    count = sum(space["networks"] for space in bench["spaces"])
+    return [
+        f"**A public table of {count:,} trained networks**, 90 % of the FLOPs, against the regular network with all: "
+        f"{'; '.join(parts)} ([page](docs/results/channel_bench.md))."
+    ]
+
+
+def rows_at(space: Mapping[str, Any], budget: float = 0.9, floor: float = 0.25) -> list[Mapping[str, Any]]:
+    """The rows of the public table's page at one budget and floor."""
+    return [row for row in space["rows"] if (row["budget"], row["floor"]) == (budget, floor)]
+
+
+def beaten(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """ "by widths alone" and "with fewer blocks" -> (ways that beat the regular network, ways)."""
+    methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
+    against = {method: difference(records, method, "baseline") for method in methods}
+    answers = found_to_differ(against)
+    found = {}
+    for kind, deep in (("by widths alone", False), ("with fewer blocks", True)):
+        chosen = [method for method in methods if is_deep(method) == deep]
+        found[kind] = (sum(answers[m][1] and fmean(against[m]) < 0 for m in chosen), len(chosen))
+    return found
+
+
+def is_deep(method: str) -> bool:
+    """Whether a way may leave blocks out."""
+    return "depth" in method or method.startswith("shallow")
+
+
+def page() -> str:
+    """docs/results/headline.md: the sentences in full, and the tables that they come from.
+
+    Raises:
+        UserError: see `read`.
+    """
+    sections = [
+        "# Results in short",
+        "Made by `python -m benchmarks.headline` from the figures of the pages that are named. A difference counts as "
+        "one where its p-value is below 5 % after Holm's correction, or where a registered look has found it. What the "
+        "figures mean, and what failed: [results](README.md).",
+    ]
+    bench = read("channel_bench")
+    sections += ["## A public table of trained networks", *table_sentences(bench, "")]
+    sections += [table_of_space(space) for space in bench["spaces"]]
+    sections += confirmation_sentences(RESULTS / "confirmation.json", "")
+    for name, epochs in REDUCED.items():
+        records = read(name)
+        sections += [f"## Trained by us, {epochs} epochs", *reduced_sentences(records, name, epochs, "")]
+        regular = next(record for record in records["records"] if record["method"] == "baseline")
+        base = {"baseline_cost": {**regular["cost"], "widths": regular["widths"]}}
+        series = collect(
+            [record | base for record in records["records"]], lambda record: str(record["method"])
+        )
+        sections += [results_table(series, "baseline", ERROR), controls_table(series, ["uniform"], ERROR)]
+    sections += ["## Other tasks", *other_sentences("")]
+    return "\n\n".join(sections) + "\n"
+
+
+def table_of_space(space: Mapping[str, Any]) -> str:
+    """Accuracies of one space of the public table, best first."""
+    uniform = next(row["surface"] for row in rows_at(space) if row["method"] == "uniform")
+    rows = [
+        [
+            f"`{row['method']}`" if " " not in row["method"] else row["method"],
+            f"{row['surface']:.2f}",
+            f"{row['surface'] - uniform:+.2f}",
+            f"{row['surface'] - space['baseline']['surface']:+.2f}",
+            f"{100 * row['params']:.0f}",
+        ]
+        for row in sorted(rows_at(space), key=lambda row: -row["surface"])
+    ]
+    head = [
+        f"{space['title']}, 90 % of the FLOPs",
+        "accuracy %",
+        "over uniform",
+        "over regular at 100 %",
+        "parameters %",
+    ]
+    return markdown_table(head, rows)
 
 
 def with_paragraphs(readme: str) -> str:
@@ -185,24 +288,27 @@ def with_paragraphs(readme: str) -> str:
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise UserError(f"README.md needs the lines '{BEGIN}' and '{END}' once each")
     before, _, rest = readme.partition(BEGIN)
-    return f"{before}{BEGIN}\n{paragraphs()}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{in_short()}\n{END}{rest.partition(END)[2]}"
 
 
 def run(arguments: Namespace) -> int:
     """Write or check; returns the exit status."""
-    path = ROOT / "README.md"
-    readme = path.read_text(encoding="utf-8")
-    wanted = with_paragraphs(readme)
-    if wanted == readme:
-        print("README.md says what the figures say")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    path = RESULTS / "headline.md"
+    wanted = {ROOT / "README.md": with_paragraphs(readme), path: page()}
+    old = {
+        name for name, text in wanted.items() if not name.exists() or name.read_text(encoding="utf-8") != text
+    }
+    if not old:
+        print("README.md and docs/results/headline.md say what the figures say")
         return 0
+    names = " and ".join(sorted(name.relative_to(ROOT).as_posix() for name in old))
     if arguments.check:
-        print(
-            "README.md does not say what the figures say: run python -m benchmarks.headline", file=sys.stderr
-        )
+        print(f"not what the figures say: {names}; run python -m benchmarks.headline", file=sys.stderr)
         return 1
-    write_text(path, wanted)
-    print("written: README.md")
+    for name in old:
+        write_text(name, wanted[name])
+    print(f"written: {names}")
     return 0
 
 
@@ -210,7 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = command_parser("benchmarks.headline", __doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; status 1 if README.md is not up to date"
+        "--check",
+        action="store_true",
+        help="write nothing; status 1 if README.md or the page is not up to date",
     )
     return run_parsed(parser, run, argv, "nothing was written")
 

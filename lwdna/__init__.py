@@ -12,7 +12,7 @@ from lwdna.shadowing import check_packages
 if TYPE_CHECKING:
     from core import *  # noqa: F403
 
-__version__ = "0.1.0"  # pyproject.toml reads it here
+__version__ = "0.2.0"  # pyproject.toml reads it here
 
 
 def _public_names() -> list[str]:

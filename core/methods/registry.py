@@ -203,7 +203,7 @@ def _methods() -> Iterator[tuple[str, Method]]:
                                     uses=("depth",))  # fmt: skip
     accumulated: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("accumulated", "|W · dL/dW| over the baseline's first epochs", {}),
-        ("accumulated-per-flop", "the same, per FLOP", {"allocation": "per-flop"}),
+        ("accumulated-per-flop", "accumulated, per FLOP", {"allocation": "per-flop"}),
     )
     for name, summary, change in accumulated:
         yield name, Method(summary, _by_accumulation, change, frozenset({"vanish", "weights"}), whole=True,
