@@ -123,7 +123,7 @@ def fuzz(cases: Mapping[str, int], seed: int, folder: Path) -> Iterator[Found]:
             found = Found(name, left.pop(name))
             damage, path = (current.read_text().split("\n") if current.exists() else ["", ""])[:2]
             kept = _kept(folder, Path(path)) if path else ""
-            found.fail(f"the process {_how(ended)}", damage, kept)
+            found.fail(f"the process {_how(ended)} ({folder / 'said.txt'})", damage, kept)
             yield found
 
 
@@ -328,6 +328,7 @@ def _run(name: str, cases: int, seed: int, box: _Box, folder: Path) -> Found:
 
 def _in_a_box(cases: Mapping[str, int], seed: int, folder: Path, report: Path) -> int:
     """In the process whose memory is limited."""
+    os.dup2(os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # by libraries of C, too
     faulthandler.enable()
     os.environ |= {"LWDNA_MAX_PIXELS": str(PIXELS), "LWDNA_CACHE": str(folder / "cache")}
     tempfile.tempdir = str(folder)
