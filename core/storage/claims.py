@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import UserError
-from core.storage.files import naming, read_json, write_json
+from core.storage.files import naming, read_json, remove_partial_writes, write_json
 
 CLAIM_FILE = "claim.json"
 RENEWED_EVERY = 30.0  # seconds
@@ -146,6 +146,7 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
             say(f"'{folder}' was claimed by {who}: taken over")
             break
     _RENEWAL.add(path, own.token)
+    _clear_up(folder)
 
     def release() -> None:
         _RENEWAL.remove(path)
@@ -157,6 +158,15 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
                 folder.rmdir()
 
     return release
+
+
+def _clear_up(folder: Path) -> None:
+    """Remove what killed commands have left half written, but for folders that are claimed on their own."""
+    for mark in folder.glob(f".{CLAIM_FILE}.*"):  # of those that were taking over
+        mark.unlink(missing_ok=True)
+    for place, inner, _ in os.walk(folder):
+        inner[:] = [name for name in inner if not Path(place, name, CLAIM_FILE).exists()]
+        remove_partial_writes(Path(place))
 
 
 def _is_over(path: Path, claim: Claim) -> bool:
@@ -268,7 +278,9 @@ def _take_over(path: Path, own: Claim, left: Claim | None) -> bool:
     """
     right = path.with_name(f".{path.name}.{left.token if left is not None else 'damaged'}")
     if not _create(right, json.dumps(asdict(own))):
-        if _seconds_unrenewed(right) > LEASE:  # who created it was killed before the next line
+        maker = _read(right)
+        # Who created it was killed before the next line.
+        if (maker is not None and maker.is_over()) or _seconds_unrenewed(right) > LEASE:
             right.unlink(missing_ok=True)
         return False
     try:

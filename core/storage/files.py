@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from typing import IO, Any
 from core.errors import UserError
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Names of `atomic_write`'s and `write_with`'s temporary files.
+_PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp|\.\d{1,7}\.[\w-]+\.\w+")
 _NO_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 LARGEST_JSON = 2**28  # bytes; a run's files are a thousandth of it
 
@@ -86,6 +89,16 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_writes(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder; not in those within it.
+
+    Only for whoever holds the folder (`core.storage.claims`): nobody else writes there.
+    """
+    for path in folder.glob(".*"):
+        if _PARTIAL.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def refuse_overwriting(

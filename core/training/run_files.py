@@ -86,12 +86,6 @@ class RunFiles:
         for path in (self.state, self.previous, self.weights, self.log, *events):
             path.unlink(missing_ok=True)
 
-    def remove_partial_writes(self) -> None:
-        """Remove the temporary files of a process that was killed while it wrote."""
-        for path in (self.state, self.weights, self.log, self.folder / DIVERGENCES):
-            for partial in self.folder.glob(f".{path.name}.*.tmp"):
-                partial.unlink(missing_ok=True)
-
     def set_aside(self) -> None:
         """Keep the last state, if there is one, as the previous one, before a new one is written."""
         if self.state.exists():

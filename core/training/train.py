@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from core.errors import NonFiniteOutput, UserError
 from core.interruption import Interruption, interruption_by, watch_for_interruption
 from core.storage.checkpoint import load_state, save_weights
+from core.storage.files import remove_partial_writes
 from core.training.devices import make_fabric
 from core.training.distillation import DistillationConfig
 from core.training.divergence import (
@@ -286,7 +287,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
         if fabric.is_global_zero:
             run.files.clear()
     if fabric.is_global_zero:
-        run.files.remove_partial_writes()
+        remove_partial_writes(run.files.folder)
     fabric.barrier()
 
 

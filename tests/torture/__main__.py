@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,12 +22,14 @@ from typing import TypeVar
 from core.tables import text_table
 from core.training.workers import available_cores
 from tests.readers import READERS
-from tests.torture.blows import IN_WORDS, Result, drawn
-from tests.torture.fuzzing import ROOT, Found, fuzz, shares
-from tests.torture.programs import PROGRAMS
+from tests.torture.blows import IN_WORDS, Result, drawn, run_program
+from tests.torture.fuzzing import Found, fuzz, shares
+from tests.torture.processes import run_parts
+from tests.torture.programs import PROGRAMS, warm
 
 K, V = TypeVar("K"), TypeVar("V")
 
+REPORT = "report.jsonl"
 SECONDS = {"file": 0.05, "run": 5.0}  # of a core, for a first guess
 BLOWS = {
     "kill": (20, "runs that are killed"),
@@ -62,31 +62,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def blows_of(program: str, kinds: dict[int, str], seed: int, folder: Path) -> list[Result]:
-    """Run the trials of a program in a process of its own, which forks the runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = folder / "report.jsonl"
-    report.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.torture.blows",
-        program,
-        json.dumps(kinds),
-        str(seed),
-        str(folder),
-        str(report),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    results = (
-        [Result(**json.loads(line)) for line in report.read_text().splitlines()] if report.exists() else []
-    )
-    if status != 0:
-        results.append(Result(program, "kill", f"the process that runs it ended with status {status}"))
-    return results
-
-
 def run_all(arguments: Namespace, folder: Path) -> tuple[list[Found], list[Result]]:
     """Files and runs, so many processes at a time."""
     trials = drawn({kind: getattr(arguments, kind) for kind in IN_WORDS}, arguments.programs)
@@ -94,31 +69,34 @@ def run_all(arguments: Namespace, folder: Path) -> tuple[list[Found], list[Resul
     print(f"{arguments.cases:,} damaged files for {len(arguments.readers)} readers and {len(trials)} runs with blows, "
           f"{arguments.jobs} processes at a time, about {seconds / arguments.jobs / 60 + 1:.0f} min "
           "where each has a core", flush=True)  # fmt: skip
-    jobs: list[Callable[[], Sequence[Found] | Sequence[Result]]] = []
     cases = shares(arguments.readers, arguments.cases) if arguments.cases else {}
-    for number, part in enumerate(_parts(cases, math.ceil(len(cases) * 4 / max(arguments.jobs, 4)))):
-        jobs.append(partial(_fuzzed, part, arguments.seed, folder / f"files-{number}"))
+    parts: list[Callable[[Path], Iterator[Found] | Iterator[Result]]] = [
+        partial(fuzz, part, arguments.seed)
+        for part in _parts(cases, math.ceil(len(cases) * 4 / max(arguments.jobs, 4)))
+    ]
     # Each process runs its program undisturbed first, so that parts are not too small.
     most = max(3, math.ceil(len(trials) / arguments.jobs))
     for program in dict.fromkeys(name for name, _ in trials):
         kinds = {number: kind for number, (name, kind) in enumerate(trials) if name == program}
-        for number, own in enumerate(_parts(kinds, most)):
-            jobs.append(
-                partial(blows_of, program, own, arguments.seed, folder / "runs" / f"{program}-{number}")
-            )
-    found: list[Found] = []
-    results: list[Result] = []
-    with ThreadPoolExecutor(arguments.jobs) as threads:
-        for done in threads.map(lambda job: job(), jobs):
-            for item in done:
-                (found if isinstance(item, Found) else results).append(item)  # type: ignore[attr-defined]
-    return found, results
+        parts += [partial(run_program, program, own, arguments.seed) for own in _parts(kinds, most)]
+    warm()
+    places = [folder / f"part-{number}" for number in range(len(parts))]
+    for number, status in run_parts([partial(_part, *both) for both in zip(parts, places)], arguments.jobs):
+        if status != 0:
+            raise RuntimeError(f"part {number} ended with status {status}: see above")
+    lines = [line for place in places for line in (place / REPORT).read_text(encoding="utf-8").splitlines()]
+    items = [json.loads(line) for line in lines]
+    found = [Found(**item) for item in items if "reader" in item]
+    return found, [Result(**item) for item in items if "trial" in item]
 
 
-def _fuzzed(cases: dict[str, int], seed: int, folder: Path) -> list[Found]:
-    found = list(fuzz(cases, seed, folder))
-    print(f"  {sum(item.cases for item in found):,} files for {len(found)} readers are done", flush=True)
-    return found
+def _part(part: Callable[[Path], Iterator[Found] | Iterator[Result]], place: Path) -> int:
+    """In a process of its own."""
+    place.mkdir(parents=True)
+    with (place / REPORT).open("w", encoding="utf-8") as report:
+        for item in part(place / "work"):
+            report.write(json.dumps(asdict(item)) + "\n")
+    return 0
 
 
 def _parts(whole: dict[K, V], most: int) -> list[dict[K, V]]:
@@ -157,6 +135,7 @@ def main() -> int:
     arguments = build_parser().parse_args()
     start = time.perf_counter()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="torture-"))).absolute()
+    shutil.rmtree(folder, ignore_errors=True)
     found, results = run_all(arguments, folder)
     if found:
         show_files(found)
@@ -183,7 +162,7 @@ def main() -> int:
             print(f"  {result.trial}: {result.problem}")
         if failed:
             print(
-                f"  look at {folder / 'runs'}/*/failed; the same command with --cases 0 repeats the runs alone"
+                f"  look at {folder}/part-*/work/failed; the same command with --cases 0 repeats the runs alone"
             )
     return 1 if wrong else 0
 

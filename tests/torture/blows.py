@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from tests.torture.programs import (
     damage,
     difference,
     files_of,
-    warm,
 )
 
 ROOMS = (0, 0, 100, 5_000, 60_000)  # bytes that files may still have on a full disk
@@ -204,6 +201,8 @@ class Trials:
             return "it hung"
         if "Traceback" in ended.error:
             return f"a traceback: {told}"
+        if blow is not None and blow.kind == "worker" and "k" not in ended.events:
+            return "there was no process to be killed"
         if blow is None or blow.kind in ("worker", "clock"):
             return None if ended.status == 0 else f"ended with status {ended.status}: {told}"
         if blow.kind == "kill":
@@ -258,18 +257,3 @@ def run_program(program: str, kinds: Mapping[int, Kind], seed: int, folder: Path
         said = result.problem or ("same bits in the end" if result.statuses[-1] == 0 else "refused by name")
         print(f"  {result.trial} ({result.seconds:.0f} s; status {statuses}): {said}", flush=True)
         yield result
-
-
-def main() -> None:
-    """In a process of its own: program, the kinds of its trials as JSON, seed, folder, report."""
-    program, kinds, seed, folder, report = sys.argv[1:]
-    warm(program)
-    wanted = {int(number): kind for number, kind in json.loads(kinds).items()}
-    with Path(report).open("a") as file:
-        for result in run_program(program, wanted, int(seed), Path(folder)):
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,25 +12,38 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+
+import core.storage.limits
+from core.errors import UserError
+from tests.readers import READERS
+from tests.torture.damage import OF_BYTES, damaged
+from tests.torture.processes import fork, wait
+from tests.torture.right_results import check
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 3 * 2**30  # bytes of address space, beyond what imports take
 MACHINE = 2**30  # bytes of memory that readers are told to be there
 PIXELS = 2**24  # of an image
 SECONDS = 20.0  # of a core, for one case
-PATIENCE = 180.0  # seconds of the clock for one case: the machine may be busy
+START = 30.0  # seconds of a core until the first case
 _SHAPES = ("a folder in its place", "gone", "a link to itself", "a device")
 _OUTSIDE = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect",
             "pickle.find_class", "pty.spawn", "webbrowser.open")  # fmt: skip
@@ -99,16 +112,8 @@ def fuzz(cases: Mapping[str, int], seed: int, folder: Path) -> Iterator[Found]:
         report, current = folder / f"report-{begun}.jsonl", folder / "current"
         report.touch()
         current.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.fuzzing", str(folder), str(report), str(seed), json.dumps(left)],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "LWDNA_MAX_PIXELS": str(PIXELS), "TMPDIR": str(folder),
-                           "LWDNA_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        try:
-            ended = _watch(process, current)
-        finally:
-            process.kill()
-            process.wait()
+        pid = fork(partial(_in_a_box, dict(left), seed, folder, report))
+        ended = wait(pid, 3 * SECONDS + START, partial(_changed, current))
         for line in report.read_text().splitlines():
             found = Found(**json.loads(line))
             left.pop(found.reader)
@@ -118,21 +123,21 @@ def fuzz(cases: Mapping[str, int], seed: int, folder: Path) -> Iterator[Found]:
             found = Found(name, left.pop(name))
             damage, path = (current.read_text().split("\n") if current.exists() else ["", ""])[:2]
             kept = _kept(folder, Path(path)) if path else ""
-            found.fail(f"the process {ended}", damage, kept)
+            found.fail(f"the process {_how(ended)} ({folder / 'said.txt'})", damage, kept)
             yield found
 
 
-def _watch(process: subprocess.Popen[bytes], current: Path) -> str:
-    """Wait for the process to end, or end it where a case takes too long; how it ended."""
-    since, seen = time.monotonic(), -1
-    while process.poll() is None:
-        time.sleep(0.1)
-        with suppress(OSError):
-            if (changed := current.stat().st_mtime_ns) != seen:
-                since, seen = time.monotonic(), changed
-        if time.monotonic() - since > PATIENCE:
-            return f"hung for {PATIENCE:.0f} s"
-    status = process.returncode
+def _changed(path: Path) -> int:
+    """When a file was written; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "hung"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
@@ -219,8 +224,6 @@ class _Cases:
     """The cases of one reader."""
 
     def __init__(self, name: str, box: _Box, folder: Path) -> None:
-        from tests.readers import READERS
-
         self.reader, self.box, self.folder, self.found = READERS[name], box, folder, Found(name)
         self.marker = folder / "marker" / "ran"
         self.marker.parent.mkdir(parents=True, exist_ok=True)
@@ -239,10 +242,6 @@ class _Cases:
 
     def draw(self, draw: Any) -> None:
         """Draw a case, and try it."""
-        from hypothesis import strategies as st
-
-        from tests.torture.damage import OF_BYTES, damaged
-
         kind = draw(st.integers(0, 60))
         content = None
         if kind < len(_SHAPES) and self.reader.named:
@@ -278,9 +277,6 @@ class _Cases:
 
     def _try(self, path: Path, by_bytes: bool) -> str | None:
         """What is wrong with how the file is read; None if nothing is."""
-        from core.errors import UserError
-        from tests.torture.right_results import check
-
         refused = False
         here = {entry.name for entry in path.parent.iterdir()}
         try:
@@ -312,10 +308,6 @@ class _Cases:
 
 
 def _run(name: str, cases: int, seed: int, box: _Box, folder: Path) -> Found:
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
-    from hypothesis import strategies as st
-
     own = _Cases(name, box, folder)
 
     @seeded(zlib.crc32(f"{name} {seed}".encode()))
@@ -334,25 +326,19 @@ def _run(name: str, cases: int, seed: int, box: _Box, folder: Path) -> Found:
     return own.found
 
 
-def main() -> None:
-    """In the process of its own: folder, report, seed, and the cases of each reader as JSON."""
-    folder, report, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def _in_a_box(cases: Mapping[str, int], seed: int, folder: Path, report: Path) -> int:
+    """In the process whose memory is limited."""
+    os.dup2(os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # by libraries of C, too
     faulthandler.enable()
-    import torch
-
-    import core.storage.limits
-    import tests.torture.right_results  # noqa: F401 - before memory is limited
-
+    os.environ |= {"LWDNA_MAX_PIXELS": str(PIXELS), "LWDNA_CACHE": str(folder / "cache")}
+    tempfile.tempdir = str(folder)
     torch.set_num_threads(1)
     core.storage.limits.physical_memory = lambda: MACHINE
     box = _Box(folder)
     with report.open("a") as file, open(os.devnull, "w") as nowhere:
-        for name, cases in json.loads(sys.argv[4]).items():
+        for name, count in cases.items():
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
-                found = _run(name, cases, seed, box, folder)
+                found = _run(name, count, seed, box, folder)
             file.write(json.dumps(asdict(found)) + "\n")
             file.flush()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -19,9 +19,7 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +33,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from core.command_line.config import dump_config
 from core.storage.checkpoint import load_state
 from tests.bits import assert_same_bits
+from tests.torture.processes import fork, wait
 from tests.tracking.training.trees import sequence_folder, small_config
 from tracking.datasets.demo_rendering import SCENES
 from tracking.experiment.config import EvaluationConfig, RunConfig
@@ -42,7 +41,7 @@ from tracking.training.config import CacheConfig
 
 Kind = Literal["kill", "disk", "worker", "data", "clock", "file"]
 WORK_DIR, DATA = "w", "data"
-PATIENCE = 300.0  # seconds of the clock for one run
+SECONDS = 120.0  # of a core, for one run
 DAY = 86400.0
 
 
@@ -86,7 +85,7 @@ class Ended:
         status: its exit status, negative for a signal; None where it was ended because it hung.
         out: what it printed.
         error: what it printed on the error stream.
-        events: a letter for each: "w"rite, "m"ove, "r"emove, "s"tep.
+        events: a letter for each: "w"rite, "m"ove, "r"emove, "s"tep; "k" for a process that was killed at the last one.
         seconds: that it took.
     """
 
@@ -146,7 +145,7 @@ QUICK = ("--no-progress", "--device", "cpu")
 PROGRAMS: dict[str, Program] = {
     "classification": Program(
         "classification.run",
-        (*QUICK, "--train-limit", "60", "--epochs", "2", "--controls", "uniform", "--cfg-options",
+        (*QUICK, "--train-limit", "60", "--epochs", "2", "--cfg-options",
         "train.batch_size=30",
          "shrink.batch_size=20", "train.checkpoint_every_steps=1"),
     ),
@@ -173,6 +172,15 @@ PROGRAMS: dict[str, Program] = {
         "shrink.batches=1"), two_trackers
     ),
 }  # fmt: skip
+
+
+# What is imported when it is needed, by every run.
+_LATER = (
+    "torch.utils.tensorboard",
+    "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+    "sklearn.datasets",
+)
 
 
 class Place:
@@ -205,12 +213,7 @@ class Place:
         words = [*program.arguments]
         words[:0] = ["--work-dir", WORK_DIR, *options]
         start = time.perf_counter()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            _child(self.here, program.module, words, blow)
-        status = _wait(pid)
+        status = wait(fork(lambda: _child(self.here, program.module, words, blow)), SECONDS)
         took = time.perf_counter() - start
         texts = [
             (self.here / name).read_text(errors="replace") for name in ("out.txt", "err.txt", "events.txt")
@@ -220,49 +223,25 @@ class Place:
         return Ended(status, *texts, took)
 
 
-def _wait(pid: int) -> int | None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
-
-
-def _child(folder: Path, module: str, words: list[str], blow: Blow | None) -> None:
-    """The run itself; does not come back."""
-    status = 1
-    try:
-        os.chdir(folder)
-        for number, name in ((1, "out.txt"), (2, "err.txt")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        os.environ["LWDNA_CACHE"] = (
-            str(folder / "cache") if module != "tracking.run" else str(folder.parent / "cache")
-        )
-        os.environ["LWDNA_DATA"] = str(folder)
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002 - whoever draws from it
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        SCENES.update(
-            {split: SCENES[split][:count] for split, count in (("test", 1), ("train", 3), ("random", 3))}
-        )
-        sys.argv = [module, *words]
-        events = _Events(folder, blow)
-        status = importlib.import_module(module).main(words)
-        events.close()
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001 - as the interpreter does
-        traceback.print_exc()
-    finally:
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+def _child(folder: Path, module: str, words: list[str], blow: Blow | None) -> int:
+    """The run itself."""
+    os.chdir(folder)
+    for number, name in ((1, "out.txt"), (2, "err.txt")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ["LWDNA_CACHE"] = str((folder.parent if module == "tracking.run" else folder) / "cache")
+    os.environ["LWDNA_DATA"] = str(folder)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - whoever draws from it
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    SCENES.update(
+        {split: SCENES[split][:count] for split, count in (("test", 1), ("train", 3), ("random", 3))}
+    )
+    sys.argv = [module, *words]
+    events = _Events(folder, blow)
+    status: int = importlib.import_module(module).main(words)
+    events.close()
+    return status
 
 
 class _Events:
@@ -321,6 +300,7 @@ class _Events:
             for child in multiprocessing.active_children():
                 if child.pid is not None:
                     os.kill(child.pid, signal.SIGKILL)
+                    os.write(self.text, b"k")
         elif blow.kind == "data":
             os.rename(DATA, "gone")
         else:
@@ -408,8 +388,9 @@ def _untimed(value: Any) -> Any:
     return [_untimed(item) for item in value] if isinstance(value, list) else value
 
 
-def warm(program: str) -> None:
-    """Import what a program needs, so that each run has it from its start."""
-    importlib.import_module(PROGRAMS[program].module)
+def warm() -> None:
+    """Import what the programs need, so that each run has it from its start."""
+    for module in (*{program.module for program in PROGRAMS.values()}, *_LATER):
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()

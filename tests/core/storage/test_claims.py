@@ -270,3 +270,30 @@ def test_of_several_at_once_one_has_it(left: bool, tmp_path: Path) -> None:
     for process in running:
         process.communicate()
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_command_left_half_written_goes_with_its_claim(tmp_path: Path) -> None:
+    """Of the folder and those within it, but not of one that another command holds."""
+    other = tmp_path / "other"
+    (tmp_path / "runs").mkdir()
+    names = (".a.safetensors.ab12_xyz.tmp", ".123.channels.png", f".{CLAIM_FILE}.0011223344556677")
+    kept = ("a.tmp", ".notes.tmp", ".hidden.json", ".1.2")
+    with claimed(other):
+        for folder in (tmp_path, tmp_path / "runs", other):
+            for name in (*names, *kept):
+                (folder / name).touch()
+        with claimed(tmp_path):
+            left = {path.name for path in tmp_path.iterdir()}
+            assert left == {*kept, CLAIM_FILE, "other", "runs"}
+            assert {path.name for path in (tmp_path / "runs").iterdir()} == {*kept, names[2]}
+            assert {path.name for path in other.iterdir()} == {*kept, *names, CLAIM_FILE}
+
+
+def test_a_command_killed_while_it_took_over_does_not_keep_the_next_one_waiting(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ended = replace(Claim.own(), pid=gone.pid, token="first")
+    write_json(tmp_path / CLAIM_FILE, asdict(ended))
+    write_json(tmp_path / f".{CLAIM_FILE}.first", asdict(replace(ended, token="second")))
+    with claimed(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [CLAIM_FILE]
