@@ -5,14 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from core.errors import MissingData, NonFiniteOutput, UserError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_SEARCH = timedelta(days=1)  # that a search for widths in the first process may take, while the others wait
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -47,7 +50,7 @@ def make_fabric(
         devices=[int(index)] if index else devices,
         num_nodes=num_nodes,
         precision=precision,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=DDPStrategy(timeout=_SEARCH) if world > 1 else "auto",
     )
     if world > 1:
         fabric.launch()
