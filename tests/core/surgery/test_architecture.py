@@ -99,7 +99,9 @@ def test_built_networks_pickle_script_export_and_exchange_weights(name: str) -> 
     built, other = arch.build(net, seed=0).eval(), arch.build(net, seed=1).eval()
     assert type(built) is type(net)
     assert all(
-        type(module).__module__.startswith(("torch.nn", "classification", "super_resolution"))
+        type(module).__module__.startswith(
+            ("torch.nn", "core.networks", "classification", "super_resolution")
+        )
         for module in built.modules()
     )
     assert not any("lwdna" in key or "latent" in key for module in built.modules() for key in module.__dict__)
