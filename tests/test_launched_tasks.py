@@ -23,7 +23,7 @@ from super_resolution.run import main as upscale
 from tests.launched_tasks import SUPER_RESOLUTION
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def tasks_of_srun(count: int, port: int) -> list[dict[str, str]]:
@@ -56,7 +56,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         for own in tasks_of_srun(2, port)
     ]
     try:
-        printed = [process.communicate(timeout=280)[0] for process in processes]
+        printed = [process.communicate(timeout=840)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
