@@ -29,7 +29,12 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 # The same verb in every task, beside the name that the field uses.
 ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
-ALONE = {"channels": "core.channels", "inspect": "core.inspect", "export": "lwdna.export", "store": "lwdna.store"}
+ALONE = {
+    "channels": "core.channels",
+    "inspect": "core.inspect",
+    "export": "lwdna.export",
+    "store": "lwdna.store",
+}
 
 
 def usage() -> str:

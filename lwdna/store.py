@@ -17,8 +17,12 @@ from core.experiments.merging import LEFT_OUT, merge, summary
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="lwdna store", description=__doc__)
-    parser.add_argument("what", choices=("merge",), help="merge: add what the other stores hold to the first one")
-    parser.add_argument("into", metavar="INTO", type=Path, help="the store that grows (--work-dir of a benchmark)")
+    parser.add_argument(
+        "what", choices=("merge",), help="merge: add what the other stores hold to the first one"
+    )
+    parser.add_argument(
+        "into", metavar="INTO", type=Path, help="the store that grows (--work-dir of a benchmark)"
+    )
     parser.add_argument("others", metavar="FROM", type=Path, nargs="+", help="stores that are read")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -26,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Merge and tell; returns the exit status."""
-    counts = merge(options.into, options.others, lambda line: print(f"note: {line}", file=sys.stderr, flush=True))
+    counts = merge(
+        options.into, options.others, lambda line: print(f"note: {line}", file=sys.stderr, flush=True)
+    )
     for line in summary(counts):
         print(line)
     return int(any(counts[key] for key in counts if key[1] in LEFT_OUT))
