@@ -26,7 +26,7 @@ from core.interruption import Preempted
 from core.workers import WorkerDied
 
 T = TypeVar("T")
-_LARGEST_ARRAY = 1000  # SLURM's own default of MaxArraySize is 1001
+LARGEST_ARRAY = 1000  # SLURM's own default of MaxArraySize is 1001
 _REQUEUES = 1000  # times that a job may run out of its time
 _EVERY = {"slurm": 10.0, "local": 0.5}  # seconds between two looks at jobs that run
 _MOMENT = 0.5  # seconds in which what is submitted becomes one array
@@ -167,7 +167,7 @@ class Jobs(Executor):
         """Submit what waits: all of it to a queue, here as much as may run."""
         local = self._cluster == "local"
         with self._lock:
-            room = self._count - len(self._running) if local else _LARGEST_ARRAY
+            room = self._count - len(self._running) if local else LARGEST_ARRAY
             tasks, self._new = self._new[:room], self._new[room:]
         tasks = [task for task in tasks if task.deaths or task.future.set_running_or_notify_cancel()]
         if not tasks:

@@ -115,7 +115,7 @@ def run_trials(
 
     Raises:
         UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGUSR1; everything has been stopped.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2; everything has been stopped.
     """
     resources = resources or Resources()
     _check(engine, resources)
@@ -134,6 +134,7 @@ def run_trials(
     pending = [
         _Item(number, trial, train, is_new, f"{number}/{len(trials)} {trial}")
         for number, ((trial, train), is_new) in enumerate(zip(trials, new, strict=True), start=1)
+        if is_new or not train
     ]
     forecast = Forecast(sum(new), resources.jobs)
     failures: list[Failure] = []
@@ -211,5 +212,7 @@ def _attempts(
         item = waiting[future]
         try:
             yield item, future.result()
-        except WorkerDied as error:  # twice: the system killed it, for want of memory say
+        except (
+            RuntimeError
+        ) as error:  # `WorkerDied`, for want of memory say, or the engine cannot be opened there
             yield item, failure(item.trial, error)

@@ -6,6 +6,7 @@ import atexit
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from lightning_fabric.strategies import DDPStrategy
 from core.errors import MissingData, NonFiniteOutput, UserError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_SEARCH = timedelta(days=1)  # that a search for widths in the first process may take, while the others wait
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,7 +52,7 @@ def make_fabric(
         num_nodes=num_nodes,
         precision=precision,
         # Networks may have parameters that a batch does not use, all or some: the processes then still agree.
-        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=True, timeout=_SEARCH) if world > 1 else "auto",
     )
     if world > 1:
         # torch would have it switched off where the first batch uses all: of the next one it does not know.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store import Injected, counted, page_text, simulate
+from benchmarks.store import Injected, counted, operations, page_text, simulate
 from core.errors import UserError
 
 SMALL = Injected.drawn(trials=12, jobs=1, kills=1, errors=2, hopeless=1)
@@ -32,8 +32,10 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     assert (
         figures["attempts"] >= 12 + 1 + 2 + 1
     )  # one more for the kill, for each error, and for the hopeless one
-    page = page_text(figures | {"commands": 2, "workers": 2, "steps": {"look for a record that is not there": 1e-5,
-                                                                     "read a record": 1e-4}})  # fmt: skip
+    calls = operations(tmp_path / "one")
+    assert 8 < calls < 40  # claim, weights and record
+    steps = {"look for a record that is not there": 1e-5, "read a record": 1e-4}
+    page = page_text({**figures, "commands": 2, "workers": 2, "operations": calls, "steps": steps})
     assert "| trained twice | 0 |" in page
 
 

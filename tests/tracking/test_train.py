@@ -267,12 +267,13 @@ def test_two_processes(protocol: Path) -> None:
     assert done.stderr.count("error: a batch of 3 sequences for 2 process(es): each needs at least 2") == 2
     network, _ = load_network(folder / "enough/tracker.safetensors")
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
-    judge = make_validation(shared_config(folder / "sequences", 5), folder)
+    config = shared_config(folder / "sequences", 5)
+    judge, trained = make_validation(config, folder), build_network(config)
+    trained.load_state_dict(read_weights(folder / "enough/model.safetensors"))
     assert judge is not None
-    with torch.no_grad():  # each batch was judged once, as one process does
-        assert read_history(folder / "enough")[0].eval_metrics == pytest.approx(
-            judge(network.eval()), rel=1e-6
-        )
+    with torch.no_grad():  # each batch was judged once, and as one process does
+        scores = judge(trained.eval())
+    assert read_history(folder / "enough")[0].eval_metrics == pytest.approx(scores, rel=1e-6)
 
 
 def test_a_work_directory_is_data_and_one_commands(

@@ -73,6 +73,12 @@ def test_what_another_command_is_at_comes_last(tmp_path: Path, monkeypatch: pyte
     assert failed == []
 
 
+def test_what_is_done_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "load", lambda self, trial: {} if trial.seed == 1 else None)
+    attempts, _ = outcomes(tmp_path, monkeypatch, {})
+    assert [seed for seed, _ in attempts] == [0, 2]
+
+
 def test_each_process_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,GPU-7")
