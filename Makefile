@@ -1,7 +1,9 @@
 # Two commands need nothing but Python >= 3.11 and make:
 #   make demo    baseline and LW-DNA side by side on real images
 #   make test    the whole test suite
-# `make lint` checks style and types. Nothing is installed twice: a stamp in .venv remembers what was.
+# `make matrix` runs the tests on the oldest and newest Python and torch that are at hand, and says which are not;
+# TESTS="tests/core -x" runs a part. `make lint` checks style and types. Nothing is installed twice: a stamp in .venv
+# remembers what was.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,13 +19,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 comma := ,
 stamp = $(VENV)/.installed$(if $(1),-$(subst $(comma),-,$(1)))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test matrix lint format clean
 
 demo: $(call stamp,)
 	$(BIN)/python -m classification.run
 
 test: $(call stamp,$(EXTRAS))
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+matrix:
+	$(PYTHON) tests/matrix.py $(TESTS)
 
 lint: $(call stamp,dev)
 	$(BIN)/ruff check .
@@ -35,7 +40,7 @@ format: $(call stamp,dev)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-matrix
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

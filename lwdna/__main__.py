@@ -6,6 +6,7 @@
     lwdna channels classification.models:resnet50
     lwdna inspect FILE.safetensors
     lwdna export FILE.safetensors FILE.onnx
+    lwdna doctor
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -20,6 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lwdna import __version__
+from lwdna.libraries import opencv_problem
 
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("run", "predict", "eval", "export"),
@@ -28,7 +30,12 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 # The same verb in every task, beside the name that the field uses.
 ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
-ALONE = {"channels": "core.channels", "inspect": "core.inspect", "export": "lwdna.export"}
+ALONE = {
+    "channels": "core.channels",
+    "inspect": "core.inspect",
+    "export": "lwdna.export",
+    "doctor": "lwdna.doctor",
+}
 
 
 def usage() -> str:
@@ -94,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     current_folder_last()
+    if module.partition(".")[0] in TASKS and (problem := opencv_problem()):
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
     return int(importlib.import_module(module).main(rest))
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from core.errors import UserError
 from core.storage.containers import Structure, read_structure
 from core.storage.images import check_pixels
+from core.storage.opencv import cv2
 
 # FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
