@@ -58,7 +58,7 @@ class Torch:
 
 
 def supported(project: Path = ROOT / "pyproject.toml") -> tuple[tuple[int, int], tuple[Torch, Torch]]:
-    """The oldest Python and the oldest and newest torch that the project allows."""
+    """The oldest Python, and the newest and the oldest torch, that the project allows."""
     table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     python = re.search(r">=\s*(\d+)\.(\d+)", table["requires-python"])
     (line,) = (line for line in table["dependencies"] if re.match(r"torch\W", line))
@@ -68,8 +68,8 @@ def supported(project: Path = ROOT / "pyproject.toml") -> tuple[tuple[int, int],
     major, minor = map(int, oldest.groups())
     vision = f"torchvision==0.{minor + _TORCHVISION_AHEAD}.*"
     return (int(python[1]), int(python[2])), (
-        Torch("oldest", (f"torch=={major}.{minor}.*", vision)),
         Torch("newest", (f"torch<{beyond[1]}",)),
+        Torch("oldest", (f"torch=={major}.{minor}.*", vision)),
     )
 
 
