@@ -2,8 +2,9 @@
 #   make demo    baseline and LW-DNA side by side on real images
 #   make test    the whole test suite
 #   make torture damaged files and runs that are killed, by the thousand; it says how long it takes
-# `make lint` checks style and types, `make docs` builds the site, `make dist` the wheel and the sdist. Nothing is
-# installed twice: a stamp in .venv remembers what was.
+# `make matrix` runs the tests on the oldest and newest Python and torch that are at hand, and says which are not;
+# TESTS="tests/core -x" runs a part. `make lint` checks style and types, `make docs` builds the site, `make dist` the
+# wheel and the sdist. Nothing is installed twice: a stamp in .venv remembers what was.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 comma := ,
 stamp = $(VENV)/.installed$(if $(1),-$(subst $(comma),-,$(1)))
 
-.PHONY: demo test torture lint format docs dist clean
+.PHONY: demo test matrix torture lint format docs dist clean
 
 demo: $(call stamp,)
 	$(BIN)/python -m classification.run
@@ -30,6 +31,8 @@ test: $(call stamp,$(EXTRAS))
 # WORDS="--seed 2 --kills 40" and the like; `python -m tests.torture --help` lists them.
 torture: $(call stamp,$(EXTRAS))
 	$(BIN)/python -m tests.torture $(WORDS)
+matrix:
+	$(PYTHON) tests/matrix.py $(TESTS)
 
 lint: $(call stamp,dev)
 	$(BIN)/ruff check .
@@ -56,7 +59,7 @@ dist: $(call stamp,dev)
 	rm -rf dist/try
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-matrix
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -7,6 +7,7 @@
     lwdna inspect FILE.safetensors
     lwdna export FILE.safetensors FILE.onnx
     lwdna store merge INTO FROM
+    lwdna doctor
 
 The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
 `--model package.module:factory` still finds one's own network.
@@ -21,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lwdna import __version__
+from lwdna.libraries import opencv_problem
 
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("run", "predict", "eval", "export"),
@@ -34,6 +36,7 @@ ALONE = {
     "inspect": "core.inspect",
     "export": "lwdna.export",
     "store": "lwdna.store",
+    "doctor": "lwdna.doctor",
 }
 
 
@@ -100,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     current_folder_last()
+    if module.partition(".")[0] in TASKS and (problem := opencv_problem()):
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
     return int(importlib.import_module(module).main(rest))
 
 

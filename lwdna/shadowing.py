@@ -45,9 +45,12 @@ def check_packages() -> None:
         f"'{place}' is imported in the place of LW-DNA's package '{name}': run from another folder, or use the command "
         f"lwdna, which looks into the current folder last"
     )
-    if sys.argv[:1] == [
-        "-m"
-    ]:  # what runpy sets while it looks for the module of `python -m classification.run`
+    if is_command():
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2)
     raise ShadowedError(line)
+
+
+def is_command() -> bool:
+    """Whether Python is just looking for the module of `python -m classification.run`."""
+    return sys.argv[:1] == ["-m"]  # runpy's word

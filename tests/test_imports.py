@@ -30,8 +30,8 @@ FOREIGN_TO_CORE = {
 }
 # The files of core that decode pictures, one for image files and one for videos: tasks do not import each other.
 DECODERS = {
-    "core/storage/images.py": {"cv2", "PIL", "mmcv", "jpeg4py", "turbojpeg"},
-    "core/storage/video.py": {"cv2"},
+    "core/storage/images.py": {"PIL", "mmcv", "jpeg4py", "turbojpeg"},
+    "core/storage/opencv.py": {"cv2"},  # imported there first, for both
 }
 PEERS = {
     "core/methods/peers.py": {"torch_pruning"},  # another library's way of finding widths

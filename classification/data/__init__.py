@@ -14,7 +14,7 @@ from classification.data.listed import open_flowers, open_food, open_pets
 from classification.data.own_folder import folder_title, open_own_folder
 from classification.data.reduction import reduce_data
 from classification.data.tiny_imagenet import open_tiny_imagenet
-from core.errors import UserError, did_you_mean
+from core.errors import MissingData, UserError, did_you_mean
 
 PHOTOGRAPHS = ("flowers102", "food101", "oxford-pets")
 """Published sets of photographs of any size, which have no size of their own: see `DataConfig.size`."""
@@ -29,8 +29,34 @@ __all__ = [
     "check_dataset",
     "dataset_title",
     "is_folder",
+    "missing_sets",
     "open_dataset",
 ]
+
+
+# Any of a data set's folders says that somebody has put it there; whether it is whole is seen when it is opened.
+_FOLDERS = {
+    "cifar10": ("cifar-10-batches-py", "cifar-10-batches-bin"),
+    "cifar100": ("cifar-100-python", "cifar-100-binary"),
+    "tiny-imagenet": ("tiny-imagenet-200",),
+    "imagenet": ("imagenet",),
+    "flowers102": ("flowers-102",),
+    "food101": ("food-101",),
+    "oxford-pets": ("oxford-iiit-pet",),
+}
+
+
+def missing_sets(root: Path) -> dict[str, str]:
+    """Every data set of `DATASETS` -> what is missing and where to get it, "" where its folder is there."""
+    found = {}
+    for name in DATASETS:
+        found[name] = ""
+        if name in _FOLDERS and not any((root / folder).exists() for folder in _FOLDERS[name]):
+            try:
+                open_dataset(name, root)
+            except MissingData as error:
+                found[name] = str(error)
+    return found
 
 
 def is_folder(dataset: str) -> bool:

@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
 from core.errors import UserError
+from core.storage.opencv import cv2
 from core.storage.truncation import JPEG, PNG, find_truncation, jpeg_size
 
 MAX_PIXELS = 2**28

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from core.errors import MissingData, UserError
 from core.storage.containers import Structure, read_structure
 from core.storage.files import file_alone
 from core.storage.images import check_pixels
+from core.storage.opencv import cv2
 
 # FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -40,7 +40,7 @@ def schedule_notes(config: TrainConfig) -> list[str]:
 
     if schedule.warmup_epochs >= epochs:
         notes.append(
-            f"the warm-up of {schedule.warmup_epochs} epochs is not over in {epochs}: the learning rate ends with "
+            f"the warm-up of {_epochs(schedule.warmup_epochs)} is not over in {epochs}: the learning rate ends with "
             f"{rate(epochs - 1)}, below the recipe's {config.optimizer.lr:g}"
         )
     late = [milestone for milestone in schedule.milestones if milestone >= epochs]
@@ -48,22 +48,27 @@ def schedule_notes(config: TrainConfig) -> list[str]:
         named = ", ".join(map(str, late))
         notes.append(
             f"milestone{'s' * (len(late) > 1)} {named} (counted from 0) come{'s' * (len(late) == 1)} after the last of "
-            f"{epochs} epochs: the learning rate is not lowered there"
+            f"{_epochs(epochs)}: the learning rate is not lowered there"
         )
     early = [milestone for milestone in schedule.milestones if milestone < schedule.warmup_epochs < epochs]
     if early:
         named = ", ".join(map(str, early))
         notes.append(
             f"milestone{'s' * (len(early) > 1)} {named} lie{'s' * (len(early) == 1)} within the warm-up of "
-            f"{schedule.warmup_epochs} epochs: the learning rate is lowered at its end"
+            f"{_epochs(schedule.warmup_epochs)}: the learning rate is lowered at its end"
         )
     for number, (until, planned) in enumerate(config.extended):
         more = [*(pair[1] for pair in config.extended[number + 1 :]), epochs][0]
         notes.append(
-            f"extended from {planned} to {more} epochs: up to epoch {until} the learning rates are those of {planned} "
-            f"epochs ({rate(until - 1)}), then those of {more} ({rate(until)}), by the schedule '{schedule.name}'"
+            f"extended from {planned} to {more} epochs: up to epoch {until} the learning rates are those of "
+            f"{_epochs(planned)} ({rate(until - 1)}), then those of {more} ({rate(until)}), by the schedule "
+            f"'{schedule.name}'"
         )
     return notes
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, factor: float) -> float:

@@ -14,6 +14,7 @@ from super_resolution.data.layouts import (
     SKIMAGE_TEST,
     SKIMAGE_TRAIN,
     TRAINING_SETS,
+    missing_sets,
     open_benchmarks,
     open_training_set,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "DataConfig",
     "ImagePair",
     "ImageSet",
+    "missing_sets",
     "open_benchmarks",
     "open_cache",
     "open_training_loader",

@@ -213,6 +213,23 @@ def open_benchmarks(
     return tuple(present), missing
 
 
+def missing_sets(root: Path, scale: int = 4) -> dict[str, str]:
+    """Every training set and set of the paper -> what is missing and where to get it, "" where it is there.
+
+    Raises:
+        UserError: a file of a set is not named as the set names files.
+    """
+    found = {}
+    for name, listing in TRAINING_SETS.items():
+        try:
+            listing(root, scale)
+            found[name] = ""
+        except MissingData as error:
+            found[name] = str(error)
+    _, missing = open_benchmarks(PAPER_SETS, root, scale)
+    return found | {name: missing.get(name, "") for name in PAPER_SETS}
+
+
 def _skimage_set(name: str, files: Sequence[str], scale: int) -> ImageSet:
     """The named files of scikit-image's data folder. Read as files: its functions might go to the network."""
     folder = Path(data_dir)

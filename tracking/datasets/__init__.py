@@ -104,6 +104,20 @@ def list_entries(
     return lister(DatasetRequest(data_root(root), split or splits[0], place, beside_frames))
 
 
+def missing_sets(root: Path) -> dict[str, str]:
+    """Every data set, in its default split -> what is missing and where to get it, "" where some of it is there."""
+    found = {}
+    for name in DATASETS:
+        found[name] = ""
+        if name == "demo":  # nothing of it has to be there, and asking for it would render it
+            continue
+        try:
+            list_entries(name, root)
+        except MissingData as error:
+            found[name] = str(error)
+    return found
+
+
 def load(
     name: str,
     root: str | Path | None = None,
@@ -249,6 +263,7 @@ __all__ = [
     "TrackingSequence",
     "list_entries",
     "load",
+    "missing_sets",
     "read_absent",
     "read_attributes",
     "read_size",
