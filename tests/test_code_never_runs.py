@@ -210,6 +210,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda path: load_backbone_weights(backbone_trunk("resnet18-small"), path),
     ),
     "inspect": ("a.safetensors", lambda path: core.inspect.run(Namespace(file=path, json=False))),
+    "inspect of a program": ("a.pt2", lambda path: core.inspect.run(Namespace(file=path, json=False))),
+    "inspect of a graph": ("a.onnx", lambda path: core.inspect.run(Namespace(file=path, json=False))),
     "CIFAR's pickle": ("data_batch_1", read_cifar),
     "MATLAB's file": ("labels.mat", lambda path: published_lists(path.parent)),
     "decoded images": ("a.npy", lambda path: classification_cache._open(path, 1, np.dtype(np.uint8))),
