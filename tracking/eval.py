@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.command_line.parsers import examples_text
 from core.errors import UserError
 from core.storage.files import atomic_write, refuse_overwriting, write_json
 from tracking.datasets import TITLES, TrackingDataset, list_entries, load
@@ -32,11 +33,20 @@ from tracking.evaluation.stored_results import (
 PROBLEMS_SHOWN = 20
 
 
+EXAMPLES = (
+    "tracking.eval --dataset demo --checkpoint WORK/lwdna.safetensors",
+    "tracking.eval --dataset lasot --data-root DATA --results RESULTS",
+    "tracking.eval --dataset otb --data-root DATA --tracker ncc",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m tracking.eval",
         description="Score trackers exactly as each benchmark's own toolkit does.",
+        epilog=examples_text(EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_data_options(made)
     made.add_argument(

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.interruption import Preempted
 from core.storage.files import refuse_overwriting
@@ -28,12 +29,16 @@ from tracking.online.loop import follow
 from tracking.online.trackers import TrackerSpec, make_tracker
 from tracking.online.video import draw, open_video, source_path
 
+EXAMPLES = (
+    "tracking.track video.mp4 --box 120,80,40,60 --out out.mp4 --checkpoint WORK/lwdna.safetensors",
+    "tracking.track folder/of/images --box 120,80,40,60 --save boxes.txt --tracker ncc",
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m tracking.track",
-        description="Track one target in a video, in a folder, from a camera.",
+    made = command_parser(
+        "tracking.track", "Track one target in a video, in a folder, from a camera.", EXAMPLES
     )
     made.add_argument(
         "source", metavar="VIDEO_OR_FOLDER", help="video file, folder of images, or a camera's number"
@@ -51,7 +56,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="still, ncc, dimp50 or package.module:factory (dimp50 with --checkpoint, ncc without)",
     )
     add_tracker_options(made)
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
 
 

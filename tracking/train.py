@@ -28,6 +28,7 @@ from core.storage.data import data_root
 from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate
 from core.training.pace import Pace
+from core.training.recipe import cut_short
 from core.training.run_files import training_notes
 from core.training.train import fit, make_fabric
 from tracking.dimp.backbones import RESNETS
@@ -128,6 +129,8 @@ def train(arguments: Namespace) -> int:
     note = from_data(config.backbone.name, arguments.backbone, arguments.config)
     if note is not None:
         say(note)
+    for text in cut_short(config.train):
+        say(f"note: {text}")
     with work_directory(fabric, there, arguments, name, CHECKPOINT, say) as folder:
         if stored is not None:
             check_same(config, stored, folder)

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import RESUME
 from core.command_line.factories import from_data, is_factory
+from core.command_line.parsers import examples_text
 from core.differences import differences
 from core.errors import UserError
 from core.experiments.executors import check_jobs
@@ -36,6 +37,7 @@ from core.methods.registry import METHODS
 from core.storage.claims import Claimed, take
 from core.storage.data import data_root
 from core.training.divergence import lowered_rate
+from core.training.recipe import cut_short
 from core.training.train import make_fabric
 from core.widths.allocation import ALLOCATIONS
 from core.widths.budget import Budget
@@ -163,7 +165,7 @@ def help_text(examples: Sequence[str]) -> str:
 
     return "\n\n".join(
         [
-            "examples:\n" + "\n".join(f"  python -m {line}" for line in examples),
+            examples_text(examples),
             "scores say what each channel is worth; those worth least go until the budget holds\n"
             "(W: weights, L: the loss, z: a factor of 1 on every channel):\n"
             + listed({name: score.summary for name, score in SCORES.items()}),
@@ -317,7 +319,7 @@ def execute(
     open_task: OpenTask[T],
     complete: Callable[[T, bool], T] = lambda config, stored: config,
     model: str = "model",
-    uses: Sequence[str] = (),
+    uses: Callable[[T, str], Sequence[str]] = lambda config, data_root: (),
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -333,7 +335,8 @@ def execute(
         complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
             protocol data, that is said.
-        uses: commands that take the checkpoint that a run leaves: "classification.predict IMAGES".
+        uses: commands that take the checkpoint that a run leaves, such as "classification.predict IMAGES"; takes the
+            protocol, and " --data-root FOLDER", or "" where none was given.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -386,6 +389,8 @@ def execute(
         )
         if stored is not None:
             check_same(config, stored, folder)
+        for line in cut_short(config.train):
+            say(f"note: {line}")
         root = data_root(plan.data_root)
         note = from_data(attrgetter(model)(config), given[model], arguments.config)
         if note is not None:
@@ -415,7 +420,9 @@ def execute(
         for line in task.close():
             say(line)
     if outcome.result is not None:
-        for line in next_steps(task_name, uses, folder, attrgetter(model)(config), model, len(plan.seeds)):
+        where = "" if plan.data_root is None else f" --data-root {shlex.quote(plan.data_root)}"
+        typed = uses(config, where)
+        for line in next_steps(task_name, typed, folder, attrgetter(model)(config), model, len(plan.seeds)):
             say(line)
     if outcome.failed and fabric.is_global_zero:
         print(f"{len(outcome.failed)} trial{'s' * (len(outcome.failed) != 1)} failed, as said above; {RESUME}",
@@ -430,7 +437,7 @@ def next_steps(
 
     Args:
         task_name: "classification", ...
-        uses: see `execute`.
+        uses: commands that take the checkpoint.
         folder: the work directory.
         model: the network, as the protocol names it.
         key: where in the protocol.

@@ -21,6 +21,7 @@ from core.experiments.task import Metric, Task
 from core.methods.registry import BASELINE
 from core.storage.files import json_text
 from core.tables import engineering, markdown_table, text_table
+from core.training.recipe import cut_short
 
 METHOD_TITLES = {
     "baseline": "Baseline",
@@ -174,6 +175,7 @@ def markdown_report(
         f"{epochs} for every network, the same recipe{but}, the same seeds "
         f"({', '.join(map(str, result['seeds']))}). FLOPs are per image in the convention `paper`"
         + (f"; FLOPs and parameters are the {task.part.name}'s." if task.part else "."),
+        *cut_short(settings.train),
         *_weights_told(task, settings, result),
         markdown_table(header, rows),
         _footnote(result),

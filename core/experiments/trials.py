@@ -360,7 +360,9 @@ def _train(
     if unknown:
         engine.say(f"{place}: {unknown_text(unknown)}")
     at_start = None
-    if engine.starts_from(trial) == "pretrained":
+    if (
+        engine.starts_from(trial) == "pretrained" and task.part is None
+    ):  # else the rest of the network is fresh
         at_start = metrics_at_start(engine, model)
         metric = task.metrics[0]
         value = number_text(at_start[metric.key], metric.digits)
@@ -453,11 +455,12 @@ def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
 
 def _begins(name: str, files: RunFiles, epochs: int) -> str:
     """What a training is about to do."""
+    number = f"{epochs} epoch{'s' * (epochs != 1)}"
     if files.weights.exists():
         return f"{name} is trained already"
     if files.state.exists() or files.previous.exists():
-        return f"going on with the training of {name} for {epochs} epochs"
-    return f"training {name} for {epochs} epochs"
+        return f"going on with the training of {name} for {number}"
+    return f"training {name} for {number}"
 
 
 def _saying(engine: Engine, forecast: Forecast | None, epochs: int) -> Callable[[Pace], None] | None:
@@ -542,7 +545,8 @@ def network(task: Task, architecture: Architecture | None, seed: int, start: Sta
     if start == "pretrained":
         with seeded(seed):
             model = task.searched(keep_weights=True).model
-        return model if architecture is None else architecture.cut(model)
+            model = model if architecture is None else architecture.cut(model)
+            return model if task.part is None else task.part.around(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
         if architecture is not None and task.part is not None:

@@ -153,6 +153,25 @@ class TrainConfig:
             raise UserError(f"clip_grad_norm must be above 0, got {self.clip_grad_norm}")
 
 
+def cut_short(config: TrainConfig) -> list[str]:
+    """What of a schedule lies behind the last epoch, as where `--epochs` is small; sentences."""
+    schedule, epochs = config.schedule, config.epochs
+    number = f"{epochs} epoch{'s' * (epochs != 1)}"
+    lines = []
+    if schedule.warmup_epochs >= epochs:
+        lines.append(
+            f"The warm-up (train.schedule.warmup_epochs={schedule.warmup_epochs}) does not end within "
+            f"{number}: the learning rate stays below train.optimizer.lr."
+        )
+    behind = [str(milestone) for milestone in schedule.milestones if milestone >= epochs]
+    if behind:
+        lines.append(
+            f"{len(behind)} of {len(schedule.milestones)} train.schedule.milestones ({', '.join(behind)}) lie behind "
+            f"the last of {number}: the learning rate does not fall there."
+        )
+    return lines
+
+
 def require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a UserError that names `key` and the allowed values, unless `value` is one of them."""
     if value not in allowed:

@@ -16,6 +16,7 @@ from core.experiments.report import METHOD_TITLES
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described
 from core.graph.complexity import count, count_params, latency
+from core.methods.subject import Pretrained
 from core.surgery.architecture import Architecture
 from core.tables import engineering, markdown_table
 from tracking.dimp.checkpoint import KEY, Description
@@ -43,7 +44,9 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run]) -> list[str]:
+def finish(
+    config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run], pretrained: Pretrained | None
+) -> list[str]:
     """Write a checkpoint per method and the plots; returns Markdown for the report.
 
     Args:
@@ -51,13 +54,14 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         tryout: where the tracks are.
         settings: the experiment.
         runs: all trained trackers.
+        pretrained: weights that were used.
     """
     networks: dict[str, DiMPNet] = {}
     evaluations: list[Evaluation] = []
     files = []
     described = partial(describe, config, tryout.changes)
     for run, network, line in save_checkpoints(
-        settings, runs, described, lambda description: description.build(config.backbone.name)
+        settings, runs, described, lambda description: description.build(config.backbone.name), pretrained
     ):
         files.append(line)
         name = METHOD_TITLES.get(run.method, run.method.capitalize())

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core.errors import UserError
 from core.training.optim import build_optimizer, learning_rate_factor
+from core.training.recipe import cut_short
 from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig, make_fabric, seed_everything
 from tests.core.training.training_runs import DigitsLoader, network, run
 
@@ -124,3 +125,17 @@ def test_adam_equals_torchs(tmp_path, name):
         reference.step()
     for key, value in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_what_of_a_schedule_lies_behind_the_last_epoch_is_said():
+    step = ScheduleConfig("step", milestones=(3, 5, 8))
+    assert cut_short(TrainConfig(epochs=9, schedule=step)) == []
+    (line,) = cut_short(TrainConfig(epochs=5, schedule=step))
+    assert line.startswith("2 of 3 train.schedule.milestones (5, 8) lie behind the last of 5 epochs")
+    warm = ScheduleConfig(warmup_epochs=3)
+    assert cut_short(TrainConfig(epochs=4, schedule=warm)) == []
+    for epochs in (1, 3):
+        (line,) = cut_short(TrainConfig(epochs=epochs, schedule=warm))
+        assert "does not end within" in line
+        factors = [learning_rate_factor(warm, 0.1, epochs, epoch) for epoch in range(epochs)]
+        assert max(factors) < 1
