@@ -32,6 +32,9 @@ CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 MARKERS = "osD^vP*X<>"
 
 
+_DECADE = 10.0
+
+
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure that needs no display, with quiet axes; `options` go to `subplots`."""
     from matplotlib.figure import Figure
@@ -143,8 +146,6 @@ def plot_channels(path: Path, task: Task, runs: Sequence[Run]) -> None:
 
 def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
     """curves.png: training (dashed) and test (solid) metric per epoch; bands span the seeds."""
-    from matplotlib.ticker import ScalarFormatter
-
     train_key, test_key, label = task.curves
     figure, axis = new_figure(7.5, 4.6)
     strange: list[float] = []
@@ -158,10 +159,7 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
         test = [[record.eval_metrics[test_key] for record in records] for records in tested]
         strange += _curve(axis, [record.epoch for record in tested[0]], test, colour, "-", f"{name}, test")
     if not task.metrics[0].higher_is_better:
-        # Errors fall by orders of magnitude: a logarithm above 1, so that the last epochs can be told apart.
-        axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(bottom=0)
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        scale_errors(axis)
     axis.xaxis.get_major_locator().set_params(integer=True)
     if axis.get_xlim()[1] < 2:  # a single epoch, a single tick
         axis.set_xlim(0, 2)
@@ -171,6 +169,20 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
     axis.legend(frameon=False, fontsize=8)
     say_what_is_not_drawn(axis, strange, "triangles at the edge")
     save_figure(figure, path)
+
+
+def scale_errors(axis: Any) -> None:
+    """Draw errors that fell by orders of magnitude over a logarithm (above 1), so that the last can be told apart."""
+    from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
+
+    low, high = axis.dataLim.intervaly
+    if not high > _DECADE * max(low, 0.0):  # all of one size, or none at all
+        return
+    axis.set_yscale("symlog", linthresh=1)
+    if low < 1:
+        axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
 
 
 def say_what_is_not_drawn(axis: Any, values: Sequence[float], infinite: str = "not drawn") -> None:

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from core.experiments.experiment import run_experiment
-from core.experiments.plots import new_figure, say_what_is_not_drawn
+from core.experiments.plots import new_figure, say_what_is_not_drawn, scale_errors
 from core.experiments.report import results_table
 from core.experiments.settings import Settings
 from core.experiments.statistics import (
@@ -65,6 +65,12 @@ def test_there_is_no_test_with_values_that_are_not_finite() -> None:
             half = half_interval(differences)
             assert half is not None
             assert math.isnan(half)
+        # 2 and 3 of 41 images: the same difference, but for the last digits.
+        errors = [[100 * wrong / 41 for wrong in seed] for seed in ((27, 26), (30, 29))]
+        differences = [found - regular for regular, found in errors]
+        assert math.isnan(paired_p(differences))
+        assert math.isnan(paired_p([0.0, 0.0]))
+        assert not math.isnan(paired_p([0.0, 1e-6]))
     assert holm([0.01, NAN, 0.04])[0] == pytest.approx(0.02)
     assert number_text("inf") == "inf"
     assert number_text("nan") == "undefined"
@@ -123,6 +129,27 @@ def test_plots_say_what_they_do_not_show() -> None:
     say_what_is_not_drawn(axis, [1.0])
     say_what_is_not_drawn(axis, [])
     assert not axis.texts
+
+
+def test_errors_are_drawn_over_logarithms_where_they_fell_far() -> None:
+    for values, scale, bottom in (
+        ([80.0, 60.0, 62.0], "linear", None),
+        ([90.0, 9.0, 2.0], "symlog", None),
+        ([90.0, 5.0, 0.0], "symlog", 0),
+        ([0.0, 0.0], "linear", None),
+        ([NAN, NAN], "linear", None),
+    ):
+        _, axis = new_figure(4, 3)
+        axis.plot(values)
+        scale_errors(axis)
+        assert axis.get_yscale() == scale
+        if bottom is not None:
+            assert axis.get_ylim()[0] == bottom
+        elif scale == "symlog":
+            low, high = axis.get_ylim()
+            assert 1 < low < 2
+            assert high > 90
+            assert {2.0, 5.0, 10.0, 50.0} <= set(axis.get_yticks())
 
 
 def test_the_spread_of_widths_is_that_of_their_logarithms() -> None:
