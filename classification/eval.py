@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from classification.data import (
     dataset_title,
     open_dataset,
 )
+from classification.data.config import BadImages
 from classification.data.folders import FolderSplit
 from classification.data.scan import few
 from classification.evaluation import Judged, judge
@@ -44,6 +45,11 @@ from core.tables import text_table
 
 RESULT, CONFUSION, WORST = "eval.json", "confusion.png", "worst.png"
 USUAL_BATCH = 256
+EXAMPLES = (
+    "classification.eval --checkpoint WORK/lwdna.safetensors",
+    "classification.eval --checkpoint WORK/lwdna.safetensors --dataset path/to/photos --out evaluation",
+    "classification.eval --checkpoint WORK/lwdna.safetensors --dataset cifar10 --data-root DATA",
+)
 # Fields of `DataConfig` that say which images test a network.
 WHICH_IMAGES = ("classes", "first_class", "test_per_class", "val_share")
 
@@ -260,7 +266,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("classification.eval", __doc__)
+    parser = command_parser("classification.eval", __doc__, EXAMPLES)
     add_checkpoint_arguments(parser, "classification.run")
     parser.add_argument(
         "--dataset", help="data set, or a folder of images (default: the checkpoint's, as its run split it)"
@@ -270,16 +276,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where results go (default: eval-DATASET beside the checkpoint)",
+        help="where results go (default: eval-METHOD-DATASET beside the checkpoint)",
     )
     parser.add_argument(
         "--batch-size", type=int, help="images at a time (default: as in the run that wrote the checkpoint)"
     )
     parser.add_argument(
         "--bad-images",
-        choices=("error", "skip"),
-        default="error",
-        help="at unreadable images (default: error)",
+        choices=get_args(BadImages),
+        help="at unreadable images (default: as in the run that wrote the checkpoint, else error)",
     )
     parser.add_argument(
         "--workers",
@@ -321,7 +326,7 @@ def run(options: argparse.Namespace) -> int:
         dataset,
         data_root(options.data_root),
         batch_size=batch_size,
-        bad_images=options.bad_images,
+        bad_images=options.bad_images or data_then.get("bad_images", "error"),
         workers=options.workers,
         part=part,
     )

@@ -31,6 +31,11 @@ from core.terminal import watched
 from core.training.devices import pick_device
 
 ENDINGS = (".json", ".csv")
+EXAMPLES = (
+    "classification.predict photo.jpg --checkpoint WORK/lwdna.safetensors",
+    "classification.predict path/to/photos --checkpoint WORK/lwdna.safetensors --out predictions.csv",
+    "classification.predict photo.jpg --checkpoint WORK/lwdna.safetensors --model path/to/net.py:factory",
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], checkpoint:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("classification.predict", __doc__)
+    parser = command_parser("classification.predict", __doc__, EXAMPLES)
     parser.add_argument(
         "sources", metavar="IMAGE|FOLDER", nargs="+", type=Path, help="images, folders of images at any depth"
     )

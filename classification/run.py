@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from classification.config import RunConfig, find_config, with_distillation
-from classification.data import DATASETS, dataset_title, open_dataset
+from classification.data import DATASETS, dataset_title, is_folder, open_dataset
 from classification.models import MODELS
 from classification.task import (
     SKIPPED_FILE,
@@ -121,8 +122,14 @@ def run(arguments: Namespace) -> int:
         lambda config: f"classification-{title(config.model, config.name)}-{dataset_title(config.dataset)}",
         open_task,
         lambda config, stored: with_distillation(config, arguments.distillation),
-        uses=("classification.predict IMAGES", "classification.eval"),
+        uses=uses,
     )
+
+
+def uses(config: RunConfig, data_root: str) -> tuple[str, ...]:
+    """What can be done with the checkpoint of a run; see `execute`."""
+    images = f" --dataset {shlex.quote(config.dataset)}" if is_folder(config.dataset) else ""
+    return "classification.predict IMAGES", f"classification.eval{images}{data_root}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

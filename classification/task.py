@@ -213,7 +213,8 @@ def describe(config: RunConfig, data: ClassificationData, architecture: Architec
 def left_out(skipped: Mapping[str, int]) -> list[str]:
     """One sentence for every part with unreadable images."""
     return [
-        f"{count} unreadable {part} images were left out; {SKIPPED_FILE} lists them."
+        f"{count} unreadable {part} image{'s were' if count > 1 else ' was'} left out; {SKIPPED_FILE} lists "
+        f"{'them' if count > 1 else 'it'}."
         for part, count in skipped.items()
         if count
     ]

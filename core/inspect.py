@@ -1,6 +1,7 @@
-"""`python -m core.inspect FILE.safetensors`: what a trained network's file says of itself; its checksum is verified.
+"""`python -m core.inspect FILE`: what a trained network's .safetensors, or an export's .onnx or .pt2, says of itself.
 
-Nothing that the file names is imported or run.
+Its checksum is verified: a checkpoint's own, or the one in the card beside an export. Nothing in the file, and nothing
+that it names, is imported or run.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from pathlib import Path
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.export.contents import describe
-from core.storage.description import read_contents
+from core.export.exported import contents_of_file
 from core.storage.files import json_text
+
+EXAMPLES = ("core.inspect WORK/lwdna.safetensors", "core.inspect net.onnx --json")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("core.inspect", __doc__)
-    parser.add_argument("file", metavar="FILE", type=Path, help="a *.safetensors file")
+    parser = command_parser("core.inspect", __doc__, EXAMPLES)
+    parser.add_argument("file", metavar="FILE", type=Path, help="a *.safetensors, *.onnx or *.pt2")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, verify and print; returns the exit status."""
-    contents = read_contents(options.file)
+    contents = contents_of_file(options.file)
     print(json_text(asdict(contents), indent=2) if options.json else describe(options.file, contents))
     return 0
 

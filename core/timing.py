@@ -53,12 +53,12 @@ class Timing:
         }
 
     def __str__(self) -> str:
-        """Median, and the spread of the runs where there are several: '0.31 s (0.29–0.35)'."""
+        """Median, and the spread of the runs where there are several: '0.312 s (0.290–0.351)'."""
         text = seconds_text(self.median)
-        if len(self.wall) == 1:
-            return text
         return (
-            f"{text} ({seconds_text(min(self.wall), unit=False)}–{seconds_text(max(self.wall), unit=False)})"
+            text
+            if len(self.wall) == 1
+            else f"{text} ({span_text(min(self.wall), max(self.wall), self.median)})"
         )
 
 
@@ -154,10 +154,23 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def seconds_text(seconds: float, *, unit: bool = True) -> str:
-    """Three significant digits: '0.0312 s', '5.41 s', '112 s'."""
-    digits = max(0, 2 - len(str(int(seconds))) + 1) if seconds >= 1 else (3 if seconds >= 0.1 else 4)
-    return f"{seconds:.{digits}f}" + (" s" if unit else "")
+def seconds_text(seconds: float, *, like: float | None = None) -> str:
+    """Three significant digits: '0.312 ms', '0.0312 s', '5.41 s', '112 s'.
+
+    Args:
+        seconds: the time.
+        like: another time, in whose unit this one is told; None for its own.
+    """
+    size = seconds if like is None else like
+    unit, scale = ("s", 1.0) if size >= 1e-2 else ("ms", 1e3) if size >= 1e-5 else ("µs", 1e6)
+    value = scale * seconds
+    whole = len(str(int(value))) if value >= 1 else 0 if value >= 0.1 else -1
+    return f"{value:.{max(0, 3 - whole)}f} {unit}"
+
+
+def span_text(low: float, high: float, like: float) -> str:
+    """Two times without their unit, which is that of a third: '0.290–0.351'."""
+    return "–".join(seconds_text(seconds, like=like).partition(" ")[0] for seconds in (low, high))
 
 
 def wait(device: torch.device) -> None:

@@ -54,9 +54,15 @@ def table(sets: Mapping[str, Any]) -> str:
     return text_table(["set", "images", "PSNR", "SSIM"], rows)
 
 
+EXAMPLES = (
+    "super_resolution.eval --checkpoint WORK/lwdna.safetensors",
+    "super_resolution.eval --checkpoint WORK/lwdna.safetensors --dataset Set5 path/to/images --out scores.json",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("super_resolution.eval", __doc__)
+    parser = command_parser("super_resolution.eval", __doc__, EXAMPLES)
     add_checkpoint_arguments(parser, "super_resolution.run")
     parser.add_argument(
         "--dataset",

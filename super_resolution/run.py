@@ -92,7 +92,10 @@ def run(arguments: Namespace) -> int:
         ),
         open_task,
         complete=complete,
-        uses=("super_resolution.upscale LOW.png HIGH.png", "super_resolution.eval"),
+        uses=lambda config, data_root: (
+            "super_resolution.upscale LOW.png HIGH.png",
+            f"super_resolution.eval{data_root}",
+        ),
     )
 
 

@@ -211,9 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
 
+EXAMPLES = (
+    "super_resolution.upscale low.png high.png --checkpoint WORK/lwdna.safetensors",
+    "super_resolution.upscale path/to/images path/to/larger --checkpoint WORK/lwdna.safetensors",
+    "super_resolution.upscale low.mp4 high.mp4 --checkpoint WORK/lwdna.safetensors --tile 128",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("super_resolution.upscale", __doc__)
+    parser = command_parser("super_resolution.upscale", __doc__, EXAMPLES)
     parser.add_argument("source", metavar="IN", type=Path, help="an image, a folder of images, or a video")
     parser.add_argument(
         "target", metavar="OUT", type=Path, help="the file or folder to write; folders get PNGs"

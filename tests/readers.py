@@ -48,6 +48,7 @@ from core.experiments.pretrained import open_pretrained
 from core.experiments.sequential import Contrast, Registered, read_registered
 from core.experiments.store import _read as read_record
 from core.experiments.store import plain
+from core.export.formats import export
 from core.graph.channels import trace_channels
 from core.storage.checkpoint import (
     load_state,
@@ -70,6 +71,7 @@ from core.training.run_files import EpochRecord, RunFiles, read_history
 from super_resolution.config import RunConfig as SuperResolutionConfig
 from super_resolution.images import read_photo, read_upright
 from super_resolution.models.basicsr_options import read_options
+from tests.core.export.toys import Pooled, subject
 from tests.tracking.training.trees import small_config
 from tracking.datasets import read_size
 from tracking.datasets.entries import DatasetRequest, Entry
@@ -453,6 +455,12 @@ READERS: dict[str, Reader] = {
         lambda path: core.inspect.run(Namespace(file=path, json=False)),
         classifier,
         "safetensors",
+    ),
+    "inspect of a program": Reader(
+        "a.pt2",
+        lambda path: core.inspect.run(Namespace(file=path, json=False)),
+        lambda path: export(subject(Pooled()), path),
+        "zip",
     ),
     "CIFAR's pickle": Reader("data_batch_1", read_cifar, cifar, "pickle"),
     "MATLAB's file": Reader(

@@ -36,6 +36,7 @@ DECODERS = {
 PEERS = {
     "core/methods/peers.py": {"torch_pruning"},  # another library's way of finding widths
     "core/storage/hubs.py": {"timm", "torchvision"},  # where these libraries keep weights
+    "core/export/exported.py": {"onnx"},  # what an ONNX file says of itself
 }
 # Of these, what is imported only where it is used: mmcv loads torch, jpeg4py the system's library.
 LAZY_IN_CORE = {"mmcv", "jpeg4py", "turbojpeg"}

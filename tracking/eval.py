@@ -33,9 +33,18 @@ from tracking.evaluation.stored_results import (
 PROBLEMS_SHOWN = 20
 
 
+EXAMPLES = (
+    "tracking.eval --dataset demo --checkpoint WORK/lwdna.safetensors",
+    "tracking.eval --dataset lasot --data-root DATA --results RESULTS",
+    "tracking.eval --dataset otb --data-root DATA --tracker ncc",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = command_parser("tracking.eval", "Score trackers exactly as each benchmark's own toolkit does.")
+    made = command_parser(
+        "tracking.eval", "Score trackers exactly as each benchmark's own toolkit does.", EXAMPLES
+    )
     add_data_options(made)
     made.add_argument(
         "--protocol", metavar="NAME", help=f"default: the data set's own; {', '.join(PROTOCOLS)}"

@@ -15,7 +15,12 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
-from core.experiments.arguments import add_experiment_arguments
+from core.errors import UserError
+from core.experiments.arguments import (
+    add_experiment_arguments,
+    add_pretrained_arguments,
+    given_pretrained,
+)
 from core.experiments.commands import execute
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
@@ -45,11 +50,18 @@ def build_parser() -> ArgumentParser:
         help=f"{', '.join(RESNETS)}; package.module:factory; path/to/file.py:factory (default: the protocol's)",
     )
     parser.add_argument(
-        "--backbone-weights", type=Path, help="a classifier's weights for the regular backbone to start from"
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="a classifier's weights for the regular backbone to start from, beside --found-weights",
     )
     parser.add_argument(
-        "--found-weights", type=Path, help="a classifier's weights for the backbone of --widths"
+        "--found-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of a classifier with the widths of --widths, for the found backbone to start from",
     )
+    add_pretrained_arguments(parser)
     add_experiment_arguments(parser, EXAMPLES)
     return parser
 
@@ -70,10 +82,20 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, qu
 
 
 def run(arguments: Namespace) -> int:
-    """One experiment from parsed arguments; returns the exit status."""
+    """One experiment from parsed arguments; returns the exit status.
+
+    Raises:
+        UserError: controls are asked for where weights are given of the found widths alone; or see `execute`.
+    """
+    if arguments.found_weights is not None and arguments.controls:
+        raise UserError(
+            f"--found-weights are of the widths of --widths; {arguments.controls[0]} would start at random beside "
+            "them: leave --controls out"
+        )
     given = {"evaluation.dataset": arguments.dataset, "evaluation.split": arguments.split}
     given["backbone.name"] = arguments.backbone
     given |= {"backbone.weights": arguments.backbone_weights, "found_weights": arguments.found_weights}
+    given |= given_pretrained(arguments)
     return execute(
         arguments,
         "tracking",
@@ -83,7 +105,10 @@ def run(arguments: Namespace) -> int:
         lambda config: f"tracking-{run_title(config, arguments.name)}-{config.evaluation.dataset}",
         partial(open_task, quiet=arguments.no_progress),
         model="backbone.name",
-        uses=("tracking.track VIDEO --box X,Y,WIDTH,HEIGHT", "tracking.eval --dataset DATASET"),
+        uses=lambda config, data_root: (
+            "tracking.track VIDEO --box X,Y,WIDTH,HEIGHT",
+            f"tracking.eval --dataset {config.evaluation.dataset}{data_root}",
+        ),
     )
 
 

@@ -29,10 +29,17 @@ from tracking.online.loop import follow
 from tracking.online.trackers import TrackerSpec, make_tracker
 from tracking.online.video import draw, open_video, source_path
 
+EXAMPLES = (
+    "tracking.track video.mp4 --box 120,80,40,60 --out out.mp4 --checkpoint WORK/lwdna.safetensors",
+    "tracking.track folder/of/images --box 120,80,40,60 --save boxes.txt --tracker ncc",
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = command_parser("tracking.track", "Track one target in a video, in a folder, from a camera.")
+    made = command_parser(
+        "tracking.track", "Track one target in a video, in a folder, from a camera.", EXAMPLES
+    )
     made.add_argument(
         "source", metavar="VIDEO_OR_FOLDER", help="video file, folder of images, or a camera's number"
     )
@@ -50,7 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
         "without)",
     )
     add_tracker_options(made)
-
     return made
 
 

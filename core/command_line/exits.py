@@ -14,14 +14,18 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.interruption import Preempted, watch_for_interruption
 
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("benchmarks", "classification", "core", "lwdna", "super_resolution", "tracking")
 FAILURES = (RuntimeError, OSError, MemoryError, ValueError)  # of a run; UserError is a ValueError
 RESUME = "the same command with --resume goes on where it stopped"
 FAILED, BAD_INPUT, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
@@ -38,7 +42,7 @@ def run_command(
         interrupted: what to tell somebody who has interrupted it.
         unread: where nobody reads what it prints any more (`| head`), go on to the end: its results are files.
     """
-    with _streams(unread), _threads(debug), watch_for_interruption():
+    with _streams(unread), _threads(debug), _warnings(debug), watch_for_interruption():
         try:
             status = command()
             sys.stdout.flush()  # here, where what goes wrong can be dealt with
@@ -103,6 +107,28 @@ def _threads(debug: bool) -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+@contextmanager
+def _warnings(debug: bool) -> Iterator[None]:
+    """Warnings of our own code as one line, too: Python would print a line of the source beside them."""
+    usual = warnings.formatwarning
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        try:
+            ours = Path(filename).relative_to(_ROOT).parts[0] in _PACKAGES
+        except ValueError:
+            ours = False
+        return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    if not debug:
+        warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 class _Output:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def command_parser(module: str, description: str | None) -> ArgumentParser:
-    """The parser of `python -m module`, with `--debug` (see `core.command_line.exits`)."""
-    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+def command_parser(module: str, description: str | None, examples: Sequence[str] = ()) -> ArgumentParser:
+    """The parser of `python -m module`, with `--debug` (see `core.command_line.exits`).
+
+    Args:
+        module: with `main`.
+        description: its docstring.
+        examples: command lines, without "python -m".
+    """
+    parser = ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=examples_text(examples) if examples else None,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def examples_text(examples: Sequence[str]) -> str:
+    """The end of `--help`: command lines, given without "python -m"."""
+    return "examples:\n" + "\n".join(f"  python -m {line}" for line in examples)
 
 
 def add_checkpoint_arguments(parser: ArgumentParser, written_by: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from core.command_line.config import load_config
+from core.command_line.parsers import examples_text
 from core.errors import MissingData, UserError
 from core.experiments.executors import LOCAL_JOBS, PROCESSES, SLURM, Resources, visible_gpus
 from core.experiments.given import shipped_names
@@ -198,7 +199,7 @@ def help_text(examples: Sequence[str]) -> str:
 
     return "\n\n".join(
         [
-            "examples:\n" + "\n".join(f"  python -m {line}" for line in examples),
+            examples_text(examples),
             "scores say what each channel is worth; those worth least go until the budget holds\n"
             "(W: weights, L: the loss, z: a factor of 1 on every channel):\n"
             + listed({name: score.summary for name, score in SCORES.items()}),

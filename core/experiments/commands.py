@@ -58,7 +58,7 @@ def execute(
     open_task: OpenTask[T],
     complete: Callable[[T, bool], T] = lambda config, stored: config,
     model: str = "model",
-    uses: Sequence[str] = (),
+    uses: Callable[[T, str], Sequence[str]] = lambda config, data_root: (),
 ) -> int:
     """Run the experiment that a command line describes; returns the exit status: 0, or 1 if a trial failed.
 
@@ -74,7 +74,8 @@ def execute(
         complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
         model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
             protocol data, that is said.
-        uses: commands that take the checkpoint that a run leaves: "classification.predict IMAGES".
+        uses: commands that take the checkpoint that a run leaves, such as "classification.predict IMAGES"; takes the
+            protocol, and " --data-root FOLDER", or "" where none was given.
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -164,7 +165,9 @@ def execute(
         for line in task.close():
             say(line)
     if outcome.result is not None:
-        for line in next_steps(task_name, uses, folder, attrgetter(model)(config), model, len(plan.seeds)):
+        where = "" if plan.data_root is None else f" --data-root {shlex.quote(plan.data_root)}"
+        typed = uses(config, where)
+        for line in next_steps(task_name, typed, folder, attrgetter(model)(config), model, len(plan.seeds)):
             say(line)
     if outcome.failed and fabric.is_global_zero:
         print(f"{len(outcome.failed)} trial{'s' * (len(outcome.failed) != 1)} failed, as said above; {RESUME}",
@@ -179,7 +182,7 @@ def next_steps(
 
     Args:
         task_name: "classification", ...
-        uses: see `execute`.
+        uses: commands that take the checkpoint.
         folder: the work directory.
         model: the network, as the protocol names it.
         key: where in the protocol.

@@ -39,7 +39,8 @@ class Forecast:
         if seconds < WORTH_TELLING:
             return ""
         if pace.evaluated:
-            return f"{duration_text(seconds)} left, evaluations included"
+            whole = " for all trainings" if self.trainings > 1 else ""
+            return f"{duration_text(seconds)} left{whole}, evaluations included"
         several = f"{self.trainings} trainings of {epochs} epochs" if self.trainings > 1 else "this training"
         return f"{duration_text(seconds)} for {several}, without evaluations and searches for widths"
 

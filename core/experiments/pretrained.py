@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from core.experiments.plan import Start
 from core.methods.subject import Pretrained
 from core.storage.checkpoint import read_checkpoint
 from core.storage.hubs import is_file_name, weights_file
-from core.storage.weights import fitted_weights
+from core.storage.weights import Fitted, fitted_weights
 from core.surgery.initialise import seeded
 from core.widths.config import ShrinkConfig
+
+T = TypeVar("T", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,27 @@ def shrink_of(
     return replace(shrink, widen=1.0, keep_weights=True)
 
 
-def open_pretrained(source: str | None, build: Callable[[], nn.Module]) -> Pretrained | None:
+def fit_network(model: nn.Module, source: str) -> Fitted:
+    """The weights that `--pretrained` names, as they fit a whole network.
+
+    Raises:
+        MissingData: they are not there.
+        UserError: they cannot be read or do not fit.
+    """
+    return fitted_weights(model, read_checkpoint(weights_file(source)), source, foreign=True)
+
+
+def open_pretrained(
+    source: str | None,
+    build: Callable[[], T],
+    fit: Callable[[T, str], Fitted] = fit_network,
+) -> Pretrained | None:
     """Read trained weights and find out whether they fit a network.
 
     Args:
         source: see `PretrainedConfig`; None for none.
-        build: the freshly initialised network.
+        build: the freshly initialised network, or the part of it that is searched.
+        fit: reads the source as far as it fits what `build` gives.
 
     Raises:
         MissingData: they are not there.
@@ -88,10 +105,9 @@ def open_pretrained(source: str | None, build: Callable[[], nn.Module]) -> Pretr
     """
     if source is None:
         return None
-    content = read_checkpoint(weights_file(source))
     with seeded(0):
         model = build()
-    fitted = fitted_weights(model, content, source, foreign=True)
+    fitted = fit(model, source)
     parameters = {name for name, _ in model.named_parameters()}
     for name, value in fitted.weights.items():
         if name in parameters and not bool(torch.isfinite(value).all()):

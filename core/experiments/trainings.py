@@ -40,7 +40,8 @@ def network(task: Task, architecture: Architecture | None, seed: int, start: Sta
     if start == "pretrained":
         with seeded(seed):
             model = task.searched(keep_weights=True).model
-        return model if architecture is None else architecture.cut(model)
+            model = model if architecture is None else architecture.cut(model)
+            return model if task.part is None else task.part.around(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
         if architecture is not None and task.part is not None:

@@ -164,7 +164,9 @@ def _train(
     if unknown:
         engine.say(f"{place}: {unknown_text(unknown)}")
     at_start = None
-    if engine.starts_from(trial) == "pretrained":
+    if (
+        engine.starts_from(trial) == "pretrained" and task.part is None
+    ):  # else the rest of the network is fresh
         at_start = metrics_at_start(engine, model)
         metric = task.metrics[0]
         value = number_text(at_start[metric.key], metric.digits)
@@ -245,11 +247,12 @@ def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
 
 def _begins(name: str, files: RunFiles, epochs: int) -> str:
     """What a training is about to do."""
+    number = f"{epochs} epoch{'s' * (epochs != 1)}"
     if files.weights.exists():
         return f"{name} is trained already"
     if files.state.exists() or files.previous.exists():
-        return f"going on with the training of {name} for {epochs} epochs"
-    return f"training {name} for {epochs} epochs"
+        return f"going on with the training of {name} for {number}"
+    return f"training {name} for {number}"
 
 
 def _told(

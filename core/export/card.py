@@ -17,10 +17,11 @@ from core.storage.checkpoint import CHECKSUM
 from core.storage.description import Contents
 from core.surgery.architecture import Architecture
 from core.tables import engineering, markdown_table
-from core.timing import Timing
+from core.timing import Timing, seconds_text, span_text
 
 TITLE = "# Model card: "
 LICENCE = "Licence: "
+_MILLISECOND = 1e-3  # one unit for all rows of the table of times
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]  # of core.tables
 _NO_LICENCE = (
     f"{LICENCE}not told. Write here on what terms these weights may be used; a later export keeps this line."
@@ -190,7 +191,7 @@ def time_table(times: Mapping[str, Timing], table: Table) -> str:
     rows = [
         [
             name,
-            f"{1e3 * timing.median:.3g} ms",
+            seconds_text(timing.median, like=_MILLISECOND),
             _middle_half(timing.wall),
             str(len(timing.wall)),
             f"{timing.median / first.median:.2f}",
@@ -205,7 +206,7 @@ def _middle_half(seconds: Sequence[float]) -> str:
     low, _, high = (
         statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
     )
-    return f"{1e3 * low:.3g}–{1e3 * high:.3g}"
+    return span_text(low, high, _MILLISECOND)
 
 
 def scores(checkpoint: Path, task: str, contents: Contents) -> str:

@@ -46,10 +46,19 @@ class Request:
 OpenExport = Callable[[Request], Exportable]
 
 
+EXAMPLES = (
+    "WORK/lwdna.safetensors net.onnx",
+    "WORK/lwdna.safetensors net.onnx net.pt2 --inputs normalised --images mine/*.jpg",
+)
+
+
 def build_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """The command line of every task's export."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {prog} {line}" for line in EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="a trained network's *.safetensors"

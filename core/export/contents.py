@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def describe(path: str | Path, contents: Contents) -> str:
     if architecture is not None:
         rows.append(["blocks left out", ", ".join(architecture.removed) or "none"])
         rows += _rows(architecture.found_by, "found by ", leave_out=("groups",)) or [["found by", "not told"]]
+    rows += _rows(contents.program, "program: ")
     rows += _rows(contents.origin, "made: ") or [["made", "not told"]]
     rows += [
         ["release", contents.library or "not told: of an older release or another program"],
@@ -66,9 +67,12 @@ def _text(name: str, value: Any) -> str:
     if value is None:
         return "not set"
     if isinstance(value, list):
-        items = [
-            "any" if item is None else item if isinstance(item, str) else json.dumps(item) for item in value
-        ]
+        items = ["any" if item is None else item if isinstance(item, str) else _plain(item) for item in value]
         more = f", … ({len(items)} in all)" if len(items) > _SHOWN else ""
         return (", ".join(items[:_SHOWN]) or "none") + more
-    return json_text(value)
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """JSON, but numbers without the last digits of a computation: 57.12 for 57.120000000000005."""
+    return f"{value:.10g}" if isinstance(value, float) and math.isfinite(value) else json_text(value)

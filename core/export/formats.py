@@ -23,7 +23,7 @@ from torch import Tensor
 from core.errors import UserError, check_known
 from core.export.subject import FAILURES, Case, Exportable, Tensors, cases, one_line, other_size, outputs_of
 from core.storage.checkpoint import load_weights, save_weights
-from core.storage.description import descriptive
+from core.storage.description import descriptive, header_of_program
 from core.storage.files import write_with
 
 TOLERANCE = 1e-4
@@ -75,8 +75,16 @@ def check_path(path: Path) -> None:
         UserError: an unknown ending, or a package is missing.
     """
     check_known(f"'{path}' has the ending", [path.suffix], NEEDED)
-    missing = [package for package in NEEDED[path.suffix] if find_spec(package) is None]
-    if missing:
+    require_packages(path, NEEDED[path.suffix])
+
+
+def require_packages(path: Path, packages: Sequence[str]) -> None:
+    """Check that packages are installed, without importing them.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if missing := [package for package in packages if find_spec(package) is None]:
         raise UserError(
             f"'{path}' needs {', '.join(missing)}, not installed here: pip install 'lwdna[export]'"
         )
@@ -164,7 +172,9 @@ def _program(subject: Exportable, free: bool) -> torch.export.ExportedProgram:
 
 def _write_program(subject: Exportable, path: Path, free: bool) -> tuple[Runner, str]:
     with _quiet():
-        torch.export.save(_program(subject, free), path, extra_files=descriptive(subject.header))
+        torch.export.save(
+            _program(subject, free), path, extra_files=header_of_program(subject.header, subject.about)
+        )
         module = torch.export.load(path).module()
 
     def run(inputs: Tensors) -> tuple[Tensor, ...]:
@@ -188,7 +198,7 @@ def _write_onnx(subject: Exportable, path: Path, free: bool) -> tuple[Runner, st
         except torch.onnx.OnnxExporterError as error:  # which is told behind pages of advice
             raise RuntimeError(f"torch.onnx: {one_line(error.__cause__ or error)}") from error
         assert program is not None
-        program.model.metadata_props.update(descriptive(subject.header))
+        program.model.metadata_props.update(header_of_program(subject.header, subject.about))
         program.save(path, external_data=False)
     return open_onnx(path), f"onnxruntime {version('onnxruntime')}"
 

@@ -66,7 +66,9 @@ class Exportable:
     @property
     def contents(self) -> Contents:
         """What the checkpoint says of itself."""
-        return contents_of(self.header, self.network.state_dict())
+        return contents_of(
+            self.header, {name: tuple(value.shape) for name, value in self.network.state_dict().items()}
+        )
 
     @property
     def size(self) -> tuple[int, int]:

@@ -29,6 +29,8 @@ class Part:
         batch: a training batch's (inputs, targets) -> (inputs of the part, what the loss needs besides its outputs).
         loss_fn: (outputs of the part at any widths, the rest) -> loss.
         insert: (widths of the part, seed) -> the whole network around it, freshly initialised.
+        around: the part at any widths, which is taken over -> the whole network around it, the rest freshly
+            initialised from torch's global generator.
     """
 
     name: str
@@ -37,17 +39,18 @@ class Part:
     batch: Callable[[Any, Any], tuple[Any, Any]]
     loss_fn: Callable[[Any, Any], Tensor]
     insert: Callable[[Architecture, int], nn.Module]
+    around: Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights of a baseline that were trained before.
+    """Weights of what is searched, the baseline or a part of it, that were trained before.
 
     Attributes:
         source: what the user calls them: a file, `timm:NAME`, `torchvision:NAME`.
         checksum: of the weights as they are used.
-        build: the baseline with these weights; what they do not cover, a head of another size, is freshly initialised
-            from torch's global generator.
+        build: the baseline, or the part of it that is searched, with these weights; what they do not cover, a head of
+            another size, is freshly initialised from torch's global generator.
         notes: what is to be said of them; sentences.
     """
 
@@ -80,7 +83,7 @@ class Subject:
         train_loader: (batch size, seed) -> training batches.
         loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
         part: what is searched, where that is not the whole network; FLOPs and parameters are then the part's.
-        pretrained: weights of the baseline that were trained before; None where there are none.
+        pretrained: weights of what is searched that were trained before; None where there are none.
     """
 
     model_name: str
@@ -100,15 +103,14 @@ class Subject:
         Raises:
             UserError: there are none.
         """
+        example_inputs = self.example_inputs if self.part is None else self.part.example_inputs
         if keep_weights:
             if self.pretrained is None:
                 raise UserError(
                     "shrink.keep_weights needs trained weights, which nothing names here (--pretrained FILE)"
                 )
-            return Searched(self.pretrained.build(), self.example_inputs)
-        if self.part is None:
-            return Searched(self.build(), self.example_inputs)
-        return Searched(self.part.build(), self.part.example_inputs)
+            return Searched(self.pretrained.build(), example_inputs)
+        return Searched(self.searched_factory(), example_inputs)
 
     @property
     def searched_factory(self) -> Callable[[], nn.Module]:

@@ -104,16 +104,21 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
     Raises:
         TypeError: the module's state_dict holds something else than tensors.
     """
-    from lwdna import __version__
-
     tensors: dict[str, Tensor] = {}
     for name, value in unwrap_compiled(module).state_dict().items():
         if not isinstance(value, Tensor):
             raise TypeError(f"weights hold tensors alone, but '{name}' is a {type(value).__name__}")
         tensors[name] = value.detach().cpu().contiguous()
-    header = {"format": "pt", LIBRARY: f"lwdna {__version__}", **(metadata or {})}
+    header = {"format": "pt", **release(), **(metadata or {})}
     header[CHECKSUM] = str(_checksum(_header_text(header), tensors))
     _write(path, tensors, header)
+
+
+def release() -> dict[str, str]:
+    """The entry of a header that names the release."""
+    from lwdna import __version__
+
+    return {LIBRARY: f"lwdna {__version__}"}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

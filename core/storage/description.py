@@ -4,6 +4,7 @@ One safetensors file. Under a key that names the task its metadata hold JSON wit
 a dataclass of plain values: the network's name and options, the content of a widths file (or null for the network's own
 widths), size and normalisation of its inputs, and whatever else its use needs. Under "origin" lies how it was made,
 which no use of it needs. Nothing that a file names is ever run or imported. `python -m core.inspect` prints all of it.
+Exported programs carry the same entries, and "program": what goes in and comes out (`core.export.exported`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from core.errors import UserError, one_line
 from core.storage.checkpoint import (
@@ -28,6 +29,7 @@ from core.storage.checkpoint import (
     read_metadata,
     read_shapes,
     read_verified,
+    release,
     save_weights,
 )
 from core.storage.files import json_text
@@ -36,7 +38,7 @@ from core.storage.limits import network_of_a_file
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
-_ORIGIN = "origin"
+_ORIGIN, _PROGRAM = "origin", "program"
 _OF_THE_FILE = ("format", "skeleton", LIBRARY, CHECKSUM)  # entries that every file gets anew
 
 
@@ -65,7 +67,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a safetensors file says of itself.
+    """What a trained network's file says of itself.
 
     Attributes:
         task: key of the task; "" where nothing describes the network.
@@ -75,6 +77,7 @@ class Contents:
         checked: whether a checksum was there (and fits).
         tensors: their number.
         values: the numbers in them, parameters and buffers.
+        program: what an exported program takes and gives: names of tensors -> sentences; empty in checkpoints.
     """
 
     task: str
@@ -84,6 +87,7 @@ class Contents:
     checked: bool = False
     tensors: int = 0
     values: int = 0
+    program: dict[str, Any] = field(default_factory=dict)
 
 
 def save_described(
@@ -116,22 +120,44 @@ def read_contents(path: str | Path) -> Contents:
         MissingData: there is no such file.
         UserError: it is truncated, damaged or no safetensors file.
     """
-    return contents_of(*read_verified(path))
+    metadata, tensors = read_verified(path)
+    return contents_of(metadata, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
-def contents_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Contents:
-    """`read_contents` for a header and tensors that are in memory."""
-    described = {key: _object(text) for key, text in descriptive(metadata).items() if key != _ORIGIN}
+def contents_of(
+    metadata: Mapping[str, str], shapes: Mapping[str, Sequence[int]], checked: bool | None = None
+) -> Contents:
+    """`read_contents` for a header that is in memory.
+
+    Args:
+        metadata: the header.
+        shapes: of the tensors.
+        checked: whether a checksum fits; None where an entry of the header is one.
+    """
+    described = {
+        key: _object(text) for key, text in descriptive(metadata).items() if key not in (_ORIGIN, _PROGRAM)
+    }
     task = next((key for key, fields in described.items() if fields is not None), "")
     return Contents(
         task,
         described.get(task) or {},
         _object(metadata.get(_ORIGIN, "")) or {},
         metadata.get(LIBRARY, ""),
-        CHECKSUM in metadata,
-        len(tensors),
-        sum(tensor.numel() for tensor in tensors.values()),
+        CHECKSUM in metadata if checked is None else checked,
+        len(shapes),
+        sum(map(math.prod, shapes.values())),
+        _object(metadata.get(_PROGRAM, "")) or {},
     )
+
+
+def header_of_program(metadata: Mapping[str, str], about: Mapping[str, str]) -> dict[str, str]:
+    """The entries of an exported program that say what it is.
+
+    Args:
+        metadata: the header of the checkpoint that it comes from.
+        about: what it takes and gives: names of tensors -> sentences.
+    """
+    return {**descriptive(metadata), **release(), _PROGRAM: json_text(dict(about))}
 
 
 def descriptive(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -118,7 +118,12 @@ def _downloaded(url: str) -> Path:
 def _not_importable(source: str, library: str, error: Exception) -> str:
     """A library that is missing, or that was built for another torch than is there."""
     reason = " ".join(str(error).split())[:100]
-    return f"'{source}': {library} cannot be imported ({reason}): pip install -e '.[timm]', or name a file"
+    remedy = (
+        "pip install -e '.[timm]'"
+        if isinstance(error, ImportError)
+        else "torchvision here was built for another torch than is installed: install the two from one place"
+    )
+    return f"'{source}': {library} cannot be imported ({reason}): {remedy}, or name a file"
 
 
 def _not_there(source: str, folder: Path, call: str) -> str:

@@ -159,6 +159,8 @@ def fitted_weights(
     *,
     strict: bool = True,
     foreign: bool = False,
+    unused: Sequence[str] = (),
+    stems: Sequence[str] = (),
 ) -> Fitted:
     """The set of weights in a checkpoint that fits a module, by the module's names; the module is not changed.
 
@@ -171,6 +173,8 @@ def fitted_weights(
             which the first dimension alone differs, from one and the same number to another (were it a layer within the
             network, its readers' second dimension would differ too). And the network may be a part of what was saved,
             under names with a common start.
+        unused: starts of names that the file may hold beyond the module's: of the network that it is a part of.
+        stems: convolutions that keep their own start where the file's kernels have another size.
 
     Raises:
         UserError: there are no weights in it; none fits, then the closest set is named, and what is missing, unexpected
@@ -185,7 +189,7 @@ def fitted_weights(
     whole = len(sets)
     if foreign:
         sets += [part for item in sets for part in _parts(item)]
-    matches = [_match(item, wanted, foreign) for item in sets]
+    matches = [_match(item, wanted, foreign, tuple(unused), stems) for item in sets]
     fitting = [match for match in matches if match.fits(strict)]
     if not fitting:
         closest = max(matches, key=lambda match: (match.count, -len(match.unexpected)))
@@ -215,6 +219,7 @@ class _Match:
     unexpected: list[str]
     shapes: list[str]  # of another shape, with both
     heads: dict[str, tuple[int, int]]
+    stems: list[str]
     counters: int  # of batches, which are not there and start at 0
 
     @property
@@ -243,7 +248,7 @@ class _Match:
         loaded = {
             name: self.own.weights[theirs]
             for name, theirs in self.names.items()
-            if name.rpartition(".")[0] not in self.heads
+            if name.rpartition(".")[0] not in self.heads and name not in self.stems
         }
         zeros = {
             name: torch.zeros_like(value)
@@ -260,6 +265,8 @@ class _Match:
             yield f"'{source}': its entry '{self.own.entry}' is taken."
         for name, (there, here) in self.heads.items():
             yield f"'{source}': its head '{name}' has {there} outputs, this network's {here}: that starts fresh."
+        for name in self.stems:
+            yield f"'{source}' is of a network with another stem: '{name}' starts fresh."
         if self.counters:
             yield f"'{source}': {_BATCHES} is not in it; {self.counters} of them start at 0."
 
@@ -320,7 +327,9 @@ def _names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[st
     return loose if len(loose) > len(exact) else exact
 
 
-def _match(own: WeightSet, wanted: Mapping[str, Tensor], foreign: bool) -> _Match:
+def _match(
+    own: WeightSet, wanted: Mapping[str, Tensor], foreign: bool, unused: tuple[str, ...], stems: Sequence[str]
+) -> _Match:
     names = _names(wanted, own.weights)
     taken = set(names.values())
     absent = [name for name in wanted if name not in names]
@@ -330,14 +339,22 @@ def _match(own: WeightSet, wanted: Mapping[str, Tensor], foreign: bool) -> _Matc
         for name, theirs in names.items()
         if own.weights[theirs].shape != wanted[name].shape
     }
+    other_stems = [name for name in stems if name in other and other[name][0][:2] == other[name][1][:2]]
+    for name in other_stems:
+        del other[name]
     heads = _heads(other) if foreign else {}
     return _Match(
         own,
         names,
         [name for name in absent if name not in counters],
-        [name for name in own.weights if name not in taken and _plain(name) != _COUNTER],
+        [
+            name
+            for name in own.weights
+            if name not in taken and (plain := _plain(name)) != _COUNTER and not plain.startswith(unused)
+        ],
         [] if heads else [f"{name} {there} instead of {here}" for name, (there, here) in other.items()],
         heads,
+        other_stems,
         len(counters),
     )
 

@@ -117,6 +117,11 @@ class LWDNANet(BaseModel):
         """Likewise."""
         return self._stepping(BaseModel.test_step)(data)
 
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Likewise; where several processes train, mmengine's wrapper calls this and `forward` itself."""
+        parse = self.network.parse_losses if isinstance(self.network, BaseModel) else super().parse_losses
+        return parse(losses)
+
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Outputs ("tensor"), losses by name ("loss"), or predictions ("predict").
 

@@ -22,7 +22,7 @@ from classification.checkpoint import load_network, read_description
 from classification.config import FOLDER_PROTOCOL, RunConfig, with_distillation
 from classification.data import ClassificationData, open_dataset
 from classification.data.scan import LeftOut
-from classification.run import main
+from classification.run import main, uses
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.export.command import build_parser as export_parser
@@ -231,6 +231,33 @@ def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> Non
             command.build_parser().parse_args(words)
         for key, entry in [*METHODS.items(), *SCORES.items()]:
             assert re.search(rf"^  {re.escape(key)} +{re.escape(entry.summary)}$", text, re.MULTILINE), key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("classification.predict", "classification.eval", "super_resolution.upscale"),
+        *("super_resolution.eval", "tracking.track", "tracking.eval", "core.inspect"),
+    ],
+)
+def test_what_uses_a_checkpoint_has_examples_too(name: str) -> None:
+    command = importlib.import_module(name)
+    text = command.build_parser().format_help()
+    assert len(command.EXAMPLES) > 1
+    for line in command.EXAMPLES:
+        assert f"\n  python -m {line}\n" in text
+        module, *words = shlex.split(line)
+        assert module == name
+        command.build_parser().parse_args(words)
+
+
+def test_a_folders_evaluation_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    config = RunConfig(dataset=str(tmp_path / "my photos"))
+    predict, evaluate = uses(config, " --data-root D")
+    assert shlex.split(evaluate)[1:] == ["--dataset", str(tmp_path / "my photos"), "--data-root", "D"]
+    assert predict == "classification.predict IMAGES"
+    assert uses(RunConfig(), "")[1] == "classification.eval"
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])

@@ -127,6 +127,30 @@ def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: c
     assert result["methods"]["lwdna"]["flops"] == wanted.costs[0].paper
 
 
+def test_a_trained_backbone_is_fine_tuned(one_video: list[str], tmp_path: Path) -> None:
+    classifier = RESNETS["resnet18-small"]()
+    torch.save(
+        {"model": {f"module.{n}": v for n, v in classifier.state_dict().items()}}, tmp_path / "best.pth"
+    )
+    command = ["--work-dir", "run", "--pretrained", "best.pth", "--start", "pretrained", *one_video]
+    assert main([*command, "train.optimizer.lr=0"]) == 0  # what is trained is what it began with
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert list(result["methods"]) == ["baseline", "lwdna", "lwdna-scratch"]
+    regular, found, scratch = (
+        load_network(tmp_path / "run" / f"{name}.safetensors")[0].feature_extractor
+        for name in result["methods"]
+    )
+    assert torch.equal(regular.layer3[1].conv2.weight, classifier.layer3[1].conv2.weight)
+    kept = core.Architecture.load(tmp_path / "run/widths.json").kept
+    rows = list(kept["conv1"])
+    assert 0 < len(rows) <= 16
+    assert torch.equal(found.conv1.weight, classifier.conv1.weight[rows])
+    assert not torch.equal(scratch.conv1.weight, found.conv1.weight)
+    assert "Trained weights '" in (tmp_path / "run/report.md").read_text()
+    origin = read_contents(tmp_path / "run/lwdna.safetensors").origin
+    assert origin["recipe"]["weights"]["start"] == "pretrained"
+
+
 def test_controls_cost_what_given_widths_cost(tmp_path: Path, widths: core.Architecture) -> None:
     widths.save(tmp_path / "widths.json")
     config = load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, [f"found_widths={tmp_path / 'widths.json'}"])
@@ -151,6 +175,20 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(UserError, match="starts from regular widths"):
         load_config(CONFIGS / DEFAULT_CONFIG, RunConfig, ["init=tracker.safetensors"])
     folder = ["--work-dir", str(tmp_path / "run")]
+    some = ["--widths", "w.json", "--found-weights", "f.pth", "--backbone-weights", "r.pth"]
+    for options, message in (
+        (
+            some[4:],
+            "--backbone-weights without --found-weights: one backbone would start from trained weights",
+        ),
+        (some[:4], "--found-weights without --backbone-weights"),
+        (some[2:], "--found-weights are of given widths: name these with --widths"),
+        ([*some, "--pretrained", "a.pth", "--start", "pretrained"], "leave out --backbone-weights"),
+        ([*some, "--controls", "uniform"], "uniform would start at random beside them"),
+        (["--pretrained", "none.pth"], "there is no such file"),
+    ):
+        assert main([*folder, *options]) == 2
+        assert message in capsys.readouterr().err
     assert main([*folder, "--dataset", "lasott"]) == 2
     assert "lasott" in capsys.readouterr().err
     widths.save(tmp_path / "widths.json")

@@ -214,7 +214,7 @@ def test_a_stem_for_small_images_is_named_as_fresh(tmp_path: Path) -> None:
             warnings.simplefilter("always")
             network = build_network(replace(config, backbone=backbone))
         wanted = [
-            f"'{tmp_path / name}.safetensors' is of a network with another stem: conv1.weight starts at random"
+            f"'{tmp_path / name}.safetensors' is of a network with another stem: 'conv1.weight' starts fresh."
         ]
         assert [str(warning.message) for warning in caught] == (wanted if warned else [])
         assert torch.equal(

@@ -20,8 +20,9 @@ from core.errors import UserError, first_line
 from core.graph.channels import TraceOptions, find_groups
 from core.modules import evaluating
 from core.networks.resnet import BasicBlock, Bottleneck, ResNet, Stem
-from core.storage.checkpoint import read_weights
-from core.storage.weights import fit_weights
+from core.storage.checkpoint import read_checkpoint
+from core.storage.hubs import weights_file
+from core.storage.weights import Fitted, fitted_weights
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
 from core.surgery.depth import shorten
 from core.surgery.initialise import seeded
@@ -254,38 +255,39 @@ def _is_whole(found: Architecture) -> bool:
     return any(group.startswith(UNUSED) for group in found.widths)
 
 
-def load_backbone_weights(trunk: Trunk, path: str | Path) -> list[str]:
-    """Fill a trunk with a trained classifier's weights: ours, torchvision's, or a checkpoint of either.
+def fitted_backbone_weights(trunk: Trunk, source: str | Path) -> Fitted:
+    """A trained classifier's weights that fit a trunk.
 
     Args:
-        trunk: as wide as the classifier.
-        path: weights by the names of the network that the trunk is made from; `layer4` and `fc` are not used where the
-            trunk leaves them out. A stem of another kernel size than the trunk's 7 x 7 (networks for small images have
-            3 x 3) cannot be taken over.
-
-    Returns:
-        Names of the parameters that stay fresh: none, or those of such a stem.
+        trunk: as wide as the classifier; it is not changed.
+        source: ours, torchvision's, or a checkpoint of either, in any of the forms of `core.storage.weights`, by the
+            names of the network that the trunk is made from; or `timm:NAME`, `torchvision:NAME`. What the trunk leaves
+            out, `layer4` and `fc`, is not used. A stem of another kernel size than the trunk's 7 x 7 (networks for
+            small images have 3 x 3) cannot be taken over and starts fresh, which is noted.
 
     Raises:
         MissingData: there is no such file.
         UserError: names or shapes that do not fit.
     """
-    network = trunk.network if isinstance(trunk, OwnTrunk) else trunk
-    own = network.state_dict()
-    weights = {
-        name: value
-        for name, value in read_weights(path).items()
-        if name in own or not name.startswith(UNUSED)
-    }
-    fresh = []
-    stem, own_stem = weights.get("conv1.weight"), own.get("conv1.weight")
-    if (
-        stem is not None
-        and own_stem is not None
-        and stem.shape[:2] == own_stem.shape[:2]
-        and stem.shape != own_stem.shape
-    ):
-        fresh.append("conv1.weight")
-        weights["conv1.weight"] = own_stem
-    fit_weights(network, weights, path)
-    return fresh
+    fitted = fitted_weights(
+        trunk.network if isinstance(trunk, OwnTrunk) else trunk,
+        read_checkpoint(weights_file(str(source))),
+        source,
+        foreign=True,
+        unused=UNUSED,
+        stems=("conv1.weight",),
+    )
+    if not isinstance(trunk, OwnTrunk):
+        return fitted
+    return replace(fitted, weights={f"network.{name}": value for name, value in fitted.weights.items()})
+
+
+def load_backbone_weights(trunk: Trunk, source: str | Path) -> tuple[str, ...]:
+    """Fill a trunk with a trained classifier's weights; arguments and errors as in `fitted_backbone_weights`.
+
+    Returns:
+        What is to be said of them; sentences.
+    """
+    fitted = fitted_backbone_weights(trunk, source)
+    trunk.load_state_dict(fitted.weights, strict=False)
+    return fitted.notes

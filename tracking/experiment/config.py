@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.experiments.given import widths_file
+from core.experiments.pretrained import PretrainedConfig
 from core.methods.method import SearchConfig
 from core.surgery.architecture import Architecture
 from core.widths.config import ShrinkConfig
@@ -32,8 +33,11 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig(TrackingConfig):
+class RunConfig(TrackingConfig, PretrainedConfig):
     """A protocol of the comparison: a training's, and how widths are found and trackers compared.
+
+    Its entries `pretrained` and `start` are those of `PretrainedConfig`; the weights are those of the regular backbone,
+    as a classifier's.
 
     Args:
         shrink: how the backbone's widths are found where `found_widths` does not give them.
@@ -45,7 +49,8 @@ class RunConfig(TrackingConfig):
 
     Raises:
         UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with; or
-            see `TrackingConfig`.
+            one backbone would start from trained weights and the other at random; or see `TrackingConfig` and
+            `PretrainedConfig`.
     """
 
     shrink: ShrinkConfig = field(default_factory=ShrinkConfig)
@@ -55,11 +60,28 @@ class RunConfig(TrackingConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TrackingConfig.__post_init__(self)
+        PretrainedConfig.__post_init__(self)
         if self.backbone.widths is not None or self.init is not None:
             raise UserError(
                 "the comparison starts from regular widths and fresh heads: name widths with found_widths, and "
                 "leave out backbone.widths and init"
+            )
+        if self.start == "pretrained" and (self.backbone.weights or self.found_weights):
+            raise UserError(
+                "--start pretrained starts all backbones from --pretrained: leave out --backbone-weights and "
+                "--found-weights"
+            )
+        if self.found_weights is not None and self.found_widths is None:
+            raise UserError("--found-weights are of given widths: name these with --widths")
+        if (self.backbone.weights is None) != (self.found_weights is None):
+            one, other = "--backbone-weights", "--found-weights"
+            if self.backbone.weights is None:
+                one, other = other, one
+            raise UserError(
+                f"{one} without {other}: one backbone would start from trained weights and the other at random; name "
+                "both, or --pretrained FILE --start pretrained, which keeps the found channels of the regular "
+                "backbone's weights"
             )
 
 

@@ -16,6 +16,7 @@ from core.experiments.checkpoints import save_checkpoints
 from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Shown
 from core.graph.complexity import count, count_params, latency
+from core.methods.subject import Pretrained
 from core.report.page import Section, Table, Text
 from core.report.style import title_of
 from core.surgery.architecture import Architecture
@@ -51,7 +52,9 @@ class PerFrame(nn.Module):
         return self.network.classifier.features(stages), *self.network.bb_regressor.iou_features(stages)
 
 
-def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run]) -> Shown:
+def finish(
+    config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run], pretrained: Pretrained | None
+) -> Shown:
     """Write a checkpoint per method and the plots; returns the task's part of the reports.
 
     Args:
@@ -59,6 +62,7 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
         tryout: where the tracks are.
         settings: the experiment.
         runs: all trained trackers.
+        pretrained: weights that were used.
     """
     networks: dict[str, DiMPNet] = {}
     folders: dict[str, Path] = {}
@@ -66,7 +70,7 @@ def finish(config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence
     files = []
     described = partial(describe, config, tryout.changes)
     for run, network, line in save_checkpoints(
-        settings, runs, described, lambda description: description.build(config.backbone.name)
+        settings, runs, described, lambda description: description.build(config.backbone.name), pretrained
     ):
         files.append(line)
         name = title_of(run.method)

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from core.command_line.factories import title
+from core.errors import UserError
+from core.experiments.pretrained import open_pretrained
 from core.experiments.task import Metric, Task
 from core.methods.subject import Part
+from core.storage.hubs import weights_file
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from tracking.datasets import TITLES, load
-from tracking.dimp.backbones import backbone_trunk
+from tracking.dimp.backbones import backbone_trunk, fitted_backbone_weights
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
@@ -30,7 +33,7 @@ from tracking.experiment.config import RunConfig, given_architecture
 from tracking.experiment.report import describe, finish
 from tracking.experiment.tryout import Tryout, percentages
 from tracking.training import make_loader, make_loss
-from tracking.training.network import BackboneConfig, make_network
+from tracking.training.network import BackboneConfig, make_network, network_around
 
 METRICS = (
     Metric("success_auc", "AUC", higher_is_better=True),
@@ -70,6 +73,9 @@ def make_task(
     tryout = Tryout(dataset, protocol, folder / "tracks", tracker_changes(config), REFERENCES, device, say)
     missing = f"{TITLES[dataset.name]}: {len(dataset.missing)} sequences are not there and not scored."
     side = config.data.views.crop
+    pretrained = open_pretrained(
+        config.pretrained, lambda: backbone_trunk(config.backbone.name), fitted_backbone_weights
+    )
     return Task(
         name="tracking",
         dataset=f"{TITLES[dataset.name]} {dataset.split}",
@@ -83,8 +89,9 @@ def make_task(
         curves=("found", "success_auc", "%: peaks within a cell (training), AUC (test)"),
         references={name: percentages(tryout.built_in(name, in_all=True)) for name in REFERENCES},
         notes=(missing,) if dataset.missing else (),
-        finish=lambda settings, runs: finish(config, tryout, settings, runs),
+        finish=lambda settings, runs: finish(config, tryout, settings, runs, pretrained),
         part=backbone_part(config, device),
+        pretrained=pretrained,
         given=given_architecture(config),
         subject=subject(config),
         described=partial(describe, config, tryout.changes),
@@ -94,7 +101,7 @@ def make_task(
 def subject(config: RunConfig) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`; files by their content."""
     parts = asdict(config)
-    for name in ("name", "train", "shrink", "found_widths"):
+    for name in ("name", "train", "shrink", "found_widths", "pretrained", "start"):
         del parts[name]
     for name in ("workers", "cache", "bad_images"):
         del parts["data"][name]
@@ -105,7 +112,7 @@ def subject(config: RunConfig) -> dict[str, Any]:
 
 
 def _checksum(path: Path | None) -> str | None:
-    return sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
+    return None if path is None else sha256(weights_file(str(path)).read_bytes()).hexdigest()
 
 
 def _found_in_percent(loss_fn: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Callable[..., Any]:
@@ -130,6 +137,7 @@ def backbone_part(config: RunConfig, device: torch.device) -> Part:
     Its outputs are judged by the tracker's own loss: heads of fitting widths are made on the spot.
     """
     side = config.data.views.crop
+    given = given_architecture(config)
     heads = _Heads(config.network, config.train.seed, device)
     loss_fn = make_loss(config)
 
@@ -147,6 +155,11 @@ def backbone_part(config: RunConfig, device: torch.device) -> Part:
         return loss_fn(outputs, targets)[0]
 
     def insert(found: Architecture, seed: int) -> nn.Module:
+        if config.found_weights is not None and (given is None or found.widths != given.widths):
+            raise UserError(
+                "--found-weights are of the widths of --widths, and a control of other widths has none: leave "
+                "--controls out"
+            )
         with seeded(seed):
             return make_network(BackboneConfig(config.backbone.name, weights=config.found_weights), config.network,
                                 found=found, matched_filter=config.matched_filter)  # fmt: skip
@@ -158,6 +171,7 @@ def backbone_part(config: RunConfig, device: torch.device) -> Part:
         batch=batch,
         loss_fn=loss,
         insert=insert,
+        around=lambda trunk: network_around(trunk, config.network, config.matched_filter),
     )
 
 

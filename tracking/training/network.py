@@ -23,7 +23,8 @@ class BackboneConfig:
     Args:
         name: see `tracking.dimp.backbones.make_backbone`.
         widths: a file of found widths (`core.Architecture`); None for the regular network.
-        weights: a trained classifier's weights to start from; None for a fresh start.
+        weights: a trained classifier's weights to start from, a file, `timm:NAME` or `torchvision:NAME`; None for a
+            fresh start.
     """
 
     name: str = "resnet50"
@@ -67,7 +68,8 @@ def make_network(
         matched_filter: see `start_matched`; None for the published random start.
 
     Warns:
-        UserWarning: a part of the trunk is not in the classifier's weights and stays fresh.
+        UserWarning: what was taken of the classifier's weights, where that is not all of them as they are: a running
+            average, a stem that stays fresh.
 
     Raises:
         MissingData: a file is not there.
@@ -75,17 +77,19 @@ def make_network(
     """
     trunk = backbone_trunk(backbone.name, found or backbone.architecture())
     if backbone.weights is not None:
-        fresh = load_backbone_weights(trunk, backbone.weights)
-        if fresh:
-            warnings.warn(
-                f"'{backbone.weights}' is of a network with another stem: {', '.join(fresh)} starts at random",
-                stacklevel=2,
-            )
+        for note in load_backbone_weights(trunk, backbone.weights):
+            warnings.warn(note, stacklevel=2)
+    network = network_around(trunk, config, matched_filter)
+    if init is not None:
+        load_weights(network, init)
+    return network
+
+
+def network_around(trunk: nn.Module, config: DiMPConfig, matched_filter: float | None = None) -> TrainedDiMP:
+    """A network to be trained, with fresh heads on a trunk that is taken over; arguments as in `make_network`."""
     network = TrainedDiMP(trunk, config)
     if matched_filter is not None:
         start_matched(network.classifier.filter_initializer.filter_conv, matched_filter)
-    if init is not None:
-        load_weights(network, init)
     return network
 
 

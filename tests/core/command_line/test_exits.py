@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from core.command_line.exits import RESUME, run_command, run_parsed
 from core.errors import MissingData, UserError
 from core.interruption import Preempted
+
+ROOT = Path(__file__).parents[3]
 
 
 def failing(error: BaseException) -> int:
@@ -43,6 +46,22 @@ def test_errors_become_one_line_and_a_status(
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: failing(UserError("no")), debug=True) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    files = (ROOT / "core/any.py", ROOT / ".venv/lib/any.py", Path("/elsewhere/core/any.py"))
+
+    def command() -> int:
+        for file in files:
+            print(warnings.formatwarning("said", UserWarning, str(file), 1), end="")
+        return 0
+
+    for debug in (False, True):
+        assert run_command(command, debug=debug) == 0
+        first, *others = capsys.readouterr().out.splitlines()
+        assert first == (f"{files[0]}:1: UserWarning: said" if debug else "warning: said")
+        assert others == [f"{file}:1: UserWarning: said" for file in files[1:]]
+    assert warnings.formatwarning("said", UserWarning, str(files[0]), 1).startswith(str(files[0]))
 
 
 @pytest.mark.parametrize("debug", [False, True])

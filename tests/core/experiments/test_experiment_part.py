@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from core.experiments.experiment import check, run_experiment
 from core.experiments.settings import Settings
 from core.experiments.task import Task
 from core.experiments.trainings import network
-from core.methods.subject import Part, find_architecture
+from core.methods.subject import Part, Pretrained, find_architecture
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import OptimizerConfig, TrainConfig, make_fabric
@@ -66,6 +67,7 @@ def task() -> Task:
             lambda inputs, targets: (inputs, targets),
             part_loss,
             insert,
+            Whole,
         ),
     )
 
@@ -114,3 +116,41 @@ def test_given_widths_are_taken_and_controls_are_found(task: Task, tmp_path: Pat
     assert any("given widths at" in line for line in said)
     assert (tmp_path / "channels.png").is_file()
     assert "parameters are the trunk's" in (tmp_path / "report.md").read_text()
+
+
+def test_the_part_begins_with_its_trained_weights(task: Task, tmp_path: Path) -> None:
+    with seeded(7):
+        trained = trunk()
+
+    def built() -> nn.Module:
+        fresh = trunk()
+        fresh.load_state_dict(trained.state_dict())
+        return fresh
+
+    started = replace(task, pretrained=Pretrained("file", "sum", built))
+    found = find_architecture(started, config(widen=1.0, keep_weights=True), seed=3)
+    whole = network(started, None, 3, "pretrained")
+    small = network(started, found, 3, "pretrained")
+    assert isinstance(whole, Whole)
+    assert isinstance(small, Whole)
+    assert torch.equal(whole.trunk[0].weight, trained[0].weight)
+    first, last = (list(found.kept[name]) for name in ("0", "2"))
+    assert len(first) < 8
+    assert torch.equal(small.trunk[2].weight, trained[2].weight[last][:, first])
+    assert small.head[0].in_channels == len(last)
+    assert torch.equal(whole.last.weight, network(started, None, 3, "pretrained").last.weight)
+    assert not torch.equal(whole.last.weight, network(started, None, 4, "pretrained").last.weight)
+    # Fine-tuned and recorded; a tracker without trained heads has nothing to be evaluated before.
+    settings = Settings(
+        train=TrainConfig(epochs=1, batch_size=6, optimizer=OptimizerConfig(lr=0.01)),
+        shrink=config(widen=1.0, keep_weights=True),
+        work_dir=tmp_path,
+        start="pretrained",
+        progress=False,
+    )
+    result = run_experiment(started, settings, make_fabric("cpu"), lambda line: None).result
+    assert result is not None
+    assert list(result["methods"]) == ["baseline", "lwdna", "lwdna-scratch"]
+    record = json.loads((tmp_path / "records/lwdna-seed0.json").read_text())
+    assert record["weights"]["pretrained"] == "file"
+    assert record["metrics_at_start"] is None

@@ -13,7 +13,7 @@ def test_all_trainings_count_and_each_pace_is_told_once() -> None:
     text = "about 59 min for 6 trainings of 10 epochs, without evaluations and searches for widths"
     assert forecast.line(STEPS, 10) == text
     assert forecast.line(STEPS, 10) == ""
-    assert forecast.line(EPOCH, 10) == "about 88 min left, evaluations included"
+    assert forecast.line(EPOCH, 10) == "about 88 min left for all trainings, evaluations included"
     assert forecast.line(STEPS, 10) == forecast.line(EPOCH, 10) == ""
 
 

@@ -66,6 +66,12 @@ def test_there_is_no_test_with_values_that_are_not_finite() -> None:
             half = half_interval(differences)
             assert half is not None
             assert math.isnan(half)
+        # 2 and 3 of 41 images: the same difference, but for the last digits.
+        errors = [[100 * wrong / 41 for wrong in seed] for seed in ((27, 26), (30, 29))]
+        differences = [found - regular for regular, found in errors]
+        assert math.isnan(paired_p(differences))
+        assert math.isnan(paired_p([0.0, 0.0]))
+        assert not math.isnan(paired_p([0.0, 1e-6]))
     assert holm([0.01, NAN, 0.04])[0] == pytest.approx(0.02)
     assert number_text("inf") == "inf"
     assert number_text("nan") == "undefined"

@@ -138,9 +138,9 @@ def test_found_widths_are_told() -> None:
 
 def test_times_in_milliseconds() -> None:
     lines = time_table({**TIMES, "once": Timing((0.01,), (0.1,))}, text_table).splitlines()
-    assert lines[4].split() == ["once", "10", "ms", "10–10", "1", "3.33"]
-    assert lines[2].split() == ["this", "network,", "torch", "3", "ms", "2.5–3.5", "3", "1.00"]
-    assert lines[3].split() == ["net.pt2", "1.5", "ms", "1.5–1.5", "2", "0.50"]
+    assert lines[4].split() == ["once", "10.0", "ms", "10.0–10.0", "1", "3.33"]
+    assert lines[2].split() == ["this", "network,", "torch", "3.00", "ms", "2.50–3.50", "3", "1.00"]
+    assert lines[3].split() == ["net.pt2", "1.50", "ms", "1.50–1.50", "2", "0.50"]
 
 
 @pytest.mark.parametrize(

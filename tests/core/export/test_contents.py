@@ -8,7 +8,9 @@ from core.storage.description import Contents
 
 def test_lines_of_a_description() -> None:
     contents = Contents(
-        "toys", {"model": "mine.py:net", "classes": [str(number) for number in range(30)], "size": [3, None]},
+        "toys",
+        {"model": "mine.py:net", "std": [58.395, 57.120000000000005],
+         "classes": [str(number) for number in range(30)], "size": [3, None]},
         {"recipe": {"train": {"lr": 0.1}}, "notes": []}, "lwdna 1", True, 2, 1234,
     )  # fmt: skip
     rows = [line.split(maxsplit=1) for line in describe("net.safetensors", contents).splitlines()]
@@ -17,6 +19,7 @@ def test_lines_of_a_description() -> None:
     assert told["model"] == "mine.py:net (code: named here, not imported; give it with --model)"
     assert told["classes"].endswith("18, 19, … (30 in all)")
     assert told["size"] == "3, any"
+    assert told["std"] == "58.395, 57.12"
     assert told["widths"] == "the network's own"
     assert told["tensors"] == "2, 1,234 numbers"
     assert told["checksum"] == "fits"

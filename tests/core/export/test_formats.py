@@ -19,15 +19,6 @@ from core.storage.checkpoint import read_metadata
 from core.storage.description import read_contents
 from tests.core.export.toys import Enlarged, Flat, Lying, Pooled, Rounded, Squares, images, subject
 
-FORMS = [".pt2", ".onnx"]
-
-
-@pytest.fixture(params=FORMS)
-def ending(request: pytest.FixtureRequest) -> str:
-    if request.param == ".onnx":
-        request.getfixturevalue("onnxruntime")
-    return str(request.param)
-
 
 def run(path: Path, inputs: torch.Tensor) -> torch.Tensor:
     """As others would."""
@@ -106,7 +97,9 @@ def test_whole_numbers_round_alike(tmp_path: Path, onnxruntime: Any) -> None:
 def paths(tmp_path_factory: pytest.TempPathFactory, onnxruntime: Any) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("forms")
     about = subject(Pooled(), header={**subject(Pooled()).header, "crc32": "12", "library": "old"})
-    return {ending: export(about, folder / f"net{ending}").path for ending in [*FORMS, ".safetensors"]}
+    return {
+        ending: export(about, folder / f"net{ending}").path for ending in [".pt2", ".onnx", ".safetensors"]
+    }
 
 
 def test_a_file_says_what_it_is(paths: dict[str, Path], onnxruntime: Any) -> None:

@@ -174,6 +174,7 @@ def test_a_part_of_a_network_can_be_scored_and_tilted_but_not_trained_alone(
         lambda x, y: (x, y),
         lambda out, y: out.square().mean(),
         lambda a, s: trunk(),
+        lambda part: part,
     )
     request = replace(request_for_digits, subject=replace(task, part=part))
     for name in ("gradient", "uniform", "late-wide"):

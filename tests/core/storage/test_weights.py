@@ -105,6 +105,19 @@ def test_every_form_is_read_without_a_network(tmp_path, form):
     assert all(torch.equal(found[name], value) for name, value in weights().items())
 
 
+def test_a_part_leaves_the_rest_of_the_network_and_a_stem_of_another_kernel():
+    whole = nn.ModuleDict({"stem": nn.Conv2d(3, 4, 3), "body": nn.Conv2d(4, 4, 3), "fc": nn.Linear(4, 9)})
+    part = nn.ModuleDict({"stem": nn.Conv2d(3, 4, 7), "body": nn.Conv2d(4, 4, 3)})
+    content = {"state_dict": {f"module.{name}": value for name, value in whole.state_dict().items()}}
+    fitted = fitted_weights(part, content, "w.pth", foreign=True, unused=("fc.",), stems=("stem.weight",))
+    assert fitted.weights.keys() == {"stem.bias", "body.weight", "body.bias"}
+    assert fitted.notes == ("'w.pth' is of a network with another stem: 'stem.weight' starts fresh.",)
+    with pytest.raises(UserError, match=r"2 unexpected \(module.fc.weight, module.fc.bias\)"):
+        fitted_weights(part, content, "w.pth", stems=("stem.weight",))
+    with pytest.raises(UserError, match=r"1 of another shape \(stem.weight"):
+        fitted_weights(part, content, "w.pth", unused=("fc.",))
+
+
 def test_wrapped_parts_are_unwrapped():
     found = {
         name.replace("0.", "0.module.", 1) if name[0] == "0" else name: v for name, v in weights().items()

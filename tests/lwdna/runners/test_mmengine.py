@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import core
 from core.errors import UserError
 from core.experiments.given import shipped_names, widths_file
 from lwdna.runners.mmengine import LWDNANet, ShrinkHook, targets_of
-from tests.lwdna.runners import page
+from tests.lwdna.runners import launched, page
 
 
 class Net(BaseModule):
@@ -403,3 +406,54 @@ def test_widths_that_ship_are_known_by_name() -> None:
 def test_targets() -> None:
     assert torch.equal(targets_of([1, 2]), torch.tensor([1, 2]))
     assert torch.equal(targets_of([torch.ones(2), torch.zeros(2)]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+
+
+def test_several_processes_train_found_widths_as_one_does(tmp_path: Path) -> None:
+    launched.write_widths(tmp_path)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *(launched.__file__, str(tmp_path / "two")),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(page.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    for base in (launched.Bare, launched.Weighed):
+        launched.train(tmp_path / "one", base, 4)
+        one, two = (torch.load(tmp_path / run / base.__name__ / "weights.pth") for run in ("one", "two"))
+        widths = core.Architecture.load(tmp_path / f"{base.__name__}.json").widths
+        assert one[
+            "network.body.0.weight" if base is launched.Bare else "network.backbone.body.0.weight"
+        ].shape[0] == next(iter(widths.values()))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_precision(runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`AmpOptimWrapper` asks for a GPU; with bfloat16, which needs no scaling, the CPU does the same."""
+    monkeypatch.setattr("mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available", lambda: True)
+    seen: list[torch.dtype] = []
+
+    class Seeing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            outputs = super().forward(x)
+            if self.training and torch.is_autocast_enabled("cpu"):
+                seen.append(outputs.dtype)
+            return outputs
+
+    found = []
+    for kind in ("OptimWrapper", "AmpOptimWrapper"):
+        wrapper = {"type": kind, "optimizer": {"type": "SGD", "lr": 0.1}}
+        if kind == "AmpOptimWrapper":
+            wrapper["dtype"] = "bfloat16"
+        made = runner(plain(Seeing), optim_wrapper=wrapper)
+        made.train()
+        found.append((Path(made.work_dir) / "widths.json").read_bytes())
+        assert len(seen) == (3 if kind == "AmpOptimWrapper" else 0)  # a step for each batch
+    assert set(seen) == {torch.bfloat16}
+    assert found[0] == found[1]  # widths are found in float32
+    assert all(value.dtype != torch.bfloat16 for value in made.model.state_dict().values())

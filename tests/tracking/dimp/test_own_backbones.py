@@ -105,7 +105,7 @@ def test_weights_by_its_own_names(file: str, tmp_path: Path) -> None:
         network = call_factory(f"{file}:{factory}")
         save_weights(network, tmp_path / "weights.safetensors")
         trunk = backbone_trunk(f"{file}:{factory}")
-        assert load_backbone_weights(trunk, tmp_path / "weights.safetensors") == []
+        assert load_backbone_weights(trunk, tmp_path / "weights.safetensors") == ()
         ours = trunk.network.three[0] if factory == "Stages" else trunk.layer3[0]
         theirs = network.three[0] if factory == "Stages" else network.layer3[0]
         assert torch.equal(ours.weight, theirs.weight)
