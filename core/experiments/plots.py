@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Scale = Literal["linear", "log"]
+TOLD_EPOCHS = 50  # marks of a curve that say their numbers
 FEWEST_ON_A_LINE = 3  # two points make a line out of everything
 _BASE = "#bdbdbd"
 
@@ -281,7 +282,8 @@ def curves_figure(
         look, part = look_of(method), "test" if tested_on else "training"
         mean = _curve(axis, epochs, by_seed, look.colour, "-" if tested_on else (0, (3, 2)))
         if tips is not None:
-            there = np.isfinite(mean)
+            there = np.flatnonzero(np.isfinite(mean))
+            there = there[:: max(1, -(-len(there) // TOLD_EPOCHS))]
             (line,) = axis.plot(epochs[there], mean[there], "o", color=look.colour, markersize=5, alpha=0)
             tips.add(line, [f"{title_of(method)}, {part}, epoch {epoch}: {value:.4g}"
                             for epoch, value in zip(epochs[there], mean[there], strict=True)])  # fmt: skip
