@@ -147,6 +147,24 @@ SPACES = {
 }  # fmt: skip
 
 
+def regular_mobilenet(classes: int = 100, parts: int = 1) -> MacroNetwork:
+    """The regular inverted bottleneck network, "2222222", for other images than CIFAR-10's.
+
+    Args:
+        classes: of the images; 100 are what a half of Tiny-ImageNet has.
+        parts: every width is divided by this.
+    """
+    network = mobilenet([full // 2 // parts for full in SPACES["MobileNet"].full])
+    network.fc = nn.Linear(network.fc.in_features, classes)
+    network.init_weights()
+    return network
+
+
+def half_mobilenet() -> MacroNetwork:
+    """`regular_mobilenet` at half of its widths, for shorter trainings."""
+    return regular_mobilenet(parts=2)
+
+
 def image() -> Tensor:
     """One blank image; only its shape matters."""
     return torch.zeros(1, *IMAGE)

@@ -30,7 +30,7 @@ from benchmarks.hypothesis import (
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
-from core.experiments.commands import add_method_arguments
+from core.experiments.arguments import add_method_arguments
 from core.experiments.plan import grid
 from core.experiments.plots import draw_means, plot_losses
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered

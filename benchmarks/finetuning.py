@@ -33,6 +33,8 @@ from benchmarks.measure import command_text, machine, machine_text, write_result
 from classification.config import RunConfig
 from core.command_line.exits import run_command
 from core.errors import UserError
+from core.experiments.checks import check_trials
+from core.experiments.engine import Engine
 from core.experiments.executors import run_trials
 from core.experiments.plan import FROM_SCRATCH, Start, Trial
 from core.experiments.plots import plot_tradeoff
@@ -41,7 +43,8 @@ from core.experiments.series import Record, Series, collect, controls_table, res
 from core.experiments.statistics import with_interval
 from core.experiments.store import KeyedStore
 from core.experiments.task import Metric
-from core.experiments.trials import Engine, Failure, check_trials, metrics_at_start, network
+from core.experiments.trainings import network
+from core.experiments.trials import Failure, metrics_at_start
 from core.methods.method import Found
 from core.methods.peers import PEERS
 from core.methods.registry import BASELINE, find

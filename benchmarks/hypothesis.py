@@ -28,13 +28,15 @@ from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_command
 from core.errors import UserError
-from core.experiments.commands import (
+from core.experiments.arguments import (
     add_method_arguments,
     add_trial_arguments,
     at_budget,
     overrides_of,
     search_of,
 )
+from core.experiments.checks import check_trials
+from core.experiments.engine import Engine
 from core.experiments.executors import check_jobs, run_trials
 from core.experiments.plan import SCHEMA, Trial, grid
 from core.experiments.plots import plot_tradeoff
@@ -43,7 +45,7 @@ from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note
 from core.experiments.store import KeyedStore, schema_of, short
 from core.experiments.task import Metric
-from core.experiments.trials import Engine, Failure, check_trials
+from core.experiments.trials import Failure
 from core.graph.channels import find_groups
 from core.methods.registry import BASELINE, METHODS
 from core.storage.data import data_root
@@ -183,7 +185,7 @@ def trials_run(
     With `--report-only` nothing is run, and what is not there is left out; for `budgets` see `check_trials`.
 
     Raises:
-        UserError, MissingData: see `core.experiments.trials.check_trials`.
+        UserError, MissingData: see `core.experiments.checks.check_trials`.
     """
     failed: list[Failure] = []
     if not arguments.report_only:

@@ -26,14 +26,10 @@ from classification.task import (
 )
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.commands import (
-    CONFIG_FILE,
-    add_experiment_arguments,
-    add_pretrained_arguments,
-    execute,
-    given_pretrained,
-)
+from core.experiments.arguments import add_experiment_arguments, add_pretrained_arguments, given_pretrained
+from core.experiments.commands import execute
 from core.experiments.task import Task
+from core.experiments.work_directories import CONFIG_FILE
 from core.training.devices import gathered, is_first_process
 
 EXAMPLES = (

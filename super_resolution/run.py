@@ -11,12 +11,8 @@ from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
-from core.experiments.commands import (
-    add_experiment_arguments,
-    add_pretrained_arguments,
-    execute,
-    given_pretrained,
-)
+from core.experiments.arguments import add_experiment_arguments, add_pretrained_arguments, given_pretrained
+from core.experiments.commands import execute
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
 from super_resolution.models import UPSCALERS

@@ -99,7 +99,9 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
 COMMANDS = {
     "core/channels.py",  # python -m core.channels
     "core/inspect.py",  # python -m core.inspect
+    "core/experiments/arguments.py",  # of all commands that train
     "core/experiments/commands.py",
+    "core/experiments/work_directories.py",
     "core/export/command.py",  # export, of every task
     "core/command_line/exits.py",  # from words to exit status, for all commands
     "core/storage/checkpoint.py",  # others keep a Namespace beside their weights

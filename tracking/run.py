@@ -15,7 +15,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
-from core.experiments.commands import add_experiment_arguments, execute
+from core.experiments.arguments import add_experiment_arguments
+from core.experiments.commands import execute
 from core.experiments.task import Task
 from tracking.dimp.backbones import RESNETS
 from tracking.experiment.config import RunConfig

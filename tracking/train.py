@@ -13,17 +13,11 @@ from typing import Any
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_parsed
 from core.command_line.factories import from_data
-from core.experiments.commands import (
-    CONFIG_FILE,
-    add_training_arguments,
-    check_same,
-    find_run,
-    overrides_of,
-    work_directory,
-)
+from core.experiments.arguments import add_training_arguments, overrides_of
 from core.experiments.forecast import Forecast
 from core.experiments.processes import launched_processes
 from core.experiments.store import plain
+from core.experiments.work_directories import CONFIG_FILE, check_same, find_run, work_directory
 from core.storage.data import data_root
 from core.storage.description import Origin, header_of
 from core.training.divergence import lowered_rate, read_divergences, with_rate

@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 import torch
 
 from core.errors import UserError
+from core.experiments.engine import Engine
 from core.experiments.forecast import Forecast
 from core.experiments.plan import Trial
 from core.experiments.processes import of_all
-from core.experiments.trials import Engine, Failure, attempt, failure
+from core.experiments.trials import Failure, attempt, failure
 from core.interruption import watch_for_interruption
 from core.workers import WorkerDied, Workers
 

@@ -24,6 +24,8 @@ import torch
 from lightning_fabric import Fabric
 
 from core.errors import UserError
+from core.experiments.checks import check
+from core.experiments.engine import Engine
 from core.experiments.executors import OpenEngine, run_trials
 from core.experiments.page import report_page
 from core.experiments.plan import EARLIER, SCHEMA, Trial
@@ -35,7 +37,8 @@ from core.experiments.starts import unknown_text
 from core.experiments.statistics import statistics
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
-from core.experiments.trials import Engine, Failure, baseline_graph, check
+from core.experiments.trainings import baseline_graph
+from core.experiments.trials import Failure
 from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture

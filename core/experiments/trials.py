@@ -1,4 +1,4 @@
-"""One trial: find widths, train a network, keep a record; and what all trials of a command share.
+"""One trial: find widths, train a network, keep a record.
 
 A trial is done once: its record stands in the store under all that decides it (`Engine.record_key`), and whoever asks
 for it again, in another command too, reads it. One that fails is told as data and stops no other.
@@ -7,153 +7,37 @@ for it again, in another command too, reads it. One that fails is told as data a
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from core.command_line.exits import FAILURES
-from core.errors import UserError, check_known
+from core.errors import UserError
 from core.experiments.checkpoints import header
+from core.experiments.engine import Engine
 from core.experiments.forecast import Forecast
-from core.experiments.plan import SCHEMA, Start, Trial, finder_of
+from core.experiments.plan import Trial
 from core.experiments.pretrained import as_json
 from core.experiments.processes import from_first
 from core.experiments.provenance import commit
-from core.experiments.settings import TeacherConfig
-from core.experiments.starts import check_start, refuse_unknown_start, unknown_text
+from core.experiments.starts import refuse_unknown_start, unknown_text
 from core.experiments.statistics import number_text
-from core.experiments.store import Record, Store, held, key_of, plain
+from core.experiments.store import Record, held, key_of, plain
 from core.experiments.task import Task
-from core.graph.channels import ChannelGraph, trace_channels
-from core.methods.method import Found, Method, Request, SearchConfig
+from core.experiments.trainings import baseline_graph, network, teacher_network, train_network
+from core.methods.method import Found
 from core.methods.registry import BASELINE, find
-from core.methods.subject import find_architecture, fresh_baseline
-from core.storage.checkpoint import load_weights
-from core.surgery.architecture import Architecture, describe_inputs
-from core.surgery.depth import blocks_to_lift, lifted
-from core.surgery.initialise import UnknownStartWarning, initialise_, seeded
-from core.surgery.resize import widen, widened_widths
-from core.training.distillation import DistillationConfig
-from core.training.divergence import TrainingDiverged, goes_on_lower, read_divergences, with_rate
+from core.surgery.architecture import Architecture
+from core.training.divergence import TrainingDiverged, read_divergences
 from core.training.pace import Pace
 from core.training.run_files import RunFiles
-from core.training.train import FitResult, TrainConfig, fit
-from core.widths.budget import BudgetError
+from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
-from core.widths.selection import search
-from core.widths.shrinkage import check_latency
-from core.widths.space import open_space
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What all trials of a command share.
-
-    Attributes:
-        task: data set, network, loss.
-        train: the recipe of every network; each trial puts its seed into it.
-        store: where results are kept.
-        fabric: device and processes.
-        methods: by the name that trials have.
-        search: options of the methods.
-        distillation: train every network with a teacher.
-        teacher: which one.
-        lowered_lr: learning rate with which trainings that have diverged go on.
-        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
-        start: what trainings begin with; "pretrained" needs a task that has trained weights.
-        schema: of the trials; that of an earlier release where its records are only looked at.
-        say: takes one line of news at a time.
-        progress: show bars.
-    """
-
-    task: Task
-    train: TrainConfig
-    store: Store
-    fabric: Fabric
-    methods: Mapping[str, Method]
-    search: SearchConfig = field(default_factory=SearchConfig)
-    distillation: DistillationConfig | None = None
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    lowered_lr: float | None = None
-    allow_unknown_start: bool = False
-    start: Start = "scratch"
-    schema: int = SCHEMA
-    say: Callable[[str], None] = print
-    progress: bool = False
-
-    def subject(self) -> dict[str, Any]:
-        """Network and data, as far as they decide a result."""
-        return {"schema": self.schema, **self.task.subject}
-
-    def recipe(self, seed: int) -> dict[str, Any]:
-        """The training, as far as it decides a result."""
-        recipe = asdict(replace(self.train, seed=seed))
-        del recipe["checkpoint_every_steps"], recipe["eval_every"]
-        distilled = self.distillation is not None
-        return {
-            "train": recipe,
-            "distillation": asdict(self.distillation) if self.distillation else None,
-            "teacher": asdict(self.teacher) if distilled else None,
-        }
-
-    def starts_from(self, trial: Trial) -> Start:
-        """What the trial's training begins with."""
-        return "scratch" if trial.from_scratch else self.start
-
-    def started(self, trial: Trial) -> list[dict[str, str]]:
-        """The start, as far as it decides a result; nothing for fresh weights."""
-        if self.starts_from(trial) == "scratch":
-            return []
-        assert self.task.pretrained is not None
-        return [{"pretrained": self.task.pretrained.checksum}]
-
-    def request(self, trial: Trial, work_dir: Path) -> Request:
-        """The trial as a search for widths."""
-        train = replace(self.train, seed=trial.seed)
-        return Request(self.task, trial.shrink, train, self.search, self.fabric, work_dir, self.progress)
-
-    def decided_by(self, trial: Trial) -> dict[str, Any] | None:
-        """All settings that decide the widths; None for the baseline."""
-        if trial.finder.method == BASELINE:
-            return None
-        decided = self.method(trial.method).decided_by(self.request(trial, Path()))
-        weights = self.task.pretrained if trial.shrink.keep_weights else None
-        return decided if weights is None else {**decided, "pretrained": weights.checksum}
-
-    def method(self, name: str) -> Method:
-        """How a method finds widths.
-
-        Raises:
-            UserError: there is no such method.
-        """
-        check_known("unknown method", [finder_of(name)], [BASELINE, *self.methods])
-        return self.methods[finder_of(name)]
-
-    def search_key(self, trial: Trial) -> str:
-        """Of all that decides the widths."""
-        return key_of([self.subject(), trial.finder.method, self.decided_by(trial)])
-
-    def record_key(self, trial: Trial) -> str:
-        """Of all that decides the trial's result; a baseline does not depend on how widths are found."""
-        widths = BASELINE if trial.finder.method == BASELINE else self.search_key(trial)
-        # The control of an experiment has a record of its own, for that bears its name.
-        start = [{"start": "scratch"}] if trial.from_scratch else self.started(trial)
-        return key_of([self.subject(), widths, self.recipe(trial.seed), *start])
-
-    def load(self, trial: Trial) -> Record | None:
-        """The record of a trial, or None where it has not been run.
-
-        Raises:
-            UserError: the record is of something else than what is asked for, or of an earlier release.
-        """
-        return self.store.load(trial, self.record_key(trial))
 
 
 @dataclass(frozen=True)
@@ -179,84 +63,6 @@ class Failure:
         """For result.json: {"method", "seed", "error"}."""
         error = self.error if self.usage else f"{self.kind}: {self.error}"
         return {"method": self.trial.method, "seed": self.trial.seed, "error": error}
-
-
-def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = True) -> list[Trial]:
-    """Find out what would stop trials once others have run for hours; returns those that are still to be run.
-
-    Args:
-        engine: of the trials.
-        trials: all of them.
-        budgets: refuse a budget that cannot be reached; else that is up to each trial.
-
-    Raises:
-        UserError: there is no such method, or one cannot do what is asked of it here; or see `check_start`, `check`.
-        MissingData: a method that has still to be run needs a package that is not installed.
-    """
-    missing = []
-    for trial in trials:
-        if trial.finder.method != BASELINE:
-            engine.method(trial.method).check_config(trial.finder.method, trial.shrink)
-        if engine.load(trial) is None:
-            missing.append(trial)
-    found = [trial for trial in missing if trial.finder.method != BASELINE]
-    if any(engine.starts_from(trial) == "scratch" for trial in found):
-        check_start(engine.task, found[0].shrink, engine.allow_unknown_start)
-    searches = {(trial.finder.method, repr(trial.shrink)): trial.finder for trial in found}
-    configs = {}
-    for trial in searches.values():
-        method = engine.method(trial.method)
-        method.check(trial.method, trial.shrink, engine.task)
-        # Neither a budget nor floors depend on these.
-        config = replace(method.config(trial.shrink), score="uniform", allocation="threshold", latents="gate")
-        configs[repr(config)] = config
-    for config in configs.values():
-        try:
-            check(engine.task, config, engine.fabric.device if budgets else None)
-        except BudgetError:
-            if budgets:
-                raise
-    return missing
-
-
-def check(task: Task, config: ShrinkConfig, device: torch.device | None = None) -> None:
-    """Find out in seconds what would otherwise fail after the baseline's training.
-
-    Args:
-        task: whose widths are searched.
-        config: how.
-        device: where a limit on latency is tried on the narrowest network; None looks at no clock.
-
-    Raises:
-        UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
-            round_to are out of range or fit no group, or the budget cannot be reached.
-    """
-    if len(task.train_loader(config.batch_size, 0)) < 1:
-        raise UserError(
-            f"shrink.batch_size={config.batch_size}: the training set holds no batch of that size"
-        )
-    if config.budget.latency is None and not config.vanish:
-        find_architecture(task, replace(config, score="uniform"), seed=0)
-        return
-    with seeded(0):
-        model, inputs = task.searched(config.keep_weights)
-    space = open_space(model, inputs, task.traced(config), seed=0)
-    # A clock that stands still lets every latency pass: the search says what is wrong with all the rest. Which blocks
-    # vanish is up to the scores: what no choice of blocks can change is whether the budget can be met without floors.
-    inner = blocks_to_lift(model, inputs, space.graph) if config.by_scores else {}
-    search(
-        space.graph,
-        {group.name: torch.zeros(group.size) for group in space.graph.groups},
-        config.budget,
-        replace(space.baseline, latency=1.0),
-        floor=lifted(config.floor, inner),
-        ceiling=config.ceiling,
-        round_to=config.round_to,
-        measure=lambda widths: 0.0,
-    )
-    if device is not None:
-        space.model.to(device)
-        check_latency(space, config)
 
 
 def attempt(
@@ -510,13 +316,6 @@ def _naming(training: str) -> Iterator[None]:
         raise error.of(training) from error
 
 
-def baseline_graph(task: Task, shrink: ShrinkConfig) -> ChannelGraph:
-    """The groups of the baseline, or of the part of it that is searched."""
-    model, inputs = task.searched()
-    config = task.traced(shrink)
-    return trace_channels(model, inputs, freeze=config.freeze, ties=config.ties, outputs=config.outputs)
-
-
 def setting_text(config: ShrinkConfig) -> str:
     """How widths are searched, for a terminal."""
     text = (
@@ -531,105 +330,3 @@ def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
     ratio = record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"]
     value = number_text(record["metrics"][metric.key], metric.digits)
     return f"{metric.label} {value} at {100 * ratio:.2f} % of the FLOPs"
-
-
-def network(task: Task, architecture: Architecture | None, seed: int, start: Start = "scratch") -> nn.Module:
-    """The network that is trained: the baseline (None), or one of found widths.
-
-    From scratch both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it
-    does not know. From trained weights both have these, the found network as far as it shares the channels.
-    """
-    if start == "pretrained":
-        with seeded(seed):
-            model = task.searched(keep_weights=True).model
-        return model if architecture is None else architecture.cut(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
-        if architecture is not None and task.part is not None:
-            return task.part.insert(architecture, seed)
-        model = fresh_baseline(task, seed)
-        if architecture is not None:
-            return architecture.build(model, factory=task.build, seed=seed)
-        if task.part is None:
-            initialise_(model, like=model, factory=task.build, seed=seed)
-        return model
-
-
-def train_network(
-    task: Task,
-    model: nn.Module,
-    config: TrainConfig,
-    work_dir: Path,
-    fabric: Fabric,
-    *,
-    teacher: nn.Module | None = None,
-    distillation: DistillationConfig | None = None,
-    lowered_lr: float | None = None,
-    progress: bool = True,
-    told: Callable[[], Mapping[str, str]] = dict,
-    pace: Callable[[Pace], None] | None = None,
-) -> FitResult:
-    """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
-
-    Args:
-        task: loader, loss and evaluation.
-        model: trained in place.
-        config: the recipe; its seed is also the data's.
-        work_dir: see `core.training.train.fit`, as for the rest.
-        fabric: device and processes.
-        teacher: see `fit`.
-        distillation: see `fit`.
-        lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
-        progress: see `fit`.
-        told: see `header` of `fit`.
-        pace: see `fit`.
-    """
-    loader = task.train_loader(config.batch_size, config.seed)
-    if lowered_lr is not None and goes_on_lower(work_dir):
-        config = with_rate(config, lowered_lr)
-    return fit(model, loader, task.loss_fn, config, work_dir=work_dir, evaluate=task.evaluate, teacher=teacher,
-               distillation=distillation, fabric=fabric, progress=progress, header=told, pace=pace)  # fmt: skip
-
-
-def teacher_network(
-    task: Task,
-    teacher: TeacherConfig,
-    shrink_config: ShrinkConfig,
-    config: TrainConfig,
-    work_dir: Path,
-    fabric: Fabric,
-    *,
-    lowered_lr: float | None = None,
-    progress: bool = True,
-    told: Callable[[Architecture], Mapping[str, str]] = lambda widened: {},
-    pace: Callable[[Pace], None] | None = None,
-) -> nn.Module:
-    """The widened baseline, trained by the same recipe without a teacher, or loaded; in eval mode.
-
-    `told` makes the header of its weights of its widths, for the rest see `train_network`.
-    """
-    baseline = fresh_baseline(task, config.seed)
-    graph = trace_channels(
-        baseline, task.example_inputs, freeze=shrink_config.freeze, ties=shrink_config.ties
-    )
-    model = widen(baseline, graph, teacher.widen, factory=task.build, seed=config.seed)
-    widths, conv_groups = widened_widths(graph, teacher.widen)
-    widened = Architecture(
-        task.model_name, widths, describe_inputs(task.example_inputs), conv_groups, graph.options,
-        found_by={"widen": teacher.widen},
-    ).priced(baseline, task.example_inputs)  # fmt: skip
-    if teacher.checkpoint is not None:
-        load_weights(model, teacher.checkpoint)
-    else:
-        train_network(
-            task,
-            model,
-            config,
-            work_dir,
-            fabric,
-            lowered_lr=lowered_lr,
-            progress=progress,
-            told=lambda: told(widened),
-            pace=pace,
-        )
-    return model.eval()

@@ -1,7 +1,7 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
 A method (`core.methods.method`) turns a task, a protocol and a seed into an `Architecture` within the budget; how its
-network is trained is the same for all (`core.experiments.trials.train_network`). `METHODS` is what `--controls`,
+network is trained is the same for all (`core.experiments.trainings.train_network`). `METHODS` is what `--controls`,
 `--method` and `python -m benchmarks.hypothesis --methods` know.
 """
 
@@ -162,7 +162,11 @@ def _methods() -> Iterator[tuple[str, Method]]:
         allocation = {"allocation": score.allocations[0]} if score.allocations else {}
         yield name, Method(score.summary, _by_score, {"score": name, **allocation})
     hypernetwork = {"latents": "hypernetwork"}
-    yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks (LW-DNA as published)", _by_score,
+    yield "lw-dna-paper", Method("LW-DNA as published, whatever the protocol's allocation: hypernetwork-gradient, "
+                                 "one threshold", _by_score,
+                                 {"score": "gradient", "allocation": "threshold", **hypernetwork},
+                                 frozenset({"weights"}))  # fmt: skip
+    yield "hypernetwork-gradient", Method("|dL/dz| behind DHP's hypernetworks", _by_score,
                                           {"score": "gradient", **hypernetwork}, frozenset({"weights"}))  # fmt: skip
     yield (
         "hypernetwork-magnitude",

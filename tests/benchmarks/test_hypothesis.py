@@ -22,13 +22,14 @@ from benchmarks.hypothesis import Bench, build_parser, main, open_bench
 from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
+from core.experiments.checks import check_trials
 from core.experiments.plan import Trial, grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Series, collect, controls_table, results_table
 from core.experiments.statistics import holm, paired_p
 from core.experiments.store import held, plain
 from core.experiments.task import Metric
-from core.experiments.trials import check_trials, metrics_text, run_trial
+from core.experiments.trials import metrics_text, run_trial
 from core.graph.complexity import count, count_params
 from core.methods.registry import find
 from core.storage.claims import claimed

@@ -22,11 +22,10 @@ from super_resolution.config import RunConfig as SuperResolutionConfig
 from super_resolution.config import with_ties
 from super_resolution.models import build as build_upscaler
 
-FOUND = [name for name in NETWORKS if any(file.startswith(f"{name}-") for file in shipped_names())]
 CLASSES = {"imagenet": 1000, "tiny-imagenet": 200}
 
 
-@pytest.mark.parametrize("network", FOUND)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
     path = NETWORKS[network]
     with seeded(0):
@@ -38,7 +37,6 @@ def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
             config = load_config(path, ClassificationConfig)
             model = build_classifier(config.model, CLASSES[config.dataset], dataset=config.dataset)
             shrink, inputs = config.shrink, torch.zeros(1, *INPUT_SHAPES[config.dataset])
-    assert {"mobilenetv1", "mobilenetv2", "mobilenetv3_small"} <= {*FOUND}
     files = [name for name in shipped_names() if name.startswith(f"{network}-")]
     assert len(files) >= 4
     for name in files:
@@ -46,7 +44,7 @@ def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
         regular = find_groups(model, inputs, found.options)
         assert found.costs[1] == regular.price()
         assert found.costs[0].paper <= shrink.budget.flops * found.costs[1].paper
-        assert found.costs[0].paper > 0.99 * shrink.budget.flops * found.costs[1].paper
+        allowed = shrink.budget.flops * found.costs[1].paper
         least = FLOORS.get(name.removeprefix(f"{network}-"), shrink.floor) * shrink.widen
         block = max(8, shrink.round_to)
         for group, width in found.widths.items():
@@ -56,6 +54,11 @@ def test_what_ships_fits_its_network_and_its_budget(network: str) -> None:
             assert width % block == 0
         built = find_groups(found.reshape(model), inputs, found.options)
         assert built.price() == found.costs[0]
+        if found.costs[0].paper < 0.99 * allowed:  # only where no group has room for one more block
+            for group, width in found.widths.items():
+                ceiling = int(shrink.widen * regular.widths[group])
+                wider = {**found.widths, group: width + block}
+                assert width + block > ceiling or regular.price(wider).paper > allowed, (name, group)
 
 
 @pytest.mark.skipif(

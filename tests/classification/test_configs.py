@@ -14,6 +14,7 @@ from classification.data import DATASETS
 from classification.models import build
 from classification.models.datasets import form_for
 from core.command_line.config import load_config
+from core.command_line.factories import call_factory, is_factory
 from core.errors import UserError
 from core.training.distillation import DistillationConfig
 
@@ -48,7 +49,7 @@ def test_a_protocol_is_whole_and_its_names_exist(path):
     config = load_config(path, RunConfig)
     stem = re.sub("_(distillation|reduced|explore|confirm)$", "", path.stem)
     if path != FOLDER_PROTOCOL:
-        assert stem == f"{config.model}_{config.dataset.replace('-', '_')}"
+        assert stem == f"{config.model.rpartition(':')[2]}_{config.dataset.replace('-', '_')}"
         assert config.dataset in DATASETS
     assert path.stem.endswith("_distillation") == (config.distillation is not None)
     # Written down, not left to defaults that may change.
@@ -58,7 +59,9 @@ def test_a_protocol_is_whole_and_its_names_exist(path):
     assert {"crop_padding", "flip", "bad_images", "workers"} <= set(written.data)
     with torch.device("meta"):
         form = config.form or form_for(config.dataset, (3, config.data.size or 0, config.data.size or 0))
-        assert isinstance(build(config.model, dataset=form), torch.nn.Module)
+        own = is_factory(config.model)
+        built = call_factory(config.model) if own else build(config.model, dataset=form)
+        assert isinstance(built, torch.nn.Module)
 
 
 def test_a_folder_of_images_has_a_protocol_of_its_own(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.experiments.experiment import check, run_experiment
 from core.experiments.settings import Settings
 from core.experiments.task import Task
-from core.experiments.trials import network
+from core.experiments.trainings import network
 from core.methods.subject import Part, find_architecture
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from core.errors import MissingData, UserError
+from core.experiments.checks import check_trials
+from core.experiments.engine import Engine
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.plan import Trial, new_plan, with_weights
 from core.experiments.pretrained import PretrainedConfig, open_pretrained, shrink_of
 from core.experiments.settings import Settings
 from core.experiments.task import Task
-from core.experiments.trials import Engine, check_trials, network
+from core.experiments.trainings import network
 from core.methods.registry import BASELINE
 from core.methods.subject import find_architecture
 from core.storage.checkpoint import load_weights, save_weights

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.experiments.checks import check_trials
 from core.experiments.experiment import engine_of, run_experiment
 from core.experiments.settings import Settings, TeacherConfig
 from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
-from core.experiments.trials import check_trials, network, teacher_network
+from core.experiments.trainings import network, teacher_network
 from core.graph.channels import trace_channels
 from core.methods.subject import fresh_baseline
 from core.modules import named_tensors

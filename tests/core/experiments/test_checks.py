@@ -12,10 +12,10 @@ import torch
 
 from classification.models import build
 from core.errors import UserError
+from core.experiments.checks import check_trials
 from core.experiments.experiment import check, engine_of
 from core.experiments.settings import Settings
 from core.experiments.task import Task
-from core.experiments.trials import check_trials
 from core.graph.complexity import count
 from core.training.train import TrainConfig, make_fabric
 from core.widths.budget import Budget, BudgetError
