@@ -271,7 +271,7 @@ def curves_figure(
     title = f"{task.model_name} on {task.dataset}"
     n = seeds_text([run.seed for run in runs])
     if max(len(epochs) for _, _, epochs, _ in curves) < FEWEST_ON_A_LINE:
-        return _few_epochs(curves, title, label, n, tips)
+        return _few_epochs(curves, title, label, n, tips, size)
     figure, axis = new_figure(size, 4.4)
     values = np.concatenate([seeds.ravel() for *_, seeds in curves])
     usual = "linear" if task.metrics[0].higher_is_better else "log"
@@ -311,12 +311,12 @@ def _log_axis(axis: Any, values: np.ndarray) -> None:
 
 
 def _few_epochs(
-    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]], title: str, label: str, n: str, tips: Tips | None
+    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]], title: str, label: str, n: str, tips: Tips | None, size: float
 ) -> Figure:  # fmt: skip
     """Every method in a row of its own: what the last epoch gave, training (hollow) and test (full)."""
     methods = list(dict.fromkeys(method for method, *_ in curves))[::-1]
     epochs = max(len(own) for _, _, own, _ in curves)
-    figure, axis = new_figure(7.2, 1.6 + 0.42 * len(methods))
+    figure, axis = new_figure(size, 1.6 + 0.42 * len(methods))
     axis.grid(visible=True, axis="x")
     strange: list[float] = []
     for method, test, _, seeds in curves:
