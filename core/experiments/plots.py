@@ -311,8 +311,13 @@ def _log_axis(axis: Any, values: np.ndarray) -> None:
 
 
 def _few_epochs(
-    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]], title: str, label: str, n: str, tips: Tips | None, size: float
-) -> Figure:  # fmt: skip
+    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]],
+    title: str,
+    label: str,
+    n: str,
+    tips: Tips | None,
+    size: float,
+) -> Figure:
     """Every method in a row of its own: what the last epoch gave, training (hollow) and test (full)."""
     methods = list(dict.fromkeys(method for method, *_ in curves))[::-1]
     epochs = max(len(own) for _, _, own, _ in curves)
