@@ -3,8 +3,7 @@
     python -m benchmarks.pictures                     all of them
     python -m benchmarks.pictures hypothesis support  some
 
-A page's title is that of its Markdown file. Pages whose pictures need more than their JSON holds are not among them:
-`dimp_small` (curves of tracks) and the widths of `published_widths`.
+A page's title is that of its Markdown file. The picture of `dimp_small` is not among them: it needs the tracks.
 """
 
 from __future__ import annotations
@@ -17,12 +16,16 @@ from typing import Any
 
 from benchmarks import ablations, channel_bench_report, finetuning, hypothesis, support_report
 from benchmarks.ablations import SWEEPS
+from benchmarks.published_widths import DRAWN, SHIPPED
+from benchmarks.published_widths import draw as draw_widths
+from classification.models import build
 from classification.task import METRICS
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
 from core.experiments.series import Record, Series, collect
 from core.methods.registry import BASELINE
 from core.storage.files import from_words, read_json
+from core.surgery.architecture import Architecture
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -86,6 +89,15 @@ def draw_support(stem: Path, title: str, value: Any) -> None:
     support_report.draw(stem.with_name(f"{stem.name}.png"), value["networks"])
 
 
+def draw_published_widths(stem: Path, title: str, value: Any) -> None:
+    """Widths per layer, from the files that ship."""
+    for name in DRAWN:
+        entry = value["networks"][name]
+        found = {method: Architecture.load(SHIPPED / f"{name}-{method}.json") for method in entry["methods"]}
+        path = stem.with_name(f"{stem.name}-{name}.png")
+        draw_widths(name, entry["images"], build(name, 1000, dataset="imagenet"), found, path)
+
+
 PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
     "hypothesis": draw_hypothesis,
     "tiny_imagenet_reduced": draw_hypothesis,
@@ -94,6 +106,7 @@ PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
     "ablations": draw_ablations,
     "channel_bench": draw_channel_bench,
     "support": draw_support,
+    "published_widths": draw_published_widths,
 }
 
 
@@ -129,7 +142,7 @@ def redraw(folder: Path, pages: Sequence[str]) -> None:
             PAGES[name](stem, title_of_page(stem.with_name(f"{name}.md")), value)
         except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
             raise UserError(f"'{stem}.json' holds no figures of this page ({error!r}): restore it") from error
-        print(f"drawn: {stem}.png, {name}.svg")
+        print(f"drawn: {stem}*.png and .svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

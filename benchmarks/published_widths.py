@@ -269,15 +269,22 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def draw(row: Row, found: Mapping[str, Architecture], path: Path) -> None:
-    """Channels per layer of the baseline and the found networks (figure 1 (a) and (b) of LW-DNA)."""
-    model = fresh_baseline(row.subject, 0)
+def draw(name: str, images: str, model: nn.Module, found: Mapping[str, Architecture], path: Path) -> None:
+    """Channels per layer of the baseline and the found networks (figure 1 (a) and (b) of LW-DNA).
+
+    Args:
+        name: of the network.
+        images: where scores come from.
+        model: the baseline.
+        found: by method.
+        path: the PNG; an SVG is written beside it.
+    """
     graph = next(iter(found.values())).graph(model)
     layers = [name for name in graph.producers if name not in graph.depthwise]
     widths = {name: [layer_widths(one.reshape(model), layers)] for name, one in found.items()}
     share = 100 * next(iter(found.values())).costs[0].paper / next(iter(found.values())).costs[1].paper
-    below = f"{share:.1f} % of the FLOPs, scored on {row.images}, n = 1 (one seed)."
-    plot_widths(path, f"{row.name}: channels per layer", layers, layer_widths(model, layers), widths, below)
+    below = f"{share:.1f} % of the FLOPs, scored on {images}, n = 1 (one seed)."
+    plot_widths(path, f"{name}: channels per layer", layers, layer_widths(model, layers), widths, below)
 
 
 def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Path]) -> str:
@@ -342,7 +349,7 @@ def find_all(arguments: Namespace) -> Page:
             }
             if arguments.output and name in DRAWN:
                 pictures.append(arguments.output.with_name(f"{arguments.output.name}-{name}.png"))
-                draw(row, found, pictures[-1])
+                draw(name, row.images, fresh_baseline(row.subject, 0), found, pictures[-1])
     value = {"networks": results, "round_to": arguments.round_to, "turns": arguments.turns}
     return Page("Widths of the paper's seven networks", text(results, arguments, pictures), value)
 

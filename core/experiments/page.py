@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from core.errors import first_line
 from core.experiments.plan import PLAN_FILE, finder_of
 from core.experiments.plots import (
     FoundWidths,
@@ -37,7 +38,7 @@ from core.experiments.store import WorkDirectory, key_of
 from core.experiments.task import Metric, Task
 from core.graph.complexity import count_each, latency
 from core.methods.registry import BASELINE
-from core.modules import tensors_in
+from core.modules import FORWARD_FAILURES, tensors_in
 from core.report.page import Block, Choice, Page, Section, Table, Text, chart_of
 from core.report.style import title_of
 from core.report.tips import Tips
@@ -87,12 +88,23 @@ def report_page(
     """
     series = of_result(result)
     inputs = widths.example_inputs
-    times = latencies(widths.networks, inputs, settings.work_dir / LATENCY_FILE, device)
-    flops = {name: count_each(model, inputs, "paper") for name, model in widths.networks.items()}
+    times: dict[str, Any] = {}
+    flops: dict[str, dict[str, int]] = {}
+    missing = []
+    # Networks of the user's own that trained may still refuse a copy, a batch of one, or shapes without values: a
+    # report is written all the same, and says what it lacks.
+    try:
+        times = latencies(widths.networks, inputs, settings.work_dir / LATENCY_FILE, device)
+    except FORWARD_FAILURES as error:
+        missing.append(f"Milliseconds of a forward pass could not be measured: {first_line(error)}")
+    try:
+        flops = {name: count_each(model, inputs, "paper") for name, model in widths.networks.items()}
+    except FORWARD_FAILURES as error:
+        missing.append(f"FLOPs of single layers could not be counted: {first_line(error)}")
     sections = [
         Section("Result", tuple(_result(task, settings, result, series))),
         Section("Widths per layer", tuple(_widths(task, runs, widths, flops))),
-        Section("Cost", tuple(_cost(task, series, flops, times))),
+        Section("Cost", (*_cost(task, series, flops, times), *([Text(missing)] if missing else []))),
         Section("Training", tuple(_training(task, runs))),
         *own,
         Section("To do it again", tuple(_again(task, settings, runs, result))),
@@ -277,12 +289,11 @@ def _widths(
     first = next(run for run in runs if run.architecture is not None)
     assert first.architecture is not None
     facts = _facts(first.architecture)
-    own, whole = flops[first.method], flops[BASELINE]
-    total, base_total = sum(own.values()), sum(whole.values())
+    own, whole = flops.get(first.method, {}), flops.get(BASELINE, {})
     told, rows = [], []
     for place, layer in enumerate(layers):
         fact = facts.get(widths.groups.get(layer, ""), _Facts(None, None))
-        shares = [f"{100 * own.get(layer, 0) / total:.2f}", f"{100 * whole.get(layer, 0) / base_total:.2f}"]
+        shares = [_share(own, layer), _share(whole, layer)]
         floor = "floor not stored" if fact.floor is None else f"floor {fact.floor}"
         score = "score not stored" if fact.score is None else f"score {fact.score:.3g}"
         told.append(f"{floor}, {score}\n{shares[0]} % of the FLOPs (baseline {shares[1]} %)")
@@ -312,6 +323,11 @@ def _widths(
     yield Table(header, rows, f"Channels per layer as a table (floor, score, FLOPs: {which})", folded=True)
 
 
+def _share(flops: Mapping[str, int], layer: str) -> str:
+    """Of the network's FLOPs, in percent; a dash where they could not be counted."""
+    return f"{100 * flops.get(layer, 0) / sum(flops.values()):.2f}" if flops else "–"
+
+
 def _told_widths(widths: Sequence[int]) -> str:
     words = [str(width) if width else "left out" for width in widths]
     return words[0] if len(set(words)) == 1 else ", ".join(words)
@@ -334,7 +350,7 @@ def _cost(
 ) -> Iterator[Block]:
     metric = task.metrics[0]
     shown = {name: item for name, item in series.items() if item.has(metric)}
-    seconds = {finder_of(name): 1000 * float(value) for name, value in times["seconds"].items()}
+    seconds = {finder_of(name): 1000 * value for name, value in times.get("seconds", {}).items()}
     part = f" of its {task.part.name}" if task.part else ""
     flops_share, params_share = (
         {name: 100 * item.ratio(kind) for name, item in shown.items()} for kind in ("flops", "params")
@@ -356,13 +372,15 @@ def _cost(
             charts.append(chart_of(figure, alt, "Bars: 95 % intervals from three seeds on; small dots: seeds. Marks of "
                                    "equal cost stand side by side.", tips, name=name))  # fmt: skip
     yield Choice(tuple(charts), "Against")
-    shapes = ", ".join("×".join(map(str, shape)) for shape in times["inputs"])
-    threads = f"{times['threads']} thread{'s' * (times['threads'] != 1)}"
-    yield Text([
-        f"Latency: median of {times['repeats']} turns of the networks of the first seed on {times['device']} "
-        f"({threads}), inputs {shapes}, measured when the report was made."
-    ])  # fmt: skip
-    yield from _stages(flops)
+    if times:
+        shapes = ", ".join("×".join(map(str, shape)) for shape in times["inputs"])
+        threads = f"{times['threads']} thread{'s' * (times['threads'] != 1)}"
+        yield Text([
+            f"Latency: median of {times['repeats']} turns of the networks of the first seed on {times['device']} "
+            f"({threads}), inputs {shapes}, measured when the report was made."
+        ])  # fmt: skip
+    if flops:
+        yield from _stages(flops)
 
 
 def _stages(flops: Mapping[str, Mapping[str, int]]) -> Iterator[Block]:

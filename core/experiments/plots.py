@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Scale = Literal["linear", "log"]
+TOLD_EPOCHS = 50  # marks of a curve that say their numbers
 FEWEST_ON_A_LINE = 3  # two points make a line out of everything
 _BASE = "#bdbdbd"
 
@@ -270,7 +271,7 @@ def curves_figure(
     title = f"{task.model_name} on {task.dataset}"
     n = seeds_text([run.seed for run in runs])
     if max(len(epochs) for _, _, epochs, _ in curves) < FEWEST_ON_A_LINE:
-        return _few_epochs(curves, title, label, n, tips)
+        return _few_epochs(curves, title, label, n, tips, size)
     figure, axis = new_figure(size, 4.4)
     values = np.concatenate([seeds.ravel() for *_, seeds in curves])
     usual = "linear" if task.metrics[0].higher_is_better else "log"
@@ -281,7 +282,8 @@ def curves_figure(
         look, part = look_of(method), "test" if tested_on else "training"
         mean = _curve(axis, epochs, by_seed, look.colour, "-" if tested_on else (0, (3, 2)))
         if tips is not None:
-            there = np.isfinite(mean)
+            there = np.flatnonzero(np.isfinite(mean))
+            there = there[:: max(1, -(-len(there) // TOLD_EPOCHS))]
             (line,) = axis.plot(epochs[there], mean[there], "o", color=look.colour, markersize=5, alpha=0)
             tips.add(line, [f"{title_of(method)}, {part}, epoch {epoch}: {value:.4g}"
                             for epoch, value in zip(epochs[there], mean[there], strict=True)])  # fmt: skip
@@ -309,12 +311,17 @@ def _log_axis(axis: Any, values: np.ndarray) -> None:
 
 
 def _few_epochs(
-    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]], title: str, label: str, n: str, tips: Tips | None
-) -> Figure:  # fmt: skip
+    curves: Sequence[tuple[str, bool, np.ndarray, np.ndarray]],
+    title: str,
+    label: str,
+    n: str,
+    tips: Tips | None,
+    size: float,
+) -> Figure:
     """Every method in a row of its own: what the last epoch gave, training (hollow) and test (full)."""
     methods = list(dict.fromkeys(method for method, *_ in curves))[::-1]
     epochs = max(len(own) for _, _, own, _ in curves)
-    figure, axis = new_figure(7.2, 1.6 + 0.42 * len(methods))
+    figure, axis = new_figure(size, 1.6 + 0.42 * len(methods))
     axis.grid(visible=True, axis="x")
     strange: list[float] = []
     for method, test, _, seeds in curves:

@@ -32,7 +32,7 @@ INK, QUIET, GRID = "#1a1a1a", "#5a5a5a", "#e3e3e3"
 FAMILIES = {
     "baseline": "#6b6b6b",
     "pretrained": "#6b6b6b",
-    "lwdna": "#0072b2",
+    **dict.fromkeys(("lwdna", "lw-dna"), "#0072b2"),
     **dict.fromkeys(("gradient", "sensitivity", "accumulated", "hypernetwork-gradient"), "#d55e00"),
     **dict.fromkeys(("fisher",), "#56b4e9"),
     **dict.fromkeys(("magnitude", "hypernetwork-magnitude", "torch-pruning", "synflow", "naswot", "zico"), "#cc79a7"),

@@ -27,6 +27,7 @@ from core.command_line.config import load_config
 from core.errors import UserError
 from core.export.command import build_parser as export_parser
 from core.methods.registry import METHODS
+from core.report.page import LARGEST
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
@@ -47,12 +48,28 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
-    expected = ["config.py", "widths.json", "result.json", "report.md", "channels.png", "curves.png"]
+    expected = ["config.py", "widths.json", "result.json", "report.html", "report.md", "channels.png", "curves.png",
+                "channels.svg", "curves.svg", "latency.json"]  # fmt: skip
     assert [name for name in expected if not (experiment / name).exists()] == []
     for method in ("baseline", "lwdna", "random", "uniform"):
         for seed in (0, 1):
             assert (experiment / "runs" / f"{method}-seed{seed}" / "model.safetensors").exists()
     assert (experiment / "channels.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_page_counts_errors_as_the_result_does(experiment: Path) -> None:
+    errors = json.loads((experiment / "result.json").read_text())["methods"]
+    for method in ("baseline", "lwdna"):
+        for seed in (0, 1):
+            kept = json.loads((experiment / f"runs/{method}-seed{seed}/predictions.json").read_text())
+            wrong = sum(a != b for a, b in zip(kept["targets"], kept["predicted"], strict=True))
+            error = errors[method]["metrics"]["top1_error"]["values"][seed]
+            assert 100 * wrong / len(kept["targets"]) == pytest.approx(error)
+    page = (experiment / "report.html").read_text()
+    for title in ("Class by class", "Where the networks disagree"):
+        assert f">{title}</h2>" in page
+    assert len(page) < LARGEST
+    assert "top-1 error %: " in page
 
 
 def test_result_json_has_the_promised_form(experiment: Path) -> None:

@@ -26,7 +26,7 @@ from super_resolution.evaluation import (
     score_set,
     ssim,
 )
-from super_resolution.figures import save_comparison
+from super_resolution.figures import compare_crops, save_comparison, slider_section
 from super_resolution.images import read_upright, write_image
 from super_resolution.resize import downscale, matlab_bicubic
 
@@ -189,12 +189,18 @@ def test_the_comparison_figure_shows_every_image_and_upscaler(
     grey_and_colour: ImageSet, tmp_path: Path
 ) -> None:
     upscalers = {"bicubic": bicubic(2), "nearest": by_network(Nearest(2), 2)}
-    save_comparison(grey_and_colour.pairs, 2, upscalers, tmp_path / "crops.png", side=32)
+    compared = compare_crops(grey_and_colour.pairs, 2, upscalers, side=32)
+    save_comparison(compared, tmp_path / "crops.png")
+    assert (tmp_path / "crops.svg").exists()
+    for one in compared:
+        assert set(one.psnr) == set(upscalers)
+        assert {crop.shape[:2] for crop in one.crops.values()} == {(32, 32)}
+    assert len(slider_section(compared).blocks[1:]) == len(grey_and_colour.pairs)
     picture = read_upright(tmp_path / "crops.png")
-    assert picture.shape[:2] == pytest.approx((2 * 2.6 * 150, 3 * 2.4 * 150), abs=2)
+    assert picture.shape[:2] == pytest.approx((2 * 2.6 * 160, 3 * 2.4 * 160), abs=2)
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 100
     with pytest.raises(UserError, match="at least one image"):
-        save_comparison((), 2, upscalers, tmp_path / "none.png")
+        compare_crops((), 2, upscalers)
 
 
 @pytest.mark.parametrize(

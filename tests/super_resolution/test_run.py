@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from core.graph.channels import trace_channels
+from core.report.page import LARGEST
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
@@ -50,6 +51,7 @@ def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
         "config.py",
         "widths.json",
         "result.json",
+        "report.html",
         "report.md",
         "channels.png",
         "curves.png",
@@ -61,6 +63,9 @@ def test_a_run_leaves_everything_it_promises(experiment: Path) -> None:
     assert {"scikit-image_psnr", "scikit-image_ssim"} == result["methods"]["lwdna"]["metrics"].keys()
     assert result["references"]["Bicubic"]["scikit-image_psnr"] > 20
     assert 0.5 < result["methods"]["lwdna"]["flops_ratio"] <= 0.6134
+    page = (experiment / "report.html").read_text()
+    assert page.count('<div class="slider">') == 3
+    assert len(page) < LARGEST
 
 
 def test_a_run_is_given_more_epochs(experiment: Path, tmp_path: Path) -> None:

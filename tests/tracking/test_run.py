@@ -97,6 +97,9 @@ def test_found_on_the_task_itself(
     assert "## Cost and speed of a frame" in report
     for picture in ("success.png", "precision.png", "norm_precision.png", "channels.png", "curves.png"):
         assert (folder / picture).is_file()
+    page = (folder / "report.html").read_text()
+    for title in ("Success", "Frames", "Cost and speed of a frame"):
+        assert f">{title}</h2>" in page
     network, description = load_network(folder / "lwdna.safetensors")
     assert description.settings["crop_size"] == 64
     contents = read_contents(folder / "lwdna.safetensors")

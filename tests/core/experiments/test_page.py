@@ -140,6 +140,19 @@ def test_a_run_leaves_a_page_with_its_tasks_sections(tmp_path: Path) -> None:
     assert "Floors and scores of single groups are not in this run" in old
 
 
+def test_what_cannot_be_measured_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setattr("core.experiments.page.count_each", refuses)
+    monkeypatch.setattr("core.experiments.page.latency", refuses)
+    run_experiment(toy_task(), settings(tmp_path, seeds=1), make_fabric("cpu"), lambda line: None)
+    text = (tmp_path / "report.html").read_text()
+    assert "Milliseconds of a forward pass could not be measured: no such kernel<" in text
+    assert "FLOPs of single layers could not be counted: no such kernel<" in text
+    assert not (tmp_path / LATENCY_FILE).exists()
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_few_epochs_are_no_curve(tmp_path: Path, epochs: int) -> None:
     from dataclasses import replace

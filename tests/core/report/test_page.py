@@ -177,7 +177,7 @@ def dom(path: Path, tmp_path: Path, *flags: str) -> str:
         pytest.skip("no Chromium on this machine: the page was read, not shown")
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}", *flags,
-         "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True,
+         "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     return done.stdout
 
