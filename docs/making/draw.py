@@ -42,7 +42,7 @@ FIGURES = ROOT / "docs" / "figures"
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, INK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#9AA0A6", "#26292C",
 )  # fmt: skip
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY, "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False,
     "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": 100,
     "font.family": "DejaVu Sans", "font.size": 10, "legend.frameon": False, "svg.fonttype": "path",
@@ -246,7 +246,8 @@ def depth() -> Figure:
     """Widths of the regular ResNet20 and of two found ones."""
     found = found_widths()
     names = list(found["found"].baseline_widths)
-    rows = {"regular": (found["found"].baseline_widths, 1.0, ())}
+    rows: dict[str, tuple[dict[str, int], float, tuple[str, ...]]] = {}
+    rows["regular"] = (found["found"].baseline_widths, 1.0, ())
     for name, arch in found.items():
         cost, baseline = arch.costs
         rows[name] = (arch.widths, cost.macs / baseline.macs, arch.removed)
