@@ -161,8 +161,8 @@ class ShrinkHook(Hook):
     The Runner builds model, training loop, optimiser and schedulers and then calls `before_run`, the first that a hook
     sees of a training. No step has been taken by then. The hook scores the model's channels on the loader's first
     batches, writes the widths file, and puts a fresh network at these widths into the model. It hands the parameters to
-    the optimiser: each takes the place and the settings of the one of its name. A loop that counts by epochs then starts
-    from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
+    the optimiser: each takes the place and the settings of the one of its name. A loop that counts by epochs then
+    starts from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
 
     A run that resumes, evaluates or tests reads the file that the training wrote.
 
