@@ -38,6 +38,7 @@ lint: $(call stamp,dev)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=docs/making $(BIN)/mypy --explicit-package-bases docs/making/*.py
 
 format: $(call stamp,dev)
 	$(BIN)/ruff check --fix .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from importlib import import_module
 from pathlib import Path
 
@@ -27,24 +29,34 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel installs, its console command under bin/."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of what is tracked, and with the wheel that is built from the sdist alone."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
         pytest.skip("not a git checkout: which files belong to the wheel is not known")
     for name in filter(None, tracked.stdout.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
+        if (ROOT / name).is_file() and not name.startswith("docs/results/"):
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
-    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
+    for kind, place in (("sdist", source), ("wheel", folder / f"lwdna-{lwdna.__version__}")):
+        build = f"from setuptools.build_meta import build_{kind}; build_{kind}({str(folder)!r})"
+        subprocess.run([sys.executable, "-c", build], cwd=place, check=True, capture_output=True)
+        if kind == "sdist":
+            with tarfile.open(folder / f"lwdna-{lwdna.__version__}.tar.gz") as archive:
+                archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built: Path) -> Path:
+    """A folder with what the wheel installs, its console command under bin/."""
+    (wheel,) = built.glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
-    subprocess.run([*install, str(folder / "site"), str(wheel)], check=True, capture_output=True)
-    return folder / "site"
+    subprocess.run([*install, str(built / "site"), str(wheel)], check=True, capture_output=True)
+    return built / "site"
 
 
 @pytest.fixture
@@ -178,3 +190,40 @@ def test_the_wheel_brings_what_the_commands_need(site: Path, tmp_path: Path) -> 
     assert (version, budget) == (lwdna.__version__, "0.9")
     assert Path(protocol).is_file()
     assert protocol.startswith(str(site))
+
+
+def test_the_sdist_holds_what_tests_and_docs_need(built: Path) -> None:
+    unpacked = built / f"lwdna-{lwdna.__version__}"
+    for name in (
+        "Makefile",
+        "constraints.txt",
+        "mkdocs.yml",
+        "tests/test_lwdna.py",
+        "docs/start.md",
+        "LICENSE",
+        "CITATION.cff",
+    ):
+        assert (unpacked / name).is_file(), name
+
+
+def test_the_wheel_is_typed_and_holds_packages_alone(site: Path) -> None:
+    packages = ("benchmarks", "classification", "core", "lwdna", "super_resolution", "tracking")
+    for package in packages:
+        assert (site / package / "py.typed").is_file(), package
+    found = {path.name for path in site.iterdir() if path.is_dir()}
+    assert found == {*packages, "shared_configs", "bin", f"lwdna-{lwdna.__version__}.dist-info"}
+
+
+def test_an_experiment_runs_outside_of_the_checkout(site: Path, tmp_path: Path) -> None:
+    small = ["--epochs", "1", "--train-limit", "64", "--no-progress", "--work-dir", "w"]
+    done = run(site, tmp_path, str(site / "bin" / "lwdna"), "classification", "run", *small)
+    assert done.returncode == 0, done.stderr
+    assert {"report.md", "widths.json", "lwdna.safetensors"} <= {
+        path.name for path in (tmp_path / "w").iterdir()
+    }
+
+
+def test_the_release_is_called_the_same_everywhere() -> None:
+    version = lwdna.__version__
+    assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

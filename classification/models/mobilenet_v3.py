@@ -1,8 +1,8 @@
 """MobileNetV3-small (Howard et al., ICCV 2019), LW-DNA's reference (3.108 M) and torchvision's (2.543 M).
 
-The reference squeezes after the last convolution too, has 1280 instead of 1024 features before the
-classifier, no dropout, PyTorch's batch norm constants, squeezes to exactly a quarter instead of a multiple
-of 8, and computes the hard swish with a ReLU6, which the published FLOPs count. Both forms have torchvision's
+The reference differs from torchvision's. It squeezes after the last convolution too, and to exactly a quarter, not to a
+multiple of 8. It has 1280 features before the classifier, not 1024, no dropout, and PyTorch's batch norm constants. It
+computes the hard swish with a ReLU6, which the published FLOPs count. Both forms have torchvision's
 names where they have the same layer; torchvision's weights load strictly into its form.
 """
 

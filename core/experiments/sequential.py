@@ -229,9 +229,9 @@ def becomes_default(
 ) -> dict[str, bool | None]:
     """Which methods become the default by the rule that was written down; None while a question is open.
 
-    A method does if it is found to be better than everything that it is held against but the baseline, and the end of
-    its 95 % interval against the baseline on the worse side, of the look that answered, is below `Registered.margin`.
-    One that is not held against the baseline and something else besides is not decided on.
+    A method becomes the default under two conditions. It is found to be better than everything but the baseline that it
+    is held against. And of its 95 % interval against the baseline, at the look that answered, the worse end is below
+    `Registered.margin`. A method that is not held against both the baseline and something else is not decided on.
     """
     sign = -1.0 if higher_is_better else 1.0
     found: dict[str, bool | None] = {}

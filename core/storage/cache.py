@@ -1,7 +1,7 @@
 """Files made once from a data set's own: where they lie, who makes them, what a killed process left.
 
-A cache file's name holds a fingerprint of the files that it was made from (names, sizes, times of their last change and
-of the last change of their status, which nobody sets back), so that a changed image asks for another file. It
+A cache file's name holds a fingerprint of the files that it was made from: their names and sizes, the times of their
+last change and of the last change of their status, which nobody sets back. So a changed image asks for another file. It
 appears by an atomic rename: whoever sees it sees it whole. What stands in the file is its task's business; it may be a
 folder, too.
 """

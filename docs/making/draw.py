@@ -42,7 +42,7 @@ FIGURES = ROOT / "docs" / "figures"
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, INK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#9AA0A6", "#26292C",
 )  # fmt: skip
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY, "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False,
     "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": 100,
     "font.family": "DejaVu Sans", "font.size": 10, "legend.frameon": False, "svg.fonttype": "path",
@@ -180,7 +180,7 @@ def gates() -> Figure:
         ends.setdefault(stage_of(group.name), []).append((float(values[0]), float(values.median())))
     for place, (stage, tops) in enumerate(sorted(ends.items())):
         text = "stem" if stage == 0 else f"stage {stage}: {len(tops)} groups"
-        axes.text(0.985, 0.95 - 0.085 * place, text, color=colours[stage], fontweight="bold", ha="right",
+        axes.text(0.02, 0.32 - 0.085 * place, text, color=colours[stage], fontweight="bold",
                   transform=axes.transAxes)  # fmt: skip
     channels = sum(group.size for group in graph.groups)
     axes.set(xlabel="channels of the group, best first, %", ylabel="|dL/dz|", xlim=(0, 100))
@@ -246,7 +246,8 @@ def depth() -> Figure:
     """Widths of the regular ResNet20 and of two found ones."""
     found = found_widths()
     names = list(found["found"].baseline_widths)
-    rows = {"regular": (found["found"].baseline_widths, 1.0, ())}
+    rows: dict[str, tuple[dict[str, int], float, tuple[str, ...]]] = {}
+    rows["regular"] = (found["found"].baseline_widths, 1.0, ())
     for name, arch in found.items():
         cost, baseline = arch.costs
         rows[name] = (arch.widths, cost.macs / baseline.macs, arch.removed)
@@ -280,20 +281,32 @@ def spaces() -> dict[str, Any]:
 
 def curve(axes: Axes, space: Mapping[str, Any]) -> None:
     """Accuracy over the budget."""
-    for way, (colour, label) in WAYS.items():
-        rows = sorted((row["budget"], row["surface"]) for row in space["rows"]
-                      if row["method"] == way and row["floor"] == 0.25)  # fmt: skip
+    ends = {}
+    for way, (colour, _) in WAYS.items():
+        rows = sorted(
+            (row["budget"], row["surface"])
+            for row in space["rows"]
+            if row["method"] == way and row["floor"] == 0.25
+        )
         x, y = zip(*((100 * budget, value) for budget, value in rows), strict=True)
         axes.plot(x, y, "o-", color=colour, lw=2, ms=5)
-        axes.text(x[-1] + 1.2, y[-1], label, color=colour, va="center", fontsize=9, fontweight="bold")
+        ends[way] = y[-1]
+    low, high = axes.get_ylim()
+    places = apart(ends, 0.075 * (high - low))
+    for way, (colour, label) in WAYS.items():
+        axes.text(102.5, places[way], label, color=colour, va="center", fontsize=9, fontweight="bold")
     base = space["baseline"]["surface"]
     axes.plot([100], [base], "*", color=GREEN, ms=14, zorder=5)
-    axes.set(
-        xlim=(48, 101),
-        xticks=[50, 75, 90, 100],
-        xlabel="FLOPs, % of the regular network",
-        ylabel="accuracy %",
-    )
+    axes.set(xticks=[50, 75, 90, 100], xlabel="FLOPs, % of the regular network", ylabel="accuracy %")
+
+
+def apart(values: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Places for labels in the order of their values, none closer than `gap`."""
+    found: dict[str, float] = {}
+    for name, value in sorted(values.items(), key=lambda item: item[1]):
+        found[name] = max(value, max(found.values(), default=value - gap) + gap)
+    shift = sum(found[name] - values[name] for name in values) / len(values)
+    return {name: place - shift for name, place in found.items()}
 
 
 def widths_that_pay() -> Figure:
@@ -331,19 +344,19 @@ def widths_that_pay() -> Figure:
     left.text(
         0.02, 0.84, f"found, {100 * BUDGET:.0f} %", color=BLUE, transform=left.transAxes, fontweight="bold"
     )
+    left.set_ylim(0, 1.17 * max(found))
     left.set_title("Seven widths")
     curve(right, space)
     right.set_xlim(48, 136)
-    base = space["baseline"]["surface"]
-    right.text(101.2, base + 0.12, "regular network", color=GREEN, fontweight="bold", fontsize=9)
     right.set_title(f"What {space['networks']:,} trained networks say")
-    right.text(
-        49,
-        right.get_ylim()[1] - 0.05,
-        f"one training scatters by {space['noise']:.2f} points",
-        fontsize=8.5,
-        va="top",
+    notes = (
+        ("★ regular network, all FLOPs", GREEN),
+        (f"one training scatters by {space['noise']:.2f} points", INK),
     )
+    for place, (note, colour) in enumerate(notes):
+        right.text(
+            0.99, 0.1 - 0.075 * place, note, color=colour, fontsize=8.5, ha="right", transform=right.transAxes
+        )
     return figure
 
 
@@ -358,14 +371,8 @@ def budgets() -> Figure:
         low, high = axes.get_ylim()
         base, noise = space["baseline"]["surface"], space["noise"]
         axes.fill_between([48, 101], base - noise, base + noise, color=GREEN, alpha=0.13, lw=0)
-        axes.text(
-            49,
-            base + noise,
-            f"regular network ± scatter of one training ({noise:.2f})",
-            color=GREEN,
-            fontsize=8.5,
-            va="bottom",
-        )
+        note = f"green: regular network ± scatter of one training ({noise:.2f})"
+        axes.text(0.98, 0.03, note, color=GREEN, fontsize=8.5, ha="right", transform=axes.transAxes)
         axes.set_ylim(low, max(high, base + 2.2 * noise))
     return figure
 

@@ -28,23 +28,31 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
 }
 MADE = {"faults.md": faults.page, "notebook.md": notebook.page}
+# What a reader of the repository is led to, and a reader of the site instead.
+LINKS = {
+    **PAGES,
+    "docs/making/answers.toml": "faults.md",
+    notebook.PATH.relative_to(ROOT).as_posix(): "notebook.md",
+}
 # Pages that the navigation has where they exist: name -> (section, title).
-WHERE_THERE = {"distributed.md": ("Running", "Clusters")}
-RESULTS = "Results"  # the section that gets every page of docs/results
+WHERE_THERE = {"distributed.md": ("Running", "Clusters"), "doctor.md": ("Running", "Is everything there?")}
+# Where other new pages go, by their first heading.
+FOLDERS = {"": "In detail", "results/": "Results"}
 
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give pages that exist their place in the navigation: those of `WHERE_THERE`, and new pages of results."""
+    """Give every page that exists its place in the navigation."""
     nav: Any = config.nav
     for name, (section, title) in WHERE_THERE.items():
         if (ROOT / "docs" / name).exists():
             _add(nav, section, title, name)
-    for path in sorted((ROOT / "docs/results").glob("*.md")):
-        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-        _add(nav, RESULTS, title, f"results/{path.name}")
+    for folder, section in FOLDERS.items():
+        for path in sorted((ROOT / "docs" / folder).glob("*.md")):
+            title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            _add(nav, section, title, f"{folder}{path.name}")
     return config
 
 
@@ -88,7 +96,7 @@ def link(match: re.Match[str], name: str, origin: str) -> str:
     if not path or ":" in path:
         return match[0]
     place = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path))
-    known = PAGES.get(place, place.removeprefix("docs/") if place.startswith("docs/") else None)
+    known = LINKS.get(place, place.removeprefix("docs/") if place.startswith("docs/") else None)
     if known is not None and not (ROOT / place).is_dir():
         relative = posixpath.relpath(known, posixpath.dirname(name) or ".")
         return f"{mark}[{text}]({relative}{'#' * bool(anchor)}{anchor})"

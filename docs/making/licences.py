@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -45,7 +46,7 @@ def licence_of(name: str) -> str | None:
         UserError: it says nothing.
     """
     try:
-        said = metadata.metadata(name)
+        said: Any = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return None
     stated = said.get("License-Expression") or ""
@@ -86,7 +87,7 @@ def main(check: bool) -> int:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     old = dict(re.findall(r"^\| `([\w.-]+)` \| ([^|]*?) \|", text, re.MULTILINE))
-    wanted = f"{before}{BEGIN}\n{table(old)}\n{END}{after}"
+    wanted = f"{before}{BEGIN}\n\n{table(old)}\n\n{END}{after}"
     if check:
         print("LICENCES.md is up to date" if wanted == text else "run python docs/making/licences.py")
         return int(wanted != text)

@@ -164,10 +164,10 @@ class ShrinkHook(Hook):
     """Finds widths for the Runner's `LWDNANet` before its first step, from the Runner's own training batches.
 
     The Runner builds model, training loop, optimiser and schedulers and then calls `before_run`, the first that a hook
-    sees of a training. No step has been taken by then: the hook scores the model's channels on the loader's first
-    batches, writes the widths file, puts a fresh network at these widths into the model and hands its parameters to the
-    optimiser, each in the place and with the settings of the one of that name. A loop that counts by epochs then starts
-    from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
+    sees of a training. No step has been taken by then. The hook scores the model's channels on the loader's first
+    batches, writes the widths file, and puts a fresh network at these widths into the model. It hands the parameters to
+    the optimiser: each takes the place and the settings of the one of its name. A loop that counts by epochs then
+    starts from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
 
     A run that resumes, evaluates or tests reads the file that the training wrote.
 

@@ -11,9 +11,11 @@ import pytest
 from benchmarks.headline import (
     BEGIN,
     END,
+    beaten,
     confirmation_sentences,
     main,
     reduced_sentences,
+    table_in_short,
     table_sentences,
     with_paragraphs,
 )
@@ -30,7 +32,7 @@ def records(**errors: list[float]) -> list[dict[str, Any]]:
 
 def test_readme_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0
-    assert "says what the figures say" in capsys.readouterr().out
+    assert "say what the figures say" in capsys.readouterr().out
 
 
 def test_only_what_is_significant_is_called_better() -> None:
@@ -40,6 +42,7 @@ def test_only_what_is_significant_is_called_better() -> None:
     assert "7 epochs, 4 seeds" in line
     assert "1 of 2 ways beat the regular network: `gradient` -9.92" in line
     assert "with fewer blocks, 0 of 0" in line
+    assert beaten(page["records"]) == {"by widths alone": (1, 2), "with fewer blocks": (0, 0)}
     worse = {"records": records(baseline=better, gradient=base)}
     assert "0 of 1 ways beat" in reduced_sentences(worse, "page", 7)[0]
 
@@ -54,6 +57,10 @@ def test_the_best_of_the_table_and_the_default_are_named() -> None:
     (line,) = table_sentences({"spaces": [space]})
     assert "`inner-wide` is +0.20 points of accuracy from uniform widths and +0.10" in line
     assert "the default `gradient` -0.50 and -0.60" in line
+    (short,) = table_in_short({"spaces": [{**space, "noise": 0.2}]})
+    assert "no way gains more than one training scatters (0.20; best: `inner-wide` +0.10)" in short
+    (short,) = table_in_short({"spaces": [{**space, "noise": 0.05}]})
+    assert "on chains `inner-wide` gains 0.10 points, the default `gradient` is at -0.60" in short
 
 
 def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
@@ -78,6 +85,6 @@ def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_marks_that_are_missing() -> None:
-    assert with_paragraphs(f"a\n{BEGIN}\nold\n{END}\nb").startswith(f"a\n{BEGIN}\n- **Judged")
+    assert with_paragraphs(f"a\n{BEGIN}\nold\n{END}\nb").startswith(f"a\n{BEGIN}\n- **A public table")
     with pytest.raises(UserError, match="once each"):
         with_paragraphs("nothing")

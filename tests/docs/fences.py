@@ -20,6 +20,10 @@ PAGES = [
 _FENCE = re.compile(
     r"(?:<!-- not run(?: \(([^)]*)\))?: ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE
 )
+# Commands that are set in by four spaces are read, and not run.
+_INDENTED = re.compile(
+    r"^((?:    (?:\S.*)?(?:python|lwdna|torchrun|srun|make|pip) .*\n)(?:    .*\n)*)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,16 @@ class Fence:
 
 
 def fences(page: Path) -> list[Fence]:
-    """The blocks of a page, in order; those of lists and tabs without their indentation."""
+    """The blocks of a page, in order, and after them the commands that are set in."""
     text = page.read_text(encoding="utf-8")
     assert "\n    ```" not in text, f"{page.name}: an indented block"
-    return [
-        Fence(
-            page.name,
-            language,
-            textwrap.dedent(body),
-            tuple(w.strip() for w in words.split(",") if w),
-            reason,
-        )
+    found = [
+        Fence(page.name, language, body, tuple(w.strip() for w in words.split(",") if w), reason)
         for words, reason, language, body in _FENCE.findall(text)
+    ]
+    blocks = _INDENTED.findall(_FENCE.sub("", text))
+    return found + [
+        Fence(page.name, "sh", textwrap.dedent(body), (), "indented: read, not run") for body in blocks
     ]
 
 

@@ -113,7 +113,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     said = [output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])]
     os.environ.setdefault("PYTHONPATH", str(ROOT))
     NotebookClient(
-        book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        book, timeout=280, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     now = [output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])]
     assert [re.sub(r"\d", "0", text) for text in now[:4]] == [re.sub(r"\d", "0", text) for text in said[:4]]
