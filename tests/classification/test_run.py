@@ -568,7 +568,7 @@ def test_a_folder_of_images_from_training_to_checkpoint(
     for text in (shown, report):
         assert "4 of 16 images are held out, 25% of every class" in text
         assert "1 file or folder was left out: 1 no JPEG" in text
-        assert re.search(r"1 unreadable (train|test) images were left out; skipped.txt lists them", text)
+        assert re.search(r"1 unreadable (train|test) image was left out; skipped.txt lists it", text)
     skipped = [line.partition("\t")[0] for line in (work / "skipped.txt").read_text().splitlines()]
     assert skipped == [str(photographs / "flower/list.txt"), str(photographs / "china/7.jpg")]
     kept = json.loads((work / "data.json").read_text())
