@@ -26,6 +26,8 @@ FOLDER = ROOT / ".venv-matrix"
 NEWEST = (3, 14)  # to look for
 # Releases of torchvision come with those of torch, one minor version each: 0.21 with 2.6.
 _TORCHVISION_AHEAD = 15
+# Pins that another torch replaces: its own, and what it pins itself.
+_TORCHS_OWN = re.compile(r"(torch|torchvision|sympy)==")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def environment(python: Interpreter, torch: Torch) -> tuple[Path | None, str]:
     program, stamp = FOLDER / name / "bin" / "python", FOLDER / name / "installed"
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     if torch.name != "newest":
-        lines = [*(line for line in lines if not re.match(r"torch(vision)?\W*=", line)), *torch.pins]
+        lines = [*(line for line in lines if not _TORCHS_OWN.match(line)), *torch.pins]
     content = "\n".join(
         [*lines, *torch.pins, str(python), (ROOT / "pyproject.toml").read_text(encoding="utf-8")]
     )
