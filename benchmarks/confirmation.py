@@ -192,6 +192,8 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
             for item in found
         ],
         "looks": list(registered.looks),
+        "trained": f"{bench.what_is_trained()}, {config.train.epochs} epochs",
+        "budget": config.shrink.budget.flops,
         "becomes_default": becomes,
         "records": [short(record) for record in records],
     }  # fmt: skip

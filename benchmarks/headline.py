@@ -110,10 +110,13 @@ def reduced_sentences(page: Mapping[str, Any], name: str, epochs: int, folder: s
     ]
 
 
+def confirmations() -> list[Path]:
+    """The figures of all pages of registered contrasts."""
+    return sorted(RESULTS.glob("confirmation*.json"))
+
+
 def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
-    """What the registered contrasts say so far."""
-    if not path.exists():
-        return []
+    """What the registered contrasts of a page say so far."""
     page = read_json(path)
     parts = []
     for item in page["contrasts"]:
@@ -127,8 +130,8 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
     return [
-        f"**Registered contrasts** on classes that nothing was chosen on: {'; '.join(parts)}.{rule} "
-        f"([page]({folder}confirmation.md))"
+        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, classes that nothing was "
+        f"chosen on: {'; '.join(parts)}.{rule} ([page]({folder}{path.stem}.md))"
     ]
 
 
@@ -169,7 +172,8 @@ def in_short() -> str:
         UserError: see `read`.
     """
     lines = table_in_short(read("channel_bench"))
-    lines += confirmation_sentences(RESULTS / "confirmation.json")
+    for path in confirmations():
+        lines += confirmation_sentences(path)
     for name, epochs in REDUCED.items():
         records = read(name)["records"]
         counts = ", ".join(
@@ -242,7 +246,8 @@ def page() -> str:
     bench = read("channel_bench")
     sections += ["## A public table of trained networks", *table_sentences(bench, "")]
     sections += [table_of_space(space) for space in bench["spaces"]]
-    sections += confirmation_sentences(RESULTS / "confirmation.json", "")
+    for path in confirmations():
+        sections += confirmation_sentences(path, "")
     for name, epochs in REDUCED.items():
         records = read(name)
         sections += [f"## Trained by us, {epochs} epochs", *reduced_sentences(records, name, epochs, "")]

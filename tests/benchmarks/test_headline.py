@@ -65,16 +65,17 @@ def test_the_best_of_the_table_and_the_default_are_named() -> None:
 
 def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "confirmation.json"
-    assert confirmation_sentences(path) == []
     contrasts = [
         {"method": "gradient", "against": "uniform", "pairs": 2, "differs": True, "final": True},
         {"method": "gradient", "against": "random", "pairs": 2, "differs": False, "final": False},
         {"method": "gradient", "against": "baseline", "pairs": 0, "differs": False, "final": False},
     ]
     found = records(gradient=[50.0, 50.2, 9.0], uniform=[51.0, 51.3, 8.0], random=[50.0, 50.1, 7.0])
-    page = {"contrasts": contrasts, "records": found, "becomes_default": {"gradient": None}}
+    page = {"contrasts": contrasts, "records": found, "becomes_default": {"gradient": None},
+            "trained": "chains, 3 epochs", "budget": 0.9}  # fmt: skip
     path.write_text(json.dumps(page))
     (line,) = confirmation_sentences(path)
+    assert line.startswith("**Registered beforehand**, chains, 3 epochs, a FLOPs budget of 0.9")
     assert "`gradient` against uniform -1.05" in line
     assert "after 2 pairs: differs" in line
     assert "after 2 pairs: open" in line
