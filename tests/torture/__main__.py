@@ -96,6 +96,7 @@ def _part(part: Callable[[Path], Iterator[Found] | Iterator[Result]], place: Pat
     with (place / REPORT).open("w", encoding="utf-8") as report:
         for item in part(place / "work"):
             report.write(json.dumps(asdict(item)) + "\n")
+            report.flush()
     return 0
 
 
