@@ -31,6 +31,12 @@ FOLDER = "docs/results/"  # where the pages lie for README's links
 BEGIN, END = "<!-- made by python -m benchmarks.headline -->", "<!-- end of what it made -->"
 DEFAULT = "gradient"  # the score that a run without further options goes by
 ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
+EXPLORED = {  # folder of docs/results/records -> what was trained there, for the page
+    "exploration": "mobilenetv2_small",
+    "exploration-channel-bench-half": "the public table's regular inverted bottlenecks at half of their widths",
+    "exploration-resnet20": "ResNet20, stem of stride 1",
+    "exploration-resnet20-stride2": "ResNet20, stem of stride 2",
+}
 REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
 DEPTH = "fisher-depth-per-flop"  # the way with depth that was run longest
 
@@ -257,8 +263,38 @@ def page() -> str:
             [record | base for record in records["records"]], lambda record: str(record["method"])
         )
         sections += [results_table(series, "baseline", ERROR), controls_table(series, ["uniform"], ERROR)]
+    sections += [
+        "## Explorations",
+        "Tiny-ImageNet's first 100 classes at 16x16 pixels, 25,000 training and 30,000 test images, 30 epochs, 90 % of "
+        "the FLOPs. Few seeds, nothing tested: what is worth registering is chosen here, and confirmed on other "
+        "classes. Finished trainings are kept in `docs/results/records`.",
+    ]
+    sections += [explored_table(RESULTS / "records" / folder, what) for folder, what in EXPLORED.items()]
     sections += ["## Other tasks", *other_sentences("")]
     return "\n\n".join(sections) + "\n"
+
+
+def explored_table(folder: Path, what: str) -> str:
+    """Errors and losses of the trainings in a folder of records, in the order of their errors."""
+    records = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    own: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        own.setdefault(record["method"], []).append(record)
+
+    def mean(method: str, key: str) -> float:
+        return fmean(record["metrics"][key] for record in own[method])
+
+    rows = [
+        [
+            f"`{method}`",
+            str(len(own[method])),
+            number_text(mean(method, "top1_error")),
+            number_text(mean(method, "loss"), 4),
+            number_text(fmean(record["train_loss"] for record in own[method]), 4),
+        ]
+        for method in sorted(own, key=lambda name: mean(name, "top1_error"))
+    ]
+    return markdown_table([what, "seeds", "top-1 error %", "test loss", "training loss"], rows)
 
 
 def table_of_space(space: Mapping[str, Any]) -> str:

@@ -11,8 +11,11 @@ import pytest
 from benchmarks.headline import (
     BEGIN,
     END,
+    EXPLORED,
+    RESULTS,
     beaten,
     confirmation_sentences,
+    explored_table,
     main,
     reduced_sentences,
     table_in_short,
@@ -83,6 +86,20 @@ def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
     assert "default" not in line
     path.write_text(json.dumps({**page, "becomes_default": {"gradient": True}}))
     assert "`gradient` becomes the default" in confirmation_sentences(path)[0]
+
+
+def test_every_folder_of_an_exploration_has_its_table() -> None:
+    folders = {path.name for path in (RESULTS / "records").glob("exploration*")}
+    assert folders == {*EXPLORED}
+    for name in folders:
+        rows = explored_table(RESULTS / "records" / name, "here").splitlines()[2:]
+        assert len(rows) == len(
+            {record["method"] for record in map(read, (RESULTS / "records" / name).iterdir())}
+        )
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
 
 
 def test_marks_that_are_missing() -> None:
