@@ -211,7 +211,7 @@ def test_the_comparison_figure_shows_every_image_and_upscaler(
         (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 4), np.uint8), 0, "y", "H x W x 3"),
         (np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), 4, "y", "leaves nothing"),
         (np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), -1, "y", "border"),
-        (np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), 0, "cb", "'y' and 'rgb'"),
+        (np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), 0, "cb", "unknown channel 'cb'.*rgb"),
     ],
 )
 def test_bad_input_is_refused(sr: np.ndarray, hr: np.ndarray, border: int, channel: str, word: str) -> None:
