@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import UserError
+from core.errors import MissingData, UserError
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # Names of `atomic_write`'s and `write_with`'s temporary files.
@@ -200,11 +200,14 @@ def read_text(path: str | Path, remedy: str) -> str:
 
     Raises:
         OSError: it cannot be read.
+        MissingData: there is no such file.
         UserError: it is a folder, or no text.
     """
     try:
         with file_alone():
             return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise MissingData(f"'{path}' not found; {remedy}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is no text in UTF-8 ({error.reason}); {remedy}") from error
     except ValueError as error:

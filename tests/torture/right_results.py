@@ -92,11 +92,11 @@ def _network(found: Any, path: Path) -> None:
 def _boxes(found: Any, path: Path) -> None:
     assert isinstance(found, BoxTable)
     rows = []
-    for line in path.read_bytes().decode("utf-8-sig").splitlines():
+    for line in filter(str.strip, path.read_bytes().decode("utf-8-sig").splitlines()):
         words = line.split(",") if "," in line else re.split(r"[;\s]+", line.strip())
         try:
             rows.append([float(word) for word in words])
-        except ValueError:  # a heading, an empty line
+        except ValueError:  # a heading
             assert not rows, f"a line was left out: {line[:50]!r}"
     np.testing.assert_array_equal(found.boxes, np.array(rows, float))
 

@@ -282,5 +282,5 @@ def test_texts_are_utf8_with_or_without_a_mark(tmp_path: Path) -> None:
     path.write_text("größe", encoding="latin-1")
     with pytest.raises(UserError, match=r"a\.txt' is no text in UTF-8 \(.*\); get it again"):
         read_text(path, "get it again")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingData, match=r"none\.txt' not found; get it again"):
         read_text(tmp_path / "none.txt", "get it again")
