@@ -192,6 +192,7 @@ RUNS = {
     ("core/command_line/factories.py", "exec_module"): "--model file.py:factory",
     ("benchmarks/networks.py", "import_module"): "networks of a task, by the name in its table",
     ("lwdna/__main__.py", "import_module"): "its own commands",
+    ("lwdna/checks.py", "import_module"): "the packages that the suite needs, by the names in its table",
     ("lwdna/export.py", "import_module"): "the exports of the three tasks",
     ("super_resolution/torchvision_shim.py", "import_module"): "torchvision, under an earlier name",
     ("core/workers.py", "loads"): "what a process of ours sends another, by a pipe",

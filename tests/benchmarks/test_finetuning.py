@@ -64,7 +64,7 @@ def test_nothing_is_trained_twice(compared: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--control", "fisher"], "--control fisher: name one of gradient, uniform"),
+        (["--control", "fisher"], "--control is none of --methods: 'fisher': allowed: gradient, uniform"),
         (["--finetune-epochs", "0"], "--finetune-epochs 0: use at least 1"),
         (["--report-only"], "holds no trained network of seed 0"),
         (["--widen", "2"], "trained weights have no channels beyond"),

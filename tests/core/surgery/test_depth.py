@@ -333,7 +333,7 @@ def test_the_widths_file_knows_what_was_left_out(tmp_path: Path) -> None:
     torch.jit.script(again.build(model, seed=0))
     content = json.loads((tmp_path / "w.json").read_text())
     for damaged in ("layer1.0", [1], [""], {"layer1.0": 1}):
-        with pytest.raises(ArchitectureError, match="'removed' has to be a list of module names"):
+        with pytest.raises(ArchitectureError, match=r"removed(\[0\])? must be"):
             Architecture.from_json({**content, "removed": damaged})
     with pytest.raises(ArchitectureError, match=r"block 'layer9\.1' cannot be left out"):
         replace(arch, removed=("layer9.1",)).build(model)

@@ -216,7 +216,7 @@ def test_a_finished_training_without_its_state_is_not_trained_anew(tmp_path):
 
 
 def test_what_a_killed_write_left_is_removed(tmp_path):
-    (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half a state")
+    (tmp_path / ".last.safetensors.abc_0123.tmp").write_bytes(b"half a state")
     (tmp_path / "mine.tmp").write_bytes(b"not this one")
     run(tmp_path, recipe={"epochs": 1})
     assert [path.name for path in tmp_path.glob("*.tmp")] == ["mine.tmp"]

@@ -164,7 +164,7 @@ def test_own_scores_are_checked(values: dict[str, Tensor], message: str) -> None
     ("options", "batches", "message"),
     [
         ({"score": "taylor"}, None, "unknown score 'taylor', allowed: gradient, sensitivity"),
-        ({"latents": "slices"}, None, "latents='slices'"),
+        ({"latents": "slices"}, None, "unknown latents 'slices'"),
         ({}, [], "no batch to score channels with"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_folder_without_sequences_or_images(tmp_path: Path) -> None:
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no source of training sequences 'lassot', did you mean 'lasot'"):
+    with pytest.raises(UserError, match="no source of training sequences 'lassot': did you mean 'lasot'"):
         open_source(SourceConfig("lassot"), tmp_path)
     with pytest.raises(UserError, match=r"folder=PATH belongs to dataset='folder'"):
         SourceConfig("folder")
