@@ -22,6 +22,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -144,6 +145,16 @@ class NoBatches:
     def shard(self, rank: int, world: int) -> NoBatches:
         """See `core.training.train.Loader`."""
         return self
+
+
+@contextmanager
+def put_back() -> Iterator[None]:
+    """What `open_engine` puts in the place of the engine's parts is put back in this process."""
+    kept = socket.gethostname, claims.LEASE, claims.RENEWED_EVERY, engine_trials.train_network
+    try:
+        yield
+    finally:
+        socket.gethostname, claims.LEASE, claims.RENEWED_EVERY, engine_trials.train_network = kept
 
 
 def open_engine(folder: Path, number: int) -> Engine:
@@ -388,11 +399,12 @@ def operations(folder: Path) -> int:
     for name in ("journal", "attempts"):
         (folder / name).mkdir(parents=True)
     write_json(folder / "injected.json", asdict(Injected(1, 1, (), (), (), ())))
-    engine = open_engine(folder, 0)
-    run_trial(engine, Trial(BASELINE, ShrinkConfig(), 0))  # imports, folders
-    counting = True
-    run_trial(engine, Trial(BASELINE, ShrinkConfig(), 1))
-    counting = False
+    with put_back():
+        engine = open_engine(folder, 0)
+        run_trial(engine, Trial(BASELINE, ShrinkConfig(), 0))  # imports, folders
+        counting = True
+        run_trial(engine, Trial(BASELINE, ShrinkConfig(), 1))
+        counting = False
     return count
 
 

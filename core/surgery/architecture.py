@@ -141,6 +141,8 @@ class Architecture:
             for choices in found.kept.values():
                 if not choices or choices[0] < 0 or any(one >= other for one, other in pairwise(choices)):
                     raise UserError("'kept' has to be an object of group: list of its choices, rising")
+            if not all(found.removed):
+                raise UserError("removed must be names of blocks, and one is empty")
             for key in ("at_floor", "at_ceiling"):
                 lower(found.found_by.get(key, []), list[Any], f"found_by.{key}")
         except UserError as error:

@@ -34,6 +34,7 @@ def write_files(title: str, folder: Path) -> None:
     assert blocks
     for name, text in blocks:
         (folder / name).write_text(text.replace("SHARED", shared), encoding="utf-8")
+        sys.modules.pop(Path(name).stem, None)  # one of that name that another test has imported
 
 
 def commands(title: str) -> list[str]:
