@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -215,6 +216,8 @@ def save_plots(
         for suffix in formats:
             path = Path(folder) / f"{name}.{suffix}"
             with mpl.rc_context(STYLE):
-                write_with(path, figure.savefig)
+                # No date: a run that was stopped ends in the same bytes.
+                undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
+                write_with(path, partial(figure.savefig, metadata=undated))
             written.append(path)
     return written
