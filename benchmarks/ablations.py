@@ -41,15 +41,9 @@ from benchmarks.hypothesis import (
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
+from core.experiments.marks import draw_band, draw_means, drawn_mean, say_what_is_not_drawn, seeds_note
 from core.experiments.plan import Trial
-from core.experiments.plots import (
-    draw_band,
-    draw_means,
-    drawn_mean,
-    plot_tradeoff,
-    say_what_is_not_drawn,
-    seeds_note,
-)
+from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.store import short
 from core.experiments.task import Metric

@@ -31,8 +31,9 @@ from benchmarks.measure import command_text, machine, machine_text, write_result
 from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
 from core.experiments.arguments import add_method_arguments
+from core.experiments.curve_plots import plot_losses
+from core.experiments.marks import draw_means
 from core.experiments.plan import grid
-from core.experiments.plots import draw_means, plot_losses
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import p_text, with_interval

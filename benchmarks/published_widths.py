@@ -41,7 +41,7 @@ from classification.task import loss_and_error
 from core.command_line.config import load_config
 from core.errors import MissingData, check_known
 from core.experiments.given import SHIPPED
-from core.experiments.plots import layer_widths, plot_widths
+from core.experiments.width_plots import layer_widths, plot_widths
 from core.methods.method import Request, SearchConfig
 from core.methods.registry import METHODS, find
 from core.methods.subject import Subject, fresh_baseline

@@ -23,7 +23,7 @@ from core.methods.registry import BASELINE
 from core.report.page import Block, Gallery, Picture, Section, Table, Text, chart_of, png
 from core.report.style import title_of
 from core.report.tips import Tips
-from core.storage.files import atomic_write, json_text, read_json
+from core.storage.files import json_text, read_json, write_text
 from core.training.run_files import RunFiles
 from core.training.train import Loader
 
@@ -121,8 +121,7 @@ def predictions(
     ]
     targets, predicted = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     value = {"weights": checksum, "targets": targets.tolist(), "predicted": predicted.tolist()}
-    with atomic_write(path) as file:
-        file.write(json_text(value) + "\n")
+    write_text(path, json_text(value) + "\n")  # in one line: there are as many numbers as images
     return targets, predicted
 
 

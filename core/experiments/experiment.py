@@ -25,11 +25,11 @@ from lightning_fabric import Fabric
 
 from core.errors import UserError
 from core.experiments.checks import check
+from core.experiments.curve_plots import plot_curves
 from core.experiments.engine import Engine
 from core.experiments.executors import Resources
 from core.experiments.page import report_page
 from core.experiments.plan import EARLIER, SCHEMA, Trial
-from core.experiments.plots import found_widths, plot_channels, plot_curves
 from core.experiments.pretrained import as_json
 from core.experiments.report import markdown_report, results_table
 from core.experiments.scheduling import OpenEngine, run_trials
@@ -40,6 +40,7 @@ from core.experiments.store import WorkDirectory
 from core.experiments.task import Metric, Task
 from core.experiments.trainings import baseline_graph
 from core.experiments.trials import Failure
+from core.experiments.width_plots import found_widths, plot_channels
 from core.methods.method import Found, Method
 from core.methods.registry import BASELINE, METHODS, PROTOCOL
 from core.methods.subject import find_architecture

@@ -14,16 +14,9 @@ import torch
 from torch import nn
 
 from core.errors import first_line
+from core.experiments.curve_plots import curves_figure
 from core.experiments.plan import PLAN_FILE, finder_of
-from core.experiments.plots import (
-    FoundWidths,
-    cost_figure,
-    curves_figure,
-    forest_figure,
-    stages_figure,
-    widths_figure,
-    widths_heading,
-)
+from core.experiments.plots import cost_figure, forest_figure, stages_figure
 from core.experiments.report import (
     footnote,
     paired_differences,
@@ -36,6 +29,7 @@ from core.experiments.settings import FOUND, Run, Settings
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.store import WorkDirectory, key_of
 from core.experiments.task import Metric, Task
+from core.experiments.width_plots import FoundWidths, widths_figure, widths_heading
 from core.graph.complexity import count_each, latency
 from core.methods.registry import BASELINE
 from core.modules import FORWARD_FAILURES, tensors_in

@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from core.report.style import styled
 from core.report.tips import Tips
-from core.storage.files import atomic_write, json_text
+from core.storage.files import json_text, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -281,6 +281,5 @@ def render(page: Page) -> str:
 def write_page(path: Path, page: Page) -> int:
     """Write the page, atomically; returns its bytes."""
     text = render(page)
-    with atomic_write(path) as file:
-        file.write(text)
+    write_text(path, text)
     return len(text.encode())

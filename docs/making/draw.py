@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from classification.models import build  # noqa: E402
 from core.graph.channels import ChannelGraph, trace_channels  # noqa: E402
-from core.storage.files import atomic_write, read_json  # noqa: E402
+from core.storage.files import read_json, write_text  # noqa: E402
 from core.surgery.architecture import Architecture  # noqa: E402
 from core.widths.config import ShrinkConfig  # noqa: E402
 from core.widths.scores import score_channels  # noqa: E402
@@ -412,8 +412,7 @@ def main(check: bool) -> int:
                 f"{path.relative_to(ROOT)}: {'as drawn' if same else 'says something else: python docs/making/draw.py'}"
             )
         else:
-            with atomic_write(path) as file:
-                file.write(drawn)
+            write_text(path, drawn)
             print(f"written: {path.relative_to(ROOT)}")
     return status
 

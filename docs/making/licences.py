@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from core.errors import UserError  # noqa: E402
-from core.storage.files import atomic_write  # noqa: E402
+from core.storage.files import write_text  # noqa: E402
 from core.tables import markdown_table  # noqa: E402
 
 BEGIN, END = "<!-- made by python docs/making/licences.py -->", "<!-- end of what it made -->"
@@ -91,8 +91,7 @@ def main(check: bool) -> int:
     if check:
         print("LICENCES.md is up to date" if wanted == text else "run python docs/making/licences.py")
         return int(wanted != text)
-    with atomic_write(path) as file:
-        file.write(wanted)
+    write_text(path, wanted)
     return 0
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from core.errors import UserError
 from core.workers import WorkerDied, Workers
-from tests.processes import assert_all_end, is_running
+from tests.processes import assert_all_end, die, is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signals on Windows")
@@ -39,15 +39,6 @@ class Awkward(Exception):
 
 def raise_awkward() -> None:
     raise Awkward(1, 2)
-
-
-def die(folder: Path, times: int) -> str:
-    """End this process, as the system does, so many times; then work."""
-    done = len(list(folder.iterdir()))
-    if done < times:
-        (folder / str(done)).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"after {done} deaths"
 
 
 def sleep(folder: Path) -> None:

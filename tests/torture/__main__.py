@@ -163,7 +163,7 @@ def main() -> int:
             print(f"  {result.trial}: {result.problem}")
         if failed:
             print(
-                f"  look at {folder}/part-*/work/failed; the same command with --cases 0 repeats the runs alone"
+                f"  look for 'failed' below {folder}; the same command with --cases 0 repeats the runs alone"
             )
     return 1 if wrong else 0
 

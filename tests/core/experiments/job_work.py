@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 
@@ -15,15 +14,6 @@ def double(number: int) -> int:
 
 def shown(name: str) -> str | None:
     return os.environ.get(name)
-
-
-def die(folder: Path, times: int) -> str:
-    """End this process, as the system does, so many times; then work."""
-    done = len(list(folder.iterdir()))
-    if done < times:
-        (folder / str(done)).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"after {done} deaths"
 
 
 def train(folder: Path) -> int:

@@ -14,9 +14,10 @@ from core.errors import UserError
 from core.experiments.cluster import Jobs
 from core.storage.checkpoint import load_state
 from core.workers import WorkerDied
-from tests.core.experiments.job_work import die, double, shown, train
+from tests.core.experiments.job_work import double, shown, train
 from tests.core.training.test_train_resume import assert_same_bits
 from tests.core.training.training_runs import run
+from tests.processes import die
 
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="no such signals on Windows")

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from core.experiments.experiment import run_experiment
-from core.experiments.plots import say_what_is_not_drawn
+from core.experiments.marks import say_what_is_not_drawn
 from core.experiments.report import results_table
 from core.experiments.settings import Settings
 from core.experiments.statistics import (

@@ -157,7 +157,7 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, monkeypatch: pytest.Mon
 def test_few_epochs_are_no_curve(tmp_path: Path, epochs: int) -> None:
     from dataclasses import replace
 
-    from core.experiments.plots import curves_figure
+    from core.experiments.curve_plots import curves_figure
     from core.experiments.settings import Run
     from core.training.run_files import EpochRecord
 

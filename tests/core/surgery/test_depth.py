@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from classification.models import build
 from core.errors import UserError
-from core.experiments.plots import layer_widths
+from core.experiments.width_plots import layer_widths
 from core.graph.channels import TraceOptions, trace_channels
 from core.graph.complexity import count, count_params
 from core.surgery.architecture import Architecture, ArchitectureError
