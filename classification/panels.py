@@ -23,7 +23,8 @@ from core.methods.registry import BASELINE
 from core.report.page import Block, Gallery, Picture, Section, Table, Text, chart_of, png
 from core.report.style import title_of
 from core.report.tips import Tips
-from core.storage.files import json_text, read_json, write_text
+from core.storage.files import json_text, write_text
+from core.storage.schema import read_kept
 from core.training.run_files import RunFiles
 from core.training.train import Loader
 
@@ -99,6 +100,15 @@ def class_panels(
     )
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What `predictions` keeps: the checksum of the weights, and a class for every test image, true and likeliest."""
+
+    weights: str
+    targets: tuple[int, ...]
+    predicted: tuple[int, ...]
+
+
 def predictions(
     folder: Path, network: Callable[[], nn.Module], loader: Loader, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -112,9 +122,9 @@ def predictions(
     """
     path = folder / PREDICTIONS
     checksum = sha256(RunFiles(folder).weights.read_bytes()).hexdigest()
-    kept = _kept(path, checksum)
-    if kept is not None:
-        return kept
+    kept = read_kept(path, Kept)
+    if kept is not None and kept.weights == checksum and len(kept.targets) == len(kept.predicted):
+        return np.array(kept.targets, dtype=np.int64), np.array(kept.predicted, dtype=np.int64)
     parts = [
         (targets.cpu(), logits.argmax(1).cpu())
         for logits, targets, _ in outputs(network().to(device), loader, device)
@@ -123,20 +133,6 @@ def predictions(
     value = {"weights": checksum, "targets": targets.tolist(), "predicted": predicted.tolist()}
     write_text(path, json_text(value) + "\n")  # in one line: there are as many numbers as images
     return targets, predicted
-
-
-def _kept(path: Path, checksum: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the file holds; None where it is missing, damaged or of other weights: it is then made anew."""
-    if not path.exists():
-        return None
-    try:
-        value = read_json(path)
-        if value["weights"] != checksum:
-            return None
-        targets, predicted = (np.array(value[key], dtype=np.int64) for key in ("targets", "predicted"))
-    except (ValueError, LookupError, TypeError, OverflowError):
-        return None
-    return (targets, predicted) if targets.ndim == 1 and targets.shape == predicted.shape else None
 
 
 def _classes(data: ClassificationData, found: Predictions) -> Iterator[Block]:

@@ -38,11 +38,11 @@ from classification.data.images import read_rgb
 from classification.data.listed import _matrix
 from classification.data.photographs import _read_digests
 from classification.data.scan import read_list
-from classification.panels import _kept
+from classification.panels import Kept
 from classification.task import _content, read_skipped
 from core.command_line.config import dump_config, load_config
 from core.experiments.experiment import FAILED_FILE, _read_failures
-from core.experiments.page import _kept_times
+from core.experiments.page import Times
 from core.experiments.plan import PLAN_FILE, new_plan, stored_plan
 from core.experiments.pretrained import open_pretrained
 from core.experiments.sequential import Contrast, Registered, read_registered
@@ -64,6 +64,7 @@ from core.storage.description import Origin
 from core.storage.files import write_json
 from core.storage.images import read_image, read_profile
 from core.storage.packed import read_packed, write_packed
+from core.storage.schema import read_kept
 from core.storage.video import VideoFile, open_video_file
 from core.surgery.architecture import Architecture, describe_inputs
 from core.training.divergence import FILE, Divergence, read_divergences, write_divergences
@@ -366,13 +367,13 @@ READERS: dict[str, Reader] = {
     "claim": Reader("claim.json", read_claim, lambda path: write_json(path, asdict(Claim.own())), "json"),
     "predictions": Reader(
         "a.json",
-        lambda path: _kept(path, ""),
+        lambda path: read_kept(path, Kept),
         lambda path: write_json(path, {"weights": "", "targets": [0, 1, 1], "predicted": [0, 1, 0]}),
         "json",
     ),
     "times of networks": Reader(
         "a.json",
-        lambda path: _kept_times(path, "key"),
+        lambda path: read_kept(path, Times),
         lambda path: write_json(
             path,
             {

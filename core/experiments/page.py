@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from core.modules import FORWARD_FAILURES, tensors_in
 from core.report.page import Block, Choice, Page, Section, Table, Text, chart_of
 from core.report.style import title_of
 from core.report.tips import Tips
-from core.storage.files import read_json, write_json
+from core.storage.files import write_json
+from core.storage.schema import read_kept
 from core.surgery.architecture import Architecture
 from core.tables import engineering
 
@@ -82,7 +83,7 @@ def report_page(
     """
     series = of_result(result)
     inputs = widths.example_inputs
-    times: dict[str, Any] = {}
+    times: Times | None = None
     flops: dict[str, dict[str, int]] = {}
     missing = []
     # Networks of the user's own that trained may still refuse a copy, a batch of one, or shapes without values: a
@@ -103,7 +104,7 @@ def report_page(
         *own,
         Section("To do it again", tuple(_again(task, settings, runs, result))),
     ]
-    data = {"result": dict(result), "latency": times}
+    data = {"result": dict(result), "latency": {} if times is None else asdict(times)}
     return Page(f"{task.model_name} on {task.dataset}", summary(task, result, series), sections, data)
 
 
@@ -193,9 +194,28 @@ def _result(
     yield Text([*lines, *task.notes])
 
 
-def latencies(
-    networks: Mapping[str, nn.Module], inputs: Any, path: Path, device: torch.device
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Times:
+    """What was measured, as it is kept.
+
+    Attributes:
+        seconds: median of a forward pass, by method.
+        device: its name.
+        threads: of torch.
+        repeats: turns.
+        inputs: shapes.
+        networks: the key of what was measured.
+    """
+
+    seconds: Mapping[str, float]
+    device: str
+    threads: int
+    repeats: int
+    inputs: Sequence[Sequence[int]]
+    networks: str
+
+
+def latencies(networks: Mapping[str, nn.Module], inputs: Any, path: Path, device: torch.device) -> Times:
     """Seconds of a forward pass by method, measured in turns; kept in a file, and measured again for other networks.
 
     Args:
@@ -203,51 +223,28 @@ def latencies(
         inputs: an example.
         path: the file.
         device: where.
-
-    Returns:
-        {"seconds": {method: median}, "device", "threads", "repeats", "inputs", "networks": a key}.
     """
     shapes = [
         [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
         for model in networks.values()
     ]
     key = key_of([list(networks), shapes, str(device.type)])
-    kept = _kept_times(path, key)
-    if kept is not None and kept["seconds"].keys() == networks.keys():
+    kept = read_kept(path, Times)
+    if kept is not None and kept.networks == key and kept.seconds.keys() == networks.keys():
         return kept
     (once,) = latency(networks[BASELINE], inputs, repeats=1, warmup=1, device=device)
     repeats = int(np.clip(SECONDS / (max(once, 1e-4) * len(networks)), 3, 15))
     measured = latency(list(networks.values()), inputs, repeats=repeats, warmup=1, device=device)
-    times = {
-        "seconds": dict(zip(networks, measured, strict=True)),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
-        "inputs": [list(tensor.shape) for tensor in tensors_in(inputs)],
-        "networks": key,
-    }
-    write_json(path, times)
+    times = Times(
+        seconds=dict(zip(networks, measured, strict=True)),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        repeats=repeats,
+        inputs=tuple(tuple(tensor.shape) for tensor in tensors_in(inputs)),
+        networks=key,
+    )
+    write_json(path, asdict(times))
     return times
-
-
-def _kept_times(path: Path, key: str) -> dict[str, Any] | None:
-    """What was measured before; None where it was not, of other networks, or damaged: it is then measured again."""
-    if not path.exists():
-        return None
-    try:
-        kept = read_json(path)
-        if kept["networks"] != key:
-            return None
-        return {
-            "seconds": {str(name): float(value) for name, value in kept["seconds"].items()},
-            "device": str(kept["device"]),
-            "threads": int(kept["threads"]),
-            "repeats": int(kept["repeats"]),
-            "inputs": [[int(size) for size in shape] for shape in kept["inputs"]],
-            "networks": key,
-        }
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -340,11 +337,11 @@ def _cost(
     task: Task,
     series: Mapping[str, Series],
     flops: Mapping[str, Mapping[str, int]],
-    times: Mapping[str, Any],
+    times: Times | None,
 ) -> Iterator[Block]:
     metric = task.metrics[0]
     shown = {name: item for name, item in series.items() if item.has(metric)}
-    seconds = {finder_of(name): 1000 * value for name, value in times.get("seconds", {}).items()}
+    seconds = {finder_of(name): 1000 * value for name, value in (times.seconds if times else {}).items()}
     part = f" of its {task.part.name}" if task.part else ""
     flops_share, params_share = (
         {name: 100 * item.ratio(kind) for name, item in shown.items()} for kind in ("flops", "params")
@@ -367,10 +364,10 @@ def _cost(
                                    "equal cost stand side by side.", tips, name=name))  # fmt: skip
     yield Choice(tuple(charts), "Against")
     if times:
-        shapes = ", ".join("×".join(map(str, shape)) for shape in times["inputs"])
-        threads = f"{times['threads']} thread{'s' * (times['threads'] != 1)}"
+        shapes = ", ".join("×".join(map(str, shape)) for shape in times.inputs)
+        threads = f"{times.threads} thread{'s' * (times.threads != 1)}"
         yield Text([
-            f"Latency: median of {times['repeats']} turns of the networks of the first seed on {times['device']} "
+            f"Latency: median of {times.repeats} turns of the networks of the first seed on {times.device} "
             f"({threads}), inputs {shapes}, measured when the report was made."
         ])  # fmt: skip
     if flops:

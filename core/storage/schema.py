@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from core.errors import UserError, did_you_mean
+from core.storage.files import read_json
 
+T = typing.TypeVar("T")
 _LARGEST_FLOAT = int(sys.float_info.max)
 
 
@@ -53,6 +55,21 @@ def lower(value: Any, annotation: Any, where: str = "") -> Any:
     if origin is None and isinstance(annotation, type):
         return _lower_scalar(value, annotation, where)
     raise _wrong_type(value, _type_name(annotation), where)
+
+
+def read_kept(path: Path, annotation: type[T]) -> T | None:
+    """What a file keeps that can be made again, as that dataclass; None where it is missing or damaged.
+
+    Args:
+        path: a JSON file.
+        annotation: see `lower`.
+    """
+    if not path.exists():
+        return None
+    try:
+        return typing.cast(T, lower(read_json(path), annotation))
+    except ValueError:
+        return None
 
 
 def _lower_scalar(value: Any, annotation: type, where: str) -> Any:

@@ -100,13 +100,13 @@ def test_times_are_measured_once_and_again_for_other_networks(tmp_path: Path) ->
     task, path, cpu = toy_task(), tmp_path / LATENCY_FILE, torch.device("cpu")
     networks: dict[str, nn.Module] = {BASELINE: task.build(), "lwdna": task.build()}
     first = latencies(networks, task.example_inputs, path, cpu)
-    assert first["seconds"].keys() == networks.keys()
-    assert all(value > 0 for value in first["seconds"].values())
+    assert first.seconds.keys() == networks.keys()
+    assert all(value > 0 for value in first.seconds.values())
     assert latencies(networks, task.example_inputs, path, cpu) == first
     path.write_text("{damaged")
-    assert latencies(networks, task.example_inputs, path, cpu)["networks"] == first["networks"]
+    assert latencies(networks, task.example_inputs, path, cpu).networks == first.networks
     wider: dict[str, nn.Module] = {**networks, "lwdna": nn.Sequential(nn.Conv2d(1, 4, 3))}
-    assert latencies(wider, task.example_inputs, path, cpu)["networks"] != first["networks"]
+    assert latencies(wider, task.example_inputs, path, cpu).networks != first.networks
 
 
 def test_a_run_leaves_a_page_with_its_tasks_sections(tmp_path: Path) -> None:
