@@ -23,7 +23,15 @@ from core.training.run_state import epochs_begun
 
 _EARLIER = "epochs-*"
 # What speaks of a finished run, and is wrong of one that goes on.
-_RESULTS = ("result.json", "report.md", "channels.png", "curves.png")
+_RESULTS = (
+    "result.json",
+    "report.html",
+    "report.md",
+    "channels.png",
+    "channels.svg",
+    "curves.png",
+    "curves.svg",
+)
 
 
 def longer_protocol(config: Any, stored: Any, trainings: Sequence[Path], whole: bool) -> tuple[Any, bool]:
