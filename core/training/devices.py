@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -51,12 +50,11 @@ def make_fabric(
         devices=[int(index)] if index else devices,
         num_nodes=num_nodes,
         precision=precision,
-        # Networks may have parameters that a batch does not use, all or some: the processes then still agree.
+        # Networks may have parameters that a batch does not use, all or some: the processes then still agree. torch
+        # prints that it should be off where the first batch uses all: of the next one it does not know.
         strategy=DDPStrategy(find_unused_parameters=True, timeout=_SEARCH) if world > 1 else "auto",
     )
     if world > 1:
-        # torch would have it switched off where the first batch uses all: of the next one it does not know.
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         fabric.launch()
         # The groups' threads have to end before the interpreter does, else C++ may abort a process that is done.
         atexit.register(_leave_processes)
