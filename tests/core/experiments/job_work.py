@@ -20,8 +20,11 @@ def train(folder: Path) -> int:
     """Train; the first time a signal asks for the end, as SLURM does before a job's time is up."""
     from dataclasses import replace
 
+    import torch
+
     from tests.core.training.training_runs import DigitsLoader, run, send_signal
 
+    torch.set_num_threads(1)  # as in the process that it is compared with
     loader = DigitsLoader()
     if not (folder / "signalled").exists():
         (folder / "signalled").touch()
