@@ -77,7 +77,7 @@ def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[floa
         said = "differs" if item.differs else "no difference shown" if item.final else "open"
         level = f"{item.level:.4f}" if item.look else ""
         shown = with_interval(values, metric.digits) if values else ""
-        rows.append([str(item.contrast), str(item.look), shown, p_text(item.p), level, said])
+        rows.append([str(item.contrast), str(item.look), shown, p_text(item.p, digits=4), level, said])
     return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
 
 

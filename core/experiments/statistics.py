@@ -113,11 +113,12 @@ def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list
     ]
 
 
-def p_text(p: float) -> str:
+def p_text(p: float, digits: int = 3) -> str:
     """'0.031', '<0.001' or 'n/a'."""
     if math.isnan(p):
         return "n/a"
-    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
 
 
 def statistics(values: Sequence[float]) -> dict[str, Any]:
