@@ -243,7 +243,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     parts = [
         f"# Ablations: {title}",
         f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",
-        bench.config.data.smaller_than_whole(),
+        bench.part,
         failures_text(failed),
     ]
     for result in results:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hypothesis import (
+    CLASSIFICATION,
     GOES_ON,
     Bench,
     add_bench_arguments,
@@ -47,13 +49,18 @@ from core.tables import markdown_table
 LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
 
 
+def metrics_of(bench: Bench) -> list[Metric]:
+    """What trials are measured by: the task's numbers, and of classifiers the test loss."""
+    return [*bench.engine.task.metrics, *([LOSS] if bench.engine.task.name == CLASSIFICATION else [])]
+
+
 def metric_of(registered: Registered, bench: Bench) -> Metric:
     """What the contrasts compare.
 
     Raises:
         UserError: the task reports no such number.
     """
-    metrics = {metric.key: metric for metric in (*bench.engine.task.metrics, LOSS)}
+    metrics = {metric.key: metric for metric in metrics_of(bench)}
     check_known("contrasts: unknown metric", [registered.metric], metrics)
     return metrics[registered.metric]
 
@@ -171,7 +178,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
     parts = [
         f"# Confirmation: {bench.what_is_trained()}, {config.train.epochs} epochs",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
-        config.data.smaller_than_whole(),
+        bench.part,
         f"{len(registered.contrasts)} contrasts, written down {registered.written or 'at an unknown time'}; looks at "
         f"{looks} pairs by O'Brien and Fleming's bounds, all together at {registered.alpha:g} by Holm's rule. A "
         f"difference is method minus the other, seed by seed, at the look that answered; its interval is that of one "
@@ -182,7 +189,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         f"![Training loss of all arms]({curves.name})" if drawn else "",
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
-        results_table(series, BASELINE, LOSS) if metric != LOSS else "",
+        *(results_table(series, BASELINE, other) for other in metrics_of(bench) if other != metric),
         failures_text(failed),
         machine_text(machine()),
     ]
@@ -195,6 +202,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         "looks": list(registered.looks),
         "trained": f"{bench.what_is_trained()}, {config.train.epochs} epochs",
         "budget": config.shrink.budget.flops,
+        "metric": asdict(metric),
         "becomes_default": becomes,
         "records": [short(record) for record in records],
     }  # fmt: skip

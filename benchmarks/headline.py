@@ -74,11 +74,13 @@ def table_sentences(bench: Mapping[str, Any], folder: str = FOLDER) -> list[str]
     ]
 
 
-def difference(records: Sequence[Mapping[str, Any]], method: str, against: str) -> list[float]:
-    """Points of error, seed by seed."""
+def difference(
+    records: Sequence[Mapping[str, Any]], method: str, against: str, metric: Metric = ERROR
+) -> list[float]:
+    """What a metric says of a method, minus what it says of another, seed by seed."""
     series = collect([dict(record) for record in records], lambda record: str(record["method"]))
     empty = Series("", {})
-    return series.get(method, empty).against(series.get(against, empty), ERROR)
+    return series.get(method, empty).against(series.get(against, empty), metric)
 
 
 def found_to_differ(differences: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, bool]]:
@@ -124,19 +126,21 @@ def confirmations() -> list[Path]:
 def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     """What the registered contrasts of a page say so far."""
     page = read_json(path)
+    metric = Metric(**page["metric"])
     parts = []
     for item in page["contrasts"]:
         name = f"`{item['method']}` against {item['against']}"
         if not item["pairs"]:
             parts.append(f"{name} has not been looked at yet")
             continue
-        values = difference(page["records"], item["method"], item["against"])[: item["pairs"]]
+        values = difference(page["records"], item["method"], item["against"], metric)[: item["pairs"]]
         said = "differs" if item["differs"] else "no difference shown" if item["final"] else "open"
-        parts.append(f"{name} {with_interval(values)} points of error after {item['pairs']} pairs: {said}")
+        shown = f"{with_interval(values, metric.digits)} in {metric.label}"
+        parts.append(f"{name} {shown} after {item['pairs']} pairs: {said}")
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
     return [
-        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, classes that nothing was "
+        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, data that nothing was "
         f"chosen on: {'; '.join(parts)}.{rule} ([page]({folder}{path.stem}.md))"
     ]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from core.experiments.series import Record, Series, collect, controls_table, res
 from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note
 from core.experiments.store import KeyedStore, schema_of, short
-from core.experiments.task import Metric
+from core.experiments.task import Metric, Task
 from core.experiments.trials import Failure
 from core.graph.channels import find_groups
 from core.methods.registry import BASELINE, METHODS
@@ -54,6 +54,10 @@ from core.storage.files import read_json, write_json
 from core.surgery.depth import shorten
 from core.training.train import make_fabric
 from core.widths.config import ShrinkConfig
+from super_resolution import config as super_resolution_config
+from super_resolution import task as super_resolution_task
+
+CLASSIFICATION, SUPER_RESOLUTION = "classification", "super_resolution"
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform", "random-scores")
@@ -71,23 +75,31 @@ class Bench:
     """What a command line asks for.
 
     Attributes:
-        config: the protocol.
+        config: the protocol, a task's `RunConfig`.
         engine: of all its trials.
         store: where they are.
+        part: what of the data set is used, in a sentence; "" for the whole.
     """
 
-    config: RunConfig
+    config: Any
     engine: Engine
     store: Path
+    part: str = ""
 
     def what_is_trained(self) -> str:
         """'resnet20 on a part of tiny-imagenet', for titles."""
-        part = "a part of " if self.config.data.smaller_than_whole() else ""
+        part = "a part of " if self.part else ""
         return f"{self.engine.task.model_name} on {part}{self.engine.task.dataset}"
 
 
 def add_bench_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
+    parser.add_argument(
+        "--task",
+        choices=(CLASSIFICATION, SUPER_RESOLUTION),
+        default=CLASSIFICATION,
+        help="whose networks, data and protocols (default: classification)",
+    )
     add_subject_arguments(parser)
     add_trial_arguments(parser)
     parser.set_defaults(seed=0)
@@ -132,45 +144,71 @@ def open_bench(arguments: Namespace) -> Bench:
     """
     if arguments.seeds < 1 or arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed} --seeds {arguments.seeds}: use at least 0 and 1")
-    given = {
-        "name": arguments.name,
-        "threads": arguments.threads,
-        **search_of(arguments),
-    }
+    given = {"name": arguments.name, **search_of(arguments)}
     if arguments.fast:
         given |= {"train.precision": "bf16-mixed", "train.channels_last": True, "train.compile": True}
-    options = overrides_of(arguments, {**given_of(arguments), **given})
+    opened = _super_resolution if arguments.task == SUPER_RESOLUTION else _classification
+    config, make, part, others = opened(arguments, given)
+    if arguments.budget:
+        config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
+    if config.found_widths is not None:
+        raise UserError(
+            f"found_widths gives widths, and this command finds them: use python -m {arguments.task}.run"
+        )
+    fabric = make_fabric(arguments.device, config.train.precision)
+    store = arguments.work_dir or Path("work_dirs") / "hypothesis"
+    engine = Engine(
+        task=make(data_root(arguments.data_root), fabric.device),
+        train=config.train,
+        store=KeyedStore(store, arguments.records),
+        fabric=fabric,
+        methods=METHODS,
+        search=config.search,
+        allow_unknown_start=arguments.allow_unknown_start,
+        say=lambda line: print(line, flush=True),
+        progress=not arguments.no_progress,
+        **others,
+    )
+    return Bench(config, engine, store, part)
+
+
+# A protocol; data root and device -> its task; what of the data set it uses; what else its engine is told.
+_Opened = tuple[Any, Callable[[Path, torch.device], Task], str, dict[str, Any]]
+
+
+def _classification(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
+    options = overrides_of(arguments, {**given_of(arguments), "threads": arguments.threads, **given})
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
     reduced = load_config(path, RunConfig, options).dataset == "digits"
     options = [*(REDUCED if reduced else ()), *options]  # what the command line says comes last and counts
     config: Any = with_distillation(load_config(path, RunConfig, options), arguments.distillation)
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
-    if arguments.budget:
-        config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
-    if config.found_widths is not None:
-        raise UserError(
-            "found_widths gives widths, and this command finds them: use python -m classification.run"
-        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    fabric = make_fabric(arguments.device, config.train.precision)
-    data = open_dataset(config.dataset, data_root(arguments.data_root), config.data)
-    store = arguments.work_dir or Path("work_dirs") / "hypothesis"
-    engine = Engine(
-        task=make_task(config, data, fabric.device),
-        train=config.train,
-        store=KeyedStore(store, arguments.records),
-        fabric=fabric,
-        methods=METHODS,
-        search=config.search,
-        distillation=config.distillation,
-        teacher=config.teacher,
-        allow_unknown_start=arguments.allow_unknown_start,
-        say=lambda line: print(line, flush=True),
-        progress=not arguments.no_progress,
-    )
-    return Bench(config, engine, store)
+
+    def make(root: Path, device: torch.device) -> Task:
+        return make_task(config, open_dataset(config.dataset, root, config.data), device)
+
+    others = {"distillation": config.distillation, "teacher": config.teacher}
+    return config, make, config.data.smaller_than_whole(), others
+
+
+def _super_resolution(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
+    unread = {
+        "--val-share": arguments.val_share is not None,
+        "--train-limit": arguments.train_limit is not None,
+        "--distillation": arguments.distillation,
+    }
+    if said := [name for name, value in unread.items() if value]:
+        raise UserError(f"{', '.join(said)}: of classification, not of --task super_resolution")
+    given = {"model": arguments.model, "dataset": arguments.dataset, **given}
+    path = arguments.config or super_resolution_config.find_config(arguments.model, arguments.dataset)
+    config: Any = load_config(path, super_resolution_config.RunConfig, overrides_of(arguments, given))
+    config = super_resolution_config.with_ties(config)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    return config, lambda root, device: super_resolution_task.make_task(config, root, device), "", {}
 
 
 def open_engine(arguments: Namespace) -> Engine:
@@ -372,8 +410,8 @@ def write_report(
     parts = [
         f"# {title}",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
-        f"{bench.config.data.smaller_than_whole() or 'The whole data set.'} Seeds {', '.join(map(str, seeds))}; "
-        f"{'with' if bench.config.distillation else 'without'} distillation. "
+        f"{bench.part or 'The whole data set.'} Seeds {', '.join(map(str, seeds))}; "
+        f"{'with' if bench.engine.distillation else 'without'} distillation. "
         f"{interval_note(len(seeds)) if len(seeds) > 1 else 'One seed: no interval.'} Differences and p-values are "
         f"paired over the seeds (t-test), p as it is and adjusted for all rows "
         f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.headline import (
     BEGIN,
     END,
+    ERROR,
     EXPLORED,
     RESULTS,
     beaten,
@@ -75,12 +77,12 @@ def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
     ]
     found = records(gradient=[50.0, 50.2, 9.0], uniform=[51.0, 51.3, 8.0], random=[50.0, 50.1, 7.0])
     page = {"contrasts": contrasts, "records": found, "becomes_default": {"gradient": None},
-            "trained": "chains, 3 epochs", "budget": 0.9}  # fmt: skip
+            "trained": "chains, 3 epochs", "budget": 0.9, "metric": asdict(ERROR)}  # fmt: skip
     path.write_text(json.dumps(page))
     (line,) = confirmation_sentences(path)
     assert line.startswith("**Registered beforehand**, chains, 3 epochs, a FLOPs budget of 0.9")
     assert "`gradient` against uniform -1.05" in line
-    assert "after 2 pairs: differs" in line
+    assert "in top-1 error % after 2 pairs: differs" in line
     assert "after 2 pairs: open" in line
     assert "against baseline has not been looked at yet" in line
     assert "default" not in line
