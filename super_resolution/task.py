@@ -25,7 +25,7 @@ from core.report.style import title_of
 from core.surgery.architecture import Architecture
 from super_resolution.checkpoint import KEY, build_network, describe
 from super_resolution.config import RunConfig
-from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_training_loader
+from super_resolution.data import PAPER_SETS, ImageSet, open_benchmarks, open_parts, open_training_loader
 from super_resolution.evaluation import bicubic, by_network, mean_scores, metrics
 from super_resolution.figures import compare_crops, save_comparison, slider_section
 from super_resolution.models import build
@@ -44,6 +44,9 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     """
     channels = own_channels(config.model, config.scale, config.options) if is_factory(config.model) else 3
     present, missing = open_benchmarks(config.data.benchmarks, root, config.scale)
+    if config.data.held_out:
+        _, held_out = open_parts(config.dataset, root, config.scale, config.data)
+        present = (*present, held_out) if held_out else present
     if not present:
         why = next(iter(missing.values()), "data.benchmarks is empty: name a set or a folder")
         raise UserError(f"no set to score on: {why}")
@@ -97,6 +100,8 @@ def subject(config: RunConfig) -> dict[str, Any]:
     """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
     data = asdict(config.data)
     del data["cache"]
+    if not config.data.held_out:  # results of earlier releases knew no such part
+        del data["held_out"]
     return {"model": config.model, "scale": config.scale, "options": dict(config.options), "dataset": config.dataset,
             "data": data, **model_text(config.model)}  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from super_resolution.data.layouts import (
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 
 __all__ = [
+    "HELD_OUT",
     "PAPER_SETS",
     "SKIMAGE_TEST",
     "SKIMAGE_TRAIN",
@@ -34,10 +35,14 @@ __all__ = [
     "missing_sets",
     "open_benchmarks",
     "open_cache",
+    "open_parts",
     "open_training_loader",
     "open_training_set",
     "read_pair",
 ]
+
+HELD_OUT = "held-out"
+"""The name of the set that `data.held_out` makes."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,12 @@ class DataConfig:
         sub_images: train on the pre-cut sub-images of DIV2K or Flickr2K.
         cache: where the images are kept decoded.
         benchmarks: the sets to score on; those that are not there are named in the report.
+        held_out: so many images, the last of the training set by name, are not trained on but scored on, as a set
+            `held-out`.
         tile: side of the tiles by which images are scored, in LR pixels; None takes each image as a whole.
 
     Raises:
-        UserError: the tile is not positive.
+        UserError: the tile is not positive, or the number of held-out images negative.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"cache": "cache.folder"}
@@ -77,13 +84,36 @@ class DataConfig:
     sub_images: bool = False
     cache: CacheConfig = field(default_factory=CacheConfig)
     benchmarks: tuple[str, ...] = ("skimage", *PAPER_SETS)
+    held_out: int = 0
     tile: int | None = None
 
     def __post_init__(self) -> None:
+        if self.held_out < 0:
+            raise UserError(f"data.held_out is {self.held_out} images; give at least 0")
         if self.tile is not None and self.tile < 1:
             raise UserError(
                 f"data.tile is {self.tile} pixels; give at least 1, or leave it out for whole images"
             )
+
+
+def open_parts(dataset: str, root: Path, scale: int, data: DataConfig) -> tuple[ImageSet, ImageSet | None]:
+    """The images that are trained on, and those that `data.held_out` keeps to be scored on; None where it keeps none.
+
+    Raises:
+        UserError: no such set, or it has too few images to hold so many out; MissingData: its files are not there.
+    """
+    images = open_training_set(dataset, root, scale, sub_images=data.sub_images)
+    if not data.held_out:
+        return images, None
+    kept = len(images.pairs) - data.held_out
+    if kept < 1:
+        raise UserError(
+            f"data.held_out={data.held_out} of the {len(images.pairs)} images of '{dataset}' leaves none to train on"
+        )
+    by_name = sorted(images.pairs, key=lambda pair: pair.name)
+    # A name of its own, so that it never shares a cache with the whole set.
+    trained_on = replace(images, name=f"{images.name}-first-{kept}", pairs=tuple(by_name[:kept]))
+    return trained_on, replace(images, name=HELD_OUT, pairs=tuple(by_name[kept:]))
 
 
 def open_training_loader(
@@ -103,7 +133,7 @@ def open_training_loader(
     Raises:
         UserError: anything that the set, its images or the config get wrong; one line each.
     """
-    images = open_training_set(dataset, root, scale, sub_images=data.sub_images)
+    images, _ = open_parts(dataset, root, scale, data)
     cached = open_cache(images, None if data.cache.folder is None else data.cache.folder.expanduser())
     crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
     # One protocol serves every scale. A patch below the scale stays as it is: the loader says what is wrong with it.

@@ -78,18 +78,18 @@ def test_super_resolution_is_confirmed_by_what_its_task_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contrasts = [{"method": "early-wide", "against": "uniform"}]
-    file = write(tmp_path / "contrasts.json", contrasts=contrasts, looks=[2], metric="scikit-image_psnr")
+    file = write(tmp_path / "contrasts.json", contrasts=contrasts, looks=[2], metric="held-out_psnr")
     small = ["options.n_blocks=1", "options.n_feats=8", "data.crops_per_epoch=16", "data.patch=32",
-             "data.benchmarks=('skimage',)", "shrink.round_to=1"]  # fmt: skip
+             "data.benchmarks=()", "data.held_out=1", "shrink.round_to=1"]  # fmt: skip
     command = [str(file), "--task", "super_resolution", "--epochs", "1", "--no-progress", "--device", "cpu",
                "--work-dir", str(tmp_path / "store"), "--cfg-options", *small]  # fmt: skip
     assert main([*command, "--train-limit", "3"]) == 2
     assert "--train-limit: of classification" in capsys.readouterr().err
     assert main([*command, "--output", str(tmp_path / "page")]) == 0
     page, value = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
-    assert "| contrast | pairs | difference, scikit-image PSNR |" in page
+    assert "| contrast | pairs | difference, held-out PSNR |" in page
     assert "| early-wide against uniform | 2 |" in page
-    assert "scikit-image SSIM" in page
+    assert "held-out SSIM" in page
     assert value["metric"]["higher_is_better"]
 
 

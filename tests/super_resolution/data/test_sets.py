@@ -11,12 +11,15 @@ from PIL import Image
 
 from core.errors import MissingData, UserError
 from super_resolution.data import (
+    HELD_OUT,
     PAPER_SETS,
     SKIMAGE_TEST,
     SKIMAGE_TRAIN,
+    DataConfig,
     ImagePair,
     ImageSet,
     open_benchmarks,
+    open_parts,
     open_training_set,
     read_pair,
 )
@@ -53,6 +56,23 @@ def test_div2k_in_its_official_layout(div2k: Path) -> None:
     assert validation.name == "DIV2K"
     assert validation.pairs[0].lr is not None
     assert missing == {}
+
+
+def test_held_out_images_are_scored_on_and_not_trained_on(tmp_path: Path, photo: np.ndarray) -> None:
+    for name in "cab":
+        put(tmp_path / f"photos/{name}.png", photo[:40, :60])
+    folder = str(tmp_path / "photos")
+    trained_on, held_out = open_parts(folder, tmp_path, 4, DataConfig(held_out=1))
+    assert [pair.name for pair in trained_on.pairs] == ["a", "b"]
+    assert held_out is not None
+    assert (held_out.name, [pair.name for pair in held_out.pairs]) == (HELD_OUT, ["c"])
+    whole, nothing = open_parts(folder, tmp_path, 4, DataConfig())
+    assert nothing is None
+    assert whole.name != trained_on.name  # their caches lie side by side
+    with pytest.raises(UserError, match="held_out=3 of the 3 images of .* leaves none to train on"):
+        open_parts(folder, tmp_path, 4, DataConfig(held_out=3))
+    with pytest.raises(UserError, match="held_out is -1"):
+        DataConfig(held_out=-1)
 
 
 def test_low_resolution_images_of_another_scale_are_made(div2k: Path) -> None:
