@@ -69,7 +69,7 @@ def test_held_out_images_are_scored_on_and_not_trained_on(tmp_path: Path, photo:
     whole, nothing = open_parts(folder, tmp_path, 4, DataConfig())
     assert nothing is None
     assert whole.name != trained_on.name  # their caches lie side by side
-    with pytest.raises(UserError, match="held_out=3 of the 3 images of .* leaves none to train on"):
+    with pytest.raises(UserError, match=r"held_out=3 of the 3 images of .* leaves none to train on"):
         open_parts(folder, tmp_path, 4, DataConfig(held_out=3))
     with pytest.raises(UserError, match="held_out is -1"):
         DataConfig(held_out=-1)
