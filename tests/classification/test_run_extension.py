@@ -23,10 +23,15 @@ NOTE = (
     "those of 3 (0.0125 in epoch 3), by the schedule 'cosine'"
 )
 RUNS = ("baseline-seed0", "lwdna-seed0")
+TRAINED = ["--stages", "baseline", "shrink", "train"]  # no report, which takes most of so small a run
 
 
 def begin(folder: Path, *more: str) -> int:
     return main([*QUICK, "--work-dir", str(folder), *OPTIONS, "train.optimizer.lr=0.05", *more])
+
+
+def train(folder: Path, *more: str) -> int:
+    return begin(folder, *more, *TRAINED)
 
 
 def go_on(folder: Path, *more: str) -> int:
@@ -46,7 +51,7 @@ def record_of(folder: Path, name: str) -> dict[str, Any]:
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that knew from the start how long it would be: its recipe is that of two epochs and one more."""
     folder = tmp_path_factory.mktemp("planned") / "w"
-    assert begin(folder, "train.epochs=3", "train.extended=((2, 2),)") == 0
+    assert train(folder, "train.epochs=3", "train.extended=((2, 2),)") == 0
     return folder
 
 
@@ -94,7 +99,7 @@ def test_a_finished_run_goes_on_with_more_epochs(
     assert (kept / "report.md").read_bytes() == before["report.md"]
 
     capsys.readouterr()
-    assert go_on(work) == 0
+    assert go_on(work, *TRAINED) == 0
     assert go_on(work, "--epochs", "3") == 0
     assert capsys.readouterr().out.count("2 of 2 trials are done already") == 2
     assert not (work / "epochs-3").exists()
@@ -115,7 +120,7 @@ def test_all_trainings_of_a_run_have_one_recipe(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingDisplay, "end_epoch", end_epoch)
-        assert begin(work, "train.epochs=2") == 75
+        assert train(work, "train.epochs=2") == 75
     assert epochs == [1, 2, 1]
     assert go_on(work, "--epochs", "3") == 0
     assert_as_planned(work, planned)
@@ -123,7 +128,7 @@ def test_all_trainings_of_a_run_have_one_recipe(
 
 def test_a_teacher_stays_as_it_has_taught(tmp_path: Path) -> None:
     work = tmp_path / "w"
-    assert main([*QUICK, "--distillation", "--work-dir", str(work), *OPTIONS, "train.epochs=1"]) == 0
+    assert main([*QUICK, *TRAINED, "--distillation", "--work-dir", str(work), *OPTIONS, "train.epochs=1"]) == 0
     teacher = (work / "runs/teacher-seed0/model.safetensors").read_bytes()
     assert go_on(work, "--epochs", "2") == 0
     assert (work / "runs/teacher-seed0/model.safetensors").read_bytes() == teacher
@@ -134,8 +139,8 @@ def test_a_run_whose_protocol_lies_elsewhere(tmp_path: Path, capsys: pytest.Capt
     """One command line starts, goes on and does nothing; with more epochs in it, too."""
     protocol = Path("shared_configs/classification/resnet20_digits.py").resolve()
     command = ["--config", str(protocol), *RESUME, *QUICK[:2], "--work-dir", str(tmp_path / "w"), *OPTIONS]
-    for epochs in ("1", "2", "2"):
-        assert main([*command, f"train.epochs={epochs}"]) == 0
+    for epochs, stages in (("1", TRAINED), ("2", []), ("2", TRAINED)):
+        assert main([*command, f"train.epochs={epochs}", *stages]) == 0
     assert "2 of 2 trials are done already" in capsys.readouterr().out
     assert main([*command, "train.epochs=1"]) == 2
     assert "train.epochs is 2 there and 1 here" in capsys.readouterr().err
@@ -143,7 +148,7 @@ def test_a_run_whose_protocol_lies_elsewhere(tmp_path: Path, capsys: pytest.Capt
 
 def test_what_is_no_extension_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = tmp_path / "w"
-    assert begin(work, "train.epochs=1") == 0
+    assert train(work, "train.epochs=1") == 0
     (work / "runs/lwdna-seed0/last.safetensors").rename(tmp_path / "state")
     protocol = (work / "config.py").read_bytes()
     for more, message in (
