@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import random
 import types
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.subjects import Traced, traced_subject
 
 load_profiles()
 torch.set_num_threads(1)  # small networks run no faster on more, and the results stay the same everywhere
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # likewise in the processes that tests start
 
 
 def _same_start() -> None:

@@ -159,30 +159,6 @@ def test_weights_of_every_training_say_how_they_were_made(experiment: Path) -> N
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(
-    experiment: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = (experiment / "result.json").read_text()
-    weights = experiment / "runs" / "baseline-seed0" / "model.safetensors"
-    written = weights.stat().st_mtime_ns
-    status = main(
-        [
-            "--resume",
-            "--work-dir",
-            str(experiment),
-            "--controls",
-            "random",
-            "uniform",
-            "--seeds",
-            "2",
-            "--no-progress",
-        ]
-    )
-    assert status == 0
-    assert (experiment / "result.json").read_text() == before
-    assert weights.stat().st_mtime_ns == written
-
-
 def test_a_finished_run_stays_finished(
     experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,14 +188,22 @@ def test_a_finished_run_stays_finished(
     for name in ("result.json", "runs/baseline-seed0/log.jsonl", "runs/random-seed1/log.jsonl",
                  "widths/lwdna-seed1.json", "runs/uniform-seed0/model.safetensors"):  # fmt: skip
         assert (work / name).read_bytes() == (experiment / name).read_bytes(), name
-    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--resume", "--stages", "baseline", "shrink", "train"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     assert "8 of 8 trials are done already\n" in told.out
 
 
-def test_a_run_ends_with_what_to_type_next(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--resume", "--work-dir", str(experiment), "--no-progress"]) == 0
+def test_a_resume_of_a_finished_run_trains_nothing_and_ends_with_what_to_type_next(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (experiment / "result.json").read_text()
+    weights = experiment / "runs" / "baseline-seed0" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    plan = ["--controls", "random", "uniform", "--seeds", "2"]
+    assert main(["--resume", "--work-dir", str(experiment), *plan, "--no-progress"]) == 0
+    assert (experiment / "result.json").read_text() == before
+    assert weights.stat().st_mtime_ns == written
     lines = capsys.readouterr().out.partition("next:\n")[2].splitlines()
     typed = [shlex.split(line.partition("    (")[0]) for line in lines]
     assert [words[2] for words in typed if words[2] != "classification.export"] == [
@@ -277,9 +261,21 @@ def test_a_folders_evaluation_names_the_folder(tmp_path: Path) -> None:
     assert uses(RunConfig(), "")[1] == "classification.eval"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "work"
+    assert main([*FAST, "--work-dir", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
 def test_one_command_is_stopped_and_goes_on_to_the_same_bits(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     steps = 0
 
@@ -291,7 +287,6 @@ def test_one_command_is_stopped_and_goes_on_to_the_same_bits(
         return train_step(*arguments)
 
     command = [*FAST, "--resume", "--work-dir"]
-    assert main([*command, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
         patch.setattr("core.training.train.train_step", stopping)
         assert main([*command, str(tmp_path / "stopped")]) == (130 if name == "SIGINT" else 75)
@@ -303,7 +298,7 @@ def test_one_command_is_stopped_and_goes_on_to_the_same_bits(
     assert "1 of 2 trials are done already\n" in told.out
     assert "lwdna, seed 0: going on with the training of resnet20 for 2 epochs\n" in told.out
     for file in ("baseline.safetensors", "lwdna.safetensors", "result.json", "widths.json", "config.py"):
-        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (tmp_path / "stopped" / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 def test_few_seeds_are_called_few(experiment: Path) -> None:

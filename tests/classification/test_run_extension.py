@@ -128,7 +128,9 @@ def test_all_trainings_of_a_run_have_one_recipe(
 
 def test_a_teacher_stays_as_it_has_taught(tmp_path: Path) -> None:
     work = tmp_path / "w"
-    assert main([*QUICK, *TRAINED, "--distillation", "--work-dir", str(work), *OPTIONS, "train.epochs=1"]) == 0
+    assert (
+        main([*QUICK, *TRAINED, "--distillation", "--work-dir", str(work), *OPTIONS, "train.epochs=1"]) == 0
+    )
     teacher = (work / "runs/teacher-seed0/model.safetensors").read_bytes()
     assert go_on(work, "--epochs", "2") == 0
     assert (work / "runs/teacher-seed0/model.safetensors").read_bytes() == teacher
