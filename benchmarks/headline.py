@@ -359,7 +359,11 @@ def run(arguments: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = command_parser("benchmarks.headline", __doc__)
+    parser = command_parser(
+        "benchmarks.headline",
+        __doc__.split("\n\n")[0],
+        ("benchmarks.headline", "benchmarks.headline --check"),
+    )
     parser.add_argument(
         "--check",
         action="store_true",

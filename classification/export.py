@@ -96,7 +96,7 @@ def open_export(request: Request) -> Exportable:
 def usage(file: str, description: Description, pixels: bool) -> str:
     """A program that prints the five likeliest classes of an image with an ONNX file; it needs none of our code.
 
-    It makes of an image of 8 bits what `classification.inputs` does.
+    It makes of colour of 8 bits, and of any grey, what `classification.inputs` does.
     """
     channels, height, width = description.input_shape
     white = white_in(description)
@@ -130,6 +130,12 @@ def usage(file: str, description: Description, pixels: bool) -> str:
         'about = json.loads(session.get_modelmeta().custom_metadata_map["classification"])',
         "image = Image.open(sys.argv[1])",
         *upright,
+        'if image.mode.startswith("I"):  # grey of 16 bits',
+        "    image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))",
+        "if image.has_transparency_data:  # shows white",
+        '    rgba = np.asarray(image.convert("RGBA")) / np.float32(255)',
+        "    white = 255 * (rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]))",
+        "    image = Image.fromarray(np.rint(white).astype(np.uint8))",
         'image = image.convert("RGB")',
         *resize,
         f"image = image.crop((left, top, left + {width * size}, top + {height * size}))",

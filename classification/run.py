@@ -23,6 +23,7 @@ from classification.task import (
     left_out,
     make_task,
     read_skipped,
+    require_same_data,
     write_skipped,
 )
 from core.command_line.exits import run_parsed
@@ -87,19 +88,24 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Ta
     Args:
         config: the protocol.
         root: the data root.
-        folder: the work directory; `skipped.txt` and `data.json` are written there.
+        folder: the work directory; `Task.keep` writes `data.json` and `skipped.txt` there.
         fabric: devices and processes.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = open_dataset(config.dataset, root, config.data)
+    new = not (folder / CONFIG_FILE).exists()
+    if not new:
+        require_same_data(folder, data)
     if fabric.is_global_zero:
-        keep_data(folder, data, new=not (folder / CONFIG_FILE).exists())
         for note in data_notes(data):
             print(note)
+    data.recall(read_skipped(folder))
+
+    def keep() -> None:
+        keep_data(folder, data, new=new)
         if not (folder / SKIPPED_FILE).exists():
             write_skipped(folder, data.left_out)
-    data.recall(read_skipped(folder))
 
     def close() -> list[str]:
         unreadable = data.unreadable_everywhere(gathered)
@@ -108,7 +114,7 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric) -> Ta
         write_skipped(folder, (*data.left_out, *chain.from_iterable(unreadable.values())))
         return left_out({part: len(entries) for part, entries in unreadable.items()})
 
-    return replace(make_task(config, data, fabric.device), close=close)
+    return replace(make_task(config, data, fabric.device), keep=keep, close=close)
 
 
 def run(arguments: Namespace) -> int:

@@ -227,22 +227,28 @@ def data_notes(data: ClassificationData) -> list[str]:
 
 
 def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
-    """Write what a run keeps of its photographs, `data.json`; of a run that goes on, compare it.
+    """Write what a run keeps of its photographs, `data.json`.
 
     Args:
         folder: the work directory.
         data: the data set; of those that are no photographs (`ClassificationData.folder`) nothing is kept.
         new: whether the run begins.
-
-    Raises:
-        UserError: the images are others than those that the run began with.
     """
     path = folder / DATA_FILE
     if not data.folder:
         path.unlink(missing_ok=True)
     elif new or not path.exists():
         write_json(path, data.folder)
-    elif _content(path) != data.folder["content"]:
+
+
+def require_same_data(folder: Path, data: ClassificationData) -> None:
+    """Compare the photographs of a run that goes on with its `data.json`, where there is one.
+
+    Raises:
+        UserError: the images are others than those that the run began with.
+    """
+    path = folder / DATA_FILE
+    if data.folder and path.exists() and _content(path) != data.folder["content"]:
         raise UserError(
             f"the images of '{data.name}' are others than those that the run in '{folder}' began with: put these back, "
             "or use another --work-dir"

@@ -6,7 +6,7 @@ The groups themselves are `core.graph.channels`.
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +16,11 @@ from core.command_line.factories import call_factory, parse_shape
 from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.graph.channels import trace_channels
+
+EXAMPLES = (
+    "core.channels torchvision.models:resnet50",
+    "core.channels path/to/file.py:factory --input 1,3,64,64 --verify",
+)
 
 
 def run(arguments: Namespace) -> int:
@@ -47,9 +52,9 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m core.channels MODEL`: print the plan of a model."""
-    parser = command_parser("core.channels", main.__doc__)
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = command_parser("core.channels", __doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("model", help="package.module:factory or path/to/file.py:factory")
     parser.add_argument(
         "--input", default="1,3,224,224", help="shape of the example input (default: 1,3,224,224)"
@@ -61,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="also prove on random keeps that masked equals cut"
     )
-    return run_parsed(parser, run, argv, "start it again")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit statuses as in `core.command_line.exits`."""
+    return run_parsed(build_parser(), run, argv, "start it again")
 
 
 if __name__ == "__main__":

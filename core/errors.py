@@ -49,6 +49,11 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
     return (f"did you mean {close}? " if close else "") + f"allowed: {listed}{more}"
 
 
+def meant_share(value: float) -> str:
+    """What to add where a share was asked for: "; did you mean 0.4?" for 40, "" for what is no percentage."""
+    return f"; did you mean {value / 100:g}?" if 2 <= value <= 100 else ""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

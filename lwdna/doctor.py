@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import examples_text
 from core.storage.files import json_text
 from lwdna.checks import (
     Check,
@@ -48,10 +49,16 @@ SMOKE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+EXAMPLES = ("doctor", "doctor --smoke", "doctor --json --data-root DATA")
+
+
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(
-        prog="lwdna doctor", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+        prog="lwdna doctor",
+        description=__doc__,
+        epilog=examples_text(EXAMPLES, "lwdna"),
+        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--smoke", action="store_true", help="also each task's smallest run, in a temporary folder"

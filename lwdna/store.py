@@ -11,12 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import examples_text
 from core.experiments.merging import LEFT_OUT, merge, summary
+
+EXAMPLES = ("store merge work_dirs/one path/to/another/machines",)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="lwdna store", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="lwdna store",
+        description=__doc__,
+        epilog=examples_text(EXAMPLES, "lwdna"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "what", choices=("merge",), help="merge: add what the other stores hold to the first one"
     )

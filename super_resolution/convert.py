@@ -114,9 +114,16 @@ def report(converted: Converted, option_file: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+EXAMPLES = (
+    "super_resolution.convert EDSR_Mx4.pth edsr.safetensors",
+    "super_resolution.convert experiments/found/models/net_g_latest.pth found.safetensors --opt found.yml",
+    "super_resolution.convert weights.pth mynet.safetensors --model path/to/mynet.py:make --scale 2",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("super_resolution.convert", __doc__)
+    parser = command_parser("super_resolution.convert", __doc__, EXAMPLES)
     parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint, *.pth or *.pt")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
     parser.add_argument(

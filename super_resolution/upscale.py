@@ -281,6 +281,7 @@ def _run(options: argparse.Namespace) -> int:
         ) from error
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    print(f"written: {target}")
     return 0
 
 

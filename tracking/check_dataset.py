@@ -22,6 +22,11 @@ from tracking.datasets.options import add_data_options
 from tracking.datasets.sequence import frame_number
 from tracking.files.boxes import parse_boxes
 
+EXAMPLES = (
+    "tracking.check_dataset --dataset lasot --data-root DATA",
+    "tracking.check_dataset --dataset got10k --data-root DATA --annotations-only",
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -99,7 +104,7 @@ def _check_images(entry: Entry, rows: int | None, problems: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = command_parser("tracking.check_dataset", __doc__.split("\n")[0])
+    made = command_parser("tracking.check_dataset", __doc__.split("\n")[0], EXAMPLES)
     add_data_options(made)
     made.add_argument("--annotations-only", action="store_true", help="do not look for images")
     return made

@@ -16,6 +16,8 @@ from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.storage.files import refuse_overwriting
 
+EXAMPLES = ("tracking.convert dimp50.pth dimp50.safetensors",)
+
 
 def convert_file(source: Path, target: Path) -> str:
     """Write a published checkpoint as one that `tracking.dimp.checkpoint.load_network` reads; returns a report.
@@ -37,7 +39,7 @@ def convert_file(source: Path, target: Path) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("tracking.convert", __doc__)
+    parser = command_parser("tracking.convert", __doc__, EXAMPLES)
     parser.add_argument("source", metavar="IN", type=Path, help="the published checkpoint, dimp50.pth")
     parser.add_argument("target", metavar="OUT", type=Path, help="the checkpoint to write, *.safetensors")
 

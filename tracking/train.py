@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from core.command_line.config import dump_config, load_config
 from core.command_line.exits import run_parsed
 from core.command_line.factories import from_data
+from core.command_line.parsers import examples_text
 from core.experiments.arguments import add_training_arguments, overrides_of
 from core.experiments.extension import keep_shorter, longer_protocol
 from core.experiments.forecast import Forecast
@@ -41,11 +42,21 @@ from tracking.training import (
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "tracking"
 DEFAULT_CONFIG = "dimp18_small.py"
 CHECKPOINT = "tracker.safetensors"
+EXAMPLES = (
+    "tracking.train",
+    "tracking.train --config shared_configs/tracking/dimp50.py --data-root DATA --backbone-weights resnet50.pth",
+    "tracking.train --resume --work-dir work_dirs/dimp18-small --epochs 60",
+)
 
 
 def build_parser() -> ArgumentParser:
     """The command line; without `--config` the protocol is `DEFAULT_CONFIG`."""
-    parser = ArgumentParser(prog="python -m tracking.train", description=__doc__)
+    parser = ArgumentParser(
+        prog="python -m tracking.train",
+        description=__doc__,
+        epilog=examples_text(EXAMPLES),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     add_training_arguments(parser)
     parser.add_argument(
         "--resume",

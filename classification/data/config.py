@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from core.errors import UserError, check_known
+from core.errors import UserError, check_known, meant_share
 
 BadImages = Literal["error", "skip"]
 
@@ -72,7 +72,8 @@ class DataConfig:
                 raise UserError(f"data.{name} is {value}; allowed are {none}integers from {least}")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise UserError(
-                f"data.val_share is {self.val_share}; allowed are None and numbers between 0 and 1"
+                f"data.val_share is {self.val_share:g}; allowed are None and numbers between 0 and 1"
+                f"{meant_share(self.val_share)}"
             )
         check_known("unknown data.bad_images", [self.bad_images], get_args(BadImages))
 

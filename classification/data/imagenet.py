@@ -6,6 +6,7 @@ Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from classification.data.views import CROP
 from core.errors import UserError
 from core.storage.data import require
 
+_CLASSES, _TRAIN, _VALIDATION = 1_000, 1_281_167, 50_000
 _ADDRESS = "https://image-net.org/download-images (ILSVRC2012, sorted into one folder per class)"
 
 
@@ -46,8 +48,19 @@ def open_imagenet(root: Path, config: DataConfig) -> ClassificationData:
         test=_split(test),
         config=config,
         left_out=train.left_out + test.left_out,
-        notes=train.notes + test.notes,
+        notes=(*_incomplete(train, test), *train.notes, *test.notes),
     )
+
+
+def _incomplete(train: ClassFolders, test: ClassFolders) -> Iterator[str]:
+    """What this copy has more or less of than the official data set."""
+    for found, what, usual in (
+        (len(train.classes), "classes", _CLASSES),
+        (len(train.files), "training images", _TRAIN),
+        (len(test.files), "validation images", _VALIDATION),
+    ):
+        if found != usual:
+            yield f"{found:,} {what} instead of ImageNet's {usual:,}."
 
 
 def _split(scan: ClassFolders) -> FolderSplit:

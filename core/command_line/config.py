@@ -54,7 +54,8 @@ def load_config(
 
     Raises:
         MissingData: there is no such file.
-        UserError: the file has errors, or a key or value does not fit the schema; the message names the key.
+        UserError: the file has errors, or a key or value does not fit the schema; the message names the key, and the
+            command line where the file alone would fit.
     """
     source = "the command line" if path is None else f"'{path}'"
     merged = Config(_plain(defaults or {}))
@@ -62,6 +63,7 @@ def load_config(
         if path is not None:
             read = read_dumped(Path(path)) if dumped else _without_helpers(Path(path), schema, source)
             merged.merge_from_dict(_in_place_of(merged.to_dict(), _renamed(read, schema, source)))
+        unchanged = merged.to_dict()
         for given, read_value in map(_parse_override, overrides):
             today = _renamed_key(given, read_value, schema, source)
             key, value = _whole_list(today, read_value, merged.to_dict(), schema)
@@ -71,7 +73,16 @@ def load_config(
     try:
         return typing.cast(T, lower(merged.to_dict(), schema))
     except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+        guilty = "the command line" if overrides and _fits(unchanged, schema) else source
+        raise UserError(f"{guilty}: {error}") from error
+
+
+def _fits(values: Mapping[str, Any], schema: type) -> bool:
+    try:
+        lower(values, schema)
+    except UserError:
+        return False
+    return True
 
 
 def _without_helpers(path: Path, schema: type, source: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def command_parser(module: str, description: str | None, examples: Sequence[str] = ()) -> ArgumentParser:
+def command_parser(module: str, description: str | None, examples: Sequence[str]) -> ArgumentParser:
     """The parser of `python -m module`, with `--debug` (see `core.command_line.exits`).
 
     Args:
@@ -18,16 +18,16 @@ def command_parser(module: str, description: str | None, examples: Sequence[str]
     parser = ArgumentParser(
         prog=f"python -m {module}",
         description=description,
-        epilog=examples_text(examples) if examples else None,
+        epilog=examples_text(examples),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def examples_text(examples: Sequence[str]) -> str:
-    """The end of `--help`: command lines, given without "python -m"."""
-    return "examples:\n" + "\n".join(f"  python -m {line}" for line in examples)
+def examples_text(examples: Sequence[str], program: str = "python -m") -> str:
+    """The end of `--help`: command lines, given without the program that they begin with."""
+    return "examples:\n" + "\n".join(f"  {program} {line}" for line in examples)
 
 
 def add_checkpoint_arguments(parser: ArgumentParser, written_by: str) -> None:

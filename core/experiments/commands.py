@@ -157,6 +157,7 @@ def execute(
         if fabric.is_global_zero:
             if longer:
                 keep_shorter(folder, config, stored, trainings, say)
+            task.keep()
             settle(plan, config, None if longer else stored, folder, settings.stages)
         if longer:
             fabric.barrier()  # none looks for trained networks before they are out of the way

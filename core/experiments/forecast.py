@@ -41,7 +41,8 @@ class Forecast:
         if pace.evaluated:
             whole = " for all trainings" if self.trainings > 1 else ""
             return f"{duration_text(seconds)} left{whole}, evaluations included"
-        several = f"{self.trainings} trainings of {epochs} epochs" if self.trainings > 1 else "this training"
+        each = f"{epochs} epoch{'s' * (epochs != 1)}"
+        several = f"{self.trainings} trainings of {each}" if self.trainings > 1 else "this training"
         return f"{duration_text(seconds)} for {several}, without evaluations and searches for widths"
 
     def teller(self, epochs: int, say: Callable[[str], object]) -> Callable[[Pace], None]:

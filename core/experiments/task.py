@@ -73,6 +73,7 @@ class Task(Subject):
         subject: network and data, as plain data, as far as they decide a result: trials are told apart by it.
         described: what the checkpoint of a network at such widths (None for the baseline's own) says of it; None where
             it says nothing.
+        keep: writes what the work directory keeps of the data; called in the first process when nothing refuses it.
         close: called in every process when the experiment is over; returns lines of news.
         one_process: why its trials cannot run in processes of their own; "" where they can.
     """
@@ -88,6 +89,7 @@ class Task(Subject):
     given: Architecture | None = None
     subject: Mapping[str, Any] = field(default_factory=dict)
     described: Callable[[Architecture | None], Described] | None = None
+    keep: Callable[[], None] = lambda: None
     close: Callable[[], list[str]] = list
     one_process: str = ""
 

@@ -326,9 +326,10 @@ def _naming(training: str) -> Iterator[None]:
 
 def setting_text(config: ShrinkConfig) -> str:
     """How widths are searched, for a terminal."""
-    text = (
-        f"budget {config.budget.flops}, widen {config.widen}, floor {config.floor}, {config.batches} batches"
-    )
+    batches = f"{config.batches} batch{'es' * (config.batches != 1)}"
+    limits = {name: limit for name, limit in config.budget.to_json().items() if name != "convention"}
+    budget = ", ".join(str(limit) if name == "flops" else f"{name} {limit}" for name, limit in limits.items())
+    text = f"budget {budget}, widen {config.widen}, floor {config.floor}, {batches}"
     return f"{text}, vanish {config.vanish}" if config.vanish else text
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from core.command_line.exits import run_parsed
+from core.command_line.parsers import examples_text
 from core.errors import UserError
 from core.export.card import card, costs, kept_licence, sizes, time_table
 from core.export.formats import Exported, Runner, check_path, export
@@ -57,7 +58,7 @@ def build_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog="examples:\n" + "\n".join(f"  {prog} {line}" for line in EXAMPLES),
+        epilog=examples_text(EXAMPLES, prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

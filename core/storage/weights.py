@@ -192,7 +192,7 @@ def fitted_weights(
     matches = [_match(item, wanted, foreign, tuple(unused), stems) for item in sets]
     fitting = [match for match in matches if match.fits(strict)]
     if not fitting:
-        closest = max(matches, key=lambda match: (match.count, -len(match.unexpected)))
+        closest = max(matches, key=lambda match: (match.count, match.own.whole, -len(match.unexpected)))
         named = closest.own.entry and (whole > 1 or not closest.own.whole)
         where = f"; the closest is its entry '{closest.own.entry}'" if named else ""
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, did_you_mean, meant_share
 from core.graph.channels import ChannelGraph, ChannelGroup
 
 IntArray = NDArray[np.int64]
@@ -90,7 +90,9 @@ def group_fractions(
         matches = [value for pattern, value in patterns.items() if fnmatchcase(name, pattern)]
         value = matches[-1] if matches else (0.0 if what == "floor" else 1.0)
         if not 0 <= value <= 1:
-            raise UserError(f"{what} of group '{name}' is {value}: use a fraction between 0 and 1")
+            raise UserError(
+                f"{what} of group '{name}' is {value}: use a fraction between 0 and 1{meant_share(value)}"
+            )
         found.append(float(value))
     return np.array(found)
 

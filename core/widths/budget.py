@@ -156,7 +156,9 @@ def _parse(kind: str, value: float | str) -> tuple[Fraction, bool]:
         if not math.isfinite(value):
             raise UserError(f"budget: {kind}={value!r} has to be a positive number")
         number = Fraction(repr(float(value)))
-        fraction = kind == "latency" or number <= LARGEST_FRACTION
+        fraction = number <= LARGEST_FRACTION
+        if not fraction and kind == "latency":  # a time has a unit
+            raise UserError(f"budget: latency={value:g}: did you mean '{value:g}ms', or '{value:g}%'?")
         if not fraction and number <= LARGEST_PERCENTAGE:
             raise UserError(
                 f"budget: {kind}={value:g}: did you mean {float(number / 100):g}, or '{value:g}%'?"

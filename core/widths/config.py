@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from core.errors import UserError, check_known, did_you_mean
+from core.errors import UserError, check_known, did_you_mean, meant_share
 from core.graph.channels import ChannelGraph, TraceOptions
 from core.widths.allocation import ALLOCATIONS, Allocation
 from core.widths.bounds import Bounds, Fractions, group_bounds
@@ -82,6 +82,7 @@ class ShrinkConfig:
         elif not 0 <= self.vanish <= 1:
             raise UserError(
                 f"shrink.vanish is {self.vanish}: use a fraction between 0 and 1, 'floor' or 'receptive-field'"
+                f"{meant_share(self.vanish)}"
             )
         check_known("shrink.allocation: unknown allocation", [self.allocation], ALLOCATIONS)
         check_score(self.score, self.latents, self.allocation, "shrink.score")

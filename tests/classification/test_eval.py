@@ -160,6 +160,20 @@ def test_a_folder_of_photographs_is_evaluated_and_predicted_as_it_was_tested(
         mean, std = (torch.tensor(values)[:, None, None] for values in (description.mean, description.std))
         torch.testing.assert_close((torch.from_numpy(pixels) - mean) / std, inputs[0], rtol=1e-6, atol=1e-6)
 
+    # At an image that cannot be read it does as the run did, which left them out, and stops where it is told to, or
+    # where the run says nothing of such images: it was trained on others.
+    held_out = Path(os.fsdecode(data.test.paths[0]))  # type: ignore[union-attr]
+    held_out.write_bytes(held_out.read_bytes()[:600])
+    again = [*command, "--dataset", str(folder), "--out", str(tmp_path / "again"), "--workers", "0"]
+    with pytest.warns(UserWarning, match="1 of 20 images left out"):
+        assert main(again) == 0
+    assert "1 unreadable test image was left out" in capsys.readouterr().out
+    assert main([*again, "--bad-images", "error"]) == 2
+    assert f"'{held_out}' cannot be read" in capsys.readouterr().err
+    other = folder.rename(tmp_path / "others")
+    assert main([*command, "--dataset", str(other), "--out", str(tmp_path / "other"), "--workers", "0"]) == 2
+    assert f"'{other / held_out.relative_to(folder)}' cannot be read" in capsys.readouterr().err
+
 
 def test_another_data_set_is_refused(work: Path) -> None:
     data = open_dataset("digits", ".")

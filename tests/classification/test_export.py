@@ -94,7 +94,7 @@ def test_the_cards_program_says_what_predict_says(
 ) -> None:
     monkeypatch.chdir(exported.parent)
     code = code_of(exported.with_suffix(".md"))
-    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 16
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 22
     own = write_digits(tmp_path / "own", held_out_digits()[0][:6])
     large = write_digits(tmp_path / "large", held_out_digits()[0][6:9], enlarge=5)
     files = [*own, *large, *photographs()]
@@ -201,8 +201,15 @@ def test_programs_prepare_images_as_we_do(
     exif[0x0112] = 6
     photo.save(tmp_path / "turned.png", exif=exif)
     photo.resize((37, 51)).save(tmp_path / "small.png")
+    grey = np.asarray(photo.getchannel("G")).astype(np.uint16) * 251  # not what 8 bits become
+    Image.fromarray(grey).save(tmp_path / "sixteen.png")
+    photo.putalpha(photo.getchannel("G"))
+    photo.save(tmp_path / "alpha.png")
     assert ImageOps.exif_transpose(Image.open(tmp_path / "turned.png")).size == photo.size[::-1]
-    for file in (*photographs(), tmp_path / "turned.png", tmp_path / "small.png"):
+    for file in (
+        *photographs(),
+        *(tmp_path / f"{name}.png" for name in ("turned", "small", "alpha", "sixteen")),
+    ):
         monkeypatch.setattr("sys.argv", ["program", str(file)])
         with pytest.raises(Ended):
             exec(code, {})

@@ -238,17 +238,20 @@ def test_help_has_examples_that_can_be_typed_and_all_scores_and_methods() -> Non
     "name",
     [
         *("classification.predict", "classification.eval", "super_resolution.upscale"),
-        *("super_resolution.eval", "tracking.track", "tracking.eval", "core.inspect"),
+        *("super_resolution.eval", "super_resolution.convert", "tracking.train", "tracking.track"),
+        *("tracking.eval", "tracking.check_dataset", "tracking.convert", "core.channels", "core.inspect"),
+        *("lwdna.store", "lwdna.doctor"),
     ],
 )
-def test_what_uses_a_checkpoint_has_examples_too(name: str) -> None:
+def test_every_other_command_has_examples_too(name: str) -> None:
     command = importlib.import_module(name)
     text = command.build_parser().format_help()
-    assert len(command.EXAMPLES) > 1
+    assert command.EXAMPLES
+    program, called = ("lwdna", name[6:]) if name.startswith("lwdna.") else ("python -m", name)
     for line in command.EXAMPLES:
-        assert f"\n  python -m {line}\n" in text
+        assert f"\n  {program} {line}\n" in text
         module, *words = shlex.split(line)
-        assert module == name
+        assert module == called
         command.build_parser().parse_args(words)
 
 
@@ -554,6 +557,10 @@ def test_a_folder_of_images_from_training_to_checkpoint(
     monkeypatch.chdir(tmp_path)
     command = ["--no-progress", "--model", "resnet20"]
     options = ["--val-share", "0.25", "--epochs", "1", "--cfg-options", "data.size=32", "data.workers=0"]
+    with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
+        assert main([*command, "--dataset", "photos", *options, "--pretrained", "none.pth"]) == 2
+    assert not list((tmp_path / "work_dirs").glob("*"))  # nothing is left of a run that is refused
+    capsys.readouterr()
     with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
         assert main([*command, "--dataset", "photos", *options]) == 0
     work = tmp_path / "work_dirs" / "classification-resnet20-photos"

@@ -150,7 +150,7 @@ def test_given_widths_have_to_say_which_channels_are_kept(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--start", "pretrained"], "--start pretrained needs weights"),
+        (["--start", "pretrained"], "error: the command line: --start pretrained needs weights"),
         (
             ["--pretrained", "FILE", "--widen", "2"],
             "widening by 2.0: trained weights have no channels beyond",
@@ -174,4 +174,4 @@ def test_what_cannot_be_is_refused_before_anything_trains(
     error = capsys.readouterr().err
     assert problem in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "w" / "runs").exists()
+    assert not (tmp_path / "w").exists()

@@ -112,7 +112,7 @@ def test_a_folder_of_images(
     assert upscale(tmp_path / "in", tmp_path / "out", "--checkpoint", checkpoint) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
     assert read_upright(tmp_path / "out/c.png").shape == (40, 60)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == (f"written: {tmp_path / 'out'}\n", "")
 
     content = (tmp_path / "in/c.png").read_bytes()
     (tmp_path / "in/b.png").write_bytes(content[: len(content) // 2])

@@ -64,7 +64,7 @@ class Tryout:
         assert isinstance(network, DiMPNet)
         prepared = InferenceNetwork(network, self.device)
         name = self.folder_of(network).name
-        return self._try(name, lambda: DiMPTracker(prepared, self.settings), in_all)
+        return self._try(name, lambda: DiMPTracker(prepared, self.settings), in_all, "evaluation")
 
     def folder_of(self, network: nn.Module) -> Path:
         """Where the boxes of a tracker's network are, once it was tried."""
@@ -72,20 +72,22 @@ class Tryout:
 
     def built_in(self, name: str, *, in_all: bool = False) -> Evaluation:
         """A tracker of `tracking.online.trackers`, tried; for `in_all` see `network`."""
-        return self._try(name, lambda: make_tracker(name), in_all)
+        return self._try(name, lambda: make_tracker(name), in_all, name)
 
-    def _try(self, name: str, make: Callable[[], Tracker], in_all: bool) -> Evaluation:
+    def _try(self, name: str, make: Callable[[], Tracker], in_all: bool, called: str) -> Evaluation:
         place = self.folder / name
         if in_all:
             rank, world = devices.place_among_processes()
-            devices.in_all(lambda: self._track(place, make, self.dataset.sequences[rank::world]))
+            devices.in_all(lambda: self._track(place, make, self.dataset.sequences[rank::world], called))
         else:
-            self._track(place, make, self.dataset.sequences)
+            self._track(place, make, self.dataset.sequences, called)
         (stored,) = find_trackers(place, self.dataset.sequences)
         (evaluation,) = evaluate_trackers(self.dataset, [stored], self.protocol)
         return evaluation
 
-    def _track(self, place: Path, make: Callable[[], Tracker], sequences: Sequence[TrackingSequence]) -> None:
+    def _track(
+        self, place: Path, make: Callable[[], Tracker], sequences: Sequence[TrackingSequence], called: str
+    ) -> None:
         waiting = [
             sequence for sequence in sequences if not is_finished(place, sequence.name, len(sequence.boxes))
         ]
@@ -97,7 +99,7 @@ class Tryout:
             store_track(place, sequence.name, track)
             speed = len(frames) / track.seconds.sum()
             self.say(
-                f"{place.name}: {number}/{len(waiting)} {sequence.name}: {len(frames)} frames, {speed:.1f} frames/s"
+                f"{called}: {number}/{len(waiting)} {sequence.name}: {len(frames)} frames, {speed:.1f} frames/s"
             )
 
 

@@ -84,7 +84,7 @@ def test_a_fifth_of_every_class_is_held_out_and_listed(tmp_path):
     )
     assert data.folder["held_out"] == names(data.test)
     assert data.notes == (
-        "4 of 20 images are held out, 20% of every class, and error rates are theirs; data.json lists them.",
+        "4 of 20 images are held out, 20% of every class, and error rates are theirs; a run's data.json lists them.",
     )
 
 

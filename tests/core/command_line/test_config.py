@@ -178,6 +178,16 @@ def test_refused_overrides(override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_to_be_changed_is_named(tmp_path):
+    """The command line, where the file alone would do; else the file."""
+    path = write(tmp_path / "c.json", '{"data": {"name": "x"}}')
+    with pytest.raises(UserError, match=r"^the command line: train\.epochs must be int"):
+        load_config(path, Experiment, ["train.epochs=ten"])
+    write(path, '{"data": {"name": "x"}, "seeds": "ten"}')
+    with pytest.raises(UserError, match=r"^'.*c\.json': "):
+        load_config(path, Experiment, ["note=x"])
+
+
 def test_required_keys_are_asked_for():
     with pytest.raises(UserError, match="'data' is required and not given"):
         load_config(None, Experiment)

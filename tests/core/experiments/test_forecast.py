@@ -19,6 +19,7 @@ def test_all_trainings_count_and_each_pace_is_told_once() -> None:
 
 def test_jobs_share_the_trainings() -> None:
     assert Forecast(6, jobs=2).line(STEPS, 10).startswith("about 29 min for 6 trainings")
+    assert "for 6 trainings of 1 epoch," in Forecast(6, jobs=2).line(STEPS, 1)
     assert Forecast(5, jobs=2).line(STEPS, 10).startswith("about 29 min for 5 trainings")
 
 

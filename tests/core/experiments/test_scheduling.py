@@ -16,9 +16,10 @@ from core.experiments.plan import Trial
 from core.experiments.processes import launched_processes
 from core.experiments.scheduling import run_trials
 from core.experiments.store import KeyedStore
-from core.experiments.trials import Failure
+from core.experiments.trials import Failure, setting_text
 from core.methods.registry import METHODS
 from core.training.train import TrainConfig, make_fabric
+from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from tests.toys import toy_task
 
@@ -142,3 +143,11 @@ def test_srun_is_understood_without_ntasks_per_node(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4,2")
     with pytest.raises(UserError, match=r"spread 6 processes unevenly over 2 machines \(4,2\): add --ntasks"):
         launched_processes()
+
+
+def test_a_terminal_says_what_limits_a_search() -> None:
+    assert setting_text(ShrinkConfig()).startswith("budget 0.9, widen 2.0, floor 0.4, ")
+    limits = ShrinkConfig(budget=Budget(params=0.5, latency="5ms"), batches=1, vanish="floor")
+    assert (
+        setting_text(limits) == "budget params 0.5, latency 5ms, widen 2.0, floor 0.4, 1 batch, vanish floor"
+    )

@@ -92,6 +92,8 @@ def test_a_number_that_looks_like_a_percentage_is_asked_about() -> None:
     for make in (lambda: Budget(flops=90), lambda: Budget.parse("90"), lambda: Budget.parse("params=90")):
         with pytest.raises(UserError, match=r"=90: did you mean 0\.9, or '90%'\?"):
             make()
+    with pytest.raises(UserError, match=r"latency=90: did you mean '90ms', or '90%'\?"):
+        Budget.parse("latency=90")
     assert Budget(flops="90").limits(Cost(macs=950, paper=1000, params=3)) == {"macs": 90, "paper": 90}
 
 

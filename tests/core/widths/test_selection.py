@@ -220,6 +220,8 @@ def test_a_pattern_that_fits_no_group_is_named_with_close_ones(what: str, patter
 def test_a_fraction_by_pattern_is_a_number_between_zero_and_one(value: object) -> None:
     with pytest.raises(UserError, match=r"floor of .* is .*: use a fraction between 0 and 1"):
         group_fractions(GRAPHS["residual"].groups, {"*": value}, "floor")
+    with pytest.raises(UserError, match=r"is 40: use a fraction between 0 and 1; did you mean 0\.4\?"):
+        group_fractions(GRAPHS["residual"].groups, 40, "floor")
 
 
 def test_close_patterns_of_whole_stages_and_owners_of_tied_layers_are_named() -> None:
