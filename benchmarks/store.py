@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -504,11 +504,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return markdown_table(head, [[str(cell) for cell in row] for row in rows])
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """How long it may take."""
-    parser.add_argument("--seconds", type=float, default=600.0, help="given up after so many (%(default)s)")
-
-
 main = benchmark(
     "store",
     __doc__,
@@ -521,7 +516,7 @@ main = benchmark(
         "errors": (40, "trials that fail at first"),
         "hopeless": (5, "trials that always fail"),
     },
-    options=add_options,
+    options={"--seconds": {"type": float, "default": 600.0, "help": "given up after so many (%(default)s)"}},
 )
 
 
