@@ -89,7 +89,7 @@ class Workers(Executor):
         report: Callable[[str], object] | None = None,
         name: Callable[..., str] | None = None,
     ) -> None:
-        self._patience, self._report, self._name = patience, report or _to_stderr, name
+        self._patience, self._report, self._name = patience, report or to_stderr, name
         absent = {key: value for key, value in (environment or {}).items() if key not in os.environ}
         begins = (patience, begin, arguments)
         self._processes = [_Process({**absent, **each(number)}, begins) for number in range(count)]
@@ -255,7 +255,8 @@ def _packed(error: BaseException) -> bytes:
     return content
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Say a line at once where errors go."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -101,7 +101,9 @@ def list_entries(
     place = None if annotations is None else Path(annotations).expanduser()
     if place is not None and not place.exists():
         raise MissingData(f"annotations not found: '{place}' does not exist: check --annotations")
-    return lister(DatasetRequest(data_root(root), split or splits[0], place, beside_frames))
+    wanted = split or splits[0]
+    check_known(f"{name} has no split", [wanted], splits)
+    return lister(DatasetRequest(data_root(root), wanted, place, beside_frames))
 
 
 def missing_sets(root: Path) -> dict[str, str]:

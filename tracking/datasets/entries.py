@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.errors import MissingData, UserError, check_known
+from core.errors import MissingData, UserError
 from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
@@ -86,15 +86,6 @@ def not_found(what: str, root: Path, layout: str, source: str) -> MissingData:
         f"{what} not found under '{root}': expected {layout}. Get it from {source}, or name another root with "
         "--data-root or $LWDNA_DATA."
     )
-
-
-def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
-    """Refuse an unknown split.
-
-    Raises:
-        UserError: `split` is not one of `splits`.
-    """
-    check_known(f"{dataset} has no split", [split], splits)
 
 
 def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
