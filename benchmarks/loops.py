@@ -34,7 +34,7 @@ from classification.data.images import read_rgb
 from classification.models import build
 from core.errors import UserError
 from core.graph.complexity import count
-from core.modules import RELU_MODULES, evaluating
+from core.modules import RELU_MODULES, evaluating, hooked
 from core.storage.data import data_root
 from core.tables import markdown_table
 from core.timing import time_in_turns, timings, wait
@@ -269,10 +269,8 @@ def step_traffic(model: nn.Module, image: Tensor, bytes_per_value: int) -> int:
     handles = [
         module.register_forward_hook(measure) for module in model.modules() if isinstance(module, layers)
     ]
-    with torch.no_grad(), evaluating(model):
+    with hooked(handles), torch.no_grad(), evaluating(model):
         model(image)
-    for handle in handles:
-        handle.remove()
     return sum(values) * bytes_per_value
 
 

@@ -195,7 +195,7 @@ class _Process:
         if self._pool is not None:
             return self._pool.submit(_work, content).result()
         context = _Context()
-        with _environment, _set(self._variables):
+        with _environment, environment_with(self._variables):
             if self._told_to_end:
                 raise BrokenExecutor("told to end")
             pool = ProcessPoolExecutor(1, context, _begin, self._begins)
@@ -261,7 +261,8 @@ def to_stderr(line: str) -> None:
 
 
 @contextmanager
-def _set(variables: Mapping[str, str]) -> Iterator[None]:
+def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment that are as they were when the block is left."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

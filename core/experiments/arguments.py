@@ -20,7 +20,7 @@ from core.experiments.pretrained import shrink_of
 from core.experiments.settings import STAGES
 from core.methods.registry import METHODS
 from core.widths.allocation import ALLOCATIONS
-from core.widths.budget import Budget
+from core.widths.budget import Budget, number_or_word
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
 
@@ -69,7 +69,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     space.add_argument("--floor", type=float, help="least fraction of each widened group to keep")
     space.add_argument(
         "--vanish",
-        type=_number_or_word,
+        type=number_or_word,
         help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those that "
         "their floor would have to hold up; receptive-field: those that see the whole image",
     )
@@ -176,13 +176,6 @@ def search_of(arguments: Namespace) -> dict[str, Any]:
         "search.tilt": said("tilt"),
         "search.depth": said("depth_worth"),
     }
-
-
-def _number_or_word(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def help_text(examples: Sequence[str]) -> str:
