@@ -39,7 +39,7 @@ from core.report.tips import Tips
 from core.storage.files import write_json
 from core.storage.schema import read_kept
 from core.surgery.architecture import Architecture
-from core.tables import engineering
+from core.tables import engineering, grouped
 
 LATENCY_FILE = "latency.json"
 SECONDS = 4.0  # that the clock may take, but for very slow networks
@@ -446,10 +446,9 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
     ], code=True)  # fmt: skip
     environment = {key: str(value) for key, value in result["environment"].items() if value is not None}
     store = WorkDirectory(folder, settings.train.seed)
-    kept: dict[str, list[str]] = {}
-    for run in runs:
-        for key, value in store.environment(run.method, run.seed).items():
-            kept.setdefault(key, []).append(str(value))
+    kept = grouped(
+        (key, str(value)) for run in runs for key, value in store.environment(run.method, run.seed).items()
+    )
     rows = [[f"report: {key}", value] for key, value in environment.items()]
     for key, values in kept.items():
         different = sorted(set(values))
