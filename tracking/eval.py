@@ -105,8 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     if arguments.list:
-        entries = _entries(arguments)
-        for entry in select(entries, arguments.sequences) if arguments.sequences else entries:
+        for entry in select(_entries(arguments), arguments.sequences):
             print(entry.name)
         return 0
     if arguments.results is not None and (arguments.tracker or arguments.checkpoint):

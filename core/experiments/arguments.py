@@ -212,6 +212,7 @@ def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) ->
     """
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = help_text(examples)
+    add_pretrained_arguments(parser)
     add_trial_arguments(parser)
     add_method_arguments(parser)
     run = parser.add_argument_group("experiment")

@@ -149,10 +149,8 @@ def load(
         MissingData: sequences (or, with `frames`, their images) are missing and `partial` is false, or all are.
         UserError: a ground-truth file is malformed.
     """
-    entries = list_entries(name, root, split, annotations, beside_frames=frames)
-    all_entries = entries
-    if patterns:
-        entries = select(entries, patterns)
+    all_entries = list_entries(name, root, split, annotations, beside_frames=frames)
+    entries = select(all_entries, patterns)
     there = {entry.name for entry in entries if entry.truth.exists() and (not frames or entry.has_frames())}
     missing = tuple(entry.name for entry in entries if entry.name not in there)
     present = [entry for entry in entries if entry.name in there]

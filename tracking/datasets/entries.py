@@ -89,7 +89,7 @@ def not_found(what: str, root: Path, layout: str, source: str) -> MissingData:
 
 
 def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
-    """The entries whose name matches any of the shell-style `patterns`, in their own order.
+    """The entries whose name matches any of the shell-style `patterns`, all for none, in their own order.
 
     Raises:
         UserError: a pattern that matches nothing.
@@ -98,5 +98,7 @@ def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
         if not any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries):
             raise UserError(f"no sequence matches '{pattern}': --list shows the {len(entries)} names")
     return [
-        entry for entry in entries if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+        entry
+        for entry in entries
+        if not patterns or any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
     ]
