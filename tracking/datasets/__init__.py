@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import MissingData, UserError, check_known
-from core.storage.data import data_root
+from core.storage.data import data_root, missing_of
 from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import DatasetRequest, Entry, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
@@ -108,16 +109,9 @@ def list_entries(
 
 def missing_sets(root: Path) -> dict[str, str]:
     """Every data set, in its default split -> what is missing and where to get it, "" where some of it is there."""
-    found = {}
-    for name in DATASETS:
-        found[name] = ""
-        if name == "demo":  # nothing of it has to be there, and asking for it would render it
-            continue
-        try:
-            list_entries(name, root)
-        except MissingData as error:
-            found[name] = str(error)
-    return found
+    # Of "demo" nothing has to be there, and asking for it would render it.
+    openers = {name: partial(list_entries, name, root) for name in DATASETS if name != "demo"}
+    return dict.fromkeys(DATASETS, "") | missing_of(openers)
 
 
 def load(
