@@ -50,6 +50,7 @@ from core.experiments.task import Metric
 from core.experiments.trials import Failure
 from core.methods.registry import BASELINE
 from core.report.style import head, label_ends, look_of, new_figure, save_figure, styled
+from core.tables import grouped
 from core.widths.budget import BudgetError
 from core.widths.config import ShrinkConfig
 
@@ -222,7 +223,8 @@ def draw(stem: Path, title: str, metric: Metric, results: Sequence[Result], base
     for result in results:
         if result.sweep.name == "budgets":
             flops = stem.with_name(f"{stem.name}-flops.png")
-            plot_tradeoff(flops, _curves(result), metric, title, baseline=baseline)
+            curves = grouped((method, item) for (method, _), item in result.series.items())
+            plot_tradeoff(flops, curves, metric, title, baseline=baseline)
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -261,13 +263,6 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     )
     bench.engine.say(text)
     return 1 if failed else 0
-
-
-def _curves(result: Result) -> dict[str, list[Series]]:
-    curves: dict[str, list[Series]] = {}
-    for (method, _), item in result.series.items():
-        curves.setdefault(method, []).append(item)
-    return curves
 
 
 def main(argv: Sequence[str] | None = None) -> int:

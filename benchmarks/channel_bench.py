@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 from benchmarks.channel_bench_networks import IMAGE, SPACES
@@ -87,22 +87,6 @@ def judge_methods(arguments: Namespace) -> Page:
     return Page("Methods judged by 32,768 trained networks", text, results)
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """What is searched, where, and by whom."""
-    parser.add_argument("--spaces", nargs="+", default=list(SPACES), help=f"some of {', '.join(SPACES)}")
-    parser.add_argument("--methods", nargs="+", help="default: those that neither train nor leave blocks out")
-    parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS), help="shares of the FLOPs")
-    parser.add_argument(
-        "--floors", nargs="+", type=float, default=list(FLOORS), help="shares of the widened widths"
-    )
-    parser.add_argument(
-        "--convention", choices=("macs", "paper"), default="paper", help="of FLOPs (default: paper)"
-    )
-    parser.add_argument(
-        "--dataset", choices=list(DATASETS), default="tiny-imagenet", help="of the scoring images"
-    )
-
-
 main = benchmark(
     "channel_bench",
     __doc__,
@@ -113,7 +97,23 @@ main = benchmark(
         "proxy-images": (4, "that a proxy sees"),
         "candidates": (8, "that a proxy ranks"),
     },
-    options=add_options,
+    options={
+        "--spaces": {"nargs": "+", "default": list(SPACES), "help": f"some of {', '.join(SPACES)}"},
+        "--methods": {"nargs": "+", "help": "default: those that neither train nor leave blocks out"},
+        "--budgets": {"nargs": "+", "type": float, "default": list(BUDGETS), "help": "shares of the FLOPs"},
+        "--floors": {
+            "nargs": "+",
+            "type": float,
+            "default": list(FLOORS),
+            "help": "shares of the widened widths",
+        },
+        "--convention": {
+            "choices": ("macs", "paper"),
+            "default": "paper",
+            "help": "of FLOPs (default: paper)",
+        },
+        "--dataset": {"choices": list(DATASETS), "default": "tiny-imagenet", "help": "of the scoring images"},
+    },
     data="channel-bench-macro and the data set",
 )
 

@@ -25,7 +25,7 @@ from benchmarks.channel_bench_search import (
 from benchmarks.channel_bench_table import find_oracle, neighbours
 from core.methods.candidates import IntArray
 from core.report.style import GRID, INK, QUIET, head, label_ends, look_of, new_figure, save_figure, styled
-from core.tables import markdown_table
+from core.tables import grouped, markdown_table
 from core.widths.space import Space
 
 CIFAR_IMAGES = 50_000  # an epoch of the trainings in the table
@@ -185,9 +185,7 @@ def headline(
 def report(results: Mapping[str, Any], arguments: Namespace, figure: str | None) -> str:
     """The page, in Markdown."""
     floors, left = arguments.floors, results["left_out"]
-    kinds: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        kinds.setdefault(reason, []).append(name)
+    kinds = grouped((reason, name) for name, reason in left.items())
     convention = {"macs": "multiply-accumulates, as in the table", "paper": "in the convention of the paper"}
     notes = [
         f"*Accuracy* is what the surface says of the networks found, mean ± sd over {arguments.seeds} seeds where a "

@@ -159,16 +159,17 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
             metric,
             records,
             failed,
+            series,
+            pairs,
+            found,
         )
     return 1 if failed else 0
 
 
 def _write(arguments: Namespace, command: str, registered: Registered, bench: Bench, metric: Metric,
-           records: Sequence[Record], failed: Sequence[Failure]) -> None:  # fmt: skip
+           records: Sequence[Record], failed: Sequence[Failure], series: Mapping[str, Series],
+           pairs: Mapping[Any, Sequence[float]], found: Sequence[Decision]) -> None:  # fmt: skip
     stem = arguments.output or bench.store / "confirmation"
-    series = collect(records, lambda record: str(record["method"]))
-    pairs = differences(registered, series, metric)
-    found = decide(registered, pairs)
     becomes = becomes_default(registered, found, pairs, higher_is_better=metric.higher_is_better)
     config = bench.config
     plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)

@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -386,19 +386,14 @@ def measure(options: Namespace) -> Page:
     return Page("Speed of DiMP-50 on a CPU", text, {**value, "parts": part_value})
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """The other thing to measure."""
-    parser.add_argument(
-        "--endurance", type=int, metavar="N", help="track N frames and report the memory instead"
-    )
-
-
 main = benchmark(
     "dimp",
     __doc__,
     measure,
     numbers={"turns": (5, "counted runs of each way"), "frames": (20, "frames of a run, a multiple of 20")},
-    options=add_options,
+    options={
+        "--endurance": {"type": int, "metavar": "N", "help": "track N frames and report the memory instead"}
+    },
     packages=("opencv-python",),
 )
 

@@ -23,7 +23,7 @@ from core.experiments.series import Series, collect, controls_table, results_tab
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.storage.files import read_json, write_text
-from core.tables import markdown_table
+from core.tables import grouped, markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -281,9 +281,7 @@ def page() -> str:
 def explored_table(folder: Path, what: str) -> str:
     """Errors and losses of the trainings in a folder of records, in the order of their errors."""
     records = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    own: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        own.setdefault(record["method"], []).append(record)
+    own = grouped((str(record["method"]), record) for record in records)
 
     def mean(method: str, key: str) -> float:
         return fmean(record["metrics"][key] for record in own[method])

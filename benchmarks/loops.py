@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from classification.data.images import read_rgb
 from classification.models import build
 from core.errors import UserError
 from core.graph.complexity import count
-from core.modules import RELU_MODULES, evaluating
+from core.modules import RELU_MODULES, evaluating, hooked
 from core.storage.data import data_root
 from core.tables import markdown_table
 from core.timing import time_in_turns, timings, wait
@@ -44,6 +44,16 @@ Batch = tuple[Tensor, Tensor]
 Sums = tuple[int, int, float]  # images, labels, and one value of every image: what an epoch gave
 BATCH_SIZE = 64
 OURS = "cache, our loader"
+# What is trained, and where: options of the command, as `benchmarks.measure.benchmark` takes them.
+LOOP_OPTIONS: dict[str, dict[str, Any]] = {
+    "--warmup": {"type": int, "default": 1, "help": "epochs that are not counted (default: 1)"},
+    "--dataset": {"choices": ("digits", "tiny-imagenet"), "default": "digits"},
+    "--model": {"default": "resnet20", "help": "such as mobilenetv2 (default: resnet20)"},
+    "--device": {"default": "cpu", "help": "cpu or cuda (default: cpu)"},
+    "--precision": {"choices": ("32-true", "bf16-mixed"), "default": "32-true"},
+    "--channels-last": {"action": "store_true"},
+    "--compile": {"action": "store_true", "help": "torch.compile, on both sides"},
+}
 
 
 @dataclass(frozen=True)
@@ -259,10 +269,8 @@ def step_traffic(model: nn.Module, image: Tensor, bytes_per_value: int) -> int:
     handles = [
         module.register_forward_hook(measure) for module in model.modules() if isinstance(module, layers)
     ]
-    with torch.no_grad(), evaluating(model):
+    with hooked(handles), torch.no_grad(), evaluating(model):
         model(image)
-    for handle in handles:
-        handle.remove()
     return sum(values) * bytes_per_value
 
 
@@ -336,14 +344,3 @@ def compare_loops(options: Namespace) -> Page:
         text,
         {"benchmark": "training_loop", "loops": loops, "ratios": ratios},
     )
-
-
-def add_loop_options(parser: ArgumentParser) -> None:
-    """What is trained, and where."""
-    parser.add_argument("--warmup", type=int, default=1, help="epochs that are not counted (default: 1)")
-    parser.add_argument("--dataset", choices=("digits", "tiny-imagenet"), default="digits")
-    parser.add_argument("--model", default="resnet20", help="such as mobilenetv2 (default: resnet20)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, on both sides")

@@ -112,7 +112,7 @@ def benchmark(
     measure: Callable[[Namespace], Page],
     *,
     numbers: Mapping[str, tuple[int | tuple[int, ...], str]],
-    options: Callable[[ArgumentParser], object] = lambda parser: None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     data: str = "",
     packages: Sequence[str] = (),
     interrupted: str = NOTHING_KEPT,
@@ -126,7 +126,7 @@ def benchmark(
         measure: does the work, with the arguments.
         numbers: option -> (default, meaning), integers of at least 1; several where the default is a tuple. Torch's
             threads are among them, 1 where nothing else is said.
-        options: adds all other options.
+        options: all others: "--name" -> what `ArgumentParser.add_argument` is told of it.
         data: what it reads under the data root; "" where it reads none.
         packages: see `machine`.
         interrupted: what to tell somebody who has interrupted it.
@@ -158,7 +158,8 @@ def benchmark(
             parser.add_argument(
                 f"--{option}", type=int, nargs=several, default=default, help=f"{meaning} (%(default)s)"
             )
-        options(parser)
+        for option, told in (options or {}).items():
+            parser.add_argument(option, **told)
         if data:
             where = f"folder of {data} (default: $LWDNA_DATA, else data/)"
             parser.add_argument("--data-root", help=where)

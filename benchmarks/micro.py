@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.loops import add_loop_options, compare_loops, load
+from benchmarks.loops import LOOP_OPTIONS, compare_loops, load
 from benchmarks.measure import Page, benchmark
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.shrinking import peer_macs
@@ -277,17 +277,6 @@ def identification(options: Namespace) -> Page:
     )
 
 
-def add_pricing_options(parser: ArgumentParser) -> None:
-    """Which networks are priced."""
-    parser.add_argument("--networks", nargs="+", default=list(USUAL), help=f"some of {', '.join(NETWORKS)}")
-
-
-def add_identification_options(parser: ArgumentParser) -> None:
-    """The network, and how far it is widened."""
-    parser.add_argument("--model", choices=MODELS, default="resnet50", metavar="MODEL")
-    parser.add_argument("--widen", type=float, default=2.0, help="growth of the widths (default: 2)")
-
-
 ENTRIES = {
     "pricing": benchmark(
         "micro pricing",
@@ -298,7 +287,9 @@ ENTRIES = {
             "built": (5, "built and counted"),
             "turns": (5, "counted runs of each way"),
         },
-        options=add_pricing_options,
+        options={
+            "--networks": {"nargs": "+", "default": list(USUAL), "help": f"some of {', '.join(NETWORKS)}"}
+        },
         packages=("torch-pruning",),
     ),
     "identification": benchmark(
@@ -312,7 +303,10 @@ ENTRIES = {
             "micro-batch": (32, "images at once in a training step; gradients add up"),
             "threads": (2, "of torch"),
         },
-        options=add_identification_options,
+        options={
+            "--model": {"choices": MODELS, "default": "resnet50", "metavar": "MODEL"},
+            "--widen": {"type": float, "default": 2.0, "help": "growth of the widths (default: 2)"},
+        },
     ),
     "data_loading": benchmark(
         "micro data_loading",
@@ -335,7 +329,7 @@ ENTRIES = {
             "batches": (20, "per epoch"),
             "batch-size": (64, "images"),
         },
-        options=add_loop_options,
+        options=LOOP_OPTIONS,
         data="the data sets",
         packages=("lightning-fabric",),
     ),

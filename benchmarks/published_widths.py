@@ -18,7 +18,7 @@ import math
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -354,24 +354,20 @@ def find_all(arguments: Namespace) -> Page:
     return Page("Widths of the paper's seven networks", text(results, arguments, pictures), value)
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Which networks and methods."""
-    parser.add_argument(
-        "--networks", nargs="+", default=list(NETWORKS), help=f"some of {', '.join(NETWORKS)}"
-    )
-    parser.add_argument("--methods", nargs="+", default=list(USUAL), help=f"default: {', '.join(USUAL)}")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and images (0)")
-    parser.add_argument(
-        "--keep-files", action="store_true", help="leave shared_configs/widths as it is: measure alone"
-    )
-
-
 main = benchmark(
     "published_widths",
     __doc__,
     find_all,
     numbers={"turns": (7, "of timing"), "round-to": (8, "multiples that widths are")},
-    options=add_options,
+    options={
+        "--networks": {"nargs": "+", "default": list(NETWORKS), "help": f"some of {', '.join(NETWORKS)}"},
+        "--methods": {"nargs": "+", "default": list(USUAL), "help": f"default: {', '.join(USUAL)}"},
+        "--seed": {"type": int, "default": 0, "help": "of weights and images (0)"},
+        "--keep-files": {
+            "action": "store_true",
+            "help": "leave shared_configs/widths as it is: measure alone",
+        },
+    },
     data="imagenet-sample, tiny-imagenet-200 and BSDS500",
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -151,26 +151,26 @@ def measure(options: Namespace) -> Page:
     return Page(f"Time to {target:.0%} of the MACs", page(rows, target), to_json(rows, target), failed)
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Which networks, how far, and how patiently."""
-    parser.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK", help="all"
-    )
-    parser.add_argument("--target", type=float, default=0.9, help="share of the MACs (default: 0.9)")
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=10.0,
-        help="seconds after which a way sits out the other turns (default: 10)",
-    )
-
-
 main = benchmark(
     "shrinkage",
     __doc__,
     measure,
     numbers={"turns": (5, "counted runs of each way")},
-    options=add_options,
+    options={
+        "--networks": {
+            "nargs": "+",
+            "choices": NETWORKS,
+            "default": list(NETWORKS),
+            "metavar": "NETWORK",
+            "help": "all",
+        },
+        "--target": {"type": float, "default": 0.9, "help": "share of the MACs (default: 0.9)"},
+        "--patience": {
+            "type": float,
+            "default": 10.0,
+            "help": "seconds after which a way sits out the other turns (default: 10)",
+        },
+    },
     packages=("torch-pruning",),
 )
 

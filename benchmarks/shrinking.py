@@ -68,7 +68,7 @@ def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -
     marks = [time.perf_counter()]
     graph = core.trace_channels(model, inputs)
     marks.append(time.perf_counter())
-    scores = core.score_channels(model, graph, (), _no_loss, score="magnitude")
+    scores = core.score_channels(model, graph, (), no_loss, score="magnitude")
     marks.append(time.perf_counter())
     budget = core.Budget(flops=target, convention="macs")
     found = core.search(graph, scores, budget, graph.price())
@@ -80,8 +80,9 @@ def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -
     return Shrunk(result, 1, graph, found.widths, phases)
 
 
-def _no_loss(outputs: Any, targets: Any) -> Tensor:
-    raise AssertionError("a magnitude score reads no batch")
+def no_loss(outputs: Any, targets: Any) -> Tensor:
+    """The loss for scores that ask for none."""
+    raise AssertionError("this score reads no batch")
 
 
 def shrink_in_steps(

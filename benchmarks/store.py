@@ -19,9 +19,9 @@ import socket
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -464,13 +464,13 @@ def page_text(figures: Mapping[str, Any]) -> str:
             f"{LEASE:g} s), ran the same list. A training takes {1000 * MOMENT:g} ms and trains nothing; all else is "
             f"the engine's.",
             "## Injected",
-            _table(["what", "how often"], injected),
+            markdown_table(["what", "how often"], injected),
             "## What came of it",
-            _table(["", "count"], outcomes),
+            markdown_table(["", "count"], outcomes),
             f"{figures['trials_per_second']:.1f} trials a second over {figures['seconds_of_trials']:.0f} s "
             f"({figures['seconds']:.0f} s with the start of all processes); trained by {shares}.",
             "## What one step costs",
-            _table(["step", "µs"], steps),
+            markdown_table(["step", "µs"], steps),
             "One process that is alone with the store, on this machine's disk; a record is synced to it.",
             f"## {PAPER_TRIALS:,} trials by {PAPER_WORKERS} workers, on paper",
             paper_text(figures),
@@ -500,15 +500,6 @@ def paper_text(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return markdown_table(head, [[str(cell) for cell in row] for row in rows])
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """How long it may take."""
-    parser.add_argument("--seconds", type=float, default=600.0, help="given up after so many (%(default)s)")
-
-
 main = benchmark(
     "store",
     __doc__,
@@ -521,7 +512,7 @@ main = benchmark(
         "errors": (40, "trials that fail at first"),
         "hopeless": (5, "trials that always fail"),
     },
-    options=add_options,
+    options={"--seconds": {"type": float, "default": 600.0, "help": "given up after so many (%(default)s)"}},
 )
 
 

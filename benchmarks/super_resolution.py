@@ -253,11 +253,12 @@ main = benchmark(
     __doc__,
     measure,
     numbers={"turns": (5, "counted runs of each way"), "threads": ((1,), "of torch, one or several")},
-    options=lambda parser: parser.add_argument(
-        "--found-only",
-        action="store_true",
-        help="time the baselines and their found networks only: more turns in the same time",
-    ),
+    options={
+        "--found-only": {
+            "action": "store_true",
+            "help": "time the baselines and their found networks only: more turns in the same time",
+        }
+    },
     data="BSDS500",
     packages=("basicsr",),
 )

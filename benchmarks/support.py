@@ -22,7 +22,7 @@ import json
 import multiprocessing
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -150,14 +150,6 @@ def try_all(arguments: Namespace) -> Page:
     return Page("Which networks are supported", text, {"networks": shown})
 
 
-def options(parser: ArgumentParser) -> None:
-    """Beside the numbers."""
-    parser.add_argument("--networks", nargs="+", default=[], metavar="NAME",
-                        help="names, families or source/name: these alone, again")  # fmt: skip
-    parser.add_argument("--aside", action="store_true", help="also those that are kept aside to judge by")
-    parser.add_argument("--onnx", action="store_true", help="also export to ONNX")
-
-
 main = benchmark(
     "support",
     __doc__,
@@ -167,7 +159,16 @@ main = benchmark(
         "seconds": (120, "after which a network's process is ended"),
         "memory": (12, "GiB of its own data that a network's process may have (Linux)"),
     },
-    options=options,
+    options={
+        "--networks": {
+            "nargs": "+",
+            "default": [],
+            "metavar": "NAME",
+            "help": "names, families or source/name: these alone, again",
+        },
+        "--aside": {"action": "store_true", "help": "also those that are kept aside to judge by"},
+        "--onnx": {"action": "store_true", "help": "also export to ONNX"},
+    },
     packages=PACKAGES,
     interrupted="with --output the networks that were tried are kept, and the same command goes on",
 )

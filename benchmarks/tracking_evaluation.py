@@ -243,9 +243,9 @@ main = benchmark(
     __doc__,
     measure,
     numbers={"turns": (7, "counted runs of each way")},
-    options=lambda parser: parser.add_argument(
-        "--lasot-toolkit", type=Path, metavar="DIR", help="a checkout, to be run by octave-cli"
-    ),
+    options={
+        "--lasot-toolkit": {"type": Path, "metavar": "DIR", "help": "a checkout, to be run by octave-cli"}
+    },
     data="LaSOT's annotations and the trackers' boxes",
     packages=("got10k", "matplotlib"),
 )

@@ -28,7 +28,7 @@ from classification.task import (
 )
 from core.command_line.exits import run_parsed
 from core.command_line.factories import title
-from core.experiments.arguments import add_experiment_arguments, add_pretrained_arguments, given_pretrained
+from core.experiments.arguments import add_experiment_arguments, given_pretrained
 from core.experiments.commands import execute
 from core.experiments.task import Task
 from core.experiments.work_directories import CONFIG_FILE
@@ -77,7 +77,6 @@ def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="python -m classification.run", description=__doc__)
     add_subject_arguments(parser)
-    add_pretrained_arguments(parser)
     add_experiment_arguments(parser, EXAMPLES)
     return parser
 

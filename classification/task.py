@@ -31,7 +31,7 @@ from core.experiments.settings import Run, Settings
 from core.experiments.task import Described, Metric, Shown, Task, model_text
 from core.methods.method import without_young
 from core.methods.subject import Pretrained
-from core.storage.files import atomic_write, read_json, read_text, write_json
+from core.storage.files import read_json, read_text, write_json, write_text
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
 from core.training.train import Loader
@@ -276,7 +276,6 @@ def write_skipped(folder: Path, entries: Sequence[LeftOut]) -> None:
     """Write `skipped.txt`: a line for every file or folder that was not used, with the reason; none for none."""
     path = folder / SKIPPED_FILE
     if entries:
-        with atomic_write(path) as file:
-            file.writelines(f"{entry}\n" for entry in entries)
+        write_text(path, "".join(f"{entry}\n" for entry in entries))
     else:
         path.unlink(missing_ok=True)

@@ -64,6 +64,12 @@ def first_names(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
+def quoted(names: Sequence[str]) -> str:
+    """The first eight of many names in quotation marks, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(f"'{name}'" for name in names[:8]) + more
+
+
 def one_line(error: BaseException) -> str:
     """All that an exception says, without line breaks, as far as a line holds it."""
     return " ".join(str(error).split())[:300]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain-text table; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(str(row[column])) for row in (header, *rows)) for column in range(len(header))]
 
-    def line(row: Sequence[str]) -> str:
+    def line(row: Sequence[object]) -> str:
         cells = [
             str(cell).ljust(width) if column == 0 else str(cell).rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -19,13 +23,21 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; the first column is left-aligned, the others right-aligned."""
 
-    def line(cells: Sequence[str]) -> str:
+    def line(cells: Sequence[object]) -> str:
         return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
     return "\n".join([line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)])
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Key -> its values, both in the order in which they come."""
+    found: dict[K, list[V]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def engineering(number: float) -> str:

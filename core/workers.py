@@ -89,7 +89,7 @@ class Workers(Executor):
         report: Callable[[str], object] | None = None,
         name: Callable[..., str] | None = None,
     ) -> None:
-        self._patience, self._report, self._name = patience, report or _to_stderr, name
+        self._patience, self._report, self._name = patience, report or to_stderr, name
         absent = {key: value for key, value in (environment or {}).items() if key not in os.environ}
         begins = (patience, begin, arguments)
         self._processes = [_Process({**absent, **each(number)}, begins) for number in range(count)]
@@ -195,7 +195,7 @@ class _Process:
         if self._pool is not None:
             return self._pool.submit(_work, content).result()
         context = _Context()
-        with _environment, _set(self._variables):
+        with _environment, environment_with(self._variables):
             if self._told_to_end:
                 raise BrokenExecutor("told to end")
             pool = ProcessPoolExecutor(1, context, _begin, self._begins)
@@ -255,12 +255,14 @@ def _packed(error: BaseException) -> bytes:
     return content
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Say a line at once where errors go."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _set(variables: Mapping[str, str]) -> Iterator[None]:
+def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment that are as they were when the block is left."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from core.errors import first_line
 from core.storage.system_libraries import LIBRARIES, library_of
+from core.tables import grouped
 from lwdna import __version__
 from lwdna.shadowing import shadowed
 
@@ -98,10 +99,10 @@ def requirements() -> tuple[list[str], dict[str, list[str]]]:
             lines = requires("lwdna") or []
         except PackageNotFoundError:
             return [], {}
-        needed, extras = [line for line in lines if "extra ==" not in line], dict[str, list[str]]()
-        for line in lines:
-            if found := re.search(r"""extra == ['"](\w+)""", line):
-                extras.setdefault(found[1], []).append(line)
+        needed = [line for line in lines if "extra ==" not in line]
+        extras = grouped(
+            (found[1], line) for line in lines if (found := re.search(r"""extra == ['"](\w+)""", line))
+        )
     own = {
         extra: [line for line in lines if not line.startswith("lwdna[")] for extra, lines in extras.items()
     }

@@ -14,7 +14,7 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from core.command_line.exits import run_parsed
@@ -77,12 +77,10 @@ def build_parser() -> ArgumentParser:
 
 def checks(options: Namespace) -> Iterator[Check]:
     """All that is looked at, in the order in which it is told."""
-    yield from check_versions()
-    yield from check_devices()
-    yield from check_libraries()
-    yield from check_decoders()
-    yield from check_data(options.data_root)
-    yield from check_folders(options.work_dir)
+    yield from chain(
+        check_versions(), check_devices(), check_libraries(), check_decoders(), check_data(options.data_root),
+        check_folders(options.work_dir),
+    )  # fmt: skip
     if options.smoke:
         yield from smoke(options.device)
 

@@ -19,7 +19,7 @@ from core.command_line.factories import is_factory, title
 from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_weights
-from core.storage.files import refuse_overwriting
+from core.storage.files import require_new_checkpoint
 from super_resolution.checkpoint import Description, build_network, describe, save_network
 from super_resolution.models.basicsr_options import Constants, options_beside, read_options
 from super_resolution.models.convert import OURS_ALONE, Converted, convert_weights
@@ -43,7 +43,7 @@ def convert_file(
     Raises:
         UserError: the source is missing, broken or of another network, or the target has another ending.
     """
-    _require_target(source, target)
+    require_new_checkpoint(source, target)
     weights = read_weights(source)
     options = options_beside(source) if options is None else options
     trained = None if options is None else read_options(options)
@@ -75,7 +75,7 @@ def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
     """
     if not is_factory(model):
         raise UserError(f"--model '{model}': write package.module:factory or path/to/file.py:factory")
-    _require_target(source, target)
+    require_new_checkpoint(source, target)
     network = build_network(Description(model, scale, {}), model)
     load_weights(network, source)
     description = describe(model, scale, {}, input_channels(network))
@@ -83,12 +83,6 @@ def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     taken = len(network.state_dict())
     return f"{title(model)} x{scale}\n{taken} tensors taken over, {parameters:,} parameters; none left over"
-
-
-def _require_target(source: Path, target: Path) -> None:
-    if target.suffix != ".safetensors":
-        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending.")
-    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
 
 
 def report(converted: Converted, option_file: Path | None = None) -> str:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
 from core.command_line.factories import is_factory, title
-from core.experiments.arguments import add_experiment_arguments, add_pretrained_arguments, given_pretrained
+from core.experiments.arguments import add_experiment_arguments, given_pretrained
 from core.experiments.commands import execute
 from core.experiments.task import Task
 from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
@@ -46,7 +46,6 @@ def build_parser() -> ArgumentParser:
         action=BooleanOptionalAction,
         help="upsamplers as wide as the trunk, or of their own widths (default: the protocol's)",
     )
-    add_pretrained_arguments(parser)
     add_experiment_arguments(parser, EXAMPLES)
     return parser
 

@@ -124,9 +124,7 @@ def command(arguments: argparse.Namespace) -> int:
         raise MissingData(
             f"{TITLES[arguments.dataset]}: the split holds no sequences: check --split and --data-root"
         )
-    if arguments.sequences:
-        entries = select(entries, arguments.sequences)
-    result = check(entries, images=not arguments.annotations_only)
+    result = check(select(entries, arguments.sequences), images=not arguments.annotations_only)
     for problem in result.problems:
         print(problem)
     counted = (

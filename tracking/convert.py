@@ -13,8 +13,7 @@ from pathlib import Path
 
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
-from core.errors import UserError
-from core.storage.files import refuse_overwriting
+from core.storage.files import require_new_checkpoint
 
 EXAMPLES = ("tracking.convert dimp50.pth dimp50.safetensors",)
 
@@ -27,9 +26,7 @@ def convert_file(source: Path, target: Path) -> str:
     """
     from tracking.dimp.checkpoint import load_network, save_network
 
-    if target.suffix != ".safetensors":
-        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending")
-    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
+    require_new_checkpoint(source, target)
     network, description = load_network(source)
     save_network(target, network, description)
     state = network.state_dict()

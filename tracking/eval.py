@@ -83,10 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--measure", default="success_auc", help="the score that --compare compares (success_auc)"
     )
-    output.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    output.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
-    output.add_argument("--latex", type=Path, metavar="FILE", help="write the table as LaTeX")
-    output.add_argument("--table-json", type=Path, metavar="FILE", help="write the table's rows as JSON")
+    for option, what in (
+        ("--json", "everything as JSON"),
+        ("--markdown", "the tables as Markdown"),
+        ("--latex", "the table as LaTeX"),
+        ("--table-json", "the table's rows as JSON"),
+    ):
+        output.add_argument(option, type=Path, metavar="FILE", help=f"write {what}")
     output.add_argument(
         "--plots", type=Path, metavar="DIR", help="write success, precision and attribute plots"
     )
@@ -102,8 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     if arguments.list:
-        entries = _entries(arguments)
-        for entry in select(entries, arguments.sequences) if arguments.sequences else entries:
+        for entry in select(_entries(arguments), arguments.sequences):
             print(entry.name)
         return 0
     if arguments.results is not None and (arguments.tracker or arguments.checkpoint):

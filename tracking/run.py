@@ -18,7 +18,6 @@ from core.command_line.exits import run_parsed
 from core.errors import UserError
 from core.experiments.arguments import (
     add_experiment_arguments,
-    add_pretrained_arguments,
     given_pretrained,
 )
 from core.experiments.commands import execute
@@ -61,7 +60,6 @@ def build_parser() -> ArgumentParser:
         metavar="FILE",
         help="weights of a classifier with the widths of --widths, for the found backbone to start from",
     )
-    add_pretrained_arguments(parser)
     add_experiment_arguments(parser, EXAMPLES)
     return parser
 

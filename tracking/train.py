@@ -128,8 +128,7 @@ def train(arguments: Namespace) -> int:
         stored = load_config(there / CONFIG_FILE, TrackingConfig, dumped=True)
         stays = arguments.config is None
         config = read_protocol(there / CONFIG_FILE if stays else arguments.config, arguments, dumped=stays)
-    devices, num_nodes = launched_processes()
-    fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    fabric = make_fabric(arguments.device, config.train.precision, *launched_processes())
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = print if fabric.is_global_zero else _silent
     note = from_data(config.backbone.name, arguments.backbone, arguments.config)

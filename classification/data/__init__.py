@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from classification.data.cifar import open_cifar
@@ -14,7 +15,8 @@ from classification.data.listed import open_flowers, open_food, open_pets
 from classification.data.own_folder import folder_title, open_own_folder
 from classification.data.reduction import reduce_data
 from classification.data.tiny_imagenet import open_tiny_imagenet
-from core.errors import MissingData, UserError, did_you_mean
+from core.errors import UserError, did_you_mean
+from core.storage.data import missing_of
 
 PHOTOGRAPHS = ("flowers102", "food101", "oxford-pets")
 """Published sets of photographs of any size, which have no size of their own: see `DataConfig.size`."""
@@ -48,15 +50,12 @@ _FOLDERS = {
 
 def missing_sets(root: Path) -> dict[str, str]:
     """Every data set of `DATASETS` -> what is missing and where to get it, "" where its folder is there."""
-    found = {}
-    for name in DATASETS:
-        found[name] = ""
-        if name in _FOLDERS and not any((root / folder).exists() for folder in _FOLDERS[name]):
-            try:
-                open_dataset(name, root)
-            except MissingData as error:
-                found[name] = str(error)
-    return found
+    openers = {
+        name: partial(open_dataset, name, root)
+        for name, folders in _FOLDERS.items()
+        if not any((root / folder).exists() for folder in folders)
+    }
+    return dict.fromkeys(DATASETS, "") | missing_of(openers)
 
 
 def is_folder(dataset: str) -> bool:

@@ -17,8 +17,9 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from core.errors import UserError
@@ -93,24 +94,27 @@ def run_parsed(
 
 
 @contextmanager
-def _threads(debug: bool) -> Iterator[None]:
+def _instead(module: ModuleType, name: str, function: Callable[..., object]) -> Iterator[None]:
+    """A function of another module that is replaced until the block is left."""
+    before = getattr(module, name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def _threads(debug: bool) -> AbstractContextManager[None]:
     """What fails in a thread of a library (a full disk under TensorBoard's) in one line, too."""
 
     def tell(failed: threading.ExceptHookArgs) -> None:
         print(f"failed in {failed.thread and failed.thread.name}: {failed.exc_type.__name__}: {failed.exc_value}",
               file=sys.stderr)  # fmt: skip
 
-    before = threading.excepthook
-    if not debug:
-        threading.excepthook = tell
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+    return nullcontext() if debug else _instead(threading, "excepthook", tell)
 
 
-@contextmanager
-def _warnings(debug: bool) -> Iterator[None]:
+def _warnings(debug: bool) -> AbstractContextManager[None]:
     """Warnings of our own code as one line, too: Python would print a line of the source beside them."""
     usual = warnings.formatwarning
 
@@ -123,12 +127,7 @@ def _warnings(debug: bool) -> Iterator[None]:
             ours = False
         return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
-    if not debug:
-        warnings.formatwarning = told
-    try:
-        yield
-    finally:
-        warnings.formatwarning = usual
+    return nullcontext() if debug else _instead(warnings, "formatwarning", told)
 
 
 class _Output:

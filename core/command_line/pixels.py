@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from core.errors import UserError
 from core.storage.images import MAX_PIXELS, PIXELS_VARIABLE
+from core.workers import environment_with
 
 
 def add_max_pixels(parser: ArgumentParser) -> None:
@@ -28,23 +27,10 @@ def limited(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
     """
 
     def run(options: Namespace) -> int:
-        with _pixel_limit(options.max_pixels):
+        number = options.max_pixels
+        if number is not None and number < 1:
+            raise UserError(f"--max-pixels is {number}: use at least 1")
+        with environment_with({} if number is None else {PIXELS_VARIABLE: str(number)}):
             return command(options)
 
     return run
-
-
-@contextmanager
-def _pixel_limit(number: int | None) -> Iterator[None]:
-    if number is not None and number < 1:
-        raise UserError(f"--max-pixels is {number}: use at least 1")
-    before = os.environ.get(PIXELS_VARIABLE)
-    if number is not None:
-        os.environ[PIXELS_VARIABLE] = str(number)
-    try:
-        yield
-    finally:
-        if number is not None:
-            del os.environ[PIXELS_VARIABLE]
-            if before is not None:
-                os.environ[PIXELS_VARIABLE] = before

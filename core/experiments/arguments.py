@@ -20,7 +20,7 @@ from core.experiments.pretrained import shrink_of
 from core.experiments.settings import STAGES
 from core.methods.registry import METHODS
 from core.widths.allocation import ALLOCATIONS
-from core.widths.budget import Budget
+from core.widths.budget import Budget, number_or_word
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
 
@@ -69,7 +69,7 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     space.add_argument("--floor", type=float, help="least fraction of each widened group to keep")
     space.add_argument(
         "--vanish",
-        type=_number_or_word,
+        type=number_or_word,
         help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those that "
         "their floor would have to hold up; receptive-field: those that see the whole image",
     )
@@ -178,13 +178,6 @@ def search_of(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def _number_or_word(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def help_text(examples: Sequence[str]) -> str:
     """The end of `--help`: examples, what the scores and the other methods are, where more is said.
 
@@ -219,6 +212,7 @@ def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) ->
     """
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = help_text(examples)
+    add_pretrained_arguments(parser)
     add_trial_arguments(parser)
     add_method_arguments(parser)
     run = parser.add_argument_group("experiment")

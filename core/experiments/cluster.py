@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from core.command_line.exits import PREEMPTED
 from core.errors import UserError
 from core.interruption import Preempted
-from core.workers import WorkerDied
+from core.workers import WorkerDied, to_stderr
 
 T = TypeVar("T")
 LARGEST_ARRAY = 1000  # SLURM's own default of MaxArraySize is 1001
@@ -111,7 +111,7 @@ class Jobs(Executor):
         self.folder = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._cluster, self._count, self._variables = cluster, count, variables
         self._executor = _executor(cluster, count, options, self.folder)
-        self._name, self._report = name, report or _to_stderr
+        self._name, self._report = name, report or to_stderr
         self._lock = threading.Lock()
         self._new: list[_Task] = []
         self._running: list[_Task] = []
@@ -257,7 +257,3 @@ def _executor(cluster: str, count: int, options: Mapping[str, Any], folder: Path
             f"--executor-options: submitit refuses them, or there is no SLURM here: {text}"
         ) from error
     return executor
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -97,8 +97,7 @@ def execute(
     else:
         stored = load_config(there / CONFIG_FILE, schema, dumped=True)
         config = protocol(there / CONFIG_FILE, dumped=True)
-    devices, num_nodes = launched_processes()
-    fabric = make_fabric(arguments.device, config.train.precision, devices, num_nodes)
+    fabric = make_fabric(arguments.device, config.train.precision, *launched_processes())
     config, lowered_lr = lowered_rate(config, stored, there or Path())
     say = _say if fabric.is_global_zero else _silent
     with work_directory(fabric, there, arguments, name, RESULT_FILE, say) as folder:

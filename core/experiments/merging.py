@@ -88,11 +88,9 @@ def _add(path: Path, target: Path, what: Callable[[Any], Any], say: Callable[[st
         return DAMAGED
     try:
         there = what(read_json(target))
-    except FileNotFoundError:
-        write_json(target, content)
-        return ADDED
-    except (OSError, ValueError, LookupError, TypeError):
-        say(f"'{target}' is damaged: written anew from '{path}'")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        if not isinstance(error, FileNotFoundError):
+            say(f"'{target}' is damaged: written anew from '{path}'")
         write_json(target, content)
         return ADDED
     if there == own:

@@ -29,7 +29,7 @@ from core.experiments.settings import FOUND, Run, Settings
 from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
 from core.experiments.store import WorkDirectory, key_of
 from core.experiments.task import Metric, Task
-from core.experiments.width_plots import FoundWidths, widths_figure, widths_heading
+from core.experiments.width_plots import FoundWidths, told_widths, widths_figure, widths_heading
 from core.graph.complexity import count_each, latency
 from core.methods.registry import BASELINE
 from core.modules import FORWARD_FAILURES, tensors_in
@@ -39,7 +39,7 @@ from core.report.tips import Tips
 from core.storage.files import write_json
 from core.storage.schema import read_kept
 from core.surgery.architecture import Architecture
-from core.tables import engineering
+from core.tables import engineering, grouped
 
 LATENCY_FILE = "latency.json"
 SECONDS = 4.0  # that the clock may take, but for very slow networks
@@ -288,7 +288,7 @@ def _widths(
         floor = "floor not stored" if fact.floor is None else f"floor {fact.floor}"
         score = "score not stored" if fact.score is None else f"score {fact.score:.3g}"
         told.append(f"{floor}, {score}\n{shares[0]} % of the FLOPs (baseline {shares[1]} %)")
-        by_method = [_told_widths([run[place] for run in own_runs]) for own_runs in found.values()]
+        by_method = [told_widths([run[place] for run in own_runs]) for own_runs in found.values()]
         rows.append([
             layer, str(baseline[place]), *by_method, "–" if fact.floor is None else str(fact.floor),
             "–" if fact.score is None else f"{fact.score:.3g}", *shares,
@@ -317,11 +317,6 @@ def _widths(
 def _share(flops: Mapping[str, int], layer: str) -> str:
     """Of the network's FLOPs, in percent; a dash where they could not be counted."""
     return f"{100 * flops.get(layer, 0) / sum(flops.values()):.2f}" if flops else "–"
-
-
-def _told_widths(widths: Sequence[int]) -> str:
-    words = [str(width) if width else "left out" for width in widths]
-    return words[0] if len(set(words)) == 1 else ", ".join(words)
 
 
 def stages_of(layers: Sequence[str], most: int = 20) -> list[str]:
@@ -451,10 +446,9 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
     ], code=True)  # fmt: skip
     environment = {key: str(value) for key, value in result["environment"].items() if value is not None}
     store = WorkDirectory(folder, settings.train.seed)
-    kept: dict[str, list[str]] = {}
-    for run in runs:
-        for key, value in store.environment(run.method, run.seed).items():
-            kept.setdefault(key, []).append(str(value))
+    kept = grouped(
+        (key, str(value)) for run in runs for key, value in store.environment(run.method, run.seed).items()
+    )
     rows = [[f"report: {key}", value] for key, value in environment.items()]
     for key, values in kept.items():
         different = sorted(set(values))

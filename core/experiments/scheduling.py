@@ -12,7 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -65,32 +65,20 @@ def attempt_there(
     train: bool,
     waits: bool,
     forecast: Forecast | None,
+    in_job: bool,
 ) -> Failure | None:
     """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
 
-    What opening prints has been printed by the first process already.
+    What opening prints has been printed by the first process already; a job, whose process ends with the trial, prints
+    into a file of its own.
     """
     name = pickle.dumps(open_engine)
     with watch_for_interruption():  # what ends it goes to the first process, not to the terminal
         if name not in _opened:
             _opened.clear()
-            with redirect_stdout(io.StringIO()):
+            with nullcontext() if in_job else redirect_stdout(io.StringIO()):
                 _opened[name] = open_engine()
         engine = replace(_opened[name], waits=waits)
-        return attempt(engine, trial, place, train=train, forecast=forecast)
-
-
-def attempt_in_job(
-    open_engine: OpenEngine,
-    trial: Trial,
-    place: str,
-    train: bool,
-    waits: bool,
-    forecast: Forecast | None,
-) -> Failure | None:
-    """The same in a job, whose process ends with it."""
-    with watch_for_interruption():
-        engine = replace(open_engine(), waits=waits)
         return attempt(engine, trial, place, train=train, forecast=forecast)
 
 
@@ -201,13 +189,20 @@ def _attempts(
             forecast.trainings -= item.is_new
         return
     assert open_engine is not None, "other processes need open_engine"
-    there = attempt_there if resources.kind == PROCESSES else attempt_in_job
     first = next((item.number for item in items if item.is_new), None)
     waiting: dict[Future[Failure | None], _Item] = {}
     for item in items:
         told = forecast if item.number == first else None  # the first one says it
-        arguments = (open_engine, item.trial, item.place, item.train, waits, told)
-        waiting[executor.submit(there, *arguments)] = item
+        arguments = (
+            open_engine,
+            item.trial,
+            item.place,
+            item.train,
+            waits,
+            told,
+            resources.kind != PROCESSES,
+        )
+        waiting[executor.submit(attempt_there, *arguments)] = item
     for future in as_completed(waiting):
         item = waiting[future]
         try:

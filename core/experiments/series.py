@@ -9,7 +9,7 @@ from typing import Any
 
 from core.experiments.statistics import difference_cells, p_text, paired_p, width_spread, with_interval
 from core.experiments.task import Metric
-from core.tables import markdown_table
+from core.tables import grouped, markdown_table
 
 Record = Mapping[str, Any]
 
@@ -65,11 +65,10 @@ class Series:
 
 def collect(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, Series]:
     """Records by label, in the order in which labels appear."""
-    found: dict[str, Series] = {}
-    for record in records:
-        series = found.setdefault(label(record), Series(label(record), {}))
-        series.records[int(record["seed"])] = record
-    return found
+    by_label = grouped((label(record), record) for record in records)
+    return {
+        name: Series(name, {int(record["seed"]): record for record in own}) for name, own in by_label.items()
+    }
 
 
 def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, Series]:

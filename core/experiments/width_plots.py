@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ def widths_figure(
         there = runs > 0
         mean = np.array([column[column > 0].mean() if (column > 0).any() else 0.0 for column in runs.T])
         texts = [
-            _lines(f"{layer}: {name} {_listed(column)}, baseline {int(full)}", more)
+            _lines(f"{layer}: {name} {told_widths(column)}, baseline {int(full)}", more)
             for layer, column, full, more in zip(layers, runs.T, base, told, strict=True)
         ]
         kept = np.flatnonzero(mean > 0)
@@ -145,7 +145,7 @@ def _end(runs: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     return place + 0.3, float(mean[place] / base[place])
 
 
-def _listed(widths: np.ndarray) -> str:
+def told_widths(widths: Iterable[int]) -> str:
     """'12, 14, left out': the widths of a layer over the seeds."""
     words = [str(int(width)) if width else "left out" for width in widths]
     return words[0] if len(set(words)) == 1 else ", ".join(words)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError, did_you_mean
+from core.errors import UserError, did_you_mean, quoted
 from core.graph.attributes import mark_attributes, settle_attributes
 from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
 from core.graph.mentions import is_mentioned, mentioned
@@ -142,7 +142,7 @@ class _Runs:
         left = self._left_over(unseen)
         if left:
             note = Note(
-                f"no run called {_listed(left)}, and no code of the forward pass mentions it: it is left as it is, and "
+                f"no run called {quoted(left)}, and no code of the forward pass mentions it: it is left as it is, and "
                 f"what it would be fed is free; take it away"
             )
             self.trace.notes.append(note)
@@ -157,7 +157,7 @@ class _Runs:
                 f"'{name}'" if name else "the model itself" for name in sorted(self.open_places)
             )
             note = Note(
-                f"no run in evaluation or training mode called {_listed(list(unseen))}: their widths stay, and so do "
+                f"no run in evaluation or training mode called {quoted(list(unseen))}: their widths stay, and so do "
                 f"all channels in the forward pass of what holds them ({where}), as they may feed them; take away what "
                 f"is never called, or pass example inputs that reach it"
             )
@@ -293,7 +293,9 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 def _alive() -> list[Tensor]:
     """All tensors that exist now."""
     kinds, beneath = {Tensor}, [Tensor]
-    while beneath:  # a look into a set of types takes a third of `issubclass`, and there may be a million objects
+    while (
+        beneath
+    ):  # a look into a set of types takes a third of `issubclass`, and there may be a million objects
         beneath = [kind for parent in beneath for kind in type.__subclasses__(parent) if kind not in kinds]
         kinds.update(beneath)
     return [item for item in gc.get_objects() if type(item) in kinds]
@@ -316,11 +318,6 @@ def _real(tensor: Tensor) -> Tensor:
 def _random(tensor: Tensor) -> Tensor:
     """A CPU tensor of the same shape and type with other values, where any will do."""
     return torch.randn_like(tensor, device="cpu") if tensor.is_floating_point() else _real(tensor)
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
 
 
 def _returned(

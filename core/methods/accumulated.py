@@ -8,6 +8,7 @@ network, so what is handed on is how scores are distributed within each group, r
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
+from core.modules import hooked
 from core.surgery.gates import governed_weights
 from core.training.train import Loader, TrainConfig, fit
 from core.widths.scores import governed_sums
@@ -90,7 +92,7 @@ def accumulate_scores(
         for name, weight in model.named_parameters()
         if name in names
     ]
-    try:
+    with hooked(handles), suppress(_Enough):
         fit(
             model,
             loader,
@@ -101,11 +103,6 @@ def accumulate_scores(
             progress=progress,
             after_step=after_step,
         )
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return graph.split((getattr(model, BUFFER) / steps).float().cpu())
 
 

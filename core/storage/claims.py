@@ -94,9 +94,7 @@ class Claim:
             return self.started not in ("", start)
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OverflowError:  # no process has such a number
+        except (ProcessLookupError, OverflowError):  # the latter: no process has such a number
             return True
         except OSError:  # it is there, and somebody else's
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core.errors import MissingData
@@ -17,6 +18,17 @@ def data_root(argument: str | Path | None = None) -> Path:
     if argument is not None:
         return Path(argument).expanduser()
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or "data").expanduser()
+
+
+def missing_of(openers: Mapping[str, Callable[[], object]]) -> dict[str, str]:
+    """Data set -> what is missing and where to get it, "" where its opener finds it."""
+    found = dict.fromkeys(openers, "")
+    for name, open_set in openers.items():
+        try:
+            open_set()
+        except MissingData as error:
+            found[name] = str(error)
+    return found
 
 
 def require(path: str | Path, what: str, get: str) -> Path:

@@ -137,6 +137,13 @@ def refuse_overwriting(
         written[key] = name
 
 
+def require_new_checkpoint(source: Path, target: Path) -> None:
+    """Refuse, for a checkpoint that is made of another one, a target of another ending, or the source itself."""
+    if target.suffix != ".safetensors":
+        raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending")
+    refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
+
+
 def _identity(path: Path) -> tuple[int, int] | str:
     """What two names of one file have in common."""
     try:

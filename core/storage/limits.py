@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
 )
 
 from core.errors import UserError
+from core.modules import hooked
 
 _ASSUMED = 64 * 2**30  # bytes, where the system does not tell
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
@@ -122,9 +123,8 @@ def network_of_a_file(tensors: int, values: int) -> Iterator[None]:
         register_module_module_registration_hook(note),
     ]
     token = _allowed.set(allowed)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks):
+        try:
+            yield
+        finally:
+            _allowed.reset(token)

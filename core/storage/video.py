@@ -118,6 +118,16 @@ def quiet() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
+@contextmanager
+def capturing(source: str | int, *settings: Any) -> Iterator[cv2.VideoCapture]:
+    """OpenCV's reader of a file or a camera, closed when the block is left."""
+    capture = cv2.VideoCapture(source, *settings)
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
 def open_video_file(path: str | Path) -> Video:
     """Open a video file, and find out which frames it holds and when each is shown.
 
@@ -185,17 +195,13 @@ def _next_time(capture: cv2.VideoCapture, patience: int = 64) -> float | None:
 
 def _decoded_times(path: str | Path) -> list[float]:
     """Times in milliseconds of the frames that can be decoded."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
+    with capturing(str(path), cv2.CAP_FFMPEG) as capture:
         return list(iter(partial(_next_time, capture), None))
-    finally:
-        capture.release()
 
 
 def _packet_times(path: str | Path) -> list[float]:
     """Times in milliseconds of the frames that are stored, in the order in which they are shown; nothing is decoded."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-    try:
+    with capturing(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1]) as capture:
         hides = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) == b"VP80"
         times = []
         while (time := _next_time(capture)) is not None:
@@ -204,8 +210,6 @@ def _packet_times(path: str | Path) -> list[float]:
             if not (hides and packet is not None and packet.size and not int(packet.flat[0]) & _VP8_SHOWN):
                 times.append(time)
         return sorted(times)
-    finally:
-        capture.release()
 
 
 def _plan(times: Sequence[float], speed: float, stated: float, structure: Structure) -> _Plan:
@@ -266,8 +270,7 @@ def _assemble(
         video.lost.clear()
         video.open_end = False
         n, decoded, misses, index, number, slot = len(plan.numbers), 0, 0, -1, 0, -1
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        try:
+        with capturing(str(path), cv2.CAP_FFMPEG) as capture:
             # A frame that cannot be decoded answers like the end of the file; the next one may be fine.
             while misses <= max(n - decoded, 0) + 1:
                 found, image = capture.read()
@@ -283,8 +286,6 @@ def _assemble(
                 yield Frame(number, slot, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
             video.lost.extend(range(number + 1, plan.count + 1))
             video.open_end = plan.open_end
-        finally:
-            capture.release()
 
     notes = tuple(f"{name}: {note}" for note in plan.notes)
     video = Video(name, False, plan.speed, plan.count, frames, notes, damage=damage)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError, first_names
+from core.tables import grouped
 
 # Keys under which training codes keep running averages, and weights; of several the first one counts where no network
 # is there to tell which one is meant. "ema" is our own training state's.
@@ -315,9 +316,7 @@ def _names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[st
     exact = {name: name for name in wanted if name in found}
     if len(exact) == len(wanted):
         return exact
-    theirs: dict[str, list[str]] = {}
-    for name in found:
-        theirs.setdefault(_plain(name), []).append(name)
+    theirs = grouped((_plain(name), name) for name in found)
     repeated = Counter(map(_plain, wanted))
     loose = {
         name: theirs[plain][0]

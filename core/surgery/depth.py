@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, TraceOptions
-from core.modules import FORWARD_FAILURES, call, copy_model, copy_structure, map_tensors, named_tensors
+from core.modules import (
+    FORWARD_FAILURES,
+    call,
+    copy_model,
+    copy_structure,
+    hooked,
+    map_tensors,
+    named_tensors,
+)
 from core.surgery.initialise import seeded
 
 
@@ -41,9 +49,8 @@ def removable_blocks(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
             if name and any(_is_weight(parameter) for parameter in module.parameters()):
                 handles += inspection.watch(name, module)
         inputs = map_tensors(example_inputs, _drawn)
-        call(probe, inputs)
-        for handle in handles:
-            handle.remove()
+        with hooked(handles):
+            call(probe, inputs)
         found = [name for name, passes in inspection.passing.items() if passes]
         blocks = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
         if not _runs_without(probe, blocks, inputs):

@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.modules import named_tensors, tensors_in
+from core.modules import hooked, named_tensors, tensors_in
 
 Key = tuple[Any, ...]  # of a storage: how it came about, the same in every run of a factory
 Site = tuple[
@@ -119,12 +119,8 @@ def watch(factory: Callable[[], nn.Module], plan: Plan | None = None) -> Recordi
         register_module_parameter_registration_hook(mode.arrive),
         register_module_buffer_registration_hook(mode.arrive),
     )
-    try:
-        with mode:
-            model = factory()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), mode:
+        model = factory()
     keys = {}
     for name, tensor in named_tensors(model):
         if tensor.layout is torch.strided and (key := mode.key_of(tensor)) is not None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from core.errors import UserError, warn
+from core.errors import UserError, quoted, warn
 from core.graph.channels import ChannelGraph, Output
 from core.graph.rules.calls import argument
 from core.modules import (
@@ -334,7 +334,7 @@ def verify(
         )
     if inseparable:
         warn(
-            f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({_listed(graph.inexact)}) are not exact, "
+            f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({quoted(graph.inexact)}) are not exact, "
             f"as something runs over their channels, and it cannot run over the kept ones alone ({inseparable}); of "
             f"them only that the cut network runs was tried",
             UntestedGroupsWarning,
@@ -412,11 +412,6 @@ def _run_cut(
             f"the cut network does not run in {mode} mode: {(str(error) or type(error).__name__).splitlines()[0]}; a "
             f"size is probably typed into a forward method: pass freeze= with that module's name to trace_channels"
         ) from error
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
 
 
 def _relative(wanted: Tensor, got: Tensor, mode: str) -> float:

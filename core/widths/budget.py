@@ -112,7 +112,7 @@ class Budget:
             UserError: an unknown kind, one that is there twice, or a value that is not a number.
         """
         if "=" not in text:
-            return cls(flops=_number(text), convention=convention)
+            return cls(flops=number_or_word(text), convention=convention)
         values: dict[str, Any] = {}
         allowed = [item.name for item in fields(cls)]
         for part in text.split(","):
@@ -120,7 +120,7 @@ class Budget:
             check_known(f"budget '{text}': unknown", [kind], allowed)
             if kind in values:
                 raise UserError(f"budget '{text}': '{kind}' is there twice")
-            values[kind] = value if kind == "convention" else _number(value)
+            values[kind] = value if kind == "convention" else number_or_word(value)
         return cls(**{"convention": convention, **values})
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +132,8 @@ class Budget:
         }
 
 
-def _number(text: str) -> float | str:
+def number_or_word(text: str) -> float | str:
+    """The number that a text is, or the text."""
     try:
         return float(text)
     except ValueError:

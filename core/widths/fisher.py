@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.graph.channels import ChannelGraph
-from core.modules import call, map_tensors
+from core.modules import call, hooked, map_tensors
 from core.surgery.gates import governed_weights
 
 Roles = Literal["all", "readers"]
@@ -59,12 +59,11 @@ def fisher(
     recorder = _Recorder(graph, roles)
     model = model.train()
     handles = recorder.attach(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)  # gradients of feature maps are all that is needed
+    model.requires_grad_(False)  # gradients of feature maps are all that is needed
     device = next(model.parameters()).device
     total = torch.zeros(graph.choices, dtype=torch.float64, device=device)
     samples = 0
-    try:
+    with hooked(handles):
         for batch in batches:
             inputs, targets = (map_tensors(item, lambda tensor: tensor.to(device)) for item in batch)
             inputs = map_tensors(
@@ -76,9 +75,6 @@ def fisher(
             # The mean loss weighs a sample by 1 / N; its own loss is N times that.
             total += (len(shares) * shares).square().sum(0)
             samples += len(shares)
-    finally:
-        for handle in handles:
-            handle.remove()
     if samples == 0:
         raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
     return graph.split((total / samples).cpu())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.modules import RELU_MODULES, call, map_constants_, map_tensors, tensors_in
+from core.modules import RELU_MODULES, call, hooked, map_constants_, map_tensors, tensors_in
 
 Batches = Iterable[tuple[Any, Any]]
 Proxy = Callable[[nn.Module, Batches, Callable[..., Any]], float]
@@ -89,14 +89,11 @@ def naswot(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> f
     handles = [
         module.register_forward_hook(read) for module in model.modules() if isinstance(module, RELU_MODULES)
     ]
-    try:
+    with hooked(handles):
         for inputs, _ in batches:
             with torch.no_grad():
                 call(model, _on_device(model, inputs))
             break
-    finally:
-        for handle in handles:
-            handle.remove()
     if kernel is None:
         raise UserError("naswot needs one batch, and a network with ReLU modules")
     return float(torch.linalg.slogdet(kernel).logabsdet)

@@ -279,8 +279,7 @@ def _gate_scores(
     names = governed_weights(model, graph)
     model = copy_model(model).train()
     weights = {name: weight for name, weight in model.named_parameters() if name in names}
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from core.errors import UserError  # noqa: E402
 from core.storage.files import write_text  # noqa: E402
-from core.tables import markdown_table  # noqa: E402
+from core.tables import grouped, markdown_table  # noqa: E402
 
 BEGIN, END = "<!-- made by python docs/making/licences.py -->", "<!-- end of what it made -->"
 OURS = "lwdna"
@@ -30,12 +30,12 @@ def requirements() -> dict[str, list[str]]:
     """Package -> where it is asked for: "always", or the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = {"always": project["dependencies"], **project["optional-dependencies"]}
-    found: dict[str, list[str]] = {}
-    for extra, names in asked.items():
-        for text in names:
-            name = re.split(r"[^\w.-]", text)[0]
-            if name != OURS:
-                found.setdefault(name, []).append(extra)
+    found = grouped(
+        (name, extra)
+        for extra, names in asked.items()
+        for text in names
+        if (name := re.split(r"[^\w.-]", text)[0]) != OURS
+    )
     return dict(sorted(found.items(), key=lambda item: (item[1][0] != "always", item[0].lower())))
 
 

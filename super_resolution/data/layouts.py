@@ -8,12 +8,13 @@ line that says what is missing, where it belongs and where to get it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from skimage.data import data_dir
 
 from core.errors import MissingData, UserError, did_you_mean
-from core.storage.data import require
+from core.storage.data import missing_of, require
 from super_resolution.data.sets import ImagePair, ImageSet, pair_up
 from super_resolution.images import find_images
 
@@ -219,15 +220,8 @@ def missing_sets(root: Path, scale: int = 4) -> dict[str, str]:
     Raises:
         UserError: a file of a set is not named as the set names files.
     """
-    found = {}
-    for name, listing in TRAINING_SETS.items():
-        try:
-            listing(root, scale)
-            found[name] = ""
-        except MissingData as error:
-            found[name] = str(error)
-    _, missing = open_benchmarks(PAPER_SETS, root, scale)
-    return found | {name: missing.get(name, "") for name in PAPER_SETS}
+    training = {name: partial(listing, root, scale) for name, listing in TRAINING_SETS.items()}
+    return missing_of(training | {name: partial(benchmark, root, scale, name) for name in PAPER_SETS})
 
 
 def _skimage_set(name: str, files: Sequence[str], scale: int) -> ImageSet:

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.errors import MissingData, UserError
 from core.storage.data import is_hidden
+from core.tables import grouped
 from super_resolution.images import SUFFIXES, read_photo
 from super_resolution.resize import crop_to_multiple, downscale
 
@@ -73,10 +74,12 @@ def pair_up(
     """
     if lr_folder is None or not lr_folder.is_dir():
         return tuple(ImagePair(hr.stem, hr) for hr in hr_files)
-    by_stem: dict[str, list[Path]] = {}
-    for path in sorted(lr_folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not is_hidden(path.name):
-            by_stem.setdefault(path.stem, []).append(path)
+    images = (
+        path
+        for path in sorted(lr_folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
+    )
+    by_stem = grouped((path.stem, path) for path in images)
     pairs = []
     for hr in hr_files:
         lr = by_stem.pop(f"{hr.stem}x{scale}", []) + by_stem.pop(hr.stem, [])

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_image
 
-from classification.checkpoint import load_network, read_description
-from classification.config import FOLDER_PROTOCOL, RunConfig, with_distillation
-from classification.data import ClassificationData, open_dataset
-from classification.data.scan import LeftOut
+from classification.checkpoint import load_network
+from classification.config import RunConfig
 from classification.run import main, uses
-from core.command_line.config import load_config
-from core.errors import UserError
 from core.export.command import build_parser as export_parser
 from core.methods.registry import METHODS
 from core.report.page import LARGEST
 from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
-from core.training.distillation import DistillationConfig
 from core.training.train import train_step
 from core.widths.scores import SCORES
 
@@ -336,138 +327,12 @@ def test_stages_run_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert exists == (stage == "compare")
 
 
-def test_a_start_that_is_not_known_is_refused_unless_it_is_allowed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "unclear_network.py"
-    file.write_text(
-        "from torch import nn\n"
-        "def net(width=16):\n"
-        "    second = nn.Conv2d(width, 8, 1)\n"
-        "    nn.init.normal_(second.weight, std=width ** -0.5)\n"
-        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        "                         nn.Flatten(), nn.Linear(8, 10))\n"
-    )
-    folder = tmp_path / "work"
-    command = ["--model", f"{file}:net", "--work-dir", str(folder), *FAST]
-    assert main(command) == 2
-    said = capsys.readouterr().err
-    assert "'2.weight': 0.25 in line 4 of" in said
-    assert "--allow-unknown-start" in said
-    assert not folder.exists()
-    assert main([*command, "--allow-unknown-start"]) == 0
-    (line,) = json.loads((folder / "result.json").read_text())["unknown_start"]
-    assert line == "lwdna, seed 0: 1 tensors may start otherwise than the baseline's: 2.weight."
-    assert line in (folder / "report.md").read_text()
-
-
-def test_a_users_own_model(tmp_path: Path) -> None:
-    file = tmp_path / "own_network.py"
-    file.write_text(
-        "from torch import nn\n"
-        "def net():\n"
-        "    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),\n"
-        "                         nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        "                         nn.Flatten(), nn.Linear(16, 10))\n"
-    )
-    folder = tmp_path / "work"
-    assert main(["--model", f"{file}:net", "--work-dir", str(folder), *FAST]) == 0
-    assert set(Architecture.load(folder / "widths.json").widths) == {"0", "3"}
-    described = read_description(folder / "lwdna.safetensors")
-    assert described.model == f"{file}:net"
-    with pytest.raises(UserError, match="is not imported because a file names it"):
-        load_network(folder / "lwdna.safetensors")
-    network, _ = load_network(folder / "lwdna.safetensors", f"{file}:net")
-    assert network[0].out_channels == described.architecture["widths"]["0"]
-    assert "own_network-net" in (folder / "report.md").read_text().splitlines()[0]
-
-
-def test_distillation_trains_a_widened_teacher_first(tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    options = ["--cfg-options", "train.batch_size=50", "distillation.temperature=4.0"]
-    assert main([*FAST[:4], "--no-progress", "--work-dir", str(folder), *options]) == 0
-    weights = folder / "runs" / "teacher-seed0" / "model.safetensors"
-    contents = read_contents(weights)
-    assert (contents.task, contents.origin["method"]) == ("classification", "teacher")
-    assert "distillation" not in contents.origin["recipe"]
-    student, _ = load_network(folder / "baseline.safetensors")
-    teacher, _ = load_network(weights)  # built from what the file says of itself
-    assert teacher.conv1.out_channels == 2 * student.conv1.out_channels
-
-
-def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def damaged(*arguments: Any) -> ClassificationData:
-        data = open_dataset(*arguments)
-        entries = tuple(LeftOut(f"{number}.png", "no end") for number in range(3))
-        return replace(
-            data, train=replace(data.train, unreadable=entries), left_out=(LeftOut("._a", "hidden"),)
-        )
-
-    monkeypatch.setattr("classification.run.open_dataset", damaged)
-    quick = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--cfg-options", "train.batch_size=30"]
-    options = ["shrink.batch_size=20", "shrink.batches=1"]
-    assert main([*quick, *options, "--work-dir", str(tmp_path / "work")]) == 0
-    line = "3 unreadable train images were left out; skipped.txt lists them."
-    hidden = "1 file or folder was left out: 1 hidden; skipped.txt lists them."
-    out, report = capsys.readouterr().out, (tmp_path / "work" / "report.md").read_text()
-    assert (out.count(line), out.count(hidden)) == (1, 1)
-    assert line in report
-    assert hidden in report
-    listed = ["._a\thidden", *(f"{number}.png\tno end" for number in range(3))]
-    assert (tmp_path / "work" / "skipped.txt").read_text().splitlines() == listed
-    monkeypatch.setattr("classification.run.is_first_process", lambda: False)
-    assert main(["--resume", "--work-dir", str(tmp_path / "work"), "--no-progress"]) == 0
-    assert line not in capsys.readouterr().out
-
-
-def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
-    """The protocol of the digits, and one that --config names, have no such section."""
-    own = "shared_configs/classification/resnet20_digits.py"
-    for number, more in enumerate(([], ["--config", own])):
-        folder = tmp_path / str(number)
-        quick = ["--stages", "shrink", "--no-progress", "--work-dir", str(folder)]
-        assert main([*quick, "--distillation", *more]) == 0
-        assert load_config(folder / "config.py", RunConfig).distillation == DistillationConfig()
-
-
 def test_a_run_without_distillation_is_not_resumed_with_it(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for how in (["--resume"], ["--stages", "train"]):
         assert main([*how, "--work-dir", str(experiment), "--distillation", "--no-progress"]) == 2
         assert "another protocol (distillation is None there and {" in capsys.readouterr().err
-
-
-def test_a_protocols_own_distillation_stays_as_it_is() -> None:
-    own = RunConfig(distillation=DistillationConfig(temperature=2.0))
-    assert with_distillation(own, True) == own
-    assert with_distillation(RunConfig(), False).distillation is None
-
-
-@pytest.mark.parametrize(
-    ("channels", "outputs", "message"),
-    [
-        (3, 10, "fails on an image of 'digits', input shape (1, 1, 8, 8): Given groups=1"),
-        (1, 9, "has 9 outputs, but 'digits' has 10 classes"),
-    ],
-)
-def test_an_own_model_that_does_not_fit_the_data_set_is_told_so(
-    channels: int, outputs: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "misfit.py"
-    file.write_text(
-        "from torch import nn\n"
-        f"def net():\n    return nn.Sequential(nn.Conv2d({channels}, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        f"                         nn.Flatten(), nn.Linear(8, {outputs}))\n"
-    )
-    assert main(["--model", f"{file}:net", "--work-dir", str(tmp_path / "work"), *FAST]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "--dataset" in error
-    assert len(error.strip().splitlines()) == 1
-    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(
@@ -494,119 +359,3 @@ def test_user_errors_are_one_line_and_exit_with_2(
     assert "Traceback" not in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert not (tmp_path / "work").exists()
-
-
-@pytest.fixture
-def small_tiny_imagenet(tmp_path: Path) -> Path:
-    """The first ten classes of the real Tiny-ImageNet: 20 training and 5 validation images each, official layout."""
-    root = os.environ.get("LWDNA_DATA")
-    if not root or not (Path(root) / "tiny-imagenet-200").exists():
-        pytest.skip("Tiny-ImageNet is not under $LWDNA_DATA")
-    real, small = Path(root) / "tiny-imagenet-200", tmp_path / "data" / "tiny-imagenet-200"
-    wnids = (real / "wnids.txt").read_text().split()[:10]
-    for wnid in wnids:
-        (small / "train" / wnid / "images").mkdir(parents=True)
-        for image in sorted((real / "train" / wnid / "images").iterdir())[:20]:
-            shutil.copy(image, small / "train" / wnid / "images")
-    (small / "val" / "images").mkdir(parents=True)
-    lines = (real / "val" / "val_annotations.txt").read_text().splitlines()
-    kept = [line for wnid in wnids for line in [row for row in lines if row.split("\t")[1] == wnid][:5]]
-    for line in kept:
-        shutil.copy(real / "val" / "images" / line.split("\t")[0], small / "val" / "images")
-    (small / "val" / "val_annotations.txt").write_text("\n".join(kept) + "\n")
-    (small / "wnids.txt").write_text("\n".join(wnids) + "\n")
-    shutil.copy(real / "words.txt", small)
-    return small.parent
-
-
-def test_real_tiny_imagenet_end_to_end(small_tiny_imagenet: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    arguments = [
-        "--dataset",
-        "tiny-imagenet",
-        "--data-root",
-        str(small_tiny_imagenet),
-        "--model",
-        "mobilenetv2",
-    ]
-    arguments += ["--epochs", "1", "--train-limit", "150", "--no-progress", "--work-dir", str(folder)]
-    assert main([*arguments, "--cfg-options", "shrink.batch_size=16", "train.batch_size=25"]) == 0
-    result = json.loads((folder / "result.json").read_text())
-    assert result["methods"]["lwdna"]["flops_ratio"] <= 0.9376 + 1e-9
-    assert {"top1_error", "top5_error"} <= result["methods"]["baseline"]["metrics"].keys()
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """Two classes of parts of two photographs, one of them damaged, and a text."""
-    folder = tmp_path / "photos"
-    for name in ("china", "flower"):
-        (folder / name).mkdir(parents=True)
-        photograph = load_sample_image(f"{name}.jpg")
-        for number in range(8):
-            left = 60 * number
-            Image.fromarray(photograph[100:180, left : left + 100]).save(folder / name / f"{number}.jpg")
-    (folder / "china" / "7.jpg").write_bytes((folder / "china" / "7.jpg").read_bytes()[:600])
-    (folder / "flower" / "list.txt").write_text("text")
-    return folder
-
-
-def test_a_folder_of_images_from_training_to_checkpoint(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = ["--no-progress", "--model", "resnet20"]
-    options = ["--val-share", "0.25", "--epochs", "1", "--cfg-options", "data.size=32", "data.workers=0"]
-    with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
-        assert main([*command, "--dataset", "photos", *options, "--pretrained", "none.pth"]) == 2
-    assert not list((tmp_path / "work_dirs").glob("*"))  # nothing is left of a run that is refused
-    capsys.readouterr()
-    with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
-        assert main([*command, "--dataset", "photos", *options]) == 0
-    work = tmp_path / "work_dirs" / "classification-resnet20-photos"
-    shown = capsys.readouterr().out
-    report = (work / "report.md").read_text()
-    assert report.startswith("# resnet20 on photos\n")
-    for text in (shown, report):
-        assert "4 of 16 images are held out, 25% of every class" in text
-        assert "1 file or folder was left out: 1 no JPEG" in text
-        assert re.search(r"1 unreadable (train|test) image was left out; skipped.txt lists it", text)
-    skipped = [line.partition("\t")[0] for line in (work / "skipped.txt").read_text().splitlines()]
-    assert skipped == [str(photographs / "flower/list.txt"), str(photographs / "china/7.jpg")]
-    kept = json.loads((work / "data.json").read_text())
-    assert kept["classes"] == ["china", "flower"]
-    assert [Path(name).parent.name for name in kept["held_out"]] == ["china"] * 2 + ["flower"] * 2
-    assert json.loads((work / "result.json").read_text())["dataset"] == "photos"
-    for method in ("baseline", "lwdna"):
-        network, described = load_network(work / f"{method}.safetensors")
-        assert (described.dataset, described.classes) == ("photos", ("china", "flower"))
-        assert described.input_shape == (3, 32, 32)
-        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
-
-    # Going on from elsewhere trains nothing, and takes no other images.
-    monkeypatch.chdir(photographs)
-    with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
-        assert main(["--no-progress", "--resume", "--work-dir", str(work)]) == 0
-    assert (work / "report.md").read_text() == report
-    shutil.copy(photographs / "flower/1.jpg", photographs / "flower/2.jpg")
-    capsys.readouterr()
-    with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
-        assert main(["--no-progress", "--resume", "--work-dir", str(work)]) == 2
-    assert "the images of 'photos' are others than those that the run" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset", "cifar11"], "unknown data set 'cifar11': did you mean 'cifar10'"),
-        (["--dataset", ""], "unknown data set '': allowed"),
-        (["--dataset", "./nowhere"], "is not there: --dataset takes a folder"),
-        (["--dataset", "digits", "--val-share", "0.3"], "data.val_share is 0.3, but 'digits' has a part"),
-        (["--config", str(FOLDER_PROTOCOL)], "unknown data set 'PATH'"),
-    ],
-)
-def test_a_data_set_that_is_none_is_refused(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*arguments, "--work-dir", str(tmp_path / "work")]) == 2
-    assert message in capsys.readouterr().err

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import MissingData, UserError, check_known
-from core.storage.data import data_root
+from core.storage.data import data_root, missing_of
 from tracking.datasets import demo, got10k, lasot, otb, trackingnet, uav123
 from tracking.datasets.entries import DatasetRequest, Entry, select
 from tracking.datasets.sequence import Sequence as TrackingSequence
@@ -101,21 +102,16 @@ def list_entries(
     place = None if annotations is None else Path(annotations).expanduser()
     if place is not None and not place.exists():
         raise MissingData(f"annotations not found: '{place}' does not exist: check --annotations")
-    return lister(DatasetRequest(data_root(root), split or splits[0], place, beside_frames))
+    wanted = split or splits[0]
+    check_known(f"{name} has no split", [wanted], splits)
+    return lister(DatasetRequest(data_root(root), wanted, place, beside_frames))
 
 
 def missing_sets(root: Path) -> dict[str, str]:
     """Every data set, in its default split -> what is missing and where to get it, "" where some of it is there."""
-    found = {}
-    for name in DATASETS:
-        found[name] = ""
-        if name == "demo":  # nothing of it has to be there, and asking for it would render it
-            continue
-        try:
-            list_entries(name, root)
-        except MissingData as error:
-            found[name] = str(error)
-    return found
+    # Of "demo" nothing has to be there, and asking for it would render it.
+    openers = {name: partial(list_entries, name, root) for name in DATASETS if name != "demo"}
+    return dict.fromkeys(DATASETS, "") | missing_of(openers)
 
 
 def load(
@@ -147,10 +143,8 @@ def load(
         MissingData: sequences (or, with `frames`, their images) are missing and `partial` is false, or all are.
         UserError: a ground-truth file is malformed.
     """
-    entries = list_entries(name, root, split, annotations, beside_frames=frames)
-    all_entries = entries
-    if patterns:
-        entries = select(entries, patterns)
+    all_entries = list_entries(name, root, split, annotations, beside_frames=frames)
+    entries = select(all_entries, patterns)
     there = {entry.name for entry in entries if entry.truth.exists() and (not frames or entry.has_frames())}
     missing = tuple(entry.name for entry in entries if entry.name not in there)
     present = [entry for entry in entries if entry.name in there]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.errors import MissingData, UserError, check_known
+from core.errors import MissingData, UserError
 from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
@@ -88,17 +88,8 @@ def not_found(what: str, root: Path, layout: str, source: str) -> MissingData:
     )
 
 
-def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
-    """Refuse an unknown split.
-
-    Raises:
-        UserError: `split` is not one of `splits`.
-    """
-    check_known(f"{dataset} has no split", [split], splits)
-
-
 def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
-    """The entries whose name matches any of the shell-style `patterns`, in their own order.
+    """The entries whose name matches any of the shell-style `patterns`, all for none, in their own order.
 
     Raises:
         UserError: a pattern that matches nothing.
@@ -107,5 +98,7 @@ def select(entries: list[Entry], patterns: Sequence[str]) -> list[Entry]:
         if not any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries):
             raise UserError(f"no sequence matches '{pattern}': --list shows the {len(entries)} names")
     return [
-        entry for entry in entries if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+        entry
+        for entry in entries
+        if not patterns or any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
@@ -69,7 +69,6 @@ def entries(request: DatasetRequest) -> list[Entry]:
     Raises:
         MissingData: neither layout is under the root.
     """
-    check_split("lasot", request.split, SPLITS)
     dataset = first_folder(request.root, FOLDERS, "*/*/groundtruth.txt")
     toolkit = first_folder(request.root, ANNOTATION_FOLDERS, "annos")
     own, beside_frames = dataset, request.beside_frames

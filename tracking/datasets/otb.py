@@ -7,7 +7,7 @@ attributes.
 
 from __future__ import annotations
 
-from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder, FrameRange
 from tracking.files.archives import StoredFile
 
@@ -62,7 +62,6 @@ def entries(request: DatasetRequest) -> list[Entry]:
     Raises:
         MissingData: no sequence's ground truth is under the root.
     """
-    check_split("otb", request.split, SPLITS)
     dataset = first_folder(request.root, FOLDERS, "*/groundtruth_rect*.txt")
     if dataset is None and request.annotations is None:
         layout = "otb/<name>/groundtruth_rect.txt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile, zip_members
 
@@ -26,7 +26,6 @@ def entries(request: DatasetRequest) -> list[Entry]:
     Raises:
         MissingData: nothing of this is under the root.
     """
-    check_split("trackingnet", request.split, SPLITS)
     dataset = first_folder(request.root, FOLDERS, f"{request.split}/anno/*.txt")
     sample = request.root / DEVELOPMENT_KIT
     if request.annotations is not None:

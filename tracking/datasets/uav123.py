@@ -7,7 +7,7 @@ NaN where the target is out of view.
 
 from __future__ import annotations
 
-from tracking.datasets.entries import DatasetRequest, Entry, check_split, first_folder, not_found
+from tracking.datasets.entries import DatasetRequest, Entry, first_folder, not_found
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
@@ -66,7 +66,6 @@ def entries(request: DatasetRequest) -> list[Entry]:
     Raises:
         MissingData: the annotations are not under the root.
     """
-    check_split("uav123", request.split, SPLITS)
     folder = "UAV123" if request.split == "uav123" else "UAV20L"
     dataset = first_folder(request.root, FOLDERS, f"anno/{folder}/*.txt")
     if dataset is not None:

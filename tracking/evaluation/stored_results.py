@@ -21,6 +21,7 @@ from types import MappingProxyType
 import numpy as np
 
 from core.errors import MissingData, UserError, first_names
+from core.tables import grouped
 from tracking.datasets.sequence import Sequence as TrackingSequence
 from tracking.files.archives import StoredFile, zip_members
 from tracking.files.box_files import read_box_files
@@ -368,10 +369,8 @@ def read_results(tracker: StoredTracker, names: Sequence[str]) -> dict[str, tupl
     """
     files = [(name, file) for name in names for file in tracker.files.get(name, ())]
     tables = read_box_files([file for _, file in files])
-    results: dict[str, tuple[BoxTable, ...]] = {}
-    for (name, _), table in zip(files, tables, strict=True):
-        results[name] = (*results.get(name, ()), table)
-    return results
+    by_name = grouped((name, table) for (name, _), table in zip(files, tables, strict=True))
+    return {name: tuple(own) for name, own in by_name.items()}
 
 
 def frames_per_second(tracker: StoredTracker, names: Iterable[str], pooled: bool = False) -> float | None:

@@ -12,7 +12,16 @@ import numpy as np
 
 from core.errors import MissingData, UserError
 from core.storage.data import is_hidden
-from core.storage.video import USUAL_SPEED, Frame, Video, list_frames, missing_numbers, open_video_file, quiet
+from core.storage.video import (
+    USUAL_SPEED,
+    Frame,
+    Video,
+    capturing,
+    list_frames,
+    missing_numbers,
+    open_video_file,
+    quiet,
+)
 from tracking.datasets.sequence import IMAGE_SUFFIXES, FrameFolder, frame_number
 from tracking.files.images import read_frame
 
@@ -97,25 +106,20 @@ def _is_another_image(file: Path) -> bool:
 
 
 def _open_camera(number: int) -> Video:
-    with quiet():
-        capture = cv2.VideoCapture(number)
-    opened, speed = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
+    with quiet(), capturing(number) as capture:
+        opened, speed = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS)
     if not opened:
         raise UserError(f"camera {number} cannot be opened: there is none, or OpenCV cannot use it")
 
     def frames() -> Iterator[Frame]:
-        capture = cv2.VideoCapture(number)
         place = 0
-        try:
+        with capturing(number) as capture:
             while True:
                 found, image = capture.read()
                 if not found:
                     return
                 yield Frame(place + 1, place, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
                 place += 1
-        finally:
-            capture.release()
 
     # Cameras may not know theirs.
     return Video(str(number), True, speed if 0 < speed < 1000 else USUAL_SPEED, None, frames)

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.graph.attributes import SizeOfAttribute, follow_attribute
 from core.graph.labels import AXES, Inexact, LabelMode, Labels, SizeOfChannels, frozen_labels
 from core.graph.rules.blocks import reshaped, varying
-from core.graph.rules.calls import canonical, execute, plain
+from core.graph.rules.calls import canonical, execute, on_labels
 from core.graph.rules.computed import computed
 from core.graph.rules.elementwise import ELEMENTWISE
 from core.graph.rules.reduction import ORDERED, REDUCTION, SAME_SHAPE, reduced_axes
@@ -161,10 +161,7 @@ def _reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
     vectors: list[Labels | None] = [None] * result.dim()
     for axis, vector in enumerate(operand(mode, source).vectors):
         if vector is not None:
-            labels = torch.from_numpy(mode.shaped(vector, axis, source.dim()).copy())
-            moved = func(
-                labels, *plain(args[1:]), **{key: plain(item) for key, item in kwargs.items()}
-            ).numpy()
+            moved = on_labels(func, mode.shaped(vector, axis, source.dim()), args, kwargs)
             vectors[varying(moved)[0]] = vector
     return put(mode, result, vectors)
 
