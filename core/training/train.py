@@ -29,7 +29,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from core.errors import NonFiniteOutput, UserError
-from core.interruption import Interruption, interruption_by, watch_for_interruption
+from core.interruption import SIGNALS, Interruption, interruption_by, watch_for_interruption
 from core.storage.checkpoint import load_state, save_weights
 from core.storage.files import remove_partial_writes
 from core.training.devices import make_fabric
@@ -526,13 +526,11 @@ def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
     stop = run.interruption.requested
     if run.state.control is None:
         return images, stop
-    by_system = stop not in (None, signal.SIGINT)
-    counts = torch.tensor([images, stop is not None, by_system])
+    signals = [*SIGNALS[1:], signal.SIGINT]  # Ctrl-C last: all end alike, and say the same
+    counts = torch.tensor([images, *(stop == number for number in signals)])
     torch.distributed.all_reduce(counts, group=run.state.control)
-    images, asked, by_system = counts.tolist()
-    if asked and (stop is None or (by_system and stop == signal.SIGINT)):  # all end alike
-        stop = signal.SIGTERM if by_system else signal.SIGINT
-    return images, stop
+    images, *asked = counts.tolist()
+    return images, next((number for number, count in zip(signals, asked, strict=True) if count), None)
 
 
 def _identity(learner: Learner, config: TrainConfig, loader: Loader) -> dict[str, Any]:

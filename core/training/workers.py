@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from contextlib import suppress
+from multiprocessing.queues import Queue
 
 from core.interruption import SIGNALS
 from core.storage.images import decode_in_one_thread
@@ -27,8 +30,20 @@ def begin_worker(_: int) -> None:
 
     Signals that ask a command to end reach all of its processes (Ctrl-C, schedulers). Workers go on: the training takes
     the step under way to its end, which needs their batches, and ends them. If it is killed, they end by themselves.
+
+    A batch that cannot be handed over (shared memory is full, files too many) ends the worker, as `batches_of` is told.
     """
     end_with_parent()
+    # Python's own hook prints a traceback, drops the batch and goes on: the training would wait for it for ever.
+    Queue._on_queue_feeder_error = staticmethod(_cannot_hand_over)  # type: ignore[attr-defined]
     decode_in_one_thread()  # the workers are the parallelism
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _cannot_hand_over(error: Exception, _: object) -> None:
+    """What a worker's queue calls in a thread of its own, where nothing can be raised."""
+    with suppress(OSError):  # nobody reads it
+        print(f"process {os.getpid()} cannot hand over a batch, and ends: {type(error).__name__}: {error}",
+              file=sys.stderr, flush=True)  # fmt: skip
+    os._exit(1)

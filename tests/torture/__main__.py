@@ -53,7 +53,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), metavar="NAME",
                         help="only these readers; --cases is for all of them together")  # fmt: skip
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="NAME",
-                        help=f"only these of {', '.join(PROGRAMS)}")  # fmt: skip
+                        help=f"only these of {'; '.join(PROGRAMS)}")  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, default=available_cores(), help="processes at a time (default: cores)"
     )

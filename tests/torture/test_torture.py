@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.readers import READERS
+from tests.torture.programs import difference
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_LIMITS = "the system has no limits of memory, and no kills"
@@ -61,3 +62,25 @@ def test_runs_that_are_stopped_end_in_the_same_bits(found: dict[str, Any]) -> No
     assert Counter(run["kind"] for run in found["runs"]) == {"kill": 3, "disk": 1, "file": 2}
     assert [run["statuses"][0] for run in found["runs"] if run["kind"] == "kill"] == [-9] * 3
     assert [(run["trial"], run["problem"]) for run in found["runs"] if run["problem"]] == []
+
+
+REPORT = """
+| method | FLOPs | ms | frames/s |
+| --- | ---: | ---: | ---: |
+| LW-DNA | {flops} M | {speed} | {speed} |
+"""
+
+
+def test_runs_may_differ_in_what_a_clock_says_alone(tmp_path: Path) -> None:
+    def work_directory(name: str, flops: float, speed: float, frames: int = 2) -> Path:
+        (tmp_path / name / "times").mkdir(parents=True)
+        (tmp_path / name / "times/face_time.txt").write_text(f"{speed}\n" * frames)
+        (tmp_path / name / "report.md").write_text(REPORT.format(flops=flops, speed=speed))
+        return tmp_path / name
+
+    one = work_directory("one", 8.7, 1.5)
+    assert difference(one, work_directory("slower", 8.7, 9.7)) is None
+    assert difference(one, work_directory("larger", 9.7, 1.5)) == "'report.md' differs: other lines"
+    assert difference(one, work_directory("longer", 8.7, 1.5, 3)) == (
+        "'times/face_time.txt' differs: not as many frames"
+    )

@@ -18,6 +18,7 @@ from core.experiments.given import at_given_budget
 from core.storage.checkpoint import save_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import describe_inputs
+from core.training.run_files import read_history
 from tests.tracking.dimp.own_backbones import SOURCE
 from tracking.datasets.demo_rendering import SCENES
 from tracking.dimp.backbones import RESNETS, trunk_architecture
@@ -32,6 +33,7 @@ SHORT = [
     "data.views.crop=64", "data.workers=0", "train.batch_size=2", "shrink.batch_size=2", "shrink.batches=1",
     "network.classification_channels=8", "network.iou_channels=8", "network.optimizer_iterations=1",
 ]  # fmt: skip
+NO_AVERAGE = "train.ema_decay=None"  # nothing but the weights is tried
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +125,25 @@ def test_given_by_classification(one_video: list[str], tmp_path: Path, widths: c
     save_weights(widths.build(RESNETS["resnet18-small"]()), tmp_path / "found.safetensors")
     files = ["--widths", "widths.json", "--backbone-weights", "regular.safetensors"]
     files += ["--found-weights", "found.safetensors"]
-    assert main(["--work-dir", "run", *files, *one_video]) == 0
+    assert main(["--work-dir", "run", *files, *one_video, NO_AVERAGE]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text())
     wanted = trunk_architecture("resnet18-small", widths, 64)
     assert result["methods"]["lwdna"]["widths"] == wanted.widths
     assert result["methods"]["lwdna"]["flops"] == wanted.costs[0].paper
+
+    # More epochs: both trackers go on, and are tried anew.
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("records/*.json")}
+    command = ["--resume", "--epochs", "2", "--no-progress", "--device", "cpu", "--work-dir", "run"]
+    assert main(command) == 0
+    for path, content in before.items():
+        assert (tmp_path / "run/epochs-1/records" / path.name).read_bytes() == content
+        assert json.loads(path.read_text())["recipe"]["train"]["extended"] == [[1, 1]]
+        one, two = (read_history(tmp_path / place / path.stem) for place in ("run/epochs-1/runs", "run/runs"))
+        assert (len(two), two[:1]) == (2, one)
+    assert len(list((tmp_path / "run/epochs-1/tracks").iterdir())) == 4  # two references, two networks
+    assert len(list((tmp_path / "run/tracks").iterdir())) == 6
+    longer = json.loads((tmp_path / "run/result.json").read_text())
+    assert (longer["epochs"], longer["methods"]["lwdna"]["widths"]) == (2, wanted.widths)
 
 
 def test_a_trained_backbone_is_fine_tuned(one_video: list[str], tmp_path: Path) -> None:
@@ -136,7 +152,7 @@ def test_a_trained_backbone_is_fine_tuned(one_video: list[str], tmp_path: Path) 
         {"model": {f"module.{n}": v for n, v in classifier.state_dict().items()}}, tmp_path / "best.pth"
     )
     command = ["--work-dir", "run", "--pretrained", "best.pth", "--start", "pretrained", *one_video]
-    assert main([*command, "train.optimizer.lr=0"]) == 0  # what is trained is what it began with
+    assert main([*command, NO_AVERAGE, "train.optimizer.lr=0"]) == 0  # what is trained is what it began with
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert list(result["methods"]) == ["baseline", "lwdna", "lwdna-scratch"]
     regular, found, scratch = (

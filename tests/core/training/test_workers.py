@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from torch import multiprocessing
 
 from core.storage.checkpoint import load_state
-from core.training.workers import at_most_cores, available_cores
+from core.training.workers import at_most_cores, available_cores, begin_worker
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAINING = """
@@ -54,6 +55,23 @@ def test_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [at_most_cores(workers) for workers in (0, 1, 2, 8)] == [0, 1, 2, 2]
     monkeypatch.undo()
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def hand_over(batches: multiprocessing.Queue) -> None:
+    begin_worker(0)
+    batches.put(lambda: "what no process can send")
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
+def test_a_batch_that_cannot_be_handed_over_ends_the_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """The training is told of a process that has ended; for a batch that is dropped it would wait for ever."""
+    context = multiprocessing.get_context("fork")  # as torch's DataLoader has them
+    worker = context.Process(target=hand_over, args=(context.Queue(),))
+    worker.start()
+    worker.join(30)
+    assert worker.exitcode == 1
+    assert f"process {worker.pid} cannot hand over a batch, and ends: " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

@@ -173,8 +173,8 @@ def in_two_processes(folder: Path) -> None:
         loader = replace(loader, before_batch=send_signal(1, 4, "SIGUSR1"))
     try:
         run(folder / "stopped", loader=loader, fabric=fabric)
-    except Preempted:
-        print(f"process {fabric.global_rank} was interrupted")
+    except Preempted as stop:
+        print(f"process {fabric.global_rank} was interrupted by {stop}")
     run(folder / "stopped", model=network(seed=77), fabric=fabric)
 
     for name, model in (("unused", WithUnused()), ("sometimes", WithUnused(sometimes=True))):
