@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from core.report.style import (
     styled,
 )
 from core.report.tips import Tips
-
-if TYPE_CHECKING:
-    pass
 
 FEWEST_ON_A_LINE = 3  # two points make a line out of everything
 _BASE = "#bdbdbd"
