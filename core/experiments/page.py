@@ -474,6 +474,6 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
 def _holds(path: Path) -> str:
     if path.suffix == ".safetensors":
         return f"network and weights of {title_of(path.stem)}, first seed"
-    if path.suffix == ".svg":
+    if path.suffix in (".svg", ".pdf"):
         return f"{path.stem}.png as a vector picture"
     return ""
