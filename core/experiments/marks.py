@@ -41,7 +41,7 @@ def seeds_note(series: Sequence[Series]) -> str:
 
 
 def add_tip(tips: Tips | None, artist: Any, texts: Sequence[str]) -> None:
-    """What a reader of report.html sees who points at a mark, where there are such readers."""
+    """Give marks the texts that report.html shows where one points at them; without `tips` nothing is done."""
     if tips is not None:
         tips.add(artist, texts)
 

@@ -168,8 +168,8 @@ def fit(
     Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
     model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C, SIGTERM and SIGUSR1
     end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at
-    once. A run that has diverged goes on, from its last good state, with a `config` that differs in a lower learning
-    rate alone; from then on it does so with either recipe, and divergences.json says what happened.
+    once. A run that has diverged goes on from its last good state if `config` has a lower learning rate and differs in
+    nothing else. From then on it goes on with either recipe, and divergences.json says what happened.
 
     Args:
         model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword
