@@ -107,7 +107,9 @@ def run(options: argparse.Namespace) -> int:
     for reason in missing.values():
         print(f"note: not scored: {reason}")
     if trained.get("held_out") and not options.dataset:
-        print(f"note: not scored: the {trained['held_out']} images that its training held out; name their folder")
+        print(
+            f"note: not scored: the {trained['held_out']} images that its training held out; name their folder"
+        )
     if options.out is not None:
         about = {"task": "super_resolution", "checkpoint": str(options.checkpoint), "scale": described.scale}
         write_json(options.out, {**about, "sets": sets, "not_scored": dict(missing)})
