@@ -107,7 +107,7 @@ class _Runs:
         self._run(False)
 
     def train(self) -> None:
-        """The run in training mode; where there is none, that is noted."""
+        """The run in training mode; if it fails, the trace notes why."""
         kept = self.trace.copy()
         try:
             self._run(True)

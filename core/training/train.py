@@ -188,8 +188,8 @@ def fit(
         resume: go on from last.safetensors where there is one; False starts anew, removing the old files.
         progress: show a bar on a terminal, a line per epoch elsewhere.
         after_step: called after every optimiser step with its number, counted from 1, and its learning rate; it may
-            change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
-            then the last checkpoint, from which the same call gets to the same place.
+            change the weights (a proximal step). If it raises, the training ends there. The state on disk is then the
+            last checkpoint, and the same call goes on from it.
         header: asked at the end for entries of the header of model.safetensors.
         pace: told how long the training takes: after the first steps, and after the first evaluation.
 
