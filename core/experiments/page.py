@@ -359,15 +359,16 @@ def _cost(
         if costs:
             tips = Tips()
             figure = cost_figure(shown, metric, costs, label, tips)
-            alt = f"{metric.label} against {label}, by method; the table above holds the numbers"
+            alt = f"{metric.label} against {label}, by method; the table above and the text below hold the numbers"
             charts.append(chart_of(figure, alt, "Bars: 95 % intervals from three seeds on; small dots: seeds. Marks of "
                                    "equal cost stand side by side.", tips, name=name))  # fmt: skip
     yield Choice(tuple(charts), "Against")
     if times:
         shapes = ", ".join("×".join(map(str, shape)) for shape in times.inputs)
         threads = f"{times.threads} thread{'s' * (times.threads != 1)}"
+        listed = ", ".join(f"{title_of(name)} {1000 * value:.3g} ms" for name, value in times.seconds.items())
         yield Text([
-            f"Latency: median of {times.repeats} turns of the networks of the first seed on {times.device} "
+            f"Latency: {listed}. Median of {times.repeats} turns of the networks of the first seed on {times.device} "
             f"({threads}), inputs {shapes}, measured when the report was made."
         ])  # fmt: skip
     if flops:
