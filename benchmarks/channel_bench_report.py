@@ -254,7 +254,7 @@ def plot(
             elif name != "uniform":
                 others += 1
                 axis.plot(where, values, color="#b5b5b5", linewidth=0.7, zorder=1.5)
-        drawn.append((axis, [(f"{name} {_signed(value)}", max(where), value, colour)
+        drawn.append((axis, [(f"{name} {_signed(value).replace('-', '−')}", max(where), value, colour)
                              for name, value, colour in ends if np.isfinite(value)]))  # fmt: skip
         axis.set_title(f"{summary['space']} space ({summary['title']}), floor {floor:g}")
         axis.set_ylabel("points of accuracy over uniform widths")

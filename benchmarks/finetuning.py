@@ -26,6 +26,7 @@ from benchmarks.hypothesis import (
     check_arguments,
     failures_text,
     open_bench,
+    picture_text,
     seeds_of,
     short,
 )
@@ -236,7 +237,7 @@ def _write(
         markdown_table(["method", metric.label, "seconds", "CPU seconds"], rows),
         _training_times(series),
         failures_text(failed),
-        f"![Error against FLOPs]({stem.name}.png)",
+        f"![{picture_text(metric, False)}]({stem.name}.png)",
         machine_text(machine("torch-pruning")),
     ]
     value = {

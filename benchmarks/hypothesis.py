@@ -426,7 +426,7 @@ def write_report(
             for name in dict.fromkeys(record["method"] for record in records)
             if name in bench.engine.methods
         ),
-        f"![Error against FLOPs]({stem.name}.png)",
+        f"![{picture_text(metric, several)}]({stem.name}.png)",
         machine_text(machine("torch-pruning")),
     ]
     published: dict[str, Any] = {"records": [short(record) for record in records]}
@@ -435,6 +435,12 @@ def write_report(
     _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
     bench.engine.say(table)
     bench.engine.say(f"report: {page}")
+
+
+def picture_text(metric: Metric, several: bool) -> str:
+    """What the picture of `draw` shows, for those who do not see it; `several` budgets or one."""
+    shown = "at several budgets, against FLOPs" if several else "and its difference to the baseline's"
+    return f"{metric.label} of every method, {shown}; the tables hold the numbers"
 
 
 def draw(stem: Path, title: str, metric: Metric, series: Mapping[str, Series]) -> None:

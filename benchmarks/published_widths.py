@@ -293,7 +293,8 @@ def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Pa
         "Found, not trained: what these networks reach in accuracy is open here "
         "([the tables, row by row](README.md#the-papers-tables-row-by-row)). Budgets are the published ratios.",
         "",
-        *(f"![{picture.stem}]({picture.name})" for picture in pictures),
+        *(f"![Channels of every layer of {picture.stem.rpartition('-')[2]}, regular and found]({picture.name})"
+          for picture in pictures),
         "",
         table(results),
         "",

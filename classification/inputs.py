@@ -1,10 +1,10 @@
 """How any image file becomes what a trained classifier takes: the conversion of its test images.
 
-Where these are cropped from images of any size ("crop": ImageNet; "photograph": folders of one's own and others that
-are read upright), so is a file, by the same function (`classification.data.views.central_view`). Where they have one
-size ("fit": digits, CIFAR, Tiny-ImageNet), the shorter side is resized to it, antialiased, and the central part taken;
-an image that has the size already stays as it is. Then follows what the data set's own images went through: grey where
-it is grey, 0 to 16 for digits (bright strokes on dark), averages where the run averaged.
+Test images of any size ("crop": ImageNet; "photograph": folders of one's own, and others that are read upright) are
+cropped, and so is a file, by the same function (`classification.data.views.central_view`). For test images of one size
+("fit": digits, CIFAR, Tiny-ImageNet) the shorter side of a file is resized to it, antialiased, and the central part is
+taken; an image of this size stays as it is. Then the file goes through what the data set's own images went through:
+grey for grey data sets, 0 to 16 for digits (bright strokes on dark), averages if the run averaged.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def to_input(image: np.ndarray, description: Description) -> np.ndarray:
 
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3), uint8, resized so that it just covers (height, width), of which the central part is left."""
+    """Resize (H, W, 3), uint8, until it just covers (height, width), and keep the central part."""
     rows, columns = image.shape[:2]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))

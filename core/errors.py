@@ -21,8 +21,8 @@ class NonFiniteOutput(RuntimeError):
 class UserError(ValueError):
     """Wrong usage or bad input. The message is one line: what, where, what is allowed, what to do.
 
-    It may quote what a file holds, which can be of any length and have lines of its own: of more than 1,500 letters the
-    middle is left out, and ends of lines are spaces.
+    It may quote a file, which can be long and have several lines: line ends become spaces, and of more than 1,500
+    letters the middle is left out.
     """
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Signals that ask a command to end, at a moment that suits: held back during a training step, obeyed after it.
 
-Ctrl-C is somebody who wants it to end; SIGTERM, SIGUSR1 and SIGUSR2 are a system (a scheduler, a shutdown) that wants
-it to go on elsewhere or later. Which of them it was is told by the exit status (`core.command_line.exits`).
+Ctrl-C comes from a person who wants it to end. SIGTERM, SIGUSR1 and SIGUSR2 come from a system (a scheduler, a
+shutdown) that wants it to go on elsewhere or later. The exit status says which it was (`core.command_line.exits`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`lwdna doctor`: versions, devices, decoders, system libraries, data sets and folders, and what to do about each.
 
-Exit status 0 where everything runs that can run without what is noted, 1 where something needed is missing or a run of
---smoke fails, 2 for wrong usage. It changes nothing and needs no network.
+Exit status 0: nothing that is needed is missing (notes name what some uses lack). 1: something needed is missing, or a
+run of --smoke fails. 2: wrong usage. It changes nothing and needs no network.
 """
 
 from __future__ import annotations

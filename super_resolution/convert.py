@@ -1,10 +1,10 @@
 """`python -m super_resolution.convert IN.pth OUT.safetensors`: others' EDSR or MSRResNet for this project's commands.
 
-BasicSR's and EDSR-PyTorch's checkpoints. Network, scale and sizes are read off the weights; what no weights tell
-(EDSR's branch factor, range of images and mean colour, found widths) off BasicSR's option file, where it lies beside
-the checkpoint as its training leaves it, or `--opt` names it. What is assumed is printed. With `--model
-file.py:factory --scale S` the weights are those of your own network, which its checkpoint then names. Every tensor must
-find its partner, in name and shape, or nothing is written.
+BasicSR's and EDSR-PyTorch's checkpoints. Network, scale and sizes are read off the weights. The weights do not tell
+EDSR's branch factor, the range of images, their mean colour and found widths: these are read from BasicSR's option
+file, which lies beside the checkpoint or is named by `--opt`. What is assumed is printed. With `--model file.py:factory
+--scale S` the weights are those of your own network, which its checkpoint then names. Every tensor must find its
+partner, in name and shape, or nothing is written.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def examples_text(examples: Sequence[str], program: str = "python -m") -> str:
 
 
 def add_checkpoint_arguments(parser: ArgumentParser, written_by: str) -> None:
-    """Add what says which trained network is used, and where: `--checkpoint`, `--model` and `--device`."""
+    """Add the options of a trained network: `--checkpoint`, `--model` and `--device`."""
     parser.add_argument("--checkpoint", required=True, type=Path, help=f"a *.safetensors of {written_by}")
     parser.add_argument(
         "--model",

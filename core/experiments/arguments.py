@@ -1,4 +1,4 @@
-"""The arguments that commands which train share: flags, their help, and what they change in a protocol."""
+"""Arguments that all training commands share: flags, their help, and what they change in a protocol."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class Resources:
         kind: PROCESSES of this machine, or jobs: SLURM's, or LOCAL_JOBS, the same without a queue.
         jobs: trials at a time.
         options: of submitit's executor, for jobs.
-        gpus: what CUDA_VISIBLE_DEVICES says to the first trial, the second, ...: one GPU each, by turns; empty where
-            all see what this process sees.
+        gpus: CUDA_VISIBLE_DEVICES for the first trial, the second, and so on in turns, one GPU each; empty if all
+            trials see what this process sees.
 
     Raises:
         UserError: fewer than one trial at a time.

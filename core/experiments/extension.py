@@ -1,9 +1,10 @@
-"""More epochs for a run that is there: what goes on by which schedule, and what is kept of the shorter run.
+"""More epochs for a run: which schedule its epochs follow, and what is kept of the shorter run.
 
     work_dir/epochs-15/     the run as it was with 15 epochs, a work directory of its own
 
-All trainings of an experiment have one recipe: where they get more epochs, all of them, finished, half done or not
-begun, go by the first schedule up to the epoch that the furthest of them has begun, and by the longer one from there.
+All trainings of an experiment have one recipe. Where they get more epochs, all of them follow the first schedule up to
+the last epoch that any of them has begun, and the longer one from there. It does not matter whether a training is
+finished, half done or not begun.
 """
 
 from __future__ import annotations

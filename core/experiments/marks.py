@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from core.report.style import (
     styled,
 )
 from core.report.tips import Tips
-
-if TYPE_CHECKING:
-    pass
 
 FEWEST_ON_A_LINE = 3  # two points make a line out of everything
 _BASE = "#bdbdbd"
@@ -44,7 +41,7 @@ def seeds_note(series: Sequence[Series]) -> str:
 
 
 def add_tip(tips: Tips | None, artist: Any, texts: Sequence[str]) -> None:
-    """What a reader of report.html sees who points at a mark, where there are such readers."""
+    """Give marks the texts that report.html shows where one points at them; without `tips` nothing is done."""
     if tips is not None:
         tips.add(artist, texts)
 

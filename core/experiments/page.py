@@ -44,15 +44,15 @@ from core.tables import engineering, grouped
 LATENCY_FILE = "latency.json"
 SECONDS = 4.0  # that the clock may take, but for very slow networks
 SIGNIFICANT = 0.05
-SMALL, REST = 0.01, "all the rest"  # stages with less of the FLOPs of every network are drawn together
+SMALL, REST = 0.01, "the rest"  # stages with less of the FLOPs of every network are drawn together
 HOLDS = {
     "config.py": "the protocol",
     PLAN_FILE: "seeds and controls",
     "widths.json": "the widths that were found, of the first seed",
     "result.json": "the numbers of this report",
     "report.md": "this report as Markdown",
-    "channels.png": "widths per layer, also as SVG",
-    "curves.png": "curves of training, also as SVG",
+    "channels.png": "widths per layer",
+    "curves.png": "curves of training",
     LATENCY_FILE: "milliseconds of a forward pass",
     "records": "every finished trial, with all that decided it",
     "runs": "states, weights and logs of every training",
@@ -135,7 +135,7 @@ def summary(task: Task, result: Mapping[str, Any], series: Mapping[str, Series])
         return f"{with_interval(others[name].values(metric), metric.digits)} ({verdict})"
 
     own = with_interval(found.values(metric), metric.digits)
-    second = f"{metric.label}: {own} against the baseline's {told(BASELINE)}."
+    second = f"LW-DNA's {metric.label} is {own}, the baseline's {told(BASELINE)}."
     controls = [name for name in others if name != BASELINE]
     if not controls:
         return [
@@ -145,24 +145,24 @@ def summary(task: Task, result: Mapping[str, Any], series: Mapping[str, Series])
             "random uniform).",
         ]
     listed = "; ".join(f"{title_of(name)} {told(name)}" for name in controls)
-    note = f"; p is adjusted for these {len(pairs)} comparisons (Holm)" if len(found.records) > 1 else ""
-    return [first, second, f"Against the same from controls of the same cost: {listed}{note}."]
+    note = f" (p is adjusted for these {len(pairs)} comparisons, Holm)" if len(found.records) > 1 else ""
+    return [first, second, f"Controls of the same cost{note}: {listed}."]
 
 
 def _verdict(differences: Sequence[float], p: float, metric: Metric) -> str:
     """What paired differences, found network minus the other, say with their uncertainty."""
     if not differences:
         return "no seed in common"
-    said = with_interval(differences, metric.digits).replace("-", "−")
+    said = f"LW-DNA differs by {with_interval(differences, metric.digits).replace('-', '−')}"
     if len(differences) == 1:
-        return f"difference {said}; one seed: no interval, no claim"
-    of = f"{len(differences)} pairs of seeds"
+        return f"{said}; one seed: no interval, no claim"
+    said += f" over {len(differences)} pairs of seeds"
     if math.isnan(p):  # the values do not vary, or are not finite
-        return f"difference {said} over {of}, which no test can judge"
+        return f"{said}; no test can judge this"
     better = (sum(differences) > 0) == metric.higher_is_better
-    word = ("better" if better else "worse") if p < SIGNIFICANT else "not told from chance"
+    word = ("better" if better else "worse") if p < SIGNIFICANT else "may be chance"
     sign = "" if p_text(p).startswith("<") else "= "
-    return f"{word}: difference {said} over {of}, p {sign}{p_text(p)}"
+    return f"{said}, p {sign}{p_text(p)}: {word}"
 
 
 def _result(
@@ -354,15 +354,16 @@ def _cost(
         if costs:
             tips = Tips()
             figure = cost_figure(shown, metric, costs, label, tips)
-            alt = f"{metric.label} against {label}, by method; the table above holds the numbers"
+            alt = f"{metric.label} against {label}, by method; the table above and the text below hold the numbers"
             charts.append(chart_of(figure, alt, "Bars: 95 % intervals from three seeds on; small dots: seeds. Marks of "
                                    "equal cost stand side by side.", tips, name=name))  # fmt: skip
     yield Choice(tuple(charts), "Against")
     if times:
         shapes = ", ".join("×".join(map(str, shape)) for shape in times.inputs)
         threads = f"{times.threads} thread{'s' * (times.threads != 1)}"
+        listed = ", ".join(f"{title_of(name)} {1000 * value:.3g} ms" for name, value in times.seconds.items())
         yield Text([
-            f"Latency: median of {times.repeats} turns of the networks of the first seed on {times.device} "
+            f"Latency: {listed}. Median of {times.repeats} turns of the networks of the first seed on {times.device} "
             f"({threads}), inputs {shapes}, measured when the report was made."
         ])  # fmt: skip
     if flops:
@@ -393,8 +394,8 @@ def _stages(flops: Mapping[str, Mapping[str, int]]) -> Iterator[Block]:
     figure = stages_figure(stages, by_method, tips)
     yield chart_of(figure, "FLOPs by stage and method; the table below holds the numbers",
                    "What the budget was spent on: FLOPs by stage, networks of the first seed."
-                   + (f" {REST}: {', '.join(sorted(name or 'the network itself' for name in small))}." if len(small) > 1
-                      else ""), tips)  # fmt: skip
+                   + (f" The rest: {', '.join(sorted(name or 'the network itself' for name in small))}."
+                      if len(small) > 1 else ""), tips)  # fmt: skip
     rows = [
         [
             stage,
@@ -454,7 +455,7 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
         different = sorted(set(values))
         told = different[0] if len(different) == 1 else f"{different[0]} to {different[-1]}"
         rows.append([f"trainings: {key}", told])
-    yield Table(["environment", ""], rows)
+    yield Table(["environment", ""], rows, words=True)
     files = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.name.startswith(".") or path.name in ("claim.json", "report.html"):
@@ -462,10 +463,12 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
         inside = sum(1 for item in path.rglob("*") if item.is_file()) if path.is_dir() else 0
         size = f"{inside} files" if path.is_dir() else f"{path.stat().st_size:,} bytes"
         files.append([path.name + ("/" if path.is_dir() else ""), HOLDS.get(path.name, _holds(path)), size])
-    yield Table(["file", "holds", "size"], files, f"Files in {folder}")
+    yield Table(["file", "holds", "size"], files, f"Files in {folder}", words=True)
 
 
 def _holds(path: Path) -> str:
     if path.suffix == ".safetensors":
         return f"network and weights of {title_of(path.stem)}, first seed"
+    if path.suffix in (".svg", ".pdf"):
+        return f"{path.stem}.png as a vector picture"
     return ""

@@ -137,7 +137,7 @@ def new_plan(
 
 
 def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], object]) -> Plan:
-    """The plan that a work directory holds; where it was made without one, what its files show of it.
+    """The plan of a work directory. If it has none, being of an earlier release, what its files show of one.
 
     Args:
         folder: the work directory.

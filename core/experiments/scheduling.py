@@ -1,4 +1,4 @@
-"""Runs trials: in which order, several at a time, what is tried again, and what has failed.
+"""Runs trials, several at a time: their order, second tries, and what has failed.
 
 A training that another command is at is left for later and waited for at the end, so that several commands, on one
 machine or on many, share the trials of one store. A trial that fails is tried once more, unless the message is the

@@ -1,9 +1,9 @@
 """Experiments whose number of seeds is not fixed: what may be tested when, and how much a run can see.
 
 Whoever looks at a table, adds seeds and looks again finds differences where there are none. Planned looks keep the
-error: at each of them a difference counts only if its p-value is below the level that O'Brien and Fleming's bounds
-(Biometrics, 1979) leave it there, so that all looks together err with probability α. Several contrasts share α by
-Holm's rule, look by look (Maurer and Bretz, Statistics in Biopharmaceutical Research, 2013).
+error rate. At each look a difference counts only if its p-value is below the level that O'Brien and Fleming's bounds
+(Biometrics, 1979) give that look. All looks together then err with probability α. Several contrasts share α by Holm's
+rule, look by look (Maurer and Bretz, Statistics in Biopharmaceutical Research, 2013).
 """
 
 from __future__ import annotations

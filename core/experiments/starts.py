@@ -1,4 +1,4 @@
-"""How networks of an experiment start: what is not known of it is found out at once, refused, or told."""
+"""How networks of an experiment start: unknown starts are found before any training, and refused or reported."""
 
 from __future__ import annotations
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from core.experiments.marks import (
-    add_tip,
-)
+from core.experiments.marks import add_tip
 from core.experiments.plan import finder_of
 from core.experiments.settings import Run
 from core.experiments.task import Task
@@ -218,9 +216,10 @@ def widths_heading(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
     first = next(run.architecture for run in runs if run.architecture is not None)
     below = seeds_text([run.seed for run in runs])
     if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
-        limits = first.found_by["budget"].items()
-        budget = " ".join(f"{kind} {value}" for kind, value in limits)
-        below = f"Found by {first.found_by['score']}, budget {budget}; {below}"
+        limits = dict(first.found_by["budget"])
+        counted = f" (convention {limits.pop('convention')})" if "convention" in limits else ""
+        budget = ", ".join(f"{kind}={value}" for kind, value in limits.items())
+        below = f"Found by {first.found_by['score']}, budget {budget}{counted}; {below}"
     return f"{task.model_name} on {task.dataset}: channels per layer", f"{below}."
 
 

@@ -1,4 +1,4 @@
-"""Work directories of commands that train: which one is a run's, who holds it, and what it was made by."""
+"""Work directories of commands that train: which one a run gets, which command holds it, and with what it was made."""
 
 from __future__ import annotations
 

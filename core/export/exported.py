@@ -38,7 +38,7 @@ def contents_of_file(path: Path) -> Contents:
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is damaged, nothing of the kind, not the file that its card was written with, or an .onnx where
+        UserError: it is damaged, is no exported network, is not the file that its card describes, or is an .onnx and
             the package that reads these is missing.
     """
     if path.suffix not in PROGRAMS:

@@ -2,8 +2,8 @@
 
 A forward method that reads such a size and gives it to an operation (`x.split(self.width, 1)`, `x[:, :self.out_chs]`)
 can be resized: the attribute is set to the new number of channels. So the integers in the attributes of the copy that
-runs are marked with where they come from; what a rule learns of the channels that they count goes into
-`Trace.attributes`, and `core.surgery.resize` writes the new sizes down.
+runs are marked: each knows where it comes from. What a rule learns of the channels that such a size counts goes into
+`Trace.attributes`. `core.surgery.resize` writes the new sizes down.
 """
 
 from __future__ import annotations

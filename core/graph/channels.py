@@ -51,8 +51,8 @@ class ChannelGroup:
             of groups of a grouped convolution.
         slots: (parameter or buffer, dimension) -> rows that one choice owns there.
         exact: whether a network with masked channels computes what the cut network does. It does not where something
-            runs over the channels (a mean, a standardised weight): these are free for networks that are trained from
-            scratch, but what keeps trained weights loses more than the channel.
+            runs over the channels (a mean, a standardised weight): such channels are free in networks that are trained
+            from scratch, but a network that keeps its trained weights would lose more than the channel.
     """
 
     name: str
@@ -323,8 +323,8 @@ def trace_channels(
             more, "freeze" freezes all, "free" lets them change.
 
     Returns:
-        The graph. An operation that no rule knows freezes the channels that it touches, and what no run calls freezes
-        the channels that may feed it, with a `FrozenChannelsWarning` that names it and its place.
+        The graph. An operation that no rule knows freezes the channels that it touches. A layer that no run calls
+        freezes the channels that may feed it. In both cases a `FrozenChannelsWarning` names cause and place.
 
     Raises:
         TraceError: an input of unknown origin, several outputs, or a parameter that cannot be tied; the message names
@@ -346,7 +346,7 @@ def trace_channels(
 
 
 def find_groups(model: nn.Module, example_inputs: Any, options: TraceOptions) -> ChannelGraph:
-    """`trace_channels` without its warnings, which whoever traces several forms of one network gives once."""
+    """`trace_channels` without its warnings, for several forms of one network, of which one warns."""
     request = Request(
         bare(model), example_inputs, options.freeze, options.taps, options.ties, options.outputs
     )

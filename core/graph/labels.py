@@ -105,9 +105,9 @@ class Inexact(list[Labels]):
 class SizeOfChannels(int):
     """A size read off a channel axis, with the labels that it counts.
 
-    Arithmetic keeps the mark, so that `view(b, g, c // g, h, w)` can be told from a size that the author typed in
-    and that no resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that
-    is calculated with as a number (`x / c ** 0.5`) is another one after a cut: its labels are noted in `inexact`.
+    Arithmetic keeps the mark. So `view(b, g, c // g, h, w)` differs from a size that the author typed in, which no
+    resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that is
+    calculated with as a number (`x / c ** 0.5`) is another one after a cut: its labels are noted in `inexact`.
     `factors`: the labels whose numbers a product of sizes has as factors.
     """
 
@@ -225,8 +225,8 @@ class LabelMode(TorchFunctionMode):
         on_meta: whether activations are on the meta device.
         apply_rule: (mode, function, args, kwargs) -> result, labelled; `core.graph.rules.apply_rule`.
         trace: where it is written down, beside what earlier runs of the same model wrote.
-        before: the tensors that existed before the run by id, where the device does not tell: on the meta device a
-            tensor that lies elsewhere is a constant, as nothing that depends on an activation can.
+        before: the tensors that existed before the run, by id; needed where the device does not tell. On the meta
+            device it does: a tensor that lies elsewhere is a constant, as nothing there depends on an activation.
         open_places: modules in whose own forward pass everything is frozen (`core.graph.tracing`).
     """
 

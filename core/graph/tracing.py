@@ -5,8 +5,9 @@ they find is united. They happen on the meta device (no arithmetic, no memory); 
 is run again on real tensors. A copy on the meta device shares its parameters and buffers with the model: no rule reads
 or writes their values there.
 
-What neither run calls is looked for in a few more, with other random numbers. What none has called is said, and keeps
-its widths together with whatever may feed it: all channels in the forward pass of the module that holds it.
+Layers that neither run calls are looked for in a few more runs, with other random numbers. Those that no run calls are
+named in a warning. They keep their widths, and so do all channels that may feed them: those in the forward pass of the
+module that holds the layer.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class _Runs:
         self._run(False)
 
     def train(self) -> None:
-        """The run in training mode; where there is none, that is noted."""
+        """The run in training mode; if it fails, the trace notes why."""
         kept = self.trace.copy()
         try:
             self._run(True)

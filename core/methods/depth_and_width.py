@@ -5,8 +5,8 @@ With w_g the widths of the groups and n_s the blocks of stage s that can be left
     J = Σ_g a_g log w_g + c Σ_s log(1 + n_s)
 
 is maximised under the budget. a_g is 1 for groups outside of such blocks. The groups within the blocks of a stage share
-what all of them together weigh at full depth, so that a block that goes takes no weight with it: what a stage is worth
-depends on how wide its blocks are, and on how many there are through c alone. At full depth this is
+one weight, which is the sum of theirs at full depth. So a block that goes takes no weight with it: the first sum sees
+how wide the blocks are, and only the second one, with c, how many there are. At full depth this is
 `diminishing-returns`. Like there, the j-th channel of a group is worth a_g / j, per FLOP.
 """
 
@@ -89,7 +89,7 @@ def deepen_or_widen(
     opened: Callable[[Sequence[str]], Space],
     found: Callable[[Space, Mapping[str, Tensor]], SearchResult],
 ) -> tuple[Space, SearchResult, float]:
-    """From full depth on leave out the block whose going raises J most, the last of its stage, while one does.
+    """Leave out, from full depth on, the block whose removal raises J most, the last of its stage, until none does.
 
     A stage whose blocks had groups of their own keeps one of them, whose widths carry the stage's weight.
 

@@ -1,4 +1,4 @@
-"""What a way of finding widths is: a request, what comes of it, and what it obeys, refuses and needs."""
+"""A way of finding widths: what it is asked, what it finds, and which settings it obeys, refuses and needs."""
 
 from __future__ import annotations
 

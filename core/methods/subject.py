@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights of what is searched, the baseline or a part of it, that were trained before.
+    """Trained weights of the network that is searched: the baseline, or a part of it.
 
     Attributes:
         source: what the user calls them: a file, `timm:NAME`, `torchvision:NAME`.

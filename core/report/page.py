@@ -72,12 +72,14 @@ class Table:
         rows: as many cells each.
         caption: shown above.
         folded: it is opened by a click; its caption stays.
+        words: cells are texts, which break into lines where a page is narrow; else numbers.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     folded: bool = False
+    words: bool = False
     kind: str = field(default="table", init=False)
 
 

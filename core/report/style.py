@@ -46,6 +46,7 @@ VARIANTS = (  # of a family: pattern of the name, dashes, marker
     (r"depth|shallow|receptive", (0, (4, 1, 1, 1)), "D"),
     (r"per-flop", (0, (4, 1.5)), "s"),
     (r"equalised|rounded|readers|search|norm", (0, (1, 1.2)), "^"),
+    (r"-wide", (0, (6, 1.5)), "v"),
 )
 TITLES = {
     "baseline": "Baseline",

@@ -1,4 +1,4 @@
-"""Files made once from a data set's own: where they lie, who makes them, what a killed process left.
+"""Files that are made once from a data set's: where they lie, who makes them, and what a killed process leaves.
 
 A cache file's name holds a fingerprint of the files that it was made from: their names and sizes, the times of their
 last change and of the last change of their status, which nobody sets back. So a changed image asks for another file. It
@@ -82,8 +82,8 @@ def open_or_build(
 ) -> T:
     """Open the cache file `<stem>-<mark><suffix>`, and make it first where there is none that is whole.
 
-    Of several processes that want it at once one makes it while the others wait. Before that, files of the same stem
-    with another mark go, and so does what a killed process left.
+    Of several processes that want it at once one makes it while the others wait. First, files of the same stem with
+    another mark are removed, and what a killed process left.
 
     Args:
         folders: where it may lie, best place first (`cache_folders`).

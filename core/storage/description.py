@@ -214,8 +214,8 @@ def load_described(
         load: reads the weights into it.
 
     Raises:
-        UserError: `build` raises one, which then names the file; or it describes a network that cannot be made or is
-            much larger than what the file holds; or the weights do not fit, see `load_weights`.
+        UserError: `build` raises one (the message then names the file); the network cannot be made, or is much larger
+            than what the file holds; or the weights do not fit, see `load_weights`.
     """
     described = Path(path).suffix == ".safetensors"
     bound: AbstractContextManager[None] = nullcontext()

@@ -1,5 +1,5 @@
 """Atomic file writes, which leave the old file or the new one, never half a file; locks between processes; and the
-check before all of them, that no file is written over one that is read.
+check that no file is written over one that is read.
 
 JSON has neither infinities nor NaN, and both are legal results: the PSNR of two equal images is infinite. All JSON that
 the suite writes holds the words "inf", "-inf" and "nan" in their place, and `float` reads these back.

@@ -3,8 +3,8 @@
 An image is a NumPy array of uint8 or uint16 with shape H x W (grey), H x W x 2 (grey and alpha), H x W x 3 (RGB) or
 H x W x 4 (RGB and alpha), alpha not multiplied into the colours.
 
-JPEGs go through libjpeg-turbo (`jpeg_decoder`), else OpenCV; all else through Pillow, which checks what OpenCV
-forgives; colours of 16 bits, of which Pillow keeps 8, through OpenCV.
+JPEGs are decoded by libjpeg-turbo (`jpeg_decoder`), else by OpenCV. All other files are decoded by Pillow, which checks
+what OpenCV forgives, but colours of 16 bits by OpenCV, as Pillow keeps 8 of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Weights as people have them: found in whatever a checkpoint holds, and matched with a network by name and shape.
 
-A checkpoint is any nesting of mappings. Every mapping of names to tensors in it is a set of weights; the set that fits
-the network is taken, a running average before the weights that it averages, for it is what authors evaluate. Names may
-carry what wrappers put into them: "module." (data parallel, averaged models), "_orig_mod." (compiled modules) and a
-leading "model.", in any order and as often as they were wrapped.
+A checkpoint is any nesting of mappings. Every mapping of names to tensors in it is a set of weights, and the set that
+fits the network is taken. Of a running average and the weights that it averages, the average is taken: it is what
+authors evaluate. Names may carry what wrappers put into them: "module." (data parallel, averaged models), "_orig_mod."
+(compiled modules) and a leading "model.", in any order and as often as they were wrapped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a factory does while it builds a network, and the same again at other widths.
 
 A factory is watched while it runs (`watch`): every tensor that it makes, and every number with which it fills, scales
-or shifts one, with the line of code. Run again, tensors get the shapes of another network as they are made, and layers
-its `out_channels`, `groups` and the like as their tensors arrive: code that reads a tensor's or a layer's size computes
-what it would at that width. What does not follow is a number that comes from the factory's own arguments
+or shifts one, with the line of code. In the second run tensors are made with the shapes of another network, and layers
+get its `out_channels`, `groups` and the like as their tensors arrive. So code that reads the size of a tensor or a
+layer computes what it would at that width. What does not follow is a number that comes from the factory's own arguments
 (`core.surgery.starting`).
 """
 

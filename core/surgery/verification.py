@@ -66,8 +66,8 @@ class Verified(float):
         modes: "evaluation" and "training", those that were checked -> the largest difference there.
         unchecked: those that could not be -> why.
         untested: groups that are not exact: masking alone does not give the cut network.
-        over_kept: those of them that were compared all the same, in a masked network in which what runs over their
-            channels ran over the kept ones; of the others only that the cut network runs was tried.
+        over_kept: those of them that could be compared all the same, in a masked network whose operations over channels
+            ran over the kept channels alone. Of the others it was only tried that the cut network runs.
     """
 
     modes: Mapping[str, float]
@@ -285,8 +285,8 @@ def verify(
     Returns:
         The largest difference found, a number that also says which modes were checked. A mode in which the network does
         not run on these inputs is not: a warning says so, and why. Groups that are not exact are its `untested`. They
-        are compared in a masked network in which what runs over their channels runs over the kept ones; where that
-        cannot be done they take no part in it, and an `UntestedGroupsWarning` names them.
+        are compared in a masked network whose operations over channels run over the kept channels alone. Where that
+        cannot be done they are left out, and an `UntestedGroupsWarning` names them.
 
     Raises:
         VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the

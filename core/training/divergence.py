@@ -1,7 +1,7 @@
 """Trainings whose numbers stopped being finite: the error, its record on disk, and going on at a lower rate.
 
-The record, `divergences.json` beside the states, is what allows a resumed run the one change of its recipe that a
-divergence asks for, and what lets a report say that there was one.
+`divergences.json`, beside the states, is the record of it. With it a resumed run may change one thing in its recipe, to
+a lower learning rate, and a report says that there was a divergence.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ def settle_rate(
         divergences: its record.
 
     Returns:
-        The recipe at the rate that holds now, the recipe that the training began with, and the record after that. Where
-        `config` has a rate that is neither the first, nor the present one, nor lower after a divergence, it comes back
-        as it is, with an empty record: it is another recipe.
+        The recipe at the rate that holds now, the recipe that the training began with, and the record after that.
+        Allowed are the first rate, the present one and, after a divergence, a lower one. A `config` with any other rate
+        is another recipe: it is returned as it is, with an empty record.
     """
     if not divergences:
         return config, config, ()

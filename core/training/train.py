@@ -168,8 +168,8 @@ def fit(
     Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
     model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C, SIGTERM and SIGUSR1
     end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at
-    once. A run that has diverged goes on, from its last good state, with a `config` that differs in a lower learning
-    rate alone; from then on it does so with either recipe, and divergences.json says what happened.
+    once. A run that has diverged goes on from its last good state if `config` has a lower learning rate and differs in
+    nothing else. From then on it goes on with either recipe, and divergences.json says what happened.
 
     Args:
         model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword
@@ -188,8 +188,8 @@ def fit(
         resume: go on from last.safetensors where there is one; False starts anew, removing the old files.
         progress: show a bar on a terminal, a line per epoch elsewhere.
         after_step: called after every optimiser step with its number, counted from 1, and its learning rate; it may
-            change the weights (a proximal step). What it raises ends the training where it is: the state on disk is
-            then the last checkpoint, from which the same call gets to the same place.
+            change the weights (a proximal step). If it raises, the training ends there. The state on disk is then the
+            last checkpoint, and the same call goes on from it.
         header: asked at the end for entries of the header of model.safetensors.
         pace: told how long the training takes: after the first steps, and after the first evaluation.
 

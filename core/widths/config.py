@@ -37,11 +37,12 @@ class ShrinkConfig:
         embedding: likewise.
         freeze: see `core.graph.channels.trace_channels`, as are `ties`, `taps` and `outputs`.
         ties: likewise.
-        vanish: depth: the search is first run without floors within blocks that can be left out; blocks that then keep
-            less than this fraction of their widened channels are removed, the emptiest first and no more than leave
-            enough to fill limits on FLOPs and parameters; widths are then searched in what is left. 0 removes none;
-            "floor" removes what would have to be held up by its own floor; "receptive-field" removes, whatever the
-            scores, blocks whose input already sees the whole image, the last first. See `core.surgery.depth`.
+        vanish: whether blocks may be left out; 0 keeps all. With a fraction the search first runs without floors within
+            the blocks that can go. Blocks that then keep less than this fraction of their widened channels are removed,
+            the emptiest first, while the rest can still fill the limits on FLOPs and parameters. Then the widths of the
+            rest are searched. "floor" removes the blocks that only their own floor would hold up. "receptive-field"
+            removes blocks whose input already sees the whole image, the last first, whatever the scores. See
+            `core.surgery.depth`.
         keep_weights: the weights of the network count: it is scored as it is, with them, and what is found says which
             of its channels are kept (`Architecture.kept`). There are no others, so it asks for widen=1.
         inexact: with `keep_weights`, cut groups that are not exact (`ChannelGroup.exact`) as well; else they stay

@@ -1,8 +1,8 @@
 """The search for widths under a budget, by the scores of all channels (LW-DNA, section 3).
 
 The search is exact. Costs are closed forms of the widths, so a global threshold is bisected over the sorted scores;
-below it, channels that still fit are added in the order of their scores, until no single channel fits any more. So no
-removal and no addition of one channel gets closer to the budget from below.
+then channels below it are added in the order of their scores while they fit. At the end no single channel fits any
+more.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def search(
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
         allocation: how score and cost are weighed; see `core.widths.allocation`.
-        measure: widths -> seconds; needed for a latency limit. Where that limit is the one that binds, single channels
-            that might still fit are not added: clocks are too noisy for that.
+        measure: widths -> seconds; needed for a latency limit. If it is this limit that binds, no single channels are
+            added at the end: clocks are too noisy to tell whether one fits.
 
     Raises:
         BudgetError: a limit is below what floors leave, or no limit is below what ceilings allow.

@@ -218,7 +218,7 @@ def priced_baseline(space: Space, budget: Budget) -> Cost:
 
 
 def fitted(space: Space, config: ShrinkConfig) -> ShrinkConfig:
-    """The configuration without the patterns that fitted blocks alone that are left out."""
+    """The configuration without the patterns that fit nothing but blocks that are left out."""
     if not space.removed:
         return config
     groups = space.graph.groups

@@ -107,7 +107,7 @@ def open_space(
         config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
-        told: what a trace of the baseline has told before (`ChannelGraph.notes`), of which nothing warns again.
+        told: notes of an earlier trace of the baseline (`ChannelGraph.notes`), which are not warned of again.
         factory: builds `model` anew; asked where the model itself does not show how it starts.
 
     Raises:

@@ -1,6 +1,6 @@
 """The drawn figures of the docs, from runs of the code and from the figures of published pages.
 
-    python docs/making/draw.py           write docs/figures/*.svg
+    python docs/making/draw.py           write docs/figures/*.svg and *.png
     python docs/making/draw.py --check   status 1 where a figure no longer says what the code and the pages say
 
 Data: scikit-learn's digits, and docs/results/channel_bench.json.
@@ -12,7 +12,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as Outline
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 from classification.models import build  # noqa: E402
 from core.graph.channels import ChannelGraph, trace_channels  # noqa: E402
-from core.storage.files import read_json, write_text  # noqa: E402
+from core.methods.registry import BASELINE  # noqa: E402
+from core.report.style import look_of  # noqa: E402
+from core.storage.files import read_json, write_text, write_with  # noqa: E402
 from core.surgery.architecture import Architecture  # noqa: E402
 from core.widths.config import ShrinkConfig  # noqa: E402
 from core.widths.scores import score_channels  # noqa: E402
@@ -38,10 +41,9 @@ from core.widths.shrinkage import shrink  # noqa: E402
 from core.widths.space import open_space  # noqa: E402
 
 FIGURES = ROOT / "docs" / "figures"
-# Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, INK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#9AA0A6", "#26292C",
-)  # fmt: skip
+# Okabe and Ito's colours, which the colour-blind tell apart. What is a method has that method's own (`look_of`).
+BLUE, ORANGE, GREEN, SKY, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#9AA0A6", "#26292C"
+REGULAR, FOUND = look_of(BASELINE).colour, look_of("lwdna").colour
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY, "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False,
     "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": 100,
@@ -108,9 +110,9 @@ def groups() -> Figure:
     graph = trace_channels(Small(), torch.zeros(1, 1, 16, 16))
     colours = dict(zip(graph.names, (BLUE, ORANGE, GREEN), strict=True))
     places = {"stem": 0, "first.one": 1, "first.two": 2, "second.one": 3.4, "second.two": 4.4, "head": 5.8}
-    figure = Figure((9, 2.7), layout="constrained")
+    figure = Figure((9, 2.4), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlim=(-0.75, 6.5), ylim=(-0.95, 1.25))
+    axes.set(xlim=(-0.75, 6.5), ylim=(-0.95, 0.85))
     axes.axis("off")
     for layer, x in places.items():
         name = group_of(graph, layer)
@@ -137,11 +139,12 @@ def groups() -> Figure:
             FancyArrowPatch((a, 0), (b, 0), arrowstyle="-|>", mutation_scale=9, color=GREY, lw=1.2)
         )
     for (a, b), start in zip(((0.5, 2.72), (2.9, 5.12)), ("first", "second"), strict=True):
-        arc = FancyArrowPatch((a, 0.06), (b, 0.16), connectionstyle="arc3,rad=-0.42", arrowstyle="-|>",
-                              mutation_scale=9, color=BLUE, lw=1.6)  # fmt: skip
-        axes.add_patch(arc)
+        around = Outline(
+            [(a, 0.02), (a, 0.52), (b, 0.52), (b, 0.14)]
+        )  # over the block, through none of its layers
+        axes.add_patch(FancyArrowPatch(path=around, arrowstyle="-|>", mutation_scale=9, color=BLUE, lw=1.6))
         axes.text(
-            (a + b) / 2, 0.72, f"the addition of block {start!r} ties", color=BLUE, ha="center", fontsize=8.5
+            (a + b) / 2, 0.6, f"the addition of block {start!r} ties", color=BLUE, ha="center", fontsize=8.5
         )
     axes.set_title(f"{len(graph.groups)} groups in {len(places)} layers")
     free = ", ".join(f"{name!r}" for name in graph.names)
@@ -254,24 +257,25 @@ def depth() -> Figure:
     figure = Figure((9, 5), layout="constrained")
     panels = figure.subplots(len(rows), 1, sharex=True, sharey=True)
     for axes, (title, (widths, share, removed)), colour in zip(
-        panels, rows.items(), (GREY, BLUE, GREEN), strict=True
+        panels, rows.items(), (REGULAR, FOUND, SKY), strict=True
     ):
         axes.bar(range(len(names)), [widths.get(name, 0) for name in names], color=colour, width=0.72)
         for place, name in enumerate(names):
             if name not in widths:
                 axes.text(place, 3, "×", ha="center", color=ORANGE, fontsize=13, fontweight="bold")
         gone = f", {len(removed)} blocks left out (×)" if removed else ""
-        axes.set_title(
-            f"{title}: {100 * share:.0f} % of the FLOPs{gone}", color=colour if colour != GREY else INK
-        )
+        axes.set_title(f"{title}: {100 * share:.0f} % of the FLOPs{gone}", color=colour)
     panels[1].set_ylabel("channels")
     short = [name.removesuffix(".conv1").removesuffix(".weight") for name in names]
     panels[-1].set_xticks(range(len(names)), short, rotation=45, ha="right", fontsize=8)
     return figure
 
 
-WAYS = {"diminishing-returns": (BLUE, "diminishing returns"), "uniform": (INK, "uniform widths"),
-        "gradient": (ORANGE, "gradient (default)")}  # fmt: skip
+WAYS = {
+    "diminishing-returns": "diminishing returns",
+    "uniform": "uniform widths",
+    "gradient": "gradient (default)",
+}
 
 
 def spaces() -> dict[str, Any]:
@@ -282,21 +286,23 @@ def spaces() -> dict[str, Any]:
 def curve(axes: Axes, space: Mapping[str, Any]) -> None:
     """Accuracy over the budget."""
     ends = {}
-    for way, (colour, _) in WAYS.items():
+    for way in WAYS:
         rows = sorted(
             (row["budget"], row["surface"])
             for row in space["rows"]
             if row["method"] == way and row["floor"] == 0.25
         )
         x, y = zip(*((100 * budget, value) for budget, value in rows), strict=True)
-        axes.plot(x, y, "o-", color=colour, lw=2, ms=5)
+        axes.plot(x, y, "o-", color=look_of(way).colour, lw=2, ms=5)
         ends[way] = y[-1]
     low, high = axes.get_ylim()
     places = apart(ends, 0.075 * (high - low))
-    for way, (colour, label) in WAYS.items():
-        axes.text(102.5, places[way], label, color=colour, va="center", fontsize=9, fontweight="bold")
+    for way, label in WAYS.items():
+        axes.text(
+            103, places[way], label, color=look_of(way).colour, va="center", fontsize=9, fontweight="bold"
+        )
     base = space["baseline"]["surface"]
-    axes.plot([100], [base], "*", color=GREEN, ms=14, zorder=5)
+    axes.plot([100], [base], "*", color=REGULAR, ms=14, zorder=5)
     axes.set(xticks=[50, 75, 90, 100], xlabel="FLOPs, % of the regular network", ylabel="accuracy %")
 
 
@@ -319,38 +325,31 @@ def widths_that_pay() -> Figure:
     }
     regular = next(row["widths"][0] for row in space["rows"]
                    if (row["method"], row["budget"], row["floor"]) == ("uniform", 1.0, 0.25))  # fmt: skip
-    found = rows["diminishing-returns"]
+    found, way = rows["diminishing-returns"], look_of("diminishing-returns").colour
     figure = Figure((8.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     places = range(len(found))
-    left.bar([place - 0.2 for place in places], regular, 0.38, color=GREY)
-    left.bar([place + 0.2 for place in places], found, 0.38, color=BLUE)
+    left.bar([place - 0.2 for place in places], regular, 0.38, color=REGULAR)
+    left.bar([place + 0.2 for place in places], found, 0.38, color=way)
     for place, (a, b) in enumerate(zip(regular, found, strict=True)):
-        left.text(place, max(a, b) + 22, f"{100 * b / a - 100:+.0f} %", ha="center", fontsize=8.5, color=INK)
+        change = f"{100 * b / a - 100:+.0f} %".replace("-", "−")
+        left.text(place, max(a, b) + 22, change, ha="center", fontsize=7.5, color=INK)
     left.set(
         xticks=list(places),
         xticklabels=[str(place + 1) for place in places],
         xlabel="layer",
         ylabel="channels",
     )
-    left.text(
-        0.02,
-        0.93,
-        "regular, 100 % of the FLOPs",
-        color="#6B7177",
-        transform=left.transAxes,
-        fontweight="bold",
-    )
-    left.text(
-        0.02, 0.84, f"found, {100 * BUDGET:.0f} %", color=BLUE, transform=left.transAxes, fontweight="bold"
-    )
+    named = (("regular, 100 % of the FLOPs", REGULAR), (f"diminishing returns, {100 * BUDGET:.0f} %", way))
+    for place, (name, colour) in enumerate(named):
+        left.text(0.02, 0.93 - 0.09 * place, name, color=colour, transform=left.transAxes, fontweight="bold")
     left.set_ylim(0, 1.17 * max(found))
     left.set_title("Seven widths")
     curve(right, space)
     right.set_xlim(48, 136)
     right.set_title(f"What {space['networks']:,} trained networks say")
     notes = (
-        ("★ regular network, all FLOPs", GREEN),
+        ("★ regular network, all FLOPs", REGULAR),
         (f"one training scatters by {space['noise']:.2f} points", INK),
     )
     for place, (note, colour) in enumerate(notes):
@@ -370,9 +369,9 @@ def budgets() -> Figure:
         axes.set_title(f"{title}: {space['networks']:,} networks")
         low, high = axes.get_ylim()
         base, noise = space["baseline"]["surface"], space["noise"]
-        axes.fill_between([48, 101], base - noise, base + noise, color=GREEN, alpha=0.13, lw=0)
-        note = f"green: regular network ± scatter of one training ({noise:.2f})"
-        axes.text(0.98, 0.03, note, color=GREEN, fontsize=8.5, ha="right", transform=axes.transAxes)
+        axes.fill_between([48, 101], base - noise, base + noise, color=REGULAR, alpha=0.13, lw=0)
+        note = f"grey: regular network ± scatter of one training ({noise:.2f})"
+        axes.text(0.98, 0.03, note, color=REGULAR, fontsize=8.5, ha="right", transform=axes.transAxes)
         axes.set_ylim(low, max(high, base + 2.2 * noise))
     return figure
 
@@ -387,11 +386,10 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 }
 
 
-def svg(name: str) -> str:
-    """A figure as SVG, the same at every time."""
-    with mpl.rc_context(STYLE):
-        file = io.StringIO()
-        DRAWN[name]().savefig(file, format="svg", metadata={"Date": None})
+def svg(figure: Figure) -> str:
+    """A figure as SVG, the same at every time. To be called within `STYLE`."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -403,17 +401,21 @@ def texts(drawn: str) -> list[str]:
 def main(check: bool) -> int:
     """Write or check all figures; returns the exit status."""
     status = 0
-    for name in DRAWN:
-        path, drawn = FIGURES / f"{name}.svg", svg(name)
-        if check:
-            same = path.exists() and texts(path.read_text(encoding="utf-8")) == texts(drawn)
-            status |= not same
-            print(
-                f"{path.relative_to(ROOT)}: {'as drawn' if same else 'says something else: python docs/making/draw.py'}"
-            )
-        else:
-            write_text(path, drawn)
-            print(f"written: {path.relative_to(ROOT)}")
+    for name, draw in DRAWN.items():
+        path = FIGURES / f"{name}.svg"
+        with mpl.rc_context(STYLE):
+            figure = draw()
+            drawn = svg(figure)
+            if not check:
+                write_text(path, drawn)
+                write_with(path.with_suffix(".png"), partial(figure.savefig, dpi=160))
+                print(f"written: {path.relative_to(ROOT)} and .png")
+                continue
+        same = path.exists() and texts(path.read_text(encoding="utf-8")) == texts(drawn)
+        status |= not same
+        print(
+            f"{path.relative_to(ROOT)}: {'as drawn' if same else 'says something else: python docs/making/draw.py'}"
+        )
     return status
 
 

@@ -99,6 +99,9 @@ def link(match: re.Match[str], name: str, origin: str) -> str:
     known = LINKS.get(place, place.removeprefix("docs/") if place.startswith("docs/") else None)
     if known is not None and not (ROOT / place).is_dir():
         relative = posixpath.relpath(known, posixpath.dirname(name) or ".")
+        drawn, kind = posixpath.splitext(relative)
+        if mark and kind == ".png" and (ROOT / place).with_suffix(".svg").exists():
+            return f"[![{text}]({relative})]({drawn}.svg)"  # the vector picture, to be enlarged
         return f"{mark}[{text}]({relative}{'#' * bool(anchor)}{anchor})"
     if (ROOT / place).is_dir() and place.startswith("docs/results"):
         return f"[{text}]({posixpath.relpath('results/README.md', posixpath.dirname(name) or '.')})"

@@ -1,8 +1,13 @@
-"""The notebook as a page of the site, with the outputs that lie in it."""
+"""The notebook as a page of the site, with the outputs that lie in it.
+
+python docs/making/notebook.py    run it and keep what it prints and draws; needs the extra 'notebook'
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +37,22 @@ def _cell(cell: dict[str, Any]) -> list[str]:
             text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
             parts.append(f'```text title="prints"\n{text}\n```')
     return parts
+
+
+def main() -> None:
+    """Run the notebook in a kernel of its own, in an empty folder, and write its outputs into it."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ.setdefault("PYTHONPATH", str(PATH.parents[2]))
+    book = nbformat.read(PATH, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"metadata": {"path": folder}}
+        NotebookClient(
+            book, timeout=600, kernel_name="python3", resources=place, record_timing=False
+        ).execute()
+    nbformat.write(book, PATH)
+
+
+if __name__ == "__main__":
+    main()

@@ -177,9 +177,9 @@ class ShrinkHook(Hook):
         seed: of the search and of the batches that it draws; None for the Runner's.
 
     Raises:
-        UserError: an unknown entry or a value that is not allowed; and, when the run starts, where it is too late or
-            widths cannot be found here: a model that is no `LWDNANet` or has found widths, steps that have been taken,
-            another hook before this one, a checkpoint to start from, several processes, no file to resume with.
+        UserError: an unknown entry, or a value that is not allowed. And when the run starts: the model is no `LWDNANet`
+            or has found widths already; steps have been taken; another hook comes before this one; there is a
+            checkpoint to start from; several processes train; or a resumed run has no widths file.
     """
 
     priority = "HIGHEST"

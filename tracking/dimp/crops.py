@@ -1,7 +1,7 @@
 """Square crops around a target, and where a source pixel lies in them. Training and tracking cut alike.
 
-Coordinates are 0-based indices of pixel centres, in the image as in the crop. A box `x, y, w, h` lies in them with its
-centre at `x + w / 2`: `to_centres` turns a data set's boxes, whose first pixel is number `x`, into that form.
+Coordinates are 0-based indices of pixel centres, in the image as in the crop. A box `x, y, w, h` has its centre at
+`x + w / 2`. In data sets `x` is the number of the first pixel: `to_centres` converts such boxes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of four plain decimals to arrays, many files at a time: a few array operations instead of a call per value.
 
-Most of the work is done on the bytes of the text as they stand, of which one instruction treats dozens; only what has
-to be known about each value (where it ends and what it is) becomes an array with an element for each.
+Most of the work is done on the bytes of the text, dozens of them in one instruction. Only what has to be known of each
+value (its end, and the value) becomes an array with one element per value.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def make_network(
         matched_filter: see `start_matched`; None for the published random start.
 
     Warns:
-        UserWarning: what was taken of the classifier's weights, where that is not all of them as they are: a running
-            average, a stem that stays fresh.
+        UserWarning: not all of the classifier's weights were taken as they are (a running average was, or the stem
+            stays fresh); it says what was taken.
 
     Raises:
         MissingData: a file is not there.

@@ -1,11 +1,11 @@
 """Tensors that are computed from parameters alone: weight standardisation, spectral and weight norm, `weight * scale`.
 
-Operations move the layers of labels that a parameter has (`core.graph.rules.computed`), or drop those that they reduce,
-so that a convolution finds the rows and columns of the parameter on the weight that it is given, whatever was computed
-in between. A function of one parameter that keeps its shape, or views it in another, thus leaves its channels free.
+A parameter has layers of labels (`core.graph.rules.computed`). Operations move them, or drop those that they reduce. So
+a convolution finds the rows and columns of the parameter on the weight that it is given, whatever was computed in
+between. A function of one parameter that keeps its shape, or views it in another, thus leaves its channels free.
 
-What a reduction runs over is either zero where the parameter is (a norm, a sum, a product with a vector), so that
-masking and cutting agree, or it is not (a mean, a variance), and the channels are noted as inexact.
+Some reductions do not notice zeros (a norm, a sum, a product with a vector): there masking and cutting agree. Others do
+(a mean, a variance): their channels are noted as inexact.
 """
 
 from __future__ import annotations

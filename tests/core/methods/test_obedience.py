@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -230,3 +231,13 @@ def table() -> dict[str, tuple[str, set[str], bool]]:
 def test_the_table_of_methods_is_that_of_the_code() -> None:
     assert table() == {name: (m.summary, set(m.refuses), not m.whole) for name, m in METHODS.items()}
     assert list(table()) == list(METHODS)
+
+
+def test_result_pages_describe_methods_as_the_code_does() -> None:
+    pages = (Path(__file__).parents[3] / "docs/results").glob("*.md")
+    told = [
+        pair for page in pages for pair in re.findall(r"^- `([\w-]+)`: (.*)$", page.read_text(), re.MULTILINE)
+    ]
+    summaries = [(name, text) for name, text in told if name in METHODS]
+    assert len(summaries) > 30
+    assert summaries == [(name, METHODS[name].summary) for name, _ in summaries]

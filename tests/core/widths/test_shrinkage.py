@@ -214,7 +214,7 @@ def test_the_promised_call() -> None:
 
 
 def test_random_scores_give_nearly_uniform_widths_and_random_widths_do_not() -> None:
-    """The standard deviation of log(width / baseline's) within ResNet20, which docs/results/README.md quotes."""
+    """The standard deviation of log(width / baseline's) within ResNet20, the column *sd log w* of result tables."""
     model, image = classification.models.build("resnet20", num_classes=10), torch.zeros(1, 3, 32, 32)
     spread: dict[str, list[float]] = {"random-scores": [], "random": []}
     found = set()
