@@ -78,7 +78,9 @@ def test_two_interrupted_processes_resume_exactly(two_processes):
     """A signal to the first process stops both at one step; each process' dropout goes on where it was."""
     folder, printed = two_processes
     told = [f"process {rank} was interrupted by SIGUSR1" for rank in (0, 1)]
-    assert sorted(re.findall(r"process \d was interrupted by SIG[A-Z]+[12]?", printed)) == told  # maybe in one line
+    assert (
+        sorted(re.findall(r"process \d was interrupted by SIG[A-Z]+[12]?", printed)) == told
+    )  # maybe in one line
     states = [load_state(folder / name / "last.safetensors") for name in ("stopped", "whole")]
     assert_same_bits(*states)
     generators = states[0]["random"]["torch"]
