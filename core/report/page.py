@@ -23,7 +23,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from core.report.style import settle, styled
+from core.report.style import styled
 from core.report.tips import Tips
 from core.storage.files import json_text, write_text
 
@@ -195,7 +195,6 @@ def chart_of(
     Raises:
         ValueError: a mark was drawn outside the figure, so that texts cannot be told apart.
     """
-    settle(figure)
     stream = BytesIO()
     figure.savefig(
         stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}

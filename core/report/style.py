@@ -158,7 +158,6 @@ def new_figure(
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, and beside it the same as SVG, both atomically."""
-    settle(figure)
     write_with(path, figure.savefig)
     write_with(path.with_suffix(".svg"), lambda temporary: figure.savefig(temporary, metadata={"Date": None}))
 
@@ -250,12 +249,6 @@ def _lay_out(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-
-
-def settle(figure: Figure) -> None:
-    """Find the places of all axes for good: otherwise every file that is written of the figure finds them anew."""
-    _lay_out(figure)
-    figure.set_layout_engine("none")
 
 
 def plain_ticks(axis: Any) -> None:

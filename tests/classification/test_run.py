@@ -60,7 +60,7 @@ def test_the_page_counts_errors_as_the_result_does(experiment: Path) -> None:
     for title in ("Class by class", "Where the networks disagree"):
         assert f">{title}</h2>" in page
     assert len(page) < LARGEST
-    assert "top-1 error %: " in page
+    assert "top-1 error % is " in page
 
 
 def test_result_json_has_the_promised_form(experiment: Path) -> None:

@@ -285,7 +285,7 @@ def test_no_more_blocks_vanish_than_the_budget_can_spare() -> None:
 
 
 def test_a_latency_does_not_keep_the_other_limits_from_being_filled() -> None:
-    _, _, arch = found_for(score="uniform", vanish=1.0, budget=Budget(flops=0.9, latency=100.0))
+    _, _, arch = found_for(score="uniform", vanish=1.0, budget=Budget(flops=0.9, latency="100s"))
     assert len(arch.removed) == 6
     assert 0.89 < arch.costs[0].paper / arch.costs[1].paper <= 0.9
 
