@@ -141,7 +141,7 @@ def test_real_tiny_imagenet_end_to_end(small_tiny_imagenet: Path, tmp_path: Path
         "--model",
         "mobilenetv2",
     ]
-    arguments += ["--epochs", "1", "--train-limit", "150", "--no-progress", "--work-dir", str(folder)]
+    arguments += ["--epochs", "1", "--train-limit", "50", "--no-progress", "--work-dir", str(folder)]
     assert main([*arguments, "--cfg-options", "shrink.batch_size=16", "train.batch_size=25"]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert result["methods"]["lwdna"]["flops_ratio"] <= 0.9376 + 1e-9
