@@ -38,7 +38,7 @@ from core.experiments.marks import draw_means
 from core.experiments.plan import grid
 from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
 from core.experiments.series import Record, Series, collect, results_table
-from core.experiments.statistics import p_text, with_interval
+from core.experiments.statistics import fine_digits, p_text, with_interval
 from core.experiments.store import short
 from core.experiments.task import Metric
 from core.experiments.trials import Failure
@@ -83,7 +83,7 @@ def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[floa
         values = list(pairs[item.contrast])[: item.look]
         said = "differs" if item.differs else "no difference shown" if item.final else "open"
         level = f"{item.level:.4f}" if item.look else ""
-        shown = with_interval(values, metric.digits) if values else ""
+        shown = with_interval(values, fine_digits(values, metric.digits)) if values else ""
         rows.append([str(item.contrast), str(item.look), shown, p_text(item.p, digits=4), level, said])
     return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
 

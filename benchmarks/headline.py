@@ -20,7 +20,7 @@ from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
 from core.experiments.series import Series, collect, controls_table, results_table
-from core.experiments.statistics import holm, number_text, p_text, paired_p, with_interval
+from core.experiments.statistics import fine_digits, holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.storage.files import read_json, write_text
 from core.tables import grouped, markdown_table
@@ -135,7 +135,7 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
             continue
         values = difference(page["records"], item["method"], item["against"], metric)[: item["pairs"]]
         said = "differs" if item["differs"] else "no difference shown" if item["final"] else "open"
-        shown = f"{with_interval(values, metric.digits)} in {metric.label}"
+        shown = f"{with_interval(values, fine_digits(values, metric.digits))} in {metric.label}"
         parts.append(f"{name} {shown} after {item['pairs']} pairs: {said}")
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""

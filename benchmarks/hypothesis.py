@@ -208,7 +208,9 @@ def _super_resolution(arguments: Namespace, given: Mapping[str, Any]) -> _Opened
     config = super_resolution_config.with_ties(config)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    return config, lambda root, device: super_resolution_task.make_task(config, root, device), "", {}
+    held_out = config.data.held_out
+    part = f"{held_out} images of it, the last by name, are scored on and not trained on." if held_out else ""
+    return config, lambda root, device: super_resolution_task.make_task(config, root, device), part, {}
 
 
 def open_engine(arguments: Namespace) -> Engine:

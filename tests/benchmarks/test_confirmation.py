@@ -90,6 +90,7 @@ def test_super_resolution_is_confirmed_by_what_its_task_reports(
     assert "| contrast | pairs | difference, held-out PSNR |" in page
     assert "| early-wide against uniform | 2 |" in page
     assert "held-out SSIM" in page
+    assert "1 images of it, the last by name, are scored on" in page
     assert value["metric"]["higher_is_better"]
 
 
