@@ -140,8 +140,8 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
     return [
-        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, data that nothing was "
-        f"chosen on: {'; '.join(parts)}.{rule} ([page]({folder}{path.stem}.md))"
+        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, data apart "
+        f"from the exploration's: {'; '.join(parts)}.{rule} ([page]({folder}{path.stem}.md))"
     ]
 
 

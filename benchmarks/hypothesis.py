@@ -205,7 +205,8 @@ def _super_resolution(arguments: Namespace, given: Mapping[str, Any]) -> _Opened
     given = {"model": arguments.model, "dataset": arguments.dataset, **given}
     path = arguments.config or super_resolution_config.find_config(arguments.model, arguments.dataset)
     config: Any = load_config(path, super_resolution_config.RunConfig, overrides_of(arguments, given))
-    config = super_resolution_config.with_ties(config)
+    named = arguments.config is not None
+    config = super_resolution_config.completed(config, arguments.model, arguments.cfg_options, named=named)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     held_out = config.data.held_out

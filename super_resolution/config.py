@@ -103,6 +103,30 @@ def with_own_options(
     return replace(config, options={key: value for key, value in config.options.items() if key in known})
 
 
+def completed(
+    config: RunConfig,
+    model: str | None,
+    overrides: Sequence[str],
+    *,
+    tie: bool | None = None,
+    named: bool = False,
+) -> RunConfig:
+    """The protocol as a command line means it: without another network's options, and with its ties.
+
+    Args:
+        config: the protocol.
+        model: `--model`; None where it was not given.
+        overrides: `--cfg-options`.
+        tie: `--tie-upsampler`; None where it was not given.
+        named: the protocol was named or stored, so that it is that of a network of the user's own.
+
+    Raises:
+        UserError: see `with_ties`.
+    """
+    keeps = named and model is not None and is_factory(model)
+    return with_ties(with_own_options(config, None if keeps else model, overrides, tie))
+
+
 def with_ties(config: RunConfig) -> RunConfig:
     """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that, as in LW-DNA's code.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from core.command_line.exits import run_parsed
-from core.command_line.factories import is_factory, title
+from core.command_line.factories import title
 from core.experiments.arguments import add_experiment_arguments, given_pretrained
 from core.experiments.commands import execute
 from core.experiments.task import Task
-from super_resolution.config import RunConfig, find_config, with_own_options, with_ties
+from super_resolution.config import RunConfig, completed, find_config
 from super_resolution.models import UPSCALERS
 from super_resolution.task import make_task
 
@@ -66,12 +66,12 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status."""
 
     def complete(config: RunConfig, stored: bool) -> RunConfig:
-        chosen = arguments.model is not None and is_factory(arguments.model)
-        keeps = chosen and (arguments.config or stored)  # a protocol of its own
-        return with_ties(
-            with_own_options(
-                config, None if keeps else arguments.model, arguments.cfg_options, arguments.tie_upsampler
-            )
+        return completed(
+            config,
+            arguments.model,
+            arguments.cfg_options,
+            tie=arguments.tie_upsampler,
+            named=stored or arguments.config is not None,
         )
 
     given = {"scale": arguments.scale, "model": arguments.model, "dataset": arguments.dataset}

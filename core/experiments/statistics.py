@@ -115,8 +115,10 @@ def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list
 
 def fine_digits(values: Sequence[float], digits: int) -> int:
     """Digits after the point that show two of the spread, at least `digits`: differences may be finer than values."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return max(digits, 1 - math.floor(math.log10(spread))) if 0 < spread < math.inf else digits
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return digits
+    spread = float(np.std(values, ddof=1))
+    return max(digits, 1 - math.floor(math.log10(spread))) if spread else digits
 
 
 def p_text(p: float, digits: int = 3) -> str:

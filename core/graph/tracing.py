@@ -293,10 +293,11 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def _alive() -> list[Tensor]:
     """All tensors that exist now."""
-    kinds, beneath = {Tensor}, [Tensor]
-    while (
-        beneath
-    ):  # a look into a set of types takes a third of `issubclass`, and there may be a million objects
+    kinds, beneath = (
+        {Tensor},
+        [Tensor],
+    )  # there may be a million objects, and `issubclass` of each takes longer
+    while beneath:
         beneath = [kind for parent in beneath for kind in type.__subclasses__(parent) if kind not in kinds]
         kinds.update(beneath)
     return [item for item in gc.get_objects() if type(item) in kinds]

@@ -17,9 +17,11 @@ from core.experiments.marks import say_what_is_not_drawn
 from core.experiments.report import results_table
 from core.experiments.settings import Settings
 from core.experiments.statistics import (
+    fine_digits,
     half_interval,
     holm,
     number_text,
+    p_text,
     paired_p,
     statistics,
     width_spread,
@@ -137,3 +139,12 @@ def test_the_spread_of_widths_is_that_of_their_logarithms() -> None:
     assert width_spread({"a": 5, "b": 10, "c": 20}, base) == 0.0
     assert width_spread({"a": 20, "b": 10}, base) == pytest.approx(math.log(2))  # a block was left out
     assert width_spread({}, base) == 0.0
+
+
+def test_differences_finer_than_values_show_two_digits_of_their_spread() -> None:
+    assert fine_digits([0.0290, 0.0183, 0.0207], 2) == 4
+    assert fine_digits([1.0, 3.5], 2) == 2
+    for alike in ([1.0], [1.0, 1.0], [math.inf, 1.0]):
+        assert fine_digits(alike, 2) == 2
+    assert [p_text(0.00039), p_text(0.00039, digits=4)] == ["<0.001", "0.0004"]
+    assert p_text(0.00002, digits=4) == "<0.0001"
