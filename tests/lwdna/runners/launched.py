@@ -93,3 +93,4 @@ if __name__ == "__main__":
     config = Config({"model_wrapper_cfg": {"device_ids": None}})
     for network in (Bare, Weighed):
         train(Path(sys.argv[1]), network, 2, launcher="pytorch", cfg=config)
+    torch.distributed.destroy_process_group()  # gloo's threads end before the interpreter, which may else abort
