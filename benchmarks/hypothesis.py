@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from classification.run import add_subject_arguments, given_of
 from classification.task import make_task
 from core.command_line.config import load_config
 from core.command_line.exits import run_parsed
-from core.errors import UserError
+from core.errors import UserError, check_known
 from core.experiments.arguments import (
     add_method_arguments,
     add_trial_arguments,
@@ -374,6 +374,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     shrink = bench.config.shrink
     settings = [at_budget(shrink, text) for text in arguments.budget or []] or [shrink]
     trials = grid(arguments.methods, settings, seeds_of(arguments))
+    metrics = compared(bench, arguments.metrics)
     bench = with_published(arguments, bench, settings)
     records, failed = trials_run(bench, trials, arguments)
     if not records and failed and all(failure.usage for failure in failed):
@@ -383,9 +384,20 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
             f"the store '{bench.store}' holds no trial of these settings: leave --report-only out"
         )
     if records and not arguments.no_report:
-        write_report(bench, records, failed, arguments.output or bench.store / "report", len(settings) > 1,
+        write_report(bench, metrics, records, failed, arguments.output or bench.store / "report", len(settings) > 1,
                      command_text("benchmarks.hypothesis", argv))  # fmt: skip
     return 1 if failed else 0
+
+
+def compared(bench: Bench, names: Sequence[str] | None) -> list[Metric]:
+    """What the tables compare, the first one in the picture too: the metrics of these names, or the task's first.
+
+    Raises:
+        UserError: the task reports no such number.
+    """
+    known = {metric.key: metric for metric in bench.engine.task.metrics}
+    check_known("--metrics", names or [], known)
+    return [known[name] for name in names or list(known)[:1]]
 
 
 def label_of(record: Record, several: bool) -> str:
@@ -397,17 +409,19 @@ def label_of(record: Record, several: bool) -> str:
 
 def write_report(
     bench: Bench,
+    metrics: Sequence[Metric],
     records: Sequence[Record],
     failed: Sequence[Failure],
     stem: Path,
     several: bool,
     command: str,
 ) -> None:
-    """Print the table; write STEM.md, STEM.json and STEM.png."""
-    metric = bench.engine.task.metrics[0]
+    """Print the tables; write STEM.md, STEM.json and STEM.png."""
+    metric = metrics[0]
     series = collect(records, lambda record: label_of(record, several))
-    table = results_table(series, BASELINE, metric)
+    table = "\n\n".join(results_table(series, BASELINE, each) for each in metrics)
     title = f"{bench.what_is_trained()}, {bench.config.train.epochs} epochs"
+    by = f", by {', then by '.join(each.label for each in metrics)}" if len(metrics) > 1 else ""
     draw(stem, title, metric, series)
     seeds = sorted({int(record["seed"]) for record in records})
     parts = [
@@ -422,8 +436,8 @@ def write_report(
         table,
         failures_text(failed),
         starts_text(records),
-        "Against the controls:",
-        controls_table(series, CONTROLS, metric),
+        f"Against the controls{by}:",
+        *(controls_table(series, CONTROLS, each) for each in metrics),
         "\n".join(
             f"- `{name}`: {bench.engine.methods[name].summary}"
             for name in dict.fromkeys(record["method"] for record in records)
@@ -432,7 +446,11 @@ def write_report(
         f"![{picture_text(metric, several)}]({stem.name}.png)",
         machine_text(machine("torch-pruning")),
     ]
-    published: dict[str, Any] = {"records": [short(record) for record in records]}
+    published: dict[str, Any] = {
+        "trained": title,
+        "metrics": [asdict(each) for each in metrics],
+        "records": [short(record) for record in records],
+    }
     if failed:
         published["failed"] = [failure.to_json() for failure in failed]
     _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
@@ -460,6 +478,13 @@ def build_parser() -> ArgumentParser:
     names = ", ".join([BASELINE, *METHODS])
     parser.add_argument(
         "--methods", nargs="+", default=list(USUAL), metavar="METHOD", help=f"some of {names}"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        help="what the tables compare, and the first in the picture: top1_error, held-out_psnr, … (default: the task's "
+        "first)",
     )
     add_bench_arguments(parser)
     add_method_arguments(parser)

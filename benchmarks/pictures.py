@@ -23,6 +23,7 @@ from classification.task import METRICS
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
 from core.experiments.series import Record, Series, collect
+from core.experiments.task import Metric
 from core.methods.registry import BASELINE
 from core.storage.files import from_words, read_json
 from core.surgery.architecture import Architecture
@@ -39,7 +40,8 @@ def with_baseline_cost(records: Sequence[Record]) -> list[Record]:
 def draw_hypothesis(stem: Path, title: str, value: Any) -> None:
     """Methods at one budget."""
     records = with_baseline_cost(value["records"])
-    hypothesis.draw(stem, title, METRICS[0], collect(records, lambda record: str(record["method"])))
+    metric = Metric(**value["metrics"][0]) if "metrics" in value else METRICS[0]
+    hypothesis.draw(stem, title, metric, collect(records, lambda record: str(record["method"])))
 
 
 def draw_finetuning(stem: Path, title: str, value: Any) -> None:

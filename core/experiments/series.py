@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from core.experiments.statistics import difference_cells, p_text, paired_p, width_spread, with_interval
+from core.experiments.statistics import (
+    difference_cells,
+    fine_digits,
+    p_text,
+    paired_p,
+    width_spread,
+    with_interval,
+)
 from core.experiments.task import Metric
 from core.tables import grouped, markdown_table
 
@@ -105,17 +112,15 @@ def results_table(series: Mapping[str, Series], reference: str, metric: Metric) 
     `Series.spread`.
     """
     base = series.get(reference)
-    differences = [
-        ([] if base is None or item is base else item.against(base, metric), metric.digits)
-        for item in series.values()
-    ]
+    pairs = [[] if base is None or item is base else item.against(base, metric) for item in series.values()]
+    differences = [(values, fine_digits(values, metric.digits)) for values in pairs]
     header = ["method", "n", metric.label, f"minus {reference}", "p", "p (Holm)", "FLOPs %", "params %",
               "sd log w", "search epochs"]  # fmt: skip
     rows = [
         [
             name,
             str(len(item.records)),
-            with_interval(item.values(metric), metric.digits),
+            with_interval(values := item.values(metric), fine_digits(values, metric.digits)),
             *difference,
             f"{100 * item.ratio('flops'):.2f}",
             f"{100 * item.ratio('params'):.1f}",
@@ -136,7 +141,8 @@ def controls_table(series: Mapping[str, Series], controls: Sequence[str], metric
         for control in present:
             values = item.against(series[control], metric)
             own = name == control or not values
-            cells += ["", ""] if own else [with_interval(values, metric.digits), p_text(paired_p(values))]
+            digits = fine_digits(values, metric.digits)
+            cells += ["", ""] if own else [with_interval(values, digits), p_text(paired_p(values))]
         rows.append([name, *cells])
     header = ["method", *(text for control in present for text in (f"minus {control}", "p"))]
     return markdown_table(header, rows) if present else ""

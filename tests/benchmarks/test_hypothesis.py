@@ -85,6 +85,7 @@ def test_the_report_holds_table_controls_and_figure(experiment: Path) -> None:
     assert "| baseline | 2 |" in text
     assert "minus uniform" in text
     assert "`gradient`: |dL/dz| of plain gates" in text
+    assert "Against the controls:" in text
     assert (experiment / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(json.loads((experiment / "report.json").read_text())["records"]) == 8
 
@@ -101,9 +102,14 @@ def test_a_second_command_trains_nothing_and_adds_methods(
     assert "3/3 late-wide, seed 0: budget 0.9" in said
     assert "| late-wide |" in (experiment / "more.md").read_text()
     assert all(path.stat().st_mtime_ns == was for path, was in weights.items())
-    assert main([*common, "--report-only", "--methods", "baseline", "early-wide", "--output",
-                 str(experiment / "known")]) == 0  # fmt: skip
-    assert "| early-wide |" not in (experiment / "known.md").read_text()
+    assert main([*common, "--report-only", "--methods", "baseline", "early-wide", "uniform", "--output",
+                 str(experiment / "known"), "--metrics", "top5_error", "top1_error"]) == 0  # fmt: skip
+    known = (experiment / "known.md").read_text()
+    assert "| early-wide |" not in known
+    assert known.index("| method | n | top-5 error % |") < known.index("| method | n | top-1 error % |")
+    assert "Against the controls, by top-5 error %, then by top-1 error %:" in known
+    assert [metric["key"] for metric in json.loads((experiment / "known.json").read_text())["metrics"]] == [
+        "top5_error", "top1_error"]  # fmt: skip
 
 
 def test_a_command_that_was_killed_goes_on_to_the_same_results(tmp_path: Path) -> None:
@@ -478,6 +484,15 @@ def test_records_keep_them(tmp_path: Path) -> None:
     )
 
 
+def test_differences_finer_than_their_values_keep_their_digits() -> None:
+    """Of PSNR, hundredths of a dB are a result."""
+    series = made_up(
+        {"baseline": [26.7, 26.8, 26.75], "gradient": [26.7221, 26.8219, 26.7733], "random": [27, 27, 28]}
+    )
+    assert "| 0.0224 ± 0.0019 |" in results_table(series, "baseline", ERROR)
+    assert "| 0.0224 ± 0.0019 |" in controls_table(series, ["baseline"], ERROR)
+
+
 def test_seeds_that_only_one_side_has_are_left_out_of_the_pairs() -> None:
     series = made_up({"baseline": [5.0, 6.0, 7.0], "gradient": [4.0, 5.5]})
     assert series["gradient"].against(series["baseline"], ERROR) == [-1.0, -0.5]
@@ -494,6 +509,7 @@ def test_holm_by_hand() -> None:
 def test_wrong_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["--methods", "luck"], "unknown method 'luck'"),
+        (["--metrics", "luck"], "--metrics 'luck': allowed: top1_error"),
         (["--seeds", "0"], "--seeds 0"),
         (["--seed", "-1"], "--seed -1"),
         (["--report-only"], "holds no trial"),
