@@ -1,9 +1,9 @@
 """Sizes that modules keep in attributes: `self.width`, `self.splits`, `conv.out_channels`.
 
 A forward method that reads such a size and gives it to an operation (`x.split(self.width, 1)`, `x[:, :self.out_chs]`)
-can be resized: the attribute is set to the new number of channels. So the integers in the attributes of the copy that
-runs are marked: each knows where it comes from. What a rule learns of the channels that such a size counts goes into
-`Trace.attributes`. `core.surgery.resize` writes the new sizes down.
+can be resized: the attribute is set to the new number of channels. So the traced copy carries marked integers in its
+attributes: each knows where it comes from. A rule notes in `Trace.attributes` which channels such a size counts, and
+`core.surgery.resize` sets the attributes to the new sizes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from core.graph.labels import (
     instances_in,
 )
 
-# What torch's own layers keep: their other integers (strides, groups) count no channels, or are known to the rules.
+# Sizes that torch's own layers keep; their other integers (strides, groups) count no channels, or the rules know them.
 _OF_LAYERS = ("out_channels", "in_channels", "out_features", "in_features", "num_features")
 
 
@@ -53,9 +53,9 @@ class SizeOfAttribute(int):
     """An integer read off an attribute of a module, times `ratio`.
 
     Products with integers and quotients without a remainder keep the mark. The ratio may come from further attributes,
-    `others`: of heads · width of a head it is the second factor that changes. Any other arithmetic gives a number
-    that counts as typed in: a sum pins the attribute (`Trace.pinned`), and where the number is one to calculate with
-    (`self.dim ** -0.5`) the channels that the attribute counts are not exact (`Trace.numbers`).
+    `others`: in heads · width of a head the second factor changes. Any other arithmetic gives a number that counts as
+    typed in. A sum pins the attribute (`Trace.pinned`). A calculation such as `self.dim ** -0.5` makes the channels
+    that the attribute counts inexact (`Trace.numbers`).
     """
 
     key: AttributeKey
@@ -81,7 +81,7 @@ class SizeOfAttribute(int):
 
     @property
     def keys(self) -> tuple[AttributeKey, ...]:
-        """All attributes that it was read off."""
+        """All attributes that the size was read off."""
         return (self.key, *self.others)
 
     def _times(self, value: int, ratio: Fraction, others: tuple[AttributeKey, ...] = ()) -> SizeOfAttribute:
@@ -153,7 +153,7 @@ class RestOfAttribute(int):
 
     @property
     def keys(self) -> tuple[AttributeKey, ...]:
-        """All attributes that it was read off."""
+        """All attributes that the size was read off."""
         return tuple(key for size in (self.whole, *self.parts) for key in size.keys)
 
     def __sub__(self, other: Any) -> Any:
@@ -180,7 +180,7 @@ def _is_plain(other: Any) -> bool:
 
 
 def mark_attributes(module: nn.Module, trace: Trace) -> None:
-    """Mark the integers in the attributes of a module that is about to run, a copy, and of all that it holds."""
+    """Mark the integers in the attributes of a copied module that is about to run, and of all that it holds."""
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             continue
@@ -204,13 +204,13 @@ def _is_size(value: Any) -> bool:
 
 
 def follow_attribute(mode: LabelMode, size: SizeOfAttribute, rows: Labels) -> bool:
-    """The attribute that `size` was read off counts `rows`, (abs(size),), now and after every resizing.
+    """Note that the attribute behind `size` counts `rows`, (abs(size),), now and after every resizing.
 
     One attribute counts one number: rows that it has counted before are tied, position by position, or part by part
     where `size` is a multiple or a fraction of it.
 
     Returns:
-        Whether it can be so; if not, nothing is tied, and the caller has to freeze.
+        Whether that is possible; if not, nothing is tied, and the caller has to freeze.
     """
     ratio = abs(size.ratio)
     parts = ratio.numerator
@@ -236,7 +236,7 @@ def sizes_of_attributes(value: Any) -> list[SizeOfAttribute | RestOfAttribute]:
 
 
 def settle_attributes(trace: Trace) -> None:
-    """Attributes that are also sizes that cannot follow stay; what attributes in calculations count is not exact."""
+    """Freeze what pinned attributes count (they cannot follow); what attributes in calculations count is not exact."""
     for key in sorted(trace.attributes.keys() & trace.pinned, key=str):
         rows, _ = trace.attributes.pop(key)
         told = bool(trace.frozen) and np.isin(rows, np.concatenate(trace.frozen)).all()

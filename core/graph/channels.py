@@ -105,8 +105,8 @@ class ChannelGraph:
         outputs: the same for the tensors that the model returns in evaluation mode.
         train_outputs: the same for training mode, where it may return others.
         untrained: why the model could not be run in training mode; "" where it could.
-        notes: what keeps its widths although nobody asked for it, and where.
-        computed: parameters that a layer's weight is computed from, and is not itself.
+        notes: which channels keep their widths although nobody asked for it, and where.
+        computed: parameters from which a layer computes its weight.
         attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and how
             much each of them counts there (a fraction where the network divides the attribute's double by two, say).
     """
@@ -256,7 +256,7 @@ class ChannelGraph:
         return int(constant[0] + multiplicity[0] @ self.elements(widths))
 
     def verify(self, model: nn.Module, example_inputs: Any, *, keep: float = 0.6, seed: int = 0) -> Verified:
-        """Prove on a random keep that masked equals cut, in both modes; see `core.surgery.verification.verify`."""
+        """Prove on random channels that masked equals cut, in both modes; see `core.surgery.verification.verify`."""
         from core.surgery.verification import verify
 
         return verify(self, model, example_inputs, keep=keep, seed=seed)
@@ -314,8 +314,8 @@ def trace_channels(
         model: any CNN, or a wrapper around one (`core.modules.bare`); it is not changed. It is run in evaluation and in
             training mode, on the meta device where possible; FLOPs are those of evaluation.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dictionary of named ones; these may hold
-            lists, tuples, dictionaries, dataclasses, None, numbers and strings. Of tensors only shapes matter, as long
-            as the model does not look at values; the first axis is the batch. Input channels are frozen.
+            lists, tuples, dictionaries, dataclasses, None, numbers and strings. Only the shapes of tensors matter, as
+            long as the model does not look at values; the first axis is the batch. Input channels are frozen.
         freeze: names (or patterns, `layer1.*`) of modules, or of parameters, that are left as they are.
         taps: modules whose output width others read (a tracker's backbone stages); see `ChannelGraph.width_of`.
         ties: pairs of modules whose outputs must have the same channels although the network does not need it.
@@ -346,7 +346,7 @@ def trace_channels(
 
 
 def find_groups(model: nn.Module, example_inputs: Any, options: TraceOptions) -> ChannelGraph:
-    """`trace_channels` without its warnings, for several forms of one network, of which one warns."""
+    """`trace_channels` without its warnings: of several forms of one network only one has to warn."""
     request = Request(
         bare(model), example_inputs, options.freeze, options.taps, options.ties, options.outputs
     )
@@ -359,7 +359,7 @@ def find_groups(model: nn.Module, example_inputs: Any, options: TraceOptions) ->
 
 
 def warn_of_frozen(notes: Sequence[Note], told: Sequence[Note] = ()) -> None:
-    """One `FrozenChannelsWarning` for every kind of cause among the notes, but for those that were told before.
+    """Give one `FrozenChannelsWarning` for every kind of cause among the notes, except those that were told before.
 
     Causes that differ in numbers alone ("4 typed-in groups", "8 typed-in groups") are of one kind.
     """

@@ -71,7 +71,7 @@ class Cost:
 
     @classmethod
     def from_json(cls, value: Any) -> Cost:
-        """From what `to_json` gives; other entries are not looked at.
+        """From what `to_json` gives; other entries are ignored.
 
         Raises:
             UserError: a number is missing or not whole.
@@ -131,7 +131,7 @@ class CostModel:
         return self(kind, sizes + np.eye(len(sizes), dtype=np.int64)) - self(kind, sizes)
 
     def curvature(self, kind: str) -> IntArray:
-        """How one more element of a group changes what one of another costs, (G, G), symmetric.
+        """How one more element of one group changes the cost of one more of another, (G, G), symmetric.
 
         Costs are quadratic in the sizes, so marginal(n + e_h) = marginal(n) + curvature[h] at any sizes n.
         """
@@ -142,7 +142,7 @@ class CostModel:
 
 
 class _ConstantsOnMeta(TorchFunctionMode):
-    """Takes a constant that is neither parameter nor buffer to the meta device, where it meets what lies there."""
+    """Moves constants, which are neither parameters nor buffers, to the meta device of all other tensors."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -205,7 +205,7 @@ def _counted(model: nn.Module, example_inputs: Any, convention: Convention) -> d
 
 
 def count_each(model: nn.Module, example_inputs: Any, convention: Convention = "macs") -> dict[str, int]:
-    """`count`, module by module: name -> FLOPs per sample of what the module computes itself, its children left out.
+    """`count`, module by module: name -> FLOPs per sample of what the module computes without its children.
 
     The sum is `count`'s. Modules that compute nothing that counts are missing; "" is the model itself.
 

@@ -92,7 +92,7 @@ def group_labels(trace: Trace, factors: Sequence[Labels]) -> Grouping:
 
 
 def count_rows(tables: Sequence[IntArray], sizes: Sequence[int]) -> tuple[IntArray, IntArray]:
-    """Of row -> element tables: (constant (T,), multiplicity per group (T, G)), all tables in one count."""
+    """(constant (T,), multiplicity per group (T, G)) of row -> element tables, all counted at once."""
     columns = len(sizes) + 1  # the last one for frozen rows, which index -1 addresses
     owner = np.repeat(np.arange(columns), [*sizes, 1])
     at = np.repeat(np.arange(len(tables)) * columns, [len(table) for table in tables])
@@ -104,8 +104,8 @@ def count_rows(tables: Sequence[IntArray], sizes: Sequence[int]) -> tuple[IntArr
 def _components(trace: Trace) -> IntArray:
     """label -> component, over the union of all edges.
 
-    Every root hooks onto the smallest root that an edge leads to, then paths are halved until they end at a root; a
-    handful of rounds, each a few array operations.
+    Every root hooks onto the smallest root that an edge leads to, then paths are halved until they end at a root. That
+    takes a handful of rounds of a few array operations.
     """
     parent = np.arange(trace.next_label)
     left = np.concatenate([a for a, _ in trace.edges]) if trace.edges else parent[:0]

@@ -5,7 +5,7 @@ Vocabulary used here and in `core.graph.rules`:
     label    an integer that stands for one row of one parameter dimension; 0 means "keeps its size" (frozen)
     labels   an int64 array of the same rank as the activation it describes; an axis has size 1 where the labels do
              not vary along it, else the activation's own size. A convolution's output carries (1, C, 1, 1).
-             A NumPy array: short operations on it take a fraction of what torch's take. Never written to.
+             A NumPy array: short operations on it take a fraction of torch's time. Never written to.
     edge     two label arrays of one shape whose entries must stay or go together
     slot     one dimension of one parameter or buffer: ("layer1.0.conv1.weight", 0)
 
@@ -86,7 +86,7 @@ def calculated(name: str, number: int, *others: Any) -> Any:
 
 
 class Inexact(list[Labels]):
-    """What runs over channels, or calculates with their number: a cut changes the result."""
+    """Channels that an operation runs over, or whose number it calculates with: a cut changes its result."""
 
     def number(self, size: SizeOfChannels) -> int:
         """A size as a number to calculate with."""
@@ -94,7 +94,7 @@ class Inexact(list[Labels]):
         return int(size)
 
     def attribute(self, size: Any) -> Any:
-        """The same for a size of an attribute, of which `core.graph.attributes` keeps the books."""
+        """An attribute's size as such a number; `core.graph.attributes` notes what it counts."""
         return int(size) if isinstance(size, int) else size
 
     def copy(self) -> Inexact:
@@ -106,9 +106,9 @@ class SizeOfChannels(int):
     """A size read off a channel axis, with the labels that it counts.
 
     Arithmetic keeps the mark. So `view(b, g, c // g, h, w)` differs from a size that the author typed in, which no
-    resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that is
-    calculated with as a number (`x / c ** 0.5`) is another one after a cut: its labels are noted in `inexact`.
-    `factors`: the labels whose numbers a product of sizes has as factors.
+    resizing can change. `proportional`: the size is a fixed multiple or fraction of the count. A size that
+    serves as a number in a calculation (`x / c ** 0.5`) changes with a cut: its labels are noted in `inexact`.
+    `factors`: for a product of sizes, the labels that each factor counts.
     """
 
     labels: Labels
@@ -201,15 +201,15 @@ class Trace:
     untied: dict[str, tuple[torch.Size, str]] = field(
         default_factory=dict
     )  # parameter that no rule can tie -> its shape and the module that runs
-    # id of labels -> the labels (which keeps the id taken) and their channels as a vector. Layer after layer, and run
-    # after run, thus refers to one vector, which is looked at once when groups are formed.
+    # id of labels -> the labels (which keeps the id taken) and their channels as a vector. So all layers
+    # and runs refer to one vector, and grouping looks at it once.
     vectors: dict[int, tuple[Labels, Labels]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)  # parameters and buffers that an operation was given
     ran: set[str] = field(default_factory=set)  # modules that were called
     untrained: str = ""  # why there was no run in training mode; "" where there was one
 
     def copy(self) -> Trace:
-        """What is written down so far; a run that fails is taken back to it."""
+        """What is noted so far; after a run that fails, the trace goes back to it."""
         own = {name: value.copy() for name, value in vars(self).items() if hasattr(value, "copy")}
         return replace(self, **own)
 
@@ -220,13 +220,12 @@ class LabelMode(TorchFunctionMode):
     Args:
         module: what runs.
         named: its parameters and buffers. On the meta device they are those of the model itself, on any device:
-            rules only look at their shapes, and what executes an operation hands it meta tensors
-            (`core.graph.rules.calls`).
+            rules only look at their shapes, and operations are executed on meta tensors (`core.graph.rules.calls`).
         on_meta: whether activations are on the meta device.
         apply_rule: (mode, function, args, kwargs) -> result, labelled; `core.graph.rules.apply_rule`.
-        trace: where it is written down, beside what earlier runs of the same model wrote.
-        before: the tensors that existed before the run, by id; needed where the device does not tell. On the meta
-            device it does: a tensor that lies elsewhere is a constant, as nothing there depends on an activation.
+        trace: takes what this run notes, beside what earlier runs of the same model noted.
+        before: the tensors that existed before the run, by id; not needed on the meta device,
+            where a tensor on any other device is a constant, as nothing there depends on an activation.
         open_places: modules in whose own forward pass everything is frozen (`core.graph.tracing`).
     """
 
@@ -250,9 +249,9 @@ class LabelMode(TorchFunctionMode):
         self.open_places = open_places
         self.replays = False  # whether the values count, beside the labels
         self.decisions = 0  # how often a branch has been chosen by a value
-        self.turned = -1  # the number of the one that is decided the other way
+        self.turned = -1  # the number of the branch that is to go the other way
         self.thorough = False  # note all tensors that operations are given, not only those that rules ask for
-        self.relabelled: dict[int, Labels | None] = {}  # by id: what outlives the run and got labels in it
+        self.relabelled: dict[int, Labels | None] = {}  # by id: tensors that outlive the run but got labels
         # By id: constants from outside and what is made of them, with the name of the constant.
         self.origins: dict[int, tuple[Tensor, str]] = {}
         self.followed: list[AttributeKey] = []  # attributes whose sizes the present call follows, one by one
@@ -306,7 +305,7 @@ class LabelMode(TorchFunctionMode):
             self.trace.edges.append((a.reshape(-1), b.reshape(-1)))
 
     def tie_by_part(self, a: Labels, b: Labels) -> None:
-        """One vector is as many as the other, or a multiple of it: all parts of both are tied, position by position."""
+        """Tie all parts of two vectors, one as long as the other or a multiple of it, position by position."""
         part = min(a.size, b.size)
         a, b = a.reshape(-1, part), b.reshape(-1, part)
         self.tie(a[:1], a)
@@ -318,7 +317,7 @@ class LabelMode(TorchFunctionMode):
         self.trace.frozen.append(labels.reshape(-1))
 
     def is_frozen(self, labels: Labels) -> bool:
-        """Has each of these channels been frozen already, by itself? What ties would freeze is not looked for."""
+        """Has each of these channels been frozen already, by itself? Freezing through ties is not looked for."""
         return bool(self.trace.frozen) and bool(np.isin(labels, np.concatenate(self.trace.frozen)).all())
 
     def freeze_and_warn(self, labels: Iterable[Labels], reason: str) -> None:
@@ -487,19 +486,19 @@ class LabelMode(TorchFunctionMode):
         elif self.on_meta and not tensor.is_meta:  # so may this
             if labels is not None or key in self.relabelled:
                 self.relabelled[key] = labels
-                self.origins[key] = tensor, ""  # which keeps the id taken
+                self.origins[key] = tensor, ""  # so that the id stays taken
         else:
             tensor.__dict__[LABELS] = labels
         return tensor
 
     def mark_all(self, result: Any, labels: Labels | None) -> Any:
-        """The same for all tensors that an operation returned."""
+        """`mark` all tensors that an operation returned."""
         for tensor in tensors_in(result):
             self.mark(tensor, labels)
         return result
 
     def unmark(self, tensor: Tensor) -> None:
-        """Forget the labels of an activation, which something else will describe."""
+        """Forget the labels of an activation; something else will describe it."""
         tensor.__dict__.pop(LABELS, None)
 
     def count(self, kind: str, coefficient: int, *factors: Labels) -> None:
@@ -538,13 +537,13 @@ class LabelMode(TorchFunctionMode):
         return result
 
     def watch(self, name: str, module: nn.Module, frozen: bool, tapped: bool) -> None:
-        """Enter hooks into a copied module that note where the run is, tapped outputs, and what counts as a cost."""
+        """Add hooks to a copied module that note where the run is, tapped outputs and costs."""
         counted = isinstance(module, COUNTED_MODULES)
         compiled = isinstance(module, torch.jit.ScriptModule)
         opened = name in self.open_places
 
         def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> None:
-            self.place.append((name, module))  # its own argument: a reference from here would be a cycle
+            self.place.append((name, module))  # the hook's argument: a captured module would be a cycle
             self.trace.ran.add(name)
             if frozen or opened:
                 self.frozen_depth += frozen

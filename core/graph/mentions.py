@@ -2,8 +2,8 @@
 
 A layer that no run calls may be called one day, on a branch that no run took. One that no code mentions cannot be: a
 head that was replaced and left behind, say. Code is what `forward` of any module of the network refers to, directly or
-through methods, functions, hooks and closures; torch's own is left out. Where such code looks names up as it runs
-(`getattr`, `children()`), any may be meant.
+through methods, functions, hooks and closures; torch's own is left out. Where such code looks up names as it runs
+(`getattr`, `children()`), any name may be meant.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def mentioned(model: nn.Module) -> frozenset[str] | None:
 def is_mentioned(model: nn.Module, target: Any, names: frozenset[str]) -> bool:
     """Does one of the names stand for a module or parameter, under any of its paths in the network?
 
-    What lies in a list is meant by the name of the list; what lies in a module, by that within the module.
+    An item of a list goes by the name of the list; a part of a module by its name within that module.
     """
     for module in model.modules():
         held = {**module._modules, **module._parameters, **module._buffers}
@@ -98,7 +98,7 @@ def _is_torchs(kind: type) -> bool:
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
-    """The Python functions behind a method, a property, a partial, a class, or an object that can be called."""
+    """The Python functions behind a method, a property, a partial, a class, or a callable object."""
     if isinstance(value, types.FunctionType):
         yield value
         if hasattr(value, "__wrapped__"):
@@ -123,7 +123,7 @@ def _functions(value: Any) -> Iterator[types.FunctionType]:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """Names of attributes, globals and string constants, in functions within as well."""
+    """Names of attributes, globals and string constants, also in nested functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

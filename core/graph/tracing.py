@@ -5,9 +5,9 @@ they find is united. They happen on the meta device (no arithmetic, no memory); 
 is run again on real tensors. A copy on the meta device shares its parameters and buffers with the model: no rule reads
 or writes their values there.
 
-Layers that neither run calls are looked for in a few more runs, with other random numbers. Those that no run calls are
-named in a warning. They keep their widths, and so do all channels that may feed them: those in the forward pass of the
-module that holds the layer.
+A few more runs, with other random numbers, look for layers that neither run calls. A warning names those that no run
+calls. They keep their widths, and so do all channels that may feed them: those in the forward pass of the module that
+holds the layer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from core.modules import (
 )
 
 MORE_RUNS = 3  # in each mode, where the first two did not call everything
-MORE_DECISIONS = 4  # by values, in each mode, that are tried the other way
+MORE_DECISIONS = 4  # branches by values, in each mode, that are also tried the other way
 _FAILURES = (*FORWARD_FAILURES, ArithmeticError, AssertionError)
 
 
@@ -91,14 +91,14 @@ class _Runs:
         self.request = request
         self.named = named
         self.modules = list(request.module.named_modules())
-        # Most modules leave it to nn.Module what a mode is: then it is one attribute.
+        # Most modules leave their modes to nn.Module: then a mode is one attribute.
         self.plain = all(
             type(child).train is nn.Module.train and type(child).eval is nn.Module.eval
             for _, child in self.modules
         )
         self.trace = trace
         self.trains = True
-        self.decisions = {False: 0, True: 0}  # by values, in each mode
+        self.decisions = {False: 0, True: 0}  # branches by values, in each mode
         self.for_real: set[bool] = set()  # the modes that do not run on the meta device
         self.open_places: frozenset[str] = frozenset()
 
@@ -132,8 +132,8 @@ class _Runs:
             if count > MORE_DECISIONS:
                 mode = "training" if training else "evaluation"
                 note = Note(
-                    f"the forward pass chooses branches by values {count} times in {mode} mode: what it does where "
-                    f"one after the first {MORE_DECISIONS} falls out otherwise is not seen"
+                    f"the forward pass chooses branches by values {count} times in {mode} mode: only "
+                    f"the first {MORE_DECISIONS} have also been tried the other way"
                 )
                 self.trace.notes.append(note)
 
@@ -144,7 +144,7 @@ class _Runs:
         if left:
             note = Note(
                 f"no run called {quoted(left)}, and no code of the forward pass mentions it: it is left as it is, and "
-                f"what it would be fed is free; take it away"
+                f"the channels that would feed it are free; remove it"
             )
             self.trace.notes.append(note)
         for seed in range(1, MORE_RUNS + 1):
@@ -159,13 +159,13 @@ class _Runs:
             )
             note = Note(
                 f"no run in evaluation or training mode called {quoted(list(unseen))}: their widths stay, and so do "
-                f"all channels in the forward pass of what holds them ({where}), as they may feed them; take away what "
+                f"all channels in the forward pass of what holds them ({where}), as they may feed them; remove what "
                 f"is never called, or pass example inputs that reach it"
             )
             self.trace.notes.append(note)
 
     def _left_over(self, unseen: Iterable[str]) -> list[str]:
-        """Of modules and parameters that no run has called those that no code can mean."""
+        """Those modules and parameters, among the unseen, that no code can mean."""
         model = self.request.module
         names = mentioned(model)
         if names is None:
@@ -187,7 +187,7 @@ class _Runs:
             self.trace = kept  # the first run of this mode went well; random inputs may lead astray
 
     def _unseen(self) -> dict[str, str]:
-        """What no run has called -> the module that holds it and was called; outermost modules, or parameters."""
+        """Outermost modules and parameters that no run has called -> the called module that holds them."""
         found: dict[str, str] = {}
         trace = self.trace
         compiled = {name for name, child in self.modules if isinstance(child, torch.jit.ScriptModule)}
@@ -201,7 +201,7 @@ class _Runs:
             while holder and holder not in trace.ran:
                 what = (
                     what if holder in alive else holder
-                )  # a list of experts is not called, some of them may be
+                )  # a list of experts is never called, some of its experts may be
                 holder = holder.rpartition(".")[0]
             parents = [holder[:at] for at, sign in enumerate(holder + ".") if sign == "."]
             if not any(name in compiled or matches(name, self.request.freeze) for name in parents):
@@ -271,11 +271,11 @@ class _Runs:
         for tensor in given:
             mode.mark(tensor, frozen_labels(tensor))
         try:
-            with torch.set_grad_enabled(training), mode:  # as it will be, for a forward pass that asks
+            with torch.set_grad_enabled(training), mode:  # as in use: a forward pass may ask
                 result = call(module, inputs)
             returned = _returned(mode, tensors_in(result), request.outputs, training or more)
         finally:
-            mode.place.clear()  # the copy's hooks know the mode: without this, the two would wait for the collector
+            mode.place.clear()  # breaks the cycle with the copy's hooks, which know the mode
         trace = self.trace
         for name, labels in mode.taps.items():
             trace.taps.setdefault(name, labels)
@@ -304,9 +304,9 @@ def _alive() -> list[Tensor]:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """A CPU copy; where only the shape is known (a widths file), values that nobody trips over.
+    """A CPU copy; where only the shape is known (a widths file), harmless values.
 
-    No division does over ones, and no check of boxes over numbers that grow along the last axis.
+    Ones are safe to divide by, and numbers that grow along the last axis pass checks of boxes.
     """
     if not tensor.is_meta:
         return tensor.detach().cpu().clone()
@@ -318,7 +318,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _random(tensor: Tensor) -> Tensor:
-    """A CPU tensor of the same shape and type with other values, where any will do."""
+    """A CPU tensor of the same shape and type: random floating-point values, all else as it is."""
     return torch.randn_like(tensor, device="cpu") if tensor.is_floating_point() else _real(tensor)
 
 
@@ -346,7 +346,7 @@ def _returned(
 
 
 def _tie(trace: Trace, request: Request) -> None:
-    """Tie what the caller wants tied, and leave only the taps that were asked for."""
+    """Tie what the caller wants tied, and keep only the taps that were asked for."""
     found = trace.taps
     for first, second in request.ties:
         for name in (first, second):

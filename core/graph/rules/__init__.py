@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {
 def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute one intercepted call and label its result.
 
-    A size of an attribute that the call's rule does not follow is one that has to stay.
+    An attribute whose size the call's rule does not follow has to keep it.
     """
     sizes = sizes_of_attributes((args, kwargs))
     if not sizes:
@@ -90,7 +90,7 @@ def apply_rule(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _apply(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = canonical(func)
-    if name in elementwise.ELEMENTWISE:  # a size is a number there, and another one at another width
+    if name in elementwise.ELEMENTWISE:  # a size is a number there, and changes with the width
         args = tuple(item.inexact.number(item) if isinstance(item, SizeOfChannels) else item for item in args)
     if mode.several and name in axes.RULES and axes.meets_several(args, kwargs):
         return axes.RULES[name](mode, func, args, kwargs)

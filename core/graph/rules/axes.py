@@ -1,5 +1,5 @@
-"""Tensors with channels along several axes, each axis on its own: the map of channels by channels of cross-covariance
-attention, say. One array of labels cannot hold these, so the tensor carries one vector of labels for every axis.
+"""Tensors with separate channels along several axes, such as the channel-by-channel map of cross-covariance attention.
+One array of labels cannot hold these, so the tensor carries one vector of labels for every axis.
 
 An operation without a rule here freezes the channels of such a tensor, and says so (`LabelMode.labels_of`).
 """
@@ -86,7 +86,7 @@ def put(mode: LabelMode, tensor: Tensor, vectors: Sequence[Labels | None]) -> Te
 
 
 def meet(mode: LabelMode, name: str, entries: Sequence[tuple[Labels | None, int, bool]]) -> Labels | None:
-    """Axes of several operands that are one axis of an operation: (labels, size, whether a parameter's own) of each.
+    """Join axes of several operands that are one axis of an operation: each (labels, size, whether a parameter's own).
 
     Channels are tied, parameters follow them; where they meet an axis of fixed size they freeze. An axis of size 1 is
     spread over the others.
@@ -167,7 +167,7 @@ def _reorder(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A view that leaves each of the channel axes an axis of its own; what merges or cuts one freezes it."""
+    """A view that keeps every channel axis as an axis of its own; merging or cutting one freezes it."""
     source, name = args[0], canonical(func)
     result = execute(mode, func, args, kwargs)
     sizes = list(given_sizes(args, kwargs)) if name in ("view", "reshape") else [-1] * result.dim()
@@ -203,7 +203,7 @@ RULES: dict[str, Any] = {
 
 
 def marked_shape(shape: torch.Size, vectors: Sequence[Labels | None], inexact: Inexact) -> torch.Size:
-    """The sizes of a tensor, those of channel axes marked with the labels that they count."""
+    """The sizes of a tensor; those of channel axes are marked with the labels that they count."""
     return torch.Size(
         size if vector is None else SizeOfChannels(size, vector, inexact=inexact)
         for size, vector in zip(shape, vectors, strict=True)

@@ -62,7 +62,7 @@ def reshaped(labels: Labels, shape: Sequence[int], target: Sequence[int]) -> Lab
 
 
 def padded(labels: Labels, widths: Sequence[int]) -> Labels:
-    """Frozen labels around those that vary along a padded axis; negative widths, as of `F.pad`, take labels away."""
+    """Frozen labels around those that vary along a padded axis; negative widths, as in `F.pad`, take labels away."""
     widths = [*widths, *[0] * (2 * labels.ndim - len(widths))]
     for axis in range(labels.ndim):
         before, after = widths[2 * (labels.ndim - 1 - axis) : 2 * (labels.ndim - axis)]

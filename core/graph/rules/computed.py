@@ -54,14 +54,14 @@ def computed(mode: LabelMode, tensor: Tensor) -> Computed | None:
 
 
 def layers_of(mode: LabelMode, tensor: Tensor) -> Computed:
-    """The layers of a tensor of which it is known that it has some."""
+    """The layers of a tensor that is known to have some."""
     found = computed(mode, tensor)
     assert found is not None
     return found
 
 
 def mark(mode: LabelMode, tensor: Tensor, found: Computed) -> Tensor:
-    """Attach layers to a result. One layer along one axis is also what an activation's labels are."""
+    """Attach layers to a result. A single layer along one axis also serves as labels of an activation."""
     if mode.parameter_name(tensor) is not None:
         return tensor  # changed in place: its layers are still its own
     layers = list(found.layers.values())
@@ -96,13 +96,13 @@ class Weight:
         return np.zeros(self.shape[dim], dtype=np.int64) if found is None else found
 
     def known(self, dim: int) -> Labels | None:
-        """The same, where something has been tied to them."""
+        """These labels, if something has been tied to them."""
         if self.rows is not None:
             return self.rows[dim]
         return self.mode.trace.slots.get(self.keys[dim])  # type: ignore[arg-type]
 
     def tie(self, dim: int, labels: Labels) -> None:
-        """One of the two follows channels, (size,)."""
+        """Make one of the two follow channels, (size,)."""
         if self.rows is None:
             name, at = self.keys[dim]  # type: ignore[misc]
             self.mode.tie_slot(name, at, labels)
@@ -110,14 +110,14 @@ class Weight:
             self.mode.tie(self.slot(dim), labels)
 
     def produce(self, dim: int) -> None:
-        """The layer that owns the weight makes new channels: these."""
+        """Note that the layer that owns the weight produces these channels."""
         key = self.keys[dim]
         if key is not None:
             self.mode.trace.producers.setdefault(self.owner or key[0], key)
 
 
 def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
-    """A weight's rows and columns; None where it is not computed from parameters, and has to be left as it is."""
+    """A weight's rows and columns; None where no parameter gives them, so that it has to be left as it is."""
     name = mode.parameter_name(tensor)
     if name is not None:
         return Weight(mode, owner_of(name), tensor.shape, ((name, 0), (name, 1)))
@@ -139,7 +139,7 @@ def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
 
 
 def principal(mode: LabelMode, found: Computed, axis: int) -> SlotKey | None:
-    """Of several layers along one axis the one that counts channels; the others, a kernel's, keep their sizes."""
+    """The layer along an axis that counts channels; any others (a kernel's) keep their sizes."""
     keys = found.along(axis)
     chosen = [key for key in keys if key[1] < 2] if len(keys) > 1 else keys
     if len(chosen) == 1 and len(varying(found.layers[chosen[0]])) == 1:

@@ -39,7 +39,7 @@ ELEMENTWISE = frozenset(
 CONVERSIONS = frozenset(
     "bfloat16 bool cpu cuda double float half int long short to type type_as where".split()
 )
-# Of a second operand they take the type and the device alone.
+# They take only the type and the device of a second operand.
 LIKE_ANOTHER = frozenset(("to", "type_as"))
 COMPARISONS = frozenset(
     "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne".split()

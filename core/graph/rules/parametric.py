@@ -112,7 +112,7 @@ def convolution(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[
 def _over_channels(
     mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Labels
 ) -> Any:
-    """A convolution along the channels, as in efficient channel attention: they pass, with other neighbours."""
+    """A convolution along channels, as in efficient channel attention: they pass, but a cut changes neighbours."""
     source, weight = args[0], argument(args, kwargs, 1, "weight")
     result = execute(mode, func, args, kwargs)
     axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
@@ -263,7 +263,7 @@ def _note_bare_norm(mode: LabelMode, tensors: Sequence[Tensor | None], vector: L
 
 
 def group_norm(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """GroupNorm: every statistics group loses the same positions; with one channel a group, channels are free."""
+    """GroupNorm: every statistics group loses the same positions; with one channel per group, channels are free."""
     source, groups = args[0] if args else kwargs["input"], int(argument(args, kwargs, 1, "num_groups"))
     labels = mode.labels_of(source)
     if labels is not None:
@@ -322,7 +322,7 @@ def prelu(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """PReLU with one slope, or one slope per channel of axis 1."""
     source, weight = args[0] if args else kwargs["input"], argument(args, kwargs, 1, "weight")
     labels = mode.labels_of(source)
-    mode.parameter_name(weight)  # it is used, even where nothing follows
+    mode.parameter_name(weight)  # notes that it is used, even if it follows nothing
     if labels is not None and weight.numel() > 1:
         _tie_rows(mode, weight, mode.vector(labels, min(1, source.dim() - 1), weight.numel()))
     result = alike(source) if mode.on_meta else execute(mode, func, args, kwargs)

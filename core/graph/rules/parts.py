@@ -51,7 +51,7 @@ _ADVICE = "read it off a size or an attribute of the module in forward, and it f
 def _borders(
     labels: Labels, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[int, list[Any]] | None:
-    """(channel axis, the borders of its slice that are not its ends); None where it is not cut by a plain slice."""
+    """(channel axis, the borders of its slice that are not its ends); None where no plain slice cuts it."""
     axes = varying(labels)
     if name == "narrow":
         axis, start = argument(args, kwargs, 1, "dim") % labels.ndim, argument(args, kwargs, 2, "start")
@@ -78,7 +78,7 @@ def _borders(
 
 
 def _borders_follow(mode: LabelMode, labels: Labels, axis: int, borders: Sequence[Any]) -> bool:
-    """Make the channels before each border (behind it, where it counts from the end) as many as the border says."""
+    """Tie each border to the number of channels before it (behind it, where it counts from the end)."""
     vector = labels.reshape(-1)
 
     def follows_cut(border: Any) -> bool:

@@ -33,7 +33,7 @@ _BATCH = string.ascii_uppercase
 def contract(
     mode: LabelMode, name: str, operands: Sequence[Operand], indices: Sequence[str], result: str
 ) -> tuple[Operand, int, list[Labels]]:
-    """Meet index by index; (the result, multiply-accumulates per row of the factors, factors of that cost)."""
+    """Contract index by index: (the result, multiply-accumulates per row of the factors, factors of that cost)."""
     found: dict[str, Labels | None] = {}
     sizes: dict[str, int] = {}
     factors: list[Labels] = []
@@ -81,7 +81,7 @@ def product(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 def attention(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """scaled_dot_product_attention: softmax(q kᵀ · scale + mask) v.
 
-    The scale that torch computes from the width of q changes with it, which the inexact sum over that width covers.
+    torch computes the scale from the width of q, so a cut changes it: the inexact sum over that width covers this.
     """
     query, key, value = (
         argument(args, kwargs, at, name) for at, name in enumerate(("query", "key", "value"))
@@ -110,7 +110,7 @@ def attention(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def einsum(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """einsum of one or two tensors, by an equation in which no index stands twice in one of them."""
+    """einsum of one or two tensors, each of whose indices stands once in it."""
     tensors = tensors_in(args)
     spelled = _indices(args[0], tensors) if isinstance(args[0], str) and len(tensors) in (1, 2) else None
     if spelled is None:

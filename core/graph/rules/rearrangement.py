@@ -71,7 +71,7 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             followed = None
             fixed = [axis for axis in axes if sizes[axis] != -1]
     if fixed and len(fixed) == len(axes):
-        if mode.is_frozen(moved):  # which has been told
+        if mode.is_frozen(moved):  # already told
             return mode.mark(result, frozen_labels(result))
         typed_in = ", ".join(str(result.shape[axis]) for axis in fixed)
         mode.freeze_and_warn(
@@ -91,10 +91,10 @@ def reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _head_width(axes: Sequence[int], sizes: Sequence[Any]) -> int | None:
-    """The axis of a channel axis' pieces that an attribute gives the size of, where it is what shrinks.
+    """Where a channel axis is split into `axes`: the one that shrinks, if an attribute gives its size; else None.
 
-    In `view(b, 3, self.num_heads, self.head_dim, n)` it is the innermost: position p of every head is one element, so
-    that the number of heads stays. A size that was read off channels comes first, and so does a -1 further inside.
+    In `view(b, 3, self.num_heads, self.head_dim, n)` that is the innermost: position p of every head is one element, so
+    that the number of heads stays. A size read off channels takes precedence, and so does a -1 further inside.
     """
     given = [axis for axis in axes if isinstance(sizes[axis], SizeOfAttribute) or sizes[axis] == -1]
     if not given or any(isinstance(sizes[axis], SizeOfChannels) for axis in axes):
@@ -144,7 +144,7 @@ def replicate(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def roll(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Roll over space moves no channel; over a channel axis it freezes, as a cut changes who comes round."""
+    """Roll over space moves no channel; over a channel axis it freezes, as a cut changes which ones come round."""
     source, dims = args[0], argument(args, kwargs, 2, "dims")
     labels = mode.labels_of(source)
     result = execute(mode, func, args, kwargs)

@@ -115,7 +115,7 @@ def reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _without(mode: LabelMode, labels: Labels, dims: Sequence[int]) -> Labels:
-    """The labels of what is left when axes are reduced: constant along them."""
+    """The labels after axes are reduced: constant along them."""
     left = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1 and axis not in dims]
     if not left:
         return np.zeros((1,) * labels.ndim, dtype=np.int64)

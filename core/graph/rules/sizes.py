@@ -33,8 +33,8 @@ def marks_in(value: Any) -> list[SizeOfChannels]:
 def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> None:
     """Make the channels of `labels` along `axis` follow those that `size` was read off.
 
-    Sizes of the tensor's own channels agree by themselves. Those of others are tied: one to one, or, for a quotient
-    c // g, position p of every one of g parts to p. Where neither fits, both keep their widths.
+    Sizes of the tensor's own channels agree by themselves. Channels of others are tied: one to one, or, for a
+    quotient c // g, position p of each of the g parts to p. Where neither fits, both keep their widths.
     """
     if not isinstance(size, SizeOfChannels):
         return
@@ -46,10 +46,10 @@ def agree(mode: LabelMode, labels: Labels, axis: int, size: Any, name: str) -> N
 
 
 def follow(mode: LabelMode, size: SizeOfChannels | SizeOfAttribute, rows: Labels) -> bool:
-    """Make `size`, which a part of a channel axis is cut at, count `rows`, (abs(size),), after every resizing.
+    """Make `size`, at which a channel axis is cut, count `rows`, (abs(size),), after every resizing.
 
     Returns:
-        Whether that can be; if not, nothing is tied.
+        Whether that is possible; if not, nothing is tied.
     """
     if isinstance(size, SizeOfAttribute):
         return follow_attribute(mode, size, rows)
@@ -67,6 +67,6 @@ def follow(mode: LabelMode, size: SizeOfChannels | SizeOfAttribute, rows: Labels
 def freeze_sizes(
     mode: LabelMode, labels: Sequence[Labels], sizes: Sequence[SizeOfChannels], name: str
 ) -> None:
-    """Freeze, with a warning, the channels that sizes, if there are any, were read off."""
+    """Freeze, with a warning, the channels that any of the sizes were read off."""
     reason = f"'{name}' with a size that was read off other channels"
     mode.freeze_and_warn([*labels, *(size.labels for size in sizes if (size.labels != FROZEN).any())], reason)

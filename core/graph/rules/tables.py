@@ -53,7 +53,7 @@ def rows_of_table(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dic
 
 
 def _whole_axes(source: Tensor, items: tuple[Any, ...]) -> dict[int, int] | None:
-    """Axes that are taken whole -> where they lie in the result, by NumPy's rules; None for what these do not cover."""
+    """Axes that are taken whole -> where they lie in the result, by NumPy's rules; None where these do not apply."""
     taken = [item for item in items if item is not None]
     items = items if any(item is Ellipsis for item in items) else (*items, Ellipsis)
     spread = source.dim() - sum(item is not Ellipsis for item in taken)

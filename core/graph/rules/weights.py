@@ -43,7 +43,7 @@ _PRODUCTS = frozenset("mv mm matmul __matmul__ dot vdot".split())
 
 
 def from_parameters(mode: LabelMode, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Is this a known operation on parameters, what is computed from them, and constants alone?"""
+    """Is this a known operation whose operands are all parameters, computed from parameters, or constants?"""
     first = args[0] if args else None
     if isinstance(first, Tensor) and mode.known_labels(first) is not None and COMPUTED not in first.__dict__:
         return False  # an activation: nearly all calls
@@ -138,7 +138,7 @@ def _joined(
 
 def _reduction(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source, name = args[0] if args else tensors_in(kwargs)[0], canonical(func)
-    if len(tensors_in((args, kwargs))) > 1:  # the larger of two
+    if len(tensors_in((args, kwargs))) > 1:  # the larger of two tensors
         return _elementwise(mode, func, args, kwargs)
     found = layers_of(mode, source)
     dims, _ = reduced_axes(name, args, kwargs, source.dim())
@@ -192,7 +192,7 @@ def _reshape(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _move(mode: LabelMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The same call on each layer; a size of 1 that it would drop is kept from it."""
+    """The same call on each layer, at full size, so that it drops no axis of size 1 by mistake."""
     source = args[0]
     found = layers_of(mode, source)
     result = execute(mode, func, args, kwargs)
