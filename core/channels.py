@@ -24,7 +24,7 @@ EXAMPLES = (
 
 
 def run(arguments: Namespace) -> int:
-    """Print the plan, and prove it where that is asked for; returns the exit status."""
+    """Print the plan, and prove it if asked to; returns the exit status."""
     model = call_factory(arguments.model)
     inputs = torch.zeros(parse_shape(arguments.input))
     try:
@@ -44,8 +44,8 @@ def run(arguments: Namespace) -> int:
         )
         if proof.untested:
             print(
-                f"not exact, so that masking alone does not test them: {len(proof.untested)} groups; in "
-                f"{len(proof.over_kept)} of them masked equals cut where all runs over the kept channels alone"
+                f"masking alone does not test the {len(proof.untested)} groups that are not exact; in "
+                f"{len(proof.over_kept)} of them masked equals cut once operations run over the kept channels alone"
             )
         for mode, reason in proof.unchecked.items():
             print(f"{mode} mode was not checked: {reason}")

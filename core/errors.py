@@ -1,4 +1,4 @@
-"""The errors that are the user's to repair, with which command lines exit with 2; and outputs that mean nothing."""
+"""Errors that the user can repair, on which command lines exit with 2; and outputs that mean nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from os import sep
 from pathlib import Path
 
 _LISTED = 30
-_LONGEST = 1_500  # letters of a message
+_LONGEST = 1_500  # characters of a message
 _HERE = f"{Path(__file__).parent}{sep}"
 
 
@@ -21,8 +21,8 @@ class NonFiniteOutput(RuntimeError):
 class UserError(ValueError):
     """Wrong usage or bad input. The message is one line: what, where, what is allowed, what to do.
 
-    It may quote a file, which can be long and have several lines: line ends become spaces, and of more than 1,500
-    letters the middle is left out.
+    It may quote a file, which can be long and have several lines: line ends become spaces, and a text of
+    more than 1,500 characters loses its middle.
     """
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[object], also: Iterable[str] = ()) -
     Args:
         word: what the user wrote.
         known: what is allowed, in the order in which to list it; up to 30 are listed.
-        also: what is allowed and may be meant, and is not listed.
+        also: further words that are allowed and may be meant, but are not listed.
     """
     names = [str(name) for name in known]
     close = " or ".join(f"'{name}'" for name in get_close_matches(word, [*names, *also]))
@@ -71,7 +71,7 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """All that an exception says, without line breaks, as far as a line holds it."""
+    """What an exception says, without line breaks, at most 300 characters of it."""
     return " ".join(str(error).split())[:300]
 
 

@@ -37,7 +37,7 @@ class Interruption:
         self._process = os.getpid()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: raise at once, or only take a note if within `deferred` for the first time."""
+        """The signal handler: raise at once, but only note the first signal within `deferred`."""
         if os.getpid() != self._process:
             _in_child(number)
         elif self._deferred and self.requested is None:
@@ -56,9 +56,9 @@ class Interruption:
 
 
 def _in_child(number: int) -> None:
-    """A forked worker inherits the handler: what it is sent is as without one, but for SIGUSR1 and SIGUSR2.
+    """A forked worker inherits the handler: signals act as if it had none, but it ignores SIGUSR1 and SIGUSR2.
 
-    These would end it, and schedulers send them to all processes of a job: the first one decides what to do.
+    These would end it, and schedulers send them to all processes of a job: the first process decides what to do.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt

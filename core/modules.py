@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from core.errors import UserError
 
-# What the forward pass of a network that does not fit its inputs or its parts may raise.
+# What a forward pass may raise where a network does not fit its inputs or its parts.
 FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.PReLU)
 _ATOMIC = frozenset((int, float, str, bool, type(None), torch.dtype))
@@ -70,7 +70,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         mapped = {key: map_tensors(item, function) for key, item in value.items()}
         if type(value) is dict or not isinstance(value, MutableMapping):
             return mapped
-        filled = copy.copy(value)  # whatever else such a dictionary knows
+        filled = copy.copy(value)  # whatever else such a dictionary holds
         filled.update(mapped)
         return filled
     fields = fields_of(value)
@@ -96,7 +96,7 @@ def axis_shape(axis: int, rank: int) -> tuple[int, ...]:
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
-    """`module(inputs)`: a tuple or list is the positional arguments, a dictionary the named ones, all else is one.
+    """`module(inputs)`: a tuple or list holds positional arguments, a dictionary named ones, all else is one argument.
 
     The module gets containers of its own: one that fills or empties a list does not change the caller's.
     """
@@ -172,7 +172,7 @@ def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def named_constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors that are plain attributes of modules, alone or in containers: no parameter, no buffer, in no state."""
+    """Tensors that are plain attributes of modules, alone or in containers: no parameter or buffer, and in no state."""
     for prefix, child in module.named_modules():
         for key, value in child.__dict__.items():
             if not _is_modules_own(key):
@@ -181,7 +181,7 @@ def named_constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def map_constants_(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
-    """Replace these tensors, in place; `module.to(...)` does not reach them."""
+    """Replace the tensors of `named_constants`, in place; `module.to(...)` does not reach them."""
     for child in module.modules():
         for key, value in child.__dict__.items():
             if not _is_modules_own(key) and tensors_in(value):
@@ -203,7 +203,7 @@ def train_(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; afterwards every module is in its own again."""
+    """Evaluation mode within the block; afterwards every module is back in its own mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -215,7 +215,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks of modules and tensors that go when the block is left."""
+    """Remove hooks of modules and tensors when the block is left."""
     try:
         yield
     finally:
@@ -226,7 +226,7 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 @contextmanager
 def generators(seed: int) -> Iterator[None]:
     """Seed the generators of torch (CPU), NumPy and `random`, and give them their states back afterwards."""
-    kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # whoever draws
+    kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # others may draw from it
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
@@ -270,9 +270,9 @@ def copy_structure(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     With it ResNet50 is traced in both modes in 18 ms of processor time, with `copy.deepcopy` in 31 ms (medians of 41
     turns, one core).
 
-    Unlike there, functions that are attributes or forward hooks, and that refer to parts of the model (closures,
-    methods), refer to the copy's parts. What the model does not hold, a dictionary that a hook fills, say, is shared. A
-    copy of a module that was compiled in place (`module.compile()`) is not compiled.
+    Unlike there, attributes and forward hooks that are functions and refer to parts of the model (closures, methods)
+    refer to the copy's parts. What the model does not hold, such as a dictionary that a hook fills, is shared. A copy
+    of a module that was compiled in place (`module.compile()`) is not compiled.
 
     Args:
         module: what to copy.
@@ -332,7 +332,7 @@ def _copied(module: nn.Module, memo: dict[int, Any], functions: list[dict[Any, A
 
 def _of_the_copy(value: Any, memo: dict[int, Any]) -> Any:
     """A function that refers to the copies of what it referred to; the value itself where nothing was copied."""
-    if type(value) in _ATOMIC:  # equal numbers may be one object, which says nothing
+    if type(value) in _ATOMIC:  # equal numbers may share one object, which says nothing
         return value
     if id(value) in memo:
         return memo[id(value)]

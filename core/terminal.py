@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 Advance = Callable[[int, int], None]
-"""Told of progress as (done, in all), 0 in all where that is not known."""
+"""Called on progress with (done, in all); in all is 0 where it is not known."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def bar(title: str) -> Iterator[Advance]:
 
 
 def watched(items: Iterable[T], title: str, total: int | None) -> Generator[T, None, None]:
-    """The items, with a bar that goes on when the next one is asked for."""
+    """The items, with a bar that advances when the next one is asked for."""
     with bar(title) as advance:
         for done, item in enumerate(items, 1):
             yield item

@@ -97,8 +97,8 @@ def time_in_turns(
         warmup: turns before them that are not counted.
         patience: seconds; a way whose counted runs took longer in total sits out the remaining turns, so that a slow
             way does not decide how often a quick one is measured. Every way runs at least once.
-        before: called before every run, outside of the time; by default garbage is collected, so that nobody pays for
-            what another way left behind.
+        before: called before every run, outside of the time; by default garbage is collected, so that no way pays for
+            what another one left behind.
         failures: exceptions of a way that are recorded as its outcome; any other ends the benchmark.
         on_run: called with the name and the seconds (None: it failed) after every run, counted or not.
 
@@ -159,7 +159,7 @@ def seconds_text(seconds: float, *, like: float | None = None) -> str:
 
     Args:
         seconds: the time.
-        like: another time, in whose unit this one is told; None for its own.
+        like: another time, whose unit is used; None for this one's own.
     """
     size = seconds if like is None else like
     unit, scale = ("s", 1.0) if size >= 1e-2 else ("ms", 1e3) if size >= 1e-5 else ("µs", 1e6)
@@ -169,11 +169,11 @@ def seconds_text(seconds: float, *, like: float | None = None) -> str:
 
 
 def span_text(low: float, high: float, like: float) -> str:
-    """Two times without their unit, which is that of a third: '0.290–0.351'."""
+    """Two times in the unit of a third, without the unit: '0.290–0.351'."""
     return "–".join(seconds_text(seconds, like=like).partition(" ")[0] for seconds in (low, high))
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it."""
+    """Wait until the device has done what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,9 +1,8 @@
-"""Processes that work for this one, end with it however that ends, and are replaced when the system ends one of them.
+"""Processes that work for this one and end with it, however it ends; one that the system kills is replaced.
 
 `Workers` has the shape of `concurrent.futures.Executor`, and is made of `ProcessPoolExecutor`s of one process each.
-Where a process is killed, for want of memory say, its pool alone is broken: its work is known, named and done once
-more, and all other work goes on. In one pool of several processes, the standard library's or loky's, all work under
-way is lost with it.
+If a process is killed, for want of memory say, only its pool breaks: its work is known, named and done once more, and
+all other work goes on. In one pool of several processes, the standard library's or loky's, all work under way is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from queue import LifoQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# What unpickling raises where a class is not there, or its arguments are others.
+# What unpickling raises where a class is missing or takes other arguments.
 _UNREADABLE = (
     pickle.UnpicklingError,
     AttributeError,
@@ -38,14 +37,14 @@ _environment = threading.Lock()  # of this process, while others are started
 
 
 class WorkerDied(RuntimeError):
-    """A process ended twice while it was at the same work; the message says how, and names the work."""
+    """Two processes ended while they were at the same work; the message says how, and names the work."""
 
 
 def end_with_parent(patience: float = 0.0) -> None:
-    """Have this process end when the one that started it has ended, by whatever signal; to be called at its start.
+    """Make this process end when the one that started it has ended, by whatever signal; to be called at its start.
 
     Args:
-        patience: seconds to end by SIGTERM, for work that saves its state then; after them, or with 0, it just ends.
+        patience: seconds that SIGTERM leaves to work that saves its state; after them, or with 0, it is ended.
     """
     parent = parent_process()
     assert parent is not None, "this is the first process"
@@ -63,18 +62,18 @@ def end_with_parent(patience: float = 0.0) -> None:
 class Workers(Executor):
     """Processes that run what is submitted.
 
-    A function that is submitted and its arguments are picklable, and it may run twice: where its process is killed, it
-    is begun anew in another one. A second time makes its future raise `WorkerDied`.
+    A submitted function and its arguments have to be picklable, and it may run twice: if its process is killed, another
+    one begins it anew. If that is killed as well, its future raises `WorkerDied`.
 
     Args:
         count: processes at a time; they are started as they are needed.
         begin: called in each of them before its first work, with `arguments`.
-        arguments: see there.
-        environment: variables that the processes get where this one does not have them.
+        arguments: for `begin`.
+        environment: variables that the processes get unless this one has them.
         each: variables of process number 0, 1, ... `count` - 1, and of those that take its place.
         patience: see `end_with_parent`; also how long `stop` waits.
-        report: is told of a process that died, in a line.
-        name: what messages call some work, from its arguments.
+        report: called with one line about each process that died.
+        name: from the arguments of some work, what messages call it.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Workers(Executor):
             self.stop()
 
     def _run(self, content: bytes, name: str) -> Any:
-        """Have a process do some work, and another one if that ends meanwhile."""
+        """Have a process do some work, or another one if the first ends meanwhile."""
         process = self._idle.get()
         try:
             for again in (False, True):
@@ -164,7 +163,7 @@ class Workers(Executor):
 
 
 class _Context(SpawnContext):
-    """Starts processes as Python does where nothing is forked, and knows the last one.
+    """Starts processes by spawning, and knows the last one.
 
     A forked child of a process with threads or CUDA could use neither.
     """
@@ -222,7 +221,7 @@ class _Process:
         self._pool = None
 
     def signal(self, *, kill: bool) -> None:
-        """Ask it to end, or end it; no other takes its place."""
+        """Ask it to end, or kill it; no other takes its place."""
         with _environment:
             self._told_to_end = True
             if self._pool is not None and self._handle is not None:
@@ -237,7 +236,7 @@ def _begin(patience: float, begin: Callable[..., object] | None, arguments: tupl
 
 
 def _work(content: bytes) -> bytes:
-    """Do some work; whatever it raises is raised where its future is asked."""
+    """Do some work; whatever it raises, its future raises when asked for the result."""
     function, args, kwargs = pickle.loads(content)
     try:
         return pickle.dumps((True, function(*args, **kwargs)))
@@ -256,13 +255,13 @@ def _packed(error: BaseException) -> bytes:
 
 
 def to_stderr(line: str) -> None:
-    """Say a line at once where errors go."""
+    """Write a line to the error stream at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment that are as they were when the block is left."""
+    """Set environment variables; they are as before when the block is left."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
