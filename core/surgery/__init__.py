@@ -1,1 +1,1 @@
-"""Networks at other widths: resized, gated, cut, shortened, freshly started; and the proof that it holds."""
+"""Networks at other widths: resized, gated, cut, shortened, freshly started; and the proof that masked equals cut."""

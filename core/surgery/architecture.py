@@ -1,7 +1,7 @@
 """The found widths as a small JSON file: the only hand-over between the search and the training.
 
-Nothing after the file knows how it was found, nothing before it knows how it is trained. A person can write one by
-hand: `model`, `inputs` and `widths` are enough.
+Nothing after the file knows how the widths were found, nothing before it knows how they are trained. A file can be
+written by hand: `model`, `inputs` and `widths` are enough.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Architecture:
         inputs: shapes and types of the example inputs (`describe_inputs`), with which the groups are found again.
         options: how the model was traced.
         cost: of the found network; None where a file written by hand does not tell.
-        baseline: of the baseline, likewise.
+        baseline: cost of the baseline, likewise.
         baseline_widths: group -> channels of the baseline, likewise.
         found_by: score, seed, budget, batches, widening, floors ...; empty for a file written by hand.
         removed: blocks of the baseline that the network lacks (`core.surgery.depth`); their groups are not in `widths`.
-        kept: group -> the choices of the baseline that are kept, in rising order, where widths were found by the
-            weights of a trained network; `cut` keeps these weights. Empty where they were not.
+        kept: group -> the choices of the baseline that are kept, in rising order, where the widths were found
+            by the weights of a trained network; `cut` keeps these weights. Empty for all other widths.
     """
 
     model: str
@@ -199,14 +199,14 @@ class Architecture:
         return graph
 
     def priced(self, model: nn.Module, inputs: Any) -> Architecture:
-        """The same widths with what they and the baseline cost on other inputs.
+        """These widths, with their cost and the baseline's on other inputs.
 
         Args:
             model: the baseline.
-            inputs: what one sample looks like to it; only shapes matter.
+            inputs: what one sample looks like to the baseline; only shapes matter.
 
         Raises:
-            ArchitectureError: the groups of `model` are not the file's, or its regular widths are others.
+            ArchitectureError: the groups of `model` are not the file's, or its regular widths differ from the file's.
         """
         found = find_groups(self.reshape(model), inputs, self.options)
         regular = find_groups(model, inputs, self.options)
@@ -232,8 +232,8 @@ class Architecture:
 
         Args:
             model: the baseline; it is not changed, and its weights only tell how to initialise.
-            factory: builds the baseline anew. With it the network starts as the factory would start it at these widths,
-                at the baseline's own and with an equal seed bit for bit; without it the rules are read off the
+            factory: builds the baseline anew. With it the network starts as the factory would start it at these widths
+                (bit for bit at the baseline's own widths and an equal seed); without it the rules are read off the
                 baseline's code and values (`core.surgery.initialise`).
             seed: for the fresh weights; None draws from torch's global generator.
 
@@ -244,7 +244,7 @@ class Architecture:
             UnknownStartWarning: it is not known how some tensors start; `core.unknown_start` lists them.
 
         Raises:
-            ArchitectureError: the file does not fit the model; the message names the group; or the factory builds
+            ArchitectureError: the file does not fit the model (the message names the group), or the factory builds
                 another network.
         """
         return self._resized(
@@ -255,7 +255,7 @@ class Architecture:
         )
 
     def reshape(self, model: nn.Module) -> nn.Module:
-        """The same module for weights that are loaded: nothing is initialised.
+        """The module of `build`, but not initialised: its weights are to be loaded.
 
         Args:
             model: the baseline; it is not changed.
@@ -271,7 +271,7 @@ class Architecture:
         """The trained network with only the channels that it shares with these widths, weights and statistics included.
 
         Args:
-            model: the network whose weights the channels were chosen by; it is not changed.
+            model: the network by whose weights the channels were chosen; it is not changed.
 
         Returns:
             A plain module in training mode, for fine-tuning.
@@ -301,7 +301,7 @@ class Architecture:
             name for name, width in self.widths.items() if name not in keep and graph.widths[name] != width
         ]:
             raise UserError(f"it does not say which channels of group '{missing[0]}' are kept")
-        # Groups that are not exact are among them only where that was asked for.
+        # They hold groups that are not exact only where the search was asked for these.
         return keep_channels(model, graph, keep, inexact=True)
 
     def _resized(self, model: nn.Module, make: Callable[[nn.Module, ChannelGraph], nn.Module]) -> nn.Module:
@@ -331,7 +331,7 @@ class Architecture:
         return text_table(["group", "this", "other", "ratio"], rows) if rows else "no difference in widths"
 
     def describe(self) -> str:
-        """Widths against the baseline's as a table for a terminal, with what they cost and which are on a floor."""
+        """Widths against the baseline's as a table for a terminal, with their costs and what lies on a floor."""
         base = self.baseline_widths
         floor = self.found_by.get("at_floor", ())
         ceiling = self.found_by.get("at_ceiling", ())
@@ -391,7 +391,7 @@ def _described(items: Mapping[Any, Any]) -> dict[str, Any]:
 def example_inputs(description: Any) -> Any:
     """Meta tensors of the described shapes, in the described structure.
 
-    A file names no classes: named tuples and dataclasses come back as others with the same fields.
+    A file names no classes: named tuples and dataclasses come back as other classes with the same fields.
     """
     if isinstance(description, list):
         return tuple(example_inputs(item) for item in description)

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import (
     _SpectralNorm,
     _WeightNorm,
-)  # torch exports what puts them on alone
+)  # torch exports only the functions that put them on
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-POWER_ITERATIONS = 15  # as torch takes when the norm is put on
+POWER_ITERATIONS = 15  # as many as torch takes when the norm is put on
 
 
 @contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Buffers that turn into NaN or infinity within have their values again afterwards."""
+    """Give buffers that turn into NaN or infinity within the block their values back afterwards."""
     before = {
         name: buffer.detach().clone()
         for name, buffer in module.named_buffers()
@@ -45,7 +45,7 @@ def settle_(module: nn.Module, which: Container[str] | None = None) -> set[str]:
 
     Args:
         module: the network; its parameters have their values.
-        which: only iterations that one of these buffers belongs to; None: all.
+        which: only the iterations of these buffers; None: all.
 
     Returns:
         The buffers that were started.
@@ -104,9 +104,9 @@ def lengths(module: nn.Module) -> dict[str, tuple[str, int]]:
 def scale_by_fan_(result: nn.Module, model: nn.Module) -> None:
     """Give scales that were computed from a fan-in when a layer was made (`gain / fan_in ** 0.5`) their new value.
 
-    Scaled weight standardisation and the equalised learning rate keep such numbers as attributes. Which they are shows
-    in the layers of one class: all share one product with the root of their fan-ins, while these differ. Where all
-    fan-ins are one, only 1 / √fan_in and √(2 / fan_in) count as such.
+    Scaled weight standardisation and the equalised learning rate keep such numbers as attributes. An attribute is one
+    if it times √fan_in is the same in all layers of a class, whose fan-ins differ. Where all fan-ins are equal, only
+    1 / √fan_in and √(2 / fan_in) count as such.
 
     Args:
         result: the network at its new widths, changed in place.
@@ -140,5 +140,5 @@ def _only_weight(module: nn.Module) -> Tensor | None:
     weights = [
         item for child in held for item in child._parameters.values() if item is not None and item.dim() > 1
     ]
-    large = [item for item in weights if item[0].numel() > 1]  # a gain for every row is none
+    large = [item for item in weights if item[0].numel() > 1]  # a gain per row does not count
     return large[0] if len(large) == 1 else None

@@ -33,8 +33,8 @@ def removable_blocks(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
     """Names of the smallest modules that can be left out, in the order of execution.
 
     Such a module is called once, with one tensor and nothing else, has trainable weights, and returns that tensor if
-    all its parameters are zero, whatever the weights of the others are. The network has to run without it, too: one
-    whose attributes others read stays. A module that holds such a module (a whole stage) is not listed.
+    all its parameters are zero, whatever the other weights are. The network has to run without it, too: a
+    module whose attributes others read stays. A module that holds such a module (a whole stage) is not listed.
 
     Args:
         model: any CNN; it is not changed, and its weights do not matter.
@@ -64,7 +64,7 @@ def _drawn(tensor: Tensor) -> Tensor:
 
 
 def _randomise(model: nn.Module) -> None:
-    """Weights under which nothing is zero by chance or by design, as a norm's at the end of a block often is."""
+    """Draw weights so that none is zero by chance or by design, as the last norm of a block often is."""
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_floating_point():
             continue
@@ -75,7 +75,7 @@ def _randomise(model: nn.Module) -> None:
 
 
 def _is_weight(parameter: Tensor) -> bool:
-    """Something that is trained, and a matrix or a kernel. EDSR's shift of the mean is a fixed convolution."""
+    """Is it a matrix or a kernel that is trained? EDSR's mean shift is not: it is a fixed convolution."""
     return parameter.requires_grad and parameter.dim() > 1
 
 
@@ -91,9 +91,9 @@ class _Inspection:
     """Hooks that call every watched module a second time, with its parameters at zero."""
 
     def __init__(self) -> None:
-        self.passing: dict[str, bool] = {}  # False for good once a module is called twice
+        self.passing: dict[str, bool] = {}  # stays False once a module has been called twice
         self._given: dict[str, Tensor] = {}
-        self._again = False  # within a second call, which nobody watches
+        self._again = False  # True within the second call, which is not watched
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
         """Handles of the hooks."""
@@ -180,11 +180,11 @@ def inner_groups(graph: ChannelGraph, blocks: Iterable[str]) -> dict[str, list[s
 
 
 def blocks_that_see_all(model: nn.Module, example_inputs: Any, blocks: Sequence[str]) -> tuple[str, ...]:
-    """Those of the blocks whose input already depends on the whole image, somewhere, in the order of execution.
+    """The blocks whose input already depends, at some position, on the whole image, in the order of execution.
 
-    What such a block adds is depth, not sight. Found by trying: a NaN in one corner of the image reaches exactly the
-    positions that see this corner, whatever the weights are, and a field of view is a rectangle. Behind a
-    squeeze-and-excitation or any other global mean every block sees all.
+    Such a block adds depth, but no receptive field. Found by trying: a NaN in one corner of the image reaches exactly
+    the positions that see this corner, whatever the weights are, and receptive fields are rectangles. Behind a
+    squeeze-and-excitation or any other global mean every block sees the whole image.
 
     Args:
         model: any CNN; it is not changed.
@@ -228,11 +228,11 @@ def _with_nan(tensor: Tensor, *, corner: tuple[int, ...]) -> Tensor:
 
 
 def blocks_to_lift(model: nn.Module, example_inputs: Any, graph: ChannelGraph) -> dict[str, list[str]]:
-    """`inner_groups` of a model's `free_blocks`: what a search that lets blocks vanish frees of floors.
+    """`inner_groups` of a model's `free_blocks`: a search that lets blocks vanish lifts their floors.
 
     Args:
         model: the baseline.
-        example_inputs: of it.
+        example_inputs: of the baseline.
         graph: groups of the baseline or of its widened form, which have the same names and options.
     """
     return inner_groups(graph, free_blocks(model, example_inputs, graph.options))
@@ -253,8 +253,8 @@ def vanished(
     Args:
         inner: block -> its groups.
         kept: group -> boolean mask over its choices.
-        least: group -> the fraction; other than floors it is not rounded to whole choices. Groups of one block count by
-            their choices.
+        least: group -> the fraction; unlike floors it is not rounded to whole choices. The groups of a block are
+            weighed by their choices.
     """
     shares, needed = {}, {}
     for block, names in inner.items():

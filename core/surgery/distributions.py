@@ -1,4 +1,4 @@
-"""What values look like: mean, spread and kind of distribution, with their errors; and values that look so."""
+"""What values look like (mean, spread and kind of distribution, with errors), and drawing values that look alike."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 TOLERANCE = 5.0  # standard errors within which a spread agrees with another
 TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal distribution that is cut at ±2
-RARE = 1e-6  # what is less likely has not happened
-# `trunc_normal_` by the inverse of a distribution function, with bounds far out, leaves one value in some millions on
-# a bound. Of fewer values than these that has not happened.
+RARE = 1e-6  # anything less likely is taken not to have happened
+# `trunc_normal_` inverts a distribution function; with bounds far out, one value in some millions ends on a bound.
+# Among fewer values than these that is taken not to have happened.
 _STRAYS_FROM, _STRAYS_PER = 2**13, 2**20
 _SQUARES = {
     "uniform": 0.2,
@@ -26,12 +26,12 @@ class Look:
     """What values look like.
 
     Attributes:
-        mean: 0.0 where it differs from it by chance alone.
+        mean: 0.0 where it differs from zero by chance alone.
         std: standard deviation, without strays; 0.0 for a constant.
         error: relative standard error of `std`.
-        kinds: distributions that may have given them: "uniform", "truncated" at two standard deviations, "normal",
-            "orthogonal"; none for values of another kind.
-        count: how many.
+        kinds: distributions that may have given the values: "uniform", "truncated" at two standard deviations,
+            "normal", "orthogonal"; none for values of another kind.
+        count: number of values.
     """
 
     mean: float
@@ -60,7 +60,7 @@ def look(tensor: Tensor) -> Look:
     drawn = not _has_equal_rows(tensor) and float((values == 0).float().mean()) <= max(0.01, 2 / count)
     possible = _SQUARES if count == everything else ("normal",)
     kinds = tuple(kind for kind in possible if drawn and _may_be(kind, deviations))
-    if kinds == ("uniform",):  # its bound is known better than its spread
+    if kinds == ("uniform",):  # its bound is estimated better than its spread
         bound = float(deviations.max()) * std * (1 + 1 / count)
         if abs(math.log(bound / math.sqrt(3) / std)) > TOLERANCE * math.sqrt(_SQUARES["uniform"] / count):
             return Look(mean, std, 0.5, (), count)
@@ -85,16 +85,16 @@ def _without_strays(values: Tensor) -> Tensor:
 
 
 def _may_be(kind: str, deviations: Tensor) -> bool:
-    """Whether a distribution may have given values, by the largest of them and by how many lie within one deviation.
+    """Whether a distribution may have given values, judged by their maximum and by how many lie within one deviation.
 
     Args:
         kind: see `Look`.
-        deviations: of the values from their mean, in standard deviations, as these are estimated.
+        deviations: of the values from their mean, in estimated standard deviations.
     """
     count = deviations.numel()
     slack = 1 + TOLERANCE * math.sqrt(_SQUARES[kind] / count)
 
-    def share(limit: float) -> float:  # of values that lie within
+    def share(limit: float) -> float:  # of the values that lie within the limit
         if kind == "uniform":
             return min(1.0, limit / math.sqrt(3))
         if kind == "truncated":
@@ -132,7 +132,7 @@ def _has_equal_rows(tensor: Tensor) -> bool:
 
 
 def agree(one: Look, other: Look) -> bool:
-    """Whether two tensors of equally many values may have been drawn by one rule."""
+    """Whether one rule may have drawn two tensors of equally many values."""
     if not one.std or not other.std:
         return one.std == other.std and one.mean == other.mean
     few = 10 / one.count  # the spread of two or three values may be next to nothing by chance
@@ -146,7 +146,7 @@ def agree(one: Look, other: Look) -> bool:
 
 
 def draw_(tensor: Tensor, kind: str, mean: float, std: float) -> None:
-    """Fresh values of one of a `Look`'s kinds, mean and standard deviation, in place."""
+    """Fill with fresh values of a kind (see `Look`), mean and standard deviation, in place."""
     if kind == "uniform":
         nn.init.uniform_(tensor, mean - math.sqrt(3) * std, mean + math.sqrt(3) * std)
     elif kind == "truncated":

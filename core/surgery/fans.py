@@ -1,7 +1,7 @@
-"""Which rule a number of an initialisation obeys: one over all widths, or one that shrinks with a layer's fan.
+"""Which rule a number of an initialisation obeys: a constant at all widths, or one that shrinks with a layer's fan.
 
-A number c · quantity^-power is looked for that fits all tensors which one rule has filled: the quantity is a fan, or
-another size of the weight, the power 0 (a constant), 1/2 (a standard deviation) or 1.
+The formula gain · quantity^-power has to fit all tensors that one rule has filled. The quantity is a fan or another
+size of the weight; the power is 0 (a constant), 1/2 (a standard deviation) or 1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-EXACT = 1e-6  # relative difference up to which two numbers of a program are the same formula's
+EXACT = 1e-6  # relative difference up to which one formula may have given two numbers of a program
 # Squared gains that initialisations in use have: LeCun's 1, He's 2, Glorot's 2 over the sum of fans, torch's 1/3, and
 # three times as much where the number is the bound of a uniform distribution.
 FANS = ("fan in", "fan out", "fan in and out", "fan out of a group")  # what initialisations in use depend on
@@ -23,7 +23,7 @@ _GAINS = tuple(
 
 @dataclass(frozen=True)
 class Formula:
-    """`gain` · quantity^-`power`, with the quantity of a tensor that is called `quantity`."""
+    """`gain` · quantity^-`power`; `quantity` names the quantity of a tensor."""
 
     quantity: str
     power: float
@@ -35,7 +35,7 @@ class Formula:
 
     @property
     def usual(self) -> bool:
-        """Whether somebody would write this: a decimal of two digits, or the gain of an initialisation in use."""
+        """Whether somebody would write this gain: a decimal of two digits, or that of an initialisation in use."""
         if not self.power:
             return any(short(self.gain / unit) for unit in (1.0, math.sqrt(2.0), math.sqrt(3.0)))
         square = self.gain ** (1 / self.power)
@@ -102,13 +102,13 @@ def settled(
         formulas: all that fit.
         sizes: of the tensor at its new shape.
         constant: a number that is no spread but a value: it is a constant unless only a usual formula speaks.
-        votes: (quantity, power) -> how many numbers of the network it explains: they decide between fans, but not
+        votes: (quantity, power) -> how many numbers of the network it explains. Votes decide between fans, but not
             whether a number is a constant.
     """
     votes = votes or {}
     candidates = list(formulas)
     usual = [formula for formula in candidates if formula.usual]
-    fans = [name for name in FANS if name in sizes] or list(sizes)  # a vector has rows alone
+    fans = [name for name in FANS if name in sizes] or list(sizes)  # a vector has only rows
     common = [formula for formula in usual if not formula.power or formula.quantity in fans]
     fixed = [formula for formula in candidates if not formula.power]
     value = constant and (not usual or any(formula in fixed for formula in usual))
@@ -124,7 +124,7 @@ def settled(
 
 
 def weight_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The tensor whose fans count for a tensor: for a layer's bias its weight.
+    """The tensor whose fans count for a tensor: for a bias, the weight of its layer.
 
     Args:
         name: of the tensor.

@@ -1,14 +1,14 @@
 """Gated layers: one latent vector per channel group, multiplied into every weight that the group governs.
 
-A weight of output group a and input group b becomes W[j, i] · z_a[j] · z_b[i]; a group's channel therefore appears in
-its producers' rows and in all its readers' columns, and
+A weight of output group a and input group b becomes W[j, i] · z_a[j] · z_b[i]; so a channel appears in the rows of its
+producers and in the columns of all its readers, and
 
     z_c · dL/dz_c = Σ W · dL/dW over all weight slices that channel c governs
 
-by the chain rule, since each of these weights holds z_c as a factor. DHP's hypernetwork (ECCV 2020) gives the same
+by the chain rule, since each of these weights holds z_c as a factor. DHP's hypernetwork (ECCV 2020) gives the same sum
 while its biases are zero, as at its start.
 
-Biases, norm weights and statistics stay ordinary parameters: a channel with z = 0 is read by nobody, so they do not
+Biases, norm weights and statistics stay ordinary parameters: nobody reads a channel with z = 0, so they do not
 matter. Everything is a parametrization of `weight`; no `forward` changes, and `detach` takes it off again.
 """
 
@@ -42,7 +42,7 @@ class Latents(nn.Module):
         self.register_buffer("one", torch.ones(1, dtype=z.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pass on what comes: a Sequential that the latents are added to calls them as its last layer."""
+        """Return the input: a Sequential to which the latents are added calls them as its last layer."""
         return x
 
     def of(self, name: str) -> Tensor:
@@ -63,7 +63,7 @@ class RowsOfLatents(nn.Module):
 
     def __init__(self, latents: Latents, tables: dict[int, NDArray[np.int64]], rank: int) -> None:
         super().__init__()
-        # In a tuple, so that the shared latents are a submodule of the model once and not of every layer.
+        # In a tuple, so that the shared latents are a submodule of the model alone and not of every layer.
         self.shared = (latents,)
         self.rank = rank
         self.dims = sorted(tables)
@@ -97,7 +97,7 @@ def governed_parameters(
 
 
 def governed_weights(model: nn.Module, graph: ChannelGraph) -> dict[str, dict[int, NDArray[np.int64]]]:
-    """The same by name: name -> {dimension: row -> choice}."""
+    """`governed_parameters` by name: name -> {dimension: row -> choice}."""
     return {name: tables for name, _, tables in governed_parameters(model, graph)}
 
 
@@ -146,12 +146,12 @@ def detach(gated: nn.Module, *, bake: bool = True) -> nn.Module:
         gated: what `attach_gates` or `attach_hypernetwork` returned; it is not changed.
         bake: keep the weights that the latents produced; False gives back the weights below the gates (gates only).
     """
-    # What a hook has computed (torch's older spectral and weight norm) is no leaf, which torch does not copy.
+    # torch copies only leaves, and what a hook has computed (its older spectral and weight norm) is none.
     held = [
         value for module in gated.modules() for value in vars(module).values() if isinstance(value, Tensor)
     ]
     plain = copy.deepcopy(gated, {id(value): value.detach().clone() for value in held if not value.is_leaf})
-    weights: dict[int, nn.Parameter] = {}  # one for each parametrization, which modules may share
+    weights: dict[int, nn.Parameter] = {}  # one for each parametrization; modules may share one
     found: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
     for module in plain.modules():
         own: dict[str, nn.Parameter] = {}

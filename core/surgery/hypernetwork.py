@@ -6,10 +6,10 @@ For output channel j, input channel i and a k x k kernel, with embedding size m:
     embedding layer   E[j, i] = Z[j, i] · w1[j, i] + b1[j, i]          w1, b1 in R^m
     explicit layer    O[j, i] = W2[j, i] E[j, i] + b2[j, i]            W2 in R^(k² x m)
 
-Deviation: the authors leave B0, b1, b2 in place where a latent is zero, so that a channel that was switched off still
-has weights and cutting it changes the function. Here O is multiplied by [z_out ≠ 0] · [z_in ≠ 0]. Input and output
+Deviation: the authors leave B0, b1, b2 in place where a latent is zero, so a channel that is switched off still has
+weights, and cutting it changes the function. Here O is multiplied by [z_out ≠ 0] · [z_in ≠ 0]. Input and output
 dimensions read the constant 1 in place of a latent that is never pruned. Linear layers whose outputs are frozen
-(classifiers) stay ordinary parameters, as with the authors, and are only masked.
+(classifiers) stay ordinary parameters, as in the authors' code, and are only masked.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def soft_threshold_(
     z = latents.z
     alive = alive_latents(latents, threshold)
     least = [keep[name] if isinstance(keep, dict) else keep for name in latents.names]
-    # All groups at once and without reading a number back: on a GPU this costs a step nothing.
+    # All groups at once, and no number is read back: on a GPU this costs a training step nothing.
     sizes = torch.tensor(latents.sizes, device=z.device)
     free = (alive > torch.tensor(least, device=z.device)).repeat_interleave(sizes, output_size=len(z))
     z.copy_(torch.where(free, torch.sign(z) * (z.abs() - amount).clamp_min(0), z))

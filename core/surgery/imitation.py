@@ -1,10 +1,9 @@
-"""How a network starts where only the network is at hand and no factory: rules that its values show.
+"""How a network starts where there is no factory, only the network: its values show the rules.
 
 The model's own code is tried first: the `reset_parameters()` of its layers, and its `init_weights()` on top. It is the
-rule of a tensor where it gives values of the same mean, spread and kind of distribution as the network has. For all
-other tensors a rule is looked for that explains the values of layers of one class together: a usual distribution with
-the spread gain / √fan or with a constant one. Where values agree with several such rules, the rule that more tensors
-follow is taken.
+rule of a tensor if it gives values of the same mean, spread and kind of distribution as the network has. For all other
+tensors, a rule has to explain the values of the layers of one class together: a usual distribution whose spread is
+gain / √fan or constant. Where several such rules agree with the values, the one that more tensors follow is taken.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from core.surgery.distributions import TOLERANCE, TRUNCATED, Look, agree, draw_,
 from core.surgery.fans import FANS, Formula, quantities, short, weight_of
 from core.surgery.recording import alike, repeat_rows
 
-# Relative error up to which spreads show a rule, those of all its tensors together.
+# Relative error, over all tensors of a rule together, up to which their spreads show it.
 PRECISION = 0.05
-# How likely it may be that values agree by chance with a formula whose gain nobody would write.
+# Largest probability that values agree by chance with a formula whose gain nobody would write.
 CHANCE = 0.15
 REPEATED = "its rows are repeated or cut off, as nothing says what they are at another width"
-_SEED = 0x57A27  # nobody's: values that are equal to those drawn with it are not drawn, but stored
+_SEED = 0x57A27  # nobody uses it: values that equal those drawn with it are stored, not drawn
 # Squared gains of the spreads in use: torch's own, LeCun's, He's and Glorot's, tanh's, SELU's; and a tenth of each,
 # as networks for super-resolution have it.
 _GAINS = (1 / 3, 1.0, 2.0, 25 / 9, 9 / 16)
@@ -48,8 +47,8 @@ class Rule:
             `kind`; "unknown".
         value: of a constant; of a draw its mean.
         kind: see `Look`.
-        formulas: of the spread, all that are as likely as one another.
-        why: a rule is not known.
+        formulas: of the spread; all that are equally likely.
+        why: the rule is not known.
     """
 
     how: str
@@ -61,7 +60,7 @@ class Rule:
 
 @dataclass
 class _Member:
-    """A tensor for which a rule is looked for among others of its kind."""
+    """A tensor whose rule is looked for together with others of its kind."""
 
     name: str
     look: Look
@@ -73,7 +72,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Rule]]] = weak
 
 
 def rules_of(model: nn.Module) -> dict[str, Rule]:
-    """Parameter -> how it starts, read off its values; of a model that has not changed since it is known already."""
+    """Parameter -> how it starts, read off its values; kept for a model that does not change."""
     stamp = tuple(
         (id(tensor), tensor._version, tensor.data_ptr(), tensor.requires_grad)
         for _, tensor in named_tensors(model)
@@ -90,7 +89,7 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
 
     Args:
         module: the network to start, of the same class as `like` but at other widths.
-        like: the network whose rules are used; its values are looked at, and copied only where they do not learn.
+        like: the network whose rules are used; its values are looked at, and copied only where they are not trained.
 
     Returns:
         Parameter -> why its rule is not known.
@@ -138,7 +137,7 @@ def imitate_(module: nn.Module, like: nn.Module) -> dict[str, str]:
 
 
 def _repeated(module: nn.Module, like: nn.Module) -> dict[str, str]:
-    """Buffers that no layer has filled and whose rows differ: they are repeated for want of a rule."""
+    """Buffers that no layer has filled and whose rows differ: for want of a rule, their rows are repeated."""
     old = dict(like.named_buffers())
     return {
         name: REPEATED
@@ -159,17 +158,17 @@ def _names(formulas: Sequence[Formula]) -> str:
 def own_start_(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Start a module by its own code, in place: (values after `reset_parameters()`, values after `init_weights()`).
 
-    A parameter that neither fills is NaN, and so are those of a module whose code refuses their sizes.
+    A parameter that neither fills is NaN; so are all parameters of a module whose code refuses their sizes.
     """
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            parameter.fill_(math.nan)  # whatever nobody fills shows
+            parameter.fill_(math.nan)  # so that what nobody fills shows
     for child in module.modules():
         reset = getattr(child, "reset_parameters", getattr(child, "_reset_parameters", None))
         if callable(reset) and _without_arguments(reset):
             _filled_by(reset, child)
     reset_to = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-    # mmengine's modules start once, and then no more.
+    # mmengine's modules start only once.
     done = [child for child in module.modules() if getattr(child, "_is_init", False) is True]
     for child in done:
         child._is_init = False  # type: ignore[assignment]
@@ -280,7 +279,7 @@ def _explain_single(
 
 
 def _outvote(members: Sequence[_Member], others: Sequence[Rule], rules: dict[str, Rule]) -> None:
-    """Tensors that agree with the model's own code by chance, few values as they have, follow their like."""
+    """Tensors of few values, which may agree with the model's own code by chance, follow their like."""
     for rule, count in Counter(rule for rule in others if rule.how == "drawn").most_common():
         for member in members if count > len(members) else ():
             distance = abs(math.log(member.look.std / rule.formulas[0].at(member.sizes)))
@@ -289,7 +288,7 @@ def _outvote(members: Sequence[_Member], others: Sequence[Rule], rules: dict[str
 
 
 def _sizes(shape: Sequence[int], groups: int) -> dict[str, float]:
-    """`quantities`, and what the spread of an orthogonal matrix depends on."""
+    """`quantities`, and the size on which the spread of an orthogonal matrix depends."""
     longer = max(shape[0], math.prod(shape[1:])) if shape else 1
     return {**quantities(shape, groups), "longer side": longer}
 
@@ -362,7 +361,7 @@ def _best(members: Sequence[_Member]) -> list[tuple[Formula, bool, str, list[_Me
             precise = errors[within] ** -2
             if not kinds or precise.sum() < PRECISION**-2:
                 continue
-            # That so many values agree with a formula of a gain that nobody would write may be chance.
+            # Values may agree by chance with a formula whose gain nobody would write.
             chance = len(names) * np.prod(np.minimum(2 * TOLERANCE * np.sort(errors[within])[1:], 1.0))
             if not usual and (within.sum() < 2 or (chance > CHANCE and not within.all())):
                 continue
@@ -383,14 +382,14 @@ def _best(members: Sequence[_Member]) -> list[tuple[Formula, bool, str, list[_Me
 
 
 def _short(gain: float, error: float) -> float:
-    """A constant of two decimal digits that an estimated one cannot be told from, else the estimate."""
+    """The constant of two decimal digits that the estimate cannot be told from, else the estimate."""
     value = float(f"{gain:.1e}")
     step = 10.0 ** (math.floor(math.log10(gain)) - 1) / gain
     return value if abs(math.log(value / gain)) < 2.5 * error and step > 4 * error else gain
 
 
 def _common(looks: Sequence[Look]) -> tuple[str, ...]:
-    """The distributions that may have given all of them, the likeliest first."""
+    """The distributions that may have given all the values, the likeliest first."""
     return tuple(
         k
         for k in ("orthogonal", "normal", "uniform", "truncated")
@@ -399,7 +398,7 @@ def _common(looks: Sequence[Look]) -> tuple[str, ...]:
 
 
 def _usual(gain: float, seen: Look, power: float) -> list[float]:
-    """The gains of initialisations in use that an estimated one may be."""
+    """The gains of initialisations in use that agree with an estimated gain."""
     scales = [
         1.0,
         *([TRUNCATED] if "truncated" in seen.kinds else []),

@@ -1,9 +1,9 @@
-"""A fresh start as the baseline starts, at whatever widths the layers have now.
+"""A fresh start by the baseline's rules, at whatever widths the layers have now.
 
-With the baseline's factory at hand, the network starts as the factory would start it at its widths
-(`core.surgery.starting`): at equal widths and with an equal seed bit for bit as the factory's own. With the network
-alone, its own code and its values show the rules (`core.surgery.imitation`). Tensors whose rule is not known are named
-in one `UnknownStartWarning`; `unknown_start` lists them.
+With the baseline's factory, the network starts as the factory would start it at its widths (`core.surgery.starting`);
+at the baseline's widths and an equal seed it equals the factory's network bit for bit. With the network alone, its own
+code and its values show the rules (`core.surgery.imitation`). One `UnknownStartWarning` names the tensors whose rule is
+not known; `unknown_start` lists them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from core.surgery.imitation import REPEATED, imitate_
 from core.surgery.starting import differing, start
 
 Factory = Callable[[], nn.Module]
-# Layer -> its parameters whose rule is not known -> why; layers that move into another network take it along.
+# Layer -> its parameters whose rule is not known -> why. Layers that move into another network take this along.
 _UNKNOWN: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 class UnknownStartWarning(UserWarning):
-    """A network's tensors start by a rule that is not the baseline's, as far as is known; the message names them."""
+    """Tensors of a network may not start by the baseline's rule; the message names them."""
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def initialise_(
 
     Args:
         module: the network to initialise, of the same class as `like` but at other widths.
-        like: the network whose rules are used; its values are looked at, and copied only where they do not learn.
-        factory: builds `like` anew: what it does decides, and not the values of `like`.
+        like: the network whose rules are used; its values are looked at, and copied only where they are not trained.
+        factory: builds `like` anew; its rules then count, not the values of `like`.
         seed: for the draw; None uses torch's global generator.
 
     Warns:
@@ -81,7 +81,7 @@ def initialise_(
 
 
 def unknown_start(module: nn.Module) -> dict[str, str]:
-    """Tensors of a resized network whose rule is not known -> why; empty where all is as in the baseline."""
+    """Tensors of a resized network whose rule is not known -> why; empty where all start as in the baseline."""
     return {
         f"{name}.{leaf}".lstrip("."): why
         for name, layer in module.named_modules()
@@ -110,7 +110,7 @@ def _as_built_(module: nn.Module, like: nn.Module, factory: Factory) -> dict[str
 
 
 def same_start(factory: Factory, *, seed: int = 0) -> list[str]:
-    """Tensors that `initialise_` with a factory starts otherwise than the factory, at its own widths and one seed.
+    """Tensors that `initialise_` starts otherwise than its factory does, at the factory's widths and one seed.
 
     Args:
         factory: builds a network.
@@ -125,6 +125,6 @@ def same_start(factory: Factory, *, seed: int = 0) -> list[str]:
     with torch.no_grad():
         for tensor in again.parameters():
             if tensor.is_floating_point():
-                tensor.fill_(float("nan"))  # what is not started shows
+                tensor.fill_(float("nan"))  # so that what is not started shows
     initialise_(again, like=own, factory=factory, seed=seed)
     return differing(named_tensors(own), named_tensors(again))

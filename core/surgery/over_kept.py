@@ -1,9 +1,9 @@
-"""A masked network in which whatever runs over channels runs over the kept ones alone.
+"""A masked network whose operations over channels run over the kept ones alone.
 
 A mean over channels, a softmax, a product of queries and keys, a standardised weight: with masked channels in it, each
-gives something else than the cut network. So the masked network runs on labelled values once more, as in the trace: the
-labels say which channels an operation runs over, and which of them are kept. Such an operation is made again with
-these alone, and its result takes the place of theirs. Sizes that are calculated with are numbers of kept channels.
+differs from the cut network's. So the masked network runs once more on labelled values, as in the trace: the labels say
+which channels an operation runs over, and which of them are kept. Such an operation is repeated on the kept channels
+alone, and its result replaces the first. Sizes in calculations are numbers of kept channels.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from core.graph.tracing import matches
 from core.modules import FORWARD_FAILURES, axis_shape, call, map_tensors, named_tensors, tensors_in
 
 Flags = NDArray[np.bool_]
-_WITH_WEIGHTS = ("conv", "linear")  # the beginnings of what multiplies with a weight
+_WITH_WEIGHTS = ("conv", "linear")  # how the names of operations with a weight begin
 
 
 class NotSeparable(Exception):
-    """What runs over channels cannot be made again over the kept ones alone; the message says why."""
+    """An operation over channels cannot be repeated over the kept ones alone; the message says why."""
 
 
 def run_over_kept(masked: nn.Module, graph: ChannelGraph, flags: Flags, inputs: Any) -> Any:
-    """The output of a masked network, with all that runs over channels taken over the kept ones.
+    """The output of a masked network whose operations over channels run over the kept ones.
 
     Args:
         masked: see `core.surgery.verification.mask_channels`; its hooks and attributes are changed.
@@ -53,7 +53,7 @@ def run_over_kept(masked: nn.Module, graph: ChannelGraph, flags: Flags, inputs: 
         inputs: on the CPU.
 
     Raises:
-        NotSeparable: that cannot be done.
+        NotSeparable: an operation cannot run over the kept channels alone.
     """
     # A label is a choice of the graph, plus one: 0 stays frozen.
     labels = {id(table): table + 1 for table in graph.slots.values()}
@@ -124,7 +124,7 @@ def _whole(number: Fraction) -> int:
 
 
 class _OverKept(LabelMode):
-    """Labels beside values; what runs over channels is made again over the kept ones."""
+    """Labels beside values; operations over channels are repeated over the kept ones."""
 
     def __init__(self, masked: nn.Module, trace: Trace, flags: Flags) -> None:
         super().__init__(masked, named_tensors(masked), False, apply_rule, trace, {})
@@ -160,7 +160,7 @@ class _OverKept(LabelMode):
         return result
 
     def _masked(self, tensor: Tensor) -> Tensor:
-        """A weight that is computed from masked ones may not be masked itself: what is subtracted shows there."""
+        """Mask a weight that is computed from masked ones: a mean that is subtracted, say, would leave it unmasked."""
         if COMPUTED not in tensor.__dict__:
             return tensor
         result = tensor
@@ -174,7 +174,7 @@ class _OverKept(LabelMode):
     def _repeat(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, choices: Labels
     ) -> None:
-        """Make a call again over the kept of these channels, and put what it gives into the result."""
+        """Repeat a call over the kept ones of these channels, and write its outcome into the result."""
 
         def kept(tensor: Tensor) -> Tensor:
             for axis, keep in enumerate(self._keeps(tensor)):
@@ -198,7 +198,7 @@ class _OverKept(LabelMode):
                 _put(whole, part, places)
 
     def _keeps(self, tensor: Tensor) -> list[tuple[Labels, Flags] | None]:
-        """(labels, which positions are kept) along each axis of a tensor; None where all are."""
+        """(labels, which positions are kept) along each axis of a tensor; None where all positions are."""
         found: list[tuple[Labels, Flags] | None] = [None] * tensor.dim()
         for labels in self._layers(tensor):
             flags = self.flags[labels - 1]

@@ -1,9 +1,9 @@
-"""What a factory does while it builds a network, and the same again at other widths.
+"""What a factory does while it builds a network, and how it does the same at other widths.
 
-A factory is watched while it runs (`watch`): every tensor that it makes, and every number with which it fills, scales
-or shifts one, with the line of code. In the second run tensors are made with the shapes of another network, and layers
+`watch` records a factory while it runs: every tensor that it makes, and every number with which it fills, scales or
+shifts one, with the line of code. In the second run, tensors are made with the shapes of another network, and layers
 get its `out_channels`, `groups` and the like as their tensors arrive. So code that reads the size of a tensor or a
-layer computes what it would at that width. What does not follow is a number that comes from the factory's own arguments
+layer computes what it would at that width. Only numbers that come from the factory's own arguments do not follow
 (`core.surgery.starting`).
 """
 
@@ -27,14 +27,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.modules import hooked, named_tensors, tensors_in
 
-Key = tuple[Any, ...]  # of a storage: how it came about, the same in every run of a factory
+Key = tuple[Any, ...]  # of a storage: how it was made, the same in every run of a factory
 Site = tuple[
     tuple[str, int, int], ...
 ]  # (file, line, place in its byte code) of who called, the innermost first
 Shape = tuple[int, ...]
-DEPTH = 6  # calls that are looked at to tell rules apart which draw through one helper
+DEPTH = 6  # calls that are looked at, to tell apart rules that draw through one helper
 _TORCH = str(Path(torch.__file__).parent)
-# Functions of torch that use the numbers that they are given; all others compute them from the tensor or the layer.
+# Functions of torch that use the numbers they are given; all others compute them from the tensor or the layer.
 _HANDED_ON = ("normal_", "uniform_", "trunc_normal_", "constant_", "_no_grad_normal_", "_no_grad_uniform_",
               "_no_grad_trunc_normal_", "_no_grad_fill_")  # fmt: skip
 
@@ -48,7 +48,7 @@ class Use:
         place: which argument.
         number: its value.
         site: who called.
-        sized: the value was computed by torch from the tensor or the layer itself.
+        sized: torch computed the value from the tensor or the layer itself.
     """
 
     operation: str
@@ -63,7 +63,7 @@ class Made:
     """A storage that a factory has made.
 
     Attributes:
-        shape: with which it came.
+        shape: with which it was made.
         inputs: what other tensors went into it, with the shape that they met: (storage, shape, strides).
         uses: the numbers with which it was made and changed.
     """
@@ -95,9 +95,9 @@ class Recording:
     Attributes:
         model: the network.
         made: all storages.
-        keys: tensor of the network, by name -> its storage.
+        keys: name of a tensor of the network -> its storage.
         layers: (class of a layer, name of its tensor, how many came before) -> the layer.
-        repeated: storages that were filled with too few rows, which were repeated.
+        repeated: storages that were filled by repeating rows, as there were too few.
     """
 
     model: nn.Module
@@ -112,7 +112,7 @@ def watch(factory: Callable[[], nn.Module], plan: Plan | None = None) -> Recordi
 
     Args:
         factory: builds a network.
-        plan: shapes, attributes and numbers that it is to use in place of its own.
+        plan: shapes, attributes and numbers for it to use in place of its own.
     """
     mode = _Watch(plan or Plan())
     hooks = (
@@ -136,7 +136,7 @@ class _Watch(TorchDispatchMode):
         self.layers: dict[Key, nn.Module] = {}
         self.repeated: set[Key] = set()
         self._keys: dict[int, Key] = {}
-        self._alive: list[Any] = []  # a storage that is freed would lend its address to another
+        self._alive: list[Any] = []  # a freed storage could pass its address on to another
         self._count: Counter[Key] = Counter()
         self._unfinished: list[tuple[nn.Module, Mapping[str, Any]]] = []
 
@@ -144,7 +144,7 @@ class _Watch(TorchDispatchMode):
         return self._keys.get(tensor.untyped_storage()._cdata)
 
     def arrive(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        """A layer has got a tensor: its attributes follow, and again when the next one comes, as it may set more."""
+        """Update the attributes of a layer that has got a tensor, and again at the next tensor: it may set more."""
         if tensor is None:
             return
         self._update()
@@ -196,7 +196,7 @@ class _Watch(TorchDispatchMode):
         uses = []
         if numbers:
             site, sized = _caller()
-            # The factory's own numbers are noted, not those in their place.
+            # The factory's own numbers are noted, not those that replace them.
             uses = [Use(operation, place, number, site, sized) for place, number in numbers.items()]
         if changed is not None:
             made = self.made[key]
@@ -245,7 +245,7 @@ class _Watch(TorchDispatchMode):
         return tuple(values)
 
     def _copied(self, operation: str, key: Key, changed: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A tensor of another width is copied from values of the factory's: their rows over and over."""
+        """Fill a tensor of another width that is copied from fixed values: repeat their rows."""
         if operation != "aten.copy_" or key not in self.plan.shapes:
             return args
         source = args[1]
@@ -278,7 +278,7 @@ class _Watch(TorchDispatchMode):
 
 
 def repeat_rows(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The values of a fixed tensor (a blur kernel, a mask) at another shape: its rows over and over."""
+    """The values of a fixed tensor (a blur kernel, a mask) at another shape: its rows are repeated or cut off."""
     for dim, size in enumerate(shape):
         if size != tensor.shape[dim]:
             tensor = tensor.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
@@ -304,7 +304,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ten
 
 
 def _numbers(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str, float]:
-    """The numbers among the arguments that are values: no sizes, dimensions and counts."""
+    """The numbers among the arguments that are values, not sizes, dimensions or counts."""
     found: dict[int | str, float] = {}
     for index, argument in enumerate(func._schema.arguments):
         place: int | str = index if index < len(args) else argument.name

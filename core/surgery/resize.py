@@ -25,7 +25,7 @@ from core.surgery.initialise import Factory, initialise_
 from core.surgery.recording import repeat_rows
 
 IntArray = NDArray[np.int64]
-# Attributes of torch's layers, and by custom of others', that repeat the size of a weight.
+# Attributes of torch's layers, and by custom of other layers, that repeat the size of a weight.
 _OUT = ("out_channels", "out_features", "num_features", "num_channels", "num_parameters")
 _IN = ("in_channels", "in_features")
 
@@ -49,7 +49,7 @@ def widen(
         model: the network that `graph` was traced from.
         graph: its channel groups.
         factor: at least 1; any real number.
-        factory: builds `model` anew, and shows how it starts; see `core.surgery.initialise`.
+        factory: builds `model` anew and so shows how it starts; see `core.surgery.initialise`.
         seed: for the fresh weights; None draws from torch's global generator.
 
     Raises:
@@ -64,8 +64,8 @@ def widen(
 def widened_widths(graph: ChannelGraph, factor: float) -> tuple[dict[str, int], dict[str, int]]:
     """(group -> width, grouped convolution -> number of groups) after widening by `factor`.
 
-    Channel groups that meet in grouped convolutions grow alike: by the largest fraction up to `factor` that leaves
-    every one of these convolutions a whole number of groups.
+    Channel groups that meet in grouped convolutions grow alike: by the largest fraction up to `factor` at which
+    all of these convolutions have a whole number of groups.
     """
     grouped = grouped_convolutions(graph)
     weights = {tensor for tensor, _ in graph.per_group}
@@ -123,7 +123,7 @@ def resize(
         graph: its channel groups.
         widths: group -> channels; groups that are not named keep their width.
         conv_groups: grouped convolution -> number of groups, where it differs from the model's.
-        factory: builds `model` anew, and shows how it starts; see `core.surgery.initialise`.
+        factory: builds `model` anew and so shows how it starts; see `core.surgery.initialise`.
         seed: for the fresh weights; None draws from torch's global generator.
 
     Returns:
@@ -150,7 +150,7 @@ def reshaped(
     *,
     conv_groups: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """The same without a start, for weights that are loaded: parameters of another shape are zero, others the model's.
+    """`resize` without a start, for weights to be loaded: parameters of another shape are zero, others the model's.
 
     Args and errors are those of `resize`.
     """
@@ -203,9 +203,9 @@ def keep_channels(
         model: the network that `graph` was traced from.
         graph: its channel groups.
         keep: group -> boolean mask over its choices, (size,); groups that are not named are kept whole.
-        inexact: whether to cut groups that are not exact (`ChannelGroup.exact`) as well. The weights that are kept
-            there were trained beside those that go, in a mean or a norm over all of them. Without it such groups are
-            kept whole, with a warning.
+        inexact: whether to cut groups that are not exact (`ChannelGroup.exact`) as well. Their kept weights were
+            trained beside those that go, in a mean or a norm over all of them. Without it such groups are kept whole,
+            with a warning.
 
     Raises:
         UserError: an unknown group, a mask of the wrong length, or one that keeps nothing.
@@ -220,7 +220,7 @@ def keep_channels(
             )
         keep = {name: mask for name, mask in keep.items() if name not in asked}
     flags = keep_flags(graph, keep)
-    selected: dict[int, Tensor | None] = {}  # id of a table, which many tensors share -> kept rows; None: all
+    selected: dict[int, Tensor | None] = {}  # id of a table (many tensors share one) -> kept rows; None: all
 
     def select(table: IntArray) -> Tensor | None:
         if id(table) not in selected:
@@ -263,7 +263,7 @@ def keep_flags(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> NDArray[np.bo
 
 
 def _group_ratios(graph: ChannelGraph, conv_groups: Mapping[str, int]) -> list[Fraction]:
-    """Growth of the number of convolution groups behind each channel group, as fractions."""
+    """By which fraction the number of convolution groups behind each channel group grows."""
     for name, count in conv_groups.items():
         if name not in graph.conv_groups:
             raise UserError(f"conv_groups: '{name}' is not a grouped convolution of this model")
@@ -337,7 +337,7 @@ def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _set_attributes(result: nn.Module, graph: ChannelGraph, rows: Callable[[IntArray], int]) -> None:
-    """Write down the sizes that modules keep in attributes and that their forward methods give to operations."""
+    """Set the sizes that modules keep in attributes and that their forward methods give to operations."""
     for (name, attribute, index), (table, each) in graph.attributes.items():
         if not (table >= 0).any():
             continue
@@ -359,7 +359,7 @@ def _set_conv_groups(
     if not isinstance(getattr(old, "groups", None), int):
         return
     for name in owners:
-        if name in graph.depthwise:  # a depth multiplier m has m outputs for each input
+        if name in graph.depthwise:  # with a depth multiplier m there are m outputs for each input
             new.groups = old.groups * _sizes(new)[2].shape[0] // _sizes(old)[2].shape[0]
         elif name in conv_groups:
             new.groups = conv_groups[name]
@@ -369,7 +369,7 @@ def _sizes(module: Any) -> tuple[int, int, Tensor]:
     """(output size, input size, weight) of a layer, read off its tensors."""
     weight = module._parameters.get("weight")
     if weight is None or not weight.dim():
-        # Computed from others, of which the largest has its shape: `weight_v` beside `weight_g`, `original1`.
+        # Computed from other tensors, the largest of which has its shape: `weight_v` beside `weight_g`, `original1`.
         sized = {leaf: tensor for leaf, tensor in _own_tensors(module) if tensor.dim()}
         weight = sized.get("weight", max(sized.values(), key=Tensor.numel))
     groups = getattr(module, "groups", 1)
@@ -383,7 +383,7 @@ def _sizes(module: Any) -> tuple[int, int, Tensor]:
 def _set_sizes(
     module: Any, sizes: Mapping[int, int], weight: Tensor | None, attributes: tuple[str, ...] = _OUT
 ) -> None:
-    """Set the attributes that hold an old size to the new one; a like-named one that means something else stays."""
+    """Set attributes that hold an old size to the new one; one of such a name that holds something else stays."""
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels in sizes:
         module.num_groups = sizes[module.num_channels]  # one statistic per channel
     for attribute in attributes:

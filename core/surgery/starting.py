@@ -1,8 +1,8 @@
 """A network at other widths that starts as its factory would start it there; see `core.surgery.recording`.
 
 The factory runs once as it is and once at the new widths. Numbers that come from its own arguments do not follow the
-widths: they are known by vote, as one formula of the widths has to give the numbers of all tensors that a line of code
-has filled (`core.surgery.fans`), and put into a third run.
+widths. For these, one formula of the widths has to give the numbers of all tensors that a line of code has filled
+(`core.surgery.fans`); what it gives at the new widths goes into a third run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Start:
     Attributes:
         values: tensor -> its values.
         unknown: tensor -> why the rule of its values is not known.
-        missing: tensors whose values did not follow the widths at all, with the factory's own values.
+        missing: tensor -> the factory's own values, where these did not follow the widths at all.
     """
 
     values: dict[str, Tensor]
@@ -59,7 +59,7 @@ def start(factory: Callable[[], nn.Module], like: nn.Module, module: nn.Module) 
     Args:
         factory: builds a network that has every tensor of `like`, at its widths.
         like: a network of the factory's, perhaps without some of its blocks.
-        module: the same at other widths; only its shapes and attributes are read.
+        module: this network at other widths; only its shapes and attributes are read.
 
     Raises:
         UserError: the factory builds another network. What the factory itself raises at its own widths passes through.
@@ -88,7 +88,7 @@ def start(factory: Callable[[], nn.Module], like: nn.Module, module: nn.Module) 
                 break
             except (*FORWARD_FAILURES, AssertionError):
                 continue
-    if last is None:  # it loads stored weights, say: what it did at its own widths is all there is to go by
+    if last is None:  # it loads stored weights, say: there is only what it did at its own widths
         return _sorted_out({name: own[name].detach() for name in wanted}, {}, wanted, {})
     numbers, unknown = _numbers(first, last, wanted, _groups(like), _groups(module))
     if numbers:
@@ -124,7 +124,7 @@ def _sorted_out(
 
 
 def _shapes(first: Recording, own: Mapping[str, Tensor], changed: Mapping[str, Shape]) -> dict[Key, Shape]:
-    """Storage -> the shape to make it with, so that what comes of it has the shapes that are wanted."""
+    """Storage -> the shape to make it with, so that the tensors made from it get the wanted shapes."""
     shapes: dict[Key, Shape] = {}
 
     def want(key: Key | None, old: Shape, strides: Shape, new: Shape) -> None:
@@ -146,7 +146,7 @@ def _shapes(first: Recording, own: Mapping[str, Tensor], changed: Mapping[str, S
 
 
 def _whole(made: Shape, old: Shape, strides: Shape, new: Shape) -> Shape | None:
-    """The new shape of a storage of which a view has another shape; None where the view is no view of all of it."""
+    """The new shape of a storage whose view changes shape; None where the view does not cover all of it."""
     steps = [1]
     for size in reversed(made[1:]):
         steps.insert(0, steps[0] * size)
@@ -165,7 +165,7 @@ def _whole(made: Shape, old: Shape, strides: Shape, new: Shape) -> Shape | None:
 
 
 def _broadcast(shape: Shape, made: Shape, new: Shape) -> Shape | None:
-    """What an operand has to become where an operation is to give `new`: value by value, or repeating rows."""
+    """The shape that an operand needs for an operation to give `new`, value by value or by repeating rows."""
     if len(shape) > len(made):
         return None
     result = []
@@ -209,7 +209,7 @@ def _groups(model: nn.Module) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A number with which a tensor of the network, or what it was made of, was filled."""
+    """A number that filled a tensor of the network, or a tensor that it was made from."""
 
     key: Key
     index: int
@@ -314,7 +314,7 @@ def _counts_calls(entries: Sequence[_Entry]) -> bool:
 
 
 def _sources(recording: Recording) -> Iterator[tuple[str, Key, Made]]:
-    """(tensor of the network, storage, how it was made), for every storage whose values went into one."""
+    """(tensor of the network, storage, how it was made), for every storage whose values went into a tensor."""
     seen: set[Key] = set()
     for name, own in recording.keys.items():
         open_keys: list[Key] = [own]
@@ -330,7 +330,7 @@ def _sources(recording: Recording) -> Iterator[tuple[str, Key, Made]]:
 
 def _generators() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return torch.random.get_rng_state(), cuda, random.getstate(), np.random.get_state()  # noqa: NPY002  # that of factories
+    return torch.random.get_rng_state(), cuda, random.getstate(), np.random.get_state()  # noqa: NPY002  # factories draw from it
 
 
 def _restore(state: tuple[Any, ...]) -> None:
@@ -343,7 +343,7 @@ def _restore(state: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _again(before: tuple[Any, ...]) -> Iterator[None]:
-    """Draw what was drawn once more."""
+    """Draw the same numbers once more."""
     after = _generators()
     _restore(before)
     try:

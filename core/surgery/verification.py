@@ -1,17 +1,17 @@
 """The proof that a cut is right: a network whose dropped channels are masked gives the cut network's output.
 
 Masked means: every weight row and column of a dropped channel is multiplied by (next to) zero, and statistics that run
-over channels (LayerNorm, GroupNorm) are taken over the kept ones. Norms and biases keep their values, so a channel that
-some reader was not told about shows up in the output.
+over channels (LayerNorm, GroupNorm) are taken over the kept ones. Norms and biases keep their values, so a cut channel
+that some reader still reads shows up in the output.
 
-Groups that are not exact (`ChannelGroup.exact`) are masked likewise, and what runs over their channels, a mean or a
-softmax, runs over the kept ones (`core.surgery.over_kept`). Where that cannot be done, such groups are kept whole in
-both: of these only that the cut network runs is tried. Either way they are reported as untested, for masking alone does
-not give the cut network.
+Groups that are not exact (`ChannelGroup.exact`) are masked likewise, and operations over their channels, a mean or a
+softmax, run over the kept ones (`core.surgery.over_kept`). Where that is impossible, such groups are kept whole in both
+networks, and a further run only tries whether the network runs with them cut. Either way they are reported as untested,
+for masking alone does not give the cut network.
 
-Both modes are compared. In training mode BatchNorm takes each batch's statistics, which belong to one channel, so that
-the two agree there as well. What is drawn at random in the shape of an activation differs with the widths: dropout is
-left out in both networks, and other draws of the kind are constants.
+Both modes are compared. In training mode BatchNorm takes its statistics from the batch, channel by channel, so the two
+networks agree there as well. Random draws in the shape of an activation differ with the widths: dropout is left out in
+both networks, and other draws of the kind are constants.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from core.modules import (
 from core.surgery.over_kept import NotSeparable, run_over_kept
 from core.surgery.resize import keep_channels, keep_flags
 
-# Not zero itself: a computed weight may divide by the norm of a row. In double precision its square is still a number,
-# and what it adds to any output is far below rounding.
+# Not zero itself: a computed weight may divide by the norm of a row. In double precision its square does not
+# underflow, and what it adds to any output is far below rounding.
 MASKED = 2.0**-500
 
 _FAILURES = (*FORWARD_FAILURES, AssertionError, ArithmeticError)
 
 
 class UntestedGroupsWarning(UserWarning):
-    """Groups of which `verify` tries nothing but that the cut network runs."""
+    """Groups for which `verify` only tries whether the cut network runs."""
 
 
 class VerificationError(UserError):
@@ -60,14 +60,14 @@ class VerificationError(UserError):
 
 
 class Verified(float):
-    """The largest difference found, relative to the largest output, and where it was looked for.
+    """The largest difference found, relative to the largest output, and what was compared.
 
     Attributes:
-        modes: "evaluation" and "training", those that were checked -> the largest difference there.
-        unchecked: those that could not be -> why.
+        modes: those of "evaluation" and "training" that were checked -> the largest difference there.
+        unchecked: those that could not be checked -> why.
         untested: groups that are not exact: masking alone does not give the cut network.
-        over_kept: those of them that could be compared all the same, in a masked network whose operations over channels
-            ran over the kept channels alone. Of the others it was only tried that the cut network runs.
+        over_kept: the untested groups that could be compared all the same, in a masked network whose operations over
+            channels ran over the kept channels alone. For the others only the cut network was tried: it runs.
     """
 
     modes: Mapping[str, float]
@@ -104,7 +104,7 @@ def random_keep(graph: ChannelGraph, keep: float, seed: int) -> dict[str, Tensor
 
 
 def mask_channels(model: nn.Module, graph: ChannelGraph, keep: dict[str, Tensor]) -> nn.Module:
-    """A copy of the same size, of a model in double precision, whose dropped rows and columns are next to zero."""
+    """A copy of the same size of a model in double precision, with dropped rows and columns next to zero."""
     flags = keep_flags(graph, keep)
     result = copy_model(model)
     weights = {name: parameter for name, parameter in result.named_parameters() if parameter.dim() > 1}
@@ -132,7 +132,7 @@ class _Replayed(TorchFunctionMode):
         if name == "rrelu":
             args, kwargs["training"] = args[:3], False
         if name == "multi_head_attention_forward":
-            kwargs["training"] = False  # which only its dropout asks for
+            kwargs["training"] = False  # only its dropout asks for it
         if name == "scaled_dot_product_attention":
             args, kwargs = (
                 ((*args[:4], 0.0, *args[5:]), kwargs) if args[4:] else (args, {**kwargs, "dropout_p": 0.0})
@@ -253,7 +253,7 @@ def _note_bare(module: nn.Module, mode: _KeptStatistics, flags: NDArray[np.bool_
 
 
 def randomise_(model: nn.Module, seed: int) -> None:
-    """Random biases, norm weights and running statistics, so that a channel that was cut wrongly changes the output."""
+    """Draw biases, norm weights and running statistics, so that a wrongly cut channel changes the output."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 1 and tensor.is_floating_point():
@@ -270,7 +270,7 @@ def verify(
     seed: int = 0,
     tolerance: float = 1e-5,
 ) -> Verified:
-    """Prove on a random keep of every group that masked equals cut.
+    """Prove on randomly kept channels of every group that masked equals cut.
 
     Both networks run in double precision, with random biases and statistics, in evaluation and in training mode.
 
@@ -279,14 +279,14 @@ def verify(
         model: the network; it is not changed.
         example_inputs: real values, as for `trace_channels`.
         keep: fraction of each group that is kept.
-        seed: for the keep and the random statistics.
+        seed: for the kept channels and the random statistics.
         tolerance: largest accepted difference, relative to the largest output.
 
     Returns:
-        The largest difference found, a number that also says which modes were checked. A mode in which the network does
-        not run on these inputs is not: a warning says so, and why. Groups that are not exact are its `untested`. They
-        are compared in a masked network whose operations over channels run over the kept channels alone. Where that
-        cannot be done they are left out, and an `UntestedGroupsWarning` names them.
+        The largest difference found, a number that also says which modes were checked. Where the network does not run
+        in a mode on these inputs, that mode is not checked, and a warning says why. `untested` lists the groups that
+        are not exact. They are compared in a masked network whose operations over channels run over the kept channels
+        alone. Where that is impossible they are left out, and an `UntestedGroupsWarning` names them.
 
     Raises:
         VerificationError: the cut network does not run, its output differs, nothing in an output is finite, or the
@@ -298,13 +298,13 @@ def verify(
     inputs = map_tensors(example_inputs, lambda tensor: _double(tensor.detach().cpu()))
     every = random_keep(graph, keep, seed)
     exact = {group.name: every[group.name] for group in graph.groups if group.exact}
-    inseparable = ""  # why what runs over channels cannot run over the kept ones alone
+    inseparable = ""  # why operations over channels cannot run over the kept ones alone
     modes: dict[str, float] = {}
     unchecked: dict[str, str] = {}
     for mode, outputs in (("evaluation", graph.outputs), ("training", graph.train_outputs)):
         if mode == "training":
             train_(model)
-            if graph.untrained:  # of which the trace has warned
+            if graph.untrained:  # the trace has warned of it
                 unchecked[mode] = graph.untrained
                 continue
         try:
@@ -335,8 +335,8 @@ def verify(
     if inseparable:
         warn(
             f"untested: {len(graph.inexact)} of {len(graph.groups)} groups ({quoted(graph.inexact)}) are not exact, "
-            f"as something runs over their channels, and it cannot run over the kept ones alone ({inseparable}); of "
-            f"them only that the cut network runs was tried",
+            f"as something runs over their channels, and it cannot run over the kept ones alone ({inseparable}): "
+            f"it was only tried whether the cut network runs",
             UntestedGroupsWarning,
         )
     return result
@@ -366,7 +366,7 @@ def _fitting(model: nn.Module, inputs: Any, seed: int) -> Any:
 
 def _run(model: nn.Module, inputs: Any, seed: int) -> Any:
     with torch.set_grad_enabled(model.training), generators(seed), _Replayed():
-        return call(model, map_tensors(inputs, Tensor.clone))  # which the network may write into
+        return call(model, map_tensors(inputs, Tensor.clone))  # the network may write into them
 
 
 def _difference(
