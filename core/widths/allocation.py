@@ -1,12 +1,12 @@
 """Which channel comes next when channels do not cost the same.
 
 A threshold over scores keeps the best channels whatever they cost. A channel of an early, large feature map costs many
-times one of a late, small map, so under a budget the knapsack's greedy rule asks for the most score per FLOP:
+times as much as one of a late, small map, so the knapsack's greedy rule asks for the most score per FLOP:
 
     threshold   by score (LW-DNA, section 3)
-    per-flop    greedily by score divided by what the channel costs at the widths reached so far
-    equalised   by score divided by what a channel of its group costs at the widths that come out, so that at the end
-                one more FLOP gains the same score in every group (the condition of a constrained optimum)
+    per-flop    greedily by score divided by the cost of the channel at the widths reached so far
+    equalised   by score divided by the cost of a channel of its group at the resulting widths, so that at the end one
+                more FLOP gains the same score in every group (the condition of a constrained optimum)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def greedy_order(
 
     Args:
         graph: the groups and their costs.
-        kind: the cost that is divided by: "macs", "paper" or "params".
+        kind: the cost to divide by: "macs", "paper" or "params".
         low: choices of each group at the start, (G,).
         size: choices per block, (G,).
         values: for each group the scores of its blocks, best first.
@@ -79,14 +79,14 @@ def equalise(
     scores: Mapping[str, Tensor],
     found: Callable[[Mapping[str, Tensor]], IntArray],
 ) -> dict[str, Tensor]:
-    """Scores divided by the cost of a channel of their group at the widths that they themselves lead to.
+    """Scores divided by the cost of a channel of their group at the widths to which they lead.
 
     Widths decide costs and costs decide widths; the fixed point is reached by repeated search, each time with the
     geometric mean of the costs before and after, which keeps two groups from taking turns.
 
     Args:
         graph: the groups and their costs.
-        kind: the cost that is divided by.
+        kind: the cost to divide by.
         scores: group -> (size,).
         found: scores -> choices per group, (G,), that a search under the budget keeps.
 
@@ -114,7 +114,7 @@ class AllocationRule:
 
     Attributes:
         order: (graph, kind of cost, low, block sizes, scores of each group's blocks) -> group of each added block.
-        repriced: scores are first divided by costs at the widths that they lead to; see `equalise`.
+        repriced: whether scores are first divided by costs at the widths to which they lead; see `equalise`.
     """
 
     order: Callable[[ChannelGraph, str, IntArray, IntArray, Sequence[NDArray[np.float64]]], IntArray]

@@ -24,7 +24,7 @@ class Bounds:
 
     Attributes:
         low: the least, (G,).
-        high: the most, (G,); a whole number of blocks more.
+        high: the most, (G,); `low` and a whole number of blocks.
         block: choices that come or go at once, (G,).
     """
 
@@ -72,7 +72,7 @@ def group_fractions(
         groups: of the network to choose from.
         setting: one fraction for all groups, or shell-style patterns of their names -> fraction. Of several patterns
             that fit a group the last one counts. A group that none fits has no limit: floor 0 (one channel stays),
-            ceiling 1. Put `"*": 0.4` first for a limit of all the others.
+            ceiling 1. Put `"*": 0.4` first to limit all others.
         what: which of the two.
 
     Raises:
@@ -98,7 +98,7 @@ def group_fractions(
 
 
 def _close_groups(groups: Sequence[ChannelGroup], pattern: str) -> str:
-    """What may be meant: the groups of the modules that the pattern names, or others of such a name."""
+    """What may be meant: the groups of the modules that the pattern names, or groups of similar names."""
     owners = [
         group.name
         for group in groups
@@ -113,7 +113,7 @@ def _close_groups(groups: Sequence[ChannelGroup], pattern: str) -> str:
 
 
 def fitting(setting: Fractions, groups: Sequence[ChannelGroup]) -> Fractions:
-    """A floor or ceiling without the patterns that fit none of the groups, for what is left of a network."""
+    """A floor or ceiling without the patterns that fit none of the groups, for a network that has lost blocks."""
     if not isinstance(setting, Mapping):
         return setting
     return {

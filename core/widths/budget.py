@@ -70,10 +70,10 @@ class Budget:
         FLOPs and parameters are rounded down to whole numbers.
 
         Args:
-            baseline: what the baseline costs, its latency included where that is limited.
+            baseline: cost of the baseline, with its latency if that is limited.
 
         Raises:
-            UserError: the latency is limited, and the baseline's is not known.
+            UserError: the latency is limited, but the baseline's is not known.
         """
         limits: dict[str, float] = {}
         asked = [(convention, "flops") for convention in self.conventions]
@@ -106,10 +106,10 @@ class Budget:
 
         Args:
             text: what was written.
-            convention: where the text names none.
+            convention: for a text that names none.
 
         Raises:
-            UserError: an unknown kind, one that is there twice, or a value that is not a number.
+            UserError: a kind is unknown or there twice, or a value is not a number.
         """
         if "=" not in text:
             return cls(flops=number_or_word(text), convention=convention)
@@ -158,7 +158,7 @@ def _parse(kind: str, value: float | str) -> tuple[Fraction, bool]:
             raise UserError(f"budget: {kind}={value!r} has to be a positive number")
         number = Fraction(repr(float(value)))
         fraction = number <= LARGEST_FRACTION
-        if not fraction and kind == "latency":  # a time has a unit
+        if not fraction and kind == "latency":  # a time needs a unit
             raise UserError(f"budget: latency={value:g}: did you mean '{value:g}ms', or '{value:g}%'?")
         if not fraction and number <= LARGEST_PERCENTAGE:
             raise UserError(

@@ -1,4 +1,4 @@
-"""How widths are found: everything that decides them but the network, the data and the seed."""
+"""How widths are found: everything that decides them except the network, the data and the seed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ShrinkConfig:
         widen: growth of the space of widths, at least 1.
         budget: limits relative to the baseline, or absolute.
         score: see `core.widths.scores`.
-        allocation: how a channel's score and its cost are weighed; see `core.widths.allocation`.
+        allocation: how a channel's score and cost are weighed; see `core.widths.allocation`.
         floor: least fraction of the *widened* width to keep: with widen=2 and floor=0.4 every group keeps at least
             0.8 of the baseline's width. A number, or patterns of group names -> number: the last one that fits counts,
             and a group that none fits has no floor (the default is for all groups or none). These groups are listed
             under "without_floor" in the result's `found_by`; `{"*": 0.4, "layer1.*": 0.3}` leaves none.
         ceiling: largest fraction of the widened width, likewise; without one a group may keep all.
         round_to: widths are multiples of it.
-        batches: batches that channels are scored on, where an experiment draws them.
+        batches: number of batches for scoring, where an experiment draws them.
         batch_size: images in each of them, likewise.
         latents: see `core.widths.scores.score_channels`.
         embedding: likewise.
@@ -40,16 +40,16 @@ class ShrinkConfig:
         vanish: whether blocks may be left out; 0 keeps all. With a fraction the search first runs without floors within
             the blocks that can go. Blocks that then keep less than this fraction of their widened channels are removed,
             the emptiest first, while the rest can still fill the limits on FLOPs and parameters. Then the widths of the
-            rest are searched. "floor" removes the blocks that only their own floor would hold up. "receptive-field"
+            rest are searched. "floor" removes the blocks that only their own floor would keep. "receptive-field"
             removes blocks whose input already sees the whole image, the last first, whatever the scores. See
             `core.surgery.depth`.
-        keep_weights: the weights of the network count: it is scored as it is, with them, and what is found says which
-            of its channels are kept (`Architecture.kept`). There are no others, so it asks for widen=1.
-        inexact: with `keep_weights`, cut groups that are not exact (`ChannelGroup.exact`) as well; else they stay
-            whole.
+        keep_weights: whether the network keeps its weights: it is scored with them, as it is, and the result lists the
+            channels to keep (`Architecture.kept`). It has no others, so this needs widen=1.
+        inexact: with `keep_weights`, cut groups that are not exact (`ChannelGroup.exact`) as well; otherwise
+            they stay whole.
         taps: see `core.graph.channels.trace_channels`.
-        outputs: likewise; where an experiment searches a part of a network, its outputs are free unless this freezes
-            them.
+        outputs: likewise; where an experiment searches a part of a network, the outputs of that part are free unless
+            this freezes them.
 
     Raises:
         UserError: a value that is not allowed; the message names the setting.
@@ -106,7 +106,7 @@ class ShrinkConfig:
 
     @property
     def by_scores(self) -> bool:
-        """Whether blocks may vanish, and which of them is up to the scores."""
+        """Whether blocks may vanish and the scores decide which."""
         return bool(self.vanish) and self.vanish != "receptive-field"
 
     @property
@@ -118,12 +118,12 @@ class ShrinkConfig:
 
     @property
     def score_name(self) -> str:
-        """The score's name; of a callable its own, or that of its class."""
+        """The score's name; for a callable its own name, or that of its class."""
         score = self.score
         return score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
 
     def bounds(self, graph: ChannelGraph) -> Bounds:
-        """What the groups of a (widened) network may keep by floor, ceiling and round_to.
+        """What the groups of a (widened) network may keep under floor, ceiling and round_to.
 
         Raises:
             UserError: see `core.widths.bounds.group_bounds`.
@@ -131,7 +131,7 @@ class ShrinkConfig:
         return group_bounds(graph, self.floor, self.ceiling, self.round_to)
 
     def changed(self, changes: Mapping[str, Any]) -> ShrinkConfig:
-        """With the keywords of `core.shrink` laid over it.
+        """This configuration, changed by the keywords of `core.shrink`.
 
         Raises:
             TypeError: an unknown keyword; the message names close ones.
@@ -144,7 +144,7 @@ class ShrinkConfig:
         return replace(self, **changes)
 
     def found_by(self, **facts: Any) -> dict[str, Any]:
-        """What a widths file says of the search as it was asked for, as plain JSON, and more facts."""
+        """What a widths file says of the search, as plain JSON: these settings and further facts."""
         return {
             "budget": self.budget.to_json(),
             "widen": self.widen,

@@ -6,9 +6,9 @@ every sample n a gate of its own; then, for a convolution or linear layer y = W 
     Σ_positions (y - b) · dL/dy      of an output channel        Σ_positions x · dL/dx      of an input channel
 
 because W x is linear in both. Summed over samples this is Σ W · dL/dW of the governed slices (`core.widths.scores`),
-where samples that pull in opposite directions cancel; the sum of squares is the diagonal of the empirical Fisher
-information (Theis et al., 2018; Liu et al., ICML 2021), where they do not. Behind a BatchNorm in training mode the
-producers' sum over the samples is exactly zero (a scaled filter changes nothing), the single samples' shares are not.
+where samples that pull in opposite directions cancel. In the sum of squares, the diagonal of the empirical Fisher
+information (Theis et al., 2018; Liu et al., ICML 2021), they do not. Behind a BatchNorm in training mode the producers'
+sum over the samples is exactly zero (a scaled filter changes nothing); the shares of single samples are not.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def fisher(
         graph: its channel groups.
         batches: (inputs, targets) pairs; the score is the mean over all their samples.
         loss_fn: (outputs, targets) -> mean loss over the batch.
-        roles: "all" counts rows of producers and columns of readers, "readers" the columns alone, which is what the
-            gates on feature maps of Group Fisher Pruning (Liu et al.) see.
+        roles: "all" counts rows of producers and columns of readers, "readers" only the columns, as the gates
+            on feature maps in Group Fisher Pruning (Liu et al.) do.
 
     Returns:
         Group name -> (size,), float64.
@@ -59,7 +59,7 @@ def fisher(
     recorder = _Recorder(graph, roles)
     model = model.train()
     handles = recorder.attach(model)
-    model.requires_grad_(False)  # gradients of feature maps are all that is needed
+    model.requires_grad_(False)  # only gradients of feature maps are needed
     device = next(model.parameters()).device
     total = torch.zeros(graph.choices, dtype=torch.float64, device=device)
     samples = 0
@@ -72,7 +72,7 @@ def fisher(
             recorder.start()
             finite_loss(loss_fn(call(model, inputs), targets), f"after {samples} samples").backward()
             shares = recorder.shares()
-            # The mean loss weighs a sample by 1 / N; its own loss is N times that.
+            # The mean loss weighs a sample by 1 / N, so its own loss is N times its share.
             total += (len(shares) * shares).square().sum(0)
             samples += len(shares)
     if samples == 0:
@@ -81,10 +81,10 @@ def fisher(
 
 
 def finite_loss(value: Any, when: str) -> Tensor:
-    """The loss of what a loss function returns, which may be a loss and metrics.
+    """The loss in what a loss function returns: a loss, or a loss and metrics.
 
     Raises:
-        UserError: it is not finite; `when` says which it was.
+        UserError: it is not finite; `when` says which loss it was.
     """
     loss: Tensor = value[0] if isinstance(value, tuple) else value
     if not bool(torch.isfinite(loss)):
@@ -101,11 +101,11 @@ class _Recorder:
         self.total: Tensor | None = None
 
     def start(self) -> None:
-        """Forget the batch before."""
+        """Forget the previous batch."""
         self.total = None
 
     def shares(self) -> Tensor:
-        """What the last backward pass left; frozen rows are dropped."""
+        """What the last backward pass collected, without frozen rows."""
         if self.total is None:
             raise UserError("the loss reaches no weight that a free channel group governs")
         return self.total[:, :-1]
@@ -144,7 +144,7 @@ class _Recorder:
                 x = arguments[0]
                 if not x.requires_grad:
                     return arguments
-                # An alias: its gradient is what this layer alone sends back.
+                # An alias: its gradient comes from this layer alone.
                 alias = x.view_as(x)
                 alias.register_hook(partial(self._add, layer, x.detach(), tables[reads]))
                 return (alias, *arguments[1:])
@@ -156,7 +156,7 @@ class _Recorder:
                 linear = y.detach()
                 if layer.bias is not None:
                     linear = linear - _along_channels(layer, layer.bias.detach(), y.dim())
-                # A clone for the others: an activation in place would overwrite what is multiplied below.
+                # A clone for later layers: an in-place activation would overwrite the factor that is used below.
                 passed = y.clone()
                 passed.register_hook(partial(self._add, layer, linear, tables[makes]))
                 return passed

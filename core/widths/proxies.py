@@ -4,8 +4,7 @@
     naswot    Mellor et al., ICML 2021: log |det K|, K = number of ReLUs on which two images of a batch agree
     zico      Li et al., ICLR 2023: Σ over layers of log Σ over weights of mean |g| / std |g| over batches
 
-Each takes a network that it may change. Higher is said to be better; whether it is, is what
-`python -m benchmarks.hypothesis` asks.
+Each takes a network that it may change. Higher is said to be better; `python -m benchmarks.hypothesis` tests that.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ Proxy = Callable[[nn.Module, Batches, Callable[..., Any]], float]
 def synflow_products(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
     """W · dR/dW of every parameter of two or more dimensions, (name, float64 tensor of its shape).
 
-    In evaluation mode, where fresh norms pass everything on but for a constant; in double precision, since R is a
-    product over all layers.
+    In evaluation mode, where fresh norms only multiply by a constant; in double precision, since R is a product over
+    all layers.
 
     Args:
         model: changed in place.
@@ -71,8 +70,8 @@ def synflow(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> 
 def naswot(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> float:
     """log |det K| of the first batch, K[i, j] = number of ReLU outputs that are on in both or off in both images.
 
-    In training mode, as the authors do, so that BatchNorm centres what the ReLUs see. Modules of the classes ReLU,
-    ReLU6 and PReLU are read; a function (`F.relu`) is not seen.
+    In training mode, as the authors do, so that BatchNorm centres the inputs of the ReLUs. Modules of the classes ReLU,
+    ReLU6 and PReLU count; a function (`F.relu`) is not seen.
 
     Raises:
         UserError: there is no batch, or no such module.
@@ -102,7 +101,7 @@ def naswot(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> f
 def zico(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> float:
     """Σ over convolutions and linear layers of log Σ over weights of mean |g| / std |g|, g a batch's gradient.
 
-    Weights whose gradient does not vary (a dead channel) are left out, layers of nothing else too.
+    Weights whose gradient does not vary (a dead channel) are left out, and so are layers with no others.
 
     Raises:
         UserError: there are fewer than two batches.

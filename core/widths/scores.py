@@ -8,16 +8,16 @@
     diminishing-returns         1 / j for the j-th choice of every group: log w_g to be, of width w_g
     fisher-diminishing-returns  a_g / j, with a_g² the group's sum of `fisher`
     uniform         the rank within the group: every group keeps the same fraction
-    random          the same, of groups whose widths are drawn: log-normal shares, one a group
-    random-scores   a draw from U(0, 1) a choice: the control that keeps the search and drops the information; one
-                    threshold over independent draws keeps nearly the same share of every group
+    random          likewise, after a width is drawn for each group: log-normal shares
+    random-scores   a draw from U(0, 1) for each choice: the control that keeps the search and drops the information;
+                    one threshold over independent draws keeps nearly the same share of every group
 
 or any callable `score(model, graph, batches, loss_fn) -> {group name: (size,) tensor}`.
 
 Diminishing returns maximise Σ_g a_g log w_g: at equal scores a group's first channels are worth more than its last, so
-that no group is starved or glutted. They are worths, not ranks, so they go with an allocation by cost.
+that no group is starved or glutted. They measure worth, not rank, so they go with an allocation by cost.
 
-For gates nothing has to be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
+Gates need not be attached: z · dL/dz is the sum of W · dL/dW over the governed slices of the plain network
 (`core.surgery.gates` says why), which costs one ordinary forward and backward pass.
 """
 
@@ -45,13 +45,13 @@ from core.widths.proxies import synflow_products
 Scores = Mapping[str, Tensor]
 ScoreFunction = Callable[[nn.Module, ChannelGraph, Iterable[Any], Callable[..., Any]], Scores]
 Latents = Literal["gate", "hypernetwork"]
-SPREAD = 0.35  # of the logarithms of drawn widths
+SPREAD = 0.35  # standard deviation of the logarithms of drawn widths
 BY_COST: tuple[Allocation, ...] = ("per-flop", "equalised")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a score is computed from; see `score_channels`."""
+    """The inputs of a score; see `score_channels`."""
 
     model: nn.Module
     graph: ChannelGraph
@@ -68,9 +68,9 @@ class Score:
     Attributes:
         summary: one line for tables.
         of: the score of every choice, by group.
-        gates_only: it is defined for plain gates, not behind a hypernetwork.
-        allocations: that it makes sense with, the usual one first; empty for all.
-        ranks: it says which channels of a group matter, and not only how many.
+        gates_only: whether it is defined for plain gates, but not behind a hypernetwork.
+        allocations: those with which it makes sense, the usual one first; empty for all.
+        ranks: whether it says which channels of a group matter, and not only how many.
     """
 
     summary: str
@@ -83,13 +83,13 @@ class Score:
 def check_score(
     score: str | ScoreFunction, latents: str, allocation: str | None = None, what: str = "score"
 ) -> None:
-    """Refuse an unknown score, and one that is not defined for the latents or means nothing to the allocation.
+    """Refuse a score that is unknown, is not defined for the latents, or means nothing to the allocation.
 
     Args:
-        score: a name, or a callable, which is always good.
+        score: a name, or a callable, which is always accepted.
         latents: "gate" or "hypernetwork".
         allocation: see `core.widths.allocation`; None where none is made.
-        what: how the setting is called in messages.
+        what: what messages call the setting.
 
     Raises:
         UserError: with what is allowed.
@@ -151,7 +151,7 @@ def score_channels(
 
 
 def _by_size(of: Callable[[int], Tensor]) -> Callable[[Scored], Scores]:
-    """A score of every group that looks at nothing but its size."""
+    """A score that depends only on the size of a group."""
     return lambda given: {group.name: of(group.size) for group in given.graph.groups}
 
 
@@ -165,7 +165,7 @@ def _by_drawn_widths(given: Scored) -> Scores:
 
 
 def _shares(size: int) -> Tensor:
-    """1 less the part of a group that stands before the middle of each choice, (size,)."""
+    """1 minus the fraction of a group that lies before the middle of each choice, (size,)."""
     return 1 - (torch.arange(size, dtype=torch.float64) + 0.5) / size
 
 
@@ -224,8 +224,8 @@ def governed_sums(
     Args:
         graph: the channel groups.
         products: (weight name, tensor of the weight's shape), W · dL/dW for instance. Each is used before the next
-            is taken, so they can be made one at a time, in the same memory.
-        count: divide by the number of summed entries.
+            is taken, so all can be made in the same memory.
+        count: whether to divide by the number of summed entries.
     """
     tables: list[NDArray[np.int64]] = []
     sums: list[Tensor] = []
@@ -240,7 +240,7 @@ def governed_sums(
     if not tables:
         raise UserError("no weight is governed by a free channel group: there is nothing to score")
     choices = graph.choices
-    # All rows at once. Those that are frozen, index -1, go into one more entry at the end, which is dropped.
+    # All rows at once. Frozen rows, index -1, go into one more entry at the end, which is dropped.
     rows = np.concatenate(tables) % (choices + 1)
     total = torch.zeros(choices + 1, device=sums[0].device, dtype=torch.float64)
     total.index_add_(0, torch.from_numpy(rows).to(total.device), torch.cat(sums).double())
@@ -252,7 +252,7 @@ def governed_sums(
 
 
 def _sum_but(product: Tensor, dim: int) -> Tensor:
-    """The sum over all dimensions but one; for the first two as plain sums of a matrix, which are many times faster."""
+    """The sum over all dimensions but one; for the first two by plain sums of a matrix, which are many times faster."""
     if dim == 0:
         return product.flatten(1).sum(1)
     if dim == 1:
@@ -261,12 +261,12 @@ def _sum_but(product: Tensor, dim: int) -> Tensor:
 
 
 def synflow_scores(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """z · dR/dz, R of `core.widths.proxies.synflow`; the first batch tells the shape of the inputs, nothing else."""
+    """z · dR/dz, R of `core.widths.proxies.synflow`; the first batch only gives the shape of the inputs."""
     for inputs, _ in batches:
         names = governed_weights(model, graph)
         products = ((name, product) for name, product in synflow_products(model, inputs) if name in names)
         flat = governed_sums(graph, products)
-        # R grows with the product of all layers' gains, so its logarithm's derivative is what float32 can hold.
+        # R grows with the product of all layers' gains; float32 can hold the derivative of its logarithm.
         return graph.split((flat / flat.max()).cpu())
     raise UserError("no batch to score channels with: pass at least one (inputs, targets) pair")
 
@@ -296,7 +296,7 @@ def magnitudes(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
 
 
 def _magnitudes(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, Tensor]]:
-    """|W| of the governed weights, one after the other in the same memory: fresh one would cost more than the sums."""
+    """|W| of the governed weights, one after the other in the same memory, as fresh memory costs more than the sums."""
     weights = [(name, weight.detach()) for name, weight, _ in governed_parameters(model, graph)]
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for name, weight in sorted(weights, key=lambda item: -item[1].numel()):

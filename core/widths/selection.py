@@ -23,8 +23,8 @@ from core.widths.allocation import ALLOCATIONS, Allocation, AllocationRule, equa
 from core.widths.bounds import Bounds, Fractions, IntArray, group_bounds
 from core.widths.budget import Budget, BudgetError
 
-SIZES_IN_TIME = 256  # that a clock is asked to choose from where every size is a search of its own
-LEAST_SHARE_TOLD = 0.001  # frozen FLOPs that a refused budget is worth telling of
+SIZES_IN_TIME = 256  # for the clock to choose from, where every size is a search of its own
+LEAST_SHARE_TOLD = 0.001  # of frozen FLOPs; a refused budget mentions no less
 LAYERS_TOLD = 8
 
 
@@ -37,7 +37,7 @@ class SearchResult:
         widths: group -> channels kept.
         at_floor: groups that kept only what their floor guarantees.
         at_ceiling: groups that kept all they may.
-        cost: of the result; its latency where that is limited.
+        cost: of the result, with its latency if that is limited.
         limits: the absolute limits, see `Budget.limits`.
     """
 
@@ -80,14 +80,14 @@ def search(
         graph: groups of the network to choose from (the widened one).
         scores: group -> (size,); higher is kept longer; ties are broken by the order of groups and channels.
         budget: upper limits; fractions refer to `baseline`.
-        baseline: what the baseline costs, its latency included where that is limited.
+        baseline: cost of the baseline, with its latency if that is limited.
         floor: least fraction of each group of `graph` to keep (LW-DNA's `--remain_percentage`), or patterns -> fraction
             (`core.widths.bounds`); rounded down to whole channels (to multiples of round_to), at least one.
         ceiling: largest fraction to keep, likewise.
         round_to: widths in channels are multiples of it; a group that is narrower stays whole.
         allocation: how score and cost are weighed; see `core.widths.allocation`.
-        measure: widths -> seconds; needed for a latency limit. If it is this limit that binds, no single channels are
-            added at the end: clocks are too noisy to tell whether one fits.
+        measure: widths -> seconds; needed for a latency limit. If this limit binds, no single channels are added at the
+            end: clocks are too noisy to tell whether one fits.
 
     Raises:
         BudgetError: a limit is below what floors leave, or no limit is below what ceilings allow.
@@ -136,7 +136,7 @@ class _Exact:
     rule: AllocationRule
 
     def fits(self, counts: IntArray) -> bool:
-        """Whether a network of so many choices per group is within all limits."""
+        """Whether a network with these choices per group is within all limits."""
         return all(int(self.graph.cost(kind, counts)) <= limit for kind, limit in self.limits.items())
 
     def counts(self, scores: Mapping[str, Tensor]) -> IntArray:
@@ -148,7 +148,7 @@ class _Exact:
         return _fill(blocks, self.fits, self.taken(blocks))
 
     def blocks(self, scores: Mapping[str, Tensor]) -> _Blocks:
-        """What may be added to the floors, by the rule's order."""
+        """The blocks that may be added to the floors, in the rule's order."""
         low, high, size = self.bounds.low, self.bounds.high, self.bounds.block
         values = [
             _ranked(scores[name])[1][least:most].reshape(-1, block).mean(axis=1)
@@ -170,8 +170,8 @@ def check_reachable(
         graph: the groups to choose from.
         bounds: what they may keep.
         limits: in closed form, by the names of `Cost`.
-        baseline: what the message compares with.
-        binding: whether these are all the limits that there are.
+        baseline: cost that the message compares with.
+        binding: whether there are no other limits.
 
     Raises:
         BudgetError: with the reachable range.
@@ -198,7 +198,7 @@ def _frozen(graph: ChannelGraph, kind: str) -> str:
     share = 0.0 if kind == "params" else graph.frozen_share("paper" if kind == "paper" else "macs")
     if (kind == "params" and not layers) or (kind != "params" and share < LEAST_SHARE_TOLD):
         return ""
-    if not layers:  # weights that are no layer's: those of several experts in one parameter, say
+    if not layers:  # weights of no layer: several experts in one parameter, say
         return f"; no width changes {share:.1%} of the FLOPs (trace_channels says why)"
     listed = ", ".join(layers[:LAYERS_TOLD]) + (", …" if len(layers) > LAYERS_TOLD else "")
     part = "" if kind == "params" else f" with {share:.1%} of the FLOPs"
@@ -234,7 +234,7 @@ def _in_time(
     number, seconds = _bisect_latency(task, counts_at, last, measure, limit, baseline)
     counts = counts_at(number)
     if number == last and (filled != counts).any():
-        # The clock does not bind, so the other limits are filled up, if the clock agrees to the result as a whole.
+        # The clock does not bind, so the other limits are filled up, if the result as a whole is still in time.
         # Where it binds, its noise makes adding channel by channel meaningless.
         whole = measure(task.graph.widths_at(filled))
         if whole <= limit:
@@ -260,7 +260,7 @@ def largest(fits: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _fill(blocks: _Blocks, fits: Callable[[IntArray], bool], taken: int) -> IntArray:
-    """Add, in the order of scores, what still fits. A group that once did not fit never does again: costs only grow."""
+    """Add, in the order of scores, what still fits. A group that once did not fit never fits again: costs only grow."""
     counts = blocks.counts(taken)
     rest = blocks.group[taken:]
     while len(rest):
@@ -308,14 +308,14 @@ def out_of_time(
     limit: float,
     baseline: float,
 ) -> BudgetError:
-    """The error for a latency that the narrowest network does not keep.
+    """The error for a latency limit that the narrowest network exceeds.
 
     Args:
         graph: the groups to choose from.
         bounds: what they may keep.
         measure: widths -> seconds.
         least: seconds of the narrowest network.
-        limit: seconds that are allowed.
+        limit: allowed seconds.
         baseline: seconds of the baseline.
     """
     high = measure(graph.widths_at(bounds.high))

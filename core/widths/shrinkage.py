@@ -23,7 +23,7 @@ from core.widths.scores import SCORES, score_channels
 from core.widths.selection import SearchResult, largest, out_of_time, search
 from core.widths.space import Space, open_space
 
-CLEARLY = 1.05  # clocks are noisy: what is this close may still be found
+CLEARLY = 1.05  # clocks are noisy: within this factor of the limit a network may still be found
 
 __all__ = ["Budget", "BudgetError", "SearchResult", "ShrinkConfig", "search", "shrink"]
 
@@ -48,12 +48,12 @@ def shrink(
         batches: (inputs, targets) pairs; one or a few are enough. Not read for random and uniform scores.
         loss_fn: (outputs, targets) -> scalar loss.
         config: how widths are found.
-        seed: for the widened network's weights, and for the score. The result is a function of it.
+        seed: for the widened network's weights and for the score; it determines the result.
         name: the model's name in the file; its class name by default.
-        factory: builds `model` anew; asked where the model itself does not show how it starts.
-        changes: entries of the configuration as keywords, which win over it: `widen`, `budget`, `score`, `allocation`,
+        factory: builds `model` anew; used where the model itself does not show how it starts.
+        changes: entries of the configuration as keywords, which override it: `widen`, `budget`, `score`, `allocation`,
             `floor`, `ceiling`, `round_to`, `latents`, `embedding`, `freeze`, `taps`, `ties`, `outputs`, `vanish`,
-            `keep_weights`, `inexact`. How many batches there are is up to `batches`.
+            `keep_weights`, `inexact`. The number of batches is that of `batches`.
 
     Returns:
         The architecture: widths, how they were found, what they cost.
@@ -61,7 +61,7 @@ def shrink(
     Raises:
         BudgetError: the budget cannot be met; the message gives the reachable range.
         UserError: a pattern that fits no group or no module; the message names it and close ones.
-        UserError, TraceError: see the functions above.
+        UserError, TraceError: see `trace_channels`, `score_channels` and `search`.
         TypeError: an unknown keyword; the message names close ones.
     """
     config = config.changed(changes)
@@ -100,7 +100,7 @@ def shrink(
 def _groups(
     space: Space, config: ShrinkConfig, scores: Mapping[str, Tensor], found: SearchResult
 ) -> dict[str, dict[str, float]]:
-    """Of every group the width of its floor, and the mean score of the channels that stay."""
+    """For every group, the width at its floor and the mean score of the channels that stay."""
     floors = space.graph.widths_at(fitted(space, config).bounds(space.graph).low)
     kept = {name: scores[name][indices] for name, indices in found.keep.items()}
     return {
@@ -121,11 +121,11 @@ class _Shrinkage:
     factory: Factory | None = None
     kept: list[tuple[Any, Any]] = field(default_factory=list)  # batches, where they are needed again
     counted: int = 0  # batches that the first score read
-    baseline: Cost | None = None  # its latency measured once
+    baseline: Cost | None = None  # measured once
     told: Sequence[Note] = ()  # what the first trace warned of
 
     def open(self, removed: Sequence[str] = ()) -> Space:
-        """The space of widths, without some blocks; mistakes in the limits are refused before anything is scored."""
+        """The space of widths, without some blocks; refuses mistaken limits before anything is scored."""
         space = open_space(
             self.model,
             self.inputs,
@@ -147,7 +147,7 @@ class _Shrinkage:
                               latents=config.latents, embedding=config.embedding, seed=self.seed)  # fmt: skip
 
     def search(self, space: Space, scores: Mapping[str, Tensor], **changes: Any) -> SearchResult:
-        """The widths of the best channels within the budget; with `changes` of the configuration."""
+        """The widths of the best channels within the budget; `changes` are made to the configuration."""
         return search_space(space, scores, replace(self.config, **changes), self._baseline(space))
 
     def blocks_that_see_all(self, space: Space) -> Sequence[str]:
@@ -157,13 +157,13 @@ class _Shrinkage:
         return self._as_many_as_leave_enough(last_first)[::-1]
 
     def blocks_that_vanish(self, space: Space, scores: Mapping[str, Tensor]) -> Sequence[str]:
-        """The blocks that keep too little once no floor holds them up, in the order of execution."""
+        """The blocks that keep too little once no floor keeps them, in the order of execution."""
         config = self.config
         inner = blocks_to_lift(self.model, self.inputs, space.graph)
         try:
             kept = self.search(space, scores, floor=lifted(config.floor, inner)).keep
         except BudgetError:
-            self.search(space, scores)  # fails likewise, and says what the floors leave
+            self.search(space, scores)  # fails as well, and says what the floors leave
             raise
         if config.vanish == "floor":
             least = dict(
@@ -175,9 +175,9 @@ class _Shrinkage:
         return [block for block in inner if block in gone]
 
     def _as_many_as_leave_enough(self, emptiest_first: Sequence[str]) -> Sequence[str]:
-        """The blocks, or the first of them, without which the budget can still be filled.
+        """As many of these blocks, from the first on, as the budget can still be filled without.
 
-        A limit on latency is left out of it: every answer would take a measurement.
+        A limit on latency is ignored: every answer would take a measurement.
         """
         budget = self.config.budget
         if not emptiest_first or (budget.flops is None and budget.params is None):
@@ -196,7 +196,7 @@ class _Shrinkage:
         return emptiest_first[: largest(can_be_filled, 0, len(emptiest_first))]
 
     def reading(self, batches: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
-        """The batches, counted, and kept where they are scored on once more."""
+        """The batches, counted; kept where they are needed for scoring once more."""
         for batch in batches:
             self.counted += 1
             if self.config.by_scores:
@@ -210,7 +210,7 @@ class _Shrinkage:
 
 
 def priced_baseline(space: Space, budget: Budget) -> Cost:
-    """What fractions of a budget refer to; its latency is measured where the budget limits it."""
+    """The cost to which fractions of a budget refer; latency is measured if the budget limits it."""
     if budget.latency is None:
         return space.baseline
     device = next(space.model.parameters()).device
@@ -218,7 +218,7 @@ def priced_baseline(space: Space, budget: Budget) -> Cost:
 
 
 def fitted(space: Space, config: ShrinkConfig) -> ShrinkConfig:
-    """The configuration without the patterns that fit nothing but blocks that are left out."""
+    """The configuration without the patterns that fit only blocks that are left out."""
     if not space.removed:
         return config
     groups = space.graph.groups
@@ -231,8 +231,8 @@ def search_space(
     """Search a space by scores, as the configuration says; see `core.widths.selection.search`.
 
     Args:
-        space: the baseline and its widened form. Where blocks are left out, patterns that fitted those alone are no
-            mistake.
+        space: the baseline and its widened form. Patterns that fit only blocks that are left out are
+            accepted.
         scores: group -> (size,).
         config: budget, floors, ceilings, round_to, allocation.
         baseline: see `priced_baseline`.
@@ -244,7 +244,7 @@ def search_space(
 
 
 def _clock(space: Space, baseline: Cost) -> Callable[[dict[str, int]], float]:
-    """Widths -> seconds, in turns with the baseline and in units of it: a slower machine does not move the limit."""
+    """Widths -> seconds, scaled by the baseline measured in turns: a slower machine does not move the limit."""
     device = next(space.model.parameters()).device
 
     def measure(widths: dict[str, int]) -> float:
@@ -256,11 +256,11 @@ def _clock(space: Space, baseline: Cost) -> Callable[[dict[str, int]], float]:
 
 
 def check_latency(space: Space, config: ShrinkConfig) -> None:
-    """Find out by the clock whether a space has a network that is quick enough; the search asks the same at its end.
+    """Measure whether a space has a network that is fast enough; the search measures it again at its end.
 
     Args:
         space: the baseline and its widened form, on the device that counts.
-        config: of the search; blocks that may vanish are left to that.
+        config: of the search, which alone decides on blocks that may vanish.
 
     Raises:
         BudgetError: its narrowest network takes clearly longer than the budget allows.

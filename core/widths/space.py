@@ -1,4 +1,4 @@
-"""The space that widths are searched in: the baseline's groups, the widened network and its groups."""
+"""The space of the search for widths: the baseline's groups, the widened network and its groups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Space:
         wide: the widened network, freshly initialised.
         graph: its channel groups, with the names of the baseline's.
         removed: blocks of the baseline that the widened network lacks.
-        keeps_weights: the widened network is the baseline itself (without these blocks), its weights included.
+        keeps_weights: whether the widened network is the baseline itself (without these blocks), weights included.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class Space:
 
     @property
     def baseline(self) -> Cost:
-        """What the fractions of a budget refer to."""
+        """The cost to which fractions of a budget refer."""
         return self.base_graph.price()
 
     def architecture(
@@ -57,14 +57,14 @@ class Space:
         found_by: Mapping[str, Any],
         keep: Mapping[str, Tensor] | None = None,
     ) -> Architecture:
-        """Widths of this space as the hand-over to training.
+        """Widths of this space as the architecture that training takes.
 
         Args:
             widths: group -> channels, for every group of the widened network.
             name: the model's name in the file; its class name by default.
             found_by: how the widths were found, as plain JSON.
-            keep: group -> boolean mask of the choices that are kept, where weights are. None for a search that says how
-                many, and not which: then those with the largest mean |W|.
+            keep: group -> boolean mask of the choices that are kept, where weights are kept. None for a
+                search that says how many but not which: those with the largest mean |W| are kept.
         """
         facts, kept = dict(found_by), {}
         if self.keeps_weights:
@@ -99,7 +99,7 @@ def open_space(
     told: Sequence[Note] = (),
     factory: Factory | None = None,
 ) -> Space:
-    """Trace a baseline, widen it and trace the widened network; or take it as it is, where its weights are kept.
+    """Trace a baseline, widen it and trace the widened network; where weights are kept, take the baseline as it is.
 
     Args:
         model: any CNN; it is not changed.
@@ -107,8 +107,8 @@ def open_space(
         config: growth of the widths, and how networks are traced.
         seed: for the widened network's weights; None draws from torch's global generator.
         removed: blocks that are left out before widening; see `core.surgery.depth`.
-        told: notes of an earlier trace of the baseline (`ChannelGraph.notes`), which are not warned of again.
-        factory: builds `model` anew; asked where the model itself does not show how it starts.
+        told: notes of an earlier trace of the baseline (`ChannelGraph.notes`), of which no second warning is given.
+        factory: builds `model` anew; used where the model itself does not show how it starts.
 
     Raises:
         UserError: nothing in the model is free to change; and whatever `trace_channels` and `widen` raise.
@@ -145,9 +145,9 @@ def open_space(
 def _widened(
     model: nn.Module, graph: ChannelGraph, factor: float, seed: int | None, factory: Factory | None
 ) -> nn.Module:
-    """Widened by what the model shows of its start, and by its factory where that is not enough.
+    """Widened by the start that the model itself shows, or by its factory where that is not enough.
 
-    So widths found for a network that starts by its own code do not depend on the order in which its factory draws.
+    So the widths of a network that starts by its own code do not depend on the order in which its factory draws.
     """
     if factory is None:
         return widen_model(model, graph, factor, seed=seed)
