@@ -1,8 +1,8 @@
 """Scores accumulated over the first epochs of the baseline's own training, which has to be run anyway.
 
-At the start of training one batch decides; here |Σ W · dL/dW| of every channel is added up over all steps of the first
-epochs. The run is the baseline's: same seed, same data, same learning rates. Its channels are not those of the widened
-network, so what is handed on is how scores are distributed within each group, read at the widened width.
+A single-shot score reads one batch at the start of training; here |Σ W · dL/dW| of every channel is added up over all
+steps of the first epochs. The run is the baseline's: same seed, same data, same learning rates. Its channels are not
+those of the widened network, so each widened group gets the distribution of scores of its baseline group.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def accumulate_scores(
         loss_fn: (outputs, targets) -> loss, or (loss, metrics).
         train: the recipe; its learning rates are those of the whole training.
         epochs: how many of its epochs.
-        work_dir: for checkpoints; a call that was interrupted goes on.
+        work_dir: for checkpoints; an interrupted call is resumed from them.
         fabric: device and processes.
         progress: show a bar.
 
@@ -69,7 +69,7 @@ def accumulate_scores(
     if not 1 <= epochs <= train.epochs:
         raise UserError(f"accumulated scores over {epochs} epochs: use between 1 and {train.epochs}")
     steps = epochs * len(loader)
-    fabric.to_device(model)  # before hooks are put on its weights
+    fabric.to_device(model)  # before its weights get hooks
     # In a buffer, so that the state of an interrupted run holds it.
     zeros = torch.zeros(graph.choices, dtype=torch.float64, device=fabric.device)
     model.register_buffer(BUFFER, zeros)
@@ -114,8 +114,8 @@ def stretch(scores: dict[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]
         graph: the widened network's groups, of the same names.
 
     Returns:
-        Group -> (size,), falling: at the place (i + 1/2) / size the value that the baseline's sorted scores have at
-        that fraction, linearly interpolated; beyond the first and the last they keep their values.
+        Group -> (size,), falling: choice i gets the value of the baseline's sorted scores at the fraction
+        (i + 1/2) / size, linearly interpolated; beyond the first and the last score the value stays.
     """
     stretched = {}
     for group in graph.groups:

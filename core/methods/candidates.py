@@ -1,7 +1,7 @@
 """Width allocations drawn under a closed-form budget, and the best of them by a training-free proxy.
 
-Pricing is one matrix product for thousands of allocations (`core.graph.complexity.CostModel`), so all that are drawn
-meet the budget and only the proxy costs time. Evolution goes on from the best by exchanging width between two groups.
+One matrix product prices thousands of allocations (`core.graph.complexity.CostModel`), so all that are drawn meet the
+budget and only the proxy costs time. Evolution goes on from the best by exchanging width between two groups.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ProxyConfig:
     """How allocations are drawn and improved.
 
     Args:
-        candidates: allocations that the proxy is computed for, over all rounds.
+        candidates: allocations for which the proxy is computed, over all rounds.
         rounds: 1 draws all at random; more keep the best quarter of each round and exchange width between its groups.
         spread: standard deviation of the logarithm of a group's share of width.
     """
@@ -54,7 +54,7 @@ class Limits:
     """What an allocation may cost and how wide its groups may be, in elements of the widened network.
 
     Attributes:
-        costs: the most that it may cost, by the names of `core.graph.complexity.Cost`.
+        costs: the most that an allocation may cost, by the names of `core.graph.complexity.Cost`.
         bounds: what the groups may keep.
         base: the baseline's elements, (G,), in the widened network's steps.
     """
@@ -70,7 +70,7 @@ class Limits:
 
 
 def limits_of(space: Space, config: ShrinkConfig) -> Limits:
-    """A configuration's limits in a space; one on latency is not looked at.
+    """A configuration's limits in a space; a limit on latency is ignored.
 
     Raises:
         BudgetError: the floors alone cost more, or the ceilings do not reach the budget.
@@ -84,7 +84,7 @@ def limits_of(space: Space, config: ShrinkConfig) -> Limits:
 
 
 def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> IntArray:
-    """The widest allocations of given proportions within the limits, (N, G) elements.
+    """The widest allocations of the given proportions within the limits, (N, G) elements.
 
     Args:
         graph: the widened network's groups.
@@ -93,7 +93,7 @@ def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> 
         limits: see `Limits`.
 
     Returns:
-        (N, G) whole elements, none above the budget, to none of which a single block could be added within it.
+        (N, G) whole elements: none is above the budget, and no single block can be added to any within it.
     """
     least, most, block = limits.bounds.low, limits.bounds.high, limits.bounds.block
 
@@ -113,7 +113,7 @@ def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> 
 def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
     """Add blocks in turns, one to every group that may have one more, while they fit; all allocations at once.
 
-    Groups of one proportion cross their roundings together, so scaling alone stops up to a channel of each too early.
+    Groups of one proportion are rounded up together, so scaling alone stops up to one channel per group too early.
     """
     sizes = sizes.copy()
     zeros = np.zeros_like(limits.base)
@@ -124,7 +124,7 @@ def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
     while grown:
         grown = False
         for group, (most, block) in enumerate(zip(limits.bounds.high, limits.bounds.block, strict=True)):
-            pairs = block * (block - 1) // 2  # each element of a block makes the ones after it dearer
+            pairs = block * (block - 1) // 2  # each element of a block makes the next ones dearer
             cost = {
                 kind: block * marginal[kind][:, group] + pairs * curvature[kind][group, group]
                 for kind in room
@@ -151,7 +151,7 @@ def draw(
 def exchange(
     graph: ChannelGraph, limits: Limits, parents: IntArray, spread: float, generator: np.random.Generator
 ) -> IntArray:
-    """A child of every parent: one group has got wider and another one narrower, at the same budget, (N, G)."""
+    """A child of every parent: one group gets wider and another one narrower, at the same budget, (N, G)."""
     shares = parents / limits.base
     rows = np.arange(len(parents))
     first = generator.integers(0, shares.shape[1], len(parents))
@@ -188,7 +188,7 @@ def best_by_proxy(
     per_round = [len(part) for part in np.array_split(np.arange(config.candidates), config.rounds)]
     for number, count in enumerate(per_round):
         if number == 0:
-            # The proportional allocation is one of the candidates: the search can do no worse by its own measure.
+            # The proportional allocation is a candidate, so by its own measure the search can do no worse.
             even = scale_to_budget(graph, np.ones((1, len(limits.base))), limits)
             found = np.concatenate([even, draw(graph, limits, count - 1, config.spread, generator)])
         else:

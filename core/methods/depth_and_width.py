@@ -1,13 +1,13 @@
-"""Depth and width in one objective: blocks go where the width that their FLOPs buy elsewhere is worth more.
+"""Depth and width in one objective: a block goes if its FLOPs are worth more as width elsewhere.
 
 With w_g the widths of the groups and n_s the blocks of stage s that can be left out,
 
     J = Σ_g a_g log w_g + c Σ_s log(1 + n_s)
 
 is maximised under the budget. a_g is 1 for groups outside of such blocks. The groups within the blocks of a stage share
-one weight, which is the sum of theirs at full depth. So a block that goes takes no weight with it: the first sum sees
+one weight, which is the sum of theirs at full depth. So a block that goes takes no weight with it: the first sum counts
 how wide the blocks are, and only the second one, with c, how many there are. At full depth this is
-`diminishing-returns`. Like there, the j-th channel of a group is worth a_g / j, per FLOP.
+`diminishing-returns`. As there, the j-th channel of a group is worth a_g / j, per FLOP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.widths.space import Space
 
 @dataclass(frozen=True)
 class Stages:
-    """The blocks that can be left out, by what they are added to.
+    """The blocks that can be left out, by the trunk to which they are added.
 
     Attributes:
         blocks: the blocks of each stage, in the order of execution.
@@ -44,7 +44,7 @@ class Stages:
 
 
 def stages_of(space: Space) -> Stages:
-    """Blocks belong to one stage if the same groups outside of them pass through, and their own are as wide."""
+    """Blocks belong to one stage if the same outer groups pass through them and their own groups are equally wide."""
     graph = space.base_graph
     inner = blocks_to_lift(space.model, space.inputs, graph)
     found: dict[tuple[object, ...], list[str]] = {}
@@ -78,7 +78,7 @@ def worths(graph: ChannelGraph, weight: Mapping[str, float]) -> dict[str, Tensor
 
 def objective(stages: Stages, widths: Mapping[str, int], weight: Mapping[str, float],
               removed: Sequence[str], depth: float) -> float:  # fmt: skip
-    """J of the module's head; `depth` is c."""
+    """J (see the top of this file); `depth` is c."""
     wide = sum(weight[name] * math.log(width) for name, width in widths.items())
     return wide + depth * sum(math.log(1 + left) for left in stages.left(removed))
 
@@ -89,14 +89,14 @@ def deepen_or_widen(
     opened: Callable[[Sequence[str]], Space],
     found: Callable[[Space, Mapping[str, Tensor]], SearchResult],
 ) -> tuple[Space, SearchResult, float]:
-    """Leave out, from full depth on, the block whose removal raises J most, the last of its stage, until none does.
+    """From full depth on, leave out the block whose removal raises J most, until none does; always the last of a stage.
 
-    A stage whose blocks had groups of their own keeps one of them, whose widths carry the stage's weight.
+    A stage whose blocks had groups of their own keeps one block, whose groups carry the stage's weight.
 
     Args:
         full: the space at full depth.
         depth: c.
-        opened: blocks -> the space without them.
+        opened: blocks -> the space without these blocks.
         found: (space, scores) -> the widths within the budget.
 
     Returns:
@@ -124,7 +124,7 @@ def deepen_or_widen(
             space = opened([block for block in stages.inner if block in gone])
             try:
                 candidates.append(valued(space))
-            except BudgetError:  # what is left cannot fill the budget, or is held up by floors
+            except BudgetError:  # the rest cannot fill the budget, or floors keep it above
                 continue
         better = max(candidates, key=lambda item: item[2], default=best)
         if better[2] <= best[2]:

@@ -6,13 +6,13 @@ minimises
     L(z, θ) + λ Σ_g ||z_g||_1
 
 by proximal gradient: an optimiser step on the loss, then soft-thresholding of every latent by λ · lr, except in groups
-that have no more than their least number of latents of magnitude τ left. Every so many steps the FLOPs of the network
+that are down to their least number of latents of magnitude τ. Every so many steps the FLOPs of the network
 that keeps the latents above τ are compared with the target, as fractions of the widened network's; the search ends when
 the excess is at most `stop_limit`, or after `max_epochs`. Unlike a single-shot score this costs epochs of training.
 
-Deviations: the authors' network is the mask at that moment, up to `stop_limit` above the target, and goes on with the
-sliced weights. Here |z| is the score of the same exact search that all methods share, so that the result is within
-the budget to one channel, and the network starts afresh.
+Deviations: the authors take the mask at that moment, up to `stop_limit` above the target, and go on with the sliced
+weights. Here |z| is the score for the exact search that all methods share, so the result fills the budget to within
+one channel, and the network starts afresh.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from core.widths.space import Space
 
 @dataclass(frozen=True)
 class DhpConfig:
-    """The search; defaults are those of the authors' MobileNetV2 on Tiny-ImageNet (ResNet20: strength 2e-4).
+    """Settings of the search; by default the authors' for MobileNetV2 on Tiny-ImageNet (ResNet20: strength 2e-4).
 
     Args:
         strength: λ.
-        threshold: τ, the magnitude from which on a latent counts as alive.
+        threshold: τ, the least magnitude of a latent that counts as alive.
         stop_limit: excess over the target, as a fraction of the widened network's FLOPs, at which the search ends.
-        max_epochs: the search ends after so many epochs at the latest.
+        max_epochs: epochs after which the search ends at the latest.
         check_every: optimiser steps between looks at the FLOPs.
         embedding: size of the hypernetworks' embedding.
         schedule: learning rate of the search (the recipe's optimiser is used).
@@ -73,7 +73,7 @@ class DhpResult:
     Attributes:
         architecture: widths within the budget.
         steps: optimiser steps taken.
-        epochs: the same in epochs.
+        epochs: these steps in epochs.
         excess: FLOPs above the target at the end, as a fraction of the widened network's.
         reached: whether the stop rule ended the search, and not the last epoch.
     """
@@ -103,7 +103,7 @@ def dhp_search(
     name: str | None = None,
     progress: bool = False,
 ) -> DhpResult:
-    """Search widths by proximal gradient; interrupted at any time, the same call goes on.
+    """Search widths by proximal gradient; after an interruption at any time, the same call goes on.
 
     Args:
         space: the baseline, its widened form and their groups.
@@ -164,7 +164,7 @@ def dhp_search(
         )
     except _Reached:
         reached = True
-    steps = done or dhp.max_epochs * len(loader)  # a search that had ended before takes no step
+    steps = done or dhp.max_epochs * len(loader)  # a search that has already ended takes no step
     scores = {group: z.detach().abs().float().cpu() for group, z in latents.split(latents.z).items()}
     found = search_space(space, scores, config, priced_baseline(space, config.budget))
     result = {

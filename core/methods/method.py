@@ -1,4 +1,4 @@
-"""A way of finding widths: what it is asked, what it finds, and which settings it obeys, refuses and needs."""
+"""A way of finding widths: its request, its result, and which settings it obeys, refuses and needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from core.training.train import TrainConfig
 from core.widths.config import ShrinkConfig
 from core.widths.space import Space, open_space
 
-NO_SCORES = frozenset({"allocation", "vanish", "latency"})  # what means nothing where nothing is scored
+NO_SCORES = frozenset({"allocation", "vanish", "latency"})  # meaningless where nothing is scored
 YOUNG: dict[str, Any] = {
     "vanish": 0.0,
     "taps": (),
@@ -38,7 +38,7 @@ class SearchConfig:
     Args:
         dhp: DHP's proximal gradient.
         proxy: candidates for the training-free proxies.
-        accumulate_epochs: epochs of the baseline's training that `accumulated` looks at.
+        accumulate_epochs: epochs of the baseline's training over which `accumulated` adds up.
         tilt: logarithm of the ratio of widths between the ends of a hand-made tilt.
         depth: what depth is worth beside widths; see `core.methods.depth_and_width`.
     """
@@ -74,11 +74,11 @@ class Request:
 
     @property
     def seed(self) -> int:
-        """Of the repetition."""
+        """The seed of the repetition."""
         return self.train.seed
 
     def epochs(self, batches: int) -> float:
-        """So many scoring batches in epochs of the training set."""
+        """A number of scoring batches, in epochs of the training set."""
         loader = self.subject.train_loader(self.train.batch_size, self.seed)
         return batches * self.shrink.batch_size / (len(loader) * self.train.batch_size)
 
@@ -90,7 +90,7 @@ class Found:
     Attributes:
         architecture: the widths.
         epochs: images that went forward and backward through some network, in epochs of the training set.
-        baseline_epochs: the same, weighed by that network's FLOPs over the baseline's.
+        baseline_epochs: these epochs, weighed by that network's FLOPs over the baseline's.
     """
 
     architecture: Architecture
@@ -106,14 +106,14 @@ class Method:
         summary: one line for tables.
         find: the search.
         change: entries of `ShrinkConfig` that make the method what it is.
-        refuses: of "allocation", "vanish", "latency" (of the budget) and "weights" (that are kept) what means nothing
-            to it. All else it obeys.
-        whole: it runs the whole network while it searches, so that no part can be searched alone.
+        refuses: those of "allocation", "vanish", "latency" (of the budget) and "weights" (that are kept) that mean
+            nothing to it. It obeys all others.
+        whole: whether it runs the whole network while it searches, so that no part can be searched alone.
         uses: entries of `SearchConfig` that its result depends on.
         trains: whether its result depends on the training recipe.
-        needs: limits of the budget that its search goes by: "flops".
-        adapt: what it makes of the configuration besides. Keys of stored results are made of what it was before.
-        package: an optional package that it needs, as it is imported, and the extra that brings it.
+        needs: limits of the budget without which it cannot search: "flops".
+        adapt: further changes to the configuration. Keys of stored results are made before these.
+        package: the import name of an optional package that it needs, and the extra that installs it.
     """
 
     summary: str
@@ -140,11 +140,11 @@ class Method:
         Args:
             name: the method's, for the message.
             shrink: the protocol's.
-            subject: whose widths are searched, where that is known.
+            subject: whose widths are searched, if that is known.
 
         Raises:
-            UserError: a setting that means nothing to the method, or that is not allowed, or a part of a network for
-                one that runs the whole.
+            UserError: a setting means nothing to the method or is not allowed, or the subject is a part and the method
+                runs whole networks.
         """
         if shrink.keep_weights and "weights" in self.refuses:
             raise UserError(
@@ -171,10 +171,10 @@ class Method:
             )
 
     def check(self, name: str, shrink: ShrinkConfig, subject: Subject) -> None:
-        """Find out beforehand all that would stop the search for a subject, but whether the budget can be reached.
+        """Find out beforehand what would stop the search for a subject, except a budget that cannot be reached.
 
         Raises:
-            UserError: see `check_config`; or the budget lacks the limit that the search goes by.
+            UserError: see `check_config`; or the budget lacks a limit that the search needs.
             MissingData: see `check_installed`.
         """
         self.check_installed()
@@ -196,7 +196,7 @@ class Method:
             )
 
     def config(self, shrink: ShrinkConfig) -> ShrinkConfig:
-        """The settings that its search goes by."""
+        """The settings with which it searches."""
         return self.adapt(self.settings(shrink))
 
     def decided_by(self, request: Request) -> dict[str, Any]:
@@ -218,9 +218,9 @@ class Method:
 
 
 def without_young(parts: dict[str, Any], young: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data without the entries that stand at their defaults and are younger than the first stores.
+    """Plain data without the entries that are at their defaults and younger than the first stores.
 
-    Keys of stored results are made of such data, so results from before an entry existed are found after it.
+    Keys of stored results are made of such data, so results stored before an entry existed are still found.
 
     Args:
         parts: the data.
@@ -230,7 +230,7 @@ def without_young(parts: dict[str, Any], young: Mapping[str, Any]) -> dict[str, 
 
 
 def open_request(request: Request) -> Space:
-    """The space that a request searches in; its limits are looked at before anything is trained.
+    """The space of a request; its limits are checked before anything is trained.
 
     Raises:
         UserError: see `core.widths.bounds.group_bounds`.

@@ -1,10 +1,10 @@
 """Torch-Pruning as an outside peer: widths from its pruner, at our budget.
 
-It gets the same widened network, fresh, the lowest floor as its largest pruning ratio, and the same batches; how it
-couples layers and ranks channels is its own. What it gives is brought to the nearest widths that floors, ceilings and
-`round_to` allow. Its `pruning_ratio` is bisected on fresh copies until no larger network is within the budget, counted
-by our closed form. Where weights are kept (`ShrinkConfig.keep_weights`) it gets the trained network, and the channels
-that it leaves are those that are kept.
+It gets the same widened network, fresh, the same batches, and the lowest floor as its largest pruning ratio; how it
+couples layers and ranks channels is its own. Its widths are moved to the nearest that floors, ceilings and `round_to`
+allow. `pruning_ratio` is bisected on fresh copies until no larger network is within the budget, counted by our closed
+form. Where weights are kept (`ShrinkConfig.keep_weights`) it gets the trained network, and the channels that it leaves
+are kept.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def prune(request: Request, *, importance: str) -> Found:
         ranking = torch_pruning.importance.GroupTaylorImportance()
 
     def pruned(ratio: float) -> tuple[IntArray, dict[str, IntArray]]:
-        """Choices per group, (G,), and by layer the rows that are left."""
+        """Choices per group, (G,), and layer -> the rows that are left."""
         model = copy.deepcopy(wide)
         for copied, original in zip(model.parameters(), wide.parameters(), strict=True):
             copied.grad = None if original.grad is None else original.grad.clone()  # deepcopy drops them
@@ -101,7 +101,7 @@ def prune(request: Request, *, importance: str) -> Found:
 
 
 def _left(space: Space, rows: Mapping[str, IntArray]) -> dict[str, Tensor]:
-    """Scores by which the channels that the library left come first; by |W| where floors or multiples want others."""
+    """Scores that rank the channels that the library left first; the rest, for floors and multiples, by |W|."""
     scores = {name: value / (1 + value.max()) for name, value in magnitudes(space.wide, space.graph).items()}
     flat = torch.cat(list(scores.values()))
     for name, left in rows.items():
@@ -122,7 +122,7 @@ def _accumulate_gradients(model: nn.Module, request: Request) -> None:
 
 
 def _outputs(space: Space, model: nn.Module) -> list[nn.Module]:
-    """Layers that must stay, which the library has to be told: those whose outputs are frozen in our groups."""
+    """Layers that the library must leave alone: those whose outputs are frozen in our groups."""
     layers = (nn.modules.conv._ConvNd, nn.Linear)
     free = set(space.graph.producers)
     return [
@@ -142,7 +142,7 @@ def _rows(model: nn.Module, name: str) -> int:
 
 
 def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
-    """Elements of every group in the pruned network, (G,); of groups that are only tied on request, their mean.
+    """Elements of every group in the pruned network, (G,); for groups that are tied only on request, their mean.
 
     Raises:
         UserError: the library cut layers apart that share a group.

@@ -1,8 +1,8 @@
 """Every way of finding widths under one name: scores, allocations, proxies, DHP, hand-made controls.
 
-A method (`core.methods.method`) turns a task, a protocol and a seed into an `Architecture` within the budget; how its
-network is trained is the same for all (`core.experiments.trainings.train_network`). `METHODS` is what `--controls`,
-`--method` and `python -m benchmarks.hypothesis --methods` know.
+A method (`core.methods.method`) turns a task, a protocol and a seed into an `Architecture` within the budget; the
+networks of all methods are trained alike (`core.experiments.trainings.train_network`). `METHODS` lists the names for
+`--controls`, `--method` and `python -m benchmarks.hypothesis --methods`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def find(name: str, request: Request, methods: dict[str, Method] | None = None) 
     """Widths by the method called `name`.
 
     Raises:
-        UserError: there is no such method, or its search cannot be done (see `Method.check_config`); the message says
-            what to change.
+        UserError: there is no such method, or it cannot search with these settings (see `Method.check_config`); the
+            message says what to change.
         MissingData: see `Method.check_installed`.
     """
     methods = METHODS if methods is None else methods
@@ -60,13 +60,13 @@ def _by_score(request: Request) -> Found:
         with seeded(request.seed):
             baseline = request.subject.searched().model
         short = growth[0] * architecture.graph(baseline).price().paper / architecture.costs[1].paper
-        # Scores that say which blocks go are followed by those of the network without them.
+        # If scores decide which blocks go, the network without these blocks is scored as well.
         growth = [*growth, short] if request.shrink.by_scores else [short]
     return Found(architecture, epochs * len(growth), epochs * sum(growth))
 
 
 def _leaving_blocks_out(config: ShrinkConfig) -> ShrinkConfig:
-    """Blocks go that would have to be held up by their floor, unless the protocol sets another limit."""
+    """Leave out blocks that only their floor would keep, unless the protocol sets another limit."""
     own: float | Literal["floor"] = "floor" if isinstance(config.floor, Mapping) else config.floor
     return replace(config, vanish=config.vanish or own)
 

@@ -1,4 +1,4 @@
-"""What methods search in: a network that trains on some data, or a part of it; and its widths, found by scores."""
+"""Where methods search: a network that trains on some data, or a part of it; and its widths, found by scores."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Part:
     """A part of a task's network whose widths are searched while the rest keeps its own: a tracker's backbone.
 
     Attributes:
-        name: what it is called in reports: "backbone".
-        build: the part with its regular widths, freshly initialised from torch's global generator.
+        name: its name in reports: "backbone".
+        build: the part at its regular widths, freshly initialised from torch's global generator.
         example_inputs: of the part; only shapes matter.
         batch: a training batch's (inputs, targets) -> (inputs of the part, what the loss needs besides its outputs).
         loss_fn: (outputs of the part at any widths, the rest) -> loss.
@@ -51,7 +51,7 @@ class Pretrained:
         checksum: of the weights as they are used.
         build: the baseline, or the part of it that is searched, with these weights; what they do not cover, a head of
             another size, is freshly initialised from torch's global generator.
-        notes: what is to be said of them; sentences.
+        notes: sentences about the weights, for reports.
     """
 
     source: str
@@ -61,11 +61,11 @@ class Pretrained:
 
 
 class Searched(NamedTuple):
-    """What `core.shrink` and `core.trace_channels` take of a task.
+    """What a task hands to `core.shrink` and `core.trace_channels`.
 
     Attributes:
         model: freshly initialised.
-        example_inputs: of it.
+        example_inputs: of the model.
     """
 
     model: nn.Module
@@ -82,8 +82,8 @@ class Subject:
         example_inputs: what one sample looks like to the network; only shapes matter.
         train_loader: (batch size, seed) -> training batches.
         loss_fn: (outputs, targets) -> loss, or (loss, metrics by name).
-        part: what is searched, where that is not the whole network; FLOPs and parameters are then the part's.
-        pretrained: weights of what is searched that were trained before; None where there are none.
+        part: the part that is searched, where that is not the whole network; FLOPs and parameters are then the part's.
+        pretrained: trained weights of the network or part that is searched; None where there are none.
     """
 
     model_name: str
@@ -95,13 +95,13 @@ class Subject:
     pretrained: Pretrained | None = None
 
     def searched(self, keep_weights: bool = False) -> Searched:
-        """What widths are searched in: the whole network or its part, freshly initialised.
+        """The network whose widths are searched, or its part, freshly initialised.
 
         Args:
-            keep_weights: with the trained weights instead (`ShrinkConfig.keep_weights`).
+            keep_weights: whether to give it the trained weights instead (`ShrinkConfig.keep_weights`).
 
         Raises:
-            UserError: there are none.
+            UserError: there are no trained weights.
         """
         example_inputs = self.example_inputs if self.part is None else self.part.example_inputs
         if keep_weights:
@@ -114,11 +114,11 @@ class Subject:
 
     @property
     def searched_factory(self) -> Callable[[], nn.Module]:
-        """Builds what widths are searched in."""
+        """Builds the network or part whose widths are searched."""
         return self.build if self.part is None else self.part.build
 
     def traced(self, config: ShrinkConfig) -> ShrinkConfig:
-        """The configuration with which the subject is traced: what a part returns may change unless it is frozen."""
+        """The configuration with which the subject is traced: the outputs of a part may change unless frozen."""
         free = self.part is not None and config.outputs == "single"
         return replace(config, outputs="free") if free else config
 
@@ -164,7 +164,7 @@ def find_architecture(
 
 
 def first_batches(subject: Subject, config: ShrinkConfig, seed: int) -> Iterable[tuple[Any, Any]]:
-    """The first `config.batches` batches of the data set, from the second epoch on where the first has not as many."""
+    """The first `config.batches` batches of the data set; if the first epoch has fewer, those of the next follow."""
     loader = subject.train_loader(config.batch_size, seed)
     endless = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
     return itertools.islice(endless, config.batches if len(loader) else 0)

@@ -39,8 +39,8 @@ def tilted_shares(space: Space, *, depth: float = 0.0, trunk: float = 0.0) -> Fl
 
     Args:
         space: the groups, in the order of execution.
-        depth: the last group is exp(depth) times as wide, relative to the baseline, as the first; groups between lie
-            on a geometric line by their place in the order of execution.
+        depth: relative to the baseline, the last group is exp(depth) times as wide as the first; the factors of the
+            groups between grow geometrically with their place in the order of execution.
         trunk: trunk groups are exp(trunk) times as wide as the others.
     """
     position = np.linspace(-0.5, 0.5, len(space.graph.groups))
@@ -51,7 +51,7 @@ def tilted_shares(space: Space, *, depth: float = 0.0, trunk: float = 0.0) -> Fl
 def tilted_widths(
     space: Space, config: ShrinkConfig, *, depth: float = 0.0, trunk: float = 0.0
 ) -> dict[str, int]:
-    """The widest network of the tilted proportions within the configuration's limits: group -> channels.
+    """The widest network of these proportions within the configuration's limits: group -> channels.
 
     Raises:
         UserError: see `core.methods.candidates.limits_of`.
