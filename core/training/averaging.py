@@ -15,21 +15,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 def warmed_up(decay: float, updates: int) -> float:
     """The decay after `updates` updates: min(decay, (1 + updates) / (10 + updates)).
 
-    The rule of TensorFlow's `tf.train.ExponentialMovingAverage` (`num_updates`): without it an average of few steps
-    is mostly the first step's weights, which have learned nothing.
+    The rule of TensorFlow's `tf.train.ExponentialMovingAverage` (`num_updates`): without it an average over few
+    steps consists mostly of the first step's weights, which have learned nothing.
     """
     return min(decay, (1 + updates) / (10 + updates))
 
 
 def running_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An average of `model`'s parameters, its decay warmed up; buffers are the model's of the last update.
+    """An average of `model`'s parameters, its decay warmed up; buffers are the model's at the last update.
 
     Counters and the vectors of spectral norm are right as they are; running statistics of normalisation layers are not
     (see `recompute_statistics`).
     """
 
     def update(averages: Any, weights: Any, _: Any) -> None:
-        # Counted on the CPU: reading the counter that is handed in would wait for a GPU at every step.
+        # Counted on the CPU: reading the counter in the arguments would wait for a GPU at every step.
         now = warmed_up(decay, int(average.n_averaged))
         get_ema_multi_avg_fn(now)(averages, weights, average.n_averaged)
 
@@ -46,9 +46,9 @@ def recompute_statistics(
 ) -> int:
     """Measure the running statistics of normalisation layers anew, as the plain mean over batches.
 
-    Those that a network gathered with other weights do not fit averaged ones (Izmailov et al., UAI 2018, section 3.2).
-    Only the layers that are normalised by batches in training do so here; all else is in eval mode, so that nothing
-    random is drawn and no other buffer changes. Layers that no batch reaches keep what they have.
+    Statistics that a network gathered with other weights do not fit averaged ones (Izmailov et al., UAI 2018, section
+    3.2). Only layers that normalise by batches in training do so here; all others are in eval mode, so that nothing
+    random is drawn and no other buffer changes. Layers that no batch reaches keep their statistics.
 
     Args:
         module: changed in place, left in eval mode.
@@ -59,7 +59,7 @@ def recompute_statistics(
     Returns:
         How many layers were measured.
     """
-    module.train()  # a network may keep layers frozen that are in eval mode even then
+    module.train()  # a network may keep frozen layers in eval mode even then
     norms = [
         part
         for part in module.modules()
@@ -71,7 +71,7 @@ def recompute_statistics(
 
     def count(norm: Any, inputs: Any) -> None:
         if not calls[norm]:
-            norm.reset_running_stats()  # else what is not finite would stay so
+            norm.reset_running_stats()  # otherwise statistics that are not finite would stay so
         calls[norm] += 1
         norm.momentum = 1 / calls[norm]
 

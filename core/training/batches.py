@@ -1,4 +1,4 @@
-"""Batches that the processes of torch's DataLoader prepare, also where the system ends one of these processes."""
+"""Batches from the worker processes of torch's DataLoader, also where the system kills one of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-# What the first process meets where a batch of one that has died was just being taken over: torch says nothing then.
+# What the first process meets if a worker died while its batch was being received: torch says nothing then.
 _PIPE_ENDED = (EOFError, ConnectionError, FileNotFoundError)
 
 
 def batches_of(loader_from: Callable[[int], DataLoader], start: int = 0) -> Iterator[Any]:
-    """The batches of an epoch. Where a process that prepares them dies, others begin anew at the batch that is missing.
+    """The batches of an epoch. If a process that prepares them dies, new ones start at the missing batch.
 
     Args:
-        loader_from: the loader of the epoch's batches from a number on; a batch is a function of its number.
-        start: the first one's number.
+        loader_from: number -> a loader of the epoch's batches from this one on; a batch is a function of its number.
+        start: number of the first batch.
 
     Raises:
-        RuntimeError: another one has died.
+        RuntimeError: a second process has died.
     """
     died = False
     while True:
@@ -38,7 +38,7 @@ def batches_of(loader_from: Callable[[int], DataLoader], start: int = 0) -> Iter
             how = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
             what = f"a process that prepares batches has died ({how})"
             if died:
-                advice = "out of memory? take fewer data.workers"
+                advice = "out of memory? reduce data.workers"
                 raise RuntimeError(f"{what}, the second one of this epoch; {advice}") from error
             died = True
             warnings.warn(f"{what}: batches from {start} on are prepared again", stacklevel=2)
@@ -52,9 +52,9 @@ def _tells_of_death(error: Exception) -> bool:
 
 
 def _undisturbed(loader: DataLoader) -> Iterator[Any]:
-    """What `loader` yields; its processes' deaths are told here, within five seconds.
+    """What `loader` yields; a process that dies raises an error here, within five seconds.
 
-    torch's handler of SIGCHLD would raise wherever the first process is just then, in the midst of a training step.
+    torch's handler of SIGCHLD would raise it wherever the first process is at that moment, such as in a training step.
     """
     ours = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if ours else None

@@ -15,7 +15,7 @@ from lightning_fabric.strategies import DDPStrategy
 from core.errors import MissingData, NonFiniteOutput, UserError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-_SEARCH = timedelta(days=1)  # that a search for widths in the first process may take, while the others wait
+_SEARCH = timedelta(days=1)  # how long the others wait for a search for widths in the first process
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,19 +50,19 @@ def make_fabric(
         devices=[int(index)] if index else devices,
         num_nodes=num_nodes,
         precision=precision,
-        # Networks may have parameters that a batch does not use, all or some: the processes then still agree. torch
-        # prints that it should be off where the first batch uses all: of the next one it does not know.
+        # A batch may leave parameters unused, in some processes or all: with this option they still agree. If the first
+        # batch uses all, torch advises to turn it off, without knowing the next ones.
         strategy=DDPStrategy(find_unused_parameters=True, timeout=_SEARCH) if world > 1 else "auto",
     )
     if world > 1:
         fabric.launch()
-        # The groups' threads have to end before the interpreter does, else C++ may abort a process that is done.
+        # The groups' threads have to end before the interpreter does, or C++ may abort a process that is done.
         atexit.register(_leave_processes)
     return fabric
 
 
 def alone(fabric: Fabric) -> Fabric:
-    """For work that one of several launched processes does for all: the same device and precision, and no others."""
+    """A fabric of the same device and precision but one process, for work that one launched process does for all."""
     if fabric.world_size == 1:
         return fabric
     device = fabric.device
@@ -74,13 +74,13 @@ def alone(fabric: Fabric) -> Fabric:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The one device of a command that does not train.
+    """The device of a command that does not train.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        UserError: it is not there.
+        UserError: the device is not there.
     """
     accelerator, index = _parse(device, 1)
     if accelerator == "auto":
@@ -90,10 +90,10 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def _parse(device: str, devices: int) -> tuple[str, str]:
-    """What stands before and after the colon of a device that is there.
+    """What stands before and after the colon of a device, which has to be there.
 
     Raises:
-        UserError: it is not there.
+        UserError: the device is not there.
     """
     accelerator, _, index = device.partition(":")
     if accelerator not in ("auto", "cpu", "cuda", "mps") or (
@@ -114,7 +114,7 @@ def _parse(device: str, devices: int) -> tuple[str, str]:
 
 
 def gathered(value: Any) -> list[Any]:
-    """What every process has for `value`, by rank; every process has to call it. [value] where there is only one."""
+    """The `value` of every process, by rank; every process has to call it. [value] where there is only one."""
     if not _several():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
@@ -123,10 +123,10 @@ def gathered(value: Any) -> list[Any]:
 
 
 def in_all(work: Callable[[], T]) -> list[T]:
-    """What `work` gives in every process, by rank; every process has to call it.
+    """What `work` returns in every process, by rank; every process has to call it.
 
     Raises:
-        UserError, MissingData, NonFiniteOutput: `work` did in one of them; all raise the first one's.
+        UserError, MissingData, NonFiniteOutput: raised by `work` in a process; all processes raise the first one.
     """
     value: T | None = None
     failed: UserError | MissingData | NonFiniteOutput | None = None
@@ -144,7 +144,7 @@ def in_all(work: Callable[[], T]) -> list[T]:
 
 
 def shared_out(items: Sequence[T], judge: Callable[[T], R]) -> list[R]:
-    """`judge` of every item, in order; the processes share the items out, and every process has to call it.
+    """`judge` of every item, in order; the processes share the items, and every process has to call it.
 
     Raises:
         UserError, MissingData, NonFiniteOutput: see `in_all`.
@@ -162,7 +162,7 @@ def place_among_processes() -> tuple[int, int]:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes for all."""
+    """Whether this is the process that prints and writes for all."""
     return not _several() or torch.distributed.get_rank() == 0
 
 

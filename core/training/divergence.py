@@ -1,7 +1,7 @@
 """Trainings whose numbers stopped being finite: the error, its record on disk, and going on at a lower rate.
 
-`divergences.json`, beside the states, is the record of it. With it a resumed run may change one thing in its recipe, to
-a lower learning rate, and a report says that there was a divergence.
+`divergences.json`, beside the states, records this. With it a resumed run may change its recipe in one thing, a lower
+learning rate, and reports say that there was a divergence.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Divergence:
         what: what was not finite.
         epoch: in which it was seen, counted from 1.
         step: optimiser steps taken by then.
-        lr: the recipe's learning rate (the schedule's factor left out).
-        kept_step: steps taken in the state that was gone back to; 0 where the training starts anew.
+        lr: the recipe's learning rate (without the schedule's factor).
+        kept_step: steps of the state to which the training went back; 0 where it starts anew.
         lowered_to: the recipe's learning rate from that state on; None while nobody has lowered it.
     """
 
@@ -42,7 +42,7 @@ class Divergence:
     def __str__(self) -> str:
         text = f"diverged at step {self.step} (epoch {self.epoch}) at learning rate {self.lr:g}: {self.what}"
         if self.lowered_to is None:
-            return f"{text}; gone on at the same rate"
+            return f"{text}; continued at the same rate"
         start = f"from step {self.kept_step} on" if self.kept_step else "started anew"
         return f"{text}; {start} at {self.lowered_to:g}"
 
@@ -53,9 +53,9 @@ class TrainingDiverged(RuntimeError):
     Args:
         divergence: what happened.
         lr: the learning rate of that step.
-        kept: the state that is left to go on from, in words; None without one.
+        kept: the state from which the training can go on, in words; None if there is none.
         least: the lowest learning rate that the recipe allows.
-        trial: which training of an experiment it was.
+        trial: name of the training within an experiment.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TrainingDiverged(RuntimeError):
         if kept is None:
             left = f"there is no good state to return to; {lower} starts this training anew at a lower rate"
         else:
-            left = f"kept is the last good state, {kept}; {lower} goes on from it at a lower rate"
+            left = f"the last good state is kept ({kept}); {lower} goes on from it at a lower rate"
         super().__init__(
             f"{f'{trial}: ' if trial else ''}training diverged: {divergence.what} at {where}; {left}; "
             "a new run may also add warm-up epochs or set clip_grad_norm"
@@ -100,7 +100,7 @@ def read_divergences(folder: str | Path) -> tuple[Divergence, ...]:
 
 
 def write_divergences(folder: str | Path, divergences: tuple[Divergence, ...]) -> None:
-    """Write the record; an empty one is no file."""
+    """Write the record; an empty record removes the file."""
     path = Path(folder) / FILE
     if divergences:
         write_json(path, [dataclasses.asdict(divergence) for divergence in divergences])
@@ -109,18 +109,18 @@ def write_divergences(folder: str | Path, divergences: tuple[Divergence, ...]) -
 
 
 def added(divergences: tuple[Divergence, ...], new: Divergence) -> tuple[Divergence, ...]:
-    """The record with one more; one after which nobody lowered the rate has merely happened again."""
+    """The record with a new divergence, which replaces one after which nobody lowered the rate: it happened again."""
     earlier = divergences[:-1] if awaits_lower_rate(divergences) else divergences
     return (*earlier, new)
 
 
 def awaits_lower_rate(divergences: tuple[Divergence, ...]) -> bool:
-    """Whether the training's last word is a divergence."""
+    """Whether a divergence is the last thing on record, with no lower rate after it."""
     return bool(divergences) and divergences[-1].lowered_to is None
 
 
 def goes_on_lower(folder: str | Path) -> bool:
-    """Whether the training in `folder` ended with a divergence: one that has finished since has no rate to lower."""
+    """Whether the training in `folder` ended with a divergence; a training that has since finished did not."""
     return not RunFiles(Path(folder)).weights.exists() and awaits_lower_rate(read_divergences(folder))
 
 
@@ -130,13 +130,13 @@ def settle_rate(
     """The recipe with which a training that may have diverged goes on.
 
     Args:
-        config: the recipe that is asked for: the one that the training began with, or the same at a lower rate.
-        divergences: its record.
+        config: the recipe that is asked for: the one with which the training began, or that one at a lower rate.
+        divergences: the training's record.
 
     Returns:
-        The recipe at the rate that holds now, the recipe that the training began with, and the record after that.
-        Allowed are the first rate, the present one and, after a divergence, a lower one. A `config` with any other rate
-        is another recipe: it is returned as it is, with an empty record.
+        The recipe at the rate that holds now, the recipe with which the training began, and the record after this. The
+        first rate is allowed, the present one and, after a divergence, a lower one. A `config` with any other rate is
+        another recipe: it is returned as it is, with an empty record.
     """
     if not divergences:
         return config, config, ()
@@ -155,11 +155,11 @@ def with_rate(config: TrainConfig, lr: float) -> TrainConfig:
 
 
 def lowered_rate(config: Any, stored: Any, folder: Path) -> tuple[Any, float | None]:
-    """After a divergence the learning rate, and nothing else, may be lower than in the stored protocol.
+    """Allow a learning rate below the stored protocol's after a divergence, and no other change.
 
     Args:
         config: the protocol that is asked for; its field `train` is a `TrainConfig`.
-        stored: the one that the work directory holds, or None.
+        stored: the protocol in the work directory, or None.
         folder: the work directory.
 
     Returns:

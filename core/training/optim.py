@@ -31,7 +31,7 @@ def learning_rate_factor(config: TrainConfig, epoch: int) -> float:
 
 
 def schedule_notes(config: TrainConfig) -> list[str]:
-    """What a reader of a recipe might take for granted, and is not so, or changes on the way: one sentence each."""
+    """Where a training departs from what its recipe suggests, or changes on the way: one sentence each."""
     schedule, epochs = config.schedule, config.epochs
     notes = []
 

@@ -1,4 +1,4 @@
-"""How long a training takes, from its first steps on."""
+"""How long a training takes, estimated from its first steps on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MEASURED_SECONDS = 3.0  # whichever comes first, after a first step that also wa
 
 @dataclass(frozen=True)
 class Pace:
-    """What a training takes at the speed that was measured.
+    """How long a training takes at the measured speed.
 
     Attributes:
-        left: seconds for what is left of it.
+        left: seconds that are left.
         whole: seconds from its start to its end.
-        evaluated: whether evaluations are in them: their time is known once there was one.
+        evaluated: whether these include evaluations, whose time is known after the first one.
     """
 
     left: float
@@ -31,9 +31,9 @@ class PaceMeter:
     Args:
         epochs: of the training.
         batches: per epoch.
-        eval_every: evaluations come after so many epochs, and after the last.
-        tell: told twice at most: after the first steps, and after the first evaluation.
-        clock: seconds.
+        eval_every: epochs between evaluations; one follows the last epoch.
+        tell: called twice at most: after the first steps, and after the first evaluation.
+        clock: the present time in seconds.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class PaceMeter:
         self._told = False
 
     def start_epoch(self) -> None:
-        """What lies between epochs is no step's time."""
+        """Leave the time between epochs out of the steps."""
         self._first = None
 
     def advance(self, epoch: int, batch: int) -> None:
-        """`batch` batches of epoch `epoch`, counted from 0, are done."""
+        """Note that `batch` batches of epoch `epoch` (from 0) are done."""
         now = self._clock()
         if self._first is None:
             self._first = now, batch
@@ -68,7 +68,7 @@ class PaceMeter:
             self._say(epoch, batch)
 
     def end_epoch(self, epoch: int, seconds: float, evaluated: bool) -> None:
-        """Epoch `epoch` is done, and so is what comes after it, in `seconds`, an evaluation if it was `evaluated`."""
+        """Note that epoch `epoch` is done; what followed took `seconds`, with an evaluation if it was `evaluated`."""
         if evaluated:
             first = self._evaluation is None
             self._evaluation = seconds
@@ -76,7 +76,7 @@ class PaceMeter:
                 self._say(epoch + 1, 0)
 
     def left(self, epoch: int, batch: int) -> float | None:
-        """Seconds from `batch` of epoch `epoch` to the training's end; None before they are known."""
+        """Seconds from `batch` of epoch `epoch` to the training's end; None until the speed is known."""
         if self._per_batch is None:
             return None
         evaluations = sum(self._due(number) for number in range(epoch, self._epochs))

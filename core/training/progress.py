@@ -1,4 +1,4 @@
-"""What a training run shows: a bar on a terminal, one line per epoch elsewhere, nothing when not wanted."""
+"""What a training run shows: a bar on a terminal, one line per epoch elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TrainingDisplay:
         enabled: False shows nothing but notes.
         epochs: epochs of the whole run.
         batches: batches per epoch.
-        meter: knows how long it takes.
+        meter: estimates the time that is left.
         console: where to write; standard error by default.
     """
 
@@ -70,7 +70,7 @@ class TrainingDisplay:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
-        """Print a line that is to be read where no progress is wanted, too; "" prints nothing."""
+        """Print a line even where no progress is wanted; "" prints nothing."""
         if line:
             self._console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -78,9 +78,9 @@ class TrainingDisplay:
         """Print the line of an epoch.
 
         Args:
-            record: what it gave.
+            record: results of the epoch.
             images_per_second: in training.
-            after: seconds from its last step to here.
+            after: seconds since its last step.
         """
         self._meter.end_epoch(record.epoch - 1, after, bool(record.eval_metrics))
         if self._enabled:

@@ -68,7 +68,7 @@ class ScheduleConfig:
     Args:
         name: "cosine" (from `lr` towards `min_lr` over the epochs after the warm-up), "step" (times
             `gamma` at each milestone) or "constant".
-        milestones: epochs, counted from 0, from which on "step" multiplies by `gamma` once more.
+        milestones: epochs, counted from 0, at which "step" multiplies by `gamma` once more.
         gamma: factor of "step".
         warmup_epochs: length of the linear warm-up, in epochs.
         warmup_factor: the warm-up's first factor of the learning rate, in (0, 1].
@@ -104,23 +104,23 @@ class TrainConfig:
     """A training recipe; the defaults are the heterogeneity hypothesis' for ImageNet.
 
     Args:
-        epochs: exactly that many are trained.
-        batch_size: images per batch over all processes; the tasks' loaders read it, `fit` takes what comes.
+        epochs: number of epochs that are trained.
+        batch_size: images per batch over all processes; the tasks' loaders read it, `fit` takes any batch.
         optimizer: the optimiser.
         schedule: the learning rate over the epochs.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         channels_last: keep 4-D weights and inputs with the channels innermost in memory.
         compile: run the model through torch.compile.
-        ema_decay: decay per step of a running average of the weights, in [0, 1), which is then evaluated and saved
-            beside the score of the weights themselves; see `core.training.averaging`.
-        accumulate: batches per optimiser step; their mean gradient is that of one batch of all their images.
+        ema_decay: decay per step of a running average of the weights, in [0, 1). The average is then evaluated and
+            saved, and the score of the weights themselves stands beside its score; see `core.training.averaging`.
+        accumulate: batches per optimiser step, whose mean gradient equals that of one batch of all their images.
         clip_grad_norm: largest Euclidean norm of all gradients together.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_every_steps: optimiser steps between states on disk; each epoch's end is always one.
+        checkpoint_every_steps: optimiser steps between states on disk; a state is always written at an epoch's end.
         seed: of everything random during training; process `rank` uses `seed` + rank.
-        sync_batchnorm: with several processes normalise by the whole batch instead of each process' part; on GPUs.
+        sync_batchnorm: with several processes on GPUs, normalise by the whole batch instead of each process' part.
         extended: (until, planned) pairs of a training that was given more epochs: up to epoch `until` its learning
-            rates are those of a training of `planned` epochs, and only then those of `epochs`. `--resume --epochs`
+            rates are those of a training of `planned` epochs, and afterwards those of `epochs`. `--resume --epochs`
             writes them (`longer`).
 
     Raises:
@@ -168,7 +168,7 @@ class TrainConfig:
             stands, before = until, planned
 
     def planned(self, epoch: int) -> int:
-        """The epochs that were planned when epoch `epoch` (from 0) was trained: its schedule is that of so many."""
+        """The epochs that were planned when epoch `epoch` (from 0) was trained, and on which its schedule is based."""
         return planned_epochs(self.epochs, self.extended, epoch)
 
     def began(self) -> TrainConfig:
@@ -176,25 +176,25 @@ class TrainConfig:
         return replace(self, epochs=self.planned(0), extended=())
 
     def longer(self, epochs: int, until: int) -> TrainConfig:
-        """The recipe with more epochs, by whose schedule all goes from epoch `until` (from 0) on.
+        """The recipe with more epochs, whose schedule holds from epoch `until` (from 0) on.
 
         What was planned before and has not been reached is forgotten.
 
         Raises:
-            UserError: there are not more epochs.
+            UserError: the new number is not larger.
         """
         reached = self.extended[-1][0] if self.extended else 0
         new = ((until, self.epochs),) if until > reached else ()
         return replace(self, epochs=epochs, extended=(*self.extended, *new))
 
     def decisive(self) -> dict[str, Any]:
-        """As plain data, as far as it decides a result: states and records are known by it."""
+        """The recipe as plain data, without what does not affect results; it identifies states and records."""
         recipe = self.plain()
         del recipe["checkpoint_every_steps"]
         return recipe
 
     def plain(self) -> dict[str, Any]:
-        """As data that headers hold; what is younger than the first stores and states stands there if set."""
+        """The recipe as data for headers; entries younger than the first stores and states only if they are set."""
         recipe = asdict(self)
         for young in ("sync_batchnorm", "extended"):
             if not recipe[young]:
@@ -203,7 +203,7 @@ class TrainConfig:
 
 
 def planned_epochs(epochs: int, extended: Sequence[Sequence[int]], epoch: int) -> int:
-    """See `TrainConfig.planned`; of a recipe as plain data, too."""
+    """`TrainConfig.planned`, also for a recipe as plain data."""
     return next((planned for until, planned in extended if epoch < until), epochs)
 
 

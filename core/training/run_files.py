@@ -1,4 +1,4 @@
-"""The files of a training run, and what they say about its epochs."""
+"""The files of a training run, and the records of its epochs in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIVERGENCES = "divergences.json"  # see `core.training.divergence`
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave.
+    """The results of one epoch.
 
     Args:
         epoch: counted from 1.
@@ -33,7 +33,7 @@ class EpochRecord:
         seconds: wall time of training and evaluation.
         images: training images seen.
         first_loss: loss of the epoch's first step; None in logs of earlier releases.
-        raw_metrics: what `evaluate` returned for the weights themselves, where `eval_metrics` are their average's.
+        raw_metrics: what `evaluate` returned for the weights themselves, where `eval_metrics` belong to their average.
         skipped_steps: optimiser steps left out because scaled gradients overflowed (precision 16-mixed).
     """
 
@@ -62,7 +62,7 @@ class RunFiles:
 
     @property
     def previous(self) -> Path:
-        """The state before that one, until the run ends: what is gone back to where the last one turns out bad."""
+        """The state before the last one, to go back to if the last turns out bad; removed when the run ends."""
         return self.folder / "previous.safetensors"
 
     @property
@@ -81,7 +81,7 @@ class RunFiles:
         return self.folder / "tensorboard"
 
     def clear(self) -> None:
-        """Remove what an earlier run left, so that no file speaks of another run than the rest."""
+        """Remove what an earlier run left, so that all files belong to one run."""
         events = self.tensorboard.glob("events.out.tfevents.*")
         for path in (self.state, self.previous, self.weights, self.log, *events):
             path.unlink(missing_ok=True)
@@ -92,29 +92,29 @@ class RunFiles:
             os.replace(self.state, self.previous)
 
     def set_weights_aside(self, epochs: int) -> None:
-        """Keep weights of a training that ended after so many epochs, and now gets more, under a name that says so."""
+        """Before a training gets more epochs, keep its weights under a name with the number of epochs so far."""
         if self.weights.exists():
             os.replace(self.weights, self.folder / f"{self.weights.stem}-{epochs}-epochs.safetensors")
 
     def recover(self) -> None:
-        """Take the previous state where a process was killed after setting the last one aside."""
+        """Take the previous state if a process was killed right after setting the last one aside."""
         if not self.state.exists() and self.previous.exists():
             os.replace(self.previous, self.state)
 
     def fall_back(self, good: bool) -> None:
-        """After a divergence: leave only a state that can be gone on from, if there is one.
+        """After a divergence, leave only a state from which the run can go on, if there is one.
 
         Args:
-            good: whether the last state is known to be one; else the previous one takes its place.
+            good: whether the last state is known to be such a state; if not, the previous one replaces it.
         """
         if not good:
             self.state.unlink(missing_ok=True)
         self.recover()
 
     def restore_log(self, history: list[EpochRecord]) -> str:
-        """Write the log of a state that is gone on from; returns what was wrong with it, "" for nothing.
+        """Write the log that belongs to a resumed state; returns what was wrong with the old log, "" for nothing.
 
-        A log that is ahead of its state is of a process that was killed between the two: it is cut without a word.
+        A log that is ahead of its state comes from a process that was killed between the two: it is cut silently.
         """
         wrong = ""
         try:
@@ -127,13 +127,13 @@ class RunFiles:
         return wrong and f"'{self.log}' {wrong}: written anew from '{self.state}'"
 
     def write_log(self, history: list[EpochRecord]) -> None:
-        """Write the log anew from the history: a resumed run can neither repeat nor lose a line."""
+        """Write the log anew from the history, so that a resumed run neither repeats nor loses a line."""
         with atomic_write(self.log) as file:
             for record in history:
                 file.write(json_text(dataclasses.asdict(record)) + "\n")
 
     def open_tensorboard(self, epoch: int) -> SummaryWriter:
-        """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond."""
+        """Make a writer that goes on after `epoch` epochs; TensorBoard drops what was written beyond them."""
         from torch.utils.tensorboard import SummaryWriter
 
         with naming(self.tensorboard):
@@ -156,7 +156,7 @@ def write_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
 
 
 def training_notes(history: Sequence[EpochRecord]) -> list[str]:
-    """What a reader of the results should know about how a finished training went, one sentence each."""
+    """What readers of the results should know about a finished training, one sentence each."""
     notes = []
     first, last = (history[0].first_loss, history[-1].train_loss) if history else (None, 0.0)
     if first is not None and not last <= first:
@@ -169,7 +169,7 @@ def training_notes(history: Sequence[EpochRecord]) -> list[str]:
 
 
 def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
-    """The epochs that the run in `folder` has finished, from its log; none where it was never started.
+    """The epochs that the run in `folder` has finished, from its log; none if it was never started.
 
     Raises:
         UserError: the log is damaged; the message names the line.
@@ -189,7 +189,7 @@ def read_history(folder: str | Path) -> tuple[EpochRecord, ...]:
         try:
             records.append(lower(from_words(json.loads(line)), EpochRecord))
             if records[-1].epoch != number:
-                raise ValueError(f"it is of epoch {records[-1].epoch!r}")
+                raise ValueError(f"it belongs to epoch {records[-1].epoch!r}")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"'{path}', line {number}, is damaged: {type(error).__name__}: {error}; there is one line for every "

@@ -54,13 +54,13 @@ class RunState:
 
     Args:
         fabric: devices and processes; its gradient scaler has a state.
-        model: what is trained.
+        model: the network that is trained.
         optimizer: the bare optimiser, not Fabric's wrapper.
         ema: the running average of the weights, or None.
         position: where the run stands.
         identity: what must be equal for a state to be resumed.
         control: process group (gloo) for the few numbers that must not wait for a GPU; None with one process.
-        infinite: buffers that hold infinities by design, such as a mask of attention.
+        infinite: buffers that hold infinities by design, such as an attention mask.
     """
 
     fabric: Fabric
@@ -73,10 +73,10 @@ class RunState:
     infinite: frozenset[str] = frozenset()
 
     def not_finite(self) -> str | None:
-        """What of this state is not finite, in words; None if all is. Every process must call this.
+        """Which tensors of this state are not finite, in words; None if all are finite. Every process must call this.
 
         One reduction over all floating-point tensors (the largest magnitude, which cannot overflow as a sum of squares
-        does); only where that is not finite are they looked at one by one.
+        does); they are looked at one by one only if that is not finite.
         """
         tensors = dict(_floating(self.model, self.infinite))
         names: dict[Any, str] = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -98,7 +98,7 @@ class RunState:
         return self.first(found)
 
     def first(self, problem: str | None) -> str | None:
-        """The first process' problem that has one; every process must call this."""
+        """The problem of the first process that has one; every process must call this."""
         if self.control is None:
             return problem
         problems: list[Any] = [None] * self.fabric.world_size
@@ -106,7 +106,7 @@ class RunState:
         return next((problem for problem in problems if problem is not None), None)
 
     def save(self, path: Path) -> None:
-        """Write the state; every process must call this, the first one writes."""
+        """Write the state; every process must call this, and the first one writes."""
         generators = self._gather_random_states()
         if self.fabric.is_global_zero:
             position = {key.name: getattr(self.position, key.name) for key in dataclasses.fields(Position)}
@@ -138,8 +138,8 @@ class RunState:
         """Bring every object to the state in `path`.
 
         Raises:
-            UserError: the file is damaged, holds what is not finite or belongs to another run; the message names the
-                first difference.
+            UserError: the file is damaged, belongs to another run or holds values that are not finite; the message
+                names the first difference.
         """
         state = load_state(path)
         difference = next(differences(self._of_longer(state), self.identity), None)
@@ -165,12 +165,12 @@ class RunState:
             setattr(self.position, name, value)
         if problem := self.not_finite():
             raise UserError(
-                f"'{path}' cannot be gone on from: {problem}; the run had diverged: start it anew in another work "
+                f"'{path}' cannot be resumed: {problem}; the run had diverged: start it anew in another work "
                 "directory, with a lower learning rate"
             )
 
     def _of_longer(self, state: dict[str, Any]) -> Any:
-        """The identity of a state; as that of this run where it is the same but for epochs that the state has not seen.
+        """The identity of a state; this run's if the two differ only in epochs that the state has not seen.
 
         A training that is given more epochs goes on from states of the shorter one.
         """
@@ -182,7 +182,7 @@ class RunState:
                 [planned_epochs(one["epochs"], one.get("extended", ()), epoch) for epoch in trained]
                 for one in (own, recipe)
             ]
-        except (KeyError, TypeError, AttributeError):  # none of ours: told as a difference
+        except (KeyError, TypeError, AttributeError):  # not our state: reported as a difference
             return identity
         if lengths[0] != lengths[1] or len(trained) > recipe["epochs"]:
             return identity
@@ -203,11 +203,11 @@ def epochs_begun(path: Path) -> int:
         position = read_values(path)["position"]
         return int(position["epoch"]) + (position["batch"] > 0)
     except (KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is no state of a training: it does not say how far that is") from error
+        raise UserError(f"'{path}' is no training state: it does not say how far the training got") from error
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:
-    """Names of buffers that hold infinities and no NaN, but for running statistics: these are measured."""
+    """Names of buffers that hold infinities and no NaN, except running statistics, which are measured."""
     statistics = {
         id(value)
         for part in model.modules()
@@ -231,7 +231,7 @@ def _floating(model: nn.Module, but: frozenset[str]) -> Iterator[tuple[str, Tens
 
 
 def model_identity(model: nn.Module) -> dict[str, list[int]]:
-    """Names and shapes of a model's state: a checkpoint of another network is told by them."""
+    """Names and shapes of a model's state: they show whether a checkpoint belongs to another network."""
     return {
         name: list(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)
     }
@@ -241,7 +241,7 @@ def _match_memory_format(optimizer: Optimizer) -> None:
     """Lay the optimiser's tensors out as the parameters are.
 
     A checkpoint holds them contiguous; element-wise kernels may round the last bit differently when the
-    operands' strides differ, so that a channels-last run would not resume exactly.
+    operands' strides differ, and then a channels-last run would not resume exactly.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

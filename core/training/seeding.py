@@ -12,7 +12,7 @@ from torch import Tensor
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators (all devices) with `seed` (any integer >= 0)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is the one that third-party augmentations use
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party augmentations use the legacy generator
     torch.manual_seed(seed)
 
 
@@ -38,7 +38,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put the generators back where `random_state` found them."""
+    """Put the generators back into the state that `random_state` read."""
     version, *words = state["python"].tolist()
     has_gauss, gauss = state["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss if has_gauss else None))

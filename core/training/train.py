@@ -1,14 +1,13 @@
 """The training loop: one for all tasks, for the baseline, the found network and the controls alike.
 
-Epochs with a learning rate that is constant within each; automatic mixed precision, several processes,
-gradient accumulation, a running average of the weights, distillation. A run that was stopped anywhere goes on
-as if it had not been, bit for bit on one kind of CPU (on a GPU as far as its kernels are deterministic).
+It has a learning rate that is constant within each epoch, automatic mixed precision, several processes, gradient
+accumulation, a running average of the weights, and distillation. A run that was stopped anywhere goes on as if it had
+not been, bit for bit on one kind of CPU (on a GPU as far as its kernels are deterministic).
 
-A run diverges when a loss, a norm of gradients, a tensor of its state or an output in evaluation is not finite. It
-stops then, and what it leaves on disk is a state that a further step has shown to be good: such a step's loss is at
-most about twice the run's first. Where the last state is not (the next loss was not finite, or a multiple of the
-first), the one before it is kept in its place, and without one the run starts anew. The same call with a lower
-learning rate goes on from there.
+A run diverges when a loss, a norm of gradients, a tensor of its state or an output in evaluation is not finite. Then it
+stops, and leaves on disk a state that a further step has shown to be good: the loss of that step is at most about twice
+the run's first loss. If the last state is not good (the next loss was not finite, or a multiple of the first), the one
+before it replaces it, and without one the run starts anew. The same call with a lower learning rate goes on from there.
 """
 
 from __future__ import annotations
@@ -76,18 +75,18 @@ __all__ = [
     "seed_everything",
 ]
 
-# On a GPU reading a loss waits for all kernels; that many steps share one wait.
+# On a GPU, reading a loss waits for all kernels; this many steps share one wait.
 _STEPS_PER_READ = 16
-# Batches on which the statistics of averaged weights are measured, at most: some thousand images are enough (Wu and
+# Most batches on which statistics of averaged weights are measured: some thousand images are enough (Wu and
 # Johnson, 2021, "Rethinking 'Batch' in BatchNorm", section 3).
 _STATISTICS_BATCHES = 64
-# Below this scale not even the largest float16 becomes a normal one: that gradients overflow is not the scale's doing.
 _BLOWN_UP = 100  # times the first step's loss, over a whole epoch
+# Below this scale even the largest float16 is no normal number: if gradients overflow, the scale is not the cause.
 _LEAST_SCALE = 2.0**-14
 
 
 class Loader(Protocol):
-    """Batches whose content depends on the loader's seed, the epoch and the batch's index alone."""
+    """Batches whose content depends only on the loader's seed, the epoch and the batch's index."""
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -98,17 +97,17 @@ class Loader(Protocol):
         ...
 
     def shard(self, rank: int, world: int) -> Loader:
-        """Return a loader of as many batches, of each the part of process `rank`; no part may be empty."""
+        """Return a loader of as many batches: of each the part for process `rank`; no part may be empty."""
         ...
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished run gave.
+    """The results of a finished run.
 
     Args:
         history: one record per epoch.
-        seconds: wall time of all epochs, interrupted parts included up to their last checkpoint.
+        seconds: wall time of all epochs; interrupted parts count up to their last checkpoint.
         images_seen: training images over all epochs and processes.
         weights: the file of the final weights (the running average where one is kept).
     """
@@ -126,7 +125,7 @@ class FitResult:
 
 @dataclass
 class _Last:
-    """What is known of the state on disk: whether it is good, None until a step from it has shown that."""
+    """Whether the state on disk is good; None until a step from it has shown that."""
 
     good: bool | None = None
 
@@ -166,10 +165,10 @@ def fit(
     """Train `model` in place for `config.epochs` epochs; afterwards it holds the final weights.
 
     Writes into `work_dir`: last.safetensors (the full state, at least at every epoch's end),
-    model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. Ctrl-C, SIGTERM and SIGUSR1
-    end the step under way, write the state and raise KeyboardInterrupt (`core.interruption`); a second one raises at
-    once. A run that has diverged goes on from its last good state if `config` has a lower learning rate and differs in
-    nothing else. From then on it goes on with either recipe, and divergences.json says what happened.
+    model.safetensors (final weights), log.jsonl (one line per epoch) and tensorboard/. After Ctrl-C, SIGTERM or
+    SIGUSR1 it finishes the present step, writes the state and raises KeyboardInterrupt (`core.interruption`); a second
+    signal raises at once. A run that has diverged goes on from its last good state if `config` has a lower learning
+    rate and differs in nothing else. From then on both recipes continue it, and divergences.json says what happened.
 
     Args:
         model: called with a batch's inputs: a tensor as it is, a tuple as arguments, a dict as keyword
@@ -178,11 +177,11 @@ def fit(
         loss_fn: (outputs, targets) -> loss or (loss, metrics), each the mean over the batch's images.
         config: the recipe.
         work_dir: folder of the run's files; made if missing.
-        evaluate: called on every process with the module whose weights count, in eval mode and without
-            gradients, and with the first process' buffers, so that they can share the samples out
-            (`core.training.devices.shared_out`); the first process' result is recorded. Where a running average is kept
-            it is called with the model before that.
-        teacher: a network whose logits the model learns from besides the labels; run in eval mode.
+        evaluate: called on every process with the module whose weights count, in eval mode, without gradients and with
+            the first process' buffers, so that the processes can share the samples
+            (`core.training.devices.shared_out`); the first process' result is recorded. Where a running average is
+            kept, the model is evaluated before the average.
+        teacher: a network from whose logits the model learns besides the labels; run in eval mode.
         distillation: how labels and teacher are weighed; the reference's values by default.
         fabric: devices and processes, from `make_fabric`; by default one device, a GPU where there is one.
         resume: go on from last.safetensors where there is one; False starts anew, removing the old files.
@@ -190,14 +189,14 @@ def fit(
         after_step: called after every optimiser step with its number, counted from 1, and its learning rate; it may
             change the weights (a proximal step). If it raises, the training ends there. The state on disk is then the
             last checkpoint, and the same call goes on from it.
-        header: asked at the end for entries of the header of model.safetensors.
-        pace: told how long the training takes: after the first steps, and after the first evaluation.
+        header: called at the end; returns entries for the header of model.safetensors.
+        pace: called with how long the training takes, after the first steps and after the first evaluation.
 
     Raises:
-        UserError: bad arguments, weights that are not finite from the start, or last.safetensors belongs to another
-            configuration or model.
+        UserError: bad arguments, weights that are not finite from the start, or a last.safetensors that belongs to
+            another configuration or model.
         TrainingDiverged: a loss, the weights, the gradients or the outputs in evaluation are not finite; or an epoch's
-            loss is a hundred times the first step's, or the last epoch's so large that no state is gone on from.
+            loss is a hundred times the first step's, or the last epoch's loss is too large for a good state.
         KeyboardInterrupt: the run was asked to stop (`core.interruption.Preempted` by the system); the same call goes
             on where it stopped.
     """
@@ -272,7 +271,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
         run.state.restore(run.files.state)
         if run.state.position.epoch < run.learner.config.epochs and fabric.is_global_zero:
             run.files.set_weights_aside(run.state.position.epoch)
-        if fabric.is_global_zero:  # the state's word counts where the log is lost, or ahead of it
+        if fabric.is_global_zero:  # the state counts where the log is lost or ahead of it
             run.display.note(run.files.restore_log(run.state.position.history))
     else:
         if resume and run.files.weights.exists():
@@ -283,7 +282,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
         if problem := run.state.not_finite():
             raise UserError(f"the network cannot be trained: {problem}; it needs other weights to start from")
         seed_everything(run.learner.config.seed + fabric.global_rank)
-        fabric.barrier()  # else a process might look for the state after the first one has removed it
+        fabric.barrier()  # otherwise a process could look for the state after the first one has removed it
         if fabric.is_global_zero:
             run.files.clear()
     if fabric.is_global_zero:
@@ -292,7 +291,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
 
 
 def _train_epoch(run: _Run) -> float:
-    """Train what is left of the epoch at which the run stands; return the learning rate."""
+    """Train the rest of the epoch at which the run stands; return the learning rate."""
     position, config, fabric = run.state.position, run.learner.config, run.learner.fabric
     factor = learning_rate_factor(config, position.epoch)
     lr = set_learning_rate(run.learner.optimizer, config.optimizer, factor)
@@ -342,7 +341,7 @@ def _unused_text(names: Sequence[str]) -> str:
 
 
 def _read_losses(run: _Run, unread: list[Step], lr: float) -> None:
-    """Add the steps whose losses still lie on the device to the epoch's sums; refuse what is not finite."""
+    """Add steps whose losses still lie on the device to the epoch's sums; refuse losses that are not finite."""
     if not unread:
         return
     position, names = run.state.position, list(unread[0].means)
@@ -363,7 +362,7 @@ def _read_losses(run: _Run, unread: list[Step], lr: float) -> None:
         if not math.isfinite(means["loss"]):
             raise _diverged(run, f"loss {means['loss']}", lr, number)
         if step.taken and not math.isfinite(norm):
-            # Clipped by such a norm, gradients become zero or NaN.
+            # Clipping by such a norm makes gradients zero or NaN.
             raise _diverged(run, f"norm of the gradients {norm}", lr, number)
         position.skipped += not step.taken
         if position.first_loss is None:
@@ -384,12 +383,12 @@ def _first_loss(position: Position) -> float | None:
 
 
 def _is_good(loss: float, first: float | None) -> bool:
-    """Whether a state can be gone on from, by the loss of the next step: not a multiple of the run's first one."""
+    """Whether a state is good, by the loss of the next step: finite, and no multiple of the run's first loss."""
     return math.isfinite(loss) and (first is None or loss <= first + max(abs(first), 1.0))
 
 
 def _require_bounded(run: _Run, lr: float, last: bool) -> None:
-    """Refuse an epoch that blew up though every number in it is finite: its network is no result."""
+    """Refuse an epoch that blew up although all its numbers are finite: its network is no result."""
     position = run.state.position
     mean, first = position.sums["loss"] / position.images, _first_loss(position)
     if first is None:
@@ -410,7 +409,7 @@ def _require_finite(run: _Run, lr: float) -> None:
 
 
 def _write(run: _Run) -> None:
-    """Write a state that is finite; a last one that is known to be good is kept as the previous one."""
+    """Write a finite state; a last state that is known to be good stays as the previous one."""
     if run.last.good and run.learner.fabric.is_global_zero:
         run.files.set_aside()
     run.state.save(run.files.state)
@@ -418,7 +417,7 @@ def _write(run: _Run) -> None:
 
 
 def _diverged(run: _Run, what: str, lr: float, step: int | None = None) -> TrainingDiverged:
-    """Leave the last good state alone on disk and record what happened; every process must call this."""
+    """Leave only the last good state on disk and record what happened; every process must call this."""
     fabric, position = run.learner.fabric, run.state.position
     kept: Position | None = None
     if fabric.is_global_zero:
@@ -450,7 +449,7 @@ def _end_epoch(
 ) -> None:
     position, config = run.state.position, run.learner.config
     planned = config.planned(position.epoch)
-    last = position.epoch + 1 == planned  # for all that was known then, where more epochs were added later
+    last = position.epoch + 1 == planned  # as it was planned then, even if more epochs were added later
     _require_bounded(run, lr, last)
     metrics: dict[str, float] = {}
     raw: dict[str, float] = {}
@@ -459,9 +458,9 @@ def _end_epoch(
     due = last or (position.epoch + 1) % config.eval_every == 0
     averaged = run.learner.ema is not None
     if due and (averaged or evaluate is not None):
-        _save(run, lr)  # an evaluation that fails or is stopped costs no training
+        _save(run, lr)  # a failed or stopped evaluation costs no training
     if due and averaged:
-        # Batches of an epoch that is not trained: the same after a resume, and no loader is read at two places.
+        # Batches of an epoch that is not trained: equal after a resume, and no loader is read at two places.
         batches = islice(run.loader.epoch(planned + position.epoch), _STATISTICS_BATCHES)
         settle_average(run.learner, (inputs for inputs, _ in batches))
     if due and evaluate is not None:
@@ -494,7 +493,7 @@ def _evaluate(
     run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]], module: nn.Module, lr: float
 ) -> dict[str, float]:
     module.eval()
-    if run.learner.fabric.world_size > 1:  # each has statistics of its own; those of the first are saved
+    if run.learner.fabric.world_size > 1:  # each process has its own statistics; the first one's are saved
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)
     metrics: dict[str, float] = {}
@@ -526,7 +525,7 @@ def _agree(run: _Run, images: int) -> tuple[int, signal.Signals | None]:
     stop = run.interruption.requested
     if run.state.control is None:
         return images, stop
-    signals = [*SIGNALS[1:], signal.SIGINT]  # Ctrl-C last: all end alike, and say the same
+    signals = [*SIGNALS[1:], signal.SIGINT]  # Ctrl-C last: all processes end alike and say the same
     counts = torch.tensor([images, *(stop == number for number in signals)])
     torch.distributed.all_reduce(counts, group=run.state.control)
     images, *asked = counts.tolist()

@@ -29,7 +29,7 @@ class StepCounter:
         self.count = 0
 
     def add(self, *_: object) -> None:
-        """One more."""
+        """Count one more step."""
         self.count += 1
 
 
@@ -41,7 +41,7 @@ class Learner:
         fabric: devices, precision and processes.
         config: the recipe.
         model: the module that is trained.
-        wrapped: `model` as Fabric wraps it (autocast, DDP, torch.compile): what is called in training.
+        wrapped: `model` as Fabric wraps it (autocast, DDP, torch.compile), which training calls.
         optimizer: as Fabric wraps it (gradient scaling).
         ema: the running average of the weights, or None.
         loss_fn: (outputs, targets) -> loss or (loss, metrics).
@@ -63,7 +63,7 @@ class Learner:
 
     @property
     def gradient_scale(self) -> float | None:
-        """By what a loss is multiplied so that gradients fit float16; None where it is not. Waits for a GPU."""
+        """The factor on the loss that keeps gradients within float16; None if there is none. Waits for a GPU."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return None if scaler is None else scaler.get_scale()
 
@@ -86,7 +86,7 @@ def set_up_learner(
 
     Raises:
         UserError: the fabric's precision is not the recipe's, the optimiser does not fit the model, or statistics are
-            to be shared where that cannot be done.
+            to be shared on CPUs.
     """
     found = fabric.strategy.precision.precision
     if found != config.precision:
@@ -95,7 +95,7 @@ def set_up_learner(
         )
     precision = fabric.strategy.precision
     if isinstance(precision, MixedPrecision) and precision.scaler is not None:
-        # One fabric serves several runs; none may inherit the gradient scale at which the one before ended.
+        # One fabric serves several runs; none may inherit the last gradient scale of the run before.
         precision.scaler = torch.amp.GradScaler(device=precision.device)
     if config.sync_batchnorm and fabric.world_size > 1:
         share_statistics(model, fabric.device)
@@ -107,7 +107,7 @@ def set_up_learner(
         teacher.eval()
     optimizer = build_optimizer(model, config.optimizer)
     steps = StepCounter()
-    optimizer.register_step_post_hook(steps.add)  # not called where a gradient scaler leaves the step out
+    optimizer.register_step_post_hook(steps.add)  # not called for steps that a gradient scaler leaves out
     ema = None if config.ema_decay is None else running_average(model, config.ema_decay)
     called: Any = torch.compile(model) if config.compile else model
     wrapped, stepper = fabric.setup(called, optimizer)
@@ -115,7 +115,7 @@ def set_up_learner(
 
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
-    """Have every BatchNorm layer normalise by the whole batch of all processes, in place.
+    """Make every BatchNorm layer normalise by the whole batch of all processes, in place.
 
     Raises:
         UserError: the processes run on CPUs, for which torch has no such layer.
@@ -129,7 +129,7 @@ def share_statistics(model: nn.Module, device: torch.device) -> None:
 
 
 def batch_norm_note(model: nn.Module, processes: int, batch_size: int) -> str:
-    """What is to be known of BatchNorm in several processes; "" where there is nothing."""
+    """What the user should know of BatchNorm in several processes; "" where there is nothing."""
     layers = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     own = sum(not isinstance(layer, nn.SyncBatchNorm) for layer in layers)
     if processes == 1 or not own:
@@ -143,13 +143,13 @@ def batch_norm_note(model: nn.Module, processes: int, batch_size: int) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step gave.
+    """The results of one optimiser step.
 
     Args:
-        images: of all processes.
-        means: this process' part of the loss' and the metrics' means: the sum over the processes is the mean. They
-            still lie on the device.
-        norm: of all gradients before they were clipped; None where they are not.
+        images: number of images of all processes.
+        means: this process' part of the means of loss and metrics (the sum over the processes is the mean), still on
+            the device.
+        norm: of all gradients before they were clipped; None without clipping.
         taken: False where the gradient scaler left the step out.
         unused: parameters without a gradient, of a process' first step alone.
     """
@@ -169,7 +169,7 @@ def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> S
         share = count_images(inputs) / images
         with fabric.no_backward_sync(learner.wrapped, enabled=index < len(group) - 1):
             loss, metrics = _loss(learner, *fabric.to_device((inputs, targets)))
-            # DDP averages over the processes; times their number that is the sum, however uneven the shares.
+            # DDP averages over the processes; times their number this is the sum, however uneven their shares.
             weight = share * fabric.world_size
             fabric.backward(loss if weight == 1 else loss * weight)
         for name, value in {**metrics, "loss": loss}.items():
@@ -180,7 +180,7 @@ def train_step(learner: Learner, group: list[tuple[Any, Any]], images: int) -> S
         unused = tuple(name for name, value in learner.model.named_parameters() if _lacks_gradient(value))
     norm = None
     if max_norm is not None:
-        # Not checked here, which would wait for a GPU at every step: whoever reads the losses does.
+        # Not checked here, which would wait for a GPU at every step; the reader of the losses checks it.
         norm = fabric.clip_gradients(
             learner.wrapped, learner.optimizer, max_norm=max_norm, error_if_nonfinite=False
         )
@@ -198,9 +198,9 @@ def _lacks_gradient(parameter: nn.Parameter) -> bool:
 
 
 def settle_average(learner: Learner, batches: Iterable[Any]) -> None:
-    """Give the running average batch-norm statistics of its own, measured on the inputs of `batches`.
+    """Give the running average its own batch-norm statistics, measured on the inputs of `batches`.
 
-    In full precision, as it is evaluated. Every process must call this.
+    In full precision, like its evaluation. Every process must call this.
     """
     assert learner.ema is not None
     fabric = learner.fabric

@@ -21,20 +21,21 @@ def available_cores() -> int:
 
 
 def at_most_cores(workers: int) -> int:
-    """So many workers, but no more than there are cores: more would only wait for each other."""
+    """This many workers, but no more than there are cores: more would only wait for each other."""
     return min(workers, available_cores())
 
 
 def begin_worker(_: int) -> None:
     """The first thing that a worker of torch's DataLoader does (`worker_init_fn`).
 
-    Signals that ask a command to end reach all of its processes (Ctrl-C, schedulers). Workers go on: the training takes
-    the step under way to its end, which needs their batches, and ends them. If it is killed, they end by themselves.
+    Signals that ask a command to end reach all of its processes (Ctrl-C, schedulers). Workers go on: the training
+    finishes its present step, which needs their batches, and ends them. If it is killed, they end by themselves.
 
-    A batch that cannot be handed over (shared memory is full, files too many) ends the worker, as `batches_of` is told.
+    A batch that cannot be handed over (shared memory is full, too many files are open) ends the worker, which
+    `batches_of` then notices.
     """
     end_with_parent()
-    # Python's own hook prints a traceback, drops the batch and goes on: the training would wait for it for ever.
+    # Python's own hook prints a traceback, drops the batch and goes on: the training would wait for ever.
     Queue._on_queue_feeder_error = staticmethod(_cannot_hand_over)  # type: ignore[attr-defined]
     decode_in_one_thread()  # the workers are the parallelism
     for number in SIGNALS:
@@ -42,7 +43,7 @@ def begin_worker(_: int) -> None:
 
 
 def _cannot_hand_over(error: Exception, _: object) -> None:
-    """What a worker's queue calls in a thread of its own, where nothing can be raised."""
+    """End the worker; called by its queue in a thread of its own, where nothing can be raised."""
     with suppress(OSError):  # nobody reads it
         print(f"process {os.getpid()} cannot hand over a batch, and ends: {type(error).__name__}: {error}",
               file=sys.stderr, flush=True)  # fmt: skip

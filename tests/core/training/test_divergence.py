@@ -212,7 +212,7 @@ def test_a_blown_up_state_of_an_earlier_release_is_refused(tmp_path):
     state = stored(tmp_path)
     state["model"]["1.running_mean"][0] = math.nan
     save_state(tmp_path / "last.safetensors", state)
-    with pytest.raises(UserError, match="cannot be gone on from"):
+    with pytest.raises(UserError, match="cannot be resumed"):
         run(tmp_path)
 
 
