@@ -71,9 +71,7 @@ def test_a_second_death_is_told() -> None:
     assert next(batches) == 3
     with pytest.warns(UserWarning, match=r"pid 7\) is killed by signal: Killed\): batches from 4 on"):
         assert next(batches) == 4
-    with pytest.raises(
-        RuntimeError, match=r"pid 7\).*the second one of this epoch; out of memory\? reduce"
-    ):
+    with pytest.raises(RuntimeError, match=r"pid 7\).*the second one of this epoch; out of memory\? reduce"):
         next(batches)
 
 
