@@ -1,9 +1,8 @@
-"""Files that are made once from a data set's: where they lie, who makes them, and what a killed process leaves.
+"""Cache files, made once from a data set: where they lie, who makes them, and what a killed process leaves.
 
 A cache file's name holds a fingerprint of the files that it was made from: their names and sizes, the times of their
-last change and of the last change of their status, which nobody sets back. So a changed image asks for another file. It
-appears by an atomic rename: whoever sees it sees it whole. What stands in the file is its task's business; it may be a
-folder, too.
+last change and of the last change of their status, which nobody sets back. So a changed image leads to another file. A
+cache file appears by an atomic rename, so it is always whole. Its task decides on its content; it may also be a folder.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Item = TypeVar("Item")
 
 
 def cache_folder() -> Path:
-    """The user's: `$LWDNA_CACHE`, else `$XDG_CACHE_HOME/lwdna`, else `~/.cache/lwdna`."""
+    """The user's cache: `$LWDNA_CACHE`, else `$XDG_CACHE_HOME/lwdna`, else `~/.cache/lwdna`."""
     if folder := os.environ.get("LWDNA_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwdna"
@@ -39,11 +38,11 @@ def cache_folders(data: Path | None) -> tuple[Path, ...]:
     """Where the caches of a data set may lie, best place first.
 
     Args:
-        data: the data set's folder; None for one that lies where nothing may be written.
+        data: the data set's folder; None if nothing may be written beside it.
 
     Returns:
-        `.lwdna_cache` in the data set's folder, then a folder of its own in `cache_folder()`; for None that last
-        one itself.
+        `.lwdna_cache` in the data set's folder, then a folder for this data set in `cache_folder()`; for None only
+        `cache_folder()` itself.
     """
     home = cache_folder()
     if data is None:
@@ -56,7 +55,7 @@ def fingerprint(files: Iterable[tuple[str, str | Path]], facts: object) -> str:
     """A digest that changes with any file's name, size, modification or status-change time, and with `facts`.
 
     Args:
-        files: what each file is called in the data set, and its path; one that is missing counts as such.
+        files: each file's name in the data set, and its path; a missing file counts as missing.
         facts: what else the cache depends on, such as a version of its format; its `repr` is taken.
     """
     digest = hashlib.sha256(repr(facts).encode())
@@ -80,10 +79,10 @@ def open_or_build(
     build: Callable[[Path], None],
     setting: str = "$XDG_CACHE_HOME",
 ) -> T:
-    """Open the cache file `<stem>-<mark><suffix>`, and make it first where there is none that is whole.
+    """Open the cache file `<stem>-<mark><suffix>`; make it first if it is missing or not whole.
 
-    Of several processes that want it at once one makes it while the others wait. First, files of the same stem with
-    another mark are removed, and what a killed process left.
+    If several processes want it at once, one makes it while the others wait. Before that, files of the same stem with
+    another mark are removed, and so is what a killed process left.
 
     Args:
         folders: where it may lie, best place first (`cache_folders`).
@@ -91,9 +90,9 @@ def open_or_build(
         mark: of `fingerprint`.
         suffix: with its dot.
         open_file: opens the file; None where it is not there or not whole.
-        build: writes the file, atomically (`core.storage.files.atomic_write`), or a folder that is renamed when it is
-            complete; called in the first folder that can be written.
-        setting: where the user can name another folder; for the error's text.
+        build: writes the file atomically (`core.storage.files.atomic_write`), or a folder that is renamed when it is
+            complete; called with a path in the first writable folder.
+        setting: where the user can name another folder, for the error message.
 
     Raises:
         UserError: no folder can be written, or the file cannot be opened after it was made.
@@ -124,7 +123,7 @@ def decode_in_order(
     Args:
         decode: called from the threads; what it raises ends the iteration.
         items: its arguments.
-        threads: at least 1; at most two results a thread wait in memory.
+        threads: at least 1; at most two results per thread wait in memory.
         title: of the bar.
     """
     yield from watched(_in_order(decode, items, max(threads, 1)), title, len(items))

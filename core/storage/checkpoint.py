@@ -1,4 +1,4 @@
-"""States and weights on disk: safetensors with a JSON skeleton, written atomically, read as data alone.
+"""States and weights on disk: safetensors with a JSON skeleton, written atomically, read only as data.
 
 A state is any nesting of dicts, lists and tuples over ints, floats, strings, bools, None and tensors. It
 becomes one safetensors file: the tensors as such, the rest as JSON in its metadata, a checksum over both.
@@ -31,7 +31,7 @@ from core.storage.limits import require_memory
 from core.storage.weights import KeyDifference, find_weights, load_content, unwrap_compiled
 
 _FORMAT = "lwdna-state-1"
-_MOST_UNPACKED, _ALWAYS_UNPACKED = 4, 2**28  # times the file's size; bytes that are allowed whatever that is
+_MOST_UNPACKED, _ALWAYS_UNPACKED = 4, 2**28  # times the file's size; bytes allowed for any file
 CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
 # What torch.load raises on damaged and foreign files, apart from UnpicklingError.
 _BROKEN_PICKLE = (
@@ -74,7 +74,7 @@ def load_state(path: str | Path, map_location: str | torch.device = "cpu") -> An
 
 
 def read_values(path: str | Path) -> Any:
-    """What `save_state` wrote with None in the place of every tensor: from the header alone, no checksum is verified.
+    """What `save_state` wrote, with None for every tensor: read from the header alone, without verifying the checksum.
 
     Raises:
         MissingData: there is no such file.
@@ -93,21 +93,21 @@ def _state_header(path: str | Path) -> dict[str, str]:
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module's parameters and buffers as a plain safetensors file, which any reader opens.
 
-    The header tells the release and a checksum over tensors and header, which is verified whenever this module reads
+    The header names the release and a checksum over tensors and header, which is verified whenever this module reads
     the tensors.
 
     Args:
         module: a module, compiled or not.
         path: the file, by custom `*.safetensors`.
-        metadata: further entries of the file's header, which `read_metadata` gives back.
+        metadata: further entries of the file's header, which `read_metadata` returns.
 
     Raises:
-        TypeError: the module's state_dict holds something else than tensors.
+        TypeError: the module's state_dict holds something other than tensors.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in unwrap_compiled(module).state_dict().items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"weights hold tensors alone, but '{name}' is a {type(value).__name__}")
+            raise TypeError(f"weights hold only tensors, but '{name}' is a {type(value).__name__}")
         tensors[name] = value.detach().cpu().contiguous()
     header = {"format": "pt", **release(), **(metadata or {})}
     header[CHECKSUM] = str(_checksum(_header_text(header), tensors))
@@ -155,7 +155,7 @@ def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         text = metadata.get("skeleton", "")
     else:
         text = _header_text(metadata)
-        # Files of others and of releases without it have no checksum; those that name their release have one.
+        # Files of other programs and of early releases have no checksum; files that name their release have one.
         if CHECKSUM not in metadata and LIBRARY not in metadata:
             return metadata, tensors
     if metadata.get(CHECKSUM) != str(_checksum(text, tensors)):
@@ -168,7 +168,7 @@ def read_verified(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Weights by name, on the CPU, from a safetensors file, a training state or a torch checkpoint (.pth).
 
-    Of several sets of weights in it a running average comes first, also of a training state's; see
+    Of several sets of weights a running average comes first, also in a training state; see
     `core.storage.weights.find_weights`. No code in the file is ever run: torch checkpoints are read with
     weights_only=True.
 
@@ -182,16 +182,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> KeyDifference:
     """Load weights from a safetensors file, a training state or a torch checkpoint (.pth) into `module`.
 
-    Where the weights may lie, and what may stand before their names, says `core.storage.weights`. No code in the file
+    `core.storage.weights` says where the weights may lie and which prefixes their names may have. No code in the file
     is ever run: torch checkpoints are read with weights_only=True.
 
     Args:
         module: changed in place; left as it is when an error is raised.
         path: the file.
-        strict: refuse missing and unexpected names; wrong shapes are refused always.
+        strict: refuse missing and unexpected names; wrong shapes are always refused.
 
     Returns:
-        The names that are missing in the file and those that the module does not have.
+        The names that are missing in the file, and the names that the module does not have.
 
     Raises:
         MissingData: there is no such file.
@@ -203,8 +203,8 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
 def read_checkpoint(path: str | Path) -> Any:
     """What a safetensors file, a training state or a torch checkpoint (.pth) holds, tensors on the CPU.
 
-    Torch checkpoints are read with weights_only=True. The arguments of a command line (`argparse.Namespace`), which
-    training codes keep beside weights, are data as well: building one sets attributes and calls nothing.
+    Torch checkpoints are read with weights_only=True. Arguments of a command line (`argparse.Namespace`), which
+    training codes keep beside weights, are data as well: building them sets attributes and calls nothing.
 
     Raises:
         MissingData: there is no such file.
@@ -221,8 +221,8 @@ def read_torch(path: str | Path, allowed: Callable[[], Sequence[Any]]) -> Any:
 
     Args:
         path: the file.
-        allowed: gives what may be built beside tensors and plain values, as `torch.serialization.safe_globals` takes
-            it; called once the file proves to be no larger than it should be, and may look into it.
+        allowed: returns what may be built beside tensors and plain values, as `torch.serialization.safe_globals` takes
+            it; called after the file's size was checked, so it may look into the file.
 
     Raises:
         MissingData: there is no such file.
@@ -241,7 +241,7 @@ def read_torch(path: str | Path, allowed: Callable[[], Sequence[Any]]) -> Any:
         named = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
             f"'{path}' was refused: it is no checkpoint, or reading it would run code that it carries"
-            f"{f' ({named[1]})' if named else ''}; convert it to safetensors where you trust it"
+            f"{f' ({named[1]})' if named else ''}; if you trust it, convert it to safetensors"
         ) from error
     except _BROKEN_PICKLE as error:
         raise UserError(f"'{path}' is truncated or no torch checkpoint: {one_line(error)}") from error
@@ -265,7 +265,7 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
                 raise TypeError(
                     f"a state's keys are strings or ints, but '{where}' has the key {strange[0]!r}"
                 )
-            # Pairs, not a JSON object, which would turn the ints that optimisers use as keys into strings.
+            # Pairs, since a JSON object would turn the ints that optimisers use as keys into strings.
             return {"dict": [[key, _flatten(item, f"{where}/{key}", tensors)] for key, item in value.items()]}
     raise TypeError(f"a state cannot hold the {type(value).__name__} at '{where}'")
 
@@ -295,7 +295,7 @@ def _add_tensor(tensors: dict[str, Tensor], where: str, value: Tensor) -> str:
 
 
 def _write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, atomically. Its entries are sorted, as the library's are not: one content, one file."""
+    """Write a safetensors file, atomically. Its entries are sorted, unlike the library's: one content, one file."""
     content = memoryview(safetensors.torch.save(_unshared(tensors), dict(metadata)))
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8:start]))
@@ -308,7 +308,7 @@ def _write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what shares memory, which safetensors refuses: tied weights are written twice."""
+    """Copy tensors that share memory, which safetensors refuses: tied weights are written twice."""
     seen: set[int] = set()
     unshared: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -358,30 +358,30 @@ def _open_safetensors(path: str | Path) -> Iterator[Any]:
 
 
 def require_honest_archive(path: str | Path) -> None:
-    """Refuse a torch checkpoint that unpacks to much more than it is: torch packs nothing when it saves.
+    """Refuse a torch checkpoint that unpacks to much more than its size: torch packs nothing when it saves.
 
     Raises:
-        UserError: it is such a file, or memory does not hold what is in it.
+        UserError: it is such a file, or its content does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # of before 2020, or no checkpoint, which torch.load says
+        return  # from before 2020, or no checkpoint, as torch.load will say
     size = Path(path).stat().st_size
     if unpacked > max(_MOST_UNPACKED * size, _ALWAYS_UNPACKED):
         raise UserError(
             f"'{path}' was refused: its {size / 2**20:,.1f} MiB unpack to {unpacked / 2**20:,.1f} MiB, and torch.save "
-            "packs nothing; save it again where you trust it"
+            "packs nothing; if you trust it, save it again"
         )
     require_memory(unpacked, f"'{path}'")
 
 
 def require_stored(content: Any, path: str | Path) -> None:
-    """Refuse a torch checkpoint with a tensor whose few stored values stand for very many (strides of 0).
+    """Refuse a torch checkpoint with a tensor whose few stored values stand for many (strides of 0).
 
     Raises:
-        UserError: it has one of more than 2^26 values and 64 times those that are stored.
+        UserError: a tensor has more than 2^26 values, and more than 64 times as many as are stored.
     """
     waiting, seen = [content], set()
     while waiting:

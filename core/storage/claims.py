@@ -1,11 +1,11 @@
-"""Claims: a work directory belongs to one command at a time, which says so in a file there.
+"""Claims: a work directory belongs to one command at a time, which notes that in a file there.
 
     work_dir/claim.json     host, process and command that write here; made exclusively, removed at the end
 
 A claim is a lease: while its command runs, the file's time is renewed every half minute. A process that is killed
-leaves its claim. On the same machine the next command sees that the process is gone and takes over at once; of another
-machine it sees when the lease has run out. No lock is asked of the file system, only that one of several creates a
-file, so shared ones serve; and times are compared with each other there, not with a machine's clock.
+leaves its claim behind. On the same machine the next command sees that the process is gone and takes over at once; on
+another machine it waits until the lease has run out. The file system needs no locks, only that exactly one of several
+processes creates a file, so shared ones serve. Times of files are compared with each other, not with a machine's clock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from core.storage.files import naming, read_json, remove_partial_writes, write_j
 
 CLAIM_FILE = "claim.json"
 RENEWED_EVERY = 30.0  # seconds
-LEASE = 300.0  # seconds without a renewal after which a claim that cannot be looked at is over
+LEASE = 300.0  # seconds without a renewal after which a claim is over if its process cannot be checked
 _PATIENCE = 2.0  # seconds that a claim may take from its creation to its text
 _LOST = 3  # exit status of a process whose claim another command has taken over
 
@@ -44,13 +44,13 @@ class Claim:
 
     Attributes:
         host: name of the machine.
-        boot: of this start of it, where the system tells: process numbers begin anew with each.
-        processes: the process namespace, where the system tells: within another one numbers mean other processes.
+        boot: identifier of the machine's present start, if the system tells: process numbers begin anew with each.
+        processes: the process namespace, if the system tells: in another one numbers mean other processes.
         pid: process number.
-        started: when the process was started, in the system's own count; "" where it does not tell.
+        started: when the process was started, as the system counts; "" if it does not tell.
         since: when the claim was made.
         command: the command line.
-        token: no other claim has it.
+        token: unique to this claim.
     """
 
     host: str
@@ -64,7 +64,7 @@ class Claim:
 
     @classmethod
     def own(cls) -> Claim:
-        """This process's."""
+        """The claim of this process."""
         return cls(
             host=socket.gethostname(),
             boot=_text_of("/proc/sys/kernel/random/boot_id"),
@@ -94,11 +94,11 @@ class Claim:
             return self.started not in ("", start)
         try:
             os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):  # the latter: no process has such a number
+        except (ProcessLookupError, OverflowError):  # OverflowError: no process has such a number
             return True
-        except OSError:  # it is there, and somebody else's
+        except OSError:  # it exists, and belongs to another user
             return False
-        return bool(self.started)  # there, but without a start: it has ended and waits for its parent
+        return bool(self.started)  # it exists without a start: it has ended and waits for its parent
 
 
 @contextmanager
@@ -106,11 +106,11 @@ def claimed(folder: str | Path, say: Callable[[str], object] = print) -> Iterato
     """Hold a directory until the block is left, however it is left.
 
     Args:
-        folder: made where it is missing, and removed afterwards if it was made here and nothing was written.
-        say: is told of a claim that was taken over.
+        folder: made if it is missing, and removed afterwards if it was made here and nothing was written.
+        say: called with a line about a claim that was taken over.
 
     Raises:
-        Claimed: it is held by a process that runs, or that may run elsewhere.
+        Claimed: a process holds it that runs, or that may run elsewhere.
     """
     folder = Path(folder)
     release = take(folder, say)
@@ -121,11 +121,11 @@ def claimed(folder: str | Path, say: Callable[[str], object] = print) -> Iterato
 
 
 def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], None]:
-    """What `claimed` does at its beginning; returns what it does at its end.
+    """Do what `claimed` does at its beginning; returns what it does at its end.
 
     Raises:
         Claimed: see `claimed`.
-        UserError: there is a file of that name.
+        UserError: the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file, not a folder to write into: name another")
@@ -159,8 +159,8 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
 
 
 def _clear_up(folder: Path) -> None:
-    """Remove what killed commands have left half written, but for folders that are claimed on their own."""
-    for mark in folder.glob(f".{CLAIM_FILE}.*"):  # of those that were taking over
+    """Remove what killed commands left half written, except in folders that have claims of their own."""
+    for mark in folder.glob(f".{CLAIM_FILE}.*"):  # of commands that were taking over
         mark.unlink(missing_ok=True)
     for place, inner, _ in os.walk(folder):
         inner[:] = [name for name in inner if not Path(place, name, CLAIM_FILE).exists()]
@@ -168,13 +168,13 @@ def _clear_up(folder: Path) -> None:
 
 
 def _is_over(path: Path, claim: Claim) -> bool:
-    """Whether a claim is over: its process has ended, or where that cannot be told, its lease has run out."""
+    """Whether a claim is over: its process has ended or, if that cannot be told, its lease has run out."""
     over = claim.is_over()
     return _seconds_unrenewed(path) > LEASE if over is None else over
 
 
 def _seconds_unrenewed(path: Path) -> float:
-    """By the clock of the file system that it lies on; 0 where it is gone."""
+    """Seconds since the last renewal, by the clock of the claim's file system; 0 if the claim is gone."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         probe.touch()
@@ -188,7 +188,7 @@ def _seconds_unrenewed(path: Path) -> float:
 def _refusal(folder: Path, holder: Claim) -> str:
     if holder.is_over() is None:
         return (
-            f"'{folder}' is claimed by {holder}, which cannot be looked at from here: wait for it, or use another "
+            f"'{folder}' is claimed by {holder}, which cannot be checked from here: wait for it, or use another "
             f"folder; if it no longer runs, the claim is over {LEASE / 60:g} minutes after its end, or at once if you "
             f"remove '{folder / CLAIM_FILE}'"
         )
@@ -217,7 +217,7 @@ class _Renewal:
                 self._thread.start()
 
     def remove(self, path: Path) -> None:
-        """Renew it no more."""
+        """Stop renewing a claim."""
         with self._change:
             self._held.pop(path, None)
             self._change.notify()
@@ -232,21 +232,21 @@ class _Renewal:
 
 
 _RENEWAL = _Renewal()
-if hasattr(os, "register_at_fork"):  # a child holds no claim of its parent's, and has no thread of its
+if hasattr(os, "register_at_fork"):  # a child has neither its parent's claims nor its thread
     os.register_at_fork(after_in_child=_RENEWAL.forget)
 
 
 def _renew(path: Path, token: str) -> None:
-    """Renew a claim; end this process at once, without writing anything more, where another command has it now.
+    """Renew a claim; if another command has it now, end this process at once without writing anything more.
 
-    That is possible only if this process stood still for minutes, as on a laptop that was asleep.
+    That can happen only if this process stood still for minutes, as on a laptop that was asleep.
     """
     current = _read(path)
     if current is not None and current.token != token:
         print(f"error: '{path.parent}' has been taken over by {current}: ended, nothing more is written",
               file=sys.stderr, flush=True)  # fmt: skip
         os._exit(_LOST)
-    with suppress(OSError):  # a file system that is away for a while; the lease is longer than that
+    with suppress(OSError):  # a file system may be away for a while; the lease is longer
         os.utime(path)
 
 
@@ -262,17 +262,17 @@ def _create(path: Path, text: str) -> bool:
     try:
         with naming(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-    except OSError:  # a full disk: half a claim would be somebody's
+    except OSError:  # a full disk: half a claim would count as one
         path.unlink(missing_ok=True)
         raise
     return True
 
 
 def _take_over(path: Path, own: Claim, left: Claim | None) -> bool:
-    """Put `own` in the place of the claim that was `left`; False if that is no longer there.
+    """Replace the claim `left` behind by `own`; False if it is no longer there.
 
-    Of several commands that find the same claim, the one that creates the file named after it does so. Whoever creates
-    it later finds another claim in place.
+    If several commands find the same claim, the one that creates the file named after it replaces it. A command that
+    creates that file later finds another claim.
     """
     right = path.with_name(f".{path.name}.{left.token if left is not None else 'damaged'}")
     if not _create(right, json.dumps(asdict(own))):
@@ -291,7 +291,7 @@ def _take_over(path: Path, own: Claim, left: Claim | None) -> bool:
 
 
 def _read_settled(path: Path) -> Claim | None:
-    """The claim in the file; one that is just being written is waited for."""
+    """The claim in the file; waits for one that is just being written."""
     deadline = time.monotonic() + _PATIENCE
     claim = _read(path)
     while claim is None and path.exists() and time.monotonic() < deadline:
@@ -313,8 +313,8 @@ _TEXTS = [item.name for item in fields(Claim) if item.name != "pid"]
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process was started; None where it does not run, or the system does not tell."""
-    # Its name, in parentheses, may hold anything: what follows the last one is fields 3 (state) to 22 (start) and more.
+    """When a process was started; None if it does not run or the system does not tell."""
+    # The name, in parentheses, may hold anything; behind the last one come fields 3 (state) to 22 (start) and more.
     rest = _text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return rest[19] if len(rest) > 19 and rest[0] not in "ZX" else None
 

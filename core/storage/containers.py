@@ -1,7 +1,7 @@
-"""What a video file's own structure says: is it whole, and do frames lie in it that are not to be shown?
+"""What a video file's own structure says: is it whole, and does it hold frames that are not to be shown?
 
 OpenCV stops at the end of what it can read and does not say why. AVI (RIFF), MP4 and MOV (ISO/IEC 14496-12) and
-Matroska/WebM (RFC 9559) all write down how long their parts are.
+Matroska/WebM (RFC 9559) all store the lengths of their parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _TRACKS, _TRACK, _NUMBER = b"\x16\x54\xae\x6b", b"\xae", b"\xd7"
-# Of Matroska: what may lie in a segment, what in a cluster, and, of the latter, what holds a whole number (8 bytes).
+# Matroska's elements: those of a segment, those of a cluster, and those of a cluster that hold a number (8 bytes).
 _IN_SEGMENT = {
     b"\x11\x4d\x9b\x74",  # SeekHead
     b"\x15\x49\xa9\x66",  # Info
@@ -40,9 +40,9 @@ class Structure:
     """A video file as its container describes it.
 
     Attributes:
-        damage: how it is cut short or damaged, in words; None where nothing shows, or the format is another one.
-        trimmed: an edit list begins the video after its first stored frame, so that fewer are shown than are stored.
-        stored: frames in its index, where it has one to hold against its contents.
+        damage: how it is cut short or damaged, in words; None if no damage shows or the format is another one.
+        trimmed: whether an edit list begins after the first stored frame, so that fewer are shown than are stored.
+        stored: frames in its index, if it has one to compare with its contents.
         misplaced: numbers, from 1, of the frames that do not lie where the index has them.
     """
 
@@ -53,10 +53,10 @@ class Structure:
 
 
 def read_structure(path: str | Path) -> Structure:
-    """Read the structure of a video file; only the lengths of its parts are looked at, not the pictures.
+    """Read the structure of a video file: only the lengths of its parts, not the pictures.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with Path(path).open("rb") as file:
         if not file.read(1):
@@ -90,7 +90,7 @@ def _riff_damage(data: Data) -> str | None:
 
 
 def _riff_chunks(data: Data, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start of the content and end of each chunk; a list's kind is that of the list, a content follows it."""
+    """Kind, start of the content and end of each chunk; for a list, its own kind, and the content behind that."""
     while start + 8 <= stop:
         kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
         content, end = start + 8, start + 8 + size
@@ -103,10 +103,10 @@ def _riff_chunks(data: Data, start: int, stop: int) -> Iterator[tuple[bytes, int
 def _avi_index(data: Data) -> tuple[int | None, tuple[int, ...], int]:
     """Video frames in an AVI's index, which of them do not lie where it says, and the first such place.
 
-    A reader that finds no chunk where one should begin looks for the next, and counts on as if none had been between.
+    A reader that finds no chunk where one should begin looks for the next one, and counts as if none was between.
     """
     parts = {kind: (start, end) for kind, start, end in _riff_chunks(data, 12, len(data))}
-    at = data.rfind(b"idx1")  # where bytes are missing it is not where the chunks before it say
+    at = data.rfind(b"idx1")  # if bytes are missing, it is not where the chunks before it say
     if at < 0:
         return None, (), 0
     size = int.from_bytes(data[at + 4 : at + 8], "little")
@@ -120,7 +120,7 @@ def _avi_index(data: Data) -> tuple[int | None, tuple[int, ...], int]:
     if not entries:
         return None, (), 0
 
-    if b"movi" not in parts:  # the beginning of the list of frames is damaged, and with it the first of them
+    if b"movi" not in parts:  # the start of the list of frames is damaged, and so is the first frame
         return len(entries), tuple(range(1, len(entries) + 1)), 12
 
     def misplaced(base: int) -> list[int]:
@@ -131,7 +131,7 @@ def _avi_index(data: Data) -> tuple[int | None, tuple[int, ...], int]:
             or data[base + offset + 4 : base + offset + 8] != length.to_bytes(4, "little")
         ]
 
-    # Offsets count from the list's kind, or, by some writers, from the file's beginning.
+    # Offsets count from the list's kind or, with some writers, from the file's beginning.
     base = min((parts[b"movi"][0] - 4, 0), key=lambda base: len(misplaced(base)))
     wrong = misplaced(base)
     return len(entries), tuple(wrong), base + entries[wrong[0] - 1][1] if wrong else 0
@@ -173,7 +173,7 @@ def _video_tracks(data: Data) -> Iterator[tuple[int, int]]:
 
 
 def _listed_bytes(data: Data) -> int:
-    """Bytes of all pictures by the tables of their sizes."""
+    """Bytes of all pictures, by the tables of their sizes."""
     total = 0
     for start, end in _video_tracks(data):
         sizes = _find_box(data, start, end, b"mdia", b"minf", b"stbl", b"stsz")
@@ -197,7 +197,7 @@ def _find_box(data: Data, start: int, stop: int, *kinds: bytes) -> tuple[int, in
 
 
 def _is_trimmed(data: Data) -> bool:
-    """Whether the video's edit list skips stored frames; one that only takes back the decoder's delay does not."""
+    """Whether the video's edit list skips stored frames; one that only undoes the decoder's delay does not."""
     for start, end in _video_tracks(data):
         edits = _find_box(data, start, end, b"edts", b"elst")
         if edits is None:
@@ -246,21 +246,21 @@ def _matroska_damage(data: Data) -> str | None:
 
 
 def _matroska_fault(data: Data, start: int, end: int, allowed: set[bytes], tracks: set[int]) -> int | None:
-    """Where, in the elements from `start` to `end`, one begins that cannot be; None where all can.
+    """Where the first impossible element between `start` and `end` begins; None if there is none.
 
     Args:
         data: the file.
         start: of the first element.
         end: of the last.
         allowed: identifiers of elements that may lie here.
-        tracks: numbers of the tracks, as far as they were met.
+        tracks: numbers of the tracks met so far.
     """
     while start < end:
         found = _element(data, start)
         if found is None or found[0] not in allowed or (found[2] is not None and found[2] > end):
             return start
         kind, content, stop = found
-        if stop is None:  # a live recording: what is inside has no known end
+        if stop is None:  # a live recording: its content has no known end
             return None
         if kind in _NUMBERS and stop - content > 8:
             return start

@@ -21,7 +21,7 @@ def data_root(argument: str | Path | None = None) -> Path:
 
 
 def missing_of(openers: Mapping[str, Callable[[], object]]) -> dict[str, str]:
-    """Data set -> what is missing and where to get it, "" where its opener finds it."""
+    """Data set -> what is missing and where to get it; "" if its opener finds the data set."""
     found = dict.fromkeys(openers, "")
     for name, open_set in openers.items():
         try:
@@ -52,5 +52,5 @@ def require(path: str | Path, what: str, get: str) -> Path:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that no user put there as data: `._x`, `.DS_Store`, `Thumbs.db`, `@eaDir`, …"""
+    """Whether a file or folder is none that a user put there as data: `._x`, `.DS_Store`, `Thumbs.db`, `@eaDir`, …"""
     return name.startswith(".") or name.lower() in _CLUTTER

@@ -1,10 +1,10 @@
-"""Checkpoints that say what they are: weights, and in the file's header what it takes to build their network.
+"""Checkpoints that say what they are: weights, and a header with what is needed to build their network.
 
-One safetensors file. Under a key that names the task its metadata hold JSON with the fields of that task's description,
-a dataclass of plain values: the network's name and options, the content of a widths file (or null for the network's own
-widths), size and normalisation of its inputs, and whatever else its use needs. Under "origin" lies how it was made,
-which no use of it needs. Nothing that a file names is ever run or imported. `python -m core.inspect` prints all of it.
-Exported programs carry the same entries, and "program": what goes in and comes out (`core.export.exported`).
+Each is one safetensors file. Under a key that names the task, its metadata hold JSON with the fields of that task's
+description, a dataclass of plain values: the network's name and options, the content of a widths file (or null for the
+network's own widths), size and normalisation of its inputs, and whatever else is needed to use it. The entry "origin"
+says how it was made, for readers only. Nothing that a file names is ever run or imported. `python -m core.inspect`
+prints all entries. Exported programs carry the same ones, and "program": inputs and outputs (`core.export.exported`).
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 _ORIGIN, _PROGRAM = "origin", "program"
-_OF_THE_FILE = ("format", "skeleton", LIBRARY, CHECKSUM)  # entries that every file gets anew
+_OF_THE_FILE = ("format", "skeleton", LIBRARY, CHECKSUM)  # entries that are made anew for every file
 
 
-# What torch raises where sizes are beyond reason.
+# What torch raises if sizes are beyond reason.
 _IMPOSSIBLE = (RuntimeError, MemoryError, OverflowError, TypeError)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network was made: to be read, not to be used.
+    """How a network was made, for readers: no program uses it.
 
     Attributes:
         dataset: what it was trained on.
-        method: how its widths were found, "baseline" for the regular network's.
+        method: how its widths were found; "baseline" for the regular network.
         seed: of the training.
         recipe: the training, sections of a protocol as plain data.
-        notes: what went another way than the recipe says, such as a lowered learning rate; sentences.
+        notes: sentences about departures from the recipe, such as a lowered learning rate.
     """
 
     dataset: str
@@ -73,11 +73,11 @@ class Contents:
         task: key of the task; "" where nothing describes the network.
         description: fields of the task's description.
         origin: fields of `Origin`; empty in files of older releases and of converted weights.
-        library: the release that wrote it; "" where it does not say.
+        library: the release that wrote it; "" if the file does not say.
         checked: whether a checksum was there (and fits).
-        tensors: their number.
-        values: the numbers in them, parameters and buffers.
-        program: what an exported program takes and gives: names of tensors -> sentences; empty in checkpoints.
+        tensors: number of tensors.
+        values: number of values in them, parameters and buffers.
+        program: inputs and outputs of an exported program: names of tensors -> sentences; empty in checkpoints.
     """
 
     task: str
@@ -97,10 +97,10 @@ def save_described(
 
     Args:
         path: the file, by custom `*.safetensors`.
-        network: what the description builds, trained.
+        network: the network that the description builds, trained.
         key: of the task, under which the description lies.
         description: a dataclass whose values JSON can hold.
-        origin: how the network was made, where that is known.
+        origin: how the network was made, if that is known.
     """
     save_weights(network, path, header_of(key, description, origin))
 
@@ -114,11 +114,11 @@ def header_of(key: str, description: Any, origin: Origin | None = None) -> dict[
 
 
 def read_contents(path: str | Path) -> Contents:
-    """What any safetensors file says of itself; its checksum is verified.
+    """What any safetensors file says of itself; verifies its checksum.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is truncated, damaged or no safetensors file.
+        UserError: the file is truncated, damaged or no safetensors file.
     """
     metadata, tensors = read_verified(path)
     return contents_of(metadata, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
@@ -132,7 +132,7 @@ def contents_of(
     Args:
         metadata: the header.
         shapes: of the tensors.
-        checked: whether a checksum fits; None where an entry of the header is one.
+        checked: whether a checksum fits; None if the header itself holds one.
     """
     described = {
         key: _object(text) for key, text in descriptive(metadata).items() if key not in (_ORIGIN, _PROGRAM)
@@ -155,22 +155,22 @@ def header_of_program(metadata: Mapping[str, str], about: Mapping[str, str]) -> 
 
     Args:
         metadata: the header of the checkpoint that it comes from.
-        about: what it takes and gives: names of tensors -> sentences.
+        about: its inputs and outputs: names of tensors -> sentences.
     """
     return {**descriptive(metadata), **release(), _PROGRAM: json_text(dict(about))}
 
 
 def descriptive(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The entries of a header that say what the network is and how it was made: what a copy of it takes along."""
+    """The entries of a header that say what the network is and how it was made; copies keep these."""
     return {key: text for key, text in metadata.items() if key not in _OF_THE_FILE}
 
 
 def read_origin(path: str | Path) -> dict[str, Any]:
-    """The fields of a checkpoint's `Origin`, without its weights; empty where it has none.
+    """The fields of a checkpoint's `Origin`, without its weights; empty if it has none.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is truncated, damaged or no safetensors file.
+        UserError: the file is truncated, damaged or no safetensors file.
     """
     return _object(read_metadata(path).get(_ORIGIN, "")) or {}
 
@@ -181,12 +181,12 @@ def read_described(path: str | Path, key: str, decode: Callable[[dict[str, Any]]
     Args:
         path: a file that `save_described` wrote.
         key: of the task.
-        decode: makes the task's dataclass of the fields; raises ValueError (UserError) where they are none.
+        decode: makes the task's dataclass from the fields; raises ValueError (UserError) if they do not fit.
         writers: the commands that write such files, for the message.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is broken, of another task, or describes nothing.
+        UserError: the file is broken, of another task, or describes nothing.
     """
     fields = _object(read_metadata(path).get(key, ""))
     problem: ValueError | None = None
@@ -204,9 +204,9 @@ def read_described(path: str | Path, key: str, decode: Callable[[dict[str, Any]]
 def load_described(
     path: str | Path, build: Callable[[], M], load: Callable[[M, str | Path], object] = load_weights
 ) -> M:
-    """Build the network that a checkpoint describes and load its weights; it comes in evaluation mode.
+    """Build the network that a checkpoint describes and load its weights; the network is in evaluation mode.
 
-    A safetensors file without a checksum, of an older release, is warned of: damage to it would not be noticed.
+    A warning names a safetensors file without a checksum (of an older release): damage to it would not be noticed.
 
     Args:
         path: of the checkpoint.
@@ -215,7 +215,7 @@ def load_described(
 
     Raises:
         UserError: `build` raises one (the message then names the file); the network cannot be made, or is much larger
-            than what the file holds; or the weights do not fit, see `load_weights`.
+            than the content of the file; or the weights do not fit, see `load_weights`.
     """
     described = Path(path).suffix == ".safetensors"
     bound: AbstractContextManager[None] = nullcontext()
@@ -237,7 +237,7 @@ def load_described(
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in an entry of a header; None where it holds anything else."""
+    """The JSON object in an entry of a header; None if it holds anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

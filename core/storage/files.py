@@ -1,5 +1,5 @@
-"""Atomic file writes, which leave the old file or the new one, never half a file; locks between processes; and the
-check that no file is written over one that is read.
+"""Atomic file writes, which leave the old file or the new one, never half a file; locks between processes; and a check
+that no command writes over a file that it reads.
 
 JSON has neither infinities nor NaN, and both are legal results: the PSNR of two equal images is infinite. All JSON that
 the suite writes holds the words "inf", "-inf" and "nan" in their place, and `float` reads these back.
@@ -41,7 +41,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         mode: `"w"` for UTF-8 text, `"wb"` for bytes.
 
     Raises:
-        OSError: whatever the file system says (a full disk, no permission); `path` is then as it was before.
+        OSError: whatever the file system raises (a full disk, no permission); `path` is then as it was before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _written(path: Path, mode: str) -> Iterator[IO[Any]]:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Say of a full or failing disk, of which the system says nothing more, which file was being written."""
+    """Name the file that was being written in errors of a full or failing disk, which do not name it."""
     try:
         yield
     except OSError as error:
@@ -82,7 +82,7 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(
         f".{os.getpid()}.{path.name}"
-    )  # keeps the suffix, by which libraries choose a format
+    )  # keeps the suffix: libraries choose a format by it
     try:
         with naming(path):
             write(temporary)
@@ -92,9 +92,9 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_partial_writes(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left in a folder; not in those within it.
+    """Remove what processes that were killed while writing left in a folder, but not in folders within it.
 
-    Only for whoever holds the folder (`core.storage.claims`): nobody else writes there.
+    Only for the command that holds the folder (`core.storage.claims`): nobody else writes there.
     """
     for path in folder.glob(".*"):
         if _PARTIAL.fullmatch(path.name) and path.is_file():
@@ -104,15 +104,15 @@ def remove_partial_writes(folder: Path) -> None:
 def refuse_overwriting(
     outputs: Iterable[tuple[str, str | Path | None]], inputs: Iterable[tuple[str, str | Path | None]]
 ) -> None:
-    """Refuse to write a file over one that is read, into a folder whose files are read one by one, or twice.
+    """Refuse to write over a file that is read, into a folder that is read file by file, or twice to one file.
 
-    To be called before anything is opened for writing. Files are the same if the file system says so: through links,
-    by relative names, in another case where that does not matter.
+    To be called before anything is opened for writing. The file system decides whether two names mean one file: through
+    links, as relative names, or in another case where case does not matter.
 
     Args:
-        outputs: files to write, each with what names it ("--out"); None is left out.
-        inputs: files and folders that are read, each with what it is ("the video that is read"); None is left out. Of
-            a folder, the files directly in it count.
+        outputs: files to write, each with the option that names it ("--out"); None is skipped.
+        inputs: files and folders to read, each with a description ("the video that is read"); None is skipped. In a
+            folder, only the files directly in it count.
 
     Raises:
         UserError: the first such output, or one that is a folder.
@@ -138,14 +138,14 @@ def refuse_overwriting(
 
 
 def require_new_checkpoint(source: Path, target: Path) -> None:
-    """Refuse, for a checkpoint that is made of another one, a target of another ending, or the source itself."""
+    """For a checkpoint made from another one, refuse a target with another ending, or the source itself."""
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}': checkpoints are written as .safetensors; change the ending")
     refuse_overwriting([("OUT", target)], [("the checkpoint that is read", source)])
 
 
 def _identity(path: Path) -> tuple[int, int] | str:
-    """What two names of one file have in common."""
+    """An identity that all names of one file share."""
     try:
         found = path.stat()
     except OSError:  # a file that is still to be made
@@ -161,7 +161,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
     """`value` as JSON, with the words "inf", "-inf" and "nan" for the numbers that JSON does not have.
 
     Raises:
-        TypeError: it holds something that JSON cannot.
+        TypeError: the value holds something that JSON cannot.
     """
     return json.dumps(_in_words(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
@@ -182,11 +182,11 @@ def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: largest size in bytes.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is a folder, no JSON, larger than `most`, or nested deeper than Python follows.
+        OSError: the file cannot be read.
+        ValueError: it is a folder, no JSON, larger than `most`, or nested too deeply for Python.
     """
     path = Path(path)
     try:
@@ -199,14 +199,14 @@ def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
 
 
 def read_text(path: str | Path, remedy: str) -> str:
-    """The text of a file in UTF-8, without the mark that Windows' editors put before it.
+    """The text of a file in UTF-8, without the byte-order mark that editors on Windows put before it.
 
     Args:
         path: the file.
-        remedy: what to do about one that is no text: "get it again".
+        remedy: what to do if it is no text: "get it again".
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         MissingData: there is no such file.
         UserError: it is a folder, or no text.
     """
@@ -223,12 +223,12 @@ def read_text(path: str | Path, remedy: str) -> str:
 
 @contextmanager
 def file_alone() -> Iterator[None]:
-    """Within this block what is read is a file: a folder or a circle of links in its place is damage.
+    """Within this block a file is read: a folder or a circle of links in its place counts as damage.
 
     Other errors of the system, such as a disk that fails or is away, say nothing about the file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no file.
     """
     try:
         yield
@@ -239,9 +239,9 @@ def file_alone() -> Iterator[None]:
 
 
 def from_words(value: Any) -> Any:
-    """JSON values with numbers again in the place of "inf", "-inf" and "nan", at any depth.
+    """JSON values with "inf", "-inf" and "nan" turned back into numbers, at any depth.
 
-    For values in which these are no text of their own: `float` does it where a number alone is expected.
+    For values that hold no such texts; where only a number is expected, `float` does it.
     """
     if isinstance(value, dict):
         return {key: from_words(item) for key, item in value.items()}
@@ -260,10 +260,10 @@ def _in_words(value: Any) -> Any:
 
 @contextmanager
 def exclusive(path: str | Path, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
-    """Hold a lock that ends with the process, however that ends; False where there is no such lock.
+    """Hold a lock that ends with the process, however that ends; yields False where the system has no such lock.
 
-    Without one (Windows, some network file systems) processes at the same time each do the work, and the last one's
-    file stays.
+    Without one (Windows, some network file systems) simultaneous processes each do the work, and the last one's file
+    stays.
 
     Args:
         path: the lock file, which stays; its folder exists.
@@ -276,7 +276,7 @@ def exclusive(path: str | Path, waiting: Callable[[], object] | None = None) -> 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 locked = True
             except OSError as error:
-                busy = isinstance(error, BlockingIOError)  # any other: a file system without locks
+                busy = isinstance(error, BlockingIOError)  # any other error: a file system without locks
         if busy:
             if waiting is not None:
                 waiting()

@@ -1,6 +1,6 @@
-"""Weights that other libraries have downloaded before: `timm:NAME` and `torchvision:NAME`, from the user's own cache.
+"""Weights that other libraries have already downloaded: `timm:NAME` and `torchvision:NAME`, from the user's own cache.
 
-Nothing is downloaded here. Where a file is not in the cache, the message says what brings it there.
+Nothing is downloaded here. If a file is not in the cache, the message says which call downloads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def weights_file(source: str) -> Path:
 
     Args:
         source: a file; `timm:NAME`, a name of `timm.list_pretrained()`; or `torchvision:NAME`, a network (its default
-            weights) or weights such as `ResNet18_Weights.IMAGENET1K_V1`. Files by such names win over libraries.
+            weights) or weights such as `ResNet18_Weights.IMAGENET1K_V1`. A file of such a name comes first.
 
     Raises:
         MissingData: the file is not there, or not in the cache; or the library is not installed.
@@ -79,7 +79,7 @@ def _cached(config: Any) -> Iterator[Path]:
 
 
 def _hub_folder(config: Any) -> Path:
-    """The cache to name where nothing was found."""
+    """The cache to name if nothing was found."""
     if not config.hf_hub_id:
         return _downloads()
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -111,12 +111,12 @@ def _downloads() -> Path:
 
 
 def _downloaded(url: str) -> Path:
-    """Where `torch.hub.load_state_dict_from_url` puts it."""
+    """Where `torch.hub.load_state_dict_from_url` puts a file."""
     return _downloads() / Path(urlparse(url).path).name
 
 
 def _not_importable(source: str, library: str, error: Exception) -> str:
-    """A library that is missing, or that was built for another torch than is there."""
+    """The message for a library that is missing or was built for another torch than the installed one."""
     reason = " ".join(str(error).split())[:100]
     remedy = (
         "pip install -e '.[timm]'"

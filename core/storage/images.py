@@ -1,10 +1,10 @@
-"""The one reader of image files: pixels as they are stored. What becomes of them is each task's own rule.
+"""The one reader of image files: pixels as they are stored. Each task has its own rules for what follows.
 
 An image is a NumPy array of uint8 or uint16 with shape H x W (grey), H x W x 2 (grey and alpha), H x W x 3 (RGB) or
 H x W x 4 (RGB and alpha), alpha not multiplied into the colours.
 
-JPEGs are decoded by libjpeg-turbo (`jpeg_decoder`), else by OpenCV. All other files are decoded by Pillow, which checks
-what OpenCV forgives, but colours of 16 bits by OpenCV, as Pillow keeps 8 of them.
+JPEGs are decoded by libjpeg-turbo (`jpeg_decoder`), else by OpenCV. All other files are decoded by Pillow, which is
+stricter than OpenCV, except colours of 16 bits: these by OpenCV, as Pillow keeps only 8 bits.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MAX_PIXELS = 2**28
 """The usual limit: a camera of 200 megapixels is below it, and a file of some kilobytes can be far above."""
 
 PIXELS_VARIABLE = "LWDNA_MAX_PIXELS"
-"""The environment variable that sets another one; workers inherit it."""
+"""The environment variable that sets another limit; workers inherit it."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# What Pillow's readers raise on damaged files, over and above what they promise.
+# What Pillow's readers raise on damaged files, documented or not.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError,
                    struct.error, zlib.error, cv2.error)  # fmt: skip
 _MODES = {
@@ -60,7 +60,7 @@ def max_pixels() -> int:
     text = os.environ.get(PIXELS_VARIABLE, str(MAX_PIXELS))
     number = int(text) if len(text) < 20 and text.isdecimal() else 0
     if number < 1:
-        raise UserError(f"${PIXELS_VARIABLE} is '{text}': it is a number of pixels, at least 1")
+        raise UserError(f"${PIXELS_VARIABLE} is '{text}': it has to be a number of pixels, at least 1")
     return number
 
 
@@ -68,7 +68,7 @@ def check_pixels(width: int, height: int) -> None:
     """Refuse an image or a frame before it is decoded: a header of some bytes can promise any size.
 
     Raises:
-        ValueError: it is larger than the limit.
+        ValueError: the image is larger than the limit.
     """
     most = max_pixels()
     if width * height > most:
@@ -79,7 +79,7 @@ def check_pixels(width: int, height: int) -> None:
 
 
 class BadImage(UserError):
-    """An image file that is not there, is damaged, or that no decoder reads; the message names file and damage."""
+    """An image file that is missing, is damaged, or has no decoder; the message names file and damage."""
 
 
 def decode_in_one_thread() -> None:
@@ -95,8 +95,8 @@ def read_image(path: str | Path, *, upright: bool, first: bool = False) -> np.nd
     Args:
         path: a JPEG, PNG, WebP, BMP, TIFF or GIF of up to `max_pixels()`; the content decides, not the suffix.
         upright: turn the image as the camera's orientation tag says; else its pixels come as they are stored.
-        first: of several pictures (animations, pages) take the first; else such a file is an error. A JPEG's extra
-            pictures, which phones add, never count.
+        first: take the first of several pictures (animations, pages); otherwise such a file is an error. The extra
+            pictures that phones add to JPEGs never count.
 
     Returns:
         An image as described above; contiguous, the caller's own.
@@ -125,7 +125,7 @@ def read_image(path: str | Path, *, upright: bool, first: bool = False) -> np.nd
 
 
 def read_profile(path: str | Path) -> bytes | None:
-    """The ICC colour profile of an image file that describes what `read_image` gives; None where there is none.
+    """The ICC colour profile that describes what `read_image` returns for a file; None if there is none.
 
     Raises:
         BadImage: the file is no image.
@@ -141,7 +141,7 @@ def read_profile(path: str | Path) -> bytes | None:
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colour (H x W or H x W x 3) and alpha (H x W) of an image; alpha is None where there is none."""
+    """Colour (H x W or H x W x 3) and alpha (H x W) of an image; alpha is None if there is none."""
     if image.ndim == 2 or image.shape[2] == 3:
         return image, None
     return image[..., 0] if image.shape[2] == 2 else image[..., :3], image[..., -1]
@@ -159,15 +159,15 @@ def three_channels(colour: np.ndarray) -> np.ndarray:
 
 @cache
 def jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
-    """The choice of a decoder for JPEGs: jpeg4py, else mmcv with PyTurboJPEG, which looks in more places.
+    """The decoder for JPEGs: jpeg4py, else mmcv with PyTurboJPEG, which looks for the library in more places.
 
-    Both bind libjpeg-turbo, whose pixels are OpenCV's and Pillow's. None where neither finds the system's library.
+    Both bind libjpeg-turbo, whose pixels equal OpenCV's and Pillow's. None if neither finds the system's library.
     """
     with suppress(ImportError, OSError):
         import jpeg4py
 
         class Probe(jpeg4py.JPEG):
-            decompressor = None  # the destructor wants it even where the constructor has failed
+            decompressor = None  # the destructor reads it even after the constructor has failed
 
         Probe(np.zeros(0, np.uint8))  # loads the library
         return _jpeg4py_decode
@@ -204,14 +204,14 @@ def _jpeg4py_decode(content: bytes) -> np.ndarray:
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """None where Pillow is to say what is wrong."""
+    """Decode a JPEG; None if Pillow has to say what is wrong with it."""
     size = jpeg_size(content)
     if size is None:
         return None
     check_pixels(*size)
     turbo = jpeg_decoder()
     if turbo is not None:
-        with suppress(OSError, RuntimeError):  # CMYK, for which libjpeg-turbo has no rule; what is damaged
+        with suppress(OSError, RuntimeError):  # CMYK, for which libjpeg-turbo has no rule, or damage
             return turbo(content)
     with suppress(cv2.error):  # a header that promises an absurd size
         image = _opencv(content)
@@ -220,7 +220,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
 
 
 def _opencv(content: bytes) -> np.ndarray | None:
-    """What OpenCV reads in full, BGR and as it is stored; it converts CMYK."""
+    """What OpenCV reads, in full depth and as it is stored, BGR; CMYK is converted."""
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
@@ -231,8 +231,8 @@ def _decode(content: bytes, upright: bool, first: bool) -> np.ndarray:
             raise ValueError(f"it holds {count} pictures; save each as a file of its own")
         matters = upright or file.format == "TIFF"
         stored = _orientation(file) if matters else 1
-        file.load()  # also finds checksums that are wrong and pixels that are not there
-        left = _orientation(file) if matters else 1  # decoders turn a TIFF whether asked to or not
+        file.load()  # also finds wrong checksums and missing pixels
+        left = _orientation(file) if matters else 1  # decoders always turn a TIFF
         pixels = _pixels(content, file)
     if upright:
         return _turned(pixels, left)
@@ -247,7 +247,7 @@ def _pixels(content: bytes, file: Image.Image) -> np.ndarray:
         bits = max(file.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))  # type: ignore[attr-defined]
     if mode == "F" or bits not in (1, 2, 4, 8, 16):
         kind = "floating-point samples" if mode == "F" else "samples"
-        raise ValueError(f"its {kind} of {bits} bits are not of 8 or 16; convert it")
+        raise ValueError(f"its {kind} have {bits} bits, not 8 or 16; convert it")
     if bits == 16:
         if content.startswith(PNG):
             return _deep_png(content, file)
@@ -268,7 +268,7 @@ def _deep_grey(file: Image.Image) -> np.ndarray:
     if deep.min() < 0 or deep.max() > full:
         raise ValueError("its values do not fit in 16 bits")
     if file.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:  # type: ignore[attr-defined]
-        deep = full - deep  # counted from white, which Pillow heeds in 8 bits alone
+        deep = full - deep  # counted from white, which Pillow heeds only in 8 bits
     return deep.astype(np.uint16)
 
 
@@ -283,7 +283,7 @@ def _deep_png(content: bytes, file: Image.Image) -> np.ndarray:
         pixels = pixels[..., grey[kind] if kind in grey else _RGB_OF_BGR[pixels.shape[2]]]
     if clear is None or kind not in (0, 2):
         return pixels
-    # One colour stands for transparent (the chunk tRNS).
+    # One colour means transparent (the chunk tRNS).
     colour = pixels if kind == 0 else pixels[..., :3]
     hidden = colour == clear if kind == 0 else (colour == np.array(clear)).all(axis=2)
     return np.dstack([colour, np.where(hidden, 0, 65535).astype(np.uint16)])
@@ -323,7 +323,7 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _bad_image(path: str | Path, error: Exception) -> BadImage:
-    """What decoders raise, in one line."""
+    """The error for what a decoder raised, in one line."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.UnidentifiedImageError):
         reason = "no decoder knows it: not an image, or its header is broken"
@@ -331,7 +331,7 @@ def _bad_image(path: str | Path, error: Exception) -> BadImage:
 
 
 class _PillowLimit:
-    """Pillow's limit on pixels, which is one number for the whole process, and who has lifted it."""
+    """Pillow's limit on pixels, one number for the whole process, and how many readers have lifted it."""
 
     lock = threading.Lock()
     readers = 0
@@ -340,7 +340,7 @@ class _PillowLimit:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image of up to `max_pixels()`; Pillow's own limit is back when no thread reads here."""
+    """Open an image of up to `max_pixels()`; Pillow's own limit is restored when no thread reads here."""
     with _PillowLimit.lock:
         if _PillowLimit.readers == 0:
             _PillowLimit.own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

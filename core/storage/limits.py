@@ -1,4 +1,4 @@
-"""How much memory a file may ask for: what it says is checked before anything of that size is made."""
+"""How much memory a file may ask for: its sizes are checked before anything of these sizes is made."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch.nn.modules.module import (
 from core.errors import UserError
 from core.modules import hooked
 
-_ASSUMED = 64 * 2**30  # bytes, where the system does not tell
+_ASSUMED = 64 * 2**30  # bytes of memory, if the system does not tell
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
-# A network that a checkpoint describes is the regular one first, which may be larger than the found one in the file.
+# To build a checkpoint's network, the regular one is built first; it may be larger than the found one in the file.
 _SLACK = 64
 _ALWAYS_VALUES, _ALWAYS_PARTS = 2**26, 2**12  # 256 MiB of float32; more layers than any network here has
 
 
 def physical_memory() -> int | None:
-    """Bytes of memory that this machine, or the container that this process is in, has; None where nobody tells."""
+    """Bytes of memory of this machine, or of this process' container; None if the system does not tell."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
         return None
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -42,15 +42,15 @@ def require_memory(size: int, what: str) -> None:
 
     Args:
         size: in bytes.
-        what: that needs them, for the message.
+        what: what needs the memory, for the message.
 
     Raises:
-        UserError: it is more than the machine has.
+        UserError: the machine has less memory.
     """
     memory = physical_memory() or _ASSUMED
     if size > memory:
         raise UserError(
-            f"{what} would take {size / 2**30:,.1f} GiB of memory, of which {memory / 2**30:,.1f} are there"
+            f"{what} would take {size / 2**30:,.1f} GiB of memory; this machine has {memory / 2**30:,.1f}"
         )
 
 
@@ -80,7 +80,7 @@ def check_network(values: int, size: int, what: str) -> None:
         what: the network, for the message.
 
     Raises:
-        UserError: memory does not hold it, or a file that describes it holds much less (`network_of_a_file`).
+        UserError: it does not fit into memory, or the file that describes it holds much less (`network_of_a_file`).
     """
     require_memory(size, what)
     allowed = _allowed.get()
@@ -90,15 +90,15 @@ def check_network(values: int, size: int, what: str) -> None:
 
 @contextmanager
 def network_of_a_file(tensors: int, values: int) -> Iterator[None]:
-    """Within this block a network is built that a file describes, and cannot be much larger than what the file holds.
+    """Within this block a network is built that a file describes; it must not be much larger than the file's content.
 
-    Layers are counted as they are put together, so that a number of layers or channels that somebody made up ends in an
-    error, and not in full memory. Allowed are 64 times the numbers in the file, and always 256 MiB of them: the
-    regular network is built before it gets the found widths.
+    Layers are counted as they are put together, so that an invented number of layers or channels ends in an error, and
+    not in full memory. 64 times the values in the file are allowed, and always 256 MiB: the regular network is built
+    before it gets the found widths.
 
     Args:
-        tensors: in the file.
-        values: numbers in them.
+        tensors: number of tensors in the file.
+        values: number of values in them.
 
     Raises:
         UserError: the network is larger.

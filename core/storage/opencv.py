@@ -1,4 +1,4 @@
-"""OpenCV, as it is imported first: where a library of the system is missing, one line says which, and how to get it.
+"""The first import of OpenCV: if a system library is missing, one line says which, and how to get it.
 
 Slim containers lack libGL. `lwdna.libraries` imports this module before a command imports anything else.
 """
@@ -19,11 +19,11 @@ def _told(error: ImportError) -> MissingLibrary:
     library = library_of(error)
     if library is None:
         return MissingLibrary(
-            f"OpenCV cannot be imported ({error}): pip install opencv-python; lwdna doctor looks at all packages"
+            f"OpenCV cannot be imported ({error}): pip install opencv-python; lwdna doctor checks all packages"
         )
     return MissingLibrary(
-        f"OpenCV needs {library.file}, which this system lacks: {library.remedy}; or put opencv-python-headless, which "
-        f"does without, in the place of opencv-python; lwdna doctor looks for all libraries"
+        f"OpenCV needs {library.file}, which this system lacks: {library.remedy}; or install opencv-python-headless, "
+        f"which does not need it, instead of opencv-python; lwdna doctor checks all libraries"
     )
 
 

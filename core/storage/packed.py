@@ -1,7 +1,7 @@
 """Bytes of many arrays and their table of contents in one file, read by memory mapping.
 
 The file holds the arrays' bytes one after another, then a JSON table of contents, then the table's length and a mark
-of the kind of file. One whose mark or length do not agree is none.
+of the kind of file. A file whose mark or length does not agree is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from core.storage.files import atomic_write
 
 MARK_BYTES = 8
-# What numpy raises on damaged headings, which it reads as Python, and on other kinds of file.
+# What numpy raises on damaged headers, which it parses as Python, and on other kinds of file.
 _NO_ARRAY = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, TypeError, SyntaxError,
              tokenize.TokenError, zipfile.BadZipFile)  # fmt: skip
 _FOOTER = struct.Struct(f"<Q{MARK_BYTES}s")
@@ -33,9 +33,9 @@ def write_packed(
 
     Args:
         path: the file.
-        mark: eight bytes that name the kind of file; to be changed with its meaning.
+        mark: eight bytes that name the kind of file; a new meaning needs a new mark.
         arrays: written in order, as they come.
-        contents: called when all are written; what it returns must be JSON.
+        contents: called after all are written; its result must be JSON.
     """
     if len(mark) != MARK_BYTES:
         raise ValueError(f"a mark has {MARK_BYTES} bytes, got {mark!r}")
@@ -48,9 +48,9 @@ def write_packed(
 
 
 def read_array(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray | None:
-    """The array in a `.npy` file; None where there is no such file that is whole.
+    """The array in a `.npy` file; None if the file is missing or not whole.
 
-    It is mapped, so that a heading cannot ask for more memory than the file has, and holds no pickled objects.
+    The file is mapped, so its header cannot ask for more memory than the file has; pickled objects are refused.
 
     Args:
         path: the file.
@@ -66,16 +66,16 @@ def read_array(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray | None:
 def read_packed(
     path: Path, mark: bytes, mode: Literal["r", "c"] = "r"
 ) -> tuple[dict[str, Any], np.ndarray] | None:
-    """The table of contents and all bytes before it; None where there is no such file that is whole.
+    """The table of contents and all bytes before it; None if the file is missing or not whole.
 
     Args:
         path: the file.
         mark: the kind of file that it must be.
-        mode: "r" for a read-only array; "c" for one that torch takes, which wants memory that it may write: changes
-            stay in memory.
+        mode: "r" for a read-only array; "c" for one that torch takes, as it requires writable memory: changes stay in
+            memory.
 
     Returns:
-        the contents, and a flat, memory-mapped uint8 array.
+        The contents, and a flat, memory-mapped uint8 array.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Plain values lowered to frozen dataclasses, which refuse misspelt keys and wrong types.
+"""Turning plain values into frozen dataclasses; misspelt keys and wrong types are refused.
 
 Values are converted where nothing is lost (int to float, 3.0 to int, list to tuple, str to Path) and refused otherwise.
 """
@@ -24,12 +24,12 @@ def lower(value: Any, annotation: Any, where: str = "") -> Any:
     """Convert a value to a type, or refuse it.
 
     Args:
-        value: of numbers, texts, lists and mappings.
+        value: numbers, texts, lists and mappings.
         annotation: a dataclass, or any type that its fields have.
-        where: path of the key at which it was found, for messages.
+        where: path of the value's key, for messages.
 
     Raises:
-        UserError: it does not fit; the message names the key.
+        UserError: the value does not fit; the message names the key.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
@@ -58,7 +58,7 @@ def lower(value: Any, annotation: Any, where: str = "") -> Any:
 
 
 def read_kept(path: Path, annotation: type[T]) -> T | None:
-    """What a file keeps that can be made again, as that dataclass; None where it is missing or damaged.
+    """The content of a file that can be made again, as this dataclass; None if it is missing or damaged.
 
     Args:
         path: a JSON file.
@@ -112,7 +112,7 @@ def _lower_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
             return lower(value, member, where)
         except UserError as refusal:
             refusals.append(refusal)
-    # `X | None` is an optional X: what X says about a wrong value helps more than the union's name.
+    # `X | None` is an optional X: X's own message about a wrong value helps more than the union's name.
     members = tuple(member for member in members if member is not type(None))
     if len(members) == 1:
         raise refusals[0]

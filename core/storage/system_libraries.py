@@ -1,4 +1,4 @@
-"""Libraries of the system that wheels need and do not bring: what needs them, and what installs them."""
+"""System libraries that wheels need but do not contain: what needs them, and what installs them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class SystemLibrary:
         file: its name, as programs ask for it.
         purpose: what needs it.
         debian: the package of Debian and Ubuntu.
-        fedora: that of Fedora and its relatives.
-        needed: nothing runs without it; else something is slower.
+        fedora: the package of Fedora and its relatives.
+        needed: whether nothing runs without it; otherwise something is only slower.
     """
 
     file: str
@@ -26,7 +26,7 @@ class SystemLibrary:
 
     @property
     def remedy(self) -> str:
-        """How to get it."""
+        """How to install it."""
         return f"apt-get install {self.debian} (Debian, Ubuntu) or dnf install {self.fedora} (Fedora)"
 
 
@@ -41,7 +41,7 @@ LIBRARIES = (
 
 
 def library_of(error: ImportError) -> SystemLibrary | None:
-    """The library of the system that is missing, by what the loader says; None where it is about something else."""
+    """The missing system library, by the loader's message; None if that is about something else."""
     found = re.match(r"(lib[^\s:]+\.so[.\d]*): ", str(error))
     if found is None:
         return None

@@ -14,7 +14,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of frame 
 
 
 def find_truncation(content: bytes) -> str | None:
-    """Say in words how a JPEG or PNG file is cut short, or None where it is whole or of another format."""
+    """How a JPEG or PNG file is cut short, in words; None if it is whole or of another format."""
     if not content:
         return "the file is empty"
     if content.startswith(JPEG):
@@ -25,7 +25,7 @@ def find_truncation(content: bytes) -> str | None:
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that the first frame header of a JPEG names; None where there is none."""
+    """Width and height that the first frame header of a JPEG names; None if there is none."""
     for marker, place in _segments(content):
         if marker in _FRAMES:
             header = content[place + 3 : place + 7]  # length and bits stand before
@@ -38,10 +38,10 @@ def _jpeg_is_whole(content: bytes) -> bool:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Walk the marker segments: a search for a marker would find an embedded thumbnail's.
+    """Walk the marker segments: a search for a marker would find that of an embedded thumbnail.
 
     Yields:
-        the marker, and where its length stands.
+        The marker, and the position of its length.
     """
     position = 2
     while match := _NEXT_MARKER.search(content, position):

@@ -1,4 +1,4 @@
-"""Video files frame by frame, with what is wrong with them, and video files written so that times hold.
+"""Reading video files frame by frame, with a report of their damage, and writing them so that times hold.
 
 The tasks' commands read and write videos here and nowhere else. Frames are (height, width, 3) uint8 RGB.
 """
@@ -24,17 +24,17 @@ from core.storage.files import file_alone
 from core.storage.images import check_pixels
 from core.storage.opencv import cv2
 
-# FFmpeg would print what our errors say. It reads its setting once, before the first video that is opened.
+# FFmpeg would print what our errors say. It reads this setting once, before the first video is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mov": "mp4v", ".mkv": "mp4v"}
 """The codec that a video's ending chooses."""
 
 USUAL_SPEED = 30.0
-"""Frames per second of what does not say: folders of images, some cameras."""
+"""Frames per second of sources that do not say: folders of images, some cameras."""
 
-_JITTER = 0.25  # of a frame: times that are off by no more than this are those of a constant rate
-_FASTEST = 120.0  # frames per second that a variable rate is written with, unless its mean is high
+_JITTER = 0.25  # of a frame: largest departure of times that still count as a constant rate
+_FASTEST = 120.0  # frames per second at which a variable rate is written, unless its mean is high
 _MOST_REPEATS = 100  # written per frame read, on average: wild time stamps must not fill the disk
 _LISTED = 20
 _VP8_SHOWN = 0x10
@@ -61,14 +61,14 @@ class Video:
 
     Attributes:
         name: what the user called it.
-        live: a camera, which has no end.
+        live: whether it is a camera, which has no end.
         speed: frames per second of the grid that the slots count on: the video's own rate where that is constant.
         count: number of frames, as far as the source says; those that cannot be read are counted.
-        frames: starts to read.
-        notes: what the user should know before anything is read, in whole lines.
+        frames: starts reading.
+        notes: what the user should know before anything is read, one line each.
         lost: numbers of the frames that could not be read, filled as `frames` goes on.
-        damage: what the file's structure says about why.
-        open_end: the file is cut and does not say how many frames are missing; set when `frames` has ended.
+        damage: the reason, as far as the file's structure shows it.
+        open_end: whether the file is cut and does not say how many frames are missing; set when `frames` has ended.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Video:
 
 
 def list_frames(numbers: Sequence[int]) -> str:
-    """`[7, 12, 13, 14]` as "frames 7, 12–14"; what is left out of a long list is counted."""
+    """`[7, 12, 13, 14]` as "frames 7, 12–14"; a long list is cut, with its length."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
@@ -107,7 +107,7 @@ def list_frames(numbers: Sequence[int]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """OpenCV's own messages about a video that it cannot open would stand beside ours."""
+    """Silence OpenCV's own messages about a video that it cannot open: ours say it."""
     # OpenCV 4 has these functions at the top, OpenCV 5 in a module of their own.
     logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
     level = logging.getLogLevel()
@@ -131,8 +131,8 @@ def capturing(source: str | int, *settings: Any) -> Iterator[cv2.VideoCapture]:
 def open_video_file(path: str | Path) -> Video:
     """Open a video file, and find out which frames it holds and when each is shown.
 
-    The container's packets are counted and their times read before anything is decoded: what then cannot be decoded
-    is known by number. Frames that the decoder mends by itself are not noticed.
+    The container's packets are counted and their times read before anything is decoded, so the numbers of frames that
+    cannot be decoded are known. Frames that the decoder mends by itself are not noticed.
 
     Raises:
         UserError: it is no video, not a single frame can be read, or frames are larger than `max_pixels` allows.
@@ -157,7 +157,7 @@ def open_video_file(path: str | Path) -> Video:
         raise
     except ValueError as error:
         raise UserError(f"{name} cannot be read: {error}") from error
-    stated = min(stated, Path(path).stat().st_size)  # a frame takes a byte at least
+    stated = min(stated, Path(path).stat().st_size)  # a frame takes at least one byte
     first = [time for time in (_next_time(capture), _next_time(capture)) if time is not None]
     capture.release()
     if not opened or not first:
@@ -166,7 +166,7 @@ def open_video_file(path: str | Path) -> Video:
         )
         raise UserError(f"{name} {problem} that can be read{why}")
     packets = _decoded_times(path) if structure.trimmed else _packet_times(path)
-    # Some decoders give their frames other times than the container does (AVI with B-frames). Where all of
+    # Some decoders give frames other times than the container does (AVI with B-frames). If all of
     # them can be decoded, their order is enough.
     in_order = first != packets[:2] and len(_decoded_times(path)) >= len(packets)
     plan = _plan(packets, speed, stated, structure)
@@ -175,7 +175,7 @@ def open_video_file(path: str | Path) -> Video:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Number and slot of every packet's frame, frames in all, the grid's frames per second, and remarks."""
+    """Number and slot of every packet's frame, frames in all, the grid's frames per second, and notes."""
 
     numbers: list[int]
     slots: list[int]
@@ -186,7 +186,7 @@ class _Plan:
 
 
 def _next_time(capture: cv2.VideoCapture, patience: int = 64) -> float | None:
-    """Decode the next frame that can be; its time in milliseconds, None at the end."""
+    """Decode the next frame that can be decoded; returns its time in milliseconds, None at the end."""
     for _ in range(patience):
         if capture.grab():
             return float(capture.get(cv2.CAP_PROP_POS_MSEC))
@@ -206,7 +206,7 @@ def _packet_times(path: str | Path) -> list[float]:
         times = []
         while (time := _next_time(capture)) is not None:
             _, packet = capture.retrieve()
-            # VP8 stores pictures that are only referred to (RFC 6386, 9.1).
+            # VP8 stores pictures that serve only as references (RFC 6386, 9.1).
             if not (hides and packet is not None and packet.size and not int(packet.flat[0]) & _VP8_SHOWN):
                 times.append(time)
         return sorted(times)
@@ -218,14 +218,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
     Args:
         times: of the stored frames in milliseconds, ascending.
         speed: frames per second according to the container; 0 or nonsense where it does not say.
-        stated: frames according to the container; an estimate in some, so that it counts in damaged files only.
+        stated: frames according to the container; some only estimate it, so it counts only in damaged files.
         structure: of the file.
     """
     n = len(times)
     places = list(range(n))
     known = 0 < speed < 1000
     if structure.misplaced and structure.stored is not None and n < structure.stored:
-        # Of what was overwritten no trace is left in the times. A chunk may have swallowed those after it.
+        # Overwritten frames leave no trace in the times. A damaged chunk may have swallowed the frames after it.
         stored = range(1, structure.stored + 1)
         suspects = [*structure.misplaced, *(k for k in stored if k > structure.misplaced[0])]
         gone = set(list(dict.fromkeys(suspects))[: structure.stored - n])
@@ -247,7 +247,7 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
     fits = bool((np.diff(on_grid) > 0).all() and np.abs(seconds * speed - on_grid).max() <= _JITTER)
     most = _MOST_REPEATS * n + 1000
     too_many = float(seconds[-1]) * speed > most
-    # The container itself is broken where frames are missing.
+    # Gaps on the grid mean missing frames only if the container itself is damaged.
     if fits and structure.damage and not too_many:
         slots = [int(slot) for slot in on_grid]
         return _Plan([slot + 1 for slot in slots], slots, max(count, slots[-1] + 1), speed, (), open_end)
@@ -264,14 +264,14 @@ def _plan(times: Sequence[float], speed: float, stated: float, structure: Struct
 def _assemble(
     path: str | Path, name: str, plan: _Plan, times: Sequence[float] | None, damage: str | None
 ) -> Video:
-    """The video of a plan; without `times` the frames come in the plan's order and none is missing."""
+    """The video of a plan; without `times` the frames come in the plan's order, and none is missing."""
 
     def frames() -> Iterator[Frame]:
         video.lost.clear()
         video.open_end = False
         n, decoded, misses, index, number, slot = len(plan.numbers), 0, 0, -1, 0, -1
         with capturing(str(path), cv2.CAP_FFMPEG) as capture:
-            # A frame that cannot be decoded answers like the end of the file; the next one may be fine.
+            # A frame that cannot be decoded looks like the end of the file; the next one may be fine.
             while misses <= max(n - decoded, 0) + 1:
                 found, image = capture.read()
                 if not found:
@@ -293,7 +293,7 @@ def _assemble(
 
 
 def _place(times: Sequence[float] | None, time: float, following: int) -> int:
-    """Which of the stored frames was decoded: the one of its time, else the following one."""
+    """Which of the stored frames was decoded: the one with this time, else the `following` one."""
     if times is None:
         return following
     index = bisect_left(times, time - 1e-3)
@@ -303,8 +303,8 @@ def _place(times: Sequence[float] | None, time: float, following: int) -> int:
 class VideoFile:
     """Writes a video; it appears under its name when the block ends, with the frames that were written until then.
 
-    Frames of another size than the first one's are fitted into it. `repeated` counts frames that were shown again
-    because the next one comes later than one frame, `fitted` those of another size.
+    Frames of another size are fitted into that of the first. `repeated` counts repetitions of frames until the next one
+    is due, `fitted` the frames of another size.
 
     Args:
         path: `*.mp4`, `*.mov`, `*.mkv` (MPEG-4) or `*.avi` (motion JPEG).
@@ -332,8 +332,8 @@ class VideoFile:
 
         Args:
             image: the picture.
-            slot: when it is shown, see `Frame`; the one before is repeated until then (at the start: this one).
-                None puts it after the one before.
+            slot: when it is shown, see `Frame`; the previous frame is repeated until then (at the start, this one).
+                None puts it right after the previous frame.
 
         Raises:
             OSError: the file cannot be written.
@@ -360,7 +360,7 @@ class VideoFile:
         self._last = picture
 
     def note(self) -> str | None:
-        """What was done to the frames beyond writing them, in words."""
+        """What was done to the frames besides writing them, in words; None if nothing."""
         parts = []
         if self.repeated:
             parts.append(
@@ -381,10 +381,10 @@ class VideoFile:
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a video's name whose ending chooses no codec.
+    """Refuse a video's name with an ending that chooses no codec.
 
     Raises:
-        UserError: see above.
+        UserError: the ending is none of those that can be written.
     """
     if path.suffix.lower() not in CODECS:
         first, second, *others = CODECS
@@ -394,7 +394,7 @@ def check_ending(path: Path) -> None:
 
 
 def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image at its own proportions in the middle of a black one of `size` (width, height)."""
+    """An image at its own proportions in the middle of a black image of `size` (width, height)."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
@@ -409,7 +409,7 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def missing_numbers(numbers: Sequence[int]) -> list[int]:
-    """Which numbers a numbered series of files leaves out: multiples of its usual step that are not there.
+    """The numbers that a series of files leaves out: multiples of its usual step that are missing.
 
     Args:
         numbers: ascending.

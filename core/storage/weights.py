@@ -1,9 +1,9 @@
-"""Weights as people have them: found in whatever a checkpoint holds, and matched with a network by name and shape.
+"""Finding weights in any checkpoint, and matching them with a network by name and shape.
 
 A checkpoint is any nesting of mappings. Every mapping of names to tensors in it is a set of weights, and the set that
-fits the network is taken. Of a running average and the weights that it averages, the average is taken: it is what
-authors evaluate. Names may carry what wrappers put into them: "module." (data parallel, averaged models), "_orig_mod."
-(compiled modules) and a leading "model.", in any order and as often as they were wrapped.
+fits the network is taken. A running average comes before the weights that it averages: authors evaluate the average.
+Names may carry the prefixes of wrappers: "module." (data parallel, averaged models), "_orig_mod." (compiled modules)
+and a leading "model.", in any order and number.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from core.errors import UserError, first_names
 from core.tables import grouped
 
-# Keys under which training codes keep running averages, and weights; of several the first one counts where no network
-# is there to tell which one is meant. "ema" is our own training state's.
+# Keys under which training codes keep running averages, and weights. The first of several counts if there is no network
+# to tell which one is meant. "ema" is the key in our own training states.
 AVERAGES = ("params_ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PLAIN = ("params", "state_dict", "model_state_dict", "model", "net")
-# Names of wrappers within names of tensors: they come off wherever they stand, for a part of a network can be wrapped.
+# Wrappers' names within names of tensors: removed wherever they stand, as a part of a network can be wrapped.
 _WRAPPERS = ("module", "_orig_mod")
 _LEADING = "model"
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 _BATCHES = "num_batches_tracked"  # of BatchNorm, which old files lack
-_DEEPEST = 4  # wrappers within wrappers; a hostile file may hold itself
+_DEEPEST = 4  # levels of nesting; a hostile file may hold itself
 
 
 class KeyDifference(NamedTuple):
@@ -45,9 +45,9 @@ class WeightSet:
     """One mapping of names to tensors within a checkpoint.
 
     Attributes:
-        entry: where it lies, "model/state_dict"; "" for the checkpoint itself.
+        entry: where it lies, such as "model/state_dict"; "" for the checkpoint itself.
         weights: the tensors.
-        whole: it is all that lies there, and not a part with a common start of names.
+        whole: whether it is all that lies there, and not a part whose names share a prefix.
     """
 
     entry: str
@@ -61,7 +61,7 @@ class WeightSet:
 
     @property
     def rank(self) -> int:
-        """The place among sets where nothing else tells which one is meant; the lowest counts."""
+        """The rank among sets if nothing else tells which one is meant; the lowest counts."""
         parts = self.entry.split("/")
         known = (*AVERAGES, *PLAIN)
         return min((known.index(part) for part in parts if part in known), default=len(known))
@@ -75,8 +75,8 @@ class Fitted:
         weights: by the network's own names.
         missing: names of the network that have no weights.
         unexpected: names of the file that the network does not have.
-        heads: layers whose number of outputs differs, which keep their own start -> (outputs there, outputs here).
-        notes: what is to be said of it; sentences.
+        heads: layers whose number of outputs differs, so that they start fresh -> (outputs there, outputs here).
+        notes: sentences about what was taken and what was not.
     """
 
     weights: dict[str, Tensor]
@@ -87,7 +87,7 @@ class Fitted:
 
 
 def weight_sets(content: Any, source: str | Path) -> list[WeightSet]:
-    """All sets of weights in a checkpoint, in the order in which they lie there.
+    """All sets of weights in a checkpoint, in their order there.
 
     Raises:
         UserError: there are none.
@@ -103,13 +103,13 @@ def weight_sets(content: Any, source: str | Path) -> list[WeightSet]:
 
 
 def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint where no network tells which of several sets is meant.
+    """The weights in a checkpoint, if no network tells which of several sets is meant.
 
     Args:
-        content: what a checkpoint holds: weights by name, alone or under one of `AVERAGES` (which count first: a
-            running average is what authors evaluate) or `PLAIN`. Wrappers' "module." and "_orig_mod." before all names
-            come off.
-        source: where it comes from, for the error's text.
+        content: what a checkpoint holds: weights by name, alone or under one of `AVERAGES` (which come first: authors
+            evaluate the running average) or `PLAIN`. The wrappers' "module." and "_orig_mod." are removed if all
+            names begin with them.
+        source: where it comes from, for messages.
 
     Raises:
         UserError: there are no weights in it, or several sets under names that say nothing.
@@ -119,8 +119,8 @@ def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
     alike = [item.entry for item in found if item.rank == best.rank]
     if best.entry and len(alike) > 1:
         raise UserError(
-            f"'{source}' is ambiguous: it holds {len(alike)} sets of weights ({first_names(alike)}); save the one that "
-            f"is meant alone"
+            f"'{source}' is ambiguous: it holds {len(alike)} sets of weights ({first_names(alike)}); save only the one "
+            f"that is meant"
         )
     weights = {name: value for name, value in best.weights.items() if _plain(name) != _COUNTER}
     while prefix := next(
@@ -169,17 +169,17 @@ def fitted_weights(
         module: the network.
         content: what a checkpoint holds.
         source: where it comes from, for messages.
-        strict: refuse missing and unexpected names; wrong shapes are refused always.
-        foreign: it is a network trained for something else. Its heads may have another number of outputs: layers of
-            which the first dimension alone differs, from one and the same number to another (were it a layer within the
+        strict: refuse missing and unexpected names; wrong shapes are always refused.
+        foreign: whether the weights were trained for something else. Then heads may have another number of outputs:
+            layers that differ only in their first dimension, all from one number to one other (for a layer within the
             network, its readers' second dimension would differ too). And the network may be a part of what was saved,
-            under names with a common start.
-        unused: starts of names that the file may hold beyond the module's: of the network that it is a part of.
-        stems: convolutions that keep their own start where the file's kernels have another size.
+            under names with a common prefix.
+        unused: prefixes of further names that the file may hold: those of the network that the module is a part of.
+        stems: convolutions that start fresh if the file's kernels have another size.
 
     Raises:
-        UserError: there are no weights in it; none fits, then the closest set is named, and what is missing, unexpected
-            and of another shape is counted; or several fit and differ.
+        UserError: there are no weights in it; several sets fit and differ; or none fits: the message then names the
+            closest set and counts the missing names, the unexpected ones and the other shapes.
     """
     wanted = {
         name: value
@@ -218,10 +218,10 @@ class _Match:
     names: dict[str, str]  # of the network -> of the file, shapes aside
     missing: list[str]
     unexpected: list[str]
-    shapes: list[str]  # of another shape, with both
+    shapes: list[str]  # tensors of another shape, with both shapes
     heads: dict[str, tuple[int, int]]
     stems: list[str]
-    counters: int  # of batches, which are not there and start at 0
+    counters: int  # of batches, which are missing and start at 0
 
     @property
     def count(self) -> int:
@@ -245,7 +245,7 @@ class _Match:
         return text + (f"; is '{self.missing[0]}' called '{close[0]}' there?" if close else "")
 
     def weights(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By the network's names; without the heads, and with counters that start at 0."""
+        """The weights by the network's names, without the heads and with counters that start at 0."""
         loaded = {
             name: self.own.weights[theirs]
             for name, theirs in self.names.items()
@@ -265,7 +265,7 @@ class _Match:
         elif self.own.entry and (sets > 1 or not self.own.whole):
             yield f"'{source}': its entry '{self.own.entry}' is taken."
         for name, (there, here) in self.heads.items():
-            yield f"'{source}': its head '{name}' has {there} outputs, this network's {here}: that starts fresh."
+            yield f"'{source}': its head '{name}' has {there} outputs, this network's {here}: the head starts fresh."
         for name in self.stems:
             yield f"'{source}' is of a network with another stem: '{name}' starts fresh."
         if self.counters:
@@ -292,7 +292,7 @@ def _sets_in(
 
 
 def _parts(whole: WeightSet) -> Iterator[WeightSet]:
-    """The parts of a set whose names start alike: "model_ema.", "criterion."."""
+    """The parts of a set whose names share a prefix: "model_ema.", "criterion."."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in whole.weights.items():
         start, _, rest = name.partition(".")
@@ -304,7 +304,7 @@ def _parts(whole: WeightSet) -> Iterator[WeightSet]:
 
 
 def _plain(name: str) -> str:
-    """A name without what wrappers put into it."""
+    """A name without the prefixes of wrappers."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     while len(parts) > 1 and parts[0] == _LEADING:
         parts = parts[1:]
@@ -312,7 +312,7 @@ def _plain(name: str) -> str:
 
 
 def _names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name of the network -> name of the file: as they are, or without wrappers where that finds more."""
+    """Name in the network -> name in the file: as they are, or without wrappers if that finds more."""
     exact = {name: name for name in wanted if name in found}
     if len(exact) == len(wanted):
         return exact
@@ -359,7 +359,7 @@ def _match(
 
 
 def _heads(other: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
-    """Layers that differ in their number of outputs alone, where nothing else differs."""
+    """Layers that differ only in their number of outputs, if nothing else differs."""
     sizes = {(there[:1], here[:1]) for there, here in other.values()}
     if len(sizes) != 1 or any(
         there[1:] != here[1:] or not there or not here for there, here in other.values()
@@ -370,7 +370,7 @@ def _heads(other: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict
 
 
 def _best(fitting: Sequence[_Match], source: str | Path) -> _Match:
-    """The average where there is one, and else the only one."""
+    """The average if there is one, else the only set."""
     count = max(match.count for match in fitting)
     fullest = [match for match in fitting if match.count == count]
     chosen = [match for match in fullest if match.own.average] or fullest
@@ -379,7 +379,7 @@ def _best(fitting: Sequence[_Match], source: str | Path) -> _Match:
     if others:
         raise UserError(
             f"'{source}' is ambiguous: it holds {1 + len(others)} different sets of weights that fit, "
-            f"'{best.own.entry}' and '{first_names(others)}'; save the one that is meant alone"
+            f"'{best.own.entry}' and '{first_names(others)}'; save only the one that is meant"
         )
     return best
 
@@ -392,7 +392,7 @@ def _equal(one: _Match, other: _Match) -> bool:
 
 
 def _left_out(best: _Match, sets: Sequence[WeightSet]) -> Iterator[str]:
-    """Where the network is a part of what was saved: what else was there."""
+    """If the network is a part of what was saved: what else was there."""
     if not best.own.whole:
         entry, _, start = best.own.entry.rpartition("/")
         rest = [

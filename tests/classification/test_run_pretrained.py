@@ -56,7 +56,7 @@ def test_a_run_from_trained_weights(experiment: Path, weights: Path) -> None:
     assert result["weights"]["start"] == "pretrained"
     assert result["weights"]["pretrained"] == str(weights)
     assert any(
-        "its head 'fc' has 12 outputs, this network's 10: that starts fresh" in n
+        "its head 'fc' has 12 outputs, this network's 10: the head starts fresh" in n
         for n in result["weights"]["notes"]
     )
     report = (experiment / "report.md").read_text()

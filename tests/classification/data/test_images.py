@@ -140,7 +140,7 @@ def test_sixteen_bits_with_alpha_are_mixed_with_white(tmp_path):
 def test_floating_point_pixels_are_refused(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(np.ones((2, 2), np.float32)).save(stream, "TIFF")
-    with pytest.raises(BadImage, match="32 bits are not of 8 or 16"):
+    with pytest.raises(BadImage, match="have 32 bits, not 8 or 16"):
         read(stream.getvalue(), tmp_path)
 
 

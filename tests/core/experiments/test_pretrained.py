@@ -171,7 +171,7 @@ def test_a_head_of_another_size_starts_fresh_by_the_seed(tmp_path: Path) -> None
     task = task_of(path)
     assert task.pretrained is not None
     assert task.pretrained.notes == (
-        f"'{path}': its head '6' has 5 outputs, this network's 3: that starts fresh.",
+        f"'{path}': its head '6' has 5 outputs, this network's 3: the head starts fresh.",
     )
     one, other, again = (network(task, None, seed, "pretrained") for seed in (0, 1, 0))
     assert torch.equal(one[0].weight, other[0].weight)

@@ -126,7 +126,7 @@ def test_a_number_that_another_process_has_now_is_told_by_its_start(tmp_path: Pa
 def test_of_another_machine_the_user_decides(change: dict[str, str], tmp_path: Path) -> None:
     write_json(tmp_path / CLAIM_FILE, asdict(replace(Claim.own(), pid=2**22 + 1, **change)))
     with (
-        pytest.raises(Claimed, match=r"cannot be looked at from here: .* remove '.*claim\.json'") as caught,
+        pytest.raises(Claimed, match=r"cannot be checked from here: .* remove '.*claim\.json'") as caught,
         claimed(tmp_path),
     ):
         pass

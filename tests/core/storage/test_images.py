@@ -106,7 +106,7 @@ def test_tiffs_of_other_depths_are_refused_and_white_may_be_zero(tmp_path: Path)
     tifffile.imwrite(tmp_path / "white.tif", 65535 - deep, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(tmp_path / "white.tif", upright=False), deep)
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.int32), photometric="minisblack")
-    with pytest.raises(BadImage, match="its samples of 32 bits are not of 8 or 16"):
+    with pytest.raises(BadImage, match="its samples have 32 bits, not 8 or 16"):
         read_image(tmp_path / "a.tif", upright=False)
     tifffile.imwrite(tmp_path / "b.tif", GREY.astype(np.float32), photometric="minisblack")
     with pytest.raises(BadImage, match="its floating-point samples of 32 bits"):

@@ -195,7 +195,7 @@ def test_heads_of_another_size_keep_their_start():
     module = network(1, outputs=7)
     fitted = fitted_weights(module, {"state_dict": weights()}, "f", foreign=True)
     assert fitted.heads == {"3": (2, 7)}
-    assert fitted.notes == ("'f': its head '3' has 2 outputs, this network's 7: that starts fresh.",)
+    assert fitted.notes == ("'f': its head '3' has 2 outputs, this network's 7: the head starts fresh.",)
     assert fitted.weights.keys() == {name for name in weights() if name[0] != "3"}
     with pytest.raises(UserError, match=r"2 of another shape \(3.weight \(2, 4\) instead of \(7, 4\)"):
         fit_weights(module, weights(), "f")
