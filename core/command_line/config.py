@@ -1,7 +1,7 @@
 """Configuration files (mmengine's Config: `_base_`, `key=value` overrides) lowered to frozen dataclasses.
 
-mmengine keeps misspelt keys without a word and knows no types; the dataclasses are the schema that refuses both. What
-is code and what is data: `core.command_line.config_files`.
+mmengine silently keeps misspelt keys and knows no types; the dataclasses are a schema that refuses wrong ones. Which
+files are code and which are data: `core.command_line.config_files`.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ def load_config(
 ) -> T:
     """Read a configuration into `schema`, a frozen dataclass whose fields may be dataclasses again.
 
-    Later ones win: the schema's own defaults, `defaults`, the file, `overrides`. Values are converted where
+    Later sources win: the schema's own defaults, `defaults`, the file, `overrides`. Values are converted where
     nothing is lost (int to float, 3.0 to int, list to tuple, str to Path) and refused otherwise.
 
     Args:
-        path: an mmengine configuration file, or None for none. A .py file is run, and may have helper variables
+        path: an mmengine configuration file, or None. A .py file is run, and may have helper variables
             (`_without_helpers`); .yaml, .yml and .json files are data, and may build (`_base_`) on each other and on
             files of shared_configs/.
         schema: the dataclass to build.
         overrides: "key=value" strings with dots for nesting ("optimizer.lr=0.1") and for entries of lists, counted
             from 0 ("schedule.milestones.0=5"); values are Python literals, mmengine's lists ("1,2", "[a,b]") or plain
             strings.
-        defaults: nested values beneath the file's.
-        dumped: the file is one that `dump_config` wrote: it is parsed, never run.
+        defaults: nested values that the file overrides.
+        dumped: whether `dump_config` wrote the file: it is parsed, never run.
 
     Raises:
         MissingData: there is no such file.
-        UserError: the file has errors, or a key or value does not fit the schema; the message names the key, and the
-            command line where the file alone would fit.
+        UserError: the file has errors, or a key or value does not fit the schema; the message names the key, and blames
+            the command line if the file alone would fit.
     """
     source = "the command line" if path is None else f"'{path}'"
     merged = Config(_plain(defaults or {}))
@@ -86,11 +86,11 @@ def _fits(values: Mapping[str, Any], schema: type) -> bool:
 
 
 def _without_helpers(path: Path, schema: type, source: str) -> dict[str, Any]:
-    """A file's values without the variables that a program has for itself, as mmengine's users write them.
+    """A file's values without its helper variables, such as mmengine's users write.
 
-    A name at the top of a .py file that is no setting is such a variable where it starts with `_`, or where the file
-    (or one that builds on it) uses it. Of the others, those that resemble a setting, at any depth, are refused: they
-    are misspelt, or stand at the wrong place. What is left (`default_scope`) is told once, for it changes nothing.
+    A name at the top of a .py file that is no setting is a helper variable if it starts with `_`, or if the file (or
+    one that builds on it) uses it. Other names that resemble a setting, at any depth, are refused: they are misspelt or
+    stand at the wrong place. A note lists the rest (`default_scope`), which changes nothing.
     """
     values = read_config(path)
     names = program_names(path)
@@ -135,10 +135,10 @@ def _places(schema: type, prefix: str = "") -> list[str]:
 
 
 def _renamed(values: Mapping[str, Any], schema: Any, source: str, prefix: str = "") -> dict[str, Any]:
-    """A file's values under the names that their keys have today; each key of before is told once.
+    """A file's values under today's names of their keys; each old key is noted once.
 
-    A schema says with `RENAMED` what its keys were called: old -> new, with a dot where a plain value has become an
-    entry of a section. Where a file has both (it builds on one of shared_configs/), its own is the old one.
+    A schema's `RENAMED` says what its keys were called: old -> new, with a dot if a plain value has become an entry of
+    a section. If a file has both (it builds on one of shared_configs/), its own value is that of the old key.
     """
     renamed: dict[str, str] = getattr(schema, "RENAMED", {})
     types_of = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
@@ -185,7 +185,7 @@ def dump_config(config: Any, path: str | Path) -> None:
     """Write a dataclass as a file of Python literals that `load_config` reads back to an equal object.
 
     Raises:
-        UserError: it holds something that no literal stands for, such as a class; the message names the key.
+        UserError: it holds something that no literal expresses, such as a class; the message names the key.
     """
     plain = _plain(config)
     for key, value in plain.items():
@@ -196,7 +196,7 @@ def dump_config(config: Any, path: str | Path) -> None:
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key; None for nothing."""
+    """The value at a dotted key; None if there is none."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -204,7 +204,7 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _whole_list(key: str, value: Any, given: Mapping[str, Any], schema: type) -> tuple[str, Any]:
-    """An override of a list's entry ("milestones.0") as one of the list: mmengine knows neither tuples nor defaults.
+    """An override of a list's entry ("milestones.0") as one of the whole list: mmengine knows no tuples or defaults.
 
     Raises:
         UserError: the list has no such entry.
@@ -238,7 +238,7 @@ def _with_entry(old: Any, parts: Sequence[str], value: Any, where: str) -> Any:
 
 
 def _default_at(schema: type, parts: Sequence[str]) -> Any:
-    """What a schema says where nothing is given, at a key; None where it does not."""
+    """The schema's default at a key; None if it has none."""
     value: Any = schema
     for part in parts:
         fields = (
@@ -278,7 +278,7 @@ def _parse_value(override: str, text: str) -> Any:
     namespace = Namespace(options=None)
     try:
         DictAction(["--cfg-options"], "options")(ArgumentParser(), namespace, [f"value={text}"])
-    except (AssertionError, RecursionError) as error:  # of the latter mmengine dies on "f(a, b)"
+    except (AssertionError, RecursionError) as error:  # RecursionError: mmengine's on "f(a, b)"
         reason = (
             "neither a Python literal nor a list of words"
             if isinstance(error, RecursionError)
@@ -289,7 +289,7 @@ def _parse_value(override: str, text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, at any depth, as dicts of what a configuration file can hold."""
+    """Dataclasses, at any depth, as dicts of values that a configuration file can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: _plain(getattr(value, field.name))
@@ -304,7 +304,7 @@ def _plain(value: Any) -> Any:
 
 
 def _require_literal(value: Any, where: str) -> None:
-    """Refuse what `_render` could only write as text that nothing reads back."""
+    """Refuse values that `_render` could only write as text that cannot be read back."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _require_literal(key, where)
@@ -331,7 +331,7 @@ def _render(value: Any, depth: int) -> str:
         return (
             "(" + ", ".join(_render(item, depth) for item in value) + ("," if len(value) == 1 else "") + ")"
         )
-    if isinstance(value, float):  # numpy's too, whose own text is no literal
+    if isinstance(value, float):  # numpy's too: their own text is no literal
         return repr(float(value)) if math.isfinite(value) else f'float("{float(value)}")'
     # mmengine substitutes {{ name }} in the text of a file before it reads it, even within strings.
     return repr(value).replace("{{", r"{\x7b")

@@ -1,7 +1,7 @@
-"""Configuration files read as nested plain values, and what of them is code and what is data.
+"""Configuration files read as nested plain values: which are code, and which are data.
 
-A `.py` file that the user names is run. YAML and JSON are data, whoever names them, and so is what
-`core.command_line.config.dump_config` wrote: nothing that they hold is ever run.
+A `.py` file that the user names is run. YAML and JSON files are data, whoever names them, and so are the files of
+`core.command_line.config.dump_config`: nothing in them is ever run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mmengine.fileio.handlers import file_handlers
 
 from core.errors import MissingData, UserError, one_line
 
-# Python files that a YAML or JSON file may build on: those that belong to the suite itself.
+# Python files that a YAML or JSON file may build on: only the suite's own.
 _OWN_CONFIGS = Path(__file__).resolve().parents[2] / "shared_configs"
-# A configuration file is Python that mmengine runs, or YAML or JSON: these are what its mistakes raise.
+# A configuration file is Python that mmengine runs, or YAML or JSON; mistakes in it raise these.
 _FILE_ERRORS = (
     SyntaxError,
     NameError,
@@ -42,11 +42,11 @@ _FILE_ERRORS = (
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of a file, and of those that it builds on.
+    """The values of a file and of the files that it builds on.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it has errors, or it is data and builds on a program that is not the suite's own.
+        UserError: the file has errors, or it is data and builds on a program that is not the suite's own.
     """
     _require_file(path)
     is_data = path.suffix in _PARSERS
@@ -56,7 +56,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     try:
         with _data_stay_data(_own_programs(path) if is_data else ()):
-            # Placeholders are filled in before a file is parsed: in data they could say anything, `_base_` too.
+            # Placeholders are filled in before a file is parsed: in data they could become anything, even `_base_`.
             return Config.fromfile(
                 path,
                 use_predefined_variables=not is_data,
@@ -73,11 +73,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_values(path: Path, what: str) -> Any:
-    """The content of a YAML file that is data alone: plain values, each key once, and no more of them than fit.
+    """The content of a YAML file that is only data: plain values, each key once, and not too many.
 
     Args:
         path: the file.
-        what: it is, for messages.
+        what: what the file is, for messages.
 
     Raises:
         MissingData: there is no such file.
@@ -98,10 +98,10 @@ class _DataReader:
 
     Args:
         parse: text -> values.
-        programs: what `_base_` may name of Python files.
+        programs: Python files that `_base_` may name.
     """
 
-    str_like = True  # what mmengine asks its readers for
+    str_like = True  # mmengine asks its readers for this
 
     def __init__(self, parse: Callable[[str], Any], programs: Collection[str]) -> None:
         self._parse, self._programs = parse, programs
@@ -116,7 +116,7 @@ class _DataReader:
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML whose mappings name a key once: which of two values counts nobody could tell."""
+    """YAML whose mappings name each key once: nobody could tell which of two values counts."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -131,7 +131,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _require_bounded(content: Any) -> None:
-    """Refuse what references (`*name`) blow up, or make endless: every later step would write each of them out."""
+    """Refuse content that references (`*name`) make huge or endless: later steps would write out each reference."""
     left, waiting = _MOST_VALUES, [content]
     while waiting:
         value = waiting.pop()
@@ -155,7 +155,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-_MOST_VALUES = 100_000  # in a configuration of data
+_MOST_VALUES = 100_000  # in a configuration that is data
 _PARSERS: dict[str, Callable[[str], Any]] = {
     ".yaml": partial(yaml.load, Loader=_OnceLoader),
     ".yml": partial(yaml.load, Loader=_OnceLoader),
@@ -172,7 +172,7 @@ _BASE_VALUE = re.compile(r"\{\{\s*_base_\.[\w.]+\s*\}\}")
 
 @contextmanager
 def _data_stay_data(programs: Collection[str]) -> Iterator[None]:
-    """Within this block mmengine runs nothing for YAML and JSON, at any place of a chain of `_base_`."""
+    """Within this block mmengine runs nothing for YAML and JSON files, anywhere in a chain of `_base_`."""
     ours = {suffix[1:]: _DataReader(parse, programs) for suffix, parse in _PARSERS.items()}
     before = {kind: file_handlers[kind] for kind in ours}
     file_handlers.update(ours)
@@ -183,15 +183,15 @@ def _data_stay_data(programs: Collection[str]) -> Iterator[None]:
 
 
 def _own_programs(path: Path, above: tuple[Path, ...] = ()) -> set[str]:
-    """The Python files on which a chain of YAML and JSON files builds, as it names them: all of them the suite's own.
+    """The Python files on which a chain of YAML and JSON files builds, as it names them; all are the suite's own.
 
     Raises:
-        UserError: there is another one, or a placeholder.
+        UserError: one is not the suite's own, or there is a placeholder.
     """
     _require_file(path)
     text = path.read_text(encoding="utf-8")
     if _PLACEHOLDER.search(text):
-        raise UserError(f"configuration '{path}': placeholders ({{{{ … }}}}) are for .py files alone")
+        raise UserError(f"configuration '{path}': placeholders ({{{{ … }}}}) work only in .py files")
     programs = set()
     for base in _bases(_PARSERS[path.suffix](_BASE_VALUE.sub('"value"', text))):
         place = (path.parent / base).resolve()
@@ -212,7 +212,7 @@ class ProgramNames:
 
     Attributes:
         bound: given a value at the top of a file.
-        used: read anywhere, or imported: their value goes somewhere else.
+        used: read anywhere, or imported, so that their value goes elsewhere.
     """
 
     bound: frozenset[str] = frozenset()
@@ -223,10 +223,10 @@ class ProgramNames:
 
 
 def program_names(path: Path, above: tuple[Path, ...] = ()) -> ProgramNames:
-    """The names in a configuration's own Python files, and those that they build on; none for data.
+    """The names in a configuration's own Python files and in those that they build on; none for data.
 
-    A file that only mmengine understands (placeholders outside of strings) has none either, and so has one of another
-    package (`mmdet::...`).
+    Files that only mmengine understands (placeholders outside of strings) and files of other packages (`mmdet::...`)
+    have none either.
     """
     if not path.is_file() or path.resolve() in above:
         return ProgramNames()
@@ -237,7 +237,7 @@ def program_names(path: Path, above: tuple[Path, ...] = ()) -> ProgramNames:
         else:
             tree = ast.parse(text)
             bases, found = _program_bases(tree), _names_in(tree, text)
-    except (*_FILE_ERRORS, MemoryError):  # whoever runs the file says what is wrong with it
+    except (*_FILE_ERRORS, MemoryError):  # running the file will say what is wrong with it
         return ProgramNames()
     for base in bases:
         found |= program_names(path.parent / base, (*above, path.resolve()))
@@ -293,9 +293,7 @@ def read_dumped(path: Path) -> dict[str, Any]:
             f"'{path}'{f', line {line}' if line else ''} is damaged: {one_line(error)}; {wrong}"
         ) from error
     if not statements:
-        raise UserError(
-            f"'{path}' is empty, and with it all that the run was made with is lost: restore it from a copy"
-        )
+        raise UserError(f"'{path}' is empty, and so the settings of the run are lost: restore it from a copy")
     values: dict[str, Any] = {}
     for statement in statements:
         if not (

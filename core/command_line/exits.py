@@ -4,7 +4,7 @@
 1    the run failed
 2    wrong usage or bad input
 3    another command has taken the work directory over (`core.storage.claims`)
-75   SIGTERM, SIGUSR1 or SIGUSR2: what was done is kept, and the same command goes on (EX_TEMPFAIL of sysexits.h)
+75   SIGTERM, SIGUSR1 or SIGUSR2: what is done is kept, and the same command goes on (EX_TEMPFAIL of sysexits.h)
 130  Ctrl-C
 """
 
@@ -35,18 +35,18 @@ FAILED, BAD_INPUT, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
 def run_command(
     command: Callable[[], int], debug: bool, interrupted: str = RESUME, *, unread: bool = False
 ) -> int:
-    """Call `command`, which returns an exit status, and turn errors into one line and a status of their own.
+    """Call `command`, which returns an exit status; errors become one line and a status of their own.
 
     Args:
         command: the work.
         debug: show the traceback of an error too.
-        interrupted: what to tell somebody who has interrupted it.
-        unread: where nobody reads what it prints any more (`| head`), go on to the end: its results are files.
+        interrupted: what to tell the user who interrupted it.
+        unread: go on to the end if nobody reads the output any more (`| head`): the results are files.
     """
     with _streams(unread), _threads(debug), _warnings(debug), watch_for_interruption():
         try:
             status = command()
-            sys.stdout.flush()  # here, where what goes wrong can be dealt with
+            sys.stdout.flush()  # here, where its errors can be handled
             return status
         except KeyboardInterrupt as error:
             by_system = isinstance(error, Preempted)
@@ -105,7 +105,7 @@ def _instead(module: ModuleType, name: str, function: Callable[..., object]) -> 
 
 
 def _threads(debug: bool) -> AbstractContextManager[None]:
-    """What fails in a thread of a library (a full disk under TensorBoard's) in one line, too."""
+    """Failures in threads of libraries (a full disk in TensorBoard's) as one line, too."""
 
     def tell(failed: threading.ExceptHookArgs) -> None:
         print(f"failed in {failed.thread and failed.thread.name}: {failed.exc_type.__name__}: {failed.exc_value}",
@@ -131,9 +131,9 @@ def _warnings(debug: bool) -> AbstractContextManager[None]:
 
 
 class _Output:
-    """A standard stream that says its name where it cannot be written to.
+    """A standard stream that names itself if it cannot be written to.
 
-    Python itself would say so twice, without a name, the second time at exit.
+    Python itself would report that twice, without a name, the second time at exit.
     """
 
     def __init__(self, stream: Any, name: str, unread: bool) -> None:
@@ -155,7 +155,7 @@ class _Output:
         try:
             yield
         except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)  # where all goes from now on
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # all output goes there from now on
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
             if not isinstance(error, BrokenPipeError):
@@ -169,10 +169,10 @@ class _Output:
 
 @contextmanager
 def _streams(unread: bool) -> Iterator[None]:
-    """Standard streams that a command can print to: closed ones (`>&-`) go nowhere, and no name is unprintable."""
+    """Standard streams that a command can print to: closed ones (`>&-`) swallow all, and every name is printable."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # else the next file that is opened would be the standard output of C libraries
+        if stream is None:  # otherwise the next opened file would become C libraries' standard output
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # to the process' end
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -183,6 +183,6 @@ def _streams(unread: bool) -> Iterator[None]:
         yield
     finally:
         for own in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # said before; Python would try and say so once more at exit
+            with suppress(OSError):  # already reported; Python would report it again at exit
                 own.flush()
         sys.stdout, sys.stderr = before

@@ -24,11 +24,11 @@ def load_factory(spec: str, what: str = "model") -> Callable[..., Any]:
 
     Args:
         spec: `package.module:factory` or `path/to/file.py:factory`.
-        what: it makes, for messages.
+        what: what the callable makes, for messages.
 
     Raises:
-        UserError: the form is wrong, the file, the module or the name in it does not exist, or the file is no valid
-            Python or imports what is not there. Whatever else its code raises passes through.
+        UserError: the form is wrong; the file, the module or the name in it does not exist; or the file is no valid
+            Python or imports something missing. Whatever else its code raises passes through.
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
@@ -56,12 +56,12 @@ def call_factory(spec: str, **options: object) -> nn.Module:
 
 
 def is_factory(model: str) -> bool:
-    """Whether a model is named as `package.module:factory` or `path/to/file.py:factory`: no name of the suite's own."""
+    """Whether a model is `package.module:factory` or `path/to/file.py:factory`, not one of the suite's names."""
     return ":" in model
 
 
 def unknown_network(problem: str, model: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is none of the suite's networks; of a file it says what there is in it.
+    """The error for a name that is none of the suite's networks; for a file it lists what is in it.
 
     Args:
         problem: what is wrong: "unknown network 'resnet21'".
@@ -71,7 +71,7 @@ def unknown_network(problem: str, model: str, known: Iterable[str]) -> UserError
     if model.endswith(".py"):
         found = ", ".join(_public_names(Path(model)))
         return UserError(
-            f"'{model}' names a file without what in it makes the network: write {model}:FACTORY"
+            f"'{model}' names a file, but not what in it makes the network: write {model}:FACTORY"
             f"{f' (it has {found})' if found else ''}"
         )
     own = "name your own as package.module:factory or path/to/file.py:factory"
@@ -79,7 +79,7 @@ def unknown_network(problem: str, model: str, known: Iterable[str]) -> UserError
 
 
 def _public_names(path: Path) -> list[str]:
-    """Functions and classes of a file of code, which is parsed and not run; none where it cannot be."""
+    """Functions and classes of a file of code, which is parsed and not run; none if it cannot be parsed."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
@@ -100,19 +100,19 @@ def takes(spec: str, option: str) -> bool:
     factory = load_factory(spec)
     try:
         return option in inspect.signature(factory).parameters
-    except ValueError:  # written in C: it has none to look at
+    except ValueError:  # written in C: it has no signature
         return False
 
 
 def title(model: str, name: str | None = None) -> str:
-    """What reports and folders call a model: `name` where there is one, `path/to/mynet.py:make` as "mynet-make".
+    """What reports and folders call a model: `name` if there is one, "mynet-make" for `path/to/mynet.py:make`.
 
     Args:
         model: a name of the suite's own, or what `load_factory` takes.
         name: the user's own title (`--name`).
 
     Raises:
-        UserError: `name` is empty, or no name of a folder.
+        UserError: `name` is empty, or cannot name a folder.
     """
     if name is not None:
         if not name or name != Path(name).name or name != name.strip() or name == "..":
@@ -126,7 +126,7 @@ def title(model: str, name: str | None = None) -> str:
 
 
 def trusted_model(what: str, described: str, given: str | None, option: str) -> str:
-    """The model to build for a file that names one; code is imported only where the user names it, too.
+    """The model to build for a file that names one; code is imported only if the user names it, too.
 
     Args:
         what: the file, for messages.
@@ -143,16 +143,16 @@ def trusted_model(what: str, described: str, given: str | None, option: str) -> 
             f"trust it, repeat it with {option} {described}"
         )
     if given is not None and given != described and not (is_factory(given) and is_factory(described)):
-        raise UserError(f"{what} is of '{described}': leave {option} {given} out")
+        raise UserError(f"{what} belongs to '{described}': leave {option} {given} out")
     return given or described
 
 
 def from_data(spec: str, typed: str | None, config: str | None) -> str | None:
-    """The line to print where code is about to be imported that a protocol read as data names; None for none.
+    """The line to print before importing code that a protocol read as data names; None if there is no such code.
 
     Args:
         spec: the model.
-        typed: the same of the command line, None where it does not say one.
+        typed: the model on the command line, None if it names none.
         config: `--config`; a .py file is a program of the user's anyway.
     """
     if not is_factory(spec) or typed is not None or Path(config or "").suffix == ".py":
@@ -161,10 +161,10 @@ def from_data(spec: str, typed: str | None, config: str | None) -> str | None:
 
 
 def _check_arguments(spec: str, factory: Callable[..., nn.Module], options: Mapping[str, object]) -> None:
-    """Before the call, because a TypeError out of it could as well be a mistake in the factory's own code."""
+    """Check before the call, since a TypeError from it could also be a mistake in the factory's own code."""
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # written in C: it has none to look at
+    except ValueError:  # written in C: it has no signature
         return
     try:
         signature.bind(**options)
@@ -194,7 +194,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def _from_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{what} file '{path}' does not exist")
-    # Resolved: the same relative path is another file once the working directory has changed.
+    # Resolved: a relative path names another file once the working directory has changed.
     place = path.resolve()
     name = _module_name(place)
     spec = importlib.util.spec_from_file_location(name, place)
@@ -215,13 +215,13 @@ def _from_file(path: Path, what: str) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """The resolved file's own name, which worker processes find too; a longer one where another module is called so."""
+    """The resolved file's own name, which worker processes find too; a longer one if another module has that name."""
     unique = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if not path.stem.isidentifier() or path.stem == "__main__":
         return unique
     try:
         other = importlib.util.find_spec(path.stem)
-    except ValueError:  # a module that was put together by hand is called so
+    except ValueError:  # a module that was put together by hand has that name
         return unique
     return path.stem if other is None or Path(other.origin or "").resolve() == path else unique
 
@@ -239,7 +239,7 @@ def _from_package(name: str, what: str) -> ModuleType:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Errors that keep a file from being imported at all, in one line; `--debug` shows where they come from."""
+    """Errors that prevent the import of a file, in one line; `--debug` shows where they come from."""
     try:
         yield
     except SyntaxError as error:

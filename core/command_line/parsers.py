@@ -11,8 +11,8 @@ def command_parser(module: str, description: str | None, examples: Sequence[str]
     """The parser of `python -m module`, with `--debug` (see `core.command_line.exits`).
 
     Args:
-        module: with `main`.
-        description: its docstring.
+        module: a module with `main`.
+        description: the docstring of the module.
         examples: command lines, without "python -m".
     """
     parser = ArgumentParser(
@@ -26,7 +26,7 @@ def command_parser(module: str, description: str | None, examples: Sequence[str]
 
 
 def examples_text(examples: Sequence[str], program: str = "python -m") -> str:
-    """The end of `--help`: command lines, given without the program that they begin with."""
+    """The end of `--help`: example command lines, given here without their program."""
     return "examples:\n" + "\n".join(f"  {program} {line}" for line in examples)
 
 

@@ -1,4 +1,4 @@
-"""`--max-pixels`, of the commands that read images that somebody gave them."""
+"""`--max-pixels`, for commands that read the user's images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def add_max_pixels(parser: ArgumentParser) -> None:
 
 
 def limited(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
-    """`command` under the limit that its arguments name; also processes that it starts obey that.
+    """`command` under the limit in its arguments, which processes that it starts obey as well.
 
-    The command raises UserError where the limit is below 1.
+    The command raises UserError if the limit is below 1.
     """
 
     def run(options: Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The model card beside an export: a page of Markdown made of what the checkpoint says and what was measured."""
+"""The model card beside an export: a page of Markdown, made from the checkpoint's header and from measurements."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _NO_LICENCE = (
 
 
 def kept_licence(path: Path) -> str:
-    """The licence line of the card that is to be written anew; the usual request where there is no card yet.
+    """The licence line of a card that is to be replaced; the usual request if there is no card yet.
 
     Raises:
-        UserError: there is a file that is no card.
+        UserError: the file there is no card.
     """
     if not path.exists():
         return _NO_LICENCE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     if not lines[0].startswith(TITLE):
-        raise UserError(f"'{path}' is there and no model card, which an export writes: name OUT otherwise")
+        raise UserError(f"'{path}' exists and is no model card: choose another OUT")
     return next((line for line in lines if line.startswith(LICENCE)), _NO_LICENCE)
 
 
@@ -50,14 +50,14 @@ def card(
     where: str,
     licence: str,
 ) -> str:
-    """The page.
+    """The page of the card.
 
     Args:
         subject: what was exported.
-        checkpoint: where it comes from.
-        files: what was written.
-        times: of one input, by what ran; empty where nothing was timed.
-        where: its size, and on what that was.
+        checkpoint: the file that was exported.
+        files: the exported files.
+        times: of one input, by the program that ran; empty if nothing was timed.
+        where: size of the input, and the machine.
         licence: the line of `kept_licence`.
     """
     contents = subject.contents
@@ -172,7 +172,7 @@ def _usage(subject: Exportable, files: Sequence[Exported]) -> list[str]:
 
 
 def costs(subject: Exportable, table: Table) -> str:
-    """What one input of the size that was compared costs."""
+    """The cost of one input of the size that was compared."""
     ways = {"regular network": subject.regular, "this network": subject.graph}
     rows = []
     for name, graph in ways.items():
@@ -186,7 +186,7 @@ def costs(subject: Exportable, table: Table) -> str:
 
 
 def time_table(times: Mapping[str, Timing], table: Table) -> str:
-    """Medians, quartiles, and medians over the first's, by `core.tables.text_table` or its like."""
+    """Medians, quartiles, and medians over the first one's, as a table by `core.tables.text_table` or its like."""
     first = next(iter(times.values()))
     rows = [
         [
@@ -202,7 +202,7 @@ def time_table(times: Mapping[str, Timing], table: Table) -> str:
 
 
 def _middle_half(seconds: Sequence[float]) -> str:
-    """First and third quartile; the extremes tell what else the machine did."""
+    """First and third quartile; the extremes only show what else the machine did."""
     low, _, high = (
         statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
     )
@@ -210,7 +210,7 @@ def _middle_half(seconds: Sequence[float]) -> str:
 
 
 def scores(checkpoint: Path, task: str, contents: Contents) -> str:
-    """What the result.json of the checkpoint's run says of its method, where that lies beside it."""
+    """The scores of the checkpoint's method in the result.json of its run, if that lies beside it."""
     method, data = contents.origin.get("method"), contents.origin.get("dataset")
     place = checkpoint.parent / "result.json"
     try:

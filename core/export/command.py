@@ -33,9 +33,9 @@ class Request:
 
     Attributes:
         checkpoint: the file.
-        model: the factory of a network of the user's own, whose code is run; None for ours.
+        model: the factory of the user's own network, whose code is run; None for the suite's networks.
         images: files to compare on; empty for photographs that are at hand.
-        pixels: the graph takes pixel values; else what the network takes.
+        pixels: whether the graph takes pixel values; otherwise it takes what the network takes.
     """
 
     checkpoint: Path
@@ -85,7 +85,7 @@ def build_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
         help="the code of your own network or backbone, for a checkpoint of one; it is run",
     )
     parser.add_argument(
-        "--turns", type=int, default=15, help="runs to time each way by, 0 for none (default: 15)"
+        "--turns", type=int, default=15, help="timed runs of each program, 0 for none (default: 15)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -99,7 +99,7 @@ def main(prog: str, description: str | None, open_export: OpenExport, argv: Sequ
 
 
 def run(options: argparse.Namespace, open_export: OpenExport) -> int:
-    """Export, compare, time and tell; returns the exit status."""
+    """Export, compare, time and report; returns the exit status."""
     outs: list[Path] = options.out
     if options.turns < 0:
         raise UserError(f"--turns is {options.turns}: use a positive number, or 0 for none")
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace, open_export: OpenExport) -> int:
 
 
 def compare_times(subject: Exportable, files: Sequence[Exported], turns: int) -> dict[str, Timing]:
-    """One input through the regular network, this one, and every program that was written, in turns."""
+    """Time one input in turns through the regular network, this one, and every exported program."""
     one = subject.rows(1)
 
     def module(graph: nn.Module) -> Callable[[], Work[object]]:
@@ -161,6 +161,6 @@ def compare_times(subject: Exportable, files: Sequence[Exported], turns: int) ->
     for file in files:
         if file.path.suffix != ".safetensors":
             ways[f"{file.path.name}, {file.checker}"] = program(file.run)
-    gc.collect()  # once: what the exporters leave behind is large, and a run takes milliseconds
+    gc.collect()  # once: the exporters leave much behind, and a run takes milliseconds
     cpu = torch.device("cpu")
     return timings(time_in_turns(ways, turns=turns, warmup=3, patience=_PATIENCE, before=lambda: wait(cpu)))

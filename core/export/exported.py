@@ -1,7 +1,7 @@
 """What an exported .onnx or .pt2 says of itself, read as data: nothing in the file is run.
 
-Beside the entries of the checkpoint that it comes from (`core.storage.description`) it holds what goes in and comes
-out. An ONNX file has no checksum; the card that was written with it knows its SHA-256.
+Besides the entries of its checkpoint (`core.storage.description`) it describes its inputs and outputs. An ONNX file has
+no checksum; the card that was written with it holds its SHA-256.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _EXTRA, _WEIGHTS = "extra/", re.compile(r"data/(weights|constants)/.*_config\.js
 
 
 def contents_of_file(path: Path) -> Contents:
-    """What a checkpoint (.safetensors) or an exported program says of itself; checksums that are there are verified.
+    """What a checkpoint (.safetensors) or an exported program says of itself; checksums are verified if there are any.
 
     Raises:
         MissingData: there is no such file.
-        UserError: it is damaged, is no exported network, is not the file that its card describes, or is an .onnx and
+        UserError: it is damaged, is no exported network, is not the file that its card describes, or is an .onnx while
             the package that reads these is missing.
     """
     if path.suffix not in PROGRAMS:
@@ -60,14 +60,14 @@ def _read_onnx(path: Path) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
         raise UserError(
             f"'{path}' is truncated or no ONNX file: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not model.graph.node:  # no bytes at all are a message with nothing in it
+    if not model.graph.node:  # an empty file parses as a model without content
         raise UserError(f"'{path}' is truncated or no ONNX file: it holds no graph")
     shapes: dict[str, Sequence[int]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     return {entry.key: entry.value for entry in model.metadata_props}, shapes
 
 
 def _read_program(path: Path) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
-    """A .pt2 is a zip: everything below one folder, whose name is the file's."""
+    """Read a .pt2, a zip file with everything below one folder, which is named after the file."""
     metadata: dict[str, str] = {}
     shapes: dict[str, Sequence[int]] = {}
     try:
@@ -101,10 +101,10 @@ def _shapes(content: Mapping[str, Any]) -> dict[str, Sequence[int]]:
 
 
 def _fits_its_card(path: Path) -> bool:
-    """Whether the model card beside it, where there is one, gives this file's SHA-256.
+    """Whether the model card beside the file, if there is one, gives its SHA-256.
 
     Raises:
-        UserError: it gives another one.
+        UserError: the card gives another one.
     """
     place = path.with_suffix(".md")
     if not place.is_file():

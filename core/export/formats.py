@@ -1,7 +1,7 @@
 """Networks as ONNX, as a program of torch.export, and as plain weights; each is run before it gets its name.
 
-A file is written beside its place, opened again by the program that others will open it with, and compared with the
-module on real input: all inputs, one alone, and another height and width where these are free. Only then it is renamed.
+A file is written beside its place, opened by the program that others will use, and compared with the module on real
+input: all inputs, one alone, and another height and width where these are free. Only then is it renamed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Runner = Callable[[Tensors], tuple[Tensor, ...]]
 
 
 class ExportDiffers(RuntimeError):
-    """An exported file computes something else than the module; it is not kept."""
+    """An exported file computes something other than the module; it is not kept."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Exported:
 
     Attributes:
         path: the file.
-        checker: what ran it: "onnxruntime 1.20.1".
-        difference: from the module at most, see `core.export.subject.Case.difference`.
-        shapes: of the images that it was run on.
-        step: height and width may change by multiples of it; None where they are fixed.
-        reason: why they are fixed; "" where they are not, or where the file holds weights alone.
-        run: runs it.
+        checker: the program that ran it: "onnxruntime 1.20.1".
+        difference: largest difference from the module, see `core.export.subject.Case.difference`.
+        shapes: of the images on which it was run.
+        step: height and width may change by multiples of this; None if they are fixed.
+        reason: why they are fixed; "" if they are not, or if the file holds only weights.
+        run: runs the file.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Exported:
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.shapes)
         return (
             f"{self.path} ({self.path.stat().st_size / 1e6:.2f} MB): compared under {self.checker} on {shapes}, "
-            f"differs by {self.difference:.1e} at most"
+            f"differs by at most {self.difference:.1e}"
         )
 
 
@@ -72,7 +72,7 @@ def check_path(path: Path) -> None:
     """Check that a file of this ending can be written here.
 
     Raises:
-        UserError: an unknown ending, or a package is missing.
+        UserError: the ending is unknown, or a package is missing.
     """
     check_known(f"'{path}' has the ending", [path.suffix], NEEDED)
     require_packages(path, NEEDED[path.suffix])
@@ -91,11 +91,11 @@ def require_packages(path: Path, packages: Sequence[str]) -> None:
 
 
 def export(subject: Exportable, path: Path) -> Exported:
-    """Write one file, by its ending, and check it; see this module.
+    """Write one file, by its ending, and check it; see the top of this file.
 
     Raises:
         UserError: the network cannot be written in this form, a package is missing, or the ending is unknown.
-        ExportDiffers: the file computes something else; it is removed.
+        ExportDiffers: the file computes something other than the module; it is removed.
         NonFiniteOutput: the network's outputs are not finite.
     """
     check_path(path)
@@ -107,11 +107,11 @@ def export(subject: Exportable, path: Path) -> Exported:
         size = sum(value.numel() * value.element_size() for value in subject.graph.state_dict().values())
         if size > LARGEST_ONNX:
             raise UserError(
-                f"'{path}': {size / 2**30:.1f} GiB of weights are too many for an .onnx, write a .pt2"
+                f"'{path}': {size / 2**30:.1f} GiB of weights are too many for an .onnx: write a .pt2"
             )
     write = _write_onnx if kind == ".onnx" else _write_program
     height, width = subject.size
-    reason = f"the network takes images of {height} x {width} alone"
+    reason = f"the network takes only images of {height} x {width}"
     other = other_size(subject)
     if other is not None:
         step, grown = other
@@ -134,7 +134,7 @@ def _write(
     reason: str,
     write: Callable[[Path], tuple[Runner, str]],
 ) -> Exported:
-    """`write` makes the file at a temporary place and returns what runs it, and its name."""
+    """`write` makes the file at a temporary place and returns what runs it, and the name of that program."""
     made: list[tuple[Runner, str, float]] = []
 
     def write_and_check(there: Path) -> None:
@@ -158,7 +158,7 @@ def _write(
 
 
 def _program(subject: Exportable, free: bool) -> torch.export.ExportedProgram:
-    """The graph as torch.export sees it: any batch, and any height and width of images where `free` says so."""
+    """The graph by torch.export: for any batch, and for any height and width of images if `free`."""
     batch = torch.export.Dim("batch", min=1)
     any_size = torch.export.Dim.DYNAMIC
     axes = tuple(
@@ -195,7 +195,7 @@ def _write_onnx(subject: Exportable, path: Path, free: bool) -> tuple[Runner, st
                 _program(subject, free), dynamo=True, verbose=False, dynamic_shapes=names,
                 input_names=list(subject.inputs), output_names=list(subject.outputs),
             )  # fmt: skip
-        except torch.onnx.OnnxExporterError as error:  # which is told behind pages of advice
+        except torch.onnx.OnnxExporterError as error:  # its cause stands behind pages of advice
             raise RuntimeError(f"torch.onnx: {one_line(error.__cause__ or error)}") from error
         assert program is not None
         program.model.metadata_props.update(header_of_program(subject.header, subject.about))
@@ -204,7 +204,7 @@ def _write_onnx(subject: Exportable, path: Path, free: bool) -> tuple[Runner, st
 
 
 def open_onnx(path: str | Path) -> Runner:
-    """What runs an ONNX file on the CPU, with as many threads as torch has."""
+    """A runner of an ONNX file on the CPU, with as many threads as torch has."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -235,7 +235,7 @@ def open_onnx(path: str | Path) -> Runner:
 
 
 def _write_weights(subject: Exportable, path: Path) -> tuple[Runner, str]:
-    """Weights by name; they are read back into an emptied copy of the network, which the graph then runs."""
+    """Write the weights by name; they are read back into an emptied copy of the network, which the graph then runs."""
     save_weights(subject.network, path, descriptive(subject.header))
     fresh = copy.deepcopy(subject)
     with torch.no_grad():
@@ -253,7 +253,7 @@ def _write_weights(subject: Exportable, path: Path) -> tuple[Runner, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of its own code; what fails is raised."""
+    """Silence what torch's exporter says of its own code; failures are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What is exported: a trained network as a graph on tensors, with real inputs to check every form of it on."""
+"""What is exported: a trained network as a graph on tensors, with real inputs to check every exported form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.surgery.architecture import Architecture
 FAILURES = (
     *FORWARD_FAILURES,
     AssertionError,
-)  # networks assert that sides are multiples, and so do exporters
+)  # networks and exporters may require sides to be multiples
 STEPS = (1, 2, 4, 8, 16, 32)
 Tensors = Mapping[str, Tensor]
 D = TypeVar("D")
@@ -27,24 +27,24 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Exportable:
-    """A trained network with all that it takes to hand it over.
+    """A trained network with all that is needed to export it.
 
     Attributes:
-        task: as its commands are called.
+        task: name of its commands.
         title: of the network, for messages and the card.
         network: as its description builds it, with its weights; in evaluation mode, on the CPU.
-        graph: what programs compute: the tensors of `inputs` in their order to one tensor or a tuple, by `outputs`.
-        inputs: name -> real input, two or more along axis 0, which all share.
-        outputs: names.
-        about: name of an input or output -> what it holds, for people.
+        graph: what programs compute: from the tensors of `inputs`, in order, one tensor or a tuple, as `outputs`.
+        inputs: name -> real input, two or more samples along axis 0, the same number for all.
+        outputs: names of the outputs.
+        about: name of an input or output -> what it holds, for readers.
         header: entries of the checkpoint's header.
         usage: a program that runs FILE.onnx on an image, given the file's name.
         sized: the input (N, C, H, W) whose height and width may change.
-        steps: by what they may change; the first that the network takes counts.
-        exact: `graph` before its outputs are rounded to whole numbers; None where they are not.
-        regular: `graph` of the network at its regular widths; None where these are its own.
-        architecture: the found widths; None where the network's are its own.
-        left_out: what of the checkpoint the programs do not compute, and what is said beside; sentences.
+        steps: steps by which they may change; the first that the network takes counts.
+        exact: `graph` before its outputs are rounded to whole numbers; None if they are not rounded.
+        regular: `graph` of the network at its regular widths; None if it has these.
+        architecture: the found widths; None if the network has its regular ones.
+        left_out: sentences about parts of the checkpoint that the programs do not compute, and further notes.
     """
 
     task: str
@@ -72,7 +72,7 @@ class Exportable:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the inputs that it is shown."""
+        """Height and width of the given inputs."""
         height, width = self.inputs[self.sized].shape[-2:]
         return height, width
 
@@ -81,7 +81,7 @@ class Exportable:
         return {name: value[:count] for name, value in self.inputs.items()}
 
     def grown(self, step: int) -> Tensors:
-        """Two inputs that are `step` pixels higher and twice as many wider; the image begins anew there."""
+        """Two inputs, `step` pixels higher and 2 * `step` wider; the image repeats there."""
         inputs = dict(self.rows(2))
         image = inputs[self.sized]
         for axis, more in ((-2, step), (-1, 2 * step)):
@@ -92,12 +92,12 @@ class Exportable:
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, and what the module makes of them.
+    """Inputs, and the module's outputs for them.
 
     Attributes:
         inputs: by name.
         expected: outputs in their order, before any rounding.
-        rounding: by how much rounding alone may change them.
+        rounding: largest change of an output by rounding alone.
     """
 
     inputs: Tensors
@@ -105,12 +105,12 @@ class Case:
     rounding: float
 
     def difference(self, found: tuple[Tensor, ...]) -> float:
-        """The largest difference, over the output's largest magnitude where that is more than 1.
+        """The largest difference, relative to the output's largest magnitude if that is above 1.
 
-        Outputs that are rounded to whole numbers may differ by half a number more from the module's, which are not: the
-        many pixels of an image lie at all distances from the next half, so a fault shows in some of them.
+        Outputs that are rounded to whole numbers may differ by 0.5 more from the module's, which are not rounded. The
+        many pixels of an image lie at all distances from the next half, so a fault still shows in some of them.
 
-        Infinite where an output has another shape or holds NaN.
+        Infinite if an output has another shape or holds NaN.
         """
         if len(found) != len(self.expected):
             return float("inf")
@@ -129,7 +129,7 @@ def outputs_of(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def case(subject: Exportable, inputs: Tensors) -> Case:
-    """Run the module.
+    """Run the module on inputs.
 
     Raises:
         NonFiniteOutput: an output is NaN or infinite.
@@ -146,11 +146,11 @@ def case(subject: Exportable, inputs: Tensors) -> Case:
 
 
 def cases(subject: Exportable) -> list[Case]:
-    """All inputs at once, and one alone.
+    """Run the module on all inputs at once, and on one alone.
 
     Raises:
         NonFiniteOutput: an output is NaN or infinite.
-        UserError: the network does not run on them.
+        UserError: the network does not run on the inputs.
     """
     try:
         return [case(subject, subject.inputs), case(subject, subject.rows(1))]
@@ -166,22 +166,22 @@ def other_size(subject: Exportable) -> tuple[int, Case] | None:
     for step in subject.steps:
         try:
             return step, case(subject, subject.grown(step))
-        except FAILURES:  # a fully connected layer behind a map, or sides that have to be multiples
+        except FAILURES:  # a linear layer behind a feature map, or sides that have to be multiples
             continue
     return None
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, with its kind where it has none."""
+    """The first line of an error's message; its type if it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return line.partition("(args = ")[0][:200] or type(error).__name__
 
 
 def regular_of(description: D, build: Callable[[D], nn.Module]) -> nn.Module | None:
-    """The network at its own widths, in evaluation mode; None where a checkpoint's are these.
+    """The network at its regular widths, in evaluation mode; None if the checkpoint has these.
 
     Args:
-        description: of the checkpoint: a task's dataclass, with the content of a widths file or None as `architecture`.
+        description: the checkpoint's: a task's dataclass, with the content of a widths file or None as `architecture`.
         build: makes the network of such a description.
     """
     regular: Any = replace(description, architecture=None)  # type: ignore[type-var]
@@ -189,7 +189,7 @@ def regular_of(description: D, build: Callable[[D], nn.Module]) -> nn.Module | N
 
 
 def photographs() -> tuple[Path, ...]:
-    """Three colour photographs that scikit-image installs with itself; it is found here, not imported."""
+    """Three colour photographs that come with scikit-image, which is located here, not imported."""
     package = find_spec("skimage")
     assert package is not None  # a hard dependency
     assert package.origin is not None
@@ -198,5 +198,5 @@ def photographs() -> tuple[Path, ...]:
 
 
 def batch(images: Sequence[Tensor]) -> Tensor:
-    """Images of one shape, stacked; one alone twice, since a batch of one would be taken for a fixed size."""
+    """Images of one shape, stacked; a single one twice, since exporters take a batch of one for a fixed size."""
     return torch.stack([*images] * (2 if len(images) == 1 else 1))

@@ -1,1 +1,1 @@
-"""Networks that several tasks share: ResNets classify images, and a tracker looks through their stages."""
+"""Networks that several tasks share: ResNets classify images, and are the backbone of a tracker."""

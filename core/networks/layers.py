@@ -10,13 +10,13 @@ from torch import nn
 def chain(
     make: Callable[..., nn.Module], inputs: int, outputs: int, depth: int, stride: int
 ) -> list[nn.Module]:
-    """`depth` blocks one after the other: the first takes `inputs` channels and has the stride.
+    """`depth` blocks in sequence: the first takes `inputs` channels and has the stride.
 
     Args:
-        make: takes `inputs` and `stride`, and gives a block of `outputs` channels.
-        inputs: of the first block; the others take its `outputs`.
-        outputs: of every block.
-        depth: how many.
+        make: takes `inputs` and `stride`, and returns a block of `outputs` channels.
+        inputs: channels into the first block; the others take `outputs`.
+        outputs: channels out of every block.
+        depth: number of blocks.
         stride: of the first block; the others have 1.
     """
     first = make(inputs=inputs, stride=stride)
@@ -35,7 +35,7 @@ def initialise(network: nn.Module, linear: Callable[[nn.Linear], None] = nn.Line
             1/sqrt(inputs), bias too.
 
     Raises:
-        TypeError: a layer of another kind has parameters, which would have kept their old values.
+        TypeError: a layer of another kind has parameters, which would keep their old values.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -31,14 +31,14 @@ class Stem:
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """None where the identity fits, else a 1x1 convolution and batch norm (He et al., option B)."""
+    """None if the identity fits, else a 1x1 convolution and batch norm (He et al., option B)."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut. One ReLU module serves twice, as in torchvision, or each is its own."""
+    """Two 3x3 convolutions beside a shortcut. One ReLU module serves both, as in torchvision, or each has its own."""
 
     expansion = 1
 
@@ -72,7 +72,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut. One ReLU serves three times, or each is
+    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut. One ReLU serves all three, or each has
     its own. The output is four times as wide as the middle.
     """
 
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
         num_classes: outputs of the classifier.
         planes: width of the stem and of the first stage's 3x3 convolutions; each later stage doubles it.
         groups: groups of the 3x3 convolutions (ResNeXt's cardinality).
-        base_width: width of a group in the first stage, of 64 planes.
+        base_width: width of a group in the first stage, if that has 64 planes.
     """
 
     def __init__(

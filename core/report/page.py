@@ -1,7 +1,7 @@
 """report.html: one file that opens without a network, from sections of text, tables, charts and pictures.
 
-Every text is escaped, whoever wrote it: names of files, classes and networks are the user's. The one script of the page
-is named by its checksum in a Content-Security-Policy, so that no other runs; nothing is loaded from anywhere.
+Every text is escaped: names of files, classes and networks are the user's. A Content-Security-Policy names the page's
+one script by its checksum, so that no other runs; nothing is loaded from anywhere.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Chart:
 
     Attributes:
         svg: from `chart_of`.
-        alt: what it shows, for those who do not see it.
+        alt: what it shows, for those who cannot see it.
         caption: shown below.
-        name: what it is called where it is one of several (`Choice`).
-        wide: it is scrolled sideways where the screen is narrower.
+        name: its name as one of several (`Choice`).
+        wide: whether it scrolls sideways on narrower screens.
     """
 
     svg: Markup
@@ -56,7 +56,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Choice:
-    """Charts of the same, one of which is seen (a linear and a logarithmic scale), under a title for the choice."""
+    """Charts of the same data, of which one is shown (a linear or logarithmic scale), with a title for the choice."""
 
     charts: tuple[Chart, ...]
     title: str = "Scale"
@@ -69,10 +69,10 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: as many cells each.
+        rows: a cell for each column.
         caption: shown above.
-        folded: it is opened by a click; its caption stays.
-        words: cells are texts, which break into lines where a page is narrow; else numbers.
+        folded: whether only the caption shows until a click.
+        words: whether cells are texts, which break into lines on narrow pages, not numbers.
     """
 
     header: Sequence[str]
@@ -106,7 +106,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures beside each other; `pixels` shows small ones enlarged, a square a pixel."""
+    """Pictures beside each other; `pixels` shows small ones enlarged, each pixel as a square."""
 
     pictures: tuple[Picture, ...]
     caption: str = ""
@@ -116,7 +116,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Slider:
-    """Pictures of the same size, of which two are compared by moving a border; without a script they stand in a row."""
+    """Pictures of one size, two of which a movable border compares; without scripts they stand in a row."""
 
     pictures: tuple[Picture, ...]
     caption: str = ""
@@ -144,7 +144,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The name of its place in the page."""
+        """The anchor of the section in the page."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
@@ -154,8 +154,8 @@ class Page:
 
     Attributes:
         title: of the page.
-        summary: its first sentences.
-        sections: below them.
+        summary: the first sentences.
+        sections: the parts below the summary.
         data: plain values, kept in the page as JSON for other programs.
     """
 
@@ -166,7 +166,7 @@ class Page:
 
 
 def readable(text: str) -> str:
-    """A text without what no page can hold: control characters and halves of characters become "\ufffd"."""
+    """A text without characters that no page can hold: control characters and lone surrogates become "\ufffd"."""
     return "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text
     )
@@ -182,7 +182,7 @@ def chart_of(
     name: str = "",
     wide: bool = False,
 ) -> Chart:
-    """A figure as a part of a page; its marks carry their texts.
+    """A figure as a part of a page, with the texts of its marks.
 
     Args:
         figure: drawn in the common style.
@@ -217,7 +217,7 @@ def chart_of(
             ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = readable(one)
     for node in root.iter():
         if node.tag == f"{{{_SVG}}}g" and node.get("id"):
-            del node.attrib["id"]  # of matplotlib's bookkeeping
+            del node.attrib["id"]  # matplotlib's bookkeeping
     width = float(str(root.get("viewBox")).split()[2]) * 96 / 72
     for size in ("width", "height"):
         root.attrib.pop(size, None)
@@ -226,7 +226,7 @@ def chart_of(
     fit = f"min-width:{width:.0f}px" if wide else f"max-width:{1.25 * width:.0f}px"
     root.set("style", fit)
     body = ElementTree.tostring(root, encoding="unicode")
-    own = sha256(body.encode()).hexdigest()[:8]  # ids of one drawing do not meet those of another
+    own = sha256(body.encode()).hexdigest()[:8]  # keeps the ids of different drawings apart
     body = re.sub(r'\bid="([\w-]+)"', rf'id="{own}-\1"', body)
     body = re.sub(r'href="#([\w-]+)"', rf'href="#{own}-\1"', body)
     body = re.sub(r"url\(#([\w-]+)\)", rf"url(#{own}-\1)", body)
@@ -268,7 +268,7 @@ def render(page: Page) -> str:
     )
     script = _part("page.js")
     checksum = base64.b64encode(sha256(script.encode()).digest()).decode("ascii")
-    # Within a script element "<" could end it or open a comment; in JSON it may be written so.
+    # "<" could end a script element or open a comment; JSON allows escapes.
     data = json_text(page.data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     text = environment.from_string(_part("page.html")).render(
         page=page,
@@ -281,7 +281,7 @@ def render(page: Page) -> str:
 
 
 def write_page(path: Path, page: Page) -> int:
-    """Write the page, atomically; returns its bytes."""
+    """Write the page, atomically; returns its size in bytes."""
     text = render(page)
     write_text(path, text)
     return len(text.encode())

@@ -20,7 +20,7 @@ from core.storage.files import write_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType  # not in every release that we run with
+    from matplotlib.typing import RcKeyType  # not in every supported release
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ TITLES = {
 }
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # it comes with matplotlib: the same picture everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture everywhere
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,  # a "$" in a name is a "$"
@@ -106,7 +106,7 @@ class Look:
 
 
 def look_of(method: str) -> Look:
-    """The look of a method, by its name or title; what is not known is black."""
+    """The look of a method, by its name or title; unknown names are black."""
     name = next((key for key, title in TITLES.items() if title == method), method).lower()
     known = max((start for start in FAMILIES if name.startswith(start)), key=len, default=None)
     colour = "#000000" if known is None else FAMILIES[known]
@@ -117,7 +117,7 @@ def look_of(method: str) -> Look:
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Colours of what stands together in a picture: a method's own, and of all else those that are left, in turns."""
+    """Colours for one picture: methods have their own, and all other names take the remaining ones in turns."""
     own = {name: look_of(name).colour for name in names if name in TITLES or name in TITLES.values()}
     free = [colour for colour in PALETTE if colour not in own.values()]
     others = [name for name in names if name not in own]
@@ -163,9 +163,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def head(figure: Figure, title: str, below: str = "") -> None:
-    """Title at the left of the first axis, and smaller below it what is shown: n, seeds, what bars and dots are.
+    """Title at the left of the first axis; below it, smaller, what is shown: n, seeds, meaning of bars and dots.
 
-    To be called once the axis has its ticks and its own title.
+    To be called after the axis has its ticks and its own title.
     """
     axis = figure.axes[0]
     heading = figure.suptitle(title, ha="left", fontsize=11)
@@ -180,7 +180,7 @@ def head(figure: Figure, title: str, below: str = "") -> None:
     if not own:
         axis.set_title(text, fontsize=8, color=QUIET)
         return
-    axis.set_title("\n" * (text.count("\n") + 2) + own)  # room for what is written there
+    axis.set_title("\n" * (text.count("\n") + 2) + own)  # room for the title and the text below it
     note = axis.annotate(text, xy=(0, 1), xycoords="axes fraction", xytext=(0, 23), textcoords="offset points",
                          va="bottom", fontsize=8, color=QUIET, annotation_clip=False)  # fmt: skip
     note.set_in_layout(False)
@@ -190,8 +190,8 @@ def seeds_text(seeds: Sequence[int], counts: Sequence[int] = ()) -> str:
     """'n = 5 (seeds 0 to 4)'.
 
     Args:
-        seeds: all of them.
-        counts: how many each method has, where some have fewer.
+        seeds: all seeds.
+        counts: number of seeds of each method, if some have fewer.
     """
     found = sorted(set(seeds))
     run = len(found) > 2 and found == list(range(found[0], found[-1] + 1))
@@ -201,7 +201,7 @@ def seeds_text(seeds: Sequence[int], counts: Sequence[int] = ()) -> str:
 
 
 def spread_labels(wanted: Sequence[float], least: float) -> list[float]:
-    """Places for labels near those wanted, no two nearer than `least`, in the order given."""
+    """Places for labels near the wanted ones, at least `least` apart, in the given order."""
     from scipy.optimize import isotonic_regression
 
     order = np.argsort(wanted, kind="stable")
@@ -212,11 +212,11 @@ def spread_labels(wanted: Sequence[float], least: float) -> list[float]:
 
 
 def label_ends(axis: Any, ends: Sequence[tuple[str, float, float, str]], size: float = 8) -> None:
-    """Write names at the right of an axis, beside the ends of their lines; to be called once its limits are final.
+    """Write names at the right of an axis, beside the ends of their lines; to be called after its limits are final.
 
     Args:
         axis: matplotlib's.
-        ends: (text, x, y, colour); where y is not finite the label stands at the top, without a line.
+        ends: (text, x, y, colour); if y is not finite, the label stands at the top, without a line.
         size: of the text, in points.
     """
     if not ends:
@@ -252,7 +252,7 @@ def _lay_out(figure: Figure) -> None:
 
 
 def plain_ticks(axis: Any) -> None:
-    """Numbers as people write them on an axis (matplotlib's x or y), whatever its scale."""
+    """Plain numbers as people write them, on an axis (matplotlib's x or y) of any scale."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.6g}"))

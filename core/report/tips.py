@@ -1,4 +1,4 @@
-"""What a reader sees who points at a mark of a chart."""
+"""Texts that a reader sees when pointing at a mark of a chart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Tips:
-    """Texts of marks: id of a drawn artist -> one text for each of its marks, in the order in which they are drawn."""
+    """Texts of marks: id of a drawn artist -> one text for each of its marks, in drawing order."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
 

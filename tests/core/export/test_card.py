@@ -98,7 +98,7 @@ def test_the_licence_of_an_older_card_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "# My project\n\nLicence: MIT\n"])
 def test_a_page_of_ones_own_is_not_written_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "README.md").write_text(content)
-    with pytest.raises(UserError, match=r"README\.md' is there and no model card"):
+    with pytest.raises(UserError, match=r"README\.md' exists and is no model card"):
         kept_licence(tmp_path / "README.md")
 
 

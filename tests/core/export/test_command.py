@@ -94,7 +94,7 @@ def test_nothing_is_left_where_a_program_differs(
         (["C", "net.pt2", "net.pt2"], "is the file that OUT names"),
         (["C", "C"], "is the checkpoint that is read"),
         (["C", "net.safetensors", "--images", "net.safetensors"], "is an image that is read"),
-        (["C", "own.safetensors"], r"own\.md' is there and no model card"),
+        (["C", "own.safetensors"], r"own\.md' exists and is no model card"),
         (["C", "net.pt2", "--turns", "-1"], "--turns is -1"),
     ],
 )

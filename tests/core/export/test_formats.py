@@ -53,7 +53,7 @@ def test_fixed_sizes_are_said(tmp_path: Path) -> None:
     network = Flat()
     written = export(subject(network), tmp_path / "net.pt2")
     assert written.step is None
-    assert written.reason == "the network takes images of 16 x 24 alone"
+    assert written.reason == "the network takes only images of 16 x 24"
     torch.testing.assert_close(run(written.path, images(5)), network(images(5)), rtol=0, atol=1e-5)
 
 
