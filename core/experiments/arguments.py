@@ -25,11 +25,11 @@ from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES
 
 T = TypeVar("T")
-_ONE_GPU = ("gpus_per_node", "gpus_per_task", "num_gpus", "gres")  # options that say which GPUs a job gets
+_ONE_GPU = ("gpus_per_node", "gpus_per_task", "num_gpus", "gres")  # options that set which GPUs a job gets
 
 
 def add_training_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that every command understands that trains; `overrides_of` reads those of the protocol."""
+    """Add the arguments of every command that trains; `overrides_of` reads those of the protocol."""
     run = parser.add_argument_group("training")
     run.add_argument(
         "--config",
@@ -41,8 +41,8 @@ def add_training_arguments(parser: ArgumentParser) -> None:
     run.add_argument(
         "--epochs",
         type=int,
-        help="train exactly so many epochs (default: the protocol's); with --resume, where there is one, more than a "
-        "run has lengthen it",
+        help="train exactly this many epochs (default: the protocol's); with --resume, if the command has it, a larger "
+        "number lengthens the run",
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     run.add_argument(
@@ -53,7 +53,7 @@ def add_training_arguments(parser: ArgumentParser) -> None:
 
 
 def add_trial_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that every command understands that runs trials."""
+    """Add the arguments of every command that runs trials."""
     add_training_arguments(parser)
     add_executor_arguments(parser)
     trials = parser.add_argument_group("trials")
@@ -70,15 +70,15 @@ def add_trial_arguments(parser: ArgumentParser) -> None:
     space.add_argument(
         "--vanish",
         type=number_or_word,
-        help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those that "
-        "their floor would have to hold up; receptive-field: those that see the whole image",
+        help="depth: residual blocks that keep less than this fraction without floors are left out; floor: those "
+        "that only their floor would keep; receptive-field: those that see the whole image",
     )
     space.add_argument("--allocation", help=f"how score and cost are weighed: {', '.join(ALLOCATIONS)}")
-    space.add_argument("--batches", type=int, help="batches that channels are scored on")
+    space.add_argument("--batches", type=int, help="batches on which channels are scored")
 
 
 def add_executor_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of every command that runs trials that say where; `resources_of` reads them."""
+    """Add the arguments that say where trials run; `resources_of` reads them."""
     where = parser.add_argument_group("where trials run")
     where.add_argument(
         "--jobs",
@@ -104,20 +104,20 @@ def add_executor_arguments(parser: ArgumentParser) -> None:
 
 
 def resources_of(arguments: Namespace) -> Resources:
-    """Where a command line says that trials run.
+    """Where trials run, by the command line.
 
     Args:
         arguments: parsed `add_executor_arguments`, and `device`.
 
     Raises:
-        UserError: options that are none, or where there are no jobs; fewer than one trial at a time.
+        UserError: options are malformed or there are no jobs for them; fewer than one trial at a time.
         MissingData: submitit is not installed.
     """
     kind = arguments.executor
     options = dict(map(_option, arguments.executor_options))
     if options and kind == PROCESSES:
         raise UserError(
-            "--executor-options are of jobs: add --executor slurm (or local-jobs), or leave them out"
+            "--executor-options are for jobs: add --executor slurm (or local-jobs), or leave them out"
         )
     if kind != PROCESSES and find_spec("submitit") is None:
         raise MissingData(
@@ -142,12 +142,12 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def add_method_arguments(parser: ArgumentParser) -> None:
-    """Add what single methods look at beyond the space, the budget and the batches."""
+    """Add the options of single methods, beyond the space, the budget and the batches."""
     method = parser.add_argument_group("options of single methods")
     method.add_argument("--dhp-strength", type=float, help="DHP's λ")
-    method.add_argument("--dhp-epochs", type=int, help="DHP's search ends after so many epochs")
+    method.add_argument("--dhp-epochs", type=int, help="epochs after which DHP's search ends")
     method.add_argument("--candidates", type=int, help="allocations that a training-free proxy ranks")
-    method.add_argument("--accumulate-epochs", type=int, help="epochs that accumulated scores look at")
+    method.add_argument("--accumulate-epochs", type=int, help="epochs over which accumulated scores add up")
     method.add_argument(
         "--tilt", type=float, help="early-wide and its like: logarithm of the ratio of the ends"
     )
@@ -179,7 +179,7 @@ def search_of(arguments: Namespace) -> dict[str, Any]:
 
 
 def help_text(examples: Sequence[str]) -> str:
-    """The end of `--help`: examples, what the scores and the other methods are, where more is said.
+    """The end of `--help`: examples, the scores and the other methods, and where to read more.
 
     Args:
         examples: command lines, without "python -m".
@@ -204,7 +204,7 @@ def help_text(examples: Sequence[str]) -> str:
 
 
 def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) -> None:
-    """Add the arguments that `run` of every task understands, and what explains them.
+    """Add the arguments of every task's `run`, and their explanations.
 
     Args:
         parser: the command line.
@@ -266,7 +266,7 @@ def add_experiment_arguments(parser: ArgumentParser, examples: Sequence[str]) ->
 
 
 def add_pretrained_arguments(parser: ArgumentParser) -> None:
-    """Add what says what networks begin with; `given_pretrained` reads it."""
+    """Add the arguments that say how networks begin; `given_pretrained` reads them."""
     start = parser.add_argument_group("trained weights")
     start.add_argument(
         "--pretrained",
@@ -277,20 +277,20 @@ def add_pretrained_arguments(parser: ArgumentParser) -> None:
     start.add_argument(
         "--start",
         choices=get_args(Start),
-        help="what trainings begin with: fresh weights, or those of --pretrained; then the found network keeps its "
-        "channels of these, and is also trained from scratch as a control (default: scratch)",
+        help="what trainings begin with: fresh weights, or those of --pretrained; then the found network keeps these "
+        "in its channels, and is also trained from scratch as a control (default: scratch)",
     )
 
 
 def given_pretrained(arguments: Namespace) -> dict[str, object]:
-    """Parsed `add_pretrained_arguments`: key of the protocol -> value, None for nothing."""
+    """Parsed `add_pretrained_arguments`: key of the protocol -> value, None where the user said nothing."""
     return {"pretrained": arguments.pretrained, "start": arguments.start}
 
 
 def read_protocol(
     path: str | Path, schema: type[T], arguments: Namespace, given: Mapping[str, Any], *, dumped: bool = False
 ) -> T:
-    """The protocol in `path` with everything that the command line changes in it.
+    """The protocol in `path` with all changes of the command line.
 
     Args:
         path: an mmengine config file.
@@ -298,7 +298,7 @@ def read_protocol(
             that of `core.experiments.given`.
         arguments: parsed `add_experiment_arguments`.
         given: the task's own shorthands: key of the protocol -> value, None where the user said nothing.
-        dumped: it is a work directory's: read as data.
+        dumped: whether it is a work directory's, which is read as data.
     """
     common = {"train.seed": arguments.seed, "name": arguments.name}
     common |= {
@@ -314,7 +314,7 @@ def read_protocol(
 
 
 def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
-    """What a command line changes in a protocol, for `load_config`: `--cfg-options`, and what was said besides.
+    """The changes of a command line to a protocol, for `load_config`: `--cfg-options` and its other arguments.
 
     Args:
         arguments: parsed `add_training_arguments`.
@@ -329,7 +329,7 @@ def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
 
 
 def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:
-    """The protocol's settings with a budget of the command line, counted in the protocol's convention.
+    """The protocol's settings with the command line's budget, counted in the protocol's convention.
 
     Raises:
         UserError: `text` is no budget.

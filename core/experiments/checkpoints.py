@@ -40,11 +40,11 @@ def header(
     Args:
         described: the network.
         method: how its widths were found.
-        train: the recipe, its seed the training's.
+        train: the recipe, with the training's seed.
         distillation: of the training; None without.
         teacher: likewise.
         divergences: where the training left the recipe.
-        weights: what trained weights were used, and how; see `core.experiments.pretrained.as_json`.
+        weights: which trained weights were used, and how; see `core.experiments.pretrained.as_json`.
     """
     recipe = {"train": train.plain(), "data": asdict(described.data)}
     if weights is not None:
@@ -80,14 +80,14 @@ def save_checkpoints(
     build: Callable[[Any], M],
     pretrained: Pretrained | None = None,
 ) -> Iterator[tuple[Run, M, str]]:
-    """Write METHOD.safetensors of every method, of the first seed.
+    """Write METHOD.safetensors for every method, with the network of the first seed.
 
     Args:
         settings: the experiment.
         runs: its finished trainings.
-        described: of `core.experiments.task.Task`.
+        described: see `core.experiments.task.Task`.
         build: a description -> its network.
-        pretrained: trained weights that were used.
+        pretrained: the trained weights that were used.
 
     Yields:
         The training, its network with its weights, and a line of Markdown that names the file.

@@ -1,4 +1,4 @@
-"""What would stop trials once others have run for hours is found out before the first one."""
+"""Checks before the first trial, for what would otherwise stop one after others have run for hours."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from core.widths.space import open_space
 
 
 def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = True) -> list[Trial]:
-    """Find out what would stop trials once others have run for hours; returns those that are still to be run.
+    """Check what would stop trials after others have run for hours; returns those that are still to be run.
 
     Args:
         engine: of the trials.
-        trials: all of them.
-        budgets: refuse a budget that cannot be reached; else that is up to each trial.
+        trials: all trials.
+        budgets: whether to refuse a budget that cannot be reached; otherwise each trial does.
 
     Raises:
-        UserError: there is no such method, or one cannot do what is asked of it here; or see `check_start`, `check`.
-        MissingData: a method that has still to be run needs a package that is not installed.
+        UserError: a method does not exist or cannot do what is asked of it here; or see `check_start`, `check`.
+        MissingData: a method that is still to be run needs a package that is not installed.
     """
     missing = []
     for trial in trials:
@@ -49,7 +49,7 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
     for trial in searches.values():
         method = engine.method(trial.method)
         method.check(trial.method, trial.shrink, engine.task)
-        # Neither a budget nor floors depend on these.
+        # Whether budget and floors can be met does not depend on these.
         config = replace(method.config(trial.shrink), score="uniform", allocation="threshold", latents="gate")
         configs[repr(config)] = config
     for config in configs.values():
@@ -62,12 +62,12 @@ def check_trials(engine: Engine, trials: Iterable[Trial], *, budgets: bool = Tru
 
 
 def check(task: Task, config: ShrinkConfig, device: torch.device | None = None) -> None:
-    """Find out in seconds what would otherwise fail after the baseline's training.
+    """Check in seconds what would otherwise fail after the baseline's training.
 
     Args:
         task: whose widths are searched.
         config: how.
-        device: where a limit on latency is tried on the narrowest network; None looks at no clock.
+        device: where the narrowest network is timed against a limit on latency; None times nothing.
 
     Raises:
         UserError: the model cannot be built or traced, there is no batch to score channels on, floors, ceilings or
@@ -83,8 +83,8 @@ def check(task: Task, config: ShrinkConfig, device: torch.device | None = None) 
     with seeded(0):
         model, inputs = task.searched(config.keep_weights)
     space = open_space(model, inputs, task.traced(config), seed=0)
-    # A clock that stands still lets every latency pass: the search says what is wrong with all the rest. Which blocks
-    # vanish is up to the scores: what no choice of blocks can change is whether the budget can be met without floors.
+    # A clock that stands still lets every latency pass, so that the search checks everything else. Scores decide which
+    # blocks vanish; no choice of blocks changes whether the budget can be met without floors.
     inner = blocks_to_lift(model, inputs, space.graph) if config.by_scores else {}
     search(
         space.graph,

@@ -1,8 +1,8 @@
 """Trials as jobs of a cluster, by submitit: arrays of SLURM jobs, saved on preemption and put back into the queue.
 
-submitit (an extra) writes the batch scripts, submits them, asks SLURM how jobs are, and requeues what runs out of time;
-its local executor does the same on one machine, without a queue. Here stand what makes of its jobs an executor as
-`concurrent.futures` knows it, and what a training does with the signal that ends a job.
+submitit (an extra) writes the batch scripts, submits them, asks SLURM for the state of jobs, and requeues those that
+run out of time; its local executor does the same on one machine, without a queue. This file turns its jobs into an
+executor of `concurrent.futures`, and passes the signal that ends a job on to the training.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ T = TypeVar("T")
 LARGEST_ARRAY = 1000  # SLURM's own default of MaxArraySize is 1001
 _REQUEUES = 1000  # times that a job may run out of its time
 _EVERY = {"slurm": 10.0, "local": 0.5}  # seconds between two looks at jobs that run
-_MOMENT = 0.5  # seconds in which what is submitted becomes one array
-_LATE = 3  # looks at a job that has ended until its result is taken to be missing: shared file systems take a while
+_MOMENT = 0.5  # seconds within which submitted work becomes one array
+_LATE = 3  # looks at an ended job until its result counts as missing: shared file systems take a while
 _LOCAL_MINUTES = 60 * 24 * 365  # submitit's local jobs end after two minutes otherwise
 
 
 class Work:
-    """A function with its arguments, as submitit runs it in a job, and puts it back into the queue.
+    """A function with its arguments, which submitit runs in a job and puts back into the queue.
 
-    SIGUSR2, which submitit has SLURM send before the time is up, ends a training's step and writes its state like
-    SIGUSR1; then submitit's own handler takes over, which requeues the job. SIGTERM does so without requeueing: what
-    follows a preemption is SLURM's to do, and `scancel` means it.
+    submitit has SLURM send SIGUSR2 before the time is up. Like SIGUSR1 it makes a training finish its step and write
+    its state; then submitit's own handler requeues the job. SIGTERM does the same without requeueing: SLURM decides
+    what follows a preemption, and `scancel` means an end.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -47,7 +47,7 @@ class Work:
         self.variables: dict[str, str | None] = {}
 
     def __call__(self) -> Any:
-        """What the function gives."""
+        """Call the function; returns its result."""
         for name, value in self.variables.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -62,7 +62,7 @@ class Work:
             sys.exit(PREEMPTED)
 
     def checkpoint(self) -> Any:
-        """What is to be run when the job comes back: the same, which goes on from the state that it finds."""
+        """What to run when the job comes back: the same work, which goes on from the state that it finds."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -80,18 +80,18 @@ class _Task:
 
 
 class Jobs(Executor):
-    """submitit's jobs as an executor: what is submitted within a moment becomes one array.
+    """submitit's jobs as an executor: work submitted within a moment becomes one array.
 
-    A job that ends without a result, because its machine failed or memory ran out, is begun again, once.
+    A job that ends without a result, because its machine failed or memory ran out, is begun once more.
 
     Args:
         cluster: "slurm", or "local" for jobs on this machine.
         count: jobs at a time.
         options: of submitit's executor.
-        variables: of the environment of a local job, by its place (0 to `count` - 1).
-        folder: for what submitit writes; each `Jobs` makes a folder of its own there.
-        name: what messages call some work, from its arguments.
-        report: is told of a job that ended without a result, in a line.
+        variables: environment variables of a local job, by its place (0 to `count` - 1).
+        folder: for submitit's files; each `Jobs` makes a folder of its own there.
+        name: from the arguments of some work, what messages call it.
+        report: called with one line about each job that ended without a result.
 
     Raises:
         UserError: submitit does not know an option, or there is no SLURM here.
@@ -150,11 +150,11 @@ class Jobs(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
     def _serve(self) -> None:
-        """The thread that starts jobs and takes in what came of them."""
+        """The thread that starts jobs and collects their results."""
         while not self._stop.wait(_EVERY[self._cluster] if self._running and not self._new else _MOMENT):
             try:
                 self._start()
-            except (OSError, RuntimeError, ValueError) as error:  # sbatch refuses them
+            except (OSError, RuntimeError, ValueError) as error:  # sbatch refuses the jobs
                 line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 self._fail_all(UserError(f"no jobs can be submitted: {line}"))
             for task in [task for task in self._running if task.job.done()]:
@@ -164,7 +164,7 @@ class Jobs(Executor):
         self._cancel()
 
     def _start(self) -> None:
-        """Submit what waits: all of it to a queue, here as much as may run."""
+        """Submit what waits: all of it to a queue, on this machine as much as may run."""
         local = self._cluster == "local"
         with self._lock:
             room = self._count - len(self._running) if local else LARGEST_ARRAY
@@ -185,7 +185,7 @@ class Jobs(Executor):
             task.job = job
 
     def _take_in(self, task: _Task) -> None:
-        """Of a job that has ended: its result, or begin it again, once."""
+        """Take the result of a job that has ended; without one, begin it once more."""
         paths = task.job.paths
         if not paths.result_pickle.exists():
             task.looks += 1
@@ -230,7 +230,7 @@ class Jobs(Executor):
             task.future.set_exception(error)
 
     def _cancel(self) -> None:
-        """End the jobs that are queued or run: arrays as a whole."""
+        """End all jobs that are queued or running, arrays as a whole."""
         with suppress(OSError):
             self._report(f"cancelling {len(self._running)} jobs ...")
         whole = {task.job.job_id.split("_")[0]: task.job for task in self._running}

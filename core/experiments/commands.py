@@ -66,16 +66,16 @@ def execute(
         arguments: parsed arguments, `add_experiment_arguments` among them.
         task_name: "classification", ...
         schema: dataclass of the task's protocol.
-        find_protocol: the protocol file where `--config` does not name one.
+        find_protocol: gives the protocol file if `--config` names none.
         given: see `read_protocol`.
         default_name: name of the work directory for a protocol.
         open_task: opens data and describes the task; takes protocol, data root, work directory and devices. A function
             of a module, or a `functools.partial` of one, so that other processes can do the same.
-        complete: fills in what follows from the rest of the protocol; told whether that is a work directory's.
-        model: the key, of the protocol and of `given`, under which the network is named. Where that is code, and the
-            protocol data, that is said.
-        uses: commands that take the checkpoint that a run leaves, such as "classification.predict IMAGES"; takes the
-            protocol, and " --data-root FOLDER", or "" where none was given.
+        complete: fills in what follows from the rest of the protocol; also gets whether that is a work directory's.
+        model: the key, in the protocol and in `given`, under which the network is named. A line says so if a protocol
+            that is data names code there.
+        uses: (protocol, " --data-root FOLDER" or "") -> commands that take the checkpoint of a run, such as
+            "classification.predict IMAGES".
     """
 
     def protocol(path: Path, dumped: bool = False) -> T:
@@ -150,7 +150,7 @@ def execute(
             for line in weights_told(task.pretrained, settings.start, settings.shrink):
                 say(line)
             plan = with_weights(plan, task.pretrained.checksum, task.pretrained.source, folder)
-        known = replace(settings, train=stored.train) if longer else settings  # by which there may be records
+        known = replace(settings, train=stored.train) if longer else settings  # of existing records
         check_trials(engine_of(task, known, fabric), settings.trials())
         fabric.barrier()  # every process has read what is stored before the first one writes
         if fabric.is_global_zero:
@@ -178,15 +178,15 @@ def execute(
 def next_steps(
     task_name: str, uses: Sequence[str], folder: Path, model: str, key: str, seeds: int
 ) -> list[str]:
-    """What to type after a comparison.
+    """The commands to type after a comparison.
 
     Args:
         task_name: "classification", ...
         uses: commands that take the checkpoint.
         folder: the work directory.
         model: the network, as the protocol names it.
-        key: where in the protocol.
-        seeds: that were compared.
+        key: its key in the protocol.
+        seeds: number of seeds that were compared.
     """
     checkpoint = folder / f"{FOUND}.safetensors"
     named = shlex.quote(str(checkpoint))
@@ -202,7 +202,7 @@ def next_steps(
     more = max(seeds + 2, FEW_SEEDS)
     lines.append(
         f"python -m {task_name}.run --resume --work-dir {shlex.quote(str(folder))} --seeds {more}"
-        f"    ({more} seeds in the place of {seeds})"
+        f"    ({more} seeds instead of {seeds})"
     )
     return ["next:", *(f"  {line}" for line in lines)]
 
@@ -219,4 +219,4 @@ def _say(line: str) -> None:
 
 
 def _silent(line: str) -> None:
-    """Other processes than the first one say nothing."""
+    """Processes other than the first one print nothing."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Scale = Literal["linear", "log"]
-TOLD_EPOCHS = 50  # marks of a curve that say their numbers
+TOLD_EPOCHS = 50  # marks of a curve that show their numbers
 
 
 @styled
@@ -46,9 +46,9 @@ def curves_figure(
     """Training (dashed) and test (solid) metric per epoch; bands span the seeds. One or two epochs are dots.
 
     Args:
-        task: says which metrics.
+        task: names the metrics.
         runs: all trainings.
-        scale: of the vertical axis; None takes a logarithm where errors fall by orders of magnitude.
+        scale: of the vertical axis; None makes it logarithmic if errors fall by orders of magnitude.
         tips: takes the texts of the marks.
         size: width in inches.
     """
@@ -94,7 +94,7 @@ def curves_figure(
 
 
 def _log_axis(axis: Any, values: np.ndarray) -> None:
-    """A logarithm; of values that reach zero a straight line below one, as there is no logarithm of zero."""
+    """A logarithmic axis; linear below one if values reach zero, which has no logarithm."""
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() > 0:
         axis.set_yscale("log", base=2)
@@ -112,7 +112,7 @@ def _few_epochs(
     tips: Tips | None,
     size: float,
 ) -> Figure:
-    """Every method in a row of its own: what the last epoch gave, training (hollow) and test (full)."""
+    """The last epoch of every method in a row of its own: training (hollow) and test (full)."""
     methods = list(dict.fromkeys(method for method, *_ in curves))[::-1]
     epochs = max(len(own) for _, _, own, _ in curves)
     figure, axis = new_figure(size, 1.6 + 0.42 * len(methods))
@@ -146,7 +146,7 @@ def plot_curves(path: Path, task: Task, runs: Sequence[Run]) -> None:
 
 
 def _curve(axis: Any, epochs: np.ndarray, values: np.ndarray, colour: str, style: Any) -> np.ndarray:
-    """Draw the mean over the runs and the span of them; returns the mean."""
+    """Draw the mean of the runs and their span; returns the mean."""
     mean = np.array([sum(column) / len(column) for column in values.T])  # numpy's mean warns of infinities
     marker = "o" if len(mean) < FEWEST_ON_A_LINE else None
     drawn = np.where(np.isfinite(mean), mean, np.nan)
@@ -165,12 +165,12 @@ def _curve(axis: Any, epochs: np.ndarray, values: np.ndarray, colour: str, style
 
 @styled
 def plot_losses(path: Path, title: str, series: Mapping[str, Series]) -> bool:
-    """Draw the training loss of every epoch, the mean over seeds with its 95 % interval as a band, a line per method.
+    """Draw the training loss per epoch, a line per method: the mean over seeds, its 95 % interval as a band.
 
     Args:
         path: the PNG to write; an SVG is written beside it.
         title: shown above.
-        series: method -> its records; those of earlier releases know no losses of single epochs and are left out.
+        series: method -> its records; those of earlier releases hold no losses of single epochs and are left out.
 
     Returns:
         Whether there was anything to draw.

@@ -27,20 +27,21 @@ class Engine:
 
     Attributes:
         task: data set, network, loss.
-        train: the recipe of every network; each trial puts its seed into it.
+        train: the recipe of every network, to which each trial adds its seed.
         store: where results are kept.
         fabric: device and processes.
-        methods: by the name that trials have.
+        methods: by the method names of trials.
         search: options of the methods.
-        distillation: train every network with a teacher.
-        teacher: which one.
+        distillation: how every network is trained with a teacher; None without.
+        teacher: the teacher.
         lowered_lr: learning rate with which trainings that have diverged go on.
-        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
+        allow_unknown_start: train networks even if some tensors may start otherwise than the baseline's.
         start: what trainings begin with; "pretrained" needs a task that has trained weights.
-        schema: of the trials; that of an earlier release where its records are only looked at.
+        schema: of the trials; an earlier release's if its records are only read.
         say: takes one line of news at a time.
         progress: show bars.
-        waits: for a training or a search that another command is at; False raises `core.storage.claims.Claimed`.
+        waits: whether to wait for a training or search that another command is running; if not,
+            `core.storage.claims.Claimed` is raised.
     """
 
     task: Task
@@ -75,18 +76,18 @@ class Engine:
         }
 
     def starts_from(self, trial: Trial) -> Start:
-        """What the trial's training begins with."""
+        """The weights with which the trial's training begins."""
         return "scratch" if trial.from_scratch else self.start
 
     def started(self, trial: Trial) -> list[dict[str, str]]:
-        """The start, as far as it decides a result; nothing for fresh weights."""
+        """The start, as far as it decides a result; empty for fresh weights."""
         if self.starts_from(trial) == "scratch":
             return []
         assert self.task.pretrained is not None
         return [{"pretrained": self.task.pretrained.checksum}]
 
     def request(self, trial: Trial, work_dir: Path) -> Request:
-        """The trial as a search for widths; where a run was given more epochs, they are found as before."""
+        """The trial as a search for widths; a run that was given more epochs finds them as before."""
         train = replace(self.train.began(), seed=trial.seed)
         return Request(
             self.task, trial.shrink, train, self.search, alone(self.fabric), work_dir, self.progress
@@ -110,13 +111,13 @@ class Engine:
         return self.methods[finder_of(name)]
 
     def search_key(self, trial: Trial) -> str:
-        """Of all that decides the widths."""
+        """A key of all that decides the widths."""
         return key_of([self.subject(), trial.finder.method, self.decided_by(trial)])
 
     def record_key(self, trial: Trial) -> str:
-        """Of all that decides the trial's result; a baseline does not depend on how widths are found."""
+        """A key of all that decides the trial's result; a baseline does not depend on how widths are found."""
         widths = BASELINE if trial.finder.method == BASELINE else self.search_key(trial)
-        # The control of an experiment has a record of its own, for that bears its name.
+        # The control of an experiment has its own record, which bears its name.
         start = [{"start": "scratch"}] if trial.from_scratch else self.started(trial)
         return key_of([self.subject(), widths, self.recipe(trial.seed), *start])
 
@@ -124,6 +125,6 @@ class Engine:
         """The record of a trial, or None where it has not been run.
 
         Raises:
-            UserError: the record is of something else than what is asked for, or of an earlier release.
+            UserError: the record belongs to something other than what is asked for, or to an earlier release.
         """
         return self.store.load(trial, self.record_key(trial))

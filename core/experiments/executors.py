@@ -1,8 +1,8 @@
 """Where trials run: in this process, in local ones, or as jobs; the shape is that of `concurrent.futures.Executor`.
 
 Small networks leave a device idle while Python prepares the next operation, and most of a CPU's cores all the time.
-Processes share neither the interpreter nor its lock, so they fill both. What is sent to a process is picklable: a
-function of a module that opens the engine, and the trial. Jobs of a cluster are `core.experiments.cluster`'s.
+Processes share neither the interpreter nor its lock, so they fill both. What is sent to a process has to be picklable:
+a module's function that opens the engine, and the trial. Jobs of a cluster: `core.experiments.cluster`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core.experiments.cluster import Jobs
 from core.interruption import SENT_TO_ALL, watch_for_interruption
 from core.workers import Workers
 
-PATIENCE = 30  # seconds that a process has to save its state, or to be done with a trial after another one
+PATIENCE = 30  # seconds for a process to save its state, or to finish a trial after another process has
 PROCESSES, SLURM, LOCAL_JOBS = "processes", "slurm", "local-jobs"
 T = TypeVar("T")
 
@@ -34,11 +34,11 @@ class Resources:
     """Where trials run.
 
     Attributes:
-        kind: PROCESSES of this machine, or jobs: SLURM's, or LOCAL_JOBS, the same without a queue.
+        kind: PROCESSES of this machine, or jobs: SLURM's, or LOCAL_JOBS, which need no queue.
         jobs: trials at a time.
         options: of submitit's executor, for jobs.
-        gpus: CUDA_VISIBLE_DEVICES for the first trial, the second, and so on in turns, one GPU each; empty if all
-            trials see what this process sees.
+        gpus: CUDA_VISIBLE_DEVICES of the trials in turns, one GPU each; empty if all trials see the GPUs of this
+            process.
 
     Raises:
         UserError: fewer than one trial at a time.
@@ -59,19 +59,19 @@ class Resources:
         return self.kind == PROCESSES and self.jobs == 1
 
     def variables(self, number: int) -> dict[str, str]:
-        """What the environment says to the trial that is at place `number` of `jobs`."""
+        """Environment variables of the trial at place `number` of `jobs`."""
         return {"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]} if self.gpus else {}
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The names of this process' GPUs, as CUDA_VISIBLE_DEVICES says them; none where there is at most one."""
+    """The names of this process' GPUs, as in CUDA_VISIBLE_DEVICES; none if there is at most one."""
     count = torch.cuda.device_count()
     said = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(said[:count] or map(str, range(count))) if count > 1 else ()
 
 
 class InProcess(Executor):
-    """Runs what is submitted at once, here; what that raises is raised to whoever submits."""
+    """Runs submitted work at once, in this process; `submit` raises what the work raises."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """See `concurrent.futures.Executor.submit`."""
@@ -84,16 +84,15 @@ class InProcess(Executor):
 def open_executor(
     resources: Resources, folder: Path | None = None, name: Callable[..., str] | None = None
 ) -> Iterator[Executor]:
-    """What runs trials; it ends with the block, and local processes end with this process.
+    """The executor that runs trials; it ends with the block, and local processes end with this process.
 
-    Leaving the block by an exception, Ctrl-C, SIGTERM and SIGUSR1 among them, asks the others to end: a training writes
-    a checkpoint first. Local processes share the cores out among them. A trial whose process the system ends is begun
-    again, once.
+    Leaving the block by an exception (Ctrl-C, SIGTERM and SIGUSR1 as well) asks the processes to end: a training writes
+    a checkpoint first. Local processes share the cores. A trial whose process the system ends is begun once more.
 
     Args:
-        resources: where and how many.
-        folder: for what jobs print, and what they are given.
-        name: what messages call some work, from its arguments.
+        resources: where trials run, and how many at a time.
+        folder: for the output and the input of jobs.
+        name: from the arguments of some work, what messages call it.
 
     Raises:
         UserError: submitit does not know an option, or there is no SLURM here.
@@ -119,19 +118,19 @@ def open_executor(
 
 
 def _start_tracker() -> None:
-    """Start Python's own process beside ours, shielded from signals that schedulers send to all processes of a job."""
+    """Start Python's resource tracker, shielded from signals that schedulers send to all processes of a job."""
     if hasattr(signal, "pthread_sigmask"):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, set(SENT_TO_ALL))
         try:
-            resource_tracker.ensure_running()  # it inherits what is blocked
+            resource_tracker.ensure_running()  # it inherits the blocked signals
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:
-    """The first thing that a process of ours does."""
+    """Prepare a process for trials; called in it first."""
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C reaches the first process alone, which then ends the others in order
+        os.setsid()  # Ctrl-C reaches only the first process, which then ends the others in order
     for number in SENT_TO_ALL:
         signal.signal(number, signal.SIG_IGN)  # as above
     torch.set_num_threads(threads)

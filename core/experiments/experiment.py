@@ -1,13 +1,13 @@
 """The whole experiment, shared by all tasks: baseline → shrink → train → compare, with controls and seeds.
 
 A client of the engine (`core.experiments.trials`): every network, whether baseline, LW-DNA or control, is a trial, and
-goes through the same `core.training.train.fit` with the same recipe and the same seeds. What is done is not done again,
+goes through the same `core.training.train.fit` with the same recipe and the same seeds. Finished work is not repeated,
 so a run that was stopped goes on where it was, and each stage can be run alone. A trial that fails stops no other: it
 is named in the report, and tried again by the next run.
 
     work_dir/
         config.py  plan.json  widths.json  result.json  report.html  report.md  channels.png  curves.png  latency.json
-        widths/METHOD-seedS.json        what `shrink` found for each method and seed
+        widths/METHOD-seedS.json        the widths that `shrink` found for each method and seed
         runs/METHOD-seedS/              checkpoints, weights, log.jsonl and TensorBoard events of each training
         records/METHOD-seedS.json       each finished trial, with all that decided it
         failed.json                     trials that failed, while there are any
@@ -62,10 +62,10 @@ PAGE_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an experiment.
+    """The outcome of an experiment.
 
     Attributes:
-        result: the content of result.json; None where nothing was compared.
+        result: the content of result.json; None if nothing was compared.
         failed: trials of this call that failed.
     """
 
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def engine_of(task: Task, settings: Settings, fabric: Fabric, say: Callable[[str], None] = print) -> Engine:
-    """The engine of an experiment: its trials are called by their methods, the found network's FOUND.
+    """The engine of an experiment: trials are named by their methods, the found network's trial FOUND.
 
     Args:
         task: what is trained and measured.
@@ -112,7 +112,7 @@ def run_experiment(
     resources: Resources | None = None,
     open_engine: OpenEngine | None = None,
 ) -> Outcome:
-    """Run the stages that are asked for.
+    """Run the stages that the settings ask for.
 
     Args:
         task: what is trained and measured.
@@ -123,8 +123,8 @@ def run_experiment(
         open_engine: see `core.experiments.scheduling.run_trials`.
 
     Raises:
-        UserError: a stage needs what an earlier stage has not made yet, or a method cannot do what is asked of it;
-            or all trials failed by mistakes that are the user's to repair.
+        UserError: a stage needs results that an earlier stage has not made yet; a method cannot do what is asked of
+            it; or all trials failed by mistakes that the user can repair.
     """
     engine = engine_of(task, settings, fabric, say)
     trials = [trial for trial in settings.trials() if _is_wanted(trial, settings)]
@@ -154,7 +154,7 @@ def _is_wanted(trial: Trial, settings: Settings) -> bool:
 
 
 def _note_failures(settings: Settings, trials: Sequence[Trial], failed: Sequence[Failure]) -> None:
-    """Keep what failed, so that a later comparison knows; what was run now is no longer among it unless it failed."""
+    """Record the failed trials for a later comparison; trials of this call leave the record unless they failed."""
     path = settings.work_dir / FAILED_FILE
     run = {(trial.method, trial.seed) for trial in trials}
     kept = [entry for entry in _read_failures(settings) if (entry["method"], entry["seed"]) not in run]
@@ -167,7 +167,7 @@ def _note_failures(settings: Settings, trials: Sequence[Trial], failed: Sequence
 
 @dataclass(frozen=True)
 class _Failed:
-    """A trial that failed, as it is kept (`Failure.to_json`)."""
+    """A failed trial as it is recorded (`Failure.to_json`)."""
 
     method: str
     seed: int
@@ -225,7 +225,7 @@ def _compare(
 
 
 def _read_runs(settings: Settings) -> tuple[list[Run], list[dict[str, Any]]]:
-    """All finished trainings, and what failed; a training that is neither is an error."""
+    """All finished trainings and failed trials; a training that is neither is an error."""
     runs: list[Run] = []
     store = WorkDirectory(settings.work_dir, settings.train.seed)
     failures = {(entry["method"], entry["seed"]): entry for entry in _read_failures(settings)}
@@ -269,10 +269,10 @@ def summarise(
 
     Args:
         task: what was trained.
-        runs: one per method and seed, at least one; what failed is not among them.
-        seeds: all that were asked for.
+        runs: one per method and seed, at least one; without failed ones.
+        seeds: all seeds that were asked for.
         epochs: of every training.
-        shrink: how the baseline is traced where no other network is there.
+        shrink: how the baseline is traced if there is no other network.
     """
     found = [run.architecture for run in runs if run.architecture is not None]
     if found:
@@ -334,7 +334,7 @@ def summarise(
 def _told(
     trial: str, divergences: Sequence[Divergence], history: Sequence[EpochRecord]
 ) -> dict[str, list[str]]:
-    """Sentences on one training: where it left the common recipe, and what else is to be known of it."""
+    """Sentences on one training: where it left the common recipe, and further notes."""
     lowered = [divergence for divergence in divergences if divergence.lowered_to is not None]
     others = [divergence for divergence in divergences if divergence.lowered_to is None]
     return {
@@ -344,7 +344,7 @@ def _told(
 
 
 def _metrics(task: Task, scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Statistics over the seeds of every metric that there is."""
+    """Statistics over the seeds of every metric that was measured."""
     return {
         metric.key: statistics([score[metric.key] for score in scores])
         for metric in task.metrics

@@ -1,10 +1,9 @@
-"""More epochs for a run: which schedule its epochs follow, and what is kept of the shorter run.
+"""More epochs for a run: the schedule that its epochs follow, and how the shorter run is kept.
 
     work_dir/epochs-15/     the run as it was with 15 epochs, a work directory of its own
 
-All trainings of an experiment have one recipe. Where they get more epochs, all of them follow the first schedule up to
-the last epoch that any of them has begun, and the longer one from there. It does not matter whether a training is
-finished, half done or not begun.
+All trainings of an experiment have one recipe. If they get more epochs, all of them follow the first schedule up to the
+last epoch that any of them has begun, and the longer one from there, whether they are finished, half done or not begun.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from core.training.run_files import RunFiles
 from core.training.run_state import epochs_begun
 
 _EARLIER = "epochs-*"
-# What speaks of a finished run, and is wrong of one that goes on.
+# Files about a finished run, which are wrong for one that goes on.
 _RESULTS = (
     "result.json",
     "report.html",
@@ -36,19 +35,19 @@ _RESULTS = (
 
 
 def longer_protocol(config: Any, stored: Any, trainings: Sequence[Path], whole: bool) -> tuple[Any, bool]:
-    """The protocol to go on with where a command line asks for more epochs than a run has, and for no other change.
+    """The protocol to go on with if a command line asks for more epochs than a run has, and for no other change.
 
     Args:
         config: what the command line asks for, with a section `train`.
         stored: the run's own protocol, of the same class; None for a fresh run.
         trainings: folders of the run's trainings.
-        whole: the command goes on with the whole run (`--resume`), not with some of its stages.
+        whole: whether the command goes on with the whole run (`--resume`), not with some of its stages.
 
     Returns:
-        The longer protocol, and True; else `config`, with the earlier extensions of which the run knows, and False.
+        The longer protocol and True; otherwise `config` with the run's earlier extensions, and False.
 
     Raises:
-        UserError: a state is damaged, or a finished training has none from which it could go on.
+        UserError: a state is damaged, or a finished training has no state from which it could go on.
     """
     if stored is None or config.train.epochs < stored.train.epochs:
         return config, False
@@ -63,17 +62,17 @@ def longer_protocol(config: Any, stored: Any, trainings: Sequence[Path], whole: 
 
 
 def trainings_in(folder: Path) -> list[Path]:
-    """The trainings of an experiment that get more epochs: all but those of teachers, which have taught already."""
+    """The trainings of an experiment that get more epochs: all but the teachers', which are done."""
     return sorted(path for path in folder.glob("runs/*") if not path.name.startswith("teacher-seed"))
 
 
 def keep_shorter(
     folder: Path, config: Any, stored: Any, trainings: Sequence[Path], say: Callable[[str], object]
 ) -> None:
-    """Keep a run as it is in a folder of its own, and take away what is wrong of one that goes on.
+    """Keep a run as it is in a folder of its own, and remove the files that are wrong for a run that goes on.
 
-    For the first process, before the longer protocol is written. It may be stopped anywhere: what is taken away is made
-    again by a resume of the shorter run.
+    For the first process, before the longer protocol is written. It may be stopped anywhere: a resume of the shorter
+    run makes the removed files again.
 
     Args:
         folder: the work directory.
@@ -97,7 +96,7 @@ def keep_shorter(
     for path in (*networks, *(folder / name for name in _RESULTS)):
         path.unlink(missing_ok=True)
     say(
-        f"'{folder}' gets {config.train.epochs} epochs in the place of {stored.train.epochs}; what it holds is kept in "
+        f"'{folder}' gets {config.train.epochs} epochs instead of {stored.train.epochs}; what it holds is kept in "
         f"'{kept}'"
     )
 
@@ -106,7 +105,7 @@ def _begun(training: Path) -> int:
     """How many epochs a training has begun.
 
     Raises:
-        UserError: its state is damaged, or gone though it is finished.
+        UserError: its state is damaged, or is gone although the training is finished.
     """
     files = RunFiles(training)
     state = files.state if files.state.exists() else files.previous
@@ -121,7 +120,7 @@ def _begun(training: Path) -> int:
 
 
 def _copy(source: str, target: str) -> object:
-    """Networks and states, which are only ever replaced whole, are linked; all else is copied."""
+    """Link networks and states, which are only ever replaced whole; copy all other files."""
     if source.endswith(".safetensors"):
         with suppress(OSError):
             os.link(source, target)

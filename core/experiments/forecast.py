@@ -1,4 +1,4 @@
-"""How long the trainings of a command take: said after the first steps, and once more after the first evaluation."""
+"""How long the trainings of a command take: printed after the first steps and after the first evaluation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WORTH_TELLING = 10.0  # seconds
 
 @dataclass
 class Forecast:
-    """What there is to train.
+    """The trainings that a command has to do.
 
     Attributes:
-        trainings: that are not done, the one under way among them.
-        jobs: at a time.
-        told: how often it was said.
+        trainings: number of unfinished trainings, the present one included.
+        jobs: trainings at a time.
+        told: how often the forecast was printed.
     """
 
     trainings: int
@@ -26,13 +26,13 @@ class Forecast:
     told: int = 0
 
     def line(self, pace: Pace, epochs: int) -> str:
-        """What to say once a training shows its pace, "" for nothing; all are taken to be as quick as this one.
+        """What to print once a training shows its pace, "" for nothing; all are assumed to be as fast as this one.
 
         Args:
-            pace: of the training under way.
-            epochs: of each.
+            pace: of the present training.
+            epochs: of each training.
         """
-        if self.told > int(pace.evaluated):  # each once, and nothing less exact after the more exact one
+        if self.told > int(pace.evaluated):  # each forecast once, and never a rough one after an exact one
             return ""
         self.told = 1 + int(pace.evaluated)
         seconds = pace.left + (math.ceil(self.trainings / self.jobs) - 1) * pace.whole
@@ -46,7 +46,7 @@ class Forecast:
         return f"{duration_text(seconds)} for {several}, without evaluations and searches for widths"
 
     def teller(self, epochs: int, say: Callable[[str], object]) -> Callable[[Pace], None]:
-        """Says so, where there is something to say, whenever the training under way shows its pace."""
+        """A function that prints the forecast, if there is one, whenever the present training shows its pace."""
 
         def tell(pace: Pace) -> None:
             if line := self.line(pace, epochs):

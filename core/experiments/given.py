@@ -19,18 +19,18 @@ SHIPPED = Path(__file__).resolve().parents[2] / "shared_configs" / "widths"
 
 
 def shipped_names() -> list[str]:
-    """What `--widths` knows by name: NETWORK-METHOD, each a file of `shared_configs/widths`."""
+    """The names that `--widths` knows: NETWORK-METHOD, each a file of `shared_configs/widths`."""
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
 def widths_file(named: str | Path) -> Path:
-    """The widths file that a protocol or a command line means.
+    """The widths file that a protocol or a command line names.
 
     Args:
         named: a path, or one of `shipped_names`; a file of the user's comes first.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such file and no such name.
     """
     path = Path(named)
     if path.exists():
@@ -48,29 +48,30 @@ def widths_file(named: str | Path) -> Path:
 def given_widths(
     named: str | Path | None, build: Callable[[], nn.Module], inputs: Any
 ) -> Architecture | None:
-    """Given widths, priced on what the task shows its network; None where widths are to be found.
+    """Given widths, priced on the task's inputs; None if widths are to be found.
 
     Args:
-        named: see `widths_file`; None where nothing is given.
-        build: the baseline.
-        inputs: what one sample looks like to it; only shapes matter.
+        named: see `widths_file`; None if no widths are given.
+        build: makes the baseline.
+        inputs: what one sample looks like to the baseline; only shapes matter.
 
     Raises:
-        UserError: there is no such file; ArchitectureError: it is damaged, or of another network.
+        UserError: there is no such file.
+        ArchitectureError: it is damaged, or belongs to another network.
     """
     if named is None:
         return None
-    with seeded(0):  # it only tells what the widths are of
+    with seeded(0):  # it only shows what the widths belong to
         return Architecture.load(widths_file(named)).priced(build(), inputs)
 
 
 def given_subject(given: Architecture | None) -> dict[str, Any]:
-    """What given widths add to the subject of a task, which decides the keys of results; nothing where none are."""
+    """What given widths add to a task's subject, which decides the keys of results; empty if none are given."""
     return {} if given is None else {"given": given.to_json()}
 
 
 def at_given_budget(shrink: ShrinkConfig, given: Architecture | None) -> ShrinkConfig:
-    """The search for controls: their budget is what given widths cost, so that they cost the same."""
+    """The settings for controls: their budget is the cost of the given widths, so that they cost the same."""
     if given is None:
         return shrink
     return replace(shrink, budget=Budget(flops=given.costs[0].paper, convention="paper"))

@@ -1,4 +1,4 @@
-"""What pictures of several seeds have in common: means, intervals, notes on what is not drawn."""
+"""Parts shared by pictures of several seeds: means, intervals, notes on values that are not drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BASE = "#bdbdbd"
 
 
 def say_what_is_not_drawn(axis: Any, values: Sequence[float], infinite: str = "not drawn") -> None:
-    """Write into a plot how many of the `values` are infinite, and what became of them, and how many are NaN."""
+    """Write into a plot how many of the `values` are infinite or NaN, and what became of them."""
     kinds = (("infinite", infinite, np.isinf), ("not a number", "not drawn", np.isnan))
     counts = [(kind, fate, int(test(values).sum())) for kind, fate, test in kinds] if len(values) else []
     lines = [f"{count} value{'s' * (count != 1)} {kind}: {fate}" for kind, fate, count in counts if count]
@@ -31,7 +31,7 @@ def say_what_is_not_drawn(axis: Any, values: Sequence[float], infinite: str = "n
 
 
 def seeds_note(series: Sequence[Series]) -> str:
-    """n, seeds, and what bars and dots are, for a picture of means."""
+    """n, seeds, and the meaning of bars and dots, for a picture of means."""
     counts = [len(item.records) for item in series]
     seeds = [seed for item in series for seed in item.records]
     text = f"{seeds_text(seeds, counts)}. "
@@ -41,7 +41,7 @@ def seeds_note(series: Sequence[Series]) -> str:
 
 
 def add_tip(tips: Tips | None, artist: Any, texts: Sequence[str]) -> None:
-    """Give marks the texts that report.html shows where one points at them; without `tips` nothing is done."""
+    """Give marks the texts that report.html shows when one points at them; without `tips` do nothing."""
     if tips is not None:
         tips.add(artist, texts)
 
@@ -54,10 +54,10 @@ def draw_means(
 
     Args:
         axis: matplotlib's.
-        x: where.
+        x: places on the axis.
         values: over the seeds, for every place of `x`.
-        look_as: the method whose look they have.
-        seeds: draw them as dots.
+        look_as: the method in whose look to draw.
+        seeds: whether to draw seeds as dots.
     """
     look = look_of(look_as)
     style: dict[str, Any] = {"linestyle": look.dashes if len(x) >= FEWEST_ON_A_LINE else "none"}
@@ -79,15 +79,15 @@ def draw_band(axis: Any, values: Sequence[float], *, vertical: bool = False) -> 
 
 
 def drawn_mean(values: Sequence[float]) -> float:
-    """The mean for a figure: NaN, which is not drawn, where it is not finite."""
+    """The mean for a figure; NaN, which is not drawn, if it is not finite."""
     mean = sum(values) / len(values)
     return mean if math.isfinite(mean) else math.nan
 
 
 def drawn_interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval for a figure; 0 of fewer than three values, whose interval would hide all else.
+    """Half the 95 % interval for a figure; 0 for fewer than three values, whose interval would hide all else.
 
-    0 also where there is no interval, for values that are not finite.
+    It is also 0 for values that are not finite, which have no interval.
     """
     half = half_interval(values) if len(values) > 2 else None
     return half if half is not None and math.isfinite(half) else 0.0

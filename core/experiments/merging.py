@@ -1,8 +1,8 @@
 """Several stores of trials made one: records, widths and trainings, by their keys.
 
-What is there stays: nothing is overwritten, and a record under the same key with other scores (another machine rounds
-otherwise) is told. Files are written whole or not at all, and trainings are claimed while they are copied, so that
-commands may be at work in all of the stores, and a merge that was stopped is simply made again.
+Nothing is overwritten, and a record with the same key but other scores (another machine rounds otherwise) is reported.
+Files are written whole or not at all, and trainings are claimed while they are copied. So commands may be running in
+all of the stores, and a merge that was stopped is simply repeated.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _PARTS = ("records", "widths", "runs")
 
 
 def merge(into: Path, others: Sequence[Path], say: Callable[[str], object]) -> Counter[tuple[str, str]]:
-    """Add what other stores hold to one.
+    """Add the content of other stores to one.
 
     Args:
-        into: the store that grows; made where it is missing.
+        into: the store that grows; made if it is missing.
         others: stores that stay as they are.
-        say: is told of everything that is left out.
+        say: called with a line about everything that is left out.
 
     Returns:
         (part, outcome) -> how many: ("records", ADDED), ...
 
     Raises:
         MissingData: one of the others is not there.
-        UserError: one is no store, or the same as `into`.
+        UserError: one of them is no store, or the same as `into`.
     """
     for store in (into, *others):
         if (store / PLAN_FILE).exists():
@@ -100,7 +100,7 @@ def _add(path: Path, target: Path, what: Callable[[Any], Any], say: Callable[[st
 
 
 def _add_run(folder: Path, target: Path, say: Callable[[str], object]) -> str:
-    """Copy a training, finished or not, unless there is one that has come as far."""
+    """Copy a training, finished or not, unless the target has one that has come as far."""
     try:
         with claimed(folder, say), claimed(target, say):
             own, there = RunFiles(folder), RunFiles(target)

@@ -1,4 +1,4 @@
-"""report.html of an experiment: what every task shows, and where its own parts go."""
+"""report.html of an experiment: the parts that all tasks share, and the places of a task's own parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from core.surgery.architecture import Architecture
 from core.tables import engineering, grouped
 
 LATENCY_FILE = "latency.json"
-SECONDS = 4.0  # that the clock may take, but for very slow networks
+SECONDS = 4.0  # for timing, more only for very slow networks
 SIGNIFICANT = 0.05
 SMALL, REST = 0.01, "the rest"  # stages with less of the FLOPs of every network are drawn together
 HOLDS = {
@@ -78,7 +78,7 @@ def report_page(
         runs: its finished trainings.
         result: the content of result.json.
         own: the task's own sections.
-        widths: of the trainings.
+        widths: those of the trainings.
         device: where forward passes are timed.
     """
     series = of_result(result)
@@ -86,8 +86,8 @@ def report_page(
     times: Times | None = None
     flops: dict[str, dict[str, int]] = {}
     missing = []
-    # Networks of the user's own that trained may still refuse a copy, a batch of one, or shapes without values: a
-    # report is written all the same, and says what it lacks.
+    # A user's network that trained may still refuse a copy, a batch of one, or shapes without values: the report is
+    # written all the same, and says what it lacks.
     try:
         times = latencies(widths.networks, inputs, settings.work_dir / LATENCY_FILE, device)
     except FORWARD_FAILURES as error:
@@ -111,7 +111,7 @@ def report_page(
 def summary(task: Task, result: Mapping[str, Any], series: Mapping[str, Series]) -> list[str]:
     """Three sentences: what the found network costs, how it scores, and whether controls do as well.
 
-    A difference is called one only where its p-value is below 5 % after Holm's correction over all of them.
+    A difference counts as one only if its p-value is below 5 % after Holm's correction over all of them.
     """
     metric = task.metrics[0]
     if FOUND not in series or BASELINE not in series:
@@ -150,7 +150,7 @@ def summary(task: Task, result: Mapping[str, Any], series: Mapping[str, Series])
 
 
 def _verdict(differences: Sequence[float], p: float, metric: Metric) -> str:
-    """What paired differences, found network minus the other, say with their uncertainty."""
+    """What paired differences, found network minus the other, show, with their uncertainty."""
     if not differences:
         return "no seed in common"
     said = f"LW-DNA differs by {with_interval(differences, metric.digits).replace('-', '−')}"
@@ -196,15 +196,15 @@ def _result(
 
 @dataclass(frozen=True)
 class Times:
-    """What was measured, as it is kept.
+    """Measured times, as they are kept in a file.
 
     Attributes:
         seconds: median of a forward pass, by method.
-        device: its name.
-        threads: of torch.
-        repeats: turns.
-        inputs: shapes.
-        networks: the key of what was measured.
+        device: name of the device.
+        threads: torch's threads.
+        repeats: number of turns.
+        inputs: shapes of the inputs.
+        networks: key of the measured networks.
     """
 
     seconds: Mapping[str, float]
@@ -220,9 +220,9 @@ def latencies(networks: Mapping[str, nn.Module], inputs: Any, path: Path, device
 
     Args:
         networks: by method, the baseline among them.
-        inputs: an example.
+        inputs: example inputs.
         path: the file.
-        device: where.
+        device: where to measure.
     """
     shapes = [
         [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
@@ -249,14 +249,14 @@ def latencies(networks: Mapping[str, nn.Module], inputs: Any, path: Path, device
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a group beside its widths, of one seed: least width, and the mean score of what it keeps."""
+    """Facts about a group besides its width, for one seed: least width, and mean score of the kept channels."""
 
     floor: int | None
     score: float | None
 
 
 def _facts(found: Architecture) -> dict[str, _Facts]:
-    """By group; what a widths file does not hold, or holds as something else, is not known."""
+    """Facts by group; None for facts that a widths file lacks or holds in another form."""
     kept = found.found_by.get("groups")
 
     def number(facts: Any, name: str) -> float | None:
@@ -315,12 +315,12 @@ def _widths(
 
 
 def _share(flops: Mapping[str, int], layer: str) -> str:
-    """Of the network's FLOPs, in percent; a dash where they could not be counted."""
+    """A layer's share of the network's FLOPs, in percent; a dash if they could not be counted."""
     return f"{100 * flops.get(layer, 0) / sum(flops.values()):.2f}" if flops else "–"
 
 
 def stages_of(layers: Sequence[str], most: int = 20) -> list[str]:
-    """The stage of every layer: the beginning of its name, as short as gives three stages, and `most` at most."""
+    """The stage of every layer: the shortest beginning of its name that gives three stages, and at most `most`."""
     parts = [layer.split(".") for layer in layers]
     deepest = max(map(len, parts), default=1)
     stages = [[".".join(part[:depth]) for part in parts] for depth in range(1, deepest + 1)]
@@ -441,9 +441,9 @@ def _again(task: Task, settings: Settings, runs: Sequence[Run], result: Mapping[
     words += [f"--method {shlex.quote(settings.method)}"] if settings.method else []
     where = shlex.quote(str(folder))
     yield Text([
-        "# the whole experiment anew, in a folder of its own", " ".join([*words, "--work-dir AGAIN"]),
+        "# the whole experiment again, in a folder of its own", " ".join([*words, "--work-dir AGAIN"]),
         "# what is missing here", f"{program} --resume --work-dir {where}",
-        "# this report alone", f"{program} --stages compare --work-dir {where}",
+        "# only this report", f"{program} --stages compare --work-dir {where}",
     ], code=True)  # fmt: skip
     environment = {key: str(value) for key, value in result["environment"].items() if value is not None}
     store = WorkDirectory(folder, settings.train.seed)

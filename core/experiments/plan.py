@@ -1,6 +1,6 @@
 """The plan of an experiment: its trials, and which seeds, controls and method it compares.
 
-It is kept in the work directory, so that a resume that names nothing goes on with exactly that.
+The work directory keeps it, so that a resume without these arguments goes on with exactly this plan.
 
     work_dir/plan.json      {"task", "seeds", "controls", "data_root", "method", "schema", "pretrained"}
 """
@@ -24,8 +24,8 @@ EARLIER = (
     "begun by an earlier release, whose found networks started by other rules: trainings of that time keep their "
     "start, those that are added do not share it"
 )
-# Raised when the code changes what a trial with the same key gives. 2: networks start as their factory would start
-# them; 1: by rules read off values.
+# Raised when a change of the code changes the result of a trial with the same key. 2: networks start as their factory
+# would start them; 1: by rules read off values.
 SCHEMA = 2
 Start = Literal["scratch", "pretrained"]
 FROM_SCRATCH = "-scratch"  # after a method's name: the network of its widths, trained from fresh weights
@@ -33,7 +33,7 @@ _NO_CONTROLS = ("baseline", "lwdna", "lwdna-scratch", "teacher")
 
 
 def finder_of(method: str) -> str:
-    """The method that finds the widths of what a trial is called."""
+    """The method that finds the widths of a trial with this method name."""
     return method.removesuffix(FROM_SCRATCH)
 
 
@@ -42,9 +42,9 @@ class Trial:
     """One method at one setting with one seed: the unit of all experiments.
 
     Attributes:
-        method: "baseline", a method's name, or "lwdna" for the found network of a `run` command. With `FROM_SCRATCH`
-            after it the network of these widths is trained from fresh weights where the others are fine-tuned.
-        shrink: how widths are found; methods change in it what makes them what they are.
+        method: "baseline", a method's name, or "lwdna" for the found network of a `run` command. `FROM_SCRATCH` is
+            added if the network of these widths is trained from fresh weights while the others are fine-tuned.
+        shrink: how widths are found; methods override the settings that define them.
         seed: of widths, weights and the order of the data.
     """
 
@@ -62,14 +62,14 @@ class Trial:
 
     @property
     def finder(self) -> Trial:
-        """The trial whose widths it has."""
+        """The trial whose widths this one has."""
         return replace(self, method=finder_of(self.method))
 
 
 def grid(methods: Sequence[str], settings: Sequence[ShrinkConfig], seeds: Sequence[int]) -> list[Trial]:
     """All trials, seed by seed, so that a run that is stopped early has compared every method with the baseline.
 
-    The baseline knows no setting and is listed once per seed.
+    The baseline has no settings and is listed once per seed.
     """
     return [
         Trial(method, setting, seed)
@@ -87,9 +87,9 @@ class Plan:
         task: whose experiment it is: "classification", ...
         seeds: of the repetitions, one after the other.
         controls: methods to compare with.
-        data_root: `--data-root`, where it was given.
-        method: `--method`, where it was given.
-        schema: of the trials; an earlier one's where the directory was begun by an earlier release.
+        data_root: `--data-root`, if it was given.
+        method: `--method`, if it was given.
+        schema: of the trials; an earlier one if an earlier release began the directory.
         pretrained: checksum of the trained weights; None without.
     """
 
@@ -137,17 +137,17 @@ def new_plan(
 
 
 def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], object]) -> Plan:
-    """The plan of a work directory. If it has none, being of an earlier release, what its files show of one.
+    """The plan of a work directory; if an earlier release left none, the plan that its files show.
 
     Args:
         folder: the work directory.
         task: whose experiment is to go on.
         first_seed: the protocol's.
-        say: is told what was derived.
+        say: called with a line about a plan that was derived.
 
     Raises:
-        UserError: the plan is damaged, another task's, or of other seeds than the protocol; or the directory holds no
-            experiment.
+        UserError: the plan is damaged, belongs to another task, or has other seeds than the protocol; or the directory
+            holds no experiment.
     """
     path = folder / PLAN_FILE
     if not path.exists():
@@ -156,7 +156,7 @@ def stored_plan(folder: Path, task: str, first_seed: int, say: Callable[[str], o
         content = read_json(path)
         plan: Plan = lower(
             {"controls": None, "schema": 1, **content}, Plan
-        )  # a file has to name its controls, if there are none too
+        )  # a file has to name its controls, even if there are none
         if not plan.seeds:
             raise ValueError("it has no seeds")
     except (OSError, ValueError, TypeError) as error:
@@ -177,13 +177,13 @@ def with_weights(plan: Plan, checksum: str | None, source: str | None, folder: P
     """A plan with the trained weights of its experiment.
 
     Args:
-        plan: new, or a stored one.
-        checksum: of the weights as they are now; None for none.
+        plan: a new plan, or a stored one.
+        checksum: of the weights as they are now; None without weights.
         source: what the user calls them.
         folder: the work directory, for the message.
 
     Raises:
-        UserError: the experiment was begun with others.
+        UserError: the experiment was begun with other weights.
     """
     if plan.pretrained not in (None, checksum):
         raise UserError(
@@ -202,16 +202,16 @@ def extended(
     method: str | None,
     say: Callable[[str], object],
 ) -> Plan:
-    """A stored plan with what a command line adds to it; nothing is ever taken away.
+    """A stored plan with the additions of a command line; nothing is ever removed.
 
     Args:
         plan: from `stored_plan`.
         folder: where it is kept, for messages.
-        seeds: how many there shall be; None for as many as there are.
-        controls: those that shall be among them.
+        seeds: number of seeds afterwards; None for the planned number.
+        controls: controls that the plan has to include.
         data_root: where the data are now; None for where they were.
-        method: the found network's own; None for the planned one.
-        say: is told of the plan and of what was added.
+        method: the found network's; None for the planned one.
+        say: called with lines about the plan and the additions.
 
     Raises:
         UserError: fewer seeds than planned are asked for, or another method.

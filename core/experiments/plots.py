@@ -1,4 +1,4 @@
-"""Pictures that compare methods: metrics with intervals, differences, cost, and what stages took."""
+"""Pictures that compare methods: metrics with intervals, differences, costs, and FLOPs by stage."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def plot_tradeoff(
 
     Args:
         path: the PNG; the SVG stands beside it.
-        curves: name -> its series at several budgets; one point for each.
+        curves: name -> its series at several budgets, one point for each.
         metric: what is compared.
         title: shown above.
-        baseline: drawn as a line with its interval; differences are to it.
+        baseline: drawn as a line with its interval; differences refer to it.
     """
     if any(len(points) > 1 for points in curves.values()):
         figure = _against_flops(curves, metric, title, baseline)
@@ -106,8 +106,8 @@ def forest_figure(
         title: shown above.
         baseline: a band over all rows; without it, or with fewer than two seeds, there are no differences.
         tips: takes the texts of the marks.
-        titles: what methods are called; None for their own names.
-        stacked: the differences below, for narrow pages; else at the right.
+        titles: names of the methods in the picture; None for their own names.
+        stacked: whether differences stand below, for narrow pages, and not at the right.
     """
     names = titles or {}
     rows = {name: item for name, item in series.items() if item is not baseline}
@@ -174,7 +174,7 @@ def _span(values: Sequence[float]) -> str:
 def _row(
     axis: Any, height: float, values: Sequence[float], method: str, tips: Tips | None, text: str
 ) -> None:
-    """Mean and interval on a row; seeds just below it, where they hide nothing."""
+    """Mean and interval on a row; seeds just below it, so that they hide nothing."""
     look = look_of(method)
     dots = [value for value in values if math.isfinite(value)]
     axis.plot(dots, [height - 0.24] * len(dots), "o", color=look.colour, markersize=2.4, alpha=0.55,
@@ -190,12 +190,12 @@ def _row(
 def rows_figure(
     rows: Mapping[str, Sequence[float]], label: str, look_as: str, tips: Tips | None = None
 ) -> Figure:
-    """Values over seeds, a row for each name: mean, 95 % interval and dots; zero is a line.
+    """Values over seeds, a row for each name: mean, 95 % interval and dots; a line marks zero.
 
     Args:
         rows: name -> values; the first is at the top.
         label: of the axis.
-        look_as: the method whose look they have.
+        look_as: the method in whose look to draw.
         tips: takes the texts of the marks.
     """
     figure, axis = new_figure(4.7, 1.0 + 0.24 * len(rows))
@@ -224,7 +224,7 @@ def cost_figure(
     Args:
         series: by method.
         metric: the vertical axis.
-        costs: method -> its cost; others are not drawn.
+        costs: method -> its cost; methods without one are not drawn.
         label: of the horizontal axis.
         tips: takes the texts of the marks.
     """
@@ -234,7 +234,7 @@ def cost_figure(
     ends, last = [], -math.inf
     for name in shown:
         values, look = series[name].values(metric), look_of(name)
-        x = max(costs[name], last + 0.03 * span)  # beside the one before it: no bar hides another
+        x = max(costs[name], last + 0.03 * span)  # beside the previous one, so that no bar hides another
         last = x
         dots = [value for value in values if math.isfinite(value)]
         axis.plot([x + 0.009 * span] * len(dots), dots, ".", color=look.colour, markersize=3.5, alpha=0.5)

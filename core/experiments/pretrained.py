@@ -1,4 +1,4 @@
-"""Trained weights to begin with: which file, whether it fits, and what a search for widths makes of them."""
+"""Trained weights to begin with: the file, whether it fits, and how a search for widths uses them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ T = TypeVar("T", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedConfig:
-    """The entries of a protocol that say what networks begin with.
+    """The entries of a protocol on the weights with which networks begin.
 
     Args:
         pretrained: trained weights of the baseline: a file, `timm:NAME` or `torchvision:NAME`; channels are then scored
-            with these weights. None for fresh ones.
+            with these weights. None for fresh weights.
         start: what trainings begin with: "scratch", or "pretrained" for these weights.
 
     Raises:
-        UserError: `start` is neither, or asks for weights that nothing names.
+        UserError: `start` is neither, or asks for weights although none are named.
     """
 
     pretrained: str | None = None
@@ -46,23 +46,23 @@ class PretrainedConfig:
                 "--start pretrained needs weights: add --pretrained FILE (or timm:NAME, torchvision:NAME)"
             )
         if self.pretrained is not None and is_file_name(self.pretrained):
-            # A run goes on wherever the command is typed.
+            # Absolute, so that a run can be resumed from any folder.
             object.__setattr__(self, "pretrained", str(Path(self.pretrained).expanduser().absolute()))
 
 
 def shrink_of(
     pretrained: str | None, shrink: ShrinkConfig, widen: float | None, options: Mapping[str, str]
 ) -> ShrinkConfig:
-    """How widths are found where channels are scored with trained weights: there are no others to choose from.
+    """How widths are found if channels are scored with trained weights: there are no other channels.
 
     Args:
         pretrained: the protocol's.
         shrink: the protocol's.
-        widen: `--widen`; None where it was not given.
+        widen: `--widen`; None if it was not given.
         options: `--cfg-options`.
 
     Raises:
-        UserError: the user asks for a wider network, or for kept weights where there are none.
+        UserError: the user asks for a wider network, or for kept weights although there are none.
     """
     if pretrained is None:
         if shrink.keep_weights:
@@ -78,10 +78,10 @@ def shrink_of(
 
 
 def fit_network(model: nn.Module, source: str) -> Fitted:
-    """The weights that `--pretrained` names, as they fit a whole network.
+    """The weights that `--pretrained` names, fitted to a whole network.
 
     Raises:
-        MissingData: they are not there.
+        MissingData: the weights are not there.
         UserError: they cannot be read or do not fit.
     """
     return fitted_weights(model, read_checkpoint(weights_file(source)), source, foreign=True)
@@ -92,15 +92,15 @@ def open_pretrained(
     build: Callable[[], T],
     fit: Callable[[T, str], Fitted] = fit_network,
 ) -> Pretrained | None:
-    """Read trained weights and find out whether they fit a network.
+    """Read trained weights and check whether they fit a network.
 
     Args:
-        source: see `PretrainedConfig`; None for none.
-        build: the freshly initialised network, or the part of it that is searched.
-        fit: reads the source as far as it fits what `build` gives.
+        source: see `PretrainedConfig`; None without weights.
+        build: makes the freshly initialised network, or the part of it that is searched.
+        fit: reads those weights of the source that fit the network of `build`.
 
     Raises:
-        MissingData: they are not there.
+        MissingData: the weights are not there.
         UserError: they cannot be read, do not fit, or are not finite.
     """
     if source is None:
@@ -124,7 +124,7 @@ def open_pretrained(
 
 
 def weights_checksum(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values: of what is used of a file, whatever else lies in it."""
+    """SHA-256 over names, types, shapes and values of the weights that are used, whatever else is in the file."""
     value = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -134,7 +134,7 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def weights_told(pretrained: Pretrained, start: Start, shrink: ShrinkConfig) -> list[str]:
-    """What is to be said of trained weights before anything begins; sentences."""
+    """Sentences about trained weights, to print before anything begins."""
     used = (
         "all networks start from them but for the control"
         if start == "pretrained"
@@ -153,7 +153,7 @@ def weights_told(pretrained: Pretrained, start: Start, shrink: ShrinkConfig) -> 
 
 
 def as_json(pretrained: Pretrained | None, start: Start) -> dict[str, Any] | None:
-    """For result.json and records; None where no trained weights are used."""
+    """Trained weights for result.json and records; None if none are used."""
     if pretrained is None:
         return None
     return {

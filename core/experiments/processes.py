@@ -18,8 +18,8 @@ T = TypeVar("T")
 def launched_processes() -> tuple[int, int]:
     """(processes per machine, machines) that torchrun or SLURM started; (1, 1) without a launcher.
 
-    What srun tells of its tasks is completed to what lightning-fabric reads: it knows `--ntasks-per-node` alone, and
-    takes a job called "bash" or "interactive" for one process.
+    srun's variables are completed for lightning-fabric, which reads only `--ntasks-per-node`, and takes a job called
+    "bash" or "interactive" for one process.
 
     Raises:
         UserError: srun put more tasks on one machine than on another.
@@ -48,14 +48,14 @@ def launched_processes() -> tuple[int, int]:
 
 
 def from_first(fabric: Fabric, decide: Callable[[], T]) -> T:
-    """What the first process decides, for all of them; its error is everybody's error.
+    """What the first process decides, for all processes; its error is raised in all of them.
 
     Args:
         fabric: the processes.
-        decide: called in the first one.
+        decide: called in the first process.
 
     Raises:
-        UserError, RuntimeError: `decide` failed; in the first process whatever it raised.
+        UserError, RuntimeError: `decide` failed; the first process raises the original error.
     """
     value: Any = None
     failed: Exception | None = None
@@ -73,14 +73,14 @@ def from_first(fabric: Fabric, decide: Callable[[], T]) -> T:
 
 
 def of_all(failure: T | None, control: torch.distributed.ProcessGroup) -> T | None:
-    """What failed in work that launched processes did together: the failure of the first that has one.
+    """The failure, if any, in work that launched processes did together: that of the first process that has one.
 
     Args:
         failure: this process' own.
-        control: all processes, with a time that they wait for each other.
+        control: group of all processes, with a timeout for each other.
 
     Raises:
-        RuntimeError: others are still in the midst of the work, where they wait for this one: nothing can go on.
+        RuntimeError: other processes are still at the work, waiting for this one: nothing can go on.
     """
     failures: list[T | None] = [None] * control.size()
     try:

@@ -11,7 +11,7 @@ _ROOT = Path(__file__).parents[2]
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout that this runs from, with a "+" if files differ from it; None outside of one."""
+    """The commit of the checkout with this code, with a "+" if files differ from it; None without a checkout."""
     if not (_ROOT / ".git").exists():
         return None
     try:

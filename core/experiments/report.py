@@ -70,7 +70,7 @@ def results_rows(metrics: Sequence[Metric], result: Mapping[str, Any]) -> tuple[
 
 
 def _spread(result: Mapping[str, Any], method: str) -> str:
-    """Mean of `width_spread` over a method's networks; "" for the baseline, and where there is none to compare with."""
+    """Mean of `width_spread` over a method's networks; "" for the baseline, or without one to compare with."""
     base = result["methods"].get(BASELINE)
     if base is None or method == BASELINE:
         return ""
@@ -85,7 +85,7 @@ def results_table(metrics: Sequence[Metric], result: Mapping[str, Any]) -> str:
 
 
 def footnote(result: Mapping[str, Any]) -> str:
-    """What intervals are, how far so many seeds go, and how many values are not finite."""
+    """What the intervals are, how much this many seeds can show, and how many values are not finite."""
     seeds = len(result["seeds"])
     text = "One seed: no interval, and no claim about which network is better (use --seeds)."
     if seeds > 1:
@@ -106,7 +106,7 @@ def footnote(result: Mapping[str, Any]) -> str:
 
 
 def _failures(result: Mapping[str, Any]) -> list[str]:
-    """What failed, and is therefore missing in the table."""
+    """The trials that failed and are therefore missing in the table."""
     failed = result.get("failed", [])
     if not failed:
         return []
@@ -118,7 +118,7 @@ def _failures(result: Mapping[str, Any]) -> list[str]:
 
 
 def training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
-    """What is to be known of how networks were trained: changed recipes, averaged weights, failures to learn."""
+    """Notes on how networks were trained: changed recipes, averaged weights, failures to learn."""
     lines = [*_failures(result)]
     changes = result.get("recipe_changes", [])
     if changes:
@@ -139,9 +139,9 @@ def training_remarks(metrics: Sequence[Metric], result: Mapping[str, Any]) -> li
 
 
 def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[list[str]]:
-    """Method minus baseline, seed by seed: mean, interval, p-value of the paired t-test, and the same by Holm.
+    """Method minus baseline, seed by seed: mean, interval, p-value of the paired t-test, and p by Holm.
 
-    Seeds of which one of the two failed are left out. Holm's correction is over all rows.
+    Seeds for which one of the two failed are left out. Holm's correction is over all rows.
     """
     series = of_result(result)
     base = series.pop(BASELINE, None)
@@ -159,7 +159,7 @@ def paired_differences(metrics: Sequence[Metric], result: Mapping[str, Any]) -> 
 def markdown_report(
     task: Task, settings: Settings, result: Mapping[str, Any], sections: Sequence[str] = ()
 ) -> str:
-    """report.md: what was compared, the table, differences, widths, and how it was made."""
+    """report.md: what was compared, the table, differences, widths, and how all of it was made."""
     header, rows = results_rows(task.metrics, result)
     epochs = f"{settings.train.epochs} epoch{'s' * (settings.train.epochs != 1)}"
     but = " but for the learning rates below" if result.get("recipe_changes") else ""
@@ -197,7 +197,7 @@ def markdown_report(
 
 
 def weights_lines(task: Task, settings: Settings, result: Mapping[str, Any]) -> list[str]:
-    """What trained weights were used, and how; none without."""
+    """Lines on which trained weights were used, and how; empty without them."""
     if task.pretrained is None:
         return []
     lines = weights_told(task.pretrained, settings.start, settings.shrink)

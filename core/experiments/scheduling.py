@@ -1,8 +1,8 @@
-"""Runs trials, several at a time: their order, second tries, and what has failed.
+"""Runs trials, several at a time: their order, second tries, and failures.
 
-A training that another command is at is left for later and waited for at the end, so that several commands, on one
-machine or on many, share the trials of one store. A trial that fails is tried once more, unless the message is the
-user's to act on or the same is bound to happen again; one that fails then stops no other.
+A training that another command is running is left for later and waited for at the end, so that several commands, on one
+machine or many, share the trials of one store. A trial that fails is tried once more, unless the user has to act on the
+message or the failure is bound to repeat; if it fails again, the others go on.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class _Item:
 
     Attributes:
         number: its place, from 1.
-        trial: which.
-        train: whether its network is trained, or its widths are found alone.
+        trial: the trial.
+        train: whether its network is trained, or only its widths are found.
         is_new: whether there is something to train.
-        place: what news of it begin with.
+        place: the beginning of lines about it.
     """
 
     number: int
@@ -69,11 +69,11 @@ def attempt_there(
 ) -> Failure | None:
     """`core.experiments.trials.attempt` in a process of its own, which opens the engine once.
 
-    What opening prints has been printed by the first process already; a job, whose process ends with the trial, prints
-    into a file of its own.
+    The first process has already printed the lines of opening, so they are dropped here; a job, whose process ends with
+    the trial, prints them into a file of its own.
     """
     name = pickle.dumps(open_engine)
-    with watch_for_interruption():  # what ends it goes to the first process, not to the terminal
+    with watch_for_interruption():  # the reason of an end goes to the first process, not to the terminal
         if name not in _opened:
             _opened.clear()
             with nullcontext() if in_job else redirect_stdout(io.StringIO()):
@@ -92,17 +92,17 @@ def run_trials(
     resources: Resources | None = None,
     open_engine: OpenEngine | None = None,
 ) -> list[Failure]:
-    """Run trials, each as far as it has not been done; returns those that failed. Records are in the engine's store.
+    """Run what is left of each trial; returns the failed ones. The engine's store gets the records.
 
     Args:
         engine: of this process.
-        trials: each with whether its network is trained, or its widths are found alone.
+        trials: each with whether its network is trained, or only its widths are found.
         resources: where they run; None for this process.
-        open_engine: opens the engine in another process: picklable, such as a `functools.partial` of a function of a
-            module. Needed wherever trials run in others.
+        open_engine: opens the engine in another process; picklable, such as a `functools.partial` of a module's
+            function. Needed if trials run in other processes.
 
     Raises:
-        UserError: the engine's trials cannot run in processes of their own, or there are launched processes.
+        UserError: the engine's trials cannot run in processes of their own, or a launcher has started several.
         KeyboardInterrupt: Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2; everything has been stopped.
     """
     resources = resources or Resources()
@@ -138,7 +138,7 @@ def run_trials(
             for item, own in run(pending, waits):
                 found = own if control is None else of_all(own, control)
                 if found is None:
-                    if jobs:  # all others tell of themselves, here
+                    if jobs:  # trials elsewhere print their own lines here
                         engine.say(f"{item.place}: done")
                     continue
                 if found.kind == Claimed.__name__ and not waits:
@@ -178,7 +178,7 @@ def _attempts(
     items: Sequence[_Item],
     waits: bool,
 ) -> Iterator[tuple[_Item, Failure | None]]:
-    """Each trial with its failure, as they come."""
+    """Each trial with its failure or None, in the order of completion."""
     if resources.here:
         own = replace(engine, waits=waits)
         for item in items:
@@ -192,7 +192,7 @@ def _attempts(
     first = next((item.number for item in items if item.is_new), None)
     waiting: dict[Future[Failure | None], _Item] = {}
     for item in items:
-        told = forecast if item.number == first else None  # the first one says it
+        told = forecast if item.number == first else None  # only the first trial prints the forecast
         arguments = (
             open_engine,
             item.trial,
@@ -209,5 +209,5 @@ def _attempts(
             yield item, future.result()
         except (
             RuntimeError
-        ) as error:  # `WorkerDied`, for want of memory say, or the engine cannot be opened there
+        ) as error:  # `WorkerDied`, for want of memory say, or the engine does not open there
             yield item, failure(item.trial, error)

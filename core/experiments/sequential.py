@@ -1,6 +1,6 @@
-"""Experiments whose number of seeds is not fixed: what may be tested when, and how much a run can see.
+"""Experiments without a fixed number of seeds: what may be tested when, and which differences a run can detect.
 
-Whoever looks at a table, adds seeds and looks again finds differences where there are none. Planned looks keep the
+If one looks at a table, adds seeds and looks again, one finds differences where there are none. Planned looks keep the
 error rate. At each look a difference counts only if its p-value is below the level that O'Brien and Fleming's bounds
 (Biometrics, 1979) give that look. All looks together then err with probability α. Several contrasts share α by Holm's
 rule, look by look (Maurer and Bretz, Statistics in Biopharmaceutical Research, 2013).
@@ -25,7 +25,7 @@ from core.experiments.statistics import half_interval, paired_p
 from core.storage.files import read_json
 from core.storage.schema import lower
 
-_POINTS = 201  # of the grid that densities are carried on from look to look: 1e-8 in the levels
+_POINTS = 201  # of the grid on which densities are carried from look to look: 1e-8 in the levels
 
 
 @cache
@@ -48,7 +48,7 @@ def look_levels(looks: tuple[int, ...], alpha: float = 0.05) -> tuple[float, ...
 def _crossing(shares: np.ndarray, bounds: np.ndarray) -> float:
     """The probability that a standard Brownian motion at times `shares`, over their root, leaves the bounds.
 
-    By carrying the density of what has not left from look to look (Armitage, McPherson and Rowe, 1969).
+    It carries the density of paths that have not left from look to look (Armitage, McPherson and Rowe, 1969).
     """
     inside = bounds[0] * math.sqrt(shares[0])
     grid = np.linspace(-inside, inside, _POINTS)
@@ -68,8 +68,8 @@ def pairs_needed(difference: float, deviation: float, *, alpha: float = 0.05, po
     Args:
         difference: the true one.
         deviation: standard deviation of a pair's difference, in the same unit.
-        alpha: level of the test; Holm's first of m contrasts has α / m.
-        power: probability of finding it.
+        alpha: level of the test; the first of m contrasts has α / m by Holm's rule.
+        power: probability of finding the difference.
     """
     pairs = 2
     while _power(pairs, difference / deviation, alpha) < power:
@@ -78,7 +78,7 @@ def pairs_needed(difference: float, deviation: float, *, alpha: float = 0.05, po
 
 
 def smallest_seen(pairs: int, deviation: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true difference that so many pairs find with the given power; see `pairs_needed`."""
+    """The true difference that this many pairs find with the given power; see `pairs_needed`."""
     if pairs < 2:
         return math.inf
     return deviation * float(brentq(lambda ratio: _power(pairs, ratio, alpha) - power, 1e-6, 1e3))
@@ -87,7 +87,7 @@ def smallest_seen(pairs: int, deviation: float, *, alpha: float = 0.05, power: f
 def _power(pairs: int, ratio: float, alpha: float) -> float:
     freedom, shift = pairs - 1, ratio * math.sqrt(pairs)
     bound = stats.t.isf(alpha / 2, freedom)
-    # Far out the other tail is nothing, and scipy's noncentral t gives NaN for it.
+    # Far out the other tail is zero, but scipy's noncentral t gives NaN for it.
     tails = [stats.nct.sf(bound, freedom, shift), stats.nct.cdf(-bound, freedom, shift)]
     return float(np.nansum(tails)) if math.isfinite(tails[0]) else 1.0
 
@@ -110,17 +110,17 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Registered:
-    """What was written down before a confirmation ran.
+    """What was registered before a confirmation ran.
 
     Attributes:
         contrasts: the questions; no other row is tested.
-        looks: pairs at which they are looked at, rising; the last ends the experiment.
-        metric: the key of what is compared.
-        alpha: the chance of any false answer.
+        looks: numbers of pairs at which they are tested, rising; the last ends the experiment.
+        metric: key of the metric that is compared.
+        alpha: the probability of any false answer.
         deviation: expected standard deviation of a pair's difference, for the power that is printed beforehand.
-        written: when, as text; for the reader.
+        written: date of the registration, as text for the reader.
         margin: a method becomes the default if it beats all but the baseline, and the upper end of its 95 % interval
-            against the baseline is below this (`becomes_default`); None where no default is decided.
+            against the baseline is below this (`becomes_default`); None if no default is decided.
     """
 
     contrasts: tuple[Contrast, ...]
@@ -141,20 +141,22 @@ class Registered:
         if self.deviation is not None and not 0 < self.deviation < math.inf:
             raise UserError(f"deviation is {self.deviation}: use a positive number, or leave it out")
         if self.margin is not None and not 0 <= self.margin < math.inf:
-            raise UserError(f"margin is {self.margin}: use a loss that is borne, 0 or more, or leave it out")
+            raise UserError(
+                f"margin is {self.margin}: use the largest acceptable loss, 0 or more, or leave it out"
+            )
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All that have to be trained, each once."""
+        """All methods that have to be trained, each once."""
         return tuple(dict.fromkeys(name for item in self.contrasts for name in (item.against, item.method)))
 
     @property
     def last(self) -> int:
-        """Pairs at the end."""
+        """Number of pairs at the end."""
         return self.looks[-1]
 
     def power(self) -> list[str]:
-        """What the looks can see, in sentences: printed before a run starts."""
+        """Which differences the looks can detect, in sentences: printed before a run starts."""
         if self.deviation is None:
             return ["No expected deviation is registered: what the looks can see is not known beforehand."]
         level = self.alpha / len(self.contrasts)
@@ -167,15 +169,15 @@ class Registered:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is known of a contrast.
+    """The state of a contrast.
 
     Attributes:
         contrast: the question.
-        look: the number of pairs at which it was answered, or was last looked at; 0 before the first look.
+        look: number of pairs at which it was answered or last tested; 0 before the first look.
         p: of the paired t-test at that look.
-        level: that p is held against there.
-        differs: whether it was found to differ.
-        final: no look is left that could find it.
+        level: the level with which p is compared there.
+        differs: whether a difference was found.
+        final: whether no look is left that could find one.
     """
 
     contrast: Contrast
@@ -187,7 +189,7 @@ class Decision:
 
 
 def decide(registered: Registered, differences: Mapping[Contrast, Sequence[float]]) -> list[Decision]:
-    """What the looks that have been reached say of each contrast.
+    """The decisions of the looks reached so far on each contrast.
 
     A contrast takes part in a look once it has as many pairs; further pairs wait for the next look.
 
@@ -227,11 +229,12 @@ def becomes_default(
     *,
     higher_is_better: bool,
 ) -> dict[str, bool | None]:
-    """Which methods become the default by the rule that was written down; None while a question is open.
+    """Which methods become the default by the registered rule; None while a question is open.
 
-    A method becomes the default under two conditions. It is found to be better than everything but the baseline that it
-    is held against. And of its 95 % interval against the baseline, at the look that answered, the worse end is below
-    `Registered.margin`. A method that is not held against both the baseline and something else is not decided on.
+    A method becomes the default under two conditions. It is found to be better than every method with which it is
+    compared, except the baseline. And the worse end of its 95 % interval against the baseline, at the look that
+    answered, is below `Registered.margin`. A method is not decided on unless it is compared with both the baseline and
+    another method.
     """
     sign = -1.0 if higher_is_better else 1.0
     found: dict[str, bool | None] = {}
@@ -256,7 +259,7 @@ def read_registered(path: Path) -> Registered:
     """The contrasts of a small JSON file.
 
     Raises:
-        UserError: it cannot be read, or holds anything but the entries of `Registered`.
+        UserError: the file cannot be read, or holds anything but the entries of `Registered`.
     """
     try:
         content: Any = read_json(path)

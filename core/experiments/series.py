@@ -26,7 +26,7 @@ class Series:
     """All seeds of one method at one setting.
 
     Attributes:
-        label: how it is called in tables and figures.
+        label: its name in tables and figures.
         records: by seed.
     """
 
@@ -54,7 +54,7 @@ class Series:
         return fmean(float(r[key]) for r in self.records.values())
 
     def spread(self) -> float | None:
-        """Mean of `width_spread` over the networks; None for the baseline, and where widths are not known by name."""
+        """Mean of `width_spread` over the networks; None for the baseline, or if widths are not known by name."""
         found = []
         for record in self.records.values():
             architecture = record.get("architecture")
@@ -65,7 +65,7 @@ class Series:
         return fmean(found)
 
     def against(self, other: Series, metric: Metric) -> list[float]:
-        """Own value minus the other's, seed by seed, over the seeds that both have."""
+        """This series' value minus the other's, seed by seed, over the seeds that both have."""
         seeds = sorted(set(self.records) & set(other.records))
         return [a - b for a, b in zip(self.values(metric, seeds), other.values(metric, seeds))]
 
@@ -79,11 +79,11 @@ def collect(records: Sequence[Record], label: Callable[[Record], str]) -> dict[s
 
 
 def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, Series]:
-    """What result.json holds of every method's trainings, by method.
+    """The trainings in result.json as series, by method.
 
     Args:
-        result: its content; numbers that are not finite may be words.
-        metrics: "metrics", or "raw_metrics" for those of weights that were not averaged.
+        result: content of the file; numbers that are not finite may be words.
+        metrics: "metrics", or "raw_metrics" for those of the weights before averaging.
     """
     found: dict[str, Series] = {}
     for method, entry in result["methods"].items():
@@ -108,7 +108,7 @@ def _cost(flops: float, params: float) -> dict[str, Any]:
 def results_table(series: Mapping[str, Series], reference: str, metric: Metric) -> str:
     """Every series with its difference to `reference`, in Markdown.
 
-    p is that of the paired t-test over the seeds; "p (Holm)" is adjusted for all rows of the table; "sd log w" is
+    p is from the paired t-test over the seeds; "p (Holm)" is adjusted for all rows of the table; "sd log w" is
     `Series.spread`.
     """
     base = series.get(reference)

@@ -1,4 +1,4 @@
-"""What an experiment is asked to do, and what it has to show of each training."""
+"""The settings of an experiment, and the results of each of its trainings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TeacherConfig:
 
 
 def name_of(method: str, seed: int) -> str:
-    """What files and folders of one method and seed are called in a work directory."""
+    """The name of files and folders of one method and seed in a work directory."""
     return f"{method}-seed{seed}"
 
 
@@ -53,14 +53,14 @@ class Settings:
         controls: methods of `core.methods.registry.METHODS` to compare with, at the same budget.
         seeds: number of repetitions, each with its own widths, weights and data order.
         stages: which parts to run.
-        method: of the same methods, how the found network's widths are found; None: as `shrink` says.
+        method: the one of these methods that finds the found network's widths; None: as `shrink` says.
         search: options of single methods.
-        distillation: train every network with a teacher.
-        teacher: which one.
+        distillation: how every network is trained with a teacher; None without.
+        teacher: the teacher.
         progress: show bars.
         lowered_lr: learning rate with which trainings that have diverged go on; see `core.training.divergence`.
-        allow_unknown_start: train networks of which some tensors may start otherwise than the baseline's.
-        schema: of the trials of the work directory, which may have been begun by an earlier release.
+        allow_unknown_start: train networks even if some tensors may start otherwise than the baseline's.
+        schema: of the trials in the work directory, which an earlier release may have begun.
         start: what trainings begin with. With "pretrained" the found network is trained from scratch too, as a control.
     """
 
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All that have found widths, under the names that files have."""
+        """All methods with found widths, by their names in files."""
         control = (FOUND + FROM_SCRATCH,) if self.start == "pretrained" else ()
         return (FOUND, *control, *self.controls)
 
@@ -105,7 +105,7 @@ class Settings:
         return [self.train.seed + number for number in range(self.seeds)]
 
     def trials(self) -> list[Trial]:
-        """All of them, seed by seed, the baseline first."""
+        """All trials, seed by seed, the baseline first."""
         return grid((BASELINE, *self.methods), [self.shrink], self.seed_list)
 
     def widths_file(self, method: str, seed: int) -> Path:

@@ -16,7 +16,7 @@ from core.widths.config import ShrinkConfig
 
 
 def check_start(task: Task, config: ShrinkConfig, allowed: bool) -> None:
-    """Find out whether networks of other widths than the baseline's start by its rules: at three quarters of them.
+    """Check, at three quarters of the baseline's widths, whether networks of other widths start by its rules.
 
     Raises:
         UserError: they may not, and that is not allowed.
@@ -27,16 +27,16 @@ def check_start(task: Task, config: ShrinkConfig, allowed: bool) -> None:
     graph = trace_channels(model, inputs, freeze=traced.freeze, ties=traced.ties, outputs=traced.outputs)
     widths = {group.name: group.step * max(1, 3 * group.size // 4) for group in graph.groups}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownStartWarning)  # the same is refused, or told of every trial
+        warnings.simplefilter("ignore", UnknownStartWarning)  # refused below, or told for every trial
         narrow = resize(model, graph, widths, factory=task.searched_factory, seed=0)
     refuse_unknown_start(task, narrow, allowed)
 
 
 def refuse_unknown_start(task: Task, model: nn.Module, allowed: bool) -> dict[str, str]:
-    """Tensors that may start otherwise than the baseline's -> why, where such a network may be trained.
+    """Tensors that may start otherwise than the baseline's -> why.
 
     Raises:
-        UserError: there are some, and that is not allowed.
+        UserError: there are such tensors, and that is not allowed.
     """
     unknown = unknown_start(model)
     if unknown and not allowed:
@@ -52,5 +52,5 @@ def refuse_unknown_start(task: Task, model: nn.Module, allowed: bool) -> dict[st
 
 
 def unknown_text(unknown: Mapping[str, str]) -> str:
-    """What there is to be said of tensors whose rule is not known."""
+    """The line about tensors whose rule is not known."""
     return f"{len(unknown)} tensors may start otherwise than the baseline's: {', '.join(unknown)}"

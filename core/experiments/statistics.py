@@ -13,14 +13,14 @@ UNDEFINED = (
     "undefined"  # in the place of a number that does not exist, such as the interval around an infinite mean
 )
 
-_ROUNDING = 1e-9  # of a difference of two percentages
-FEW_SEEDS = 5  # fewer make an interval so wide that it has to be said
+_ROUNDING = 1e-9  # error of a difference of two percentages
+FEW_SEEDS = 5  # with fewer, intervals are so wide that a note says so
 
 
 def half_interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % confidence interval of the mean (Student's t).
 
-    None for a single value; NaN where values are infinite or NaN, for then there is none.
+    None for a single value; NaN if values are infinite or NaN, as there is no interval then.
     """
     if len(values) < 2:
         return None
@@ -30,7 +30,7 @@ def half_interval(values: Sequence[float]) -> float | None:
 
 
 def interval_note(seeds: int) -> str:
-    """What to say of "mean ± 95 % confidence interval" over so many seeds; few make it wide."""
+    """The note on "mean ± 95 % confidence interval" over this many seeds; few seeds make it wide."""
     factor = float(stats.t.ppf(0.975, seeds - 1)) / math.sqrt(seeds)
     text = f"Mean ± 95 % confidence interval over {seeds} seeds."
     if seeds < FEW_SEEDS:
@@ -44,7 +44,7 @@ def interval_note(seeds: int) -> str:
 def with_interval(values: Sequence[float], digits: int = 2) -> str:
     """'23.00 ± 0.12', or '23.00' for a single value.
 
-    Of infinite values: 'inf ± undefined'; 'undefined' where the mean itself is NaN.
+    For infinite values: 'inf ± undefined'; 'undefined' if the mean itself is NaN.
     """
     half, mean = half_interval(values), sum(values) / len(values)
     if half is None or math.isnan(mean):
@@ -63,7 +63,7 @@ def width_spread(widths: Mapping[str, int], base: Mapping[str, int]) -> float:
 
     Args:
         widths: group -> channels; groups of blocks that were left out are missing.
-        base: the baseline's.
+        base: the baseline's widths.
     """
     return float(np.std([math.log(width / base[name]) for name, width in widths.items()])) if widths else 0.0
 
@@ -71,8 +71,8 @@ def width_spread(widths: Mapping[str, int], base: Mapping[str, int]) -> float:
 def paired_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of the paired t-test, from the differences pair by pair.
 
-    NaN where they do not vary but for rounding (errors of a small test set are multiples of one image's share), or are
-    not all finite: there is no test then.
+    NaN, for lack of a test, if they are not all finite or vary only by rounding (errors of a small test set are
+    multiples of one image's share).
     """
     if len(differences) < 2 or not np.isfinite(differences).all():
         return math.nan
@@ -84,7 +84,7 @@ def paired_p(differences: Sequence[float]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values (Scandinavian Journal of Statistics, 1979): the chance of one false finding among all.
 
-    NaNs are no tests: they stay NaN and do not count.
+    NaN means no test: it stays NaN and does not count.
     """
     order = sorted(
         (index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
@@ -98,10 +98,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list[list[str]]:
-    """Of every row of a table: mean with interval, p of the paired t-test, and the same by Holm over all rows.
+    """For every row of a table: mean with interval, p of the paired t-test, and p by Holm over all rows.
 
     Args:
-        differences: (pair by pair, digits) of every row; without any its cells are empty, of a single one p is.
+        differences: (pair by pair, digits) of every row; without pairs its cells are empty, with one pair p is empty.
     """
     p_values = [paired_p(values) for values, _ in differences]
     return [
@@ -114,7 +114,7 @@ def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list
 
 
 def fine_digits(values: Sequence[float], digits: int) -> int:
-    """Digits after the point that show two of the spread, at least `digits`: differences may be finer than values."""
+    """Decimals that show two digits of the spread, at least `digits`: differences may be finer than values."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return digits
     spread = float(np.std(values, ddof=1))
@@ -130,7 +130,7 @@ def p_text(p: float, digits: int = 3) -> str:
 
 
 def statistics(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and standard deviation; of infinite values the mean is infinite (or NaN), the deviation undefined: NaN."""
+    """Mean and standard deviation; for infinite values the mean is infinite (or NaN) and the deviation NaN."""
     std = math.nan
     if np.isfinite(values).all():
         std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

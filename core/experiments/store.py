@@ -4,10 +4,10 @@
     WORK_DIR/widths/METHOD-seedS.json      STORE/widths/KEY.json    found widths
     WORK_DIR/runs/METHOD-seedS/            STORE/runs/KEY/          one training; in a store, methods that find equal
                                                                     widths share it
-    WORK_DIR/widths/METHOD-seedS/          STORE/runs/search-KEY/   what methods that train while they search leave
+    WORK_DIR/widths/METHOD-seedS/          STORE/runs/search-KEY/   files of methods that train while they search
 
 Every file is written whole or not at all, and trainings go on from their own checkpoints, so a command may be killed at
-any moment and started again. Who trains claims the training's folder (`core.storage.claims`); others wait for it.
+any moment and started again. It claims the folder of its training (`core.storage.claims`); other commands wait for it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from core.training.run_files import RunFiles, read_history
 Record = dict[str, Any]
 RECORDED_ANEW = "to be recorded anew from the training"
 SEARCHED_ANEW = "to be searched for anew"
-_POLL = 0.2  # seconds between the first two looks at a claim of somebody else; they grow longer
+_POLL = 0.2  # seconds between the first two looks at another command's claim; the pauses grow
 _LONGEST_POLL = 5.0
 
 
@@ -49,11 +49,11 @@ def key_of(value: Any) -> str:
 
 
 class Store(Protocol):
-    """Places of an experiment's files; keys tell apart what decides a result."""
+    """Places of an experiment's files; a key stands for all that decides a result."""
 
     @property
     def folder(self) -> Path:
-        """Where all of it lies."""
+        """The folder of the store."""
 
     def run(self, trial: Trial, key: str) -> Path:
         """Folder of the trial's training."""
@@ -65,35 +65,35 @@ class Store(Protocol):
         """Folder for the checkpoints of a search."""
 
     def load(self, trial: Trial, key: str) -> Record | None:
-        """The record of a finished trial; None where it has still to be run.
+        """The record of a finished trial; None if it is still to be run.
 
         Args:
-            trial: which.
-            key: of all that decides it.
+            trial: the trial.
+            key: of all that decides its result.
 
         Raises:
-            UserError: the record is of something else than what is asked for.
+            UserError: the record belongs to something other than what is asked for.
         """
 
     def save(self, trial: Trial, record: Record) -> None:
         """Keep the record of a finished trial."""
 
     def load_widths(self, trial: Trial, key: str) -> Found | None:
-        """Widths that were found; None where they have still to be."""
+        """Found widths; None if they are still to be found."""
 
     def save_widths(self, trial: Trial, key: str, found: Found) -> None:
         """Keep found widths."""
 
 
 def schema_of(record: Mapping[str, Any]) -> int:
-    """The schema by which a trial was run; of a short record, as reports publish it, too."""
+    """The schema by which a trial was run; also for the short records that reports publish."""
     return int(record.get("schema", record.get("subject", {}).get("schema", 1)))
 
 
 def short(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it is published: without what can be made again from its key's folder."""
     left_out = ("architecture", "decided_by", "recipe", "subject", "baseline_cost", "named_widths")
-    if schema_of(record) > 1:  # the first pages do not name theirs
+    if schema_of(record) > 1:  # the first pages do not name their schema
         record = {"schema": schema_of(record), **record}
     found = record["architecture"]
     if found is None and "widths" in record:  # imported
@@ -110,7 +110,7 @@ class KeyedStore:
 
     Attributes:
         folder: of the store.
-        published: a folder in which every finished trial is also kept as a small file (`short`).
+        published: a folder that also keeps every finished trial as a small file (`short`).
     """
 
     folder: Path
@@ -165,11 +165,11 @@ class KeyedStore:
 
 @dataclass(frozen=True)
 class WorkDirectory:
-    """The work directory of one experiment: names are readable, and one protocol holds for all.
+    """The work directory of one experiment: names are readable, and one protocol holds for all trials.
 
     Attributes:
         folder: the directory.
-        first_seed: whose found widths are also `widths.json`.
+        first_seed: the seed whose found widths are also in `widths.json`.
     """
 
     folder: Path
@@ -190,8 +190,8 @@ class WorkDirectory:
     def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
-        Nor does one whose log or widths are lost or damaged: the trial is then gone through once more, which writes
-        them anew and trains nothing. Directories of earlier releases have no records: likewise.
+        Nor does a record whose log or widths are lost or damaged: the trial then runs once more, which writes them anew
+        and trains nothing. So it does in directories of earlier releases, which have no records.
         """
         path = self.record_file(trial.method, trial.seed)
         record = _read(path, RECORDED_ANEW)
@@ -226,7 +226,7 @@ class WorkDirectory:
         return {} if record is None else dict(record.get("unknown_start", {}))
 
     def environment(self, method: str, seed: int) -> dict[str, Any]:
-        """What a network was trained on, and when; empty where there is no record."""
+        """On what a network was trained, and when; empty if there is no record."""
         record = _read(self.record_file(method, seed), RECORDED_ANEW)
         return {} if record is None else dict(record.get("environment") or {})
 
@@ -251,7 +251,7 @@ class WorkDirectory:
                 )
                 architecture.save(path)
             elif path.exists():
-                architecture = Architecture.load(path)  # says what is wrong with it
+                architecture = Architecture.load(path)  # raises what is wrong with it
         if architecture is None:
             return None
         self._publish(trial, architecture)
@@ -259,7 +259,7 @@ class WorkDirectory:
         return Found(architecture, how.get("search_epochs", 0.0), how.get("search_baseline_epochs", 0.0))
 
     def save_widths(self, trial: Trial, key: str, found: Found) -> None:
-        """See `Store`; how long the search took stands in `found_by`."""
+        """See `Store`; `found_by` says how long the search took."""
         architecture = found.architecture
         if found.epochs:
             took = {"search_epochs": found.epochs, "search_baseline_epochs": found.baseline_epochs}
@@ -268,7 +268,7 @@ class WorkDirectory:
         self._publish(trial, architecture)
 
     def _recorded_widths(self, trial: Trial) -> Architecture | None:
-        """The widths of a trained network, from its record; None where there is none."""
+        """The widths of a trained network, from its record; None if there is no record."""
         path = self.record_file(trial.method, trial.seed)
         if not RunFiles(self.run(trial)).weights.exists():
             return None
@@ -282,17 +282,17 @@ class WorkDirectory:
 
 
 def plain(value: Any) -> Any:
-    """As it will be read back: lists for tuples, text for paths, words for numbers that are not finite."""
+    """A value as it will be read back: lists for tuples, text for paths, words for numbers that are not finite."""
     return json.loads(json_text(json.loads(json.dumps(value, default=str))))
 
 
 @contextmanager
 def held(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold the folder of a training or a search; another command that has it is waited for.
+    """Hold the folder of a training or a search; waits for another command that has it.
 
     Args:
-        folder: made where it is missing, and removed again if nothing was written.
-        say: is told of waiting, and of a claim that was taken over.
+        folder: made if it is missing, and removed again if nothing was written.
+        say: called with a line about waiting, or about a claim that was taken over.
     """
     pause = 0.0
     while True:
@@ -311,7 +311,7 @@ def held(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
 
 
 def _has_log(folder: Path, record: Record) -> bool:
-    """Whether the log of a recorded training is there, with a line of every epoch."""
+    """Whether the log of a recorded training is there, with a line for every epoch."""
     try:
         return len(read_history(folder)) == record["recipe"]["train"]["epochs"]
     except (UserError, KeyError, TypeError):
@@ -319,7 +319,7 @@ def _has_log(folder: Path, record: Record) -> bool:
 
 
 def _widths_in(path: Path) -> Architecture | None:
-    """The widths in a file; None where it is not there, or damaged."""
+    """The widths in a file; None if it is missing or damaged."""
     try:
         return Architecture.load(path)
     except UserError:
@@ -327,7 +327,7 @@ def _widths_in(path: Path) -> Architecture | None:
 
 
 def _read(path: Path, anew: str, needed: Sequence[str] = ()) -> Record | None:
-    """The object in a file; None where it is not there, or damaged, which is told with what is done about it."""
+    """The object in a file; None if it is missing or damaged; a note on damage says what is done about it."""
     if not path.exists():
         return None
     try:
@@ -345,6 +345,6 @@ def _read(path: Path, anew: str, needed: Sequence[str] = ()) -> Record | None:
 
 @cache
 def _note(line: str) -> None:
-    """Tell once, on the error stream of the first process, whoever asks how often."""
+    """Print a note once, on the error stream of the first process, however often it is called."""
     if is_first_process() and multiprocessing.parent_process() is None:
         print(f"note: {line}", file=sys.stderr, flush=True)

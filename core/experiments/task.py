@@ -1,4 +1,4 @@
-"""What a task tells the experiment about itself."""
+"""What a task tells an experiment about itself."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from core.surgery.architecture import Architecture
 
 @dataclass(frozen=True)
 class Described:
-    """A network, as its checkpoint describes it (`core.storage.description`).
+    """A network as its checkpoint describes it (`core.storage.description`).
 
     Attributes:
         key: of the task.
         description: the task's dataclass.
-        dataset: what it is trained on.
+        dataset: the data set on which it is trained.
         data: the protocol's section `data`, a dataclass.
     """
 
@@ -58,24 +58,24 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Subject):
-    """What a task has to say about itself to be run, beside what a `Subject` says.
+    """All that a task has to provide to be run, beyond a `Subject`.
 
     Attributes:
         name: "classification", "super_resolution", ...
         dataset: name of the data set, for the report.
         evaluate: model -> metrics by key.
-        metrics: what the table shows, the primary one first.
+        metrics: those of the table, the primary one first.
         curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
         references: methods without a network, such as bicubic resizing -> metrics by key.
         notes: lines for the report, such as data sets that are missing.
-        finish: makes the task's own pictures and files once all is trained; returns its part of the reports.
-        given: widths of the found network where they are known beforehand; controls are still found.
-        subject: network and data, as plain data, as far as they decide a result: trials are told apart by it.
-        described: what the checkpoint of a network at such widths (None for the baseline's own) says of it; None where
-            it says nothing.
-        keep: writes what the work directory keeps of the data; called in the first process when nothing refuses it.
+        finish: makes the task's own pictures and files after all trainings; returns its part of the reports.
+        given: widths of the found network, if they are known beforehand; controls are still found.
+        subject: network and data, as plain data, as far as they decide a result; part of every trial's key.
+        described: widths (None for the baseline's own) -> what the checkpoint of such a network says of it; None if it
+            says nothing.
+        keep: writes what the work directory keeps of the data; called in the first process after all checks.
         close: called in every process when the experiment is over; returns lines of news.
-        one_process: why its trials cannot run in processes of their own; "" where they can.
+        one_process: why its trials cannot run in processes of their own; "" if they can.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Task(Subject):
 
 
 def model_text(model: str) -> dict[str, str]:
-    """Of somebody's own network its file's text decides a result, not its name: {"model_text"}, empty for others.
+    """{"model_text"} for a user's own network, as its file's text decides a result, not its name; else empty.
 
     Args:
         model: "path/to/file.py:factory", or any other name.

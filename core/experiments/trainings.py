@@ -1,4 +1,4 @@
-"""The networks that trials train, the baseline, found ones and teachers, and their trainings by one recipe."""
+"""The networks that trials train (the baseline, found ones, teachers), and their trainings by one recipe."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def baseline_graph(task: Task, shrink: ShrinkConfig) -> ChannelGraph:
 def network(task: Task, architecture: Architecture | None, seed: int, start: Start = "scratch") -> nn.Module:
     """The network that is trained: the baseline (None), or one of found widths.
 
-    From scratch both are what the task's factory gives, by the same initialiser; `core.unknown_start` lists what it
-    does not know. From trained weights both have these, the found network as far as it shares the channels.
+    From scratch, both start as the task's factory starts them, by the same initialiser; `core.unknown_start` lists
+    tensors whose rule it does not know. Otherwise both have the trained weights, the found network in its channels.
     """
     if start == "pretrained":
         with seeded(seed):
@@ -43,7 +43,7 @@ def network(task: Task, architecture: Architecture | None, seed: int, start: Sta
             model = model if architecture is None else architecture.cut(model)
             return model if task.part is None else task.part.around(model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or tell of them
+        warnings.simplefilter("ignore", UnknownStartWarning)  # trials refuse such networks, or report them
         if architecture is not None and task.part is not None:
             return task.part.insert(architecture, seed)
         model = fresh_baseline(task, seed)
@@ -68,17 +68,17 @@ def train_network(
     told: Callable[[], Mapping[str, str]] = dict,
     pace: Callable[[Pace], None] | None = None,
 ) -> FitResult:
-    """Train one network by the recipe; goes on where an earlier call in `work_dir` stopped.
+    """Train one network by the recipe; it goes on where an earlier call in `work_dir` stopped.
 
     Args:
         task: loader, loss and evaluation.
         model: trained in place.
         config: the recipe; its seed is also the data's.
-        work_dir: see `core.training.train.fit`, as for the rest.
+        work_dir: see `core.training.train.fit`.
         fabric: device and processes.
         teacher: see `fit`.
         distillation: see `fit`.
-        lowered_lr: the learning rate with which to go on if the last that happened here was a divergence.
+        lowered_lr: the learning rate with which to go on if the training has diverged.
         progress: see `fit`.
         told: see `header` of `fit`.
         pace: see `fit`.
@@ -93,7 +93,7 @@ def train_network(
 def teacher_network(
     task: Task, teacher: TeacherConfig, shrink: ShrinkConfig, seed: int
 ) -> tuple[nn.Module, Architecture]:
-    """The network that students learn from, the widened baseline, freshly initialised, and its widths."""
+    """The network from which students learn (the widened baseline, freshly initialised), and its widths."""
     baseline = fresh_baseline(task, seed)
     graph = trace_channels(baseline, task.example_inputs, freeze=shrink.freeze, ties=shrink.ties)
     model = widen(baseline, graph, teacher.widen, factory=task.build, seed=seed)

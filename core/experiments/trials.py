@@ -1,7 +1,7 @@
 """One trial: find widths, train a network, keep a record.
 
-A trial is done once: its record stands in the store under all that decides it (`Engine.record_key`), and whoever asks
-for it again, in another command too, reads it. One that fails is told as data and stops no other.
+A trial is done once: the store keeps its record under a key of all that decides it (`Engine.record_key`), and later
+requests, also of other commands, read it. A trial that fails is returned as data and stops no other.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Failure:
     """A trial that failed, as plain data.
 
     Attributes:
-        trial: which.
+        trial: the trial.
         kind: name of the exception.
         error: its message, one line.
-        usage: it is the user's to repair (`UserError`).
+        usage: whether the user can repair it (`UserError`).
     """
 
     trial: Trial
@@ -71,10 +71,10 @@ class Failure:
 def attempt(
     engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
 ) -> Failure | None:
-    """Run a trial as `run_trial` does; what goes wrong with it is returned, and what stops everything is raised.
+    """Run a trial as `run_trial` does; returns its failure, and raises only what stops everything.
 
     Raises:
-        KeyboardInterrupt, BrokenPipeError: the command is to end.
+        KeyboardInterrupt, BrokenPipeError: the command has to end.
     """
     try:
         run_trial(engine, trial, place, train=train, forecast=forecast)
@@ -86,7 +86,7 @@ def attempt(
 
 
 def failure(trial: Trial, error: BaseException) -> Failure:
-    """What there is to be said of a trial that raised."""
+    """The failure of a trial that raised."""
     line = (str(error).strip().splitlines() or [""])[0].removeprefix(f"{trial}: ")
     return Failure(trial, type(error).__name__, line, isinstance(error, UserError))
 
@@ -94,17 +94,17 @@ def failure(trial: Trial, error: BaseException) -> Failure:
 def run_trial(
     engine: Engine, trial: Trial, place: str = "", *, train: bool = True, forecast: Forecast | None = None
 ) -> Record | None:
-    """Find widths, train and record, as far as that has not been done; returns the record.
+    """Find widths, train and record, as far as that is not done yet; returns the record.
 
     Args:
         engine: what all trials share.
         trial: the trial.
-        place: what news of it begin with; "" for its name.
-        train: False stops at the widths, and returns None where there is no record.
-        forecast: of all trainings of the command; None says nothing of how long they take.
+        place: the beginning of lines about it; "" for its name.
+        train: False stops at the widths, and returns None if there is no record.
+        forecast: of all trainings of the command; None prints nothing about how long they take.
 
     Raises:
-        UserError, RuntimeError and what else searching and training raise.
+        UserError, RuntimeError: and whatever else search and training raise.
     """
     place = place or str(trial)
     record = engine.load(trial)
@@ -117,7 +117,7 @@ def run_trial(
 
 
 def _alone(engine: Engine, folder: Path, place: str) -> AbstractContextManager[None]:
-    """Hold a folder against other commands; launched processes are one command, which holds its work directory."""
+    """Hold a folder against other commands; launched processes are one command, which already holds its folder."""
     if engine.fabric.world_size > 1:
         return nullcontext()
     return (held if engine.waits else claimed)(folder, lambda line: engine.say(f"{place}: {line}"))
@@ -166,7 +166,7 @@ def _train(
     at_start = None
     if (
         engine.starts_from(trial) == "pretrained" and task.part is None
-    ):  # else the rest of the network is fresh
+    ):  # otherwise the rest of the network is fresh
         at_start = metrics_at_start(engine, model)
         metric = task.metrics[0]
         value = number_text(at_start[metric.key], metric.digits)
@@ -187,16 +187,14 @@ def _train(
     training = key_of([engine.subject(), widths, engine.recipe(trial.seed), *engine.started(trial)])
     config = replace(engine.train, seed=trial.seed)
     teacher = None
-    if (
-        engine.distillation is not None
-    ):  # where its students are given more epochs it stays as it has taught them
+    if engine.distillation is not None:  # even if students get more epochs, the teacher stays as it was
         began = replace(engine, train=engine.train.began())
         teacher = _teacher(began, trial, config.began(), place)
     folder = store.run(trial, training)
     weights = as_json(task.pretrained, engine.starts_from(trial))
     told = partial(_told, engine, architecture, trial.method, config, folder, engine.distillation, weights)
     with _alone(engine, folder, place):
-        finished = engine.load(trial)  # by another command, since this one looked
+        finished = engine.load(trial)  # by another command in the meantime
         if finished is not None:
             return finished
         fitted = _fit(
@@ -215,7 +213,7 @@ def _train(
             "metrics": dict(last.eval_metrics),
             "metrics_at_start": at_start,
             "train_loss": last.train_loss,
-            "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, in pages too
+            "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, also for reports
             "cost": cost.to_json(),
             "baseline_cost": baseline_cost,
             "architecture": None if architecture is None else architecture.to_json(),
@@ -232,7 +230,7 @@ def _train(
                 "commit": commit(),
             },
         })  # fmt: skip
-        engine.fabric.barrier()  # all have looked for the record before it is written
+        engine.fabric.barrier()  # all processes have looked for the record before it is written
         if engine.fabric.is_global_zero:
             store.save(trial, record)
             engine.say(f"{place}: {metrics_text(task, record)}")
@@ -240,13 +238,13 @@ def _train(
 
 
 def metrics_at_start(engine: Engine, model: nn.Module) -> dict[str, float]:
-    """The metrics of a network that begins with trained weights before it is fine-tuned."""
+    """The metrics, before fine-tuning, of a network that begins with trained weights."""
     with torch.no_grad():
         return dict(engine.task.evaluate(model.to(engine.fabric.device).eval()))
 
 
 def _begins(name: str, files: RunFiles, epochs: int) -> str:
-    """What a training is about to do."""
+    """The line before a training: whether it begins, goes on, or is done."""
     number = f"{epochs} epoch{'s' * (epochs != 1)}"
     if files.weights.exists():
         return f"{name} is trained already"
@@ -264,7 +262,7 @@ def _told(
     distillation: DistillationConfig | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The header of a training's weights; empty where the task does not describe its networks."""
+    """The header of a training's weights; empty if the task does not describe its networks."""
     if engine.task.described is None:
         return {}
     described, divergences = engine.task.described(architecture), read_divergences(folder)
@@ -282,7 +280,7 @@ def _fit(
     forecast: Forecast | None,
     teacher: nn.Module | None = None,
 ) -> FitResult:
-    """Train a network in a folder that is held meanwhile; `names` of the network and of its training."""
+    """Train a network in a folder that the caller holds; `names` are those of the network and of its training."""
     with _naming(names[1]):
         engine.say(f"{place}: {_begins(names[0], RunFiles(folder), config.epochs)}")
         return train_network(
@@ -308,7 +306,7 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
         load_weights(model, engine.teacher.checkpoint)
     else:
         told = partial(_told, engine, widened, "teacher", config, folder)
-        forecast = Forecast(1)  # of itself alone: it is wider than its students
+        forecast = Forecast(1)  # only for itself: it is wider than its students
         names = "the teacher", f"teacher, seed {trial.seed}"
         with _alone(engine, folder, place):
             _fit(engine, model, config, folder, place, names, told, forecast)
@@ -317,7 +315,7 @@ def _teacher(engine: Engine, trial: Trial, config: TrainConfig, place: str) -> n
 
 @contextmanager
 def _naming(training: str) -> Iterator[None]:
-    """Say of a divergence which training it was."""
+    """Name the training in the error of a divergence."""
     try:
         yield
     except TrainingDiverged as error:
@@ -325,7 +323,7 @@ def _naming(training: str) -> Iterator[None]:
 
 
 def setting_text(config: ShrinkConfig) -> str:
-    """How widths are searched, for a terminal."""
+    """How widths are searched, as a line for a terminal."""
     batches = f"{config.batches} batch{'es' * (config.batches != 1)}"
     limits = {name: limit for name, limit in config.budget.to_json().items() if name != "convention"}
     budget = ", ".join(str(limit) if name == "flops" else f"{name} {limit}" for name, limit in limits.items())
@@ -334,7 +332,7 @@ def setting_text(config: ShrinkConfig) -> str:
 
 
 def metrics_text(task: Task, record: Mapping[str, Any]) -> str:
-    """What came out, for a terminal."""
+    """The result of a trial, for a terminal."""
     metric = task.metrics[0]
     ratio = record["cost"]["flops"]["paper"] / record["baseline_cost"]["flops"]["paper"]
     value = number_text(record["metrics"][metric.key], metric.digits)

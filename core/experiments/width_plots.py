@@ -1,4 +1,4 @@
-"""Pictures of widths per layer, of networks that were found and of their baseline."""
+"""Pictures of the widths per layer of found networks and their baseline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def layer_widths(model: nn.Module, order: Sequence[str]) -> list[int]:
-    """Output channels of the named convolutions and linear layers; 0 for those of a block that was left out."""
+    """Output channels of the named convolutions and linear layers; 0 for layers of a block that was left out."""
     modules: dict[str, Any] = dict(model.named_modules())
     layers = [modules.get(name) for name in order]
     return [int(getattr(layer, "out_channels", getattr(layer, "out_features", 0))) for layer in layers]
@@ -61,7 +61,7 @@ def widths_figure(
             both panels, others in the lower one.
         below: shown below the title.
         tips: takes the texts of the marks.
-        told: of every layer, what its marks say beside the widths.
+        told: for every layer, the text of its marks beside the widths.
     """
     count = len(layers)
     figure, (top, bottom) = new_figure(
@@ -137,7 +137,7 @@ def widths_figure(
 
 
 def _end(runs: np.ndarray, base: np.ndarray) -> tuple[float, float]:
-    """Place and mean ratio of the last layer that there is."""
+    """Place and mean ratio of the last layer that was not left out."""
     mean = runs.mean(axis=0)
     place = int(np.flatnonzero(mean > 0)[-1])
     return place + 0.3, float(mean[place] / base[place])
@@ -163,14 +163,14 @@ def plot_widths(
 
 @dataclass(frozen=True)
 class FoundWidths:
-    """What is drawn of the networks of an experiment; found once, as every network has to be traced for it.
+    """Data for drawing the networks of an experiment; made once, as every network has to be traced.
 
     Attributes:
-        layers: whose width is free, in the order of execution; none where no network with found widths was trained.
+        layers: those whose width is free, in the order of execution; empty if no network with found widths was trained.
         baseline: their channels in the baseline.
         found: method -> channels per layer, one list for each seed.
-        groups: layer -> the group that its channels belong to.
-        networks: method -> what is searched, at the widths of its first seed; the baseline is among them.
+        groups: layer -> the group of its channels.
+        networks: method -> the searched network or part at the widths of its first seed; the baseline is among them.
         example_inputs: of these networks.
     """
 
@@ -212,10 +212,10 @@ def found_widths(task: Task, runs: Sequence[Run]) -> FoundWidths:
 
 
 def widths_heading(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
-    """Title of the picture of widths, and what stands below it."""
+    """Title of the picture of widths, and the text below it."""
     first = next(run.architecture for run in runs if run.architecture is not None)
     below = seeds_text([run.seed for run in runs])
-    if {"budget", "score"} <= first.found_by.keys():  # a file written by hand says nothing of its origin
+    if {"budget", "score"} <= first.found_by.keys():  # a file written by hand does not tell its origin
         limits = dict(first.found_by["budget"])
         counted = f" (convention {limits.pop('convention')})" if "convention" in limits else ""
         budget = ", ".join(f"{kind}={value}" for kind, value in limits.items())

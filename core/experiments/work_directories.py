@@ -1,4 +1,4 @@
-"""Work directories of commands that train: which one a run gets, which command holds it, and with what it was made."""
+"""Work directories of commands that train: which one a run gets, which command holds it, and its protocol."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from core.storage.claims import Claimed, take
 
 CONFIG_FILE = "config.py"
 WORK_DIRS = Path("work_dirs")
-_MADE = ("runs", "records", "last.safetensors")  # in a work directory, by trainings
-_TOLD = 4  # differences of two protocols
+_MADE = ("runs", "records", "last.safetensors")  # left in a work directory by trainings
+_TOLD = 4  # differences of two protocols that a message lists
 Use = Literal["new", "existing", "either"]
 
 
 def settle(plan: Plan, config: Any, stored: Any, folder: Path, stages: Sequence[str]) -> None:
-    """Write plan and protocol into a work directory, the protocol last: what has one has a plan.
+    """Write plan and protocol into a work directory, the protocol last: a folder with a protocol has a plan.
 
-    A comparison alone leaves the plan as it is: it can only be made if nothing is added.
+    The stage compare alone leaves the plan as it is: it only runs if nothing is added.
     """
     if stored is None or tuple(stages) != ("compare",):
         plan.save(folder)
@@ -48,10 +48,10 @@ def find_run(
         given: `--work-dir`.
         default_name: gives NAME.
         use: "new" for a fresh run, "existing" to resume one if there is one, "either" to run single stages.
-        any_of: a task: where there is no run called NAME, its only experiment under another name is taken.
+        any_of: a task: if there is no run called NAME, its only experiment under another name is taken.
 
     Raises:
-        UserError: a named directory holds a run and resuming was not asked for, or there are several to choose from.
+        UserError: a named directory holds a run although resuming was not asked for, or there are several runs.
     """
     if given is not None:
         runs = [given] if (given / CONFIG_FILE).exists() else []
@@ -84,7 +84,7 @@ def work_directory(
     result: str,
     say: Callable[[str], object],
 ) -> Iterator[Path]:
-    """Hold the work directory of a run until the block is left; the first process does so for all.
+    """Hold the work directory of a run until the block is left; the first process holds it for all.
 
     Args:
         fabric: the processes.
@@ -96,7 +96,7 @@ def work_directory(
         say: takes one line of news at a time.
 
     Raises:
-        UserError: another command has it, or it holds what is left of a run.
+        UserError: another command has it, or it holds the remains of a run.
     """
     release: list[Callable[[], None]] = []
 
@@ -107,7 +107,7 @@ def work_directory(
             release.append(take(place, say))
             if there is None and (place / CONFIG_FILE).exists():
                 raise UserError(
-                    f"work directory '{place}' holds the run of another command, which has just been there: add "
+                    f"work directory '{place}' holds the run of another command that has just ended: add "
                     f"--resume to go on with it, or name another"
                 )
         else:
@@ -116,7 +116,7 @@ def work_directory(
             left = [name for name in _MADE if (place / name).exists()]
             if left:
                 raise UserError(
-                    f"'{place}' holds trainings ({', '.join(left)}), but not the {CONFIG_FILE} that they were made by: "
+                    f"'{place}' holds trainings ({', '.join(left)}), but not the {CONFIG_FILE} that made them: "
                     f"restore it, or name another --work-dir"
                 )
             if arguments.resume:
@@ -136,7 +136,7 @@ def work_directory(
             folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
             try:
                 let_go = take(folder, say)
-            except Claimed:  # another command has just begun there
+            except Claimed:  # another command has just started there
                 continue
             if not (folder / CONFIG_FILE).exists():
                 release.append(let_go)
@@ -151,10 +151,10 @@ def work_directory(
 
 
 def _require_text(folder: Path) -> None:
-    """Refuse a name that is no text here: TensorBoard, and JSON, cannot write it.
+    """Refuse a folder whose name is no text in this locale: TensorBoard and JSON cannot write it.
 
     Raises:
-        UserError: see above.
+        UserError: the name is no text.
     """
     try:
         str(folder).encode()
@@ -166,7 +166,7 @@ def _require_text(folder: Path) -> None:
 
 
 def check_same(config: Any, stored: Any, folder: Path) -> None:
-    """Check that the protocol to run with is the one that the work directory holds.
+    """Check that the protocol equals the one in the work directory.
 
     Raises:
         UserError: they differ: results of two protocols would be mixed.
@@ -181,7 +181,7 @@ def check_same(config: Any, stored: Any, folder: Path) -> None:
 
 
 def _runs_called(name: str) -> list[Path]:
-    """work_dirs/NAME, NAME-2, ... as far as they hold a run, by number."""
+    """Those of work_dirs/NAME, NAME-2, ... that hold a run, by number."""
     first = WORK_DIRS / name
     numbered = [path for path in first.parent.glob(f"{glob.escape(name)}-[0-9]*") if _number(path) > 1]
     return [path for path in (first, *sorted(numbered, key=_number)) if (path / CONFIG_FILE).exists()]

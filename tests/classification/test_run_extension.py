@@ -78,7 +78,7 @@ def test_a_finished_run_goes_on_with_more_epochs(
 
     assert go_on(work, "--epochs", "3") == 0
     said = capsys.readouterr().out
-    assert f"'{work}' gets 3 epochs in the place of 2; what it holds is kept in '{work / 'epochs-2'}'" in said
+    assert f"'{work}' gets 3 epochs instead of 2; what it holds is kept in '{work / 'epochs-2'}'" in said
     assert said.count(f"note: {NOTE}") == 1
     assert_as_planned(work, planned)
     for name in RUNS:

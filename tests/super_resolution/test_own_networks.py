@@ -202,5 +202,5 @@ def test_a_built_in_network_stays_what_it_is(tmp_path: Path, file: Path) -> None
     options = {"n_blocks": 1, "n_feats": 4}
     save_network(path, build("edsr", 2, **options), Description("edsr", 2, options))
     assert load_network(path, model="edsr")[1].model == "edsr"
-    with pytest.raises(UserError, match=r"is of 'edsr': leave --model .*make out"):
+    with pytest.raises(UserError, match=r"belongs to 'edsr': leave --model .*make out"):
         load_network(path, model=f"{file}:make")

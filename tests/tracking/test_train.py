@@ -119,7 +119,7 @@ def test_a_training_is_given_more_epochs(
     capsys.readouterr()
     assert run(protocol, work, "--resume", "--epochs", "3") == 0
     said = capsys.readouterr().out
-    assert f"'{work}' gets 3 epochs in the place of 2; what it holds is kept in '{work / 'epochs-2'}'" in said
+    assert f"'{work}' gets 3 epochs instead of 2; what it holds is kept in '{work / 'epochs-2'}'" in said
     assert (
         said.count("extended from 2 to 3 epochs: up to epoch 2 the learning rates are those of 2 epochs") == 2
     )

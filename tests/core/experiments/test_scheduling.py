@@ -118,7 +118,7 @@ def test_flags_say_where_trials_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="--executor-options are of jobs: add --executor slurm"):
+    with pytest.raises(UserError, match="--executor-options are for jobs: add --executor slurm"):
         parsed("--executor-options", "time=3")
     with pytest.raises(UserError, match="--executor-options time: write KEY=VALUE"):
         parsed("--executor", SLURM, "--executor-options", "time")
