@@ -44,7 +44,7 @@ def end_with_parent(patience: float = 0.0) -> None:
     """Make this process end when the one that started it has ended, by whatever signal; to be called at its start.
 
     Args:
-        patience: seconds that SIGTERM leaves to work that saves its state; after them, or with 0, it is ended.
+        patience: seconds from SIGTERM, on which work may save its state, to the end; 0 ends the process at once.
     """
     parent = parent_process()
     assert parent is not None, "this is the first process"

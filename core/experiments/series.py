@@ -83,7 +83,7 @@ def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, 
 
     Args:
         result: content of the file; numbers that are not finite may be words.
-        metrics: "metrics", or "raw_metrics" for those of the weights before averaging.
+        metrics: "metrics", or "raw_metrics" for those of weights that are not averaged.
     """
     found: dict[str, Series] = {}
     for method, entry in result["methods"].items():

@@ -191,7 +191,7 @@ class WorkDirectory:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
         Nor does a record whose log or widths are lost or damaged: the trial then runs once more, which writes them anew
-        and trains nothing. So it does in directories of earlier releases, which have no records.
+        and trains nothing. Trials in directories of earlier releases, which have no records, run once more as well.
         """
         path = self.record_file(trial.method, trial.seed)
         record = _read(path, RECORDED_ANEW)
@@ -226,7 +226,7 @@ class WorkDirectory:
         return {} if record is None else dict(record.get("unknown_start", {}))
 
     def environment(self, method: str, seed: int) -> dict[str, Any]:
-        """On what a network was trained, and when; empty if there is no record."""
+        """The environment in which a network was trained, and when; empty if there is no record."""
         record = _read(self.record_file(method, seed), RECORDED_ANEW)
         return {} if record is None else dict(record.get("environment") or {})
 

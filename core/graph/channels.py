@@ -107,8 +107,8 @@ class ChannelGraph:
         untrained: why the model could not be run in training mode; "" where it could.
         notes: which channels keep their widths although nobody asked for it, and where.
         computed: parameters from which a layer computes its weight.
-        attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and how
-            much each of them counts there (a fraction where the network divides the attribute's double by two, say).
+        attributes: (module, attribute, index in it or None) -> the rows that this size counts, as in slots, and
+            what one row counts for (2 if the network uses half of the attribute, say).
     """
 
     groups: list[ChannelGroup]

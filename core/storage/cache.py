@@ -55,7 +55,7 @@ def fingerprint(files: Iterable[tuple[str, str | Path]], facts: object) -> str:
     """A digest that changes with any file's name, size, modification or status-change time, and with `facts`.
 
     Args:
-        files: each file's name in the data set, and its path; a missing file counts as missing.
+        files: each file's name in the data set, and its path; a missing file enters the digest as such.
         facts: what else the cache depends on, such as a version of its format; its `repr` is taken.
     """
     digest = hashlib.sha256(repr(facts).encode())

@@ -3,9 +3,10 @@
     work_dir/claim.json     host, process and command that write here; made exclusively, removed at the end
 
 A claim is a lease: while its command runs, the file's time is renewed every half minute. A process that is killed
-leaves its claim behind. On the same machine the next command sees that the process is gone and takes over at once; on
-another machine it waits until the lease has run out. The file system needs no locks, only that exactly one of several
-processes creates a file, so shared ones serve. Times of files are compared with each other, not with a machine's clock.
+leaves its claim behind. On the same machine the next command sees that the process is gone and takes over at once; a
+claim of another machine is over when its lease has run out. The file system needs no locks, only that exactly one of
+several processes creates a file, so shared ones serve. Times of files are compared there with each other, not with a
+machine's clock.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def claimed(folder: str | Path, say: Callable[[str], object] = print) -> Iterato
         say: called with a line about a claim that was taken over.
 
     Raises:
-        Claimed: a process holds it that runs, or that may run elsewhere.
+        Claimed: a process holds it that is running, or may be running elsewhere.
     """
     folder = Path(folder)
     release = take(folder, say)

@@ -52,5 +52,5 @@ def require(path: str | Path, what: str, get: str) -> Path:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none that a user put there as data: `._x`, `.DS_Store`, `Thumbs.db`, `@eaDir`, …"""
+    """Whether no user put this file or folder there as data: `._x`, `.DS_Store`, `Thumbs.db`, `@eaDir`, …"""
     return name.startswith(".") or name.lower() in _CLUTTER

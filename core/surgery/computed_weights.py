@@ -104,9 +104,9 @@ def lengths(module: nn.Module) -> dict[str, tuple[str, int]]:
 def scale_by_fan_(result: nn.Module, model: nn.Module) -> None:
     """Give scales that were computed from a fan-in when a layer was made (`gain / fan_in ** 0.5`) their new value.
 
-    Scaled weight standardisation and the equalised learning rate keep such numbers as attributes. An attribute is one
-    if it times √fan_in is the same in all layers of a class, whose fan-ins differ. Where all fan-ins are equal, only
-    1 / √fan_in and √(2 / fan_in) count as such.
+    Scaled weight standardisation and the equalised learning rate keep such numbers as attributes. An attribute counts
+    as such a scale if its product with √fan_in is the same in all layers of a class, whose fan-ins differ. Where all
+    fan-ins are equal, only 1 / √fan_in and √(2 / fan_in) count.
 
     Args:
         result: the network at its new widths, changed in place.

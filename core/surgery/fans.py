@@ -43,7 +43,7 @@ class Formula:
 
 
 def short(number: float, digits: int = 2) -> bool:
-    """Whether a number has at most so many significant decimal digits."""
+    """Whether a number has at most `digits` significant decimal digits."""
     return math.isclose(number, float(f"{number:.{digits - 1}e}"), rel_tol=EXACT)
 
 
@@ -101,7 +101,8 @@ def settled(
     Args:
         formulas: all that fit.
         sizes: of the tensor at its new shape.
-        constant: a number that is no spread but a value: it is a constant unless only a usual formula speaks.
+        constant: whether the number is a value, not a spread: it is then taken as a constant, unless a usual formula
+            fits and no usual constant does.
         votes: (quantity, power) -> how many numbers of the network it explains. Votes decide between fans, but not
             whether a number is a constant.
     """

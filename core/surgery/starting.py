@@ -295,7 +295,7 @@ def _numbers(
 def _counts_calls(entries: Sequence[_Entry]) -> bool:
     """Do the numbers of one line of code depend on how often it has run, as 1 / √(2 · number of the layer) does?
 
-    Three calls at least, in order; their numbers, or the squares of these, or the inverses, are a fixed amount apart.
+    Yes if there are three calls or more and, in order, their numbers, squares or inverses are a fixed amount apart.
     """
     numbers = [entry.use.number for entry in entries]
     if len(numbers) < 3 or min(numbers) <= 0:
