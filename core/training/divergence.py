@@ -68,7 +68,7 @@ class TrainingDiverged(RuntimeError):
         if kept is None:
             left = f"there is no good state to return to; {lower} starts this training anew at a lower rate"
         else:
-            left = f"the last good state is kept ({kept}); {lower} goes on from it at a lower rate"
+            left = f"the last good state, {kept}, is kept; {lower} goes on from it at a lower rate"
         super().__init__(
             f"{f'{trial}: ' if trial else ''}training diverged: {divergence.what} at {where}; {left}; "
             "a new run may also add warm-up epochs or set clip_grad_norm"

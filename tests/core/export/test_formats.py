@@ -176,7 +176,7 @@ def test_a_network_too_large_for_onnx_is_told_before(
     tmp_path: Path, onnxruntime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core.export.formats, "LARGEST_ONNX", 100)
-    with pytest.raises(UserError, match=r"too many for an \.onnx, write a \.pt2"):
+    with pytest.raises(UserError, match=r"too many for an \.onnx: write a \.pt2"):
         export(subject(Pooled()), tmp_path / "net.onnx")
 
 

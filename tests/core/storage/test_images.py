@@ -109,7 +109,7 @@ def test_tiffs_of_other_depths_are_refused_and_white_may_be_zero(tmp_path: Path)
     with pytest.raises(BadImage, match="its samples have 32 bits, not 8 or 16"):
         read_image(tmp_path / "a.tif", upright=False)
     tifffile.imwrite(tmp_path / "b.tif", GREY.astype(np.float32), photometric="minisblack")
-    with pytest.raises(BadImage, match="its floating-point samples of 32 bits"):
+    with pytest.raises(BadImage, match="its floating-point samples have 32 bits"):
         read_image(tmp_path / "b.tif", upright=False)
     cmyk = np.dstack([deep] * 4)
     tifffile.imwrite(tmp_path / "c.tif", cmyk, photometric="separated")
