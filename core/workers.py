@@ -33,7 +33,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
-_environment = threading.Lock()  # of this process, while others are started
+_environment = threading.Lock()  # guards the environment while processes are started
 
 
 class WorkerDied(RuntimeError):

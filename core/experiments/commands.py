@@ -159,7 +159,7 @@ def execute(
             task.keep()
             settle(plan, config, None if longer else stored, folder, settings.stages)
         if longer:
-            fabric.barrier()  # none looks for trained networks before they are out of the way
+            fabric.barrier()  # no process looks for trained networks before these are out of the way
         there_too = partial(open_engine, open_task, config, root, settings, arguments.device)
         outcome = run_experiment(task, settings, fabric, say, resources=resources, open_engine=there_too)
         for line in task.close():

@@ -151,7 +151,7 @@ class Note(str):
     """Why channels keep their widths, and where: one line.
 
     Attributes:
-        cause: the operation, or what else it is.
+        cause: the operation, or another cause.
         place: the module in whose forward pass it happens; "" where the cause is all that there is to say.
     """
 

@@ -178,7 +178,7 @@ class TrainConfig:
     def longer(self, epochs: int, until: int) -> TrainConfig:
         """The recipe with more epochs, whose schedule holds from epoch `until` (from 0) on.
 
-        What was planned before and has not been reached is forgotten.
+        A planned length that was never reached is forgotten.
 
         Raises:
             UserError: the new number is not larger.

@@ -73,7 +73,7 @@ def group_fractions(
         setting: one fraction for all groups, or shell-style patterns of their names -> fraction. Of several patterns
             that fit a group the last one counts. A group that none fits has no limit: floor 0 (one channel stays),
             ceiling 1. Put `"*": 0.4` first to limit all others.
-        what: which of the two.
+        what: "floor" or "ceiling", for messages.
 
     Raises:
         UserError: a pattern that fits no group, or a fraction outside [0, 1].

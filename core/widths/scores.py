@@ -92,7 +92,7 @@ def check_score(
         what: what messages call the setting.
 
     Raises:
-        UserError: with what is allowed.
+        UserError: it is refused; the message lists what is allowed.
     """
     check_known("unknown latents", [latents], get_args(Latents))
     if not isinstance(score, str):

@@ -193,7 +193,7 @@ def check_reachable(
 
 
 def _frozen(graph: ChannelGraph, kind: str) -> str:
-    """What frozen channels have to do with a budget that cannot be reached; "" where there are none."""
+    """How frozen channels narrow the budgets that can be reached; "" if there are none."""
     layers = graph.frozen_layers
     share = 0.0 if kind == "params" else graph.frozen_share("paper" if kind == "paper" else "macs")
     if (kind == "params" and not layers) or (kind != "params" and share < LEAST_SHARE_TOLD):
