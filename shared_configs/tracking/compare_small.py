@@ -13,6 +13,5 @@ data = dict(
 )
 # One lost sequence of the six of `test` is ten points of AUC.
 evaluation = dict(dataset="demo", split="random_test")
-# Shorter than the protocol that it goes by: five arms and five seeds are 25 trainings. On a CPU that has bfloat16,
-# train.precision=bf16-mixed saves another third of a step's time.
+# Shorter than the protocol that it goes by: several backbones and seeds are many trainings.
 train = dict(eval_every=1000, epochs=24)
