@@ -19,7 +19,7 @@ from typing import Any
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
-from core.experiments.series import Series, collect, controls_table, results_table
+from core.experiments.series import Series, collect, controls_table, of_result, results_table
 from core.experiments.statistics import fine_digits, holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.storage.files import read_json, write_text
@@ -148,18 +148,20 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
 def other_sentences(folder: str = FOLDER) -> list[str]:
     """Super-resolution and tracking: differences of the found network, seed by seed."""
     lines = []
-    for name, key, label, digits in (
-        ("super_resolution", "Set5_psnr", "dB of PSNR on Set5", 2),
-        ("dimp_small", "success_auc", "points of AUC", 2),
+    for name, metric, label in (
+        ("super_resolution", Metric("Set5_psnr", "PSNR", higher_is_better=True), "dB of PSNR on Set5"),
+        ("dimp_small", Metric("success_auc", "AUC", higher_is_better=True), "points of AUC"),
     ):
+        what = {"super_resolution": "a reduced EDSR", "dimp_small": "a small DiMP"}[name]
         page = read(name)
-        base, found = (page["methods"][method] for method in ("baseline", "lwdna"))
-        values = [
-            own - other
-            for own, other in zip(
-                found["metrics"][key]["values"], base["metrics"][key]["values"], strict=True
+        if "records" in page:  # of `benchmarks.hypothesis`, with controls
+            lines.append(
+                f"{what} {methods_in_short(page['records'], metric, label)} ([page]({folder}{name}.md))"
             )
-        ]
+            continue
+        series = of_result(page)
+        base, found = series["baseline"], series["lwdna"]
+        values, digits = found.against(base, metric), metric.digits
         several = len(values) > 1
         said = (
             f"p {p_text(paired_p(values))}, {len(values)} seeds"
@@ -167,12 +169,28 @@ def other_sentences(folder: str = FOLDER) -> list[str]:
             else "one seed, which says nothing of chance"
         )
         shown = with_interval(values, digits) if several else number_text(values[0], digits)
-        what = {"super_resolution": "a reduced EDSR", "dimp_small": "a small DiMP"}[name]
         lines.append(
-            f"{what} at {100 * found['flops_ratio']:.0f} % of the FLOPs: {shown} {label} against its regular network "
+            f"{what} at {100 * found.ratio('flops'):.0f} % of the FLOPs: {shown} {label} against its regular network "
             f"({said}; [page]({folder}{name}.md))"
         )
     return [f"**Other tasks, reduced**: {'; '.join(lines)}."]
+
+
+def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric, label: str) -> str:
+    """Every method's difference to the regular network, and which of them chance does not explain."""
+    methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
+    against = {method: difference(records, method, "baseline", metric) for method in methods}
+    answers = found_to_differ(against)
+    found = [f"`{method}`" for method in methods if answers[method][1]]
+    cost = fmean(record["cost"]["flops"]["paper"] for record in records if record["method"] != "baseline")
+    base = next(record for record in records if record["method"] == "baseline")["cost"]["flops"]["paper"]
+    shown = ", ".join(f"`{method}` {with_interval(values)}" for method, values in against.items())
+    seeds = max(map(len, against.values()))
+    said = f"{', '.join(found)} differ" if found else "none can be told from chance"
+    return (
+        f"at {100 * cost / base:.0f} % of the FLOPs, {label} against its regular network, {seeds} seeds: {shown}; "
+        f"{said} after Holm's correction"
+    )
 
 
 def in_short() -> str:

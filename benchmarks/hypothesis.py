@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from core.experiments.plots import plot_tradeoff
 from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.starts import unknown_text
-from core.experiments.statistics import interval_note
+from core.experiments.statistics import interval_note, number_text
 from core.experiments.store import KeyedStore, schema_of, short
 from core.experiments.task import Metric, Task
 from core.experiments.trials import Failure
@@ -56,8 +56,13 @@ from core.training.train import make_fabric
 from core.widths.config import ShrinkConfig
 from super_resolution import config as super_resolution_config
 from super_resolution import task as super_resolution_task
+from tracking import run as tracking_run
+from tracking.experiment import config as tracking_config
+from tracking.experiment import task as tracking_task
+from tracking.experiment.success import plot_success
+from tracking.training import trained_on
 
-CLASSIFICATION, SUPER_RESOLUTION = "classification", "super_resolution"
+CLASSIFICATION, SUPER_RESOLUTION, TRACKING = "classification", "super_resolution", "tracking"
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform", "random-scores")
@@ -70,6 +75,10 @@ REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32", "se
 GOES_ON = "the same command goes on where it stopped"
 
 
+WHOLE = "The whole data set."
+Pictures = Callable[[Path, str, Mapping[str, Series]], Mapping[Path, str]]
+
+
 @dataclass(frozen=True)
 class Bench:
     """What a command line asks for.
@@ -79,12 +88,17 @@ class Bench:
         engine: of all its trials.
         store: where they are.
         part: what of the data set is used, in a sentence; "" for the whole.
+        whole: what else there is to say of the data, in a sentence, where it is used whole.
+        pictures: draws what a task has beside the comparison, from the page's stem, its title and the series; returns
+            the pictures with what they show, for those who do not see it.
     """
 
     config: Any
     engine: Engine
     store: Path
     part: str = ""
+    whole: str = WHOLE
+    pictures: Pictures = lambda stem, title, series: {}
 
     def what_is_trained(self) -> str:
         """'resnet20 on a part of tiny-imagenet', for titles."""
@@ -96,7 +110,7 @@ def add_bench_arguments(parser: ArgumentParser) -> None:
     """Add what every command that runs trials understands."""
     parser.add_argument(
         "--task",
-        choices=(CLASSIFICATION, SUPER_RESOLUTION),
+        choices=(CLASSIFICATION, SUPER_RESOLUTION, TRACKING),
         default=CLASSIFICATION,
         help="whose networks, data and protocols (default: classification)",
     )
@@ -147,8 +161,8 @@ def open_bench(arguments: Namespace) -> Bench:
     given = {"name": arguments.name, **search_of(arguments)}
     if arguments.fast:
         given |= {"train.precision": "bf16-mixed", "train.channels_last": True, "train.compile": True}
-    opened = _super_resolution if arguments.task == SUPER_RESOLUTION else _classification
-    config, make, part, others = opened(arguments, given)
+    opened = _OPENED[arguments.task](arguments, given)
+    config = opened.config
     if arguments.budget:
         config = replace(config, shrink=at_budget(config.shrink, arguments.budget[0]))
     if config.found_widths is not None:
@@ -158,7 +172,7 @@ def open_bench(arguments: Namespace) -> Bench:
     fabric = make_fabric(arguments.device, config.train.precision)
     store = arguments.work_dir or Path("work_dirs") / "hypothesis"
     engine = Engine(
-        task=make(data_root(arguments.data_root), fabric.device),
+        task=opened.make(data_root(arguments.data_root), store, fabric.device),
         train=config.train,
         store=KeyedStore(store, arguments.records),
         fabric=fabric,
@@ -167,13 +181,28 @@ def open_bench(arguments: Namespace) -> Bench:
         allow_unknown_start=arguments.allow_unknown_start,
         say=lambda line: print(line, flush=True),
         progress=not arguments.no_progress,
-        **others,
+        **opened.engine,
     )
-    return Bench(config, engine, store, part)
+    return Bench(config, engine, store, opened.part, opened.whole, opened.pictures)
 
 
-# A protocol; data root and device -> its task; what of the data set it uses; what else its engine is told.
-_Opened = tuple[Any, Callable[[Path, torch.device], Task], str, dict[str, Any]]
+@dataclass(frozen=True)
+class _Opened:
+    """What a task has to say.
+
+    Attributes:
+        config: the protocol.
+        make: data root, store and device -> the task.
+        part, whole, pictures: of `Bench`.
+        engine: what else the engine is told.
+    """
+
+    config: Any
+    make: Callable[[Path, Path, torch.device], Task]
+    part: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    whole: str = WHOLE
+    pictures: Pictures = Bench.pictures
 
 
 def _classification(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
@@ -187,21 +216,15 @@ def _classification(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 
-    def make(root: Path, device: torch.device) -> Task:
+    def make(root: Path, store: Path, device: torch.device) -> Task:
         return make_task(config, open_dataset(config.dataset, root, config.data), device)
 
     others = {"distillation": config.distillation, "teacher": config.teacher}
-    return config, make, config.data.smaller_than_whole(), others
+    return _Opened(config, make, config.data.smaller_than_whole(), others)
 
 
 def _super_resolution(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
-    unread = {
-        "--val-share": arguments.val_share is not None,
-        "--train-limit": arguments.train_limit is not None,
-        "--distillation": arguments.distillation,
-    }
-    if said := [name for name, value in unread.items() if value]:
-        raise UserError(f"{', '.join(said)}: of classification, not of --task super_resolution")
+    _refuse_classifications_own(arguments)
     given = {"model": arguments.model, "dataset": arguments.dataset, **given}
     path = arguments.config or super_resolution_config.find_config(arguments.model, arguments.dataset)
     config: Any = load_config(path, super_resolution_config.RunConfig, overrides_of(arguments, given))
@@ -211,7 +234,49 @@ def _super_resolution(arguments: Namespace, given: Mapping[str, Any]) -> _Opened
         torch.set_num_threads(arguments.threads)
     held_out = config.data.held_out
     part = f"{held_out} images of it, the last by name, are scored on and not trained on." if held_out else ""
-    return config, lambda root, device: super_resolution_task.make_task(config, root, device), part, {}
+    return _Opened(
+        config, lambda root, store, device: super_resolution_task.make_task(config, root, device), part
+    )
+
+
+def _tracking(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
+    _refuse_classifications_own(arguments)
+    given = {"backbone.name": arguments.model, "evaluation.dataset": arguments.dataset, **given}
+    path = arguments.config or tracking_run.CONFIGS / tracking_run.DEFAULT_CONFIG
+    config: Any = load_config(path, tracking_config.RunConfig, overrides_of(arguments, given))
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+
+    def make(root: Path, store: Path, device: torch.device) -> Task:
+        say = print if not arguments.no_progress else lambda line: None
+        return tracking_task.make_task(config, root, store, device, say)
+
+    whole = f"Trained on {trained_on(config)}, {config.data.sequences_per_epoch:,} samples an epoch; all is scored."
+    return _Opened(config, make, whole=whole, pictures=draw_success)
+
+
+def draw_success(stem: Path, title: str, series: Mapping[str, Series]) -> Mapping[Path, str]:
+    """Write STEM_success.png and STEM_success.svg, if records know their curves; of `Bench.pictures`."""
+    path = stem.with_name(f"{stem.name}_success.png")
+    told = "Success of every training over the overlap threshold, a panel for each method; its mean AUC is in the table"
+    return {path: told} if plot_success(path, title, series) else {}
+
+
+def _refuse_classifications_own(arguments: Namespace) -> None:
+    unread = {
+        "--val-share": arguments.val_share is not None,
+        "--train-limit": arguments.train_limit is not None,
+        "--distillation": arguments.distillation,
+    }
+    if said := [name for name, value in unread.items() if value]:
+        raise UserError(f"{', '.join(said)}: of classification, not of --task {arguments.task}")
+
+
+_OPENED: Mapping[str, Callable[[Namespace, Mapping[str, Any]], _Opened]] = {
+    CLASSIFICATION: _classification,
+    SUPER_RESOLUTION: _super_resolution,
+    TRACKING: _tracking,
+}
 
 
 def open_engine(arguments: Namespace) -> Engine:
@@ -427,13 +492,14 @@ def write_report(
     parts = [
         f"# {title}",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
-        f"{bench.part or 'The whole data set.'} Seeds {', '.join(map(str, seeds))}; "
+        f"{bench.part or bench.whole} Seeds {', '.join(map(str, seeds))}; "
         f"{'with' if bench.engine.distillation else 'without'} distillation. "
         f"{interval_note(len(seeds)) if len(seeds) > 1 else 'One seed: no interval.'} Differences and p-values are "
         f"paired over the seeds (t-test), p as it is and adjusted for all rows "
         f"(Holm). Search epochs: passes over the training set that finding the widths took, and in brackets the same "
         f"in epochs of the baseline by FLOPs.",
         table,
+        references_text(bench.engine.task),
         failures_text(failed),
         starts_text(records),
         f"Against the controls{by}:",
@@ -444,6 +510,7 @@ def write_report(
             if name in bench.engine.methods
         ),
         f"![{picture_text(metric, several)}]({stem.name}.png)",
+        *(f"![{told}]({path.name})" for path, told in bench.pictures(stem, title, series).items()),
         machine_text(machine("torch-pruning")),
     ]
     published: dict[str, Any] = {
@@ -456,6 +523,17 @@ def write_report(
     _, page = write_results(stem, published, "\n\n".join(part for part in parts if part))
     bench.engine.say(table)
     bench.engine.say(f"report: {page}")
+
+
+def references_text(task: Task) -> str:
+    """What a task's metric says of methods without a network, for a page; "" where it has none."""
+    metric = task.metrics[0]
+    told = [
+        f"`{name}` {number_text(metrics[metric.key], metric.digits)}"
+        for name, metrics in task.references.items()
+        if metric.key in metrics
+    ]
+    return f"Without a network, {metric.label}: {', '.join(told)}." if told else ""
 
 
 def picture_text(metric: Metric, several: bool) -> str:

@@ -163,6 +163,26 @@ def _curve(axis: Any, epochs: np.ndarray, values: np.ndarray, colour: str, style
     return mean
 
 
+def draw_mean_curve(
+    axis: Any, x: np.ndarray, values: Sequence[Sequence[float]], look_as: str, **line: Any
+) -> np.ndarray:
+    """Draw the mean over seeds as a line, and its 95 % interval as a band; returns the mean, of the shape of `x`.
+
+    Args:
+        axis: matplotlib's.
+        x: where.
+        values: over the seeds, for every place of `x`.
+        look_as: the method whose look it has.
+        line: further properties of the line.
+    """
+    look = look_of(look_as)
+    mean = np.array([drawn_mean(own) for own in values])
+    half = np.array([drawn_interval(own) for own in values])
+    axis.plot(x, mean, **{"color": look.colour, "linestyle": look.dashes, **line})
+    axis.fill_between(x, mean - half, mean + half, color=look.colour, alpha=0.15, linewidth=0)
+    return mean
+
+
 @styled
 def plot_losses(path: Path, title: str, series: Mapping[str, Series]) -> bool:
     """Draw the training loss per epoch, a line per method: the mean over seeds, its 95 % interval as a band.
@@ -182,12 +202,15 @@ def plot_losses(path: Path, title: str, series: Mapping[str, Series]) -> bool:
         if not curves or len({len(curve) for curve in curves}) > 1:
             continue
         epochs, by_epoch = np.arange(1, len(curves[0]) + 1), list(zip(*curves, strict=True))
-        mean = np.array([drawn_mean(values) for values in by_epoch])
-        half = np.array([drawn_interval(values) for values in by_epoch])
         look = look_of(method)
-        axis.plot(epochs, mean, color=look.colour, linestyle=look.dashes, linewidth=1.3,
-                  marker="o" if len(epochs) < FEWEST_ON_A_LINE else None)  # fmt: skip
-        axis.fill_between(epochs, mean - half, mean + half, color=look.colour, alpha=0.15, linewidth=0)
+        mean = draw_mean_curve(
+            axis,
+            epochs,
+            by_epoch,
+            method,
+            linewidth=1.3,
+            marker="o" if len(epochs) < FEWEST_ON_A_LINE else None,
+        )
         ends.append(
             (f"{title_of(method)} (n = {len(curves)})", float(epochs[-1]), float(mean[-1]), look.colour)
         )

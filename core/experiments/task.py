@@ -64,6 +64,7 @@ class Task(Subject):
         name: "classification", "super_resolution", ...
         dataset: name of the data set, for the report.
         evaluate: model -> metrics by key.
+        detail: model -> what else its record keeps of it, plain and small, such as a curve; asked once it is trained.
         metrics: those of the table, the primary one first.
         curves: (key of a training metric or "loss", metric of `evaluate`, label) for the plot of curves.
         references: methods without a network, such as bicubic resizing -> metrics by key.
@@ -83,6 +84,7 @@ class Task(Subject):
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     metrics: tuple[Metric, ...]
     curves: tuple[str, str, str]
+    detail: Callable[[nn.Module], Mapping[str, Any]] = lambda model: {}
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     finish: Callable[[Settings, Sequence[Run]], Shown] = lambda settings, runs: Shown()

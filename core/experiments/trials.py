@@ -201,6 +201,7 @@ def _train(
             engine, model, config, folder, place, (task.model_name, str(trial)), told, forecast, teacher
         )
         last = fitted.history[-1]
+        detail = task.detail(model)  # all processes share the work, as in an evaluation
         on_gpu = engine.fabric.device.type == "cuda"
         record: Record = plain({
             "key": engine.record_key(trial),
@@ -212,6 +213,7 @@ def _train(
             "decided_by": engine.decided_by(trial),
             "metrics": dict(last.eval_metrics),
             "metrics_at_start": at_start,
+            **({"detail": detail} if detail else {}),
             "train_loss": last.train_loss,
             "losses": [float(f"{epoch.train_loss:.4g}") for epoch in fitted.history],  # the curve, also for reports
             "cost": cost.to_json(),

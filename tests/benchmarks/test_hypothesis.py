@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from core.storage.files import write_json
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 from core.widths.budget import Budget
+from tracking.datasets.demo_rendering import SCENES
 
 FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
         "--no-progress", "--device", "cpu"]  # fmt: skip
@@ -358,6 +360,38 @@ def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own
     assert found[0]["recipe"]["distillation"]["temperature"] == 4.0
     keys = [{bench.engine.record_key(trial) for trial in trials} for bench in (distilled, undistilled)]
     assert keys[0].isdisjoint(keys[1])
+
+
+@pytest.mark.usefixtures("few_objects")
+def test_trackers_are_compared_with_all_their_seeds_in_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, scenes in SCENES.items():
+        monkeypatch.setitem(SCENES, split, tuple(replace(scene, frames=20) for scene in scenes[:1]))
+    monkeypatch.setenv("LWDNA_CACHE", str(tmp_path / "cache"))
+    small = ["data.sequences_per_epoch=2", "data.views.crop=64", "train.batch_size=2", "shrink.batch_size=2",
+             "network.classification_channels=8", "network.iou_channels=8", "train.ema_decay=None",
+             "network.optimizer_iterations=1", "tracker={'update_iterations': 0}"]  # fmt: skip
+    command = ["--task", "tracking", "--methods", "baseline", "uniform", "--seeds", "1", "--epochs", "1", "--device",
+               "cpu", "--no-progress", "--records", str(tmp_path / "kept"), "--cfg-options", *small]  # fmt: skip
+    refused = [*command, "--work-dir", str(tmp_path / "none"), "--distillation"]
+    assert main(refused) == 2
+    assert "--distillation: of classification, not of --task tracking" in capsys.readouterr().err
+    assert main([*command, "--work-dir", str(tmp_path / "store"), "--output", str(tmp_path / "page")]) == 0
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "kept").iterdir()]
+    assert {record["method"] for record in kept} == {"baseline", "uniform"}
+    for record in kept:
+        curve = record["detail"]["success"]  # AUC is the mean of the curve, as in OTB's own code
+        assert fmean(curve) == pytest.approx(record["metrics"]["success_auc"], abs=0.01)
+    tracked = [path.name for path in (tmp_path / "store/tracks").iterdir()]
+    assert len(tracked) == 4  # two references and two networks, each of which was tried once
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# dimp18-small-comparison on resnet18-small on Demo random test, 1 epochs")
+    assert "Without a network, AUC: `still` " in page
+    for name in ("page.png", "page_success.png"):
+        assert f"({name})" in page
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert "Trained on demo train, demo random, 2 samples an epoch; all is scored." in page
 
 
 def test_trials_go_seed_by_seed_with_one_baseline() -> None:

@@ -45,14 +45,14 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def one_video(shared_cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Options that try trackers on one sequence alone; of `demo` only a few scenes are there."""
-    for split, count in (("test", 1), ("train", 3), ("random", 3)):
+    for split, count in (("random_test", 1), ("train", 3), ("random", 3)):
         monkeypatch.setitem(SCENES, split, SCENES[split][:count])
     monkeypatch.setenv("LWDNA_CACHE", shared_cache)
     monkeypatch.setattr("tracking.experiment.report.save_plots", partial(save_plots, formats=("png",)))
     monkeypatch.chdir(tmp_path)
     from tracking.datasets import list_entries
 
-    return [*SHORT, f"evaluation.sequences=('{list_entries('demo')[0].name}',)"]
+    return [*SHORT, f"evaluation.sequences=('{list_entries('demo', split='random_test')[0].name}',)"]
 
 
 @pytest.fixture(scope="module")

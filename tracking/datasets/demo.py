@@ -1,7 +1,7 @@
 """`demo`: real photographs that come with scikit-image, moving under a known path. Nothing has to be downloaded.
 
 Ground truth is the part of the target that lies in the image, whose first pixel is number 1 as in OTB and LaSOT. The
-test split shares no photograph with the others. `demo_rendering` makes the frames.
+splits `test` and `random_test` share no photograph with the others. `demo_rendering` makes the frames.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from tracking.datasets.entries import DatasetRequest, Entry
 from tracking.datasets.sequence import FrameFolder
 from tracking.files.archives import StoredFile
 
-SPLITS = ("test", "train", "random")
+SPLITS = ("test", "train", "random", "random_test")
 
 
 def entries(request: DatasetRequest) -> list[Entry]:
-    """The sequences of `"test"` (6), `"train"` (12) or `"random"` (300 short ones).
+    """The sequences of `"test"` (6), `"train"` (12), `"random"` (300 short ones) or `"random_test"` (60 of
+    30 frames, for steadier scores than those of `"test"`).
 
     They are rendered first where they are not there yet.
 

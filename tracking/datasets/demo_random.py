@@ -1,13 +1,31 @@
-"""Scenes drawn at random from photographs that the test split does not show: many targets to learn from."""
+"""Scenes drawn at random: many targets to learn from, and many of other photographs to be tried on."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from tracking.datasets.scenes import HEIGHT, WIDTH, Actor, Cutout, Pose, Scene, View
 
-# Photographs and their sizes in pixels: what targets are cut out of, and further backgrounds.
-CUT_FROM = {
+Sizes = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What random scenes are made of: file names and sizes in pixels.
+
+    Attributes:
+        cut_from: what targets and distractors are cut out of.
+        backgrounds: what they move over.
+    """
+
+    cut_from: Sizes
+    backgrounds: Sizes
+
+
+_CUT_FROM = {
     "motorcycle_left.png": (741, 500),
     "motorcycle_right.png": (741, 500),
     "ihc.png": (512, 512),
@@ -22,38 +40,57 @@ CUT_FROM = {
     "color.png": (371, 370),
     "text.png": (448, 172),
 }
-BACKGROUNDS = {**CUT_FROM, "hubble_deep_field.jpg": (1000, 872), "moon.png": (512, 512)}
+TRAINING = Photographs(_CUT_FROM, {**_CUT_FROM, "hubble_deep_field.jpg": (1000, 872), "moon.png": (512, 512)})
+_UNSEEN = {
+    "astronaut.png": (512, 512),
+    "chelsea.png": (451, 300),
+    "coffee.png": (600, 400),
+    "rocket.jpg": (640, 427),
+}
+UNSEEN = Photographs(_UNSEEN, _UNSEEN)  # those of the test split
 
 
-def random_scenes(count: int = 300, frames: int = 20, seed: int = 1) -> tuple[Scene, ...]:
+def random_scenes(
+    count: int, name: str = "random", photographs: Photographs = TRAINING, *, frames: int = 20, seed: int = 1
+) -> tuple[Scene, ...]:
     """Short scenes: a cut-out on a panning background, most of them with distractors, a quarter with an occluder.
 
     Args:
         count: number of scenes.
+        name: what their names begin with.
+        photographs: what they are made of.
         frames: of each.
         seed: decides everything.
     """
-    return tuple(_scene(f"random-{number:03d}", frames, number, seed) for number in range(count))
+    return tuple(
+        _scene(f"{name}-{number:03d}", frames, photographs, np.random.default_rng((seed, number)))
+        for number in range(count)
+    )
 
 
-def _scene(name: str, frames: int, number: int, seed: int) -> Scene:
-    random = np.random.default_rng((seed, number))
-    background = str(random.choice(list(BACKGROUNDS)))
-    photo = str(random.choice(list(CUT_FROM)))  # now and then the background's own: hard to tell from it
-    target = _cutout(photo, random)
+def _scene(name: str, frames: int, photographs: Photographs, random: np.random.Generator) -> Scene:
+    cut_from, backgrounds = photographs.cut_from, photographs.backgrounds
+    background = str(random.choice(list(backgrounds)))
+    photo = str(random.choice(list(cut_from)))  # now and then the background's own: hard to tell from it
+    target = _cutout(photo, cut_from[photo], random)
     behind: tuple[Actor, ...] = ()
     before: tuple[Actor, ...] = ()
+
+    def any_cutout() -> Cutout:
+        other = str(random.choice(list(cut_from)))
+        return _cutout(other, cut_from[other], random)
+
     if random.random() < 0.5:  # of the same photograph, and so much alike
-        behind += (Actor(_cutout(photo, random), _poses(random, spread=1.0)),)
+        behind += (Actor(_cutout(photo, cut_from[photo], random), _poses(random, spread=1.0)),)
     if random.random() < 0.5:
-        behind += (Actor(_cutout(str(random.choice(list(CUT_FROM))), random), _poses(random, spread=1.0)),)
+        behind += (Actor(any_cutout(), _poses(random, spread=1.0)),)
     if random.random() < 0.25:
-        before = (Actor(_cutout(str(random.choice(list(CUT_FROM))), random), _poses(random, spread=1.5)),)
+        before = (Actor(any_cutout(), _poses(random, spread=1.5)),)
     return Scene(
         name,
         frames,
         background,
-        _views(BACKGROUNDS[background], random),
+        _views(backgrounds[background], random),
         Actor(target, _poses(random, spread=1.0)),
         behind,
         before,
@@ -61,8 +98,8 @@ def _scene(name: str, frames: int, number: int, seed: int) -> Scene:
     )
 
 
-def _cutout(photo: str, random: np.random.Generator) -> Cutout:
-    width, height = CUT_FROM[photo]
+def _cutout(photo: str, size: tuple[int, int], random: np.random.Generator) -> Cutout:
+    width, height = size
     half_width = min(width, height) * float(np.exp(random.uniform(np.log(0.06), np.log(0.22))))
     half_height = min(half_width * float(np.exp(random.uniform(-0.6, 0.6))), 0.45 * height)
     x, y = random.uniform(half_width, width - half_width), random.uniform(half_height, height - half_height)

@@ -1,8 +1,8 @@
-"""The scenes of the data set `demo`. No photograph is in both splits."""
+"""The scenes of the data set `demo`. No photograph of a test split is in one for training."""
 
 from __future__ import annotations
 
-from tracking.datasets.demo_random import random_scenes
+from tracking.datasets.demo_random import UNSEEN, random_scenes
 from tracking.datasets.scenes import Actor, Cutout, Pose, Scene, View
 
 ASTRONAUT, CAT, COFFEE, ROCKET = "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"
@@ -289,4 +289,9 @@ TRAIN = (
         attributes=("OCC", "SV", "IPR"),
     ),
 )
-SCENES = {"test": TEST, "train": TRAIN, "random": random_scenes()}
+SCENES = {
+    "test": TEST,
+    "train": TRAIN,
+    "random": random_scenes(300),
+    "random_test": random_scenes(60, "random-test", UNSEEN, frames=30, seed=2),
+}

@@ -24,14 +24,14 @@ from core.methods.subject import Part
 from core.storage.hubs import weights_file
 from core.surgery.architecture import Architecture
 from core.surgery.initialise import seeded
-from tracking.datasets import TITLES, load
+from tracking.datasets import TITLES, load, split_title
 from tracking.dimp.backbones import backbone_trunk, fitted_backbone_weights
 from tracking.dimp.crops import normalise
 from tracking.dimp.net import STRIDES, DiMPConfig, DiMPNet
 from tracking.evaluation.protocols import PROTOCOL_OF, get_protocol
 from tracking.experiment.config import RunConfig, given_architecture
 from tracking.experiment.report import describe, finish
-from tracking.experiment.tryout import Tryout, percentages
+from tracking.experiment.tryout import Tryout, percentages, success_curve
 from tracking.training import make_loader, make_loss
 from tracking.training.network import BackboneConfig, make_network, network_around
 
@@ -78,13 +78,14 @@ def make_task(
     )
     return Task(
         name="tracking",
-        dataset=f"{TITLES[dataset.name]} {dataset.split}",
+        dataset=split_title(dataset.name, dataset.split),
         model_name=f"{config.name} on {title(config.backbone.name)}",
         build=lambda: make_network(config.backbone, config.network, matched_filter=config.matched_filter),
         example_inputs=torch.zeros(1, 3, side, side),
         train_loader=lambda batch_size, seed: make_loader(config, root, batch_size, seed),
         loss_fn=_found_in_percent(make_loss(config)),
         evaluate=lambda network: percentages(tryout.network(network, in_all=True)),
+        detail=lambda network: {"success": success_curve(tryout.network(network, in_all=True))},
         metrics=METRICS,
         curves=("found", "success_auc", "%: peaks within a cell (training), AUC (test)"),
         references={name: percentages(tryout.built_in(name, in_all=True)) for name in REFERENCES},

@@ -17,7 +17,7 @@ from tracking.dimp.inference import InferenceNetwork
 from tracking.dimp.net import DiMPNet
 from tracking.dimp.settings import TrackerSettings
 from tracking.dimp.tracker import DiMPTracker
-from tracking.evaluation.evaluation import Evaluation, evaluate_trackers
+from tracking.evaluation.evaluation import Evaluation, average_curve, evaluate_trackers
 from tracking.evaluation.protocols import Protocol
 from tracking.evaluation.stored_results import find_trackers
 from tracking.online.runner import is_finished, store_track, track_sequence
@@ -107,6 +107,12 @@ def percentages(evaluation: Evaluation) -> dict[str, float]:
     """AUC, precision and normalised precision, in percent."""
     scores = evaluation.scores()
     return {key: 100 * value for key in SHOWN if (value := scores[key]) is not None}
+
+
+def success_curve(evaluation: Evaluation) -> list[float]:
+    """Share of frames above each overlap threshold of the protocol, in percent, to two digits."""
+    curves, protocol = evaluation.curves, evaluation.protocol
+    return [round(100 * float(v), 2) for v in average_curve(curves.success, curves.frames, protocol)]
 
 
 def weights_checksum(module: nn.Module) -> int:

@@ -75,7 +75,9 @@ def run_title(config: TrackingConfig, name: str | None = None) -> str:
 
 def trained_on(config: TrackingConfig) -> str:
     """The sources of a protocol's sequences, for checkpoints."""
-    return ", ".join(str(source.folder or source.dataset) for source in config.data.sources)
+    return ", ".join(
+        f"{source.folder or source.dataset} {source.split or ''}".rstrip() for source in config.data.sources
+    )
 
 
 def build_network(config: TrackingConfig) -> DiMPNet:

@@ -12,7 +12,7 @@ import skimage
 
 from tracking import eval as command
 from tracking.datasets import load
-from tracking.datasets.demo_random import BACKGROUNDS, CUT_FROM, random_scenes
+from tracking.datasets.demo_random import TRAINING, UNSEEN, Photographs, random_scenes
 from tracking.datasets.demo_rendering import SCENES, rendered
 from tracking.datasets.scenes import HEIGHT, WIDTH, Actor, Cutout, Pose, Scene, View, render, target_box
 from tracking.datasets.sequence import frame_number
@@ -23,10 +23,12 @@ def photos(scene: Scene) -> dict[str, np.ndarray]:
     return {name: read_frame(Path(skimage.data_dir) / name) for name in scene.photos()}
 
 
-def test_the_test_split_shares_no_photograph() -> None:
+def test_test_splits_share_no_photograph_with_those_for_training() -> None:
     names = {split: set().union(*(scene.photos() for scene in scenes)) for split, scenes in SCENES.items()}
-    assert not names["test"] & (names["train"] | names["random"])
+    assert not (names["test"] | names["random_test"]) & (names["train"] | names["random"])
+    assert names["random_test"] == set(UNSEEN.backgrounds) == names["test"]
     assert len(SCENES["random"]) == 300
+    assert len(SCENES["random_test"]) == 60
     assert len(SCENES["test"]) == 6
     assert len(SCENES["train"]) == 12
     for scenes in SCENES.values():
@@ -45,21 +47,24 @@ def test_ground_truth_lies_in_the_image_and_moves_smoothly(split: str) -> None:
         assert np.ptp(boxes[:, :2], axis=0).max() > 60, scene.name  # no target stands still
 
 
-def test_random_scenes_are_the_same_each_time_and_show_their_targets() -> None:
+@pytest.mark.parametrize(("split", "photographs"), [("random", TRAINING), ("random_test", UNSEEN)])
+def test_random_scenes_are_the_same_each_time_and_show_their_targets(
+    split: str, photographs: Photographs
+) -> None:
     assert random_scenes(3) == random_scenes(9)[:3]
     assert random_scenes(3, seed=2) != random_scenes(3)
-    for scene in SCENES["random"]:
+    for scene in SCENES[split]:
         boxes = np.stack([target_box(scene, frame) for frame in range(scene.frames)])
         assert scene.frames >= 20  # else none is trained on
         assert (boxes[:, 2:] > 8).all(), scene.name
-        for name, width, height in [(scene.target.cutout.photo, *CUT_FROM[scene.target.cutout.photo])]:
-            cutout = scene.target.cutout
-            assert cutout.half_width <= cutout.x <= width - cutout.half_width, name
-            assert cutout.half_height <= cutout.y <= height - cutout.half_height, name
+        cutout = scene.target.cutout
+        width, height = photographs.cut_from[cutout.photo]
+        assert cutout.half_width <= cutout.x <= width - cutout.half_width, scene.name
+        assert cutout.half_height <= cutout.y <= height - cutout.half_height, scene.name
 
 
 def test_sizes_of_the_photographs_are_theirs() -> None:
-    for name, size in BACKGROUNDS.items():
+    for name, size in [*TRAINING.backgrounds.items(), *UNSEEN.backgrounds.items()]:
         assert read_frame(Path(skimage.data_dir) / name).shape[1::-1] == size
 
 
@@ -150,4 +155,4 @@ def test_evaluates_without_any_data(demo: Path, tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "Demo test (2 sequences), protocol of the OTB benchmark code" in shown
     assert command.main(["--dataset", "demo", "--split", "val", "--list"]) == 2
-    assert "demo has no split 'val': allowed: test, train, random" in capsys.readouterr().err
+    assert "demo has no split 'val': allowed: test, train, random, random_test" in capsys.readouterr().err
