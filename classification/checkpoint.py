@@ -27,8 +27,8 @@ class Description:
     """What it takes to build a checkpoint's network and to use it.
 
     Attributes:
-        model: a name of `classification.models`; a factory of the user's own is told here and never imported because of
-            that.
+        model: a name of `classification.models`, or a factory of the user's own, which is never imported just because a
+            file names it.
         dataset: what it was trained on, a name of `classification.data.DATASETS` or the title of a folder of images.
         classes: names in the order of the outputs.
         input_shape: channels, height and width.
@@ -37,7 +37,7 @@ class Description:
         architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
             network's own widths.
         view: how an image file is brought to the input's size, see `classification.inputs`: "crop", "photograph" or
-            "fit"; None in older files, where the data set tells.
+            "fit"; None in older files, where it follows from the data set.
         white: the pixel value of white, 255 or, for digits, 16; None in older files, likewise.
         downsample: images were averaged over squares of so many pixels a side.
         form: see `classification.config.RunConfig`.
@@ -90,7 +90,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
 
     Args:
         description: see `Description`.
-        model: the factory, named by the user again, of a network of the user's own: its code is run.
+        model: for a network of the user's own, its factory, which the user names again: its code is run.
 
     Raises:
         UserError: no such network, the widths do not fit it, or it is a network of the user's own and `model` is not
