@@ -1,6 +1,6 @@
 """`lwdna export CHECKPOINT OUT.{onnx,pt2,safetensors}`: a trained network for other programs.
 
-The checkpoint says of which task it is; `lwdna TASK export` does the same.
+The checkpoint names its task; `lwdna TASK export` does the same.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TASKS = {"classification": "classification", "super_resolution": "super_resoluti
 
 
 def task_of(checkpoint: str) -> str:
-    """The package of the task that a checkpoint is of.
+    """The package of a checkpoint's task.
 
     Raises:
-        UserError: it is missing, damaged, or does not tell.
+        UserError: it is missing, damaged, or does not name its task.
     """
     key = next((key for key in read_metadata(checkpoint) if key in TASKS), None)
     if key is None:
