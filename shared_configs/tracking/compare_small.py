@@ -1,5 +1,5 @@
 # The paper's comparison in tracking at a size that a CPU trains in minutes: dimp18_small with its regular backbone and
-# with one of found widths, scored on the photographs of `demo` that are not trained on. Needs no download.
+# with one of found widths, tried on the photographs of `demo` that are not trained on. Needs no download.
 _base_ = "dimp18_small.py"
 name = "dimp18-small-comparison"
 # A widened ResNet-18 of a quarter of the width; floors as in the published command.
