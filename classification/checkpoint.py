@@ -77,7 +77,9 @@ def _decode(fields: dict[str, Any]) -> Description:
     description = lower(fields, Description)
     shape, factor = description.input_shape, description.downsample
     if len(shape) != 3 or min(*shape, factor) < 1:
-        raise UserError(f"inputs of shape {shape}, averaged over squares of {factor}, are none")
+        raise UserError(
+            f"input_shape {shape} with downsample {factor}: expected three sizes and a factor, all at least 1"
+        )
     if math.prod(shape) * factor**2 > LARGEST_INPUT:
         raise UserError(
             f"inputs of shape {shape}, averaged over squares of {factor}, are larger than {LARGEST_INPUT:,} numbers"

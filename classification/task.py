@@ -250,8 +250,7 @@ def require_same_data(folder: Path, data: ClassificationData) -> None:
     path = folder / DATA_FILE
     if data.folder and path.exists() and _content(path) != data.folder["content"]:
         raise UserError(
-            f"the images of '{data.name}' are others than those that the run in '{folder}' began with: put these back, "
-            "or use another --work-dir"
+            f"the run in '{folder}' began with other images of '{data.name}': put those back, or use another --work-dir"
         )
 
 
@@ -260,8 +259,8 @@ def _content(path: Path) -> Any:
         return read_json(path)["content"]
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise UserError(
-            f"'{path}' is damaged ({error}): it says which images the run began with; restore it from a copy, or use "
-            f"another --work-dir"
+            f"'{path}' is damaged ({error}): it lists the images that the run began with; restore it from a copy, or "
+            f"use another --work-dir"
         ) from error
 
 

@@ -293,11 +293,11 @@ def check_data(argument: str | None) -> Iterator[Check]:
             missing = import_module(module).missing_sets(root)
         except ImportError:  # reported above
             yield Check(
-                "data", task, "fails", "cannot be looked at: what reads images cannot be imported", _ABOVE
+                "data", task, "fails", "not checked: the package that reads images cannot be imported", _ABOVE
             )
             continue
         except _BROKEN as error:  # including UserError: files with wrong names
-            yield Check("data", task, "fails", f"cannot be looked at: {first_line(error)}")
+            yield Check("data", task, "fails", f"not checked: {first_line(error)}")
             continue
         here = [name for name, line in missing.items() if not line]
         yield Check("data", task, "ok" if here else "note", f"there: {', '.join(here) or 'nothing'}")
@@ -314,7 +314,7 @@ def check_folders(work_dirs: Path) -> Iterator[Check]:
     try:
         from core.storage.cache import cache_folder
     except ImportError:  # reported above
-        yield Check("folders", "caches", "fails", "cannot be looked at: a package is missing", _ABOVE)
+        yield Check("folders", "caches", "fails", "not checked: a package is missing", _ABOVE)
     else:
         places["caches"] = cache_folder()
     for name, named in places.items():

@@ -26,16 +26,14 @@ def task_of(checkpoint: str) -> str:
     """
     key = next((key for key in read_metadata(checkpoint) if key in TASKS), None)
     if key is None:
-        raise UserError(
-            f"'{checkpoint}' does not say of which task it is: use METHOD.safetensors of a work directory"
-        )
+        raise UserError(f"'{checkpoint}' does not name its task: use METHOD.safetensors of a work directory")
     return TASKS[key]
 
 
 def _export(options: Namespace) -> int:
     if options.checkpoint.suffix != ".safetensors":
         raise UserError(
-            f"'{options.checkpoint}' is no .safetensors, which says of which task it is; a published tracker is "
+            f"'{options.checkpoint}' is no .safetensors file, which would name its task; a published tracker is "
             "exported by lwdna tracking export"
         )
     return run(options, import_module(f"{task_of(options.checkpoint)}.export").open_export)

@@ -215,11 +215,11 @@ def _warn_of_files(stored: StoredResults, trackers: Sequence[StoredTracker]) -> 
             continue
         if tracker.renamed:
             shown = [f"{file} as {sequence}" for file, sequence in tracker.renamed.items()]
-            _say(f"{tracker.name}: named like a sequence, not exactly: {named_files(shown)}")
+            _say(f"{tracker.name}: named like a sequence, but not exactly: {named_files(shown)}")
         if tracker.unused:
             _say(f"{tracker.name}: not used: {named_files(tracker.unused)}")
     if stored.unused:
-        _say(f"{stored.place}: of no tracker, not used: {named_files(stored.unused)}")
+        _say(f"{stored.place}: belong to no tracker, not used: {named_files(stored.unused)}")
 
 
 def _count(number: int, what: str) -> str:

@@ -162,7 +162,7 @@ def _split(folder: Path, notes: list[str], share: float) -> PhotoFiles:
     chosen = held_out(scan.files, scan.labels, share)
     notes.append(
         f"{chosen.sum():,} of {len(chosen):,} images are held out, {share:.0%} of every class, and error rates are "
-        "theirs; a run's data.json lists them."
+        "measured on them; a run's data.json lists them."
     )
     return PhotoFiles(scan.files, scan.labels, chosen, scan.classes, scan.left_out, (*notes, *scan.notes))
 

@@ -81,7 +81,7 @@ def open_photographs(folder: Path, title: str, files: PhotoFiles, config: DataCo
     try:
         decoded = decode_files(folder, files.names, shorter_side(size), read, config.workers)
     except NoRoom as error:
-        notes.append(f"Images are decoded anew in every epoch: decoded once they would take {error}.")
+        notes.append(f"Images are decoded anew in every epoch: a cache would take {error}.")
     whole = FolderSplit(
         paths=np.array([os.fsencode(f"{folder}/{name}") for name in files.names]),
         labels=files.labels,

@@ -104,7 +104,9 @@ def read_options(path: Path) -> NetworkOptions:
     strange = [f"{name}: {value!r}" for name, value in sizes.items() if type(value) is not int]
     strange += [f"{name}: {sizes[name]}" for name in ("num_in_ch", "num_out_ch") if sizes[name] != 3]
     if strange:
-        raise UserError(f"'{path}': {', '.join(strange)} of network_g: whole numbers are, and channels are 3")
+        raise UserError(
+            f"'{path}': {', '.join(strange)} of network_g: expected whole numbers, and 3 channels"
+        )
     return NetworkOptions(
         _MODELS[kind], sizes["upscale"], sizes["num_block"], sizes["num_feat"],
         _constants(path, options) if kind == "EDSR" else Constants(),
