@@ -24,7 +24,7 @@ LARGEST_INPUT = 2**24  # numbers: photographs of 2,300 pixels a side, which no c
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network and to use it.
+    """Everything that is needed to build a checkpoint's network and to use it.
 
     Attributes:
         model: a name of `classification.models`, or a factory of the user's own, which is never imported just because a

@@ -23,7 +23,7 @@ KEY = "super_resolution"
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network.
+    """Everything that is needed to build a checkpoint's network.
 
     Attributes:
         model: the network's name, as for `super_resolution.models.build`, or a factory of the user's own, which is

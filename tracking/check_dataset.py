@@ -30,7 +30,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """The findings of a check.
 
     Attributes:
         sequences: number expected.

@@ -234,7 +234,7 @@ def read_attributes(entry: Entry) -> tuple[str, ...]:
 
 
 def read_size(entry: Entry) -> tuple[int, int] | None:
-    """The image `(width, height)` that GOT-10k's `meta_info.ini` states; None where there is no such file.
+    """The image `(width, height)` that GOT-10k's `meta_info.ini` states; None if there is no such file.
 
     Raises:
         UserError: the file has no `resolution: (width, height)` line.

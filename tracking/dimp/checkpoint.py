@@ -37,7 +37,7 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of stor
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network and to track with it.
+    """Everything that is needed to build a checkpoint's network and to track with it.
 
     Attributes:
         backbone: see `tracking.dimp.backbones.make_backbone`; a factory of the user's own is never imported just
