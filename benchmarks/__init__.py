@@ -1,4 +1,4 @@
-"""Programs behind every speed and accuracy figure that the docs quote."""
+"""The programs behind every speed and accuracy figure in the docs."""
 
 from lwdna.libraries import check_opencv
 

@@ -1,4 +1,4 @@
-"""Which settings matter: budgets, widening, floors, scoring batches and vanishing blocks, one sweep each.
+"""Shows which settings matter: budgets, widening, floors, scoring batches and vanishing blocks, one sweep each.
 
     python -m benchmarks.ablations budgets widen floors batches vanish --dataset digits --seeds 2
 
@@ -10,7 +10,7 @@ batches  channels are scored on 1 to 64 batches
 vanish   blocks that keep less than 0 to 1 of their widened channels without floors are left out (`core.surgery.depth`)
 
 `--floor` is the floor of the sweeps over batches and vanishing blocks alone: budgets and widen set floors that keep the
-comparison fair, and floors varies it. `--widen` and `--batches` hold where they are not what varies; so does
+comparison fair, and floors varies it. `--widen` and `--batches` hold in the sweeps that do not vary them; so does
 `--budget`, one value.
 
 Trials go into the same store as those of `benchmarks.hypothesis`, so nothing is trained twice.
@@ -59,7 +59,7 @@ WIDENINGS = (1.0, 1.5, 2.0, 3.0)
 FLOORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.6)
 BATCHES = (1, 2, 4, 16, 64)
 VANISH = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
-LEAST = 0.8  # of the evenly scaled width: what a floor of 0.4 is at twice the width and the baseline's FLOPs
+LEAST = 0.8  # share of the evenly scaled width, the same as a floor of 0.4 at twice the width and the baseline's FLOPs
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Sweep:
     Attributes:
         name: on the command line.
         axis: label of the horizontal axis.
-        methods: what is compared at each value.
+        methods: the methods that are compared at each value.
         values: of the setting.
         apply: (protocol, value) -> the protocol with it.
         read: a record's section "shrink" -> the value.
@@ -84,7 +84,7 @@ class Sweep:
 
 
 def at_budget(config: ShrinkConfig, value: float) -> ShrinkConfig:
-    """A share of the baseline's FLOPs; floors scale with the widths that an even network of that share has."""
+    """A share of the baseline's FLOPs; floors scale with the widths of an evenly scaled network of that share."""
     floor = LEAST * math.sqrt(value) / config.widen
     return replace(config, budget=replace(config.budget, flops=value), floor=floor)
 
@@ -113,12 +113,12 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one sweep.
+    """The result of one sweep.
 
     Attributes:
         sweep: which.
         series: (method, value) -> its records over the seeds.
-        unreachable: value -> what the search said.
+        unreachable: value -> the search's message.
     """
 
     sweep: Sweep
@@ -126,21 +126,21 @@ class Result:
     unreachable: dict[float, str]
 
     def records(self) -> list[Record]:
-        """All that there are."""
+        """All records of the sweep."""
         return [record for item in self.series.values() for record in item.records.values()]
 
 
 def run_sweeps(
     bench: Bench, sweeps: Sequence[Sweep], arguments: Namespace
 ) -> tuple[dict[str, Series], list[Result], list[Failure]]:
-    """Run the baseline and sweeps; a value at which the budget cannot be met is noted, as no failure."""
+    """Run the baseline and sweeps; a value at which the budget cannot be met is noted, but is no failure."""
     seeds, shrink = seeds_of(arguments), bench.config.shrink
     baseline = [Trial(BASELINE, shrink, seed) for seed in seeds]
     points = [
         (sweep, value, Trial(method, sweep.apply(shrink, value), seed))
         for seed in seeds for sweep in sweeps for value in sweep.values for method in sweep.methods
     ]  # fmt: skip
-    # Sweeps meet at some of their points.
+    # Sweeps share some of their points.
     trials = list({repr(trial): trial for trial in [*baseline, *(trial for _, _, trial in points)]}.values())
     _, failed = trials_run(bench, trials, arguments, budgets=False)
     reasons = {
@@ -160,7 +160,7 @@ def run_sweeps(
 
 
 def sweep_table(metric: Metric, result: Result, baseline: Mapping[str, Series]) -> str:
-    """Mean, interval and the paired difference to the baseline for every value and method, in Markdown."""
+    """Mean, interval and the paired difference from the baseline for every value and method, in Markdown."""
     by_value = sorted(result.series.items(), key=lambda item: item[0][1])
     table = results_table({**baseline, **{item.label: item for _, item in by_value}}, BASELINE, metric)
     notes = [
@@ -175,7 +175,7 @@ def plot_sweeps(
 ) -> None:
     """One panel per sweep: the metric against the setting, with 95 % intervals; the baseline as a band.
 
-    Fewer than three seeds are dots instead.
+    Fewer than three seeds are shown as dots.
     """
     rows = -(-len(results) // 2)
     columns = min(2, len(results))
@@ -190,7 +190,7 @@ def plot_sweeps(
         methods = list(dict.fromkeys(method for method, _ in result.series))
         for number, method in enumerate(methods):
             points = sorted((value, item) for (name, value), item in result.series.items() if name == method)
-            aside = number - (len(methods) - 1) / 2  # no mark hides another
+            aside = number - (len(methods) - 1) / 2  # so that no mark hides another
             step = 0.012 * (values[-1] - values[0])
             draw_means(axis, [value * 1.07**aside if by_factors else value + step * aside for value, _ in points],
                        [item.values(metric) for _, item in points], look_as=method)  # fmt: skip
@@ -218,7 +218,7 @@ def plot_sweeps(
 
 
 def draw(stem: Path, title: str, metric: Metric, results: Sequence[Result], baseline: Series | None) -> None:
-    """Write STEM.png, and where budgets were swept STEM-flops.png; each as SVG too."""
+    """Write STEM.png and, if budgets were swept, STEM-flops.png; each as SVG too."""
     plot_sweeps(stem.with_name(f"{stem.name}.png"), title, metric, results, baseline)
     for result in results:
         if result.sweep.name == "budgets":

@@ -1,9 +1,9 @@
-"""Channel-Bench-Macro: every method judged by a table of 32,768 trained networks, without a training.
+"""Channel-Bench-Macro: judges every method by a table of 32,768 trained networks, without a training.
 
     python -m benchmarks.channel_bench --output docs/results/channel_bench
 
 finds widths by every method of the registry in both spaces of the table, at several budgets and floors, and looks up
-what such networks reach on CIFAR-10 (`benchmarks.channel_bench_table`). Images are needed for scores alone; CIFAR-10's
+such networks' accuracy on CIFAR-10 (`benchmarks.channel_bench_table`). Images are needed for scores alone: CIFAR-10's
 own or, by default, those of ten classes of Tiny-ImageNet at 32x32 pixels. Budgets count FLOPs in the convention of the
 paper, as everywhere; `--convention macs` counts multiply-accumulates, as the table does.
 """
@@ -32,7 +32,7 @@ DATASETS = {"tiny-imagenet": DataConfig(classes=10, downsample=2), "cifar10": Da
 
 
 def check(arguments: Namespace) -> None:
-    """Refuse what cannot be run, before anything is read.
+    """Refuse options that cannot be run, before anything is read.
 
     Raises:
         UserError: an unknown method or space, or a number out of range.
@@ -63,7 +63,7 @@ def judge_methods(arguments: Namespace) -> Page:
         raise UserError(f"images of {data.name} are {data.input_shape}, the networks take {IMAGE}")
     out = left_out(METHODS, len(data.train_loader(1, seed=0)))
     usual = ["uniform", *OWN, *(name for name in METHODS if name not in out and name != "uniform")]
-    # Uniform widths are what the others are held against.
+    # The others are compared with uniform widths.
     names = list(dict.fromkeys(["uniform", *arguments.methods])) if arguments.methods else usual
     settings = [Setting(budget, floor) for budget in arguments.budgets for floor in arguments.floors]
     summaries = []

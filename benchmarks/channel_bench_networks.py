@@ -2,8 +2,8 @@
 
 Su et al., "Searching for Network Width with Bilaterally Coupled Network", 2022 (github.com/xiusu/Channel-Bench-Macro).
 A name of seven digits is a network: digit i is the width of layer i in quarters of the space's full width. Batch norm
-and ReLU follow every convolution, but for the linear projections of inverted bottlenecks and the second convolutions
-of basic blocks, whose ReLU comes behind the addition.
+and ReLU follow every convolution. The exceptions are the linear projections of inverted bottlenecks and the second
+convolutions of basic blocks, whose ReLU comes after the addition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.networks.layers import initialise
 
-QUARTERS = 4  # of the full width that a layer may have
+QUARTERS = 4  # shares of the full width that a layer may have
 BASELINE = "2222222"  # regular, with room to grow twofold
 IMAGE = (3, 32, 32)
 
@@ -27,9 +27,9 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
 
 
 class Block(nn.Module):
-    """A body, and the identity beside it where shapes allow; nothing elsewhere.
+    """A body, and the identity beside it if shapes allow, else no shortcut.
 
-    The table's own FLOPs and parameters say so: they leave no room for a 1x1 convolution on a shortcut.
+    This follows from the table's own FLOPs and parameters: they leave no room for a 1x1 convolution on a shortcut.
 
     Args:
         body: layers.
@@ -64,7 +64,7 @@ class MacroNetwork(nn.Module):
 
     Args:
         stem: output channels of the first convolution.
-        blocks: what follows it.
+        blocks: the blocks after it.
         features: channels that the classifier sees.
         num_classes: outputs of the classifier.
     """
@@ -148,10 +148,10 @@ SPACES = {
 
 
 def regular_mobilenet(classes: int = 100, parts: int = 1) -> MacroNetwork:
-    """The regular inverted bottleneck network, "2222222", for other images than CIFAR-10's.
+    """The regular inverted bottleneck network, "2222222", for images other than CIFAR-10's.
 
     Args:
-        classes: of the images; 100 are what a half of Tiny-ImageNet has.
+        classes: of the images; half of Tiny-ImageNet has 100.
         parts: every width is divided by this.
     """
     network = mobilenet([full // 2 // parts for full in SPACES["MobileNet"].full])

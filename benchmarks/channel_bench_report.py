@@ -1,4 +1,4 @@
-"""What Channel-Bench-Macro says of the widths that were found: figures, tables, a page and a plot."""
+"""Channel-Bench-Macro's verdict on the found widths: figures, tables, a page and a plot."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from core.report.style import GRID, INK, QUIET, head, label_ends, look_of, new_f
 from core.tables import grouped, markdown_table
 from core.widths.space import Space
 
-CIFAR_IMAGES = 50_000  # an epoch of the trainings in the table
-# Drawn in colour, with labels; everything else is a thin line of grey.
+CIFAR_IMAGES = 50_000  # images in an epoch of the table's trainings
+# These are drawn in colour, with labels; all others are thin grey lines.
 SHOWN = ("diminishing-returns", STEEP, "gradient-per-flop", "fisher-per-flop", DRAWN, "gradient")
 
 
 def looked_up(place: Place, graph: Any, answers: Sequence[Answer], convention: str) -> dict[str, Any]:
-    """What the table says of a method's networks: one value per network, and the means."""
+    """The table's values for a method's networks: one per network, and the means."""
     relative = np.concatenate([found.relative for found in answers])
     order = [place.macro.groups.index(group.name) for group in graph.groups]
     sizes: IntArray = np.rint(relative * np.array(place.macro.full)).astype(np.int64)[:, order]
@@ -75,7 +75,7 @@ def summarise(
     ]
     uniform = {(row["budget"], row["floor"]): row["surface"] for row in rows if row["method"] == "uniform"}
     for row in rows:
-        # Uniform widths may be out of reach where widths that are rounded down are not.
+        # Uniform widths may be out of reach even if widths that are rounded down are not.
         base, best = uniform.get((row["budget"], row["floor"])), oracles[str(row["budget"])]["surface"]
         row["over_uniform"] = None if base is None else row["surface"] - base
         row["over_baseline"] = row["surface"] - place.baseline
@@ -159,7 +159,7 @@ def space_text(summary: Mapping[str, Any], floors: Sequence[float]) -> str:
 def headline(
     summaries: Sequence[Mapping[str, Any]], floors: Sequence[float], budgets: Sequence[float]
 ) -> str:
-    """What the figures say, at the budget next to 90 %."""
+    """A summary of the figures at the budget next to 90 %."""
     budget = min(budgets, key=lambda value: abs(value - 0.9))
     sentences = []
     for summary in summaries:

@@ -31,7 +31,7 @@ from core.widths.scores import score_channels
 from core.widths.selection import search
 from core.widths.space import Space
 
-LEAST_FLOOR = 1 / QUARTERS  # where the table ends
+LEAST_FLOOR = 1 / QUARTERS  # a quarter of the full widths, the table's least
 DRAWS = 100
 DRAWN, STEEP = "drawn widths", "inner-wide, tilt 1"
 OWN = {
@@ -49,7 +49,7 @@ class Place:
         macro: its networks.
         table: its trained networks.
         surface: fitted to them.
-        fit: how well.
+        fit: how well it fits.
         subject: the baseline as methods see it.
     """
 
@@ -62,7 +62,7 @@ class Place:
 
     @property
     def baseline(self) -> float:
-        """What the surface says of the regular network."""
+        """The surface's accuracy of the regular network."""
         return float(self.surface(np.array([int(digit) / QUARTERS for digit in BASELINE])))
 
     def relative(self, widths: Mapping[str, int]) -> FloatArray:
@@ -71,7 +71,7 @@ class Place:
 
 
 class Setting(NamedTuple):
-    """A budget, as a share of the baseline's FLOPs, and a floor, as a share of the widened widths."""
+    """A budget as a share of the baseline's FLOPs, and a floor as a share of the widened widths."""
 
     budget: float
     floor: float
@@ -83,8 +83,8 @@ class Answer:
 
     Attributes:
         relative: widths as shares of the full ones, (networks, 7).
-        images: that went through some network for it.
-        seconds: elapsed; what several settings share counts for each.
+        images: number of images that went through a network for it.
+        seconds: elapsed; work that several settings share counts for each.
     """
 
     relative: FloatArray
@@ -94,7 +94,7 @@ class Answer:
 
 @dataclass
 class Series:
-    """What a method found in one space: one answer per seed, or why there is none, in every setting."""
+    """A method's findings in one space: for every setting one answer per seed, or why there is none."""
 
     method: str
     answers: dict[Setting, list[Answer]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def open_place(name: str, table: Table, data: ClassificationData) -> Place:
     Args:
         name: of the space.
         table: of its trained networks.
-        data: what channels are scored on.
+        data: the images on which channels are scored.
     """
     macro, surface = SPACES[name], fit_surface(table)
     subject = Subject(model_name=f"{name} {BASELINE}", build=lambda: macro.network(BASELINE), example_inputs=image(),
@@ -116,7 +116,7 @@ def open_place(name: str, table: Table, data: ClassificationData) -> Place:
 
 
 def unlike(place: Place, graph: Any) -> dict[str, int]:
-    """Networks of the table whose FLOPs or parameters are others than the closed form's: kind -> number.
+    """Networks of the table whose FLOPs or parameters differ from the closed form's: kind -> number.
 
     Args:
         place: with the table.
@@ -128,7 +128,7 @@ def unlike(place: Place, graph: Any) -> dict[str, int]:
 
 
 def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
-    """Methods that the bench does not try unless they are named, and why.
+    """Methods that the bench leaves out unless they are named, and why.
 
     Args:
         methods: of the registry.
@@ -152,14 +152,14 @@ def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
 
 
 def without_draw(name: str) -> bool:
-    """Whether a method finds the same for every seed."""
+    """Whether a method finds the same widths for every seed."""
     if name in OWN:
         return name != DRAWN
     return METHODS[name].uses == ("tilt",) or METHODS[name].change.get("score") == "uniform"
 
 
 def by_score(method: Method) -> bool:
-    """Whether all that a method does is to score channels once: its scores then serve every budget and floor."""
+    """Whether a method only scores channels, once: its scores then serve every budget and floor."""
     return "score" in method.change and not leaves_blocks_out(method)
 
 
@@ -169,7 +169,7 @@ def leaves_blocks_out(method: Method) -> bool:
 
 
 class Counted:
-    """Batches, and how many of their images were read."""
+    """Batches that count how many of their images were read."""
 
     def __init__(self, batches: Iterable[tuple[Any, Any]]) -> None:
         self.batches, self.images = batches, 0
@@ -181,7 +181,7 @@ class Counted:
 
 
 class Scored(NamedTuple):
-    """Scores of all channels, and what they cost."""
+    """Scores of all channels, and their cost."""
 
     scores: dict[str, Tensor]
     images: int
@@ -189,7 +189,7 @@ class Scored(NamedTuple):
 
 
 class Scores:
-    """Scores of one widened network, each computed once, whatever number of methods and settings ask for it."""
+    """Scores of one widened network, each computed once, however many methods and settings ask for it."""
 
     def __init__(self, place: Place, request: Request) -> None:
         start = time.perf_counter()
@@ -206,7 +206,7 @@ class Scores:
             scores = score_channels(self.space.wide, self.space.graph, batches, functional.cross_entropy,
                                     score=config.score, latents=config.latents, embedding=config.embedding,
                                     seed=self.request.seed)  # fmt: skip
-            # SynFlow asks a batch for its shape and shows the network no image.
+            # SynFlow reads a batch's shape and shows the network no image.
             images = 0 if config.score == "synflow" else batches.images
             self.known[key] = Scored(scores, images, time.perf_counter() - start)
         return self.known[key]
@@ -226,7 +226,7 @@ def searched(scores: Scores, config: ShrinkConfig, scored: Scored) -> Answer:
 
 
 def limits_at(space: Space, budget: float, convention: Convention) -> Limits:
-    """A budget of FLOPs and all widths that the table has.
+    """A budget of FLOPs, within the table's widths.
 
     Raises:
         BudgetError: no such widths meet it.
@@ -257,11 +257,11 @@ def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
 
 
 def answer(place: Place, name: str, scores: Scores, config: ShrinkConfig) -> Answer:
-    """Widths by any row of the bench.
+    """Widths by any method of the bench.
 
     Raises:
         BudgetError: the budget cannot be met.
-        UserError: whatever the method raises, or its network has fewer blocks than the table's.
+        UserError: any error of the method, or its network has fewer blocks than the table's.
     """
     if name in OWN:
         return own_answer(name, scores, config)
@@ -284,7 +284,7 @@ def run_place(
     """Find widths by all methods in one space; also returns the space.
 
     Raises:
-        UserError: the closed form prices a network of the table otherwise than the table does.
+        UserError: the closed form and the table disagree on the cost of a network.
     """
     fabric = make_fabric("cpu")
     series = {name: Series(name) for name in names}

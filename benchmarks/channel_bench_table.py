@@ -1,4 +1,4 @@
-"""Channel-Bench-Macro's table of trained networks, and what it says of widths between its points.
+"""Channel-Bench-Macro's table of trained networks, and accuracies for widths between its points.
 
 Each space has 4^7 networks, each trained three times on CIFAR-10. Two ways lead from the table to other widths:
 
@@ -28,7 +28,7 @@ from core.storage.data import require
 ADDRESS = "https://github.com/xiusu/Channel-Bench-Macro"
 LAYERS = len(BASELINE)
 DEGREE = 3
-PARENTS, ROUNDS = 64, 60  # of the search for the surface's best
+PARENTS, ROUNDS = 64, 60  # options of the search for the surface's best
 
 FloatArray = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Table:
         return math.sqrt(self.accuracy.var(axis=1, ddof=1).mean())
 
     def row(self, digits: str) -> int:
-        """Where a network stands."""
+        """The row of a network."""
         return int(np.flatnonzero((self.digits == [int(digit) for digit in digits]).all(axis=1))[0])
 
 
@@ -69,7 +69,7 @@ def read_table(root: Path, space: str) -> Table:
 
     Raises:
         MissingData: the file is not there.
-        UserError: it is no such table, or not the whole of it.
+        UserError: it is no such table, or incomplete.
     """
     folder = root / "channel-bench-macro"
     path = require(folder / f"Results_{space}.json", f"Channel-Bench-Macro's {space} table", ADDRESS)
@@ -88,7 +88,7 @@ def read_table(root: Path, space: str) -> Table:
         )
     except (ValueError, TypeError, KeyError) as error:  # a JSON error is a ValueError
         raise UserError(f"'{path}' is no table of Channel-Bench-Macro ({error}); {again}") from error
-    inside = (found.accuracy > 0) & (found.accuracy < 100)  # false for NaN
+    inside = (found.accuracy > 0) & (found.accuracy < 100)  # also false for NaN
     if found.accuracy.ndim != 2 or found.accuracy.shape[1] < 2 or not inside.all():
         raise UserError(
             f"'{path}' needs two accuracies or more, between 0 and 100, for every network; {again}"
@@ -115,12 +115,12 @@ class Surface:
 
 @dataclass(frozen=True)
 class Fit:
-    """How well a surface holds, in points of accuracy.
+    """How well a surface fits, in points of accuracy.
 
     Attributes:
-        residual: standard deviation of the table's means around it, for the coefficients it took.
-        noise: what the trainings' own scatter leaves in such a mean.
-        lack: what is left of the residual beyond this noise; 0 where there is less than that.
+        residual: standard deviation of the table's means around it, corrected for the number of coefficients.
+        noise: standard deviation of such a mean by the scatter of the trainings alone.
+        lack: the rest of the residual beyond this noise; 0 if the residual is smaller.
         ratio: F of the test for lack of fit: residual over noise, both squared.
     """
 
@@ -144,7 +144,7 @@ def fit_surface(table: Table, accuracy: FloatArray | None = None, degree: int = 
         accuracy: (N,); the mean over the trainings by default.
         degree: of the polynomial.
     """
-    # Every multiset of the variables and of the constant is a monomial: x0·x3·1 for instance.
+    # Every multiset of the variables and the constant is a monomial, such as x0·x3·1.
     powers = np.array(list(combinations_with_replacement(range(LAYERS + 1), degree)), dtype=np.int64)
     terms = _monomials(table.digits / QUARTERS, powers)
     target = np.log(100 - (table.mean if accuracy is None else accuracy))
@@ -166,10 +166,10 @@ def judge(table: Table, surface: Surface) -> Fit:
 
 
 def neighbours(table: Table, relative: FloatArray) -> FloatArray:
-    """Accuracy between the points of the table around the widths, (..., 7) -> (...), all widths in [1/4, 1].
+    """Accuracy interpolated between the table's points around the widths, (..., 7) -> (...), widths in [1/4, 1].
 
     Raises:
-        UserError: the table ends before a width.
+        UserError: a width is outside the table.
     """
     quarters = np.asarray(relative) * QUARTERS
     if ((quarters < 1) | (quarters > QUARTERS)).any():
@@ -184,13 +184,14 @@ def neighbours(table: Table, relative: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Oracle:
-    """The best that a budget allows.
+    """The best networks that a budget allows.
 
     Attributes:
         sizes: elements of the surface's best network, (G,).
-        surface: what the surface says of it.
-        table: the largest mean of a network of the table; it is the largest of thousands of noisy ones.
-        unbiased: networks chosen by all trainings but one, read off this one; the mean over which one it is.
+        surface: the surface's accuracy of it.
+        table: the largest mean accuracy of a network of the table; it is the largest of thousands of noisy ones.
+        unbiased: the network is chosen by all trainings but one, and its accuracy read off this one; the mean over all
+            choices.
     """
 
     sizes: IntArray
@@ -200,7 +201,7 @@ class Oracle:
 
 
 def best_table_points(table: Table, affordable: NDArray[np.bool_]) -> tuple[float, float]:
-    """(largest mean among the networks of a mask (N,), the same without the luck of the draw); see `Oracle`."""
+    """(largest mean among the networks of a mask (N,), its unbiased estimate); see `Oracle`."""
     accuracy = table.accuracy[affordable]
     trainings = range(accuracy.shape[1])
     best = [int(np.delete(accuracy, left_out, axis=1).mean(axis=1).argmax()) for left_out in trainings]
@@ -211,13 +212,13 @@ def best_table_points(table: Table, affordable: NDArray[np.bool_]) -> tuple[floa
 def find_oracle(
     table: Table, surface: Surface, graph: ChannelGraph, limits: Limits, full: IntArray, seed: int = 0
 ) -> Oracle:
-    """The best network within the limits, from the surface's best points of the table on by exchanges of width.
+    """The best network within the limits, by exchanges of width that start from the surface's best points of the table.
 
     Args:
-        table: for where to start, and for the best of its own points.
-        surface: what is maximised.
+        table: gives the starting points, and the best of its own points.
+        surface: the function that is maximised.
         graph: the groups of the widest network, in the order of the table's digits.
-        limits: of FLOPs, from the table's least widths on.
+        limits: of FLOPs, and the table's least widths.
         full: elements of the widest network, (G,).
         seed: of the exchanges.
     """

@@ -1,12 +1,12 @@
-"""Contrasts that were written down beforehand, looked at after planned numbers of pairs, and nothing else.
+"""Contrasts that were registered beforehand, looked at after planned numbers of pairs, and nothing else.
 
     python -m benchmarks.confirmation CONTRASTS.json \
         --config shared_configs/classification/mobilenetv2_small_tiny_imagenet_confirm.py --jobs 2
 
 trains the methods that CONTRASTS.json names (`core.experiments.sequential`), seed by seed up to the next planned look,
-and stops where no question is open any more. What the looks can see is printed first. Trials lie in the store of
-`benchmarks.hypothesis` and are never run twice; a run that was stopped goes on when it is started again. With --records
-every finished trial is one small file there, to be committed as it comes, from which another machine goes on.
+and stops when no question is open any more. It first prints which differences the looks can detect. Trials lie in the
+store of `benchmarks.hypothesis` and are never run twice; an interrupted run goes on when it is started again. With
+--records every finished trial is one small file there; once it is committed, another machine can go on from it.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
 
 
 def metrics_of(bench: Bench) -> list[Metric]:
-    """What trials are measured by: the task's numbers, and of classifiers the test loss."""
+    """The metrics of trials: the task's numbers, and the test loss of classifiers."""
     return [*bench.engine.task.metrics, *([LOSS] if bench.engine.task.name == CLASSIFICATION else [])]
 
 
 def metric_of(registered: Registered, bench: Bench) -> Metric:
-    """What the contrasts compare.
+    """The metric that the contrasts compare.
 
     Raises:
-        UserError: the task reports no such number.
+        UserError: the task reports no such metric.
     """
     metrics = {metric.key: metric for metric in metrics_of(bench)}
     check_known("contrasts: unknown metric", [registered.metric], metrics)
@@ -77,7 +77,7 @@ def differences(
 
 
 def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[float]], metric: Metric) -> str:
-    """Every contrast with what its last look said, in Markdown."""
+    """Every contrast with the decision of its last look, in Markdown."""
     rows = []
     for item in found:
         values = list(pairs[item.contrast])[: item.look]
@@ -89,7 +89,7 @@ def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[floa
 
 
 def rule_text(registered: Registered, becomes: Mapping[str, bool | None]) -> str:
-    """The rule for the default that was written down, and what it says; "" where none was."""
+    """The registered rule for the default and its verdict; "" if there is none."""
     if not becomes:
         return ""
     said = {True: "becomes the default", False: "does not become the default", None: "is not decided on yet"}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dimp`: what a frame of DiMP-50 costs on a CPU, stage by stage, beside its bare convolutions.
+"""`python -m benchmarks.dimp`: the time of a frame of DiMP-50 on a CPU, stage by stage, beside its bare convolutions.
 
 Random weights, crops of 288 pixels, frames of the data set `demo`, a full memory of 50 samples. Thresholds are set so
 that the target counts as found in every frame: all stages run. `--endurance N` tracks N frames with a small network
@@ -39,9 +39,9 @@ from tracking.files.images import read_frame
 
 TARGET, FIRST_FRAME_TARGET = 1.15, 10.0
 TRACKER, BARE, PREPARED, FIRST = "tracker", "bare convolutions", "bare convolutions, prepared", "first frame"
-POINTS = 4  # grid_sample's, along each side of a bin
+POINTS = 4  # points of grid_sample along each side of a bin
 
-# A network without training finds its target in every frame, so that all stages run.
+# With these thresholds an untrained network finds its target in every frame, so that all stages run.
 FOUND = {"target_not_found": -1e9, "distractor": 1e9, "hard_negative": 1e9}
 MOMENTS = 10
 
@@ -62,8 +62,8 @@ class Stages:
     Args:
         net: prepared for tracking.
         settings: with a memory that is full after `memory_size` frames.
-        frames: how many are timed together; a multiple of `train_skipping`, so that each run improves the filter as
-            often.
+        frames: number of frames timed together; a multiple of `train_skipping`, so that all runs improve the filter
+            equally often.
     """
 
     def __init__(self, net: InferenceNetwork, settings: TrackerSettings, frames: int) -> None:
@@ -119,7 +119,7 @@ def whole_ways(net: DiMPNet, settings: TrackerSettings, frames: int) -> tuple[di
     return {name: (lambda work=work: work) for name, work in works.items()}, stages
 
 
-# The parts, each beside the usual way of doing it
+# The parts, each beside its usual implementation
 
 
 def grid_sample_pool(features: Tensor, boxes: Tensor, bins: int, scale: float) -> Tensor:
@@ -140,7 +140,7 @@ def grid_sample_pool(features: Tensor, boxes: Tensor, bins: int, scale: float) -
 def plain_descent(
     optimiser: FilterOptimizer, weight: Tensor, features: Tensor, boxes: Tensor, shares: Tensor, steps: int
 ) -> Tensor:
-    """The same descent with convolutions: three applications of the operator a step, a single output channel each."""
+    """The same descent with convolutions: three applications of the operator per step, one output channel each."""
     size = features.shape[-1] + 1
     maps = optimiser.residual_maps(boxes[None], size, size)
     label, mask, strength = maps.label[0], maps.mask[0], shares.sqrt()[:, None, None] * maps.weight[0]
@@ -171,12 +171,12 @@ def descent(
 
 
 def ready(work: Callable[[], Tensor]) -> Callable[[], Callable[[], Tensor]]:
-    """A way that has nothing to prepare."""
+    """A way without preparation."""
     return lambda: work
 
 
 def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Tensor]]]]:
-    """Title -> name -> way. The first way of each is ours."""
+    """Title -> name -> way. The first way of each part is ours."""
     torch.manual_seed(1)
     boxes = torch.tensor([115.0, 115, 57, 57]) + 5 * torch.randn(10, 4)
     maps = (torch.randn(1, 256, 36, 36), torch.randn(1, 256, 18, 18))
@@ -215,7 +215,7 @@ def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Ten
     optimiser = net.classifier.filter_optimizer
     for samples, steps in ((50, 2), (50, 1), (15, 10)):
         features = torch.randn(samples, 512, 18, 18).mul_(0.011).to(memory_format=torch.channels_last)
-        planar = features.contiguous()  # what convolutions like best
+        planar = features.contiguous()  # the layout that suits convolutions best
         places = torch.tensor([115.0, 115, 57, 57]) + torch.randn(samples, 4)
         shares = torch.full((samples,), 1 / samples)
         weight = 0.01 * torch.randn(1, 512, 4, 4)
@@ -228,7 +228,7 @@ def part_ways(net: DiMPNet) -> dict[str, dict[str, Callable[[], Callable[[], Ten
 
 
 def time_parts(net: DiMPNet, turns: int) -> dict[str, dict[str, Outcome[Tensor]]]:
-    """Time all parts, and check that both ways of each give the same where they should.
+    """Time all parts, and check that both ways of each agree where they should.
 
     Raises:
         RuntimeError: they do not.
@@ -239,7 +239,7 @@ def time_parts(net: DiMPNet, turns: int) -> dict[str, dict[str, Outcome[Tensor]]
         ours, other = (outcome.result for outcome in found[title].values())
         assert ours is not None
         assert other is not None
-        # Sampling is an approximation of the mean over a bin.
+        # Sampling only approximates the mean over a bin.
         allowed = 0.5 if "pooling" in title else 1e-3
         if (ours - other).abs().max() > allowed * other.abs().max():
             raise RuntimeError(f"{title}: the two ways give different results")
@@ -260,7 +260,7 @@ def cpu_ratio(first: Timing, second: Timing) -> float:
 def whole_report(
     outcomes: Mapping[str, Outcome[int]], stages: Stages, frames: int
 ) -> tuple[str, dict[str, Any]]:
-    """The table of a frame and the ratios that the targets are about."""
+    """The table of a frame and the ratios for which there are targets."""
     timing = timings(outcomes)
     tracker, bare, prepared, first = (timing[name] for name in (TRACKER, BARE, PREPARED, FIRST))
     runs = stages.runs[-len(tracker.cpu) :]
@@ -302,7 +302,7 @@ def whole_report(
 
 
 def part_report(parts: Mapping[str, Mapping[str, Outcome[Tensor]]]) -> tuple[str, dict[str, Any]]:
-    """One row for each part: ours, the usual way, how many times as long that takes."""
+    """One row for each part: ours, the usual way, and the ratio of its time to ours."""
     rows, values = [], {}
     for title, outcomes in parts.items():
         (name, ours), (other_name, other) = timings(outcomes).items()
@@ -321,7 +321,7 @@ def part_report(parts: Mapping[str, Mapping[str, Outcome[Tensor]]]) -> tuple[str
 
 
 def endurance(frames: int) -> dict[int, float]:
-    """Track so many frames with a small network.
+    """Track this many frames with a small network.
 
     Returns:
         Number of frames -> resident memory after them in MiB, at `MOMENTS` moments (fewer of fewer frames).
@@ -364,7 +364,7 @@ def measure(options: Namespace) -> Page:
     """Time everything, or track many frames.
 
     Raises:
-        UserError: numbers that make no measurement.
+        UserError: numbers with which nothing can be measured.
     """
     settings = TrackerSettings().replaced(FOUND)
     if options.endurance is not None:

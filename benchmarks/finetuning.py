@@ -1,12 +1,11 @@
-"""Does a trained network lose less when its channels are chosen by our scores, by Torch-Pruning, or by nothing?
+"""Does a trained network lose less when our scores, Torch-Pruning or no scores choose its channels?
 
     python -m benchmarks.finetuning --config shared_configs/classification/resnet20_tiny_imagenet_reduced.py \
         --budget 0.5 --floor 0.2 --seeds 3
 
-trains the protocol's network, one a seed; finds widths within each of them by every method at the same FLOPs;
-fine-tunes what is left by one recipe, and the whole network as well; and trains the found widths from scratch as a
-control, once by the fine-tuning's recipe and once by the protocol's own. Finished trials lie in a store and are never
-run twice.
+trains the protocol's network, one per seed; finds widths within each of them by every method at the same FLOPs;
+fine-tunes the cut networks and the whole network by one recipe; and trains the found widths from scratch as a control,
+once by the fine-tuning's recipe and once by the protocol's own. Finished trials lie in a store and are never run twice.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ from core.widths.config import ShrinkConfig
 METHODS = ("gradient", "fisher", "magnitude", "torch-pruning", "torch-pruning-norm", "uniform")
 AGAINST = ("torch-pruning", "uniform")
 PRETRAINED: Start = "pretrained"
-LONGER = "-scratch, the protocol's recipe"  # after a method's name
+LONGER = "-scratch, the protocol's recipe"  # follows a method's name
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class Tuning:
 
 
 def open_tuning(arguments: Namespace, seed: int) -> Tuning:
-    """Train the seed's network where it is not there yet, and read it.
+    """Train the seed's network if it is not there yet, and read it.
 
     Raises:
-        UserError: it failed, or is not there and nothing is to be run.
+        UserError: the training failed, or the network is not there and nothing may be run.
     """
     bench = open_bench(arguments)
     engine = bench.engine
@@ -112,13 +111,13 @@ def open_tuning(arguments: Namespace, seed: int) -> Tuning:
 
 
 def open_engine(arguments: Namespace, seed: int, longer: bool) -> Engine:
-    """An engine of one seed in a process of its own; its network is there by then."""
+    """An engine of one seed in a process of its own; its network has been trained before."""
     tuning = open_tuning(arguments, seed)
     return replace(tuning.longer if longer else tuning.engine, progress=False)
 
 
 def tuned(arguments: Namespace, tuning: Tuning, seed: int) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """The records of one seed under the names of their rows, and what failed."""
+    """The records of one seed under the names of their rows, and the failures."""
     records: list[dict[str, Any]] = []
     failed: list[Failure] = []
     scratch = f"{arguments.control}{FROM_SCRATCH}"
@@ -142,7 +141,7 @@ def tuned(arguments: Namespace, tuning: Tuning, seed: int) -> tuple[list[dict[st
 
 
 def after_cut(engine: Engine, trial: Trial, record: Record) -> dict[str, float] | None:
-    """The metrics of a network that starts from trained weights before it is fine-tuned."""
+    """The metrics of a network with trained weights before it is fine-tuned."""
     if engine.starts_from(trial) != PRETRAINED:
         return None
     found = record["architecture"]
@@ -151,7 +150,7 @@ def after_cut(engine: Engine, trial: Trial, record: Record) -> dict[str, float] 
 
 
 def search_seconds(tuning: Tuning, methods: Sequence[str], turns: int) -> dict[str, Any]:
-    """How long each method takes to find its channels, from the trained network to the widths, in turns."""
+    """Each method's time to find its channels, from the trained network to the widths, in turns."""
     request = tuning.engine.request(Trial(BASELINE, tuning.shrink, tuning.engine.train.seed), Path())
 
     def way(name: str) -> Callable[[], Callable[[], Found]]:
@@ -258,7 +257,7 @@ def draw(stem: Path, title: str, metric: Metric, series: Mapping[str, Series]) -
 
 
 def _beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metric: Metric) -> str:
-    """Which of our ways are worse than Torch-Pruning's first one, and which are not; "" where it is not there."""
+    """Which of our ways are worse than Torch-Pruning's first one, and which are not; "" without Torch-Pruning."""
     peer = series.get(AGAINST[0])
     found: dict[bool, list[str]] = {True: [], False: []}
     for name in methods:
@@ -277,7 +276,7 @@ def _beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metri
 
 
 def _published(record: Record) -> dict[str, Any]:
-    """A record as it is published; of the weights their checksum, and not where they lay."""
+    """A record as it is published: with the weights' checksum, and without their path."""
     weights = record.get("weights")
     told = weights and {key: weights[key] for key in ("start", "checksum")}
     return {**short(record), "weights": told}

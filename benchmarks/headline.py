@@ -1,10 +1,10 @@
-"""What README says of results, and the page with their tables, made from the pages' own figures.
+"""The results in README, and the page with their tables, made from the pages' own figures.
 
     python -m benchmarks.headline            write the lines between README.md's marks, and docs/results/headline.md
-    python -m benchmarks.headline --check    status 1 if they are not what the figures say
+    python -m benchmarks.headline --check    status 1 if they do not agree with the figures
 
-Sentences depend on the figures: a difference is called one only where its p-value is below 5 % after Holm's correction
-over the comparisons that are named, or where a registered look has found it.
+Sentences depend on the figures: a difference counts only if its p-value is below 5 % after Holm's correction over the
+named comparisons, or if a registered look has found it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from core.tables import grouped, markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-FOLDER = "docs/results/"  # where the pages lie for README's links
+FOLDER = "docs/results/"  # folder of the pages for README's links
 BEGIN, END = "<!-- made by python -m benchmarks.headline -->", "<!-- end of what it made -->"
-DEFAULT = "gradient"  # the score that a run without further options goes by
+DEFAULT = "gradient"  # the score of a run without further options
 ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
 EXPLORED = {  # folder of docs/results/records -> what was trained there, for the page
     "exploration": "mobilenetv2_small",
@@ -38,7 +38,7 @@ EXPLORED = {  # folder of docs/results/records -> what was trained there, for th
     "exploration-resnet20-stride2": "ResNet20, stem of stride 2",
 }
 REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
-DEPTH = "fisher-depth-per-flop"  # the way with depth that was run longest
+DEPTH = "fisher-depth-per-flop"  # the way with depth that was trained longest
 
 
 def read(name: str) -> Any:
@@ -55,7 +55,7 @@ def read(name: str) -> Any:
 
 
 def table_sentences(bench: Mapping[str, Any], folder: str = FOLDER) -> list[str]:
-    """What a public table of trained networks says of every method at 90 % of the FLOPs."""
+    """Every method's result in a public table of trained networks, at 90 % of the FLOPs."""
     lines = []
     for space in bench["spaces"]:
         reached = {row["method"]: row["surface"] for row in rows_at(space)}
@@ -77,14 +77,14 @@ def table_sentences(bench: Mapping[str, Any], folder: str = FOLDER) -> list[str]
 def difference(
     records: Sequence[Mapping[str, Any]], method: str, against: str, metric: Metric = ERROR
 ) -> list[float]:
-    """What a metric says of a method, minus what it says of another, seed by seed."""
+    """A metric of a method minus the same metric of another, seed by seed."""
     series = collect([dict(record) for record in records], lambda record: str(record["method"]))
     empty = Series("", {})
     return series.get(method, empty).against(series.get(against, empty), metric)
 
 
 def found_to_differ(differences: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, bool]]:
-    """Name -> (p after Holm's correction over all that are given, whether it is below 5 %)."""
+    """Name -> (p after Holm's correction over all given comparisons, whether it is below 5 %)."""
     adjusted = holm([paired_p(values) for values in differences.values()])
     return {name: (p, p < 0.05) for name, p in zip(differences, adjusted, strict=True)}
 
@@ -124,7 +124,7 @@ def confirmations() -> list[Path]:
 
 
 def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
-    """What the registered contrasts of a page say so far."""
+    """The results of a page's registered contrasts so far."""
     page = read_json(path)
     metric = Metric(**page["metric"])
     parts = []
@@ -194,7 +194,7 @@ def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric, label
 
 
 def in_short() -> str:
-    """All that README says of results: a line for each question.
+    """All results in README: a line for each question.
 
     Raises:
         UserError: see `read`.
@@ -218,7 +218,7 @@ def in_short() -> str:
 
 
 def table_in_short(bench: Mapping[str, Any]) -> list[str]:
-    """Who gains on the regular network with all its FLOPs, at 90 % of them, in the public table."""
+    """Methods that gain on the full regular network at 90 % of its FLOPs, in the public table."""
     parts = []
     for space in bench["spaces"]:
         reached = {row["method"]: row["surface"] - space["baseline"]["surface"] for row in rows_at(space)}
@@ -260,7 +260,7 @@ def is_deep(method: str) -> bool:
 
 
 def page() -> str:
-    """docs/results/headline.md: the sentences in full, and the tables that they come from.
+    """docs/results/headline.md: the sentences in full, and the tables behind them.
 
     Raises:
         UserError: see `read`.
@@ -341,7 +341,7 @@ def table_of_space(space: Mapping[str, Any]) -> str:
 
 
 def with_paragraphs(readme: str) -> str:
-    """README with today's paragraphs between its marks.
+    """README with new paragraphs between its marks.
 
     Raises:
         UserError: the marks are missing.

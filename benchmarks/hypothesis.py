@@ -66,8 +66,8 @@ CLASSIFICATION, SUPER_RESOLUTION, TRACKING = "classification", "super_resolution
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform", "random-scores")
-# The reduced form: few real images, so that networks can be told apart and minutes are enough on a CPU. DHP's λ is
-# raised with it: its steps are counted in thousands otherwise.
+# The reduced form: few real images, so that networks differ and a CPU needs minutes. DHP's λ is raised with it; else
+# DHP takes thousands of steps.
 REDUCED = ("data.train_limit=300", "train.epochs=10", "train.batch_size=32", "search.dhp.strength=0.15",
            "search.dhp.max_epochs=60", "search.dhp.check_every=4", "search.dhp.embedding=2",
            "search.dhp.schedule={'name': 'constant', 'milestones': ()}", "search.proxy.candidates=32")  # fmt: skip
@@ -81,7 +81,7 @@ Pictures = Callable[[Path, str, Mapping[str, Series]], Mapping[Path, str]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What a command line asks for.
+    """The request of a command line.
 
     Attributes:
         config: the protocol, a task's `RunConfig`.
@@ -107,7 +107,7 @@ class Bench:
 
 
 def add_bench_arguments(parser: ArgumentParser) -> None:
-    """Add what every command that runs trials understands."""
+    """Add the options of every command that runs trials."""
     parser.add_argument(
         "--task",
         choices=(CLASSIFICATION, SUPER_RESOLUTION, TRACKING),
@@ -209,7 +209,7 @@ def _classification(arguments: Namespace, given: Mapping[str, Any]) -> _Opened:
     options = overrides_of(arguments, {**given_of(arguments), "threads": arguments.threads, **given})
     path = arguments.config or find_config(arguments.model, arguments.dataset, arguments.distillation)
     reduced = load_config(path, RunConfig, options).dataset == "digits"
-    options = [*(REDUCED if reduced else ()), *options]  # what the command line says comes last and counts
+    options = [*(REDUCED if reduced else ()), *options]  # the command line comes last and counts
     config: Any = with_distillation(load_config(path, RunConfig, options), arguments.distillation)
     if reduced:  # evaluated once, at the end; how often does not change the result
         config = replace(config, train=replace(config.train, eval_every=config.train.epochs))
@@ -287,9 +287,9 @@ def open_engine(arguments: Namespace) -> Engine:
 def trials_run(
     bench: Bench, trials: Sequence[Trial], arguments: Namespace, *, budgets: bool = True
 ) -> tuple[list[Record], list[Failure]]:
-    """The records of trials, in order, after those have been run that the store does not hold; and what failed.
+    """Run the trials that the store does not hold; returns the records of all, in order, and the failures.
 
-    With `--report-only` nothing is run, and what is not there is left out; for `budgets` see `check_trials`.
+    With `--report-only` nothing is run, and missing trials are left out; for `budgets` see `check_trials`.
 
     Raises:
         UserError, MissingData: see `core.experiments.checks.check_trials`.
@@ -305,7 +305,7 @@ def trials_run(
 
 
 def tell_of_earlier(bench: Bench) -> None:
-    """Say how many records of the store are of another release, whose trials are not compared with these."""
+    """Print how many records of the store are of another release; their trials are not compared with these."""
     others = sum(schema_of(record) != bench.engine.schema for record in KeyedStore(bench.store).records())
     if others:
         bench.engine.say(
@@ -315,17 +315,17 @@ def tell_of_earlier(bench: Bench) -> None:
 
 
 def with_published(arguments: Namespace, bench: Bench, settings: Sequence[ShrinkConfig]) -> Bench:
-    """Put the short records of `--import` and `--records` into the store; what is there stays as it is.
+    """Put the short records of `--import` and `--records` into the store; existing records stay.
 
-    They have widths and results, and lack what only a training's own store can tell: `architecture` is None.
+    They hold widths and results, but not what only a training's own store has: `architecture` is None.
 
     Args:
         arguments: of `add_bench_arguments`.
-        bench: of the store.
-        settings: that trials are asked for in.
+        bench: has the store.
+        settings: those of the requested trials.
 
     Returns:
-        The same for trials of the release that the records are of.
+        The bench for trials of the records' release.
 
     Raises:
         UserError: a file is not there or damaged; or it is of an earlier release and trials of this one are to be run.
@@ -402,7 +402,7 @@ def check_arguments(arguments: Namespace) -> None:
     """Refuse options of `add_bench_arguments` that do not go together.
 
     Raises:
-        UserError: fewer than one job; or neither trials nor a report are wanted.
+        UserError: fewer than one job; or neither trials nor a report are requested.
     """
     resources_of(arguments)
     if arguments.no_report and arguments.report_only:
@@ -410,7 +410,7 @@ def check_arguments(arguments: Namespace) -> None:
 
 
 def failures_text(failed: Sequence[Failure]) -> str:
-    """What failed, for a page; "" where nothing did."""
+    """The failures, for a page; "" if there are none."""
     if not failed:
         return ""
     return f"{len(failed)} trials failed and are left out:\n\n" + "\n".join(
@@ -419,7 +419,7 @@ def failures_text(failed: Sequence[Failure]) -> str:
 
 
 def starts_text(records: Sequence[Record]) -> str:
-    """Which trials trained a network that may start otherwise than the baseline's, for a page; "" where none did."""
+    """Trials with a network that may start differently from the baseline's, for a page; "" if there are none."""
     told = [record for record in records if record.get("unknown_start")]
     if not told:
         return ""
@@ -466,7 +466,7 @@ def compared(bench: Bench, names: Sequence[str] | None) -> list[Metric]:
 
 
 def label_of(record: Record, several: bool) -> str:
-    """The method, and its budget where there are several."""
+    """The method, and its budget if there are several."""
     if record["shrink"] is None or not several:
         return str(record["method"])
     return f"{record['method']} at {record['shrink']['budget']['flops']}"
@@ -537,7 +537,7 @@ def references_text(task: Task) -> str:
 
 
 def picture_text(metric: Metric, several: bool) -> str:
-    """What the picture of `draw` shows, for those who do not see it; `several` budgets or one."""
+    """The alternative text of `draw`'s picture; `several` budgets or one."""
     shown = "at several budgets, against FLOPs" if several else "and its difference to the baseline's"
     return f"{metric.label} of every method, {shown}; the tables hold the numbers"
 

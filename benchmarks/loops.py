@@ -1,14 +1,14 @@
 """Two measurements on training data, entries of `benchmarks.micro`: loading Tiny-ImageNet, and the training loop.
 
 Loading: one shuffled epoch of normalised float32 batches in turns, without augmentation as in the Tiny-ImageNet
-protocol; one more way shows what random crops and mirror images add. All ways read the same images, and their inputs
+protocol; one more way shows the extra time of random crops and flips. All ways read the same images, and their inputs
 are compared. Files and cache are in the page cache after the warm-up.
 
 Training: one epoch in turns (SGD with momentum). The bare loop is forward, cross-entropy, backward and step on batches
-that lie ready on the device; `fit` does the same and all that it does besides: shuffling, gathering and normalising
-the images, reading the losses, metrics, a checkpoint, the log, TensorBoard. By default ResNet-20 on handwritten digits,
-whose steps are so short that every overhead shows. On a GPU (`--device cuda`, `--precision bf16-mixed
---channels-last`) both of the device's limits, a large matrix product and a large copy, are measured in the same run.
+that lie ready on the device; `fit` also shuffles, gathers and normalises the images, reads losses and metrics, and
+writes a checkpoint, the log and TensorBoard events. By default ResNet-20 on handwritten digits, whose steps are so
+short that every overhead shows. On a GPU (`--device cuda`, `--precision bf16-mixed --channels-last`) both of the
+device's limits, a large matrix product and a large copy, are measured in the same run.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from core.timing import time_in_turns, timings, wait
 from core.training.train import Loader, OptimizerConfig, TrainConfig, fit, make_fabric
 
 Batch = tuple[Tensor, Tensor]
-Sums = tuple[int, int, float]  # images, labels, and one value of every image: what an epoch gave
+Sums = tuple[int, int, float]  # images, labels, and one value of every image of an epoch
 BATCH_SIZE = 64
 OURS = "cache, our loader"
-# What is trained, and where: options of the command, as `benchmarks.measure.benchmark` takes them.
+# Options for network, data and device, as `benchmarks.measure.benchmark` takes them.
 LOOP_OPTIONS: dict[str, dict[str, Any]] = {
     "--warmup": {"type": int, "default": 1, "help": "epochs that are not counted (default: 1)"},
     "--dataset": {"choices": ("digits", "tiny-imagenet"), "default": "digits"},
@@ -62,7 +62,7 @@ class Images(Dataset):
 
     Attributes:
         sources: files, or rows of an array.
-        read: gives the pixels of a source, (3, 64, 64), uint8.
+        read: returns the pixels of a source, (3, 64, 64), uint8.
         labels: of the images.
     """
 
@@ -85,7 +85,7 @@ def decoded(path: Path) -> Tensor:
 
 
 def add_up(batches: Iterable[Batch]) -> Sums:
-    """Read an epoch to its end; one value of every image is enough to know that it was made."""
+    """Read an epoch to its end; one value of every image suffices to know that it was made."""
     images, labels, inputs = 0, 0, 0.0
     for batch, targets in batches:
         images += len(targets)
@@ -107,7 +107,7 @@ def load(options: Namespace) -> Page:
 
     Raises:
         UserError: fewer images than a batch; MissingData: Tiny-ImageNet is not there.
-        RuntimeError: two ways did not read the same images.
+        RuntimeError: two ways read different images.
     """
     root, workers = data_root(options.data_root), options.workers
     limit = options.images - options.images % BATCH_SIZE  # whole batches: every way sees every image
@@ -156,10 +156,10 @@ def load(options: Namespace) -> Page:
 
 
 def check_sums(sums: Mapping[str, Sums]) -> None:
-    """See that all ways did the same job.
+    """Check that all ways did the same job.
 
     Raises:
-        RuntimeError: a way did not read the images of `OURS`, or made other inputs of them.
+        RuntimeError: a way read other images than `OURS`, or made other inputs of them.
     """
     reference = sums[OURS]
     for name, own in sums.items():
@@ -171,7 +171,7 @@ def check_sums(sums: Mapping[str, Sums]) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained.
+    """The network, data and recipe of a measurement.
 
     Attributes:
         model: the network, on the device.
@@ -213,7 +213,7 @@ def prepare(options: Namespace) -> Subject:
 
 
 def bare_loop(subject: Subject) -> Callable[[], None]:
-    """Prepare the loop that `fit` is measured against."""
+    """Prepare the loop with which `fit` is compared."""
     model, recipe = subject.model, subject.config.optimizer
     if subject.config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -253,7 +253,7 @@ def step_traffic(model: nn.Module, image: Tensor, bytes_per_value: int) -> int:
     """Bytes that one image's training step moves if no two layers are fused: a lower limit for such kernels.
 
     Forward, a layer reads its input and writes its output; backward, it reads both again, or their gradients, and
-    writes the input's gradient. Weights are left out: a batch shares them.
+    writes the input's gradient. Weights do not count: a batch shares them.
 
     Args:
         model: convolutions, linear layers, BatchNorms and ReLU modules are counted.
@@ -294,10 +294,10 @@ def device_limits(device: torch.device, precision: str) -> tuple[float, float]:
 
 
 def reached(subject: Subject, images_per_second: float) -> str:
-    """On a GPU: lines that say which part of its limits a training speed is."""
+    """On a GPU: lines on the share of its limits that a training speed reaches."""
     image = subject.batches[0][0][:1]
     flops, copied = device_limits(subject.device, subject.config.precision)
-    # Forward one, backward two multiply-accumulates of two operations for each of the network's.
+    # For each multiply-accumulate of the network: one forward and two backward, of two operations each.
     used = 6 * count(subject.model, image) * images_per_second
     width = 2 if subject.config.precision == "bf16-mixed" else 4
     moved = step_traffic(subject.model, image.float(), width) * images_per_second

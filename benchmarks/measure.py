@@ -1,4 +1,4 @@
-"""What the machine was, and results as JSON and Markdown: the contract of `benchmarks/README.md`."""
+"""The description of the machine, and results as JSON and Markdown: the contract of `benchmarks/README.md`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from core.errors import UserError
 from core.storage.files import write_json, write_text
 from core.storage.limits import physical_memory
 
-NOTHING_KEPT = "nothing was written: the same command measures anew"  # what an interrupted benchmark says
+NOTHING_KEPT = "nothing was written: the same command measures anew"  # printed by an interrupted benchmark
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """What a result depends on: processor, cores, memory, load, device, versions, threads, date.
+    """What a result depends on here: processor, cores, memory, load, device, versions, threads, date.
 
     Args:
-        packages: distributions whose versions matter besides torch's and numpy's ("torch-pruning").
+        packages: distributions whose versions matter besides torch's and NumPy's ("torch-pruning").
     """
     versions = {}
     for name in ("torch", "numpy", *packages):
@@ -71,7 +71,7 @@ def machine_text(facts: Mapping[str, Any]) -> str:
 
 
 def command_text(program: str, argv: Sequence[str] | None) -> str:
-    """'python -m benchmarks.dimp --turns 3': what a page says it was made by.
+    """'python -m benchmarks.dimp --turns 3': the command that a page names.
 
     Args:
         program: "benchmarks.dimp", or "benchmarks.micro pricing".
@@ -91,13 +91,13 @@ def write_results(stem: str | Path, value: Mapping[str, Any], markdown: str) -> 
 
 @dataclass(frozen=True)
 class Page:
-    """What a benchmark found.
+    """The findings of a benchmark.
 
     Attributes:
         title: of the page.
-        text: Markdown that stands below the title and the machine.
+        text: Markdown below the title and the machine.
         value: the figures, as JSON.
-        failed: a run of ours failed, which the exit status says too.
+        failed: one of our own runs failed; the exit status says so too.
     """
 
     title: str
@@ -120,16 +120,16 @@ def benchmark(
     """The command of one benchmark: arguments, machine, page; its exit statuses are `core.command_line.exits`'.
 
     Args:
-        name: of its module and, where that holds several, of the benchmark ("micro pricing"); the last word is that of
+        name: of its module and, if that holds several, of the benchmark ("micro pricing"); the last word is the name of
             its page under docs/results.
         description: for --help.
         measure: does the work, with the arguments.
-        numbers: option -> (default, meaning), integers of at least 1; several where the default is a tuple. Torch's
-            threads are among them, 1 where nothing else is said.
-        options: all others: "--name" -> what `ArgumentParser.add_argument` is told of it.
-        data: what it reads under the data root; "" where it reads none.
+        numbers: option -> (default, meaning), integers of at least 1; several if the default is a tuple. Torch's
+            threads are among them, 1 by default.
+        options: all others: "--name" -> keyword arguments of `ArgumentParser.add_argument`.
+        data: what it reads under the data root; "" if it reads nothing.
         packages: see `machine`.
-        interrupted: what to tell somebody who has interrupted it.
+        interrupted: the message after an interruption.
     """
     counted = {"threads": (1, "of torch"), **numbers}
 

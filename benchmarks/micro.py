@@ -1,4 +1,4 @@
-"""Small measurements of single things, each a command with a page of its own.
+"""Small measurements, each a command with a page of its own.
 
     python -m benchmarks.micro pricing --output docs/results/pricing
 
@@ -11,7 +11,7 @@ data_loading    images a second of Tiny-ImageNet's cache, and of decoding JPEGs 
 training_loop   what `core.training.train.fit` costs beside a bare loop; on a GPU also which part of its limits it
                 reaches
 
-What is measured and how: `benchmarks/README.md`.
+`benchmarks/README.md` says what is measured, and how.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from core.widths.space import open_space
 
 BUDGET = 0.9
 USUAL = ("resnet50", "mobilenetv2", "regnety_200mf", "densenet40", "edsr")
-SPREAD = 0.35  # of random allocations, as in `core.methods.candidates.ProxyConfig`
+SPREAD = 0.35  # floor of random allocations, as in `core.methods.candidates.ProxyConfig`
 CLOSED, DRAWN = "closed form", "drawn under the budget"
 BUILT, COUNTED, PEER = "built and counted", "counted alone", "counted by Torch-Pruning"
 ALLOWED = 5.0
@@ -107,7 +107,7 @@ def price_network(network: Network, arguments: Namespace) -> dict[str, Any]:
 
 
 def price(arguments: Namespace) -> Page:
-    """Price on all networks that are asked for.
+    """Price on all requested networks.
 
     Raises:
         UserError: there is no such network; see also `price_network`.

@@ -1,4 +1,4 @@
-"""The networks that the shrinkage benchmark covers, with what each way of shrinking has to be told about them."""
+"""The networks of the shrinkage benchmark, with the facts that the ways of shrinking need about them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Network:
         title: its name in the tables.
         build: makes it with fresh weights.
         shape: channels, height and width of its input.
-        fixed: modules whose output channels must stay; Torch-Pruning has to be told (`ignored_layers`), our trace
-            finds them. The layers that give the output, and EDSR's fixed 1x1 convolutions on colours.
+        fixed: modules whose output channels must stay: the output layers, and EDSR's fixed 1x1 convolutions on colours.
+            Torch-Pruning has to be given them (`ignored_layers`); our trace finds them.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Network:
 
 
 def _model(task: str, name: str, **options: int) -> Callable[[], nn.Module]:
-    """Builds one of a task's networks; the task is imported when that is asked for."""
+    """Builds one of a task's networks; the task is imported when it is called."""
     return lambda: importlib.import_module(f"{task}.models").build(name, **options)
 
 

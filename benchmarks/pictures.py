@@ -1,4 +1,4 @@
-"""Draws the pictures of the pages under docs/results again, from the figures that lie beside them; nothing is measured.
+"""Draws the pictures of the pages under docs/results again, from the figures beside them; nothing is measured.
 
     python -m benchmarks.pictures                     all of them
     python -m benchmarks.pictures hypothesis support  some
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def with_baseline_cost(records: Sequence[Record]) -> list[Record]:
-    """Published records, each with the cost of the baseline, which is that of the baseline's own records."""
+    """Published records, each with the baseline's cost, which is in the baseline's own records."""
     cost = next(record["cost"] for record in records if record["method"] == BASELINE)
     return [{**record, "baseline_cost": cost} for record in records]
 
@@ -120,7 +120,7 @@ PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
 
 
 def title_of_page(path: Path) -> str:
-    """The heading of a page, without what kind of page it is.
+    """The heading of a page, without the words for its kind.
 
     Raises:
         UserError: it has none.

@@ -2,14 +2,14 @@
 
     python -m benchmarks.published_widths --turns 7 --output docs/results/published_widths
 
-finds widths by every method that is named, writes them to shared_configs/widths/NETWORK-METHOD.json, where `--widths
-NETWORK-METHOD` of the `run` commands knows them, and times each found network against its baseline: in turns, on one
-thread, channels last, as our commands lay them out. Nothing is trained: these are widths and what they cost, without
-an accuracy.
+finds widths by every named method, writes them to shared_configs/widths/NETWORK-METHOD.json, where
+`--widths NETWORK-METHOD` of the `run` commands finds them, and times each found network against its baseline: in turns,
+on one thread, channels last, as in our commands. Nothing is trained: the results are widths and their cost, without an
+accuracy.
 
 Widths are multiples of --round-to (protocols that ask for more keep theirs), since kernels compute channels in blocks:
 the limit of a found network's time is its ratio of FLOPs + 0.05. Images are those at hand: the sample of ImageNet, one
-image a class, at 224 pixels; Tiny-ImageNet; BSDS500.
+image per class, at 224 pixels; Tiny-ImageNet; BSDS500.
 """
 
 from __future__ import annotations
@@ -71,17 +71,15 @@ NETWORKS = {
 }
 DRAWN = ("resnet50", "regnetx_4gf")  # figure 1 (a) and (b)
 USUAL = ("gradient", "hypernetwork-magnitude", "diminishing-returns", "uniform")
-# The table of 32,768 networks (docs/results/channel_bench.md): a floor of 0.4 hides the widths that this method is for.
+# The table of 32,768 networks (docs/results/channel_bench.md): a floor of 0.4 excludes this method's best widths.
 FLOORS = {"diminishing-returns": 0.25}
 SCALE = 4
-SIDE = 128  # LR pixels of super-resolution: published FLOPs are counted there, and time is measured
-CROP = 24  # LR pixels that super-resolution is scored on
-MARGIN = 0.05  # of time over FLOPs
-TURN = (
-    0.3  # seconds of the baseline that a turn should take at least: one pass of a small network is too short
-)
+SIDE = 128  # LR pixels of super-resolution at which published FLOPs are counted and time is measured
+CROP = 24  # LR pixels on which channels of super-resolution are scored
+MARGIN = 0.05  # margin of the ratio of time over that of FLOPs
+TURN = 0.3  # least seconds of the baseline per turn: one pass of a small network is too short
 IMAGENET_SIDE = 224
-IMAGENET_BATCH = 32  # for want of memory, as in the reference, which takes a quarter of its batches
+IMAGENET_BATCH = 32  # for lack of memory, as in the reference, which takes a quarter of its batches
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,11 @@ class Row:
     """One network of the tables.
 
     Attributes:
-        name: as `--networks` and the widths files have it.
-        subject: what its widths are searched in.
+        name: its name in `--networks` and in the widths files.
+        subject: the network in which widths are searched.
         shrink: the protocol's.
         images: where scores come from, for the page.
-        timed: an input to time on.
+        timed: the input for timing.
     """
 
     name: str
@@ -145,9 +143,9 @@ def classifier(name: str, path: Path, root: Path) -> Row:
 
 
 def imagenet_sample(root: Path) -> ArraySplit:
-    """`imagenet-sample/CLASS/*` at 224 pixels; labels count the classes that are there.
+    """`imagenet-sample/CLASS/*` at 224 pixels; labels count the classes of the sample.
 
-    A network at its start knows no class from another, so that which of the 1,000 outputs are theirs does not matter.
+    To a fresh network all classes are alike, so it does not matter which of the 1,000 outputs are theirs.
 
     Raises:
         MissingData: it is not there.
@@ -200,12 +198,12 @@ def search(row: Row, method: str, arguments: Namespace, work_dir: Path) -> Archi
 
 
 def laid_out(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, in memory as our commands lay it out."""
+    """The network in evaluation mode, in the memory layout of our commands."""
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def clock(row: Row, found: Mapping[str, Architecture], turns: int) -> dict[str, Timing]:
-    """Seconds of as many passes of one input through the baseline (called "baseline") and each found network."""
+    """Seconds of equally many passes of one input through the baseline (called "baseline") and each found network."""
     baseline = fresh_baseline(row.subject, 0)
     networks = {"baseline": baseline, **{name: one.build(baseline) for name, one in found.items()}}
     inputs = lay_out(row.timed)

@@ -1,7 +1,7 @@
 """Time to a FLOPs budget, ours against Torch-Pruning: `python -m benchmarks.shrinkage`.
 
 Per network, in turns: ours to widths, ours to the cut network, and every way of Torch-Pruning; then the first call of
-each side in a fresh process. What is measured and how: `benchmarks/README.md`.
+each side in a fresh process. `benchmarks/README.md` says what is measured, and how.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from core.widths.bounds import Bounds
 
 
 def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int) -> int:
-    """Choices that could still be added one by one, in turns, within `limit` MACs; 0: no single one fits."""
+    """Number of channels that could still be added, one by one, within `limit` MACs; 0: no single one fits."""
     counts = graph.elements(widths)
     one = np.ones_like(counts)
     bounds = Bounds(low=one, high=np.asarray(graph.sizes), block=one)
@@ -103,7 +103,7 @@ def _same_output_shape(model: nn.Module, cut: nn.Module, inputs: Inputs) -> bool
 
 
 def warm_up(target: float) -> None:
-    """Run every way once on a tiny network, so that imports and first uses of torch are nobody's seconds."""
+    """Run every way once on a tiny network, so that imports and first uses of torch are not timed."""
     tiny = Network(
         "tiny", lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)), (3, 8, 8), ("1",)
     )
@@ -133,10 +133,10 @@ def measured(key: str, options: Namespace) -> Row:
 
 
 def measure(options: Namespace) -> Page:
-    """Measure every network that was asked for.
+    """Measure every requested network.
 
     Raises:
-        UserError: the target is no share; MissingData: Torch-Pruning is not installed.
+        UserError: the target is not a share; MissingData: Torch-Pruning is not installed.
     """
     target = options.target
     if not 0 < target < 1:

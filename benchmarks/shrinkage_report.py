@@ -1,4 +1,4 @@
-"""What the shrinkage benchmark found, as tables, JSON and a page of Markdown."""
+"""The results of the shrinkage benchmark as tables, JSON and a page of Markdown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from core.tables import markdown_table
 from core.timing import Outcome
 
 WIDTHS, CUT = "ours, widths", "ours, cut network"
-# How far from the budget a run of Torch-Pruning may end, in shares of the baseline's MACs: above it never further than
-# its bisection stops; below it loosely (its stepwise loop overshoots), or as close as its bisection.
+# How far from the budget a run of Torch-Pruning may end, in shares of the baseline's MACs: above it by its bisection's
+# tolerance at most; below it by a loose tolerance (its stepwise loop overshoots), or by the bisection's.
 ABOVE = BISECTION_TOLERANCE
 LOOSE, CLOSE = 0.02, BISECTION_TOLERANCE
 TARGET_RATIO = 20.0
@@ -21,14 +21,14 @@ TARGET_RATIO = 20.0
 
 @dataclass(frozen=True)
 class Row:
-    """All that was measured on one network.
+    """All measurements on one network.
 
     Attributes:
         network: which.
         groups: free channel groups that we found.
         outcomes: way -> times and result, ours first.
         shares: way -> MACs of its network over the baseline's, by our own counter on the cut network.
-        runs: way -> does the cut network run and give the baseline's output shape.
+        runs: way -> whether the cut network runs and gives the baseline's output shape.
         spare: channels that our result could still add within the budget.
         masked_equals_cut: largest relative difference between our masked and our cut network, on random keeps.
         first_call: "ours" and "peer" -> seconds of the first call in a fresh process.
@@ -58,12 +58,12 @@ class Row:
     def ratio(
         self, target: float, below: float = LOOSE, *, ours: str = CUT, cpu: bool = False
     ) -> float | None:
-        """The peer's fastest way over ours, in median seconds; None where one side has none."""
+        """The peer's fastest way over ours, in median seconds; None if one side has none."""
         peer = self.fastest_peer(target, below)
         return self.times_ours(peer, ours=ours, cpu=cpu) if peer else None
 
     def times_ours(self, way: str, *, ours: str = CUT, cpu: bool = False) -> float | None:
-        """Seconds of one of the peer's ways over ours; None where one side failed."""
+        """Seconds of one of the peer's ways over ours; None if one side failed."""
         mine, theirs = self.outcomes[ours].timing, self.outcomes[way].timing
         if mine is None or theirs is None:
             return None

@@ -1,4 +1,4 @@
-"""Ways of taking a network to a share of its MACs: ours in one shot, Torch-Pruning's in steps and by bisection.
+"""Ways of shrinking a network to a share of its MACs: ours in one shot, Torch-Pruning's in steps and by bisection.
 
 Nothing is imported before it is used, so that `first_call` can time a first call with all its imports.
 """
@@ -31,18 +31,18 @@ BISECTION_TOLERANCE = 0.005
 MOST_TRIALS = 16
 # iterative_steps: 400 is the default of Torch-Pruning's reproduce/main.py, 40 is ten times coarser and quicker.
 STEPS = (40, 400)
-# What a library of this kind fails with on a network that it cannot handle.
+# Errors of such a library on a network that it cannot handle.
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What a way of shrinking arrived at.
+    """The result of a way of shrinking.
 
     Attributes:
-        model: the cut network; None where only widths were asked for.
+        model: the cut network; None if only widths were requested.
         trials: pruning steps or whole trials that it took.
-        graph: our channel groups; None for the peer, which hands over a network only.
+        graph: our channel groups; None for the peer, which returns a network only.
         widths: our widths by group; empty for the peer.
         phases: seconds of our stages.
     """
@@ -61,7 +61,7 @@ def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -
         model: the network; it is not changed.
         inputs: positional arguments of one forward pass.
         target: share of the MACs, in (0, 1).
-        cut: whether to end with a network, as the peer does, or with widths and masks.
+        cut: whether the result is a network, as the peer's, or widths and masks.
     """
     import core
 
@@ -81,7 +81,7 @@ def shrink_ours(model: nn.Module, inputs: Inputs, target: float, *, cut: bool) -
 
 
 def no_loss(outputs: Any, targets: Any) -> Tensor:
-    """The loss for scores that ask for none."""
+    """The loss for scores that need none."""
     raise AssertionError("this score reads no batch")
 
 
@@ -161,7 +161,7 @@ def _pruner(
         pruning_ratio=ratio,
         iterative_steps=steps,
         ignored_layers=[model.get_submodule(name) for name in network.fixed],
-        # The defaults are dictionaries that pruners share and write into: entries of earlier models would stay.
+        # The defaults are dictionaries that all pruners write into: entries of earlier models would stay.
         in_channel_groups={},
         out_channel_groups={},
         num_heads={},
@@ -173,7 +173,7 @@ def peer_macs(model: nn.Module, inputs: Inputs) -> float:
     import torch_pruning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about modules that its counter passes over
+        warnings.simplefilter("ignore")  # warnings about modules that its counter ignores
         return float(torch_pruning.utils.count_ops_and_params(model, inputs)[0])
 
 
@@ -198,7 +198,7 @@ def first_call(network: str, way: str, target: float, threads: int) -> float:
 
 
 def _call_once(network: str, way: str, target: float, threads: int) -> float:
-    """What `first_call` runs in its process."""
+    """The code that `first_call` runs in its process."""
     from benchmarks.networks import NETWORKS
 
     torch.set_num_threads(threads)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.store --output docs/results/store
 
-Several commands, each taken for a machine of its own, run the same list of trials in one store, as they would on a
-cluster. All is the engine's own (keys, claims, records, processes, second attempts), but for the training, which
+Several commands, each posing as a machine of its own, run the same list of trials in one store, as they would on a
+cluster. Everything is the engine's own (keys, claims, records, processes, second attempts) except the training, which
 writes its weights after a moment. Some trials kill their process, some raise an error once or always, and one whole
-command is killed and started again. Counted are trials that are lost, and trainings that were done twice or by two at
-a time.
+command is killed and started again. The program counts trials that are lost, and trainings that were done twice or by
+two processes at a time.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from core.training.train import FitResult, TrainConfig, make_fabric
 from core.widths.config import ShrinkConfig
 
 PRODUCTION_RENEWAL = claims.RENEWED_EVERY
-LEASE, RENEWED_EVERY = 10.0, 1.0  # seconds; hours of a cluster in two minutes
+LEASE, RENEWED_EVERY = 10.0, 1.0  # seconds; squeezes hours of a cluster into two minutes
 MOMENT = 0.005  # seconds that a training takes
-PAPER_TRIALS, PAPER_WORKERS, PAPER_SECONDS = 10_000, 64, 60.0  # what is reckoned; seconds of a training
-# Calls of the file system that Python tells its audit hooks of; looks (stat) are not among them.
+PAPER_TRIALS, PAPER_WORKERS, PAPER_SECONDS = 10_000, 64, 60.0  # seconds of a training, for the estimate
+# Calls of the file system that Python reports to its audit hooks; look-ups (stat) are not among them.
 AUDITED = (
     "open",
     "os.mkdir",
@@ -75,13 +75,13 @@ _COMMAND = (
 
 @dataclass(frozen=True)
 class Injected:
-    """What goes wrong, by the seeds of the trials.
+    """The failures to inject, by the seeds of the trials.
 
     Attributes:
-        trials: how many there are; their seeds are 0, 1, ...
+        trials: number of trials; their seeds are 0, 1, ...
         jobs: processes of each command.
         kills: process killed at the first attempt.
-        kills_twice: at the first and the second.
+        kills_twice: process killed at the first and the second attempt.
         errors: raise an OSError at the first attempt.
         hopeless: raise one at every attempt.
     """
@@ -95,10 +95,10 @@ class Injected:
 
     @classmethod
     def drawn(cls, trials: int, jobs: int, kills: int, errors: int, hopeless: int) -> Injected:
-        """So many of each, always the same ones; one kill in eight comes twice.
+        """Draw this many of each, always the same ones; one kill in eight comes twice.
 
         Raises:
-            UserError: there are fewer trials than that.
+            UserError: there are too few trials.
         """
         wanted = kills + errors + hopeless
         if wanted > trials:
@@ -117,7 +117,7 @@ class Injected:
 
     @classmethod
     def read(cls, folder: Path) -> Injected:
-        """What `folder` says."""
+        """The failures that are written down in `folder`."""
         content = read_json(folder / "injected.json")
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
@@ -126,14 +126,14 @@ class Injected:
 
 
 def network() -> nn.Sequential:
-    """As small as it can be."""
+    """The smallest possible network."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
 
 
 class NoBatches:
-    """A loader of nothing."""
+    """A loader without batches."""
 
     def __len__(self) -> int:
         return 0
@@ -149,7 +149,7 @@ class NoBatches:
 
 @contextmanager
 def put_back() -> Iterator[None]:
-    """What `open_engine` puts in the place of the engine's parts is put back in this process."""
+    """Undo, in this process, the replacements of `open_engine` in the engine."""
     kept = socket.gethostname, claims.LEASE, claims.RENEWED_EVERY, engine_trials.train_network
     try:
         yield
@@ -158,7 +158,7 @@ def put_back() -> Iterator[None]:
 
 
 def open_engine(folder: Path, number: int) -> Engine:
-    """The engine of command `number`, in whichever of its processes: a machine of its own, a training that is none."""
+    """The engine of command `number`, in any of its processes: with a machine name of its own and a dummy training."""
     host = f"machine{number}"
     socket.gethostname = lambda: host
     claims.LEASE, claims.RENEWED_EVERY = LEASE, RENEWED_EVERY
@@ -194,7 +194,7 @@ def train_nothing(
     fabric: Fabric,
     **more: object,
 ) -> FitResult:
-    """In the place of a training: note when it began, let go wrong what is to, write weights, note when it ended."""
+    """Stands in for a training: note its start, inject its failure, write weights, note its end."""
     seed, injected = config.seed, Injected.read(folder)
     work_dir.mkdir(parents=True, exist_ok=True)
     files = RunFiles(work_dir)
@@ -214,7 +214,7 @@ def train_nothing(
 
 
 def _attempts_so_far(folder: Path, seed: int) -> int:
-    """How often this training has begun before; the claim keeps others out meanwhile."""
+    """How often this training was started before; the claim keeps others out meanwhile."""
     path = folder / "attempts" / str(seed)
     before = len(path.read_bytes()) if path.exists() else 0
     with path.open("ab") as file:
@@ -223,14 +223,14 @@ def _attempts_so_far(folder: Path, seed: int) -> int:
 
 
 def note(folder: Path, seed: int, what: str, again: bool = False) -> None:
-    """Add a line to this process' journal; every process of one machine has the same monotonic clock."""
+    """Add a line to this process' journal; all processes of a machine share the monotonic clock."""
     line = json.dumps([time.monotonic(), socket.gethostname(), os.getpid(), seed, what, again])
     with (folder / "journal" / str(os.getpid())).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def command(folder: str, number: int) -> int:
-    """One command: all trials, as far as others have not done them; leaves what failed in `failed-NUMBER.json`."""
+    """One command: all trials that others have not done; lists failed ones in `failed-NUMBER.json`."""
     place = Path(folder)
     injected = Injected.read(place)
     wanted = [(Trial(BASELINE, ShrinkConfig(), seed), True) for seed in range(injected.trials)]
@@ -242,13 +242,13 @@ def command(folder: str, number: int) -> int:
 
 @dataclass
 class Simulation:
-    """What came of it.
+    """The outcome of a simulation.
 
     Attributes:
         seconds: from the first start of a command to the end of the last.
         restarts: commands that had to be started again.
         journal: all notes, by time: (seconds, machine, process, seed, what, whether its weights were there).
-        killed: machine -> when the whole of it was killed.
+        killed: machine -> the time at which all of it was killed.
         failed: the seeds that each command reports.
     """
 
@@ -266,10 +266,10 @@ def simulate(
 
     Args:
         folder: empty.
-        injected: what goes wrong.
-        commands: how many; each is a machine to the others.
-        kill_a_command: the second one, with its processes, when a third of all trials is done.
-        seconds: until it is given up.
+        injected: the failures.
+        commands: number of commands; each is a machine to the others.
+        kill_a_command: kill the second one, with its processes, when a third of all trials is done.
+        seconds: time after which it is given up.
 
     Raises:
         UserError: it was not done by then.
@@ -315,7 +315,7 @@ def simulate(
 
 
 def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, Any]:
-    """The figures: what is lost, what was done twice, what overlapped, what had to be begun again."""
+    """The figures: trials lost, done twice, overlapping, and started again."""
     records = KeyedStore(folder / "store").records()
     recorded = [int(record["seed"]) for record in records]
     expected = set(range(injected.trials)) - set(injected.hopeless)
@@ -329,7 +329,7 @@ def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, An
             after_the_end += again
             holder = under_way.get(seed)
             if holder is not None:
-                died = found.killed.get(holder[0])  # the rest of that machine was killed with it
+                died = found.killed.get(holder[0])  # all processes of that machine were killed with it
                 overlaps += died is None or not holder[2] <= died <= moment
             under_way[seed] = (machine, process, moment)
         else:
@@ -364,7 +364,7 @@ def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, An
 
 
 def costs(folder: Path, turns: int = 200) -> dict[str, float]:
-    """Seconds of single steps of the store, by one process that is alone with it."""
+    """Seconds of single steps of the store, with one process alone."""
     store = KeyedStore(folder / "store")
     path = next((folder / "store" / "records").glob("*.json"))
     record = store.load(Trial(BASELINE, ShrinkConfig(), 0), path.stem)
@@ -387,7 +387,7 @@ def costs(folder: Path, turns: int = 200) -> dict[str, float]:
 
 
 def operations(folder: Path) -> int:
-    """Calls of the file system that one trial makes, by Python's own count; see `AUDITED`."""
+    """The file-system calls of one trial, by Python's own count; see `AUDITED`."""
     counting, count = False, 0
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
@@ -409,7 +409,7 @@ def operations(folder: Path) -> int:
 
 
 def measure(arguments: Namespace) -> Page:
-    """Simulate, count, reckon."""
+    """Simulate, count, estimate."""
     injected = Injected.drawn(
         arguments.trials, arguments.jobs, arguments.kills, arguments.errors, arguments.hopeless
     )
@@ -433,7 +433,7 @@ def measure(arguments: Namespace) -> Page:
 
 
 def page_text(figures: Mapping[str, Any]) -> str:
-    """What was injected, what came of it, and what a cluster needs."""
+    """The injected failures, the outcome, and the needs of a cluster."""
     injected = [
         ["processes killed (SIGKILL) in the midst of a trial", figures["processes_killed"]],
         ["commands killed with all their processes, and started again", figures["commands_killed"]],
@@ -479,7 +479,7 @@ def page_text(figures: Mapping[str, Any]) -> str:
 
 
 def paper_text(figures: Mapping[str, Any]) -> str:
-    """What a shared file system has to bear, reckoned from the steps and the calls of one trial."""
+    """The load on a shared file system, estimated from the steps and the calls of one trial."""
     own = sum(figures["steps"].values()) + figures["steps"]["look for a record that is not there"]
     rate = PAPER_WORKERS / PAPER_SECONDS
     calls = 2 * figures["operations"]

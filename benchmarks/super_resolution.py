@@ -1,15 +1,15 @@
 """Super-resolution on the CPU, in turns: inference of baselines, BasicSR's EDSR and found networks; training batches.
 
 - Inference: one frame of 320 x 180 pixels, x4. The networks of the committed protocols, EDSR with 8 blocks of 128
-  channels (the paper's) among them; the networks that these protocols find; BasicSR's EDSR with the same weights.
-  The time that a found network saves should be what its FLOPs promise: its limit is its ratio of FLOPs + 0.05.
-  Every network lies in memory as our commands lay it out (channels last); EDSR, BasicSR's, and its found network also
-  in torch's default layout; and the protocol's search once more without its rule that widths are multiples of a number.
-- Convolutions: the first upsampling layer alone at some widths, in both layouts, which shows what that rule is for.
+  channels (the paper's) among them; the networks that these protocols find; BasicSR's EDSR with the same weights. A
+  found network should save the time that its FLOPs promise: its limit is its ratio of FLOPs + 0.05. Every network has
+  the memory layout of our commands (channels last); EDSR, BasicSR's, and its found network also have torch's default
+  layout; and the protocol's search is run once more without its rule on multiples of widths.
+- Convolutions: the first upsampling layer alone at some widths, in both layouts, shows the reason for that rule.
 - Loading: ten training batches of 16 crops of 192 x 192 from the pixel cache and from BasicSR's PairedImageDataset,
   which decodes PNG files from the disk; both in one process.
 
-Needs the extra `basicsr`. Images are BSDS500's where they lie under the data root, else scikit-image's.
+Needs the extra `basicsr`. Images are BSDS500's if they lie under the data root, else scikit-image's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PROTOCOLS = {
     "SRResNet": "srresnet_div2k.py",
     "reduced EDSR": "edsr_reduced_bsds500.py",
 }
-COMPARED = "EDSR"  # with BasicSR's, in both layouts, and without the rule about multiples
+COMPARED = "EDSR"  # timed with BasicSR's, in both layouts, and without the rule on multiples
 FRAME = (1, 3, 180, 320)
 WARMUP = (1, 3, 12, 16)
 BATCH, PATCH, BATCHES = 16, 192, 10
@@ -94,7 +94,7 @@ def find_networks(
 
 
 def contenders(images: ImageSet, folder: Path) -> list[Contender]:
-    """All networks that are timed, those that are compared side by side."""
+    """All timed networks; those that are compared stand side by side."""
     found = []
     for name, file in PROTOCOLS.items():
         config = with_ties(load_config(CONFIGS / file, RunConfig, [f"scale={SCALE}"]))
@@ -177,7 +177,7 @@ def compare_loading(images: ImageSet, folder: Path, turns: int) -> dict[str, Tim
     order = np.random.default_rng(0).integers(0, len(rival), (BATCHES, BATCH))
 
     def our_epoch() -> None:
-        # A whole epoch, so that batches that our thread prepares ahead are paid for within the time.
+        # A whole epoch, so that the batches that our thread prepares ahead are timed, too.
         for _ in loader.epoch(0):
             pass
 
@@ -241,7 +241,7 @@ def basicsr_edsr(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
 
 
 def training_images(root: Path) -> ImageSet:
-    """BSDS500 where it is, else the bundled photographs."""
+    """BSDS500 if it is there, else scikit-image's photographs."""
     try:
         return open_training_set("bsds500", root, SCALE)
     except MissingData:

@@ -1,4 +1,4 @@
-"""What the super-resolution benchmark found, as tables, JSON and a page of Markdown."""
+"""The results of the super-resolution benchmark as tables, JSON and a page of Markdown."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Contender:
     """A network that is timed.
 
     Attributes:
-        name: as tables have it.
+        name: its name in the tables.
         network: in evaluation mode.
         against: the name of the network whose time its own is divided by.
-        laid_out: images lie as `super_resolution.tiling.lay_out` has them; otherwise as torch's default has them.
-        architecture: its widths, where it was found.
+        laid_out: images have the layout of `super_resolution.tiling.lay_out`, otherwise torch's default.
+        architecture: its widths, if it was found by a search.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Contender:
 
     @property
     def promised(self) -> float:
-        """Multiply-accumulates over the baseline's; of any size, for the networks are fully convolutional."""
+        """Multiply-accumulates over the baseline's; the same at any size, as the networks are fully convolutional."""
         if self.architecture is None:
             return 1.0
         cost, baseline = (cost.macs for cost in self.architecture.costs)
@@ -50,7 +50,7 @@ Convolutions = Mapping[str, Mapping[str, Timing]]  # layout -> width -> times
 
 
 def ratios(timings: Mapping[str, Timing], first: str, second: str) -> dict[str, dict[str, float]]:
-    """Time of `first` over time of `second`, both clocks: median and extremes turn by turn, and of the fastest runs."""
+    """Time of `first` over `second`, by both clocks: median and extremes over turns, and of the fastest runs."""
     ours, theirs = timings[first], timings[second]
     found: dict[str, dict[str, float]] = {}
     for clock in CLOCKS:
@@ -70,7 +70,7 @@ def within(ratio: Mapping[str, Mapping[str, float]], promised: float) -> dict[st
 
 
 def verdict(networks: Sequence[Contender], inference: Inference) -> str:
-    """What the table of inference says, misses first."""
+    """The verdict of the table of inference, misses first."""
     found = [contender for contender in networks if contender.architecture is not None]
     lines = []
     for clock, what in CLOCKS.items():
@@ -97,10 +97,10 @@ def verdict(networks: Sequence[Contender], inference: Inference) -> str:
 
 
 def rivals(networks: Sequence[Contender]) -> list[tuple[str, str, str]]:
-    """Which networks of ours stand against which of another package's: (in what way, ours, theirs).
+    """Which of our networks is compared with which of another package's: (in what way, ours, theirs).
 
-    Theirs are those that were not found and have another network as their measure. In the same layout both lie in
-    memory alike; as shipped, ours lies as our commands lay it out and theirs as torch's default has it.
+    Theirs were not found by a search, and their time is divided by another network's. "In the same layout" both lie in
+    memory alike; "as shipped", ours has the layout of our commands and theirs torch's default.
     """
     others = [one for one in networks if one.architecture is None and one.against != one.name]
     names = {True: "both channels last", False: "both in the default layout"}
@@ -197,7 +197,7 @@ def to_json(
     convolutions: Convolutions,
     loading: Mapping[str, Timing],
 ) -> dict[str, Any]:
-    """Every single run and what follows from it."""
+    """Every single run, and the results from them."""
     return {
         "networks": {
             one.name: {

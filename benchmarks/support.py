@@ -1,9 +1,9 @@
-"""Which networks of timm and torchvision are supported, and how far.
+"""Finds out which networks of timm and torchvision are supported, and how far.
 
     python -m benchmarks.support --output docs/results/support
 
 Tries the networks of support_networks.txt one by one, each in a process of its own with a limit on time and memory
-(`benchmarks.support_trial` says what is found out). A refusal stays in the table and in the denominator.
+(`benchmarks.support_trial` lists the stages). A refusal stays in the table and in the denominator.
 
     full      95 % of the multiply-accumulates depend on a free channel group, masked is proved to equal cut in both
               modes, and the network found under the budget takes a training step
@@ -11,7 +11,7 @@ Tries the networks of support_networks.txt one by one, each in a process of its 
               takes a training step
     none      neither
 
-Rows are written as they come; the same command goes on and tries only what is missing, or was measured with other code,
+Rows are written one by one; the same command goes on and tries only missing rows, and those measured with other code,
 versions or options.
 """
 
@@ -38,15 +38,15 @@ from core.errors import MissingData, check_known
 from core.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-# A server that has imported torch once hands out processes; where there is none, each imports anew.
+# A server that has imported torch once forks the processes; without a server, each imports torch anew.
 _SERVED = "forkserver" in multiprocessing.get_all_start_methods()
 PROCESSES: Any = multiprocessing.get_context("forkserver" if _SERVED else "spawn")
-START_UP = 120  # seconds that a process may take for its imports
+START_UP = 120  # seconds allowed for a process' imports
 PACKAGES = ("timm", "torchvision", "torch-pruning", "onnx")
 
 
 def attempt(network: Network, arguments: Namespace) -> dict[str, Any]:
-    """The outcome of one network as JSON: what a process of its own found out before it ended, or was ended.
+    """The outcome of one network as JSON: the findings of its own process before that ended, or was ended.
 
     Raises:
         RuntimeError: the process ended before it came to the network.
@@ -80,7 +80,7 @@ def attempt(network: Network, arguments: Namespace) -> dict[str, Any]:
 
 
 def fingerprint(versions: Mapping[str, str], onnx: bool) -> str:
-    """Of all that decides an outcome beside the network: the code of `core` and of this benchmark, and libraries."""
+    """A digest of what determines an outcome beside the network: `core`, this benchmark's code, libraries."""
     digest = hashlib.sha256(json.dumps([versions, onnx]).encode())
     own = [ROOT / "benchmarks" / name for name in ("support_networks.py", "support_trial.py")]
     for path in [*sorted(ROOT.glob("core/**/*.py")), *own]:
@@ -89,7 +89,7 @@ def fingerprint(versions: Mapping[str, str], onnx: bool) -> str:
 
 
 def asked_for(names: Sequence[str], aside: bool) -> list[Network]:
-    """The networks of the list that a command line names; without names those of the table, and with `aside` all.
+    """The listed networks that a command line names; without names those of the table, and with `aside` all.
 
     Raises:
         UserError: a name that is not in the list.
@@ -104,7 +104,7 @@ def asked_for(names: Sequence[str], aside: bool) -> list[Network]:
 
 
 def try_all(arguments: Namespace) -> Page:
-    """Try what is asked for, as far as it has not been done."""
+    """Try the requested networks that have not been tried yet."""
     for package in ("timm", "torchvision", "torch_pruning", *(["onnx", "onnxscript"] * arguments.onnx)):
         if find_spec(package) is None:
             raise MissingData(f"{package} is not installed: pip install -e '.[timm,peers,export]'")

@@ -1,4 +1,4 @@
-"""The networks of the support table, as `support_networks.txt` lists them, and how they are made."""
+"""The networks of the support table, as listed in `support_networks.txt`, and how they are made."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Network:
     """A line of support_networks.txt.
 
     Attributes:
-        aside: whether it is kept aside to judge by.
+        aside: whether it is kept aside for judging.
         source: "timm" or "torchvision".
         kind: "convolutional", or "hybrid" with attention.
-        family: what it stands for.
+        family: the family that it represents.
         name: of its factory.
         side: pixels of the square input image.
         options: keyword arguments of its factory.

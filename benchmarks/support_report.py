@@ -37,7 +37,7 @@ def result_of(outcome: Mapping[str, Any]) -> str:
 
 
 def reasons(outcome: Mapping[str, Any]) -> list[str]:
-    """What stands between a network and full support, and what else went wrong, one line each."""
+    """The obstacles between a network and full support, and other failures, one line each."""
     lines = [f"{stage}: {text}" for stage, text in outcome["problems"].items()]
     if outcome["modes"] and (left := [mode for mode in MODES if mode not in outcome["modes"]]):
         lines.append(f"verify: not proved in {' and '.join(left)} mode")
@@ -60,9 +60,9 @@ def report(rows: Sequence[dict[str, Any]], listed: Sequence[Network], code: str)
     """The page below its head.
 
     Args:
-        rows: of the networks that were tried.
+        rows: of the tried networks.
         listed: all networks of the list.
-        code: the fingerprint that a row of today has.
+        code: the present fingerprint.
     """
     found = {row["key"]: row for row in rows}
     parts = []
@@ -85,7 +85,7 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def summary(title: str, rows: Sequence[Mapping[str, Any]], missing: int) -> str:
-    """One paragraph: how many networks and families reached what; a family is what the worst of its networks is."""
+    """One paragraph: how many networks and families reached which result; a family counts as its worst network."""
     order = list(RESULTS)
     worst: dict[str, int] = {}
     for row in rows:

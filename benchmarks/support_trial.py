@@ -1,6 +1,6 @@
-"""One network of the support table: its stages, and what each of them finds out.
+"""One network of the support table: its stages, and the findings of each.
 
-What is known so far is told after every stage, so that a process that runs out of time or memory leaves what it found.
+The findings are sent after every stage, so that a process that runs out of time or memory leaves those so far.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from core.workers import end_with_parent
 
 BUDGET = 0.8
 SEED = 1
-UNFINISHED = "did not end"  # of a stage that is running
+UNFINISHED = "did not end"  # the problem of a stage that is running
 STRAY = 30.0  # median deviations from the median
-ERRORS = 5.0  # standard errors that two draws of one initialisation may lie apart
+ERRORS = 5.0  # standard errors by which two draws of one initialisation may differ
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found out about a network. Numbers and texts are None, and tuples empty, where it did not get so far.
+    """The findings about a network. Numbers and texts are None, and tuples empty, for stages that it did not reach.
 
     Attributes:
         groups: free channel groups.
-        untested: those of them of which no masked form says anything about the cut one.
-        share: of the multiply-accumulates, those that depend on a free group: each multiplies one output row by
-            one input row of a layer, and counts if a free group owns either. 1 - cost(0) / cost in closed form, since
+        untested: those of them for which no masked form equals the cut one.
+        share: the share of multiply-accumulates that depend on a free group: each multiplies one output row by one
+            input row of a layer, and counts if a free group owns either. 1 - cost(0) / cost in closed form, since
             without any free row exactly the others remain.
-        half: multiply-accumulates with every free group at half its channels, as a part of all: .25 where both sides of
-            every product are free, .5 where one is.
-        notes: what was frozen by an operation without a rule.
+        half: multiply-accumulates with every free group at half its channels, as a share of all: .25 if both sides of
+            every product are free, .5 if one is.
+        notes: channels that an operation without a rule froze.
         modes: in which masked was proved to equal cut, "evaluation" and "training".
-        difference: the largest one found by that, relative to the largest output.
-        reached: the multiply-accumulates of widths under a budget of .8, as a part of the baseline's.
+        difference: the largest difference found there, relative to the largest output.
+        reached: the multiply-accumulates of widths under a budget of .8, as a share of the baseline's.
         trained: whether one step of the network of these widths went well: finite loss and gradients, and a gradient
             for every parameter that has one in the original.
         start: how tensors at the baseline's widths start with the factory at hand: "equal" to the factory's, bit for
             bit at one seed.
         alone: how they start without the factory: "equal", or "alike" within the error of two draws.
-        exported: "yes" where torch.export gives a program with the network's outputs, "nor the original" where it
-            fails on the original too.
-        onnx: whether ONNX export works; None where it was not asked for.
+        exported: "yes" if torch.export gives a program with the network's outputs, "nor the original" if it fails on
+            the original too.
+        onnx: whether ONNX export works; None if it was not requested.
         peer_groups: of Torch-Pruning.
         peer_reached: its multiply-accumulates with half of the channels pruned, if that network runs.
         problems: stage -> what went wrong, one line.
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an exception, with its type unless that is ours."""
+    """The first line of an exception, with its type unless the type is ours."""
     text = str(error).strip().splitlines() or [""]
     kind = type(error).__name__
     return (
@@ -100,7 +100,7 @@ def one_line(error: BaseException) -> str:
 
 
 class Trial:
-    """Stages one after the other; one that fails is noted, and those that need its result are left out."""
+    """The stages, one after the other; a failed one is noted, and those that need its result are left out."""
 
     def __init__(self, network: Network, tell: Callable[[Outcome], object]) -> None:
         self.network, self.tell, self.outcome = network, tell, Outcome()
@@ -111,7 +111,7 @@ class Trial:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, note why it failed, and tell what is known."""
+        """Time a stage, note why it failed, and send the findings so far."""
         start = time.perf_counter()
         self.note(problems={**self.outcome.problems, name: UNFINISHED})
         self.tell(self.outcome)
@@ -176,7 +176,7 @@ class Trial:
 
 
 def covered(graph: ChannelGraph) -> dict[str, Any]:
-    """How much of a network its free groups govern: entries of `Outcome`."""
+    """The share of a network that its free groups govern: entries of `Outcome`."""
     base = int(graph.cost("macs", graph.sizes))
     rest, half = (int(graph.cost("macs", sizes)) for sizes in (graph.sizes * 0, graph.sizes // 2))
     return {"groups": len(graph.groups), "share": 1 - rest / base, "half": half / base,
@@ -194,7 +194,7 @@ def proved(graph: ChannelGraph, model: nn.Module, inputs: Any) -> dict[str, Any]
 
 
 def total(outputs: Any) -> Tensor:
-    """A loss that reads everything that a network returns: the sum of mean squares of its tensors."""
+    """A loss that depends on everything that a network returns: the sum of mean squares of its tensors."""
     return torch.stack([tensor.float().square().mean() for tensor in tensors_in(outputs)]).sum()
 
 
@@ -231,10 +231,10 @@ def train(model: nn.Module, original: nn.Module, inputs: Tensor) -> None:
 
 
 def start_alone(network: Network, model: nn.Module, graph: ChannelGraph, inputs: Tensor) -> str:
-    """Compare what the factory makes with what `Architecture.build` makes without it at the baseline's widths.
+    """Compare the factory's network with that of `Architecture.build` without a factory, at the baseline's widths.
 
-    Every parameter and buffer: constants and tensors that no seed changes have to be equal, all others to have means
-    and standard deviations within five errors of two draws.
+    For every parameter and buffer: constants and tensors that no seed changes have to be equal; means and standard
+    deviations of all others have to lie within five errors of two draws.
 
     Raises:
         ValueError: a tensor starts differently; the message gives the number of them, and one.
@@ -258,7 +258,7 @@ def start_alone(network: Network, model: nn.Module, graph: ChannelGraph, inputs:
 
 
 def differs(wanted: Tensor, found: Tensor, *, fixed: bool) -> str:
-    """Why two tensors are no draws of one initialisation, or "".
+    """Why two tensors are not draws of one initialisation, or "".
 
     Args:
         wanted: of the factory.
@@ -290,11 +290,11 @@ def _moments(tensor: Tensor) -> tuple[float, float]:
 
 
 def export(cut: nn.Module, original: nn.Module, inputs: Tensor) -> str:
-    """ "yes" where torch.export's program gives the cut network's outputs, else "nor the original".
+    """ "yes" if torch.export's program gives the cut network's outputs, else "nor the original".
 
     Raises:
         ValueError: the program's outputs differ.
-        RuntimeError: it fails, and that of the original does not.
+        RuntimeError: the export fails, and that of the original does not.
     """
     with torch.no_grad():
         try:
@@ -321,7 +321,7 @@ def limit_memory(gibibytes: float) -> None:
 
 
 def try_there(network: Network, pipe: Connection, onnx: bool, memory: float, threads: int) -> None:
-    """Try a network in this process, which `benchmarks.support` started, and send what is known after every stage.
+    """Try a network in this process, which `benchmarks.support` started, and send the findings after every stage.
 
     Args:
         network: see `Network`.
@@ -337,7 +337,7 @@ def try_there(network: Network, pipe: Connection, onnx: bool, memory: float, thr
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-    ):  # of the libraries
+    ):  # warnings of the libraries
         Trial(network, lambda outcome: pipe.send(json.loads(json.dumps(asdict(outcome))))).run(onnx=onnx)
 
 
@@ -352,7 +352,7 @@ def halve(model: nn.Module, inputs: Tensor) -> tuple[int, float]:
         The number of the library's groups, and the multiply-accumulates that are left, as a part of all.
 
     Raises:
-        ValueError: the pruned network returns other shapes. Whatever else the library or that network raises passes
+        ValueError: the pruned network returns other shapes. All other errors of the library or that network pass
             through.
     """
     import torch_pruning

@@ -1,9 +1,9 @@
 """`python -m benchmarks.tracking_evaluation`: all of LaSOT's test set, one tracker, from text files to scores.
 
-Under the contract of `benchmarks/README.md`. Compared: this project's `evaluate`, the got10k toolkit's `report` (as it
-ships, which draws two plots, and with the plots taken out), and, where Octave and a checkout of the LaSOT toolkit are
-given, the authors' MATLAB functions. All must come to the same scores. A second table shows what the same boxes score
-under each protocol.
+Under the contract of `benchmarks/README.md` it compares this project's `evaluate`, the got10k toolkit's `report` (as it
+ships, which draws two plots, and without the plots), and, if Octave and a checkout of the LaSOT toolkit are given, the
+authors' MATLAB functions. All must give the same scores. A second table shows the scores of the same boxes under each
+protocol.
 
 Needs the extra `peers`, LaSOT's annotations and ATOM's boxes under the data root.
 """
@@ -50,9 +50,9 @@ end
 
 
 class Annotations:
-    """LaSOT's ground truth in the form in which the got10k toolkit's experiments walk through a data set.
+    """LaSOT's ground truth in the form that the got10k toolkit's experiments expect of a data set.
 
-    The toolkit's own LaSOT reader (0.1.3) cannot be constructed: it calls a method with an argument too many.
+    The toolkit's own LaSOT reader (0.1.3) cannot be constructed: it calls a method with one argument too many.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class Annotations:
 
 
 def got10k_experiment(root: Path, reports: Path, plots: bool) -> Any:
-    """The toolkit's OTB-style experiment on LaSOT, which is how it scores LaSOT too."""
+    """The toolkit's OTB-style experiment on LaSOT, by which the toolkit itself scores LaSOT."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -103,7 +103,7 @@ def ways(root: Path, reports: Path) -> dict[str, Callable[[], Work[tuple[float, 
 
 
 def time_command(root: Path, turns: int) -> Timing:
-    """Times of the whole command on stored boxes: start, imports, scoring, table; one run more warms up."""
+    """Times of the whole command on stored boxes: start, imports, scoring, table; one extra run warms up."""
     command = [sys.executable, "-m", "tracking.eval", "--dataset", "lasot", "--data-root", str(root)]
     command += ["--results", str(root / "tracker_results/lasot"), "--trackers", TRACKER]
     wall, cpu = [], []
@@ -119,7 +119,7 @@ def time_command(root: Path, turns: int) -> Timing:
 
 
 def time_octave(root: Path, toolkit: Path, reports: Path) -> list[dict[str, float]]:
-    """One run each of the MATLAB functions for precision and for normalised precision; each makes success too."""
+    """One run each of the MATLAB functions for precision and for normalised precision; each computes success too."""
     require(
         toolkit / "utils/eval_tracker.m",
         "the LaSOT toolkit",

@@ -24,11 +24,11 @@ LARGEST_INPUT = 2**24  # numbers: photographs of 2,300 pixels a side, which no c
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network and to use it.
+    """Everything that is needed to build a checkpoint's network and to use it.
 
     Attributes:
-        model: a name of `classification.models`; a factory of the user's own is told here and never imported because of
-            that.
+        model: a name of `classification.models`, or a factory of the user's own, which is never imported just because a
+            file names it.
         dataset: what it was trained on, a name of `classification.data.DATASETS` or the title of a folder of images.
         classes: names in the order of the outputs.
         input_shape: channels, height and width.
@@ -37,7 +37,7 @@ class Description:
         architecture: the content of a widths file (`core.Architecture.to_json`), removed blocks included; None for the
             network's own widths.
         view: how an image file is brought to the input's size, see `classification.inputs`: "crop", "photograph" or
-            "fit"; None in older files, where the data set tells.
+            "fit"; None in older files, where it follows from the data set.
         white: the pixel value of white, 255 or, for digits, 16; None in older files, likewise.
         downsample: images were averaged over squares of so many pixels a side.
         form: see `classification.config.RunConfig`.
@@ -77,7 +77,9 @@ def _decode(fields: dict[str, Any]) -> Description:
     description = lower(fields, Description)
     shape, factor = description.input_shape, description.downsample
     if len(shape) != 3 or min(*shape, factor) < 1:
-        raise UserError(f"inputs of shape {shape}, averaged over squares of {factor}, are none")
+        raise UserError(
+            f"input_shape {shape} with downsample {factor}: expected three sizes and a factor, all at least 1"
+        )
     if math.prod(shape) * factor**2 > LARGEST_INPUT:
         raise UserError(
             f"inputs of shape {shape}, averaged over squares of {factor}, are larger than {LARGEST_INPUT:,} numbers"
@@ -90,7 +92,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
 
     Args:
         description: see `Description`.
-        model: the factory, named by the user again, of a network of the user's own: its code is run.
+        model: for a network of the user's own, its factory, which the user names again: its code is run.
 
     Raises:
         UserError: no such network, the widths do not fit it, or it is a network of the user's own and `model` is not

@@ -1,4 +1,4 @@
-"""Protocols of image classification, and which one a command line means."""
+"""Protocols of image classification, and the choice of one by a command line."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ class RunConfig(PretrainedConfig):
         model: a name of `classification.models`, `package.module:factory` or `path/to/file.py:factory`.
         name: what reports and folders call the network; None for its own name.
         dataset: a name of `classification.data.DATASETS`, or a folder of the user's own images, whose path becomes
-            absolute: a run goes on wherever the command is typed.
-        form: stem and strides of a network of the suite's, by the data set that they are meant for
-            (`classification.models.INPUT_SHAPES`); None for what suits `dataset`. Downsampled images want "cifar".
+            absolute, so that a run can be resumed from any folder.
+        form: stem and strides of one of the suite's networks, named by the data set that they are meant for
+            (`classification.models.INPUT_SHAPES`); None for the form that suits `dataset`. Downsampled images need
+            "cifar".
         data: how images are read and augmented.
         train: the recipe of every network.
         shrink: how widths are found.
-        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
-            finding any; controls then cost the same. None finds them.
-        search: options of single methods that find widths.
+        found_widths: widths of the found network instead of a search, a file or a name that ships
+            (`core.experiments.given`); controls then cost the same. None searches.
+        search: options of single methods of finding widths.
         distillation: train every network with a teacher; None without.
         teacher: which one.
         threads: CPU threads of torch; None leaves torch's choice, usually one per core.
@@ -86,8 +87,8 @@ class RunConfig(PretrainedConfig):
 def find_config(model: str | None, dataset: str | None, distillation: bool) -> Path:
     """The protocol for a model and a data set: the pair's own file, else that of the data set's usual network.
 
-    Where no protocol of the data set has a distillation section, `distillation` finds one without:
-    `with_distillation` adds it.
+    If no protocol of the data set has a distillation section, `distillation` finds one without it; `with_distillation`
+    adds the section.
 
     Raises:
         UserError: there is no such data set, or no protocol for it.

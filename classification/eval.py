@@ -1,7 +1,7 @@
-"""`python -m classification.eval --checkpoint C --dataset D`: how a trained classifier does on a test part.
+"""`python -m classification.eval --checkpoint C --dataset D`: evaluates a trained classifier on a test part.
 
-Leaves eval.json, confusion.png and worst.png, and skipped.txt where files were left out; the errors are those of the
-run's own table, counted alike.
+Writes eval.json, confusion.png and worst.png, and skipped.txt if files were left out; the errors are those of the run's
+own table, counted alike.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ WHICH_IMAGES = ("classes", "first_class", "test_per_class", "val_share")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier did.
+    """The result of a classifier's evaluation.
 
     Attributes:
-        data: what it was evaluated on, with the classifier's normalisation and labels.
+        data: the evaluated data, with the classifier's normalisation and labels.
         classes: names of the classes that the data set has, in its order.
-        outputs: the network's output of each of them.
-        judged: what the classifier said of every image.
-        confusion: (C, C + 1), int64: images by true class and by the class that they were taken for; the last column
-            counts those taken for what is no class of the data set.
+        outputs: the network's output for each of them.
+        judged: the classifier's predictions for every image.
+        confusion: (C, C + 1), int64: images by true class and predicted class; the last column counts predictions that
+            are no class of the data set.
     """
 
     data: ClassificationData
@@ -74,7 +74,7 @@ class Evaluation:
     confusion: np.ndarray
 
     def per_class(self) -> list[dict[str, Any]]:
-        """By class: images, how many were right, the error in percent, and what most of the others were taken for."""
+        """By class: images, how many were right, the error in percent, and the most frequent wrong prediction."""
         rows = []
         for label, name in enumerate(self.classes):
             counts = self.confusion[label]
@@ -112,7 +112,7 @@ def evaluate(
         batch_size: images at a time.
         bad_images: see `DataConfig`.
         workers: see `DataConfig`.
-        part: fields of `DataConfig` that say which images tested the network; None where that is not known.
+        part: fields of `DataConfig` that say which images tested the network; None if that is not known.
         keep: how many of the worst images to keep.
 
     Raises:
@@ -145,12 +145,12 @@ def evaluate(
 
 
 def outputs_of(data: ClassificationData, described: Description) -> np.ndarray:
-    """The network's output of every class of a data set, (classes,), int64: classes are the same by their names.
+    """The network's output for every class of a data set, (classes,), int64; classes are matched by name.
 
     Raises:
-        UserError: the network does not know a class, or names do not tell which is which.
+        UserError: the network does not know a class, or names are ambiguous.
     """
-    if data.class_names == described.classes:  # names may then occur twice: ImageNet has two cranes
+    if data.class_names == described.classes:  # names may occur twice here: ImageNet has two cranes
         return np.arange(data.num_classes)
     if any(len(set(names)) < len(names) for names in (data.class_names, described.classes)):
         raise UserError(
@@ -170,7 +170,7 @@ def outputs_of(data: ClassificationData, described: Description) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Mapped:
-    """A loader whose labels become outputs of the network."""
+    """A loader whose labels are mapped to outputs of the network."""
 
     loader: Any
     outputs: torch.Tensor
@@ -209,7 +209,7 @@ def result_of(
 
 
 def worst_entry(evaluation: Evaluation, described: Description, row: int) -> dict[str, Any]:
-    """One of the worst images: which, its class, what it was taken for, and the loss."""
+    """One of the worst images: its file, its class, the predicted class, and the loss."""
     judged, split = evaluation.judged, evaluation.data.test
     entry: dict[str, Any] = {"image": row}
     if isinstance(split, FolderSplit):
@@ -297,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate, write and tell; returns the exit status."""
+    """Evaluate, write and print; returns the exit status."""
     classifier = open_classifier(options.checkpoint, device=options.device, model=options.model)
     described = classifier.description
     dataset = options.dataset or described.dataset

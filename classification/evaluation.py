@@ -23,7 +23,7 @@ def error_rates(model: nn.Module, loader: Loader, device: torch.device | str) ->
     """Top-1 and top-5 error and mean cross-entropy over every image of a loader, in all processes alike.
 
     The model is evaluated in eval mode; every module's mode is put back afterwards, also on failure. Launched processes
-    share the images out, each of which is counted once; all of them have to call this.
+    share out the images, and each image is counted once; all processes have to call this.
 
     Args:
         model: from inputs `(B, C, H, W)` to logits `(B, classes)`; on `device`.
@@ -81,7 +81,7 @@ def outputs(
 
 @dataclass(frozen=True)
 class Judged:
-    """What a classifier says of every image of a loader, in its order, on the CPU.
+    """A classifier's predictions for every image of a loader, in its order, on the CPU.
 
     Attributes:
         targets: (N,), int64: the right outputs.
@@ -89,7 +89,7 @@ class Judged:
         shares: (N, k): their softmax probabilities.
         losses: (N,): cross-entropy in nats.
         worst: the images with the largest losses, as (row, inputs (C, H, W)), the largest loss first.
-        outputs: how many the network has.
+        outputs: number of the network's outputs.
     """
 
     targets: torch.Tensor
@@ -140,16 +140,16 @@ def judge(model: nn.Module, loader: Loader, device: torch.device | str, keep: in
 
 
 def largest(logits: torch.Tensor) -> torch.Tensor:
-    """The numbers of the five (or all, of fewer) largest of logits (B, classes): (B, k), int64, the largest first.
+    """Indices of the five largest logits (or all, of fewer): (B, classes) -> (B, k), int64, the largest first.
 
-    Of equal ones the lower number comes first, as with `argmax`, which counts errors in training; with `topk` it may
-    be any.
+    Of equal logits the lower index comes first, as with `argmax`, which counts errors in training; with `topk` the
+    order may be any.
     """
     return logits.sort(dim=1, descending=True, stable=True).indices[:, :TOP]
 
 
 def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The five (or all, of fewer) likeliest outputs of logits (B, classes), and their softmax probabilities.
+    """The five likeliest outputs (all, if there are fewer) of logits (B, classes), and their softmax probabilities.
 
     Raises:
         NonFiniteOutput: a logit is NaN or infinite.

@@ -2,7 +2,7 @@
 
 By default the graph takes pixels as `classification.inputs` makes them of an image file, uint8, and normalises them
 itself; with `--inputs normalised` it takes (pixel - mean) / std, float32. It gives logits. Every file is compared with
-the module on real images before it gets its name, and OUT.md says what it is and how it is used.
+the module on real images before it gets its name, and OUT.md describes it and its use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PixelClassifier(nn.Module):
 
 
 def open_export(request: Request) -> Exportable:
-    """A checkpoint of `classification.run` as what is exported.
+    """A checkpoint of `classification.run`, prepared for export.
 
     Raises:
         UserError: it is missing, damaged or of another task, or an image cannot be read.
@@ -96,7 +96,7 @@ def open_export(request: Request) -> Exportable:
 def usage(file: str, description: Description, pixels: bool) -> str:
     """A program that prints the five likeliest classes of an image with an ONNX file; it needs none of our code.
 
-    It makes of colour of 8 bits, and of any grey, what `classification.inputs` does.
+    It converts 8-bit colour, and any grey, as `classification.inputs` does.
     """
     channels, height, width = description.input_shape
     white = white_in(description)

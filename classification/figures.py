@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: which classes are taken for which, and the images that are worst."""
+"""Pictures of an evaluation: which classes are taken for which, and the worst images."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from core.report.style import new_figure, save_figure, styled
 
-NAMED = 60  # more classes than that have no room for their names
+NAMED = 60  # more classes leave no room for their names
 COUNTED = 20  # likewise for a number in every cell
 COLUMNS = 6
 
 
 @styled
 def plot_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix: shares of every true class (row) by the class that it was taken for (column).
+    """Draw a confusion matrix: shares of every true class (row) by predicted class (column).
 
     Args:
         path: the PNG to write.
-        confusion: (C, C or C + 1), counts; a last column more is for outputs that are no class.
+        confusion: (C, C or C + 1), counts; an extra last column is for outputs that are no class.
         classes: names of the rows.
         title: shown above.
     """

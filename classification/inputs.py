@@ -1,10 +1,10 @@
-"""How any image file becomes what a trained classifier takes: the conversion of its test images.
+"""Converts any image file to a trained classifier's input, as its test images were converted.
 
-Test images of any size ("crop": ImageNet; "photograph": folders of one's own, and others that are read upright) are
+Test images of any size ("crop": ImageNet; "photograph": the user's own folders, and others that are read upright) are
 cropped, and so is a file, by the same function (`classification.data.views.central_view`). For test images of one size
 ("fit": digits, CIFAR, Tiny-ImageNet) the shorter side of a file is resized to it, antialiased, and the central part is
-taken; an image of this size stays as it is. Then the file goes through what the data set's own images went through:
-grey for grey data sets, 0 to 16 for digits (bright strokes on dark), averages if the run averaged.
+taken; an image of this size stays as it is. Then the file is treated like the data set's own images: grey for grey data
+sets, 0 to 16 for digits (bright strokes on dark), averages if the run averaged.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def white_of(dataset: str) -> int:
 
 
 def white_in(description: Description) -> int:
-    """The pixel value of white in what a classifier takes; files of older releases do not tell."""
+    """The pixel value of white in a classifier's input; files of older releases do not hold it."""
     return description.white or white_of(description.dataset)
 
 
 def view_of(description: Description) -> str:
-    """How an image file is brought to a classifier's size; likewise."""
+    """How an image file is brought to a classifier's size; files of older releases do not hold it."""
     return description.view or ("crop" if description.dataset == "imagenet" else "fit")
 
 
 def read_input(path: str | Path, description: Description) -> np.ndarray:
-    """Read an image file as the pixels that a classifier's normalisation takes.
+    """Read an image file as pixels for a classifier's normalisation.
 
     Args:
         path: see `core.storage.images.read_image`; of several pages or frames the first is read.

@@ -1,4 +1,4 @@
-"""What report.html shows of classifiers: errors class by class, and the images on which the networks disagree."""
+"""The classifiers' part of report.html: errors class by class, and the images on which the networks disagree."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from core.training.train import Loader
 PREDICTIONS = "predictions.json"
 DRAWN_CLASSES = 24
 IMAGES = 12  # of each kind of disagreement
-LOOKED_AT = 5000  # images among which those are chosen; a data set of photographs is decoded for them
-SIDE = 128  # of a picture in the page, pixels
-LARGEST_PANEL = 400_000  # images times trainings; of more the first seed alone is looked at
+LOOKED_AT = 5000  # they are chosen among so many images; a data set of photographs is decoded for them
+SIDE = 128  # largest side of a picture in the page, in pixels
+LARGEST_PANEL = 400_000  # images times trainings; beyond that only the first seed is looked at
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What trained networks say of the test images.
+    """Trained networks' predictions for the test images.
 
     Attributes:
         targets: (N,): the true classes.
         predicted: method -> (seeds, N): the likeliest class.
-        seeds: those that both methods have.
+        seeds: the seeds that both methods have.
     """
 
     targets: np.ndarray
@@ -63,7 +63,7 @@ def class_panels(
     loader: Loader,
     device: torch.device,
 ) -> tuple[Section, ...]:
-    """The sections; none where baseline and found network have no seed in common.
+    """The sections; none if baseline and found network have no seed in common.
 
     Args:
         data: the data set.
@@ -102,7 +102,7 @@ def class_panels(
 
 @dataclass(frozen=True)
 class Kept:
-    """What `predictions` keeps: the checksum of the weights, and a class for every test image, true and likeliest."""
+    """What `predictions` keeps: the weights' checksum, and the true and the predicted class of every test image."""
 
     weights: str
     targets: tuple[int, ...]
@@ -112,11 +112,11 @@ class Kept:
 def predictions(
     folder: Path, network: Callable[[], nn.Module], loader: Loader, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True and likeliest class of every test image, (N,) each; kept beside the weights, and read from there again.
+    """True and predicted class of every test image, (N,) each; kept beside the weights, and read from there next time.
 
     Args:
         folder: of the training.
-        network: makes the network, where it has to be asked.
+        network: makes the network, if it has to be run.
         loader: of the test images.
         device: where the network runs.
     """
@@ -131,7 +131,7 @@ def predictions(
     ]
     targets, predicted = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     value = {"weights": checksum, "targets": targets.tolist(), "predicted": predicted.tolist()}
-    write_text(path, json_text(value) + "\n")  # in one line: there are as many numbers as images
+    write_text(path, json_text(value) + "\n")  # in one line, as there are as many numbers as images
     return targets, predicted
 
 
@@ -169,7 +169,7 @@ def _classes(data: ClassificationData, found: Predictions) -> Iterator[Block]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names, with a number behind those that several classes have."""
+    """Names, with a number behind each that several classes share."""
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names)]
 
 
@@ -227,7 +227,7 @@ def _said(data: ClassificationData, labels: np.ndarray) -> str:
 
 
 def _images(data: ClassificationData, loader: Loader, rows: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The inputs of some test images as pixels, uint8, (H, W) or (H, W, 3); the loader is read as far as they need."""
+    """Some test images' inputs as pixels, uint8, (H, W) or (H, W, 3); the loader is read up to the last of them."""
     white = white_of(data.name)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (data.train.mean, data.train.std))
     start, left = 0, len(rows)

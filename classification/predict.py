@@ -1,6 +1,7 @@
 """`python -m classification.predict IMAGE|FOLDER ... --checkpoint C`: the likeliest classes of images.
 
-0 all images were classified, 1 some could not be read (they are named and counted), 2 none could, or wrong usage.
+Exit status 0: all images were classified; 1: some could not be read (they are named and counted); 2: none could, or
+wrong usage.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image.
+    """A classifier's prediction for one image.
 
     Attributes:
         file: the image.
-        classes: the likeliest classes with their probabilities, the likeliest first; empty where it cannot be read.
-        error: why it cannot be read; "" where it can.
+        classes: the likeliest classes with their probabilities, the likeliest first; empty if the image cannot be read.
+        error: why it cannot be read; "" if it can.
     """
 
     file: Path
@@ -58,12 +59,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with what it takes to classify image files.
+    """A network with all that is needed to classify image files.
 
     Attributes:
         network: in evaluation mode, on `device`.
         description: of its inputs and classes.
-        device: where it computes.
+        device: where it runs.
     """
 
     network: torch.nn.Module
@@ -100,7 +101,7 @@ class Classifier:
                 yield Prediction(file, said.get(file, ()), errors.get(file, ""))
 
     def name(self, output: int) -> str:
-        """The class of an output; a network of the user's own may have more outputs than there are classes."""
+        """The class name of an output; a network of the user's own may have more outputs than there are classes."""
         classes = self.description.classes
         return classes[output] if output < len(classes) else f"output {output}"
 
@@ -122,7 +123,7 @@ def open_classifier(checkpoint: str | Path, *, device: str = "auto", model: str 
 
 
 def find_files(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The images that are named, those of folders by the rules of `docs/classification_data.md`; and what to say.
+    """The named images, those of folders by the rules of `docs/classification_data.md`, and notes for the user.
 
     Raises:
         MissingData: there is no such file, or no image in a folder.
@@ -148,7 +149,7 @@ def find_files(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], checkpoint: Path) -> None:
-    """Write all predictions as JSON, or as CSV with a line for every class of every image; by the ending of `path`."""
+    """Write all predictions, by the ending of `path`: as JSON, or as CSV with a line for every class of every image."""
     if path.suffix.lower() == ".json":
         entries: list[dict[str, Any]] = [
             {"file": str(item.file), "error": item.error}
@@ -187,7 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Classify and tell; returns the exit status."""
+    """Classify and print; returns the exit status."""
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}: use at least 1")
     out = options.out

@@ -43,7 +43,7 @@ EXAMPLES = (
 
 
 def add_subject_arguments(parser: ArgumentParser) -> None:
-    """Add what says which network is trained on what, and how; `given_of` reads it."""
+    """Add the arguments for network, data and recipe; `given_of` reads them."""
     parser.add_argument(
         "--model", help=f"{', '.join(MODELS)}; package.module:factory; path/to/file.py:factory"
     )
@@ -64,7 +64,7 @@ def add_subject_arguments(parser: ArgumentParser) -> None:
 
 
 def given_of(arguments: Namespace) -> dict[str, object]:
-    """Parsed `add_subject_arguments` but for distillation: key of the protocol -> value, None for nothing."""
+    """The parsed `add_subject_arguments` except distillation: key of the protocol -> value, None if not given."""
     return {
         "data.train_limit": arguments.train_limit,
         "data.val_share": arguments.val_share,
@@ -132,7 +132,7 @@ def run(arguments: Namespace) -> int:
 
 
 def uses(config: RunConfig, data_root: str) -> tuple[str, ...]:
-    """What can be done with the checkpoint of a run; see `execute`."""
+    """Commands that use the checkpoint of a run; see `execute`."""
     images = f" --dataset {shlex.quote(config.dataset)}" if is_folder(config.dataset) else ""
     return "classification.predict IMAGES", f"classification.eval{images}{data_root}"
 

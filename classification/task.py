@@ -37,7 +37,7 @@ from core.surgery.initialise import seeded
 from core.training.train import Loader
 
 SKIPPED_FILE = "skipped.txt"
-# Of `DataConfig`, younger than the first stores: see `without_young`.
+# Fields of `DataConfig` that are younger than the first stores: see `without_young`.
 YOUNG_DATA = {"classes": None, "downsample": 1, "size": None, "first_class": 0, "test_per_class": 0}
 DATA_FILE = "data.json"
 
@@ -79,7 +79,7 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
         metrics=METRICS,
         notes=(*(note for note in [config.data.smaller_than_whole()] if note), *data_notes(data)),
         curves=("top1_error", "top1_error", "top-1 error %"),
-        # Once all is trained, as ImageNet is decoded on the way; there a launched process knows of its own part alone.
+        # After all trainings, since ImageNet is decoded on the way, and a launched process knows its own part alone.
         finish=lambda settings, runs: finish(config, data, settings, runs, pretrained, test_loader, device),
         given=given,
         subject={**subject(config, data), **given_subject(given)},
@@ -90,9 +90,9 @@ def make_task(config: RunConfig, data: ClassificationData, device: torch.device)
 
 
 def subject(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
-    """Network and data, as far as they decide a result: of `core.experiments.task.Task`.
+    """Everything of network and data that determines a result: of `core.experiments.task.Task`.
 
-    Photographs count by their content, wherever they lie; which of them are held out is part of that.
+    Photographs count by their content, wherever they lie, and by which of them are held out.
     """
     options = asdict(config.data)
     del options["workers"], options["bad_images"], options["val_share"]
@@ -103,7 +103,7 @@ def subject(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
 
 
 def one_process(data: ClassificationData) -> str:
-    """Why trials have to share a process: images are decoded, and found to be bad, while training."""
+    """Why trials have to share a process: bad images are found only when they are decoded, during training."""
     parts = (data.train, data.test)
     if data.config.bad_images == "skip" and any(
         isinstance(part, FolderSplit) and part.decoded is None for part in parts
@@ -116,7 +116,7 @@ def one_process(data: ClassificationData) -> str:
 
 
 def check_own_model(config: RunConfig, data: ClassificationData) -> None:
-    """Show a network of the user's own one image: most are written for another data set than the default.
+    """Try a network of the user's own on one image: most are written for another data set than the default.
 
     Raises:
         UserError: it cannot be built, cannot take the data set's images, or has fewer outputs than there are classes.
@@ -164,7 +164,7 @@ def finish(
     test_loader: Loader,
     device: torch.device,
 ) -> Shown:
-    """Write the checkpoints, and what each network says of the test images; returns the task's part of the reports."""
+    """Write the checkpoints and the networks' predictions of test images; returns the task's part of the reports."""
     markdown = [*left_out(data.skipped), *checkpoints(config, data, settings, runs, pretrained)]
 
     def trained(run: Run) -> nn.Module:
@@ -183,7 +183,7 @@ def checkpoints(
     runs: Sequence[Run],
     pretrained: Pretrained | None,
 ) -> list[str]:
-    """Write a checkpoint that describes itself per method, of the first seed; returns Markdown for the report."""
+    """Write a checkpoint that describes itself for each method, of the first seed; returns Markdown for the report."""
     described = partial(describe, config, data)
     saved = save_checkpoints(
         settings, runs, described, lambda description: build_network(description, config.model), pretrained
@@ -193,7 +193,7 @@ def checkpoints(
 
 
 def describe(config: RunConfig, data: ClassificationData, architecture: Architecture | None) -> Described:
-    """What checkpoints say: of `core.experiments.task.Task`."""
+    """The description in checkpoints: of `core.experiments.task.Task`."""
     description = Description(
         config.model,
         data.name,
@@ -221,7 +221,7 @@ def left_out(skipped: Mapping[str, int]) -> list[str]:
 
 
 def data_notes(data: ClassificationData) -> list[str]:
-    """What the terminal and the report say about the files of a data set; nothing where all is as it should be."""
+    """What the terminal and the report say about the files of a data set; nothing if all is as it should be."""
     counted = [f"{summary(data.left_out)}; {SKIPPED_FILE} lists them."] if data.left_out else []
     return [*data.notes, *counted]
 
@@ -231,8 +231,8 @@ def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
 
     Args:
         folder: the work directory.
-        data: the data set; of those that are no photographs (`ClassificationData.folder`) nothing is kept.
-        new: whether the run begins.
+        data: the data set; if it has no photographs (`ClassificationData.folder`), nothing is kept.
+        new: whether the run is a new one.
     """
     path = folder / DATA_FILE
     if not data.folder:
@@ -242,16 +242,15 @@ def keep_data(folder: Path, data: ClassificationData, *, new: bool) -> None:
 
 
 def require_same_data(folder: Path, data: ClassificationData) -> None:
-    """Compare the photographs of a run that goes on with its `data.json`, where there is one.
+    """Compare the photographs of a resumed run with its `data.json`, if there is one.
 
     Raises:
-        UserError: the images are others than those that the run began with.
+        UserError: the run began with other images.
     """
     path = folder / DATA_FILE
     if data.folder and path.exists() and _content(path) != data.folder["content"]:
         raise UserError(
-            f"the images of '{data.name}' are others than those that the run in '{folder}' began with: put these back, "
-            "or use another --work-dir"
+            f"the run in '{folder}' began with other images of '{data.name}': put those back, or use another --work-dir"
         )
 
 
@@ -260,20 +259,20 @@ def _content(path: Path) -> Any:
         return read_json(path)["content"]
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise UserError(
-            f"'{path}' is damaged ({error}): it says which images the run began with; restore it from a copy, or use "
-            f"another --work-dir"
+            f"'{path}' is damaged ({error}): it lists the images that the run began with; restore it from a copy, or "
+            f"use another --work-dir"
         ) from error
 
 
 def read_skipped(folder: Path) -> list[str]:
-    """The paths in `skipped.txt`; none where there is no such file."""
+    """The paths in `skipped.txt`; none if there is no such file."""
     path = folder / SKIPPED_FILE
     lines = read_text(path, "remove it").splitlines() if path.exists() else []
     return [line.partition("\t")[0] for line in lines]
 
 
 def write_skipped(folder: Path, entries: Sequence[LeftOut]) -> None:
-    """Write `skipped.txt`: a line for every file or folder that was not used, with the reason; none for none."""
+    """Write `skipped.txt`: a line for every unused file or folder, with the reason; no file if there are none."""
     path = folder / SKIPPED_FILE
     if entries:
         write_text(path, "".join(f"{entry}\n" for entry in entries))

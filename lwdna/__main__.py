@@ -9,8 +9,8 @@
     lwdna store merge INTO FROM
     lwdna doctor
 
-The current folder is looked into last, so that a `core/` of one's own does not stand in the way of ours, and
-`--model package.module:factory` still finds one's own network.
+The current folder is searched last, so that a user's own `core/` does not hide ours, and
+`--model package.module:factory` still finds the user's own network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "super_resolution": ("run", "upscale", "eval", "export", "convert"),
     "tracking": ("run", "train", "track", "eval", "export", "check_dataset", "convert"),
 }
-# The same verb in every task, beside the name that the field uses.
+# One verb for every task, beside the name that the field uses.
 ALIASES = {"super_resolution": {"predict": "upscale"}, "tracking": {"predict": "track"}}
 ALONE = {
     "channels": "core.channels",
@@ -41,7 +41,7 @@ ALONE = {
 
 
 def usage() -> str:
-    """What there is to type."""
+    """The commands that can be typed."""
     lines = [f"lwdna {task} {verb} ..." for task, verbs in TASKS.items() for verb in verbs]
     lines += [
         f"lwdna {task} {alias} ... is {verb}"
@@ -57,7 +57,7 @@ def usage() -> str:
 
 
 def find_command(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The module that does what `words` ask for, and the arguments that are left for it.
+    """The module for the command `words`, and the remaining arguments for it.
 
     Raises:
         ValueError: there is no such command; the message names close ones.
@@ -82,14 +82,14 @@ def _unknown(said: str, known: Sequence[str]) -> str:
 
 
 def current_folder_last() -> None:
-    """Move the current folder to the end of the path; `python -m lwdna` has it in front, the command nowhere."""
+    """Move the current folder to the end of the path; `python -m lwdna` puts it in front, `lwdna` nowhere."""
     here = Path.cwd()
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here.resolve()]
     sys.path.append(str(here))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit statuses are those of the command, 2 where there is no such command."""
+    """Entry point; exit statuses are those of the command, 2 if there is no such command."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())

@@ -1,4 +1,4 @@
-"""What `lwdna doctor` looks at: each function returns what it found, and raises nothing that it looks for."""
+"""The checks of `lwdna doctor`: each function returns its findings, and does not raise the errors that it looks for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lwdna.shadowing import shadowed
 
 State = Literal["ok", "note", "fails"]
 OLDEST_PYTHON = (3, 11)
-# What a package is called where it is imported, if otherwise than where it is installed.
+# The import name of a package, if it differs from the name under which it is installed.
 _MODULES = {
     "opencv-python": "cv2",
     "mmcv-lite": "mmcv",
@@ -34,27 +34,27 @@ _MODULES = {
     "scikit-learn": "sklearn",
     "lightning-fabric": "lightning_fabric",
 }
-_INSTEAD = {"opencv-python": "opencv-python-headless"}  # does as well
-# What packages raise that are installed, but do not fit the system or each other.
+_INSTEAD = {"opencv-python": "opencv-python-headless"}  # takes its place
+# Errors of packages that are installed but do not fit the system or each other.
 _BROKEN = (ImportError, OSError, RuntimeError, ValueError, AttributeError, TypeError)
 _ABOVE = "see versions and system libraries above"
 _SHARED_MEMORY = Path("/dev/shm")
 _GIB = 2**30
 _LEAST_SHARED, _LEAST_FREE = 1 * _GIB, 5 * _GIB
 _CHUNK, _MOST_WRITTEN, _WRITING_SECONDS = 2**23, 2**28, 0.7
-_SLOW = 20e6  # bytes per second; a training state of ResNet-50 takes ten seconds then
+_SLOW = 20e6  # bytes per second; at this speed a training state of ResNet-50 takes ten seconds
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        section: what it belongs to.
-        name: what it is.
-        state: "ok"; "note" where something is missing that not everybody needs; "fails" where nothing runs without it.
+        section: the section that it belongs to.
+        name: what was checked.
+        state: "ok"; "note" if something is missing that only some need; "fails" if nothing runs without it.
         found: what there is.
-        remedy: what to do; "" where there is nothing to do.
+        remedy: what to do; "" if nothing is to be done.
     """
 
     section: str
@@ -89,7 +89,7 @@ def check_versions() -> Iterator[Check]:
 
 
 def requirements() -> tuple[list[str], dict[str, list[str]]]:
-    """What the package needs, and what each extra adds: by the checkout, else by the installed package."""
+    """The package's requirements, and what each extra adds: from the checkout, else from the installed package."""
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.exists():
         table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
@@ -157,7 +157,7 @@ def _release(name: str) -> str | None:
 def _allows(allowed: str, installed: str) -> bool:
     try:
         from packaging.specifiers import SpecifierSet
-    except ImportError:  # it comes with several of those that are needed, and whose absence is told
+    except ImportError:  # it comes with several required packages, whose absence is reported
         return True
     return SpecifierSet(allowed).contains(installed, prereleases=True)
 
@@ -169,7 +169,7 @@ def check_devices() -> Iterator[Check]:
         import torch
 
         from core.storage.limits import physical_memory
-    except _BROKEN:  # told among the versions
+    except _BROKEN:  # reported among the versions
         yield Check("devices", "CPU", "ok", f"{cores} cores")
         return
     memory = physical_memory()
@@ -203,7 +203,7 @@ def check_devices() -> Iterator[Check]:
 
 
 def check_libraries() -> Iterator[Check]:
-    """Libraries of the system that wheels need and do not bring."""
+    """System libraries that wheels need and do not contain."""
     if sys.platform != "linux":
         yield Check("system libraries", "all", "ok", f"wheels bring their own on {sys.platform}")
         return
@@ -213,7 +213,7 @@ def check_libraries() -> Iterator[Check]:
         except OSError:
             headless = library.needed and _imports(
                 "cv2"
-            )  # opencv-python-headless, or a build that does without
+            )  # opencv-python-headless, or a build that does not need them
             state: State = "fails" if library.needed and not headless else "note"
             found = f"missing; {'not needed by this OpenCV' if headless else f'for {library.purpose}'}"
             yield Check("system libraries", library.file, state, found, "" if headless else library.remedy)
@@ -230,13 +230,13 @@ def _imports(module: str) -> bool:
 
 
 def check_decoders() -> Iterator[Check]:
-    """What reads images and videos here."""
+    """The libraries that read images and videos here."""
     try:
         from PIL import features
 
         from core.storage.images import jpeg_decoder
         from core.storage.opencv import cv2
-    except _BROKEN:  # told above
+    except _BROKEN:  # reported above
         yield Check("decoders", "images and videos", "fails", "none without Pillow and OpenCV", _ABOVE)
         return
     decoder = jpeg_decoder()
@@ -291,13 +291,13 @@ def check_data(argument: str | None) -> Iterator[Check]:
         task = module.partition(".")[0]
         try:
             missing = import_module(module).missing_sets(root)
-        except ImportError:  # told above
+        except ImportError:  # reported above
             yield Check(
-                "data", task, "fails", "cannot be looked at: what reads images cannot be imported", _ABOVE
+                "data", task, "fails", "not checked: the package that reads images cannot be imported", _ABOVE
             )
             continue
-        except _BROKEN as error:  # UserError among them: files that are not named as they should be
-            yield Check("data", task, "fails", f"cannot be looked at: {first_line(error)}")
+        except _BROKEN as error:  # including UserError: files with wrong names
+            yield Check("data", task, "fails", f"not checked: {first_line(error)}")
             continue
         here = [name for name, line in missing.items() if not line]
         yield Check("data", task, "ok" if here else "note", f"there: {', '.join(here) or 'nothing'}")
@@ -313,8 +313,8 @@ def check_folders(work_dirs: Path) -> Iterator[Check]:
     places = {"work directories": work_dirs}
     try:
         from core.storage.cache import cache_folder
-    except ImportError:  # told above
-        yield Check("folders", "caches", "fails", "cannot be looked at: a package is missing", _ABOVE)
+    except ImportError:  # reported above
+        yield Check("folders", "caches", "fails", "not checked: a package is missing", _ABOVE)
     else:
         places["caches"] = cache_folder()
     for name, named in places.items():
@@ -339,16 +339,16 @@ def check_folders(work_dirs: Path) -> Iterator[Check]:
 
 
 def write_speed(folder: Path, most: int) -> float:
-    """Bytes per second that reach the disk, by a file that is gone afterwards.
+    """Bytes per second that reach the disk, measured with a temporary file.
 
     Args:
-        folder: in which to write.
-        most: bytes to write at most; it ends earlier when time is up.
+        folder: where to write.
+        most: the most bytes to write; it stops earlier when time is up.
 
     Raises:
-        OSError: it cannot be written to.
+        OSError: the folder cannot be written.
     """
-    chunk = os.urandom(_CHUNK)  # not zeros, which some file systems leave out
+    chunk = os.urandom(_CHUNK)  # not zeros, which some file systems do not store
     with tempfile.TemporaryFile(dir=folder) as file:
         started = time.perf_counter()
         written = 0

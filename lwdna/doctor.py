@@ -1,7 +1,7 @@
 """`lwdna doctor`: versions, devices, decoders, system libraries, data sets and folders, and what to do about each.
 
-Exit status 0: nothing that is needed is missing (notes name what some uses lack). 1: something needed is missing, or a
-run of --smoke fails. 2: wrong usage. It changes nothing and needs no network.
+Exit status 0: nothing required is missing (notes name what some uses lack). 1: something required is missing, or a run
+of --smoke fails. 2: wrong usage. It changes nothing and needs no network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lwdna.checks import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 900.0  # seconds for one of the smallest runs
+PATIENCE = 900.0  # seconds allowed for one of the smallest runs
 _COMMON = ("--epochs", "1", "--no-progress")
 # Task -> its smallest run: baseline, found network, comparison.
 SMOKE: dict[str, tuple[str, ...]] = {
@@ -61,7 +61,7 @@ def build_parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="also each task's smallest run, in a temporary folder"
+        "--smoke", action="store_true", help="also run each task's smallest experiment, in a temporary folder"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--data-root", help="folder of the data sets (default: $LWDNA_DATA, else data/)")
@@ -69,14 +69,14 @@ def build_parser() -> ArgumentParser:
         "--work-dir", type=Path, default=Path("work_dirs"), help="where runs will go (default: work_dirs/)"
     )
     parser.add_argument(
-        "--device", default="auto", help="of --smoke: auto, cpu, cuda, cuda:1, mps (default: auto)"
+        "--device", default="auto", help="device of --smoke: auto, cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def checks(options: Namespace) -> Iterator[Check]:
-    """All that is looked at, in the order in which it is told."""
+    """All checks, in the order in which they are printed."""
     yield from chain(
         check_versions(), check_devices(), check_libraries(), check_decoders(), check_data(options.data_root),
         check_folders(options.work_dir),
@@ -86,7 +86,7 @@ def checks(options: Namespace) -> Iterator[Check]:
 
 
 def smoke(device: str) -> Iterator[Check]:
-    """Each task's smallest run, on `device`; what they write, caches included, is gone afterwards."""
+    """Each task's smallest run, on `device`; all that they write, caches included, is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="lwdna-doctor-") as folder:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path, "LWDNA_CACHE": str(Path(folder, "cache"))}
@@ -131,7 +131,7 @@ def lines_of(found: Sequence[Check]) -> Iterator[str]:
 
 
 def run(options: Namespace) -> int:
-    """Look and tell; returns the exit status."""
+    """Check and print; returns the exit status."""
     started = time.perf_counter()
     found = list(checks(options))
     seconds = time.perf_counter() - started

@@ -1,6 +1,6 @@
 """`lwdna export CHECKPOINT OUT.{onnx,pt2,safetensors}`: a trained network for other programs.
 
-The checkpoint says of which task it is; `lwdna TASK export` does the same.
+The checkpoint names its task; `lwdna TASK export` does the same.
 """
 
 from __future__ import annotations
@@ -19,23 +19,21 @@ TASKS = {"classification": "classification", "super_resolution": "super_resoluti
 
 
 def task_of(checkpoint: str) -> str:
-    """The package of the task that a checkpoint is of.
+    """The package of a checkpoint's task.
 
     Raises:
-        UserError: it is missing, damaged, or does not tell.
+        UserError: it is missing, damaged, or does not name its task.
     """
     key = next((key for key in read_metadata(checkpoint) if key in TASKS), None)
     if key is None:
-        raise UserError(
-            f"'{checkpoint}' does not say of which task it is: use METHOD.safetensors of a work directory"
-        )
+        raise UserError(f"'{checkpoint}' does not name its task: use METHOD.safetensors of a work directory")
     return TASKS[key]
 
 
 def _export(options: Namespace) -> int:
     if options.checkpoint.suffix != ".safetensors":
         raise UserError(
-            f"'{options.checkpoint}' is no .safetensors, which says of which task it is; a published tracker is "
+            f"'{options.checkpoint}' is no .safetensors file, which would name its task; a published tracker is "
             "exported by lwdna tracking export"
         )
     return run(options, import_module(f"{task_of(options.checkpoint)}.export").open_export)

@@ -1,4 +1,4 @@
-"""Can OpenCV be imported? If not, a command says so in one line before it imports anything else."""
+"""Checks whether OpenCV can be imported. If not, a command says so in one line before it imports anything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lwdna.shadowing import is_command
 
 
 def opencv_problem() -> str:
-    """Why OpenCV cannot be imported, and what to install; "" where it can."""
+    """Why OpenCV cannot be imported, and what to install; "" if it can."""
     from core.errors import UserError
 
     try:
@@ -19,9 +19,9 @@ def opencv_problem() -> str:
 
 
 def check_opencv() -> None:
-    """For a package of commands: where one of them is started and OpenCV cannot be imported, one line and status 2.
+    """For a package of commands: if one of them is started and OpenCV cannot be imported, one line and status 2.
 
-    Who imports the package otherwise may not need it: `core.storage.images` raises the same line where it is needed.
+    Other importers of the package may not need OpenCV: `core.storage.images` raises the same line when it is needed.
     """
     if is_command() and (problem := opencv_problem()):
         print(f"error: {problem}", file=sys.stderr)

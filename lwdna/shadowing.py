@@ -1,4 +1,4 @@
-"""Are our packages the ones that Python finds? `core` and `tracking` are common names for folders of one's own."""
+"""Checks whether Python finds our packages: users often have folders called `core` or `tracking`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ShadowedError(ImportError):
 
 
 def shadowed(packages: tuple[str, ...] = PACKAGES) -> dict[str, Path]:
-    """Those of `packages` that Python finds elsewhere than beside this one: name -> where.
+    """The `packages` that Python finds elsewhere than beside this one: name -> place.
 
     A folder without an `__init__.py` shadows nothing: Python prefers our package to it.
     """
@@ -32,7 +32,7 @@ def shadowed(packages: tuple[str, ...] = PACKAGES) -> dict[str, Path]:
 
 
 def check_packages() -> None:
-    """Refuse to run where another `core` would be imported; in a command as one line and exit status 2.
+    """Refuse to run if another `core` would be imported; in a command with one line and exit status 2.
 
     Raises:
         ShadowedError: a package of ours is shadowed; the message says by what, and what to do.
@@ -53,4 +53,4 @@ def check_packages() -> None:
 
 def is_command() -> bool:
     """Whether Python is just looking for the module of `python -m classification.run`."""
-    return sys.argv[:1] == ["-m"]  # runpy's word
+    return sys.argv[:1] == ["-m"]  # runpy's name for it

@@ -1,6 +1,7 @@
-"""`lwdna store merge INTO FROM [FROM ...]`: stores of trials, made on several machines, become one.
+"""`lwdna store merge INTO FROM [FROM ...]`: merges stores of trials that were made on several machines.
 
-What is there stays as it is; what is left out is named, and the exit status is then 1. The page: docs/distributed.md.
+Existing entries stay as they are; entries that are left out are named, and the exit status is then 1. Page:
+docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Merge and tell; returns the exit status."""
+    """Merge and print; returns the exit status."""
     counts = merge(
         options.into, options.others, lambda line: print(f"note: {line}", file=sys.stderr, flush=True)
     )

@@ -23,18 +23,18 @@ KEY = "super_resolution"
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network.
+    """Everything that is needed to build a checkpoint's network.
 
     Attributes:
-        model: the network's name, as for `super_resolution.models.build`; a factory of the user's own is told here and
-            never imported because of that.
+        model: the network's name, as for `super_resolution.models.build`, or a factory of the user's own, which is
+            never imported just because a file names it.
         scale: its up-sampling factor.
         options: its further options.
         architecture: the content of a widths file (`core.Architecture.to_json`), None for the network's own
             widths.
-        input_shape: channels, height and width, None for any; one of the user's own may take grey images alone.
-        mean: per channel, in pixel values: inputs are (pixel - mean) / std. All networks here take [0, 1]; what else
-            they subtract is part of them.
+        input_shape: channels, height and width, None for any; a network of the user's own may take grey images alone.
+        mean: per channel, in pixel values: inputs are (pixel - mean) / std. All networks here take [0, 1]; anything
+            else that they subtract is part of them.
         std: the same.
     """
 
@@ -75,7 +75,7 @@ def save_network(
         path: the file, by custom `*.safetensors`.
         network: what `build_network(description)` builds, trained.
         description: see `Description`; its values must be plain JSON.
-        origin: how the network was made, where that is known.
+        origin: how the network was made, if that is known.
     """
     save_described(path, network, KEY, description, origin)
 
@@ -96,7 +96,7 @@ def build_network(description: Description, model: str | None = None) -> nn.Modu
 
     Args:
         description: see `Description`.
-        model: the factory, named by the user again, of a network of the user's own: its code is run.
+        model: for a network of the user's own, its factory, which the user names again: its code is run.
 
     Raises:
         UserError: no such network or option, the widths do not fit it, or it is a network of the user's own and `model`
@@ -118,7 +118,7 @@ def load_network(
 
     Args:
         path: a file that `save_network` wrote.
-        scale: the scale that is wanted; None takes the checkpoint's.
+        scale: the wanted scale; None takes the checkpoint's.
         model: see `build_network`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Protocols of super-resolution, and which one a command line means."""
+"""Protocols of super-resolution, and the choice of one by a command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from super_resolution.tiling import input_channels
 
 CONFIGS = Path(__file__).resolve().parent.parent / "shared_configs" / "super_resolution"
 
-DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that scikit-image carries
+DEFAULT_CONFIG = "edsr_reduced_skimage.py"  # runs on images that come with scikit-image
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class RunConfig(PretrainedConfig):
         data: crops, and the sets to score on.
         train: the recipe of every network.
         shrink: how widths are found.
-        found_widths: widths of the found network, a file or a name that ships (`core.experiments.given`), instead of
-            finding any; controls then cost the same. None finds them.
-        search: options of single methods that find widths.
+        found_widths: widths of the found network instead of a search, a file or a name that ships
+            (`core.experiments.given`); controls then cost the same. None searches.
+        search: options of single methods of finding widths.
         tie_upsampler: give the upsamplers the trunk's width, as the paper does; else each has its own.
 
     Raises:
@@ -69,7 +69,7 @@ class RunConfig(PretrainedConfig):
 
 
 def find_config(model: str | None, dataset: str | None) -> Path:
-    """The protocol for a model and a data set; reduced ones for small data, the paper's elsewhere."""
+    """The protocol for a model and a data set: a reduced one for small data, else the paper's."""
     stem = {"bsds500": "bsds500", None: "skimage", "skimage": "skimage"}.get(dataset, "div2k")
     for name in (f"{model}_{stem}.py", f"{model}_reduced_{stem}.py", f"{model}_div2k.py"):
         if model is not None and not is_factory(model) and (CONFIGS / name).exists():
@@ -82,13 +82,13 @@ def find_config(model: str | None, dataset: str | None) -> Path:
 def with_own_options(
     config: RunConfig, model: str | None, overrides: Sequence[str], tie: bool | None = None
 ) -> RunConfig:
-    """The protocol without what is another network's, where `--model` names one that lacks it.
+    """The protocol without options of another network, if `--model` names one that lacks them.
 
     Args:
         config: the protocol.
         model: `--model`; None where it was not given.
-        overrides: `--cfg-options`; options that they set stay, so that a misspelt one is refused. Of a network of the
-            user's own they are the only ones, and so is a tie of its upsampler: the protocol's are EDSR's.
+        overrides: `--cfg-options`; options that they set stay, so that a misspelt one is refused. A network of the
+            user's own gets no others, and no other tie of its upsampler: the protocol's are EDSR's.
         tie: `--tie-upsampler`; None where it was not given.
     """
     said = {option.partition("=")[0] for option in overrides}
@@ -111,14 +111,14 @@ def completed(
     tie: bool | None = None,
     named: bool = False,
 ) -> RunConfig:
-    """The protocol as a command line means it: without another network's options, and with its ties.
+    """The protocol that a command line means: without another network's options, and with its ties.
 
     Args:
         config: the protocol.
         model: `--model`; None where it was not given.
         overrides: `--cfg-options`.
         tie: `--tie-upsampler`; None where it was not given.
-        named: the protocol was named or stored, so that it is that of a network of the user's own.
+        named: the protocol was named or stored, so it was written for the user's own network.
 
     Raises:
         UserError: see `with_ties`.
@@ -128,7 +128,7 @@ def completed(
 
 
 def with_ties(config: RunConfig) -> RunConfig:
-    """The protocol with the upsamplers' outputs tied to the trunk's where it asks for that, as in LW-DNA's code.
+    """The protocol with the upsamplers' outputs tied to the trunk's if it asks for that, as in LW-DNA's code.
 
     Raises:
         UserError: `shrink.ties` has other ties already.
@@ -142,7 +142,7 @@ def with_ties(config: RunConfig) -> RunConfig:
     trunk = groups[0].name
     shuffles = [name for name, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
     ties = tuple((trunk, name) for name in shuffles)
-    if config.shrink.ties not in ((), ties):  # a stored protocol already has those that follow from it
+    if config.shrink.ties not in ((), ties):  # a stored protocol already holds the ties that follow from it
         raise UserError(
             f"shrink.ties={config.shrink.ties} and --tie-upsampler exclude each other: give --no-tie-upsampler, "
             f"or leave shrink.ties out, which then becomes {ties}"

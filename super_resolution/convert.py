@@ -1,10 +1,10 @@
 """`python -m super_resolution.convert IN.pth OUT.safetensors`: others' EDSR or MSRResNet for this project's commands.
 
-BasicSR's and EDSR-PyTorch's checkpoints. Network, scale and sizes are read off the weights. The weights do not tell
-EDSR's branch factor, the range of images, their mean colour and found widths: these are read from BasicSR's option
-file, which lies beside the checkpoint or is named by `--opt`. What is assumed is printed. With `--model file.py:factory
---scale S` the weights are those of your own network, which its checkpoint then names. Every tensor must find its
-partner, in name and shape, or nothing is written.
+It reads BasicSR's and EDSR-PyTorch's checkpoints. Network, scale and sizes are read off the weights. EDSR's residual
+scaling, the range of images, their mean colour and found widths are not in the weights: they are read from BasicSR's
+option file, which lies beside the checkpoint or is named by `--opt`. Assumed values are printed. With
+`--model file.py:factory --scale S` the weights are those of your own network, and the checkpoint names its factory.
+Every tensor must have a counterpart of its name and shape, or nothing is written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def convert_file(
     Args:
         source: a `.pth` or `.pt` file; it is read without running code that it may carry.
         target: the file to write, `*.safetensors`.
-        constants: see `convert_weights`; they win over those of the option file.
+        constants: see `convert_weights`; they override those of the option file.
         options: the option file of BasicSR's training; None for the one beside the checkpoint, if there is one.
 
     Raises:
@@ -67,11 +67,11 @@ def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
         scale: its up-sampling factor.
 
     Returns:
-        What became of the tensors, in a line.
+        One line on what became of the tensors.
 
     Raises:
-        UserError: the source is missing, broken or of another network, the target has another ending, or the network is
-            none for images.
+        UserError: the source is missing, broken or of another network, the target has another ending, or the network
+            does not take images.
     """
     if not is_factory(model):
         raise UserError(f"--model '{model}': write package.module:factory or path/to/file.py:factory")
@@ -86,7 +86,7 @@ def convert_own(source: Path, target: Path, model: str, scale: int) -> str:
 
 
 def report(converted: Converted, option_file: Path | None = None) -> str:
-    """What was found, what became of every tensor, and what was taken from elsewhere, in lines."""
+    """Lines on what was found, what became of every tensor, and which values come from elsewhere."""
     options = ", ".join(f"{name}={value}" for name, value in converted.options.items())
     added = [name for name in converted.weights if name.startswith(OURS_ALONE)]
     taken = [tensor for name, tensor in converted.weights.items() if name not in added]
@@ -99,10 +99,10 @@ def report(converted: Converted, option_file: Path | None = None) -> str:
     if converted.architecture is not None:
         lines.append(f"found widths: {', '.join(map(str, converted.architecture.widths.values()))}")
     if option_file is not None:
-        lines.append(f"what weights do not tell is from '{option_file}'")
+        lines.append(f"values that weights do not hold are from '{option_file}'")
     if converted.assumed:
         lines.append(
-            f"assumed, for neither the weights nor an option file tell: {', '.join(converted.assumed)} (--opt, "
+            f"assumed, as neither the weights nor an option file holds them: {', '.join(converted.assumed)} (--opt, "
             f"--res-scale, --img-range, --rgb-mean)"
         )
     return "\n".join(lines)
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--res-scale",
         type=float,
-        help="EDSR's branch factor, which no checkpoint tells (default: 0.1 for 256 channels, else 1)",
+        help="EDSR's residual scaling, which no checkpoint holds (default: 0.1 for 256 channels, else 1)",
     )
     parser.add_argument("--img-range", type=float, help="EDSR's inner range of images (default: 255)")
     parser.add_argument(
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     constants = Constants(options.res_scale, options.img_range, _colour(options.rgb_mean))
     if options.model is None:
         if options.scale is not None:
-            raise UserError("--scale belongs to --model: of EDSR and MSRResNet the weights tell it")
+            raise UserError("--scale belongs to --model: the weights of EDSR and MSRResNet show theirs")
         file = options_beside(options.source) if options.opt is None else options.opt
         print(report(convert_file(options.source, options.target, constants, file), file))
     elif options.scale is None or options.opt is not None or constants != Constants():

@@ -30,10 +30,10 @@ BICUBIC = "Bicubic"
 
 
 def result_of(scores: Mapping[str, Sequence[SetScore]]) -> dict[str, Any]:
-    """By set: images, and by method the mean scores and those of every image.
+    """By set: the number of images, and by method the mean scores and those of every image.
 
     Args:
-        scores: by method, of the same sets in the same order.
+        scores: method -> scores of the same sets in the same order.
     """
     sets: dict[str, Any] = {}
     for method, found in scores.items():
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score and tell; returns the exit status."""
+    """Score and print; returns the exit status."""
     if options.out is not None and options.out.suffix.lower() != ".json":
         raise UserError(f"--out '{options.out}': scores are written as .json; change the ending")
     if options.tile is not None and options.tile < 0:

@@ -76,8 +76,7 @@ def psnr(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel = "y") ->
 
 
 def ssim(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel = "y") -> float:
-    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, only where it fits
-    entirely.
+    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, at places where it fits entirely.
 
     Arguments and errors as for `psnr`; colour with `channel="rgb"` gives the mean over the channels. At
     least 11 x 11 pixels must be left within the border.
@@ -108,12 +107,12 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def protocol(set_name: str, scale: int) -> tuple[int, Channel]:
-    """Border and channel by which a benchmark set is scored."""
+    """Border and channel for scoring a benchmark set."""
     return (scale + 6, "rgb") if set_name == "DIV2K" else (scale, "y")
 
 
 def bicubic(scale: int) -> Upscaler:
-    """The upscaler that every table starts with."""
+    """The upscaler in the first row of every table."""
     return lambda image: matlab_bicubic(image, scale)
 
 
@@ -153,7 +152,7 @@ def score_pair(upscale: Upscaler, benchmark: ImageSet, pair: ImagePair) -> Image
 
 
 def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None = None) -> dict[str, float]:
-    """A network's mean scores as a flat dict, such as a training loop logs: `Set5_psnr`, `Set5_ssim`, …
+    """A network's mean scores as a flat dict for the log of a training: `Set5_psnr`, `Set5_ssim`, …
 
     Args:
         network: on its device; its mode is left as it was.
@@ -166,7 +165,7 @@ def metrics(network: nn.Module, benchmarks: Sequence[ImageSet], tile: int | None
 def mean_scores(upscaler: Callable[[int], Upscaler], benchmarks: Sequence[ImageSet]) -> dict[str, float]:
     """Mean scores of an upscaler under the names of `metrics`.
 
-    Launched processes share the images out, each of which is scored once; all of them have to call this.
+    Launched processes share out the images, and each image is scored once; all processes have to call this.
 
     Args:
         upscaler: makes one for a scale, such as `bicubic`.
@@ -190,7 +189,7 @@ def mean_scores(upscaler: Callable[[int], Upscaler], benchmarks: Sequence[ImageS
 
 
 def _scored(sr: np.ndarray, hr: np.ndarray, border: int, channel: Channel) -> tuple[np.ndarray, np.ndarray]:
-    """What is compared: both images as float64, without the border, on the scored channel."""
+    """Both images as they are compared: float64, without the border, on the scored channel."""
     for image in (sr, hr):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             raise UserError(

@@ -2,7 +2,7 @@
 
 By default the graph takes and gives pixels, uint8, and rounds as `super_resolution.upscale` does; with
 `--inputs normalised` it takes and gives values in [0, 1], float32, not clipped, which is also the form for images of 16
-bits. What the network itself subtracts is in the graph either way. Images go through whole, without tiles.
+bits. A mean that the network itself subtracts is in the graph either way. Images are taken whole, without tiles.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from super_resolution.tiling import input_channels
 SIZE = (
     48,
     64,
-)  # of the parts of photographs that are compared: unequal, and multiples of 16 as windows want them
+)  # sides of the parts of photographs that are compared: unequal, and multiples of 16, which windowed networks need
 
 
 class PixelUpscaler(nn.Module):
-    """A network of images in [0, 1] on images of 8 bits.
+    """A network for images in [0, 1], applied to images of 8 bits.
 
     Args:
         network: takes and gives (N, C, H, W) in [0, 1].
@@ -49,7 +49,7 @@ class PixelUpscaler(nn.Module):
 
 
 def open_export(request: Request) -> Exportable:
-    """A checkpoint of `super_resolution.run` as what is exported.
+    """A checkpoint of `super_resolution.run`, prepared for export.
 
     Raises:
         UserError: it is missing, damaged or of another task, or an image cannot be read.

@@ -1,4 +1,4 @@
-"""Side-by-side crops: the truth and what several upscalers make of it."""
+"""Side-by-side crops: the truth and the results of several upscalers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from super_resolution.evaluation import Upscaler, luminance, psnr
 
 @dataclass(frozen=True)
 class Compared:
-    """The same crop of an image as it is and as upscalers make it.
+    """The same crop of an image: the truth and the results of upscalers.
 
     Attributes:
         name: of the image.
         crops: title -> pixels, uint8; "HR" is the truth.
-        psnr: title -> PSNR on Y of the whole image, border = scale, in dB; without the truth.
+        psnr: title -> PSNR in dB on Y of the whole image, border = scale; the truth has none.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Compared:
 def compare_crops(
     pairs: Sequence[ImagePair], scale: int, upscalers: Mapping[str, Upscaler], side: int = 96
 ) -> list[Compared]:
-    """Crops of images, each where the first upscaler (bicubic) is furthest from the truth: nobody chooses it.
+    """Crops of images, each at the place where the first upscaler (bicubic) is furthest from the truth.
 
     Args:
         pairs: the images to show.
@@ -78,7 +78,7 @@ def save_comparison(compared: Sequence[Compared], path: str | Path) -> None:
 
 
 def slider_section(compared: Sequence[Compared]) -> Section:
-    """The same for report.html: two of the pictures are compared by moving a border."""
+    """The same crops for report.html, where a slider compares two of the pictures."""
     sliders = []
     for one in compared:
         pictures = []

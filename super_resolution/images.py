@@ -1,6 +1,6 @@
-"""Image files and what networks take: arrays of 8 or 16 bits in, float tensors in [0, 1], arrays out.
+"""Image files and networks' inputs and outputs: arrays of 8 or 16 bits, and float tensors in [0, 1].
 
-What an image is: see `core.storage.images`.
+`core.storage.images` says what an image is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PNG_HEADER = 33  # bytes of a PNG's signature and first chunk
 
 
 def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
-    """The image files directly in `folder`, by name; a warning counts those that are none by their ending.
+    """The image files directly in `folder`, by name; a warning counts files with other endings.
 
     Args:
         folder: where to look.
@@ -60,7 +60,7 @@ def find_images(folder: str | Path, what: str, get: str) -> list[Path]:
 
 
 def read_upright(path: str | Path) -> np.ndarray:
-    """Read an image file as it is, and as it is to be looked at: `core.storage.images.read_image`, upright.
+    """Read an image file with its own depth and channels, turned upright; see `core.storage.images.read_image`.
 
     Raises:
         BadImage: see there; a file of several pictures is refused, as all but the first would be lost.
@@ -124,16 +124,16 @@ def join_alpha(colour: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
 
 
 def fill_transparent(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours with those of fully transparent pixels replaced by the nearest visible pixel's.
+    """Give fully transparent pixels the colour of the nearest visible pixel.
 
-    What is stored there is not to be seen and often black: enlarging would draw it into the edges of what is.
+    Their stored colour is invisible and often black: enlarging would draw it into the edges of visible parts.
 
     Args:
         colour: H x W or H x W x 3.
         alpha: H x W.
 
     Returns:
-        An array of the same shape and type; `colour` itself where all is visible, or nothing.
+        An array of the same shape and type; `colour` itself if all pixels are visible, or none.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
@@ -156,7 +156,7 @@ def to_tensor(image: np.ndarray, channels: int = 3) -> torch.Tensor:
 
 
 def to_pixels(output: torch.Tensor, like: np.ndarray) -> np.ndarray:
-    """1 x C x H x W in [0, 1] -> pixels of `like`'s type, clamped and rounded; grey where it is grey."""
+    """1 x C x H x W in [0, 1] -> pixels of `like`'s type, clamped and rounded; grey if `like` is grey."""
     values = output[0].detach().float().cpu().numpy().transpose(1, 2, 0)
     if like.ndim == 2:
         values = values @ LUMA.astype(np.float32) if values.shape[2] == 3 else values[..., 0]

@@ -1,9 +1,8 @@
 """MATLAB's `imresize(image, scale, "bicubic")`, bit for bit, for 8- and 16-bit images.
 
-Low-resolution benchmark images are made with that function, and PSNR depends on every bit of them. What sets
-it apart
-from other bicubic filters: the Keys kernel with a = −0.5, stretched by 1/scale when it shrinks an image; the
-axis that shrinks most is filtered first; and the intermediate image is rounded to the integer type between
+Low-resolution benchmark images are made with that function, and PSNR depends on every bit of them. It differs from
+other bicubic filters in three points: the Keys kernel has a = −0.5 and is stretched by 1/scale when it shrinks an
+image; the axis that shrinks most is filtered first; and the intermediate image is rounded to the integer type between
 the two axes.
 """
 
@@ -16,7 +15,7 @@ import numpy as np
 from core.errors import UserError, check_known
 
 Edges = Literal["replicate", "mirror"]
-"""What lies beyond the border: the nearest pixel (older MATLAB releases) or the mirrored image (newer ones)."""
+"""How pixels beyond the border are filled: with the nearest pixel (older MATLAB) or the mirrored image (newer)."""
 
 _KERNEL_WIDTH = 4.0
 
@@ -66,7 +65,8 @@ def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
 def downscale(image: np.ndarray, scale: int) -> np.ndarray:
     """The LR counterpart of an HR image: cropped to a multiple of `scale`, then shrunk by bicubic.
 
-    As the published LR images of Set5 and Set14 are; `matlab_bicubic` has the edges of later MATLAB releases.
+    Its edges are those of the published LR images of Set5 and Set14; `matlab_bicubic` also offers those of later MATLAB
+    releases.
     """
     return matlab_bicubic(crop_to_multiple(image, scale), 1 / scale)
 
@@ -77,7 +77,7 @@ def _resize_axis(image: np.ndarray, axis: int, scale: float, edges: Edges) -> np
     shape = [1] * image.ndim
     shape[axis] = -1
     total = np.zeros([len(weights) if a == axis else n for a, n in enumerate(image.shape)])
-    # Tap by tap: sums stay in MATLAB's order, and no (pixels x taps) array is ever held.
+    # Tap by tap, so that sums stay in MATLAB's order and no (pixels x taps) array is held.
     for tap in range(weights.shape[1]):
         total += weights[:, tap].reshape(shape) * image.take(indices[:, tap], axis)
     limit = np.iinfo(image.dtype).max

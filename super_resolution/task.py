@@ -31,7 +31,7 @@ from super_resolution.figures import compare_crops, save_comparison, slider_sect
 from super_resolution.models import build
 from super_resolution.models.own import own_channels
 
-EXAMPLE_SIDE = 128  # LR pixels; the published FLOPs are counted there
+EXAMPLE_SIDE = 128  # LR pixels; the published FLOPs are counted at this size
 
 COMPARED_IMAGES = 4
 
@@ -40,7 +40,7 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
     """Super-resolution as `core.experiments.experiment` sees it.
 
     Raises:
-        UserError: no benchmark set is there to score on, or a network of the user's own is none for images.
+        UserError: there is no benchmark set to score on, or a network of the user's own does not take images.
     """
     channels = own_channels(config.model, config.scale, config.options) if is_factory(config.model) else 3
     present, missing = open_benchmarks(config.data.benchmarks, root, config.scale)
@@ -97,23 +97,23 @@ def make_task(config: RunConfig, root: Path, device: torch.device) -> Task:
 
 
 def subject(config: RunConfig) -> dict[str, Any]:
-    """Network and data, as far as they decide a result: of `core.experiments.task.Task`."""
+    """Everything of network and data that determines a result: of `core.experiments.task.Task`."""
     data = asdict(config.data)
     del data["cache"]
-    if not config.data.held_out:  # results of earlier releases knew no such part
+    if not config.data.held_out:  # results of earlier releases have no such part
         del data["held_out"]
     return {"model": config.model, "scale": config.scale, "options": dict(config.options), "dataset": config.dataset,
             "data": data, **model_text(config.model)}  # fmt: skip
 
 
 def describe_trained(config: RunConfig, channels: int, found: Architecture | None) -> Described:
-    """What checkpoints say: of `core.experiments.task.Task`; images have `channels` channels."""
+    """The description in checkpoints: of `core.experiments.task.Task`; images have `channels` channels."""
     description = describe(config.model, config.scale, config.options, channels, found)
     return Described(KEY, description, config.dataset, config.data)
 
 
 def not_scored(asked: Sequence[str], missing: Mapping[str, str]) -> tuple[str, ...]:
-    """Lines for the report: sets that are not there, and the paper's that the protocol leaves out.
+    """Lines for the report: missing sets, and sets of the paper that the protocol leaves out.
 
     Args:
         asked: the protocol's `data.benchmarks`.
@@ -143,7 +143,7 @@ def finish(
     runs: Sequence[Run],
     pretrained: Pretrained | None,
 ) -> Shown:
-    """Write a checkpoint for `super_resolution.upscale` per method, and the side-by-side crops."""
+    """Write a checkpoint for `super_resolution.upscale` for each method, and the side-by-side crops."""
     upscalers: dict[str, Callable[..., Any]] = {"Bicubic": bicubic(config.scale)}
     files = []
     described = partial(describe_trained, config, channels)

@@ -1,8 +1,8 @@
 """Super-resolution of images of any size by overlapping tiles: the network's memory is bounded by the tile.
 
-A convolutional network's output depends on the input only within its receptive field. Where every tile is
-read with that much context on each side and only its middle is kept, the tiles put together equal the whole
-image's output, up to the rounding of floating-point sums.
+A convolutional network's output depends on the input only within its receptive field. If every tile is read with that
+much context on each side and only its middle is kept, the assembled tiles equal the whole image's output, up to the
+rounding of floating-point sums.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Tile:
 
 
 def lay_out(images: torch.Tensor) -> torch.Tensor:
-    """The same (N, C, H, W) values as the device's kernels like them in memory.
+    """The same (N, C, H, W) values in the memory layout that suits the device's kernels.
 
-    Given channels last, oneDNN takes images as they are; otherwise it copies every layer's input and output into
-    blocks of channels and back. Its kernels for channels last also care less about what the widths are multiples
-    of (benchmarks/super_resolution.py). GPUs keep torch's default.
+    Given channels last, oneDNN takes images as they are; otherwise it copies every layer's input and output into blocks
+    of channels and back. Its kernels for channels last also depend less on which numbers divide the widths
+    (benchmarks/super_resolution.py). GPUs keep torch's default.
     """
     if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return images.to(memory_format=torch.channels_last)
@@ -61,9 +61,9 @@ def tiles(height: int, width: int, side: int, overlap: int) -> Iterator[Tile]:
 def receptive_radius(network: nn.Module, scale: int) -> int:
     """How far, in low-resolution pixels, an input pixel reaches in the output.
 
-    Measured on a double-precision copy on the CPU: one pixel of a narrow strip is set to NaN, and whatever
-    becomes NaN depends on it. (Double precision keeps to direct convolution; Winograd and FFT kernels would
-    smear the NaN.)
+    It is measured on a double-precision copy on the CPU: one pixel of a narrow strip is set to NaN, and every output
+    that becomes NaN depends on it. (Double precision forces direct convolution; Winograd and FFT kernels would smear
+    the NaN.)
 
     Args:
         network: takes 1 x C x H x W, gives 1 x C' x scale*H x scale*W, and acts alike at every position.
@@ -80,8 +80,8 @@ def receptive_radius(network: nn.Module, scale: int) -> int:
 def input_channels(network: nn.Module) -> int:
     """Channels of the images that a network takes: those of its first convolution.
 
-    Where these are neither 1 nor 3, an RGB image and a grey one are tried first: the order of definition need not be
-    that of use, and some networks rearrange the pixels before they convolve.
+    If these are neither 1 nor 3, an RGB image and a grey one are tried first: modules need not be defined in the order
+    of their use, and some networks rearrange the pixels before they convolve.
 
     Raises:
         UserError: the network has no convolution.
@@ -166,7 +166,7 @@ def super_resolve(
 
 
 def _spans(length: int, side: int, overlap: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of one axis and what is seen for each; parts differ by at most one pixel in length."""
+    """Parts of one axis, and the input that is seen for each; parts differ by at most one pixel in length."""
     count = -(-length // side)
     edges = [length * i // count for i in range(count + 1)]
     for start, stop in itertools.pairwise(edges):
@@ -194,7 +194,7 @@ def _check_scale(output: torch.Tensor, seen: np.ndarray, scale: int) -> None:
 
 
 def _check_finite(output: torch.Tensor, part: Tile, tiles_in_all: int) -> None:
-    """Refuse what would become black pixels."""
+    """Refuse values that are not finite; they would become black pixels."""
     finite = torch.isfinite(output)
     if not bool(finite.all()):
         where = (

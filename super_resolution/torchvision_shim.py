@@ -1,4 +1,4 @@
-"""Makes torchvision importable where basicsr needs it; does nothing where torchvision is whole.
+"""Makes torchvision importable for basicsr; does nothing if torchvision is intact.
 
 Two things break `import basicsr`, which imports torchvision in every submodule. A torchvision built for CUDA
 beside a torch without CUDA can't load its compiled operators and stops with "operator torchvision::nms does
@@ -25,16 +25,16 @@ _SCHEMAS = {
 }
 _OLD_NAME = "torchvision.transforms.functional_tensor"
 
-# A library's declarations live as long as the object.
+# A library's declarations live as long as this object.
 _declared: list[torch.library.Library] = []
 
 
 def make_importable() -> None:
-    """Import torchvision, repaired where it has to be, so that `import basicsr` works afterwards.
+    """Import torchvision, repaired if necessary, so that `import basicsr` works afterwards.
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: torchvision is broken in a way that is not known here.
+        RuntimeError: torchvision is broken in an unknown way.
     """
     try:
         importlib.import_module("torchvision")
@@ -43,14 +43,14 @@ def make_importable() -> None:
             raise
         _declare_operators()
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # what the failed import left half-made
+            del sys.modules[name]  # modules that the failed import left half-loaded
         importlib.import_module("torchvision")
     if _OLD_NAME not in sys.modules and importlib.util.find_spec(_OLD_NAME) is None:
         sys.modules[_OLD_NAME] = importlib.import_module("torchvision.transforms._functional_tensor")
 
 
 def _declare_operators() -> None:
-    """Declare the operators whose fake kernels torchvision registers at import, where they are missing."""
+    """Declare the missing operators for which torchvision registers fake kernels at import."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):

@@ -1,7 +1,7 @@
 """`python -m super_resolution.upscale IN OUT --checkpoint C`: enlarge an image, a folder, or a video.
 
 Grey stays grey, alpha stays alpha (enlarged by bicubic), 16 bits stay 16 bits (as PNG). The network takes images in
-tiles, so that its memory is bounded whatever their size; input and output are held whole.
+tiles, so its memory is bounded whatever the images' size; input and output are held whole.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from super_resolution.tiling import receptive_radius, super_resolve
 
 @dataclass(frozen=True)
 class ImageUpscaler:
-    """A network with what it takes to enlarge images by it.
+    """A network with all that is needed to enlarge images.
 
     Attributes:
         network: in evaluation mode, on its device.
@@ -60,7 +60,7 @@ class ImageUpscaler:
     def __call__(self, image: np.ndarray, on_tile: Advance | None = None) -> np.ndarray:
         """Enlarge an image as `core.storage.images` describes them, alpha included.
 
-        What fully transparent pixels hold is not looked at, see `fill_transparent`.
+        The colours of fully transparent pixels are ignored, see `fill_transparent`.
 
         Raises:
             UserError: memory does not hold the enlarged image.
@@ -68,7 +68,7 @@ class ImageUpscaler:
         """
         colour, alpha = split_alpha(image)
         height, width = (self.scale * side for side in image.shape[:2])
-        # It is copied once, where it is joined with its alpha or encoded.
+        # Twice its bytes, since joining it with its alpha or encoding it makes a copy.
         require_memory(2 * self.scale**2 * image.nbytes, f"the enlarged image, {width} x {height} pixels,")
         if alpha is not None:
             colour = fill_transparent(colour, alpha)
@@ -90,7 +90,7 @@ def open_upscaler(
 
     Args:
         checkpoint: a file that `super_resolution.checkpoint.save_network` wrote.
-        scale: refuse a checkpoint of another scale; None takes what it has.
+        scale: refuse a checkpoint of another scale; None takes any.
         tile: the largest side of a tile in LR pixels, None for whole images.
         device: see `core.training.devices.pick_device`.
         model: the factory of a checkpoint of the user's own network, see `super_resolution.checkpoint.build_network`.
@@ -113,7 +113,7 @@ def open_upscaler(
 def upscale_image(
     upscaler: ImageUpscaler, source: Path, target: Path, on_tile: Advance | None = None
 ) -> None:
-    """Enlarge one image file; a colour profile goes along.
+    """Enlarge one image file; its colour profile is copied.
 
     Raises:
         UserError: the source can't be read, or the target's format can't hold the result, or the two are one file.
@@ -135,7 +135,7 @@ def upscale_folder(
     """Enlarge every image of a folder into `<target>/<name>.png`; those that fail do not stop the others.
 
     Raises:
-        UserError: no images, two with one name, the two folders are one, an output would fall on an image that is
+        UserError: no images, two with one name, the two folders are one, an output would overwrite an image that is
             read, or some images failed (the first is named).
         NonFiniteOutput: the network's output for some images is not finite.
     """
@@ -171,13 +171,13 @@ def upscale_folder(
 def upscale_video(
     upscaler: ImageUpscaler, source: Path, target: Path, on_frame: Advance | None = None
 ) -> list[str]:
-    """Enlarge a video frame by frame, without its sound; every frame is shown when it was shown before.
+    """Enlarge a video frame by frame, without its sound; every frame keeps its time.
 
-    A frame that can't be read is replaced by the one before it, and named. However this ends, `target` holds the
-    frames until then.
+    A frame that can't be read is replaced by the one before it, and named. However this ends, `target` holds the frames
+    until then.
 
     Returns:
-        What was done to the frames beyond enlarging them, in lines.
+        Lines on what was done to the frames besides enlarging them.
 
     Raises:
         UserError: no frame can be read, or the target's ending suits no codec, or the two are one file.
@@ -240,7 +240,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Decide what IN is, and enlarge it."""
+    """Find out what IN is, and enlarge it."""
     source, target = options.source, options.target
     if not source.exists():
         raise MissingData(f"'{source}' not found; name an image, a folder of images, or a video.")

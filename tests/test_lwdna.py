@@ -137,7 +137,7 @@ def test_export_asks_the_file_for_its_task(tmp_path: Path, capsys: pytest.Captur
     save_weights(network, tmp_path / "plain.safetensors")
     (tmp_path / "dimp50.pth").write_bytes(b"")
     for name, message in (
-        ("plain.safetensors", "does not say of which task it is"),
+        ("plain.safetensors", "does not name its task"),
         ("dimp50.pth", "is exported by lwdna tracking export"),
         ("none.safetensors", "not found"),
     ):

@@ -1,7 +1,7 @@
 """Check that a tracking data set is complete: `python -m tracking.check_dataset --dataset lasot --data-root D`.
 
-Counts of sequences and frames, gaps in the numbering of frames, unreadable first images, ground truth and flags whose
-lengths do not match. Only the first image of each sequence is decoded, so a benchmark takes seconds.
+It reports numbers of sequences and frames, gaps in the numbering of frames, unreadable first images, and ground truth
+and flags of the wrong length. Only the first image of each sequence is decoded, so a benchmark takes seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """The findings of a check.
 
     Attributes:
         sequences: number expected.
@@ -92,7 +92,7 @@ def _check_images(entry: Entry, rows: int | None, problems: list[str]) -> int:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         shown = ", ".join(map(str, missing[:5]))
         problems.append(f"{entry.name}: frames missing in '{entry.frames.folder}': {shown}{more}")
-    # A single box is ground truth that the benchmark keeps on its server.
+    # With a single box, the benchmark keeps the rest of the ground truth on its server.
     if rows is not None and rows not in (1, len(paths)):
         problems.append(f"{entry.name}: {len(paths)} frames for {rows} boxes in {entry.truth}")
     try:
@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Check and report; exit status 0 where all is well, 2 where not."""
+    """Check and report; exit status 0 if all is well, else 2."""
     annotations: Path | None = arguments.annotations
     entries = list_entries(
         arguments.dataset,

@@ -1,6 +1,6 @@
 """`python -m tracking.convert IN.pth OUT.safetensors`: a published DiMP-50 for this project's commands.
 
-The file is read without running code that it may carry. Every tensor must find its partner, in name and shape, or
+The file is read without running code that it may carry. Every tensor must have a counterpart of its name and shape, or
 nothing is written; the backbone's last stage and classifier, which the tracker never uses, are left out.
 """
 

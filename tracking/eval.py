@@ -1,7 +1,7 @@
 """Score trackers: `python -m tracking.eval --dataset lasot`.
 
-With `--results DIR` stored boxes are scored. Without, the tracker `--tracker` is run over the sequences first, in
-parallel, and goes on where an earlier run stopped; its results stay in `--output`. DiMP needs a network:
+With `--results DIR` stored boxes are scored. Without it, the tracker `--tracker` is first run over the sequences, in
+parallel; it goes on where an earlier run stopped, and its results stay in `--output`. DiMP needs a network:
 `--tracker dimp50 --checkpoint FILE`.
 """
 
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--partial",
         action="store_true",
-        help="leave out sequences that are missing (all trackers are scored on those that all have)",
+        help="leave out missing sequences (all trackers are scored on the sequences that all have)",
     )
 
     stored = made.add_argument_group("scoring stored results")
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Do what the command line says; returns the exit status."""
+    """Run the command line; returns the exit status."""
     if arguments.list:
         for entry in select(_entries(arguments), arguments.sequences):
             print(entry.name)
@@ -140,7 +140,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.export:
         _export(arguments, dataset, [tracker for tracker in trackers if tracker.files])
         if all(len(sequence.boxes) == 1 for sequence in dataset.sequences):
-            return 0  # the ground truth is on a server, there is nothing to score with
+            return 0  # the ground truth is on a server, so there is nothing to score against
     evaluations = evaluate_trackers(dataset, trackers, protocol, arguments.partial)
     _warn(dataset, evaluations)
     _report(arguments, dataset, evaluations)
@@ -207,7 +207,7 @@ def _export(
 
 
 def _warn_of_files(stored: StoredResults, trackers: Sequence[StoredTracker]) -> None:
-    """Say on the error stream which files were taken for a sequence's by a looser name, and which for none."""
+    """Print on the error stream which files were matched by a looser name, and which were not used."""
     for tracker in trackers:
         if not tracker.files:
             held = f"not used: {named_files(tracker.unused)}" if tracker.unused else "it is empty"
@@ -215,11 +215,11 @@ def _warn_of_files(stored: StoredResults, trackers: Sequence[StoredTracker]) -> 
             continue
         if tracker.renamed:
             shown = [f"{file} as {sequence}" for file, sequence in tracker.renamed.items()]
-            _say(f"{tracker.name}: named like a sequence, not exactly: {named_files(shown)}")
+            _say(f"{tracker.name}: named like a sequence, but not exactly: {named_files(shown)}")
         if tracker.unused:
             _say(f"{tracker.name}: not used: {named_files(tracker.unused)}")
     if stored.unused:
-        _say(f"{stored.place}: of no tracker, not used: {named_files(stored.unused)}")
+        _say(f"{stored.place}: belong to no tracker, not used: {named_files(stored.unused)}")
 
 
 def _count(number: int, what: str) -> str:
@@ -231,7 +231,7 @@ def _say(line: str) -> None:
 
 
 def _warn(dataset: TrackingDataset, evaluations: Sequence[Evaluation]) -> None:
-    """Say on the error stream what was left out or mended: no score may hide it."""
+    """Print on the error stream what was left out or repaired: no score may hide it."""
     if dataset.missing:
         total = len(dataset.missing) + len(dataset.sequences)
         shown = first_names(dataset.missing)

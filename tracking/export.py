@@ -2,7 +2,8 @@
 
 The graph is the backbone with those parts of the heads that see every frame: classification features, the scores of a
 target filter on them, and the maps in which boxes are judged. By default it takes pixels of a crop, float32, and
-normalises them itself; with `--inputs normalised` it takes what the backbone takes. A `.safetensors` holds everything.
+normalises them itself; with `--inputs normalised` it takes the backbone's normalised input. A `.safetensors` holds
+everything.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class FrameNetwork(nn.Module):
-    """The network on crops of frames, with filters that are given.
+    """The network on crops of frames, with given filters.
 
     Args:
         network: trained.
@@ -59,7 +60,7 @@ class FrameNetwork(nn.Module):
 
 
 def open_export(request: Request) -> Exportable:
-    """A checkpoint of a tracker, ours or a published one, as what is exported.
+    """A checkpoint of a tracker, ours or a published one, prepared for export.
 
     Raises:
         UserError: it is missing, damaged or of another task, or an image cannot be read.
@@ -117,7 +118,7 @@ def central_crop(path: Path, side: int) -> Tensor:
 
 @torch.inference_mode()
 def first_filters(network: DiMPNet, crops: Tensor, search_area: float) -> Tensor:
-    """The filters (N, C, k, k) that the network learns of what lies in the middle of normalised crops (N, 3, H, W)."""
+    """The filters (N, C, k, k) that the network learns from the middle of normalised crops (N, 3, H, W)."""
     features = network.classifier.features(network.extract(crops))[:, None]
     height, width = crops.shape[-2:]
     size = height / search_area
@@ -129,7 +130,7 @@ def first_filters(network: DiMPNet, crops: Tensor, search_area: float) -> Tensor
 def usage(file: str, side: int, channels: int, kernel: int, pixels: bool) -> str:
     """A program that looks for the middle of one image in another with an ONNX file; it needs none of our code.
 
-    It takes the features themselves as the filter, less their mean: a plain correlation. A learned filter is better.
+    Its filter is the features themselves minus their mean: a plain correlation. A learned filter is better.
     """
     lines = [
         "import sys",

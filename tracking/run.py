@@ -1,7 +1,7 @@
 """`python -m tracking.run`: DiMP with the regular and with a found backbone, trained alike and compared.
 
-Without `--widths` the backbone's widths are found on the tracking task itself. With it they are given, as
-`python -m classification.run` finds them, and both backbones can start from their classifiers' weights.
+Without `--widths` the backbone's widths are found on the tracking task itself. With `--widths` they come from
+`python -m classification.run`, and both backbones can start from their classifiers' weights.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def open_task(config: RunConfig, root: Path, folder: Path, fabric: Fabric, *, qu
         root: the data root.
         folder: the work directory; tracks are stored below it.
         fabric: devices and processes.
-        quiet: say nothing of the sequences that are tracked.
+        quiet: print nothing about tracked sequences.
     """
     tells = fabric.is_global_zero and not quiet
     say = partial(print, file=sys.stderr, flush=True) if tells else lambda line: None
@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> int:
     """One experiment from parsed arguments; returns the exit status.
 
     Raises:
-        UserError: controls are asked for where weights are given of the found widths alone; or see `execute`.
+        UserError: controls are requested, but weights are given for the found widths alone; or see `execute`.
     """
     if arguments.found_weights is not None and arguments.controls:
         raise UserError(

@@ -1,8 +1,8 @@
 """Track one target in a video: `python -m tracking.track VIDEO_OR_FOLDER --box x,y,w,h --out out.mp4`.
 
 The source is a video file, a folder of images or the number of a camera. Boxes count the image's first pixel as
-number 0. Every box is on the disk as soon as it is known; Ctrl-C ends the video properly with the frames so far.
-Frames that cannot be read are named at the end, with exit status 1.
+number 0. Every box is on the disk as soon as it is known; after Ctrl-C the video is complete up to that frame. Frames
+that cannot be read are named at the end, with exit status 1.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     """`"10,20,30,40"` as four numbers.
 
     Raises:
-        UserError: it is anything else, or has no size.
+        UserError: it is anything else, or has no area.
     """
     try:
         x, y, width, height = (float(part) for part in text.split(","))
@@ -76,14 +76,14 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
 
 def frames_until(video: Video, limit: int | None) -> Iterator[Frame]:
-    """A video's frames that can be read (the others: `Video.lost`), up to the one of the number `limit`.
+    """A video's readable frames (the others: `Video.lost`), up to frame number `limit`.
 
     Raises:
         UserError: there is none.
     """
     started = False
     for frame in video.frames():
-        # Frames before it that were lost are said even where it is beyond the limit.
+        # Lost frames before it are reported even if it is beyond the limit.
         if limit is not None and frame.number > limit:
             break
         started = True
@@ -95,7 +95,7 @@ def frames_until(video: Video, limit: int | None) -> Iterator[Frame]:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Do what the command line says; returns the exit status."""
+    """Run the command line; returns the exit status."""
     box = parse_box(arguments.box)
     out_path, save_path = arguments.out, arguments.save
     if out_path is None and save_path is None:
@@ -142,7 +142,8 @@ def command(arguments: argparse.Namespace) -> int:
             for found in steps:
                 if save_path and save is None:
                     save_path.parent.mkdir(parents=True, exist_ok=True)
-                    # Not atomic: a line is on the disk as soon as it is known, and half a file is the boxes so far.
+                    # Not atomic: a line is on the disk as soon as it is known, and an unfinished file holds the boxes
+                    # so far.
                     save = stack.enter_context(save_path.open("w", encoding="utf-8", buffering=1))
                 if save is not None:
                     # Line n is frame n, whatever could not be read before it.
@@ -160,7 +161,7 @@ def command(arguments: argparse.Namespace) -> int:
     if out is not None and out.note():
         print(f"note: '{out_path}': {out.note()}", file=sys.stderr)
     if stopped is not None and (not video.live or isinstance(stopped, Preempted)):
-        raise stopped  # Ctrl-C is the only end that a camera has
+        raise stopped  # Ctrl-C is the only way to end a camera's run
     return 0 if video.complaint() is None else 1
 
 

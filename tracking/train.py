@@ -61,7 +61,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an earlier run in the work directory stopped; start one where there is none",
+        help="go on where an earlier run in the work directory stopped; start one if there is none",
     )
     parser.add_argument("--name", help="of the work directory (default: the protocol's)")
     parser.add_argument(
@@ -77,7 +77,7 @@ def build_parser() -> ArgumentParser:
 
 
 def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = False) -> TrackingConfig:
-    """The protocol in `path` with everything that the command line changes in it; `dumped`: see `load_config`."""
+    """The protocol in `path` with the changes of the command line; `dumped`: see `load_config`."""
     given = {
         "train.seed": arguments.seed,
         "name": arguments.name,
@@ -90,7 +90,7 @@ def read_protocol(path: str | Path, arguments: Namespace, *, dumped: bool = Fals
 
 
 def describe(config: TrackingConfig) -> Description:
-    """What a checkpoint of this protocol says about itself."""
+    """The description in a checkpoint of this protocol."""
     found = config.backbone.architecture()
     views = config.data.views
     settings: dict[str, Any] = {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
@@ -141,7 +141,7 @@ def train(arguments: Namespace) -> int:
         network = build_network(config)
         loader = make_loader(config, root, config.train.batch_size, config.train.seed)
         evaluate = make_validation(config, root)
-        fabric.barrier()  # every process has looked for a stored protocol before the first one writes it
+        fabric.barrier()  # every process looks for a stored protocol before the first one writes it
         if fabric.is_global_zero and longer:
             keep_shorter(folder, config, stored, [folder], say)
         if fabric.is_global_zero and (stored is None or longer):
@@ -172,11 +172,11 @@ def train(arguments: Namespace) -> int:
 
 
 def _silent(line: str) -> None:
-    """Only the first process tells."""
+    """Only the first process prints."""
 
 
 def report(folder: Path, unreadable: set[str], seconds: float, sequences: int) -> None:
-    """Say what a finished training leaves."""
+    """Print what a finished training leaves."""
     if unreadable:
         print(f"{len(unreadable)} frames could not be read and were skipped, such as {min(unreadable)}")
     print(f"{sequences} sequences in {seconds:.0f} s")

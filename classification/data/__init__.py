@@ -19,7 +19,7 @@ from core.errors import UserError, did_you_mean
 from core.storage.data import missing_of
 
 PHOTOGRAPHS = ("flowers102", "food101", "oxford-pets")
-"""Published sets of photographs of any size, which have no size of their own: see `DataConfig.size`."""
+"""Published sets of photographs of any size; the network's input size is `DataConfig.size`."""
 
 DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet", *PHOTOGRAPHS)
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-# Any of a data set's folders says that somebody has put it there; whether it is whole is seen when it is opened.
+# Any of a data set's folders shows that the data set is there; whether it is complete shows when it is opened.
 _FOLDERS = {
     "cifar10": ("cifar-10-batches-py", "cifar-10-batches-bin"),
     "cifar100": ("cifar-100-python", "cifar-100-binary"),
@@ -49,7 +49,7 @@ _FOLDERS = {
 
 
 def missing_sets(root: Path) -> dict[str, str]:
-    """Every data set of `DATASETS` -> what is missing and where to get it, "" where its folder is there."""
+    """Every data set of `DATASETS` -> what is missing and where to get it; "" if its folder is there."""
     openers = {
         name: partial(open_dataset, name, root)
         for name, folders in _FOLDERS.items()
@@ -59,14 +59,14 @@ def missing_sets(root: Path) -> dict[str, str]:
 
 
 def is_folder(dataset: str) -> bool:
-    """Whether a data set's name is that of a folder of images: a path, or a folder that is there; ours go first."""
+    """Whether a name means a folder of images: a path, or an existing folder; names of `DATASETS` go first."""
     return dataset not in ("", *DATASETS) and (
         os.sep in dataset or dataset.startswith(("~", ".")) or Path(dataset).is_dir()
     )
 
 
 def dataset_title(dataset: str) -> str:
-    """What reports, checkpoints and work directories call a data set: a folder's name, never one of `DATASETS`."""
+    """The name of a data set in reports, checkpoints and work directories; a folder's is never one of `DATASETS`."""
     if not is_folder(dataset):
         return dataset
     title = folder_title(dataset)
@@ -74,7 +74,7 @@ def dataset_title(dataset: str) -> str:
 
 
 def check_dataset(dataset: str) -> None:
-    """Refuse a name that is none of `DATASETS` and no folder.
+    """Refuse a name that is neither in `DATASETS` nor a folder.
 
     Raises:
         UserError: see above.

@@ -74,9 +74,9 @@ class ArraySplit:
 class ArrayLoader:
     """Batches of an `ArraySplit`; fulfils `core.training.train.Loader`.
 
-    A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It
-    is made when it is asked for: a crop and a normalisation are so little beside a training step that a thread
-    that works ahead would have nothing to gain.
+    A batch is a function of (seed, epoch, batch index) and the options alone, and the same on every device. It is made
+    on demand: a crop and a normalisation cost so little beside a training step that a thread that works ahead would
+    gain nothing.
 
     Attributes:
         split: where the images come from.
@@ -104,7 +104,7 @@ class ArrayLoader:
         return len(batch_rows(len(self.split), self.batch_size, self.training))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches `start`, `start + 1`, … of an epoch, as far as this part has images of them.
+        """Yield the batches `start`, `start + 1`, … of an epoch that have images for this part.
 
         Yields:
             inputs `(B, C, H, W)`, float32, normalised, and targets `(B,)`, int64.
@@ -122,7 +122,7 @@ class ArrayLoader:
                 continue
             images = data.images.index_select(0, chosen)
             if self.training and (self.crop_padding or self.flip):
-                # Drawn for the whole batch: the ranks' parts together are the single process's batch.
+                # Drawn for the whole batch, so that the ranks' parts together equal the single process's batch.
                 generator = batch_generator(self.seed, epoch, index)
                 views = draw_views(batch.stop - batch.start, self.crop_padding, self.flip, generator)
                 images = crop_and_flip(images, _upload(views[part], self.device), self.crop_padding)
@@ -135,7 +135,7 @@ class ArrayLoader:
 
 
 def _upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to `device` without waiting for the work that is queued there, which plain `to` does on CUDA."""
+    """Copy to `device` without waiting for the work that is queued there; on CUDA, plain `to` would wait."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

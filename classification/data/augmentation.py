@@ -28,8 +28,8 @@ def draw_views(count: int, padding: int, flip: bool, generator: torch.Generator)
         count: number of images.
         padding: zero pixels on every side; each of the `(2 * padding + 1) ** 2` positions is equally likely.
         flip: whether each image is mirrored with probability 1/2.
-        generator: a CPU generator, read alike whatever the options: one option leaves the other's draws
-            alone.
+        generator: a CPU generator; the same numbers are drawn whatever the options, so that one option does not change
+            the other's draws.
 
     Returns:
         `(count, 3)`, int64, on the CPU: the crop's top and left within the padded image, and 1 for mirrored.

@@ -16,7 +16,7 @@ from core.storage.files import atomic_write
 from core.storage.images import BadImage
 from core.storage.packed import read_array
 
-_FORMAT = 2  # to be raised when the meaning of the file changes
+_FORMAT = 2  # raise this when the meaning of the file changes
 _CHUNK = 256
 
 
@@ -39,10 +39,10 @@ class DecodedImages:
 def decoded_images(
     folder: Path, part: str, files: Sequence[str], size: tuple[int, int], threads: int
 ) -> DecodedImages:
-    """Open the cache of a data set's images; decode them first where there is none yet, or an outdated one.
+    """Open the cache of a data set's images; decode them first if there is none yet, or an outdated one.
 
-    The file lies in `folder`, or under `$XDG_CACHE_HOME/lwdna` where `folder` cannot be written. Of several
-    processes one decodes and the others wait for it.
+    The file lies in `folder`, or under `$XDG_CACHE_HOME/lwdna` if `folder` cannot be written. Of several processes one
+    decodes and the others wait for it.
 
     Args:
         folder: the data set's folder.
@@ -71,7 +71,7 @@ def decoded_images(
 
 
 def why_unreadable(path: Path, size: tuple[int, int]) -> str | None:
-    """Why the image at `path` cannot be used, in one line that names it; None where it can."""
+    """Why the image at `path` cannot be used, in one line that names it; None if it can."""
     try:
         found = read_rgb(path).shape[:2]
     except BadImage as error:
@@ -91,8 +91,8 @@ def _require_space(place: Path, size: int) -> None:
 
 
 def _open(path: Path, count: int, record: np.dtype) -> DecodedImages | None:
-    """Map the file; None where it is not there, or is damaged by an accident of the file system."""
-    # "c": torch wants memory that it may write; nothing written there reaches the file.
+    """Map the file; None if it is missing, or was damaged by the file system."""
+    # "c": torch wants writable memory; nothing written there reaches the file.
     records = read_array(path, "c")
     if records is None or records.dtype != record or records.shape != (count,):
         return None

@@ -82,7 +82,7 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
 
     Raises:
         MissingData: the archive's folder or one of its files is not there.
-        UserError: a file is not what the official archive holds, or holds what another one does.
+        UserError: a file differs from the official archive's, or holds the same images as another file.
     """
     layout = _LAYOUTS[name]
     what = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
@@ -128,7 +128,7 @@ def open_cifar(name: str, root: Path, config: DataConfig) -> ClassificationData:
 
 
 def _require_different(folder: Path, images: dict[str, np.ndarray]) -> None:
-    """Refuse a file that stands for another one, too: images would count twice, or be tested on after training."""
+    """Refuse two files with the same images: images would count twice, or be tested on after training."""
     seen: dict[bytes, str] = {}
     for file, pixels in images.items():
         earlier = seen.setdefault(hashlib.sha256(pixels.tobytes()).digest(), file)
@@ -145,7 +145,7 @@ class _PickledType:
         self.name = _text(name)
 
     def __setstate__(self, state: Any) -> None:
-        pass  # byte order and flags, of no account for single bytes
+        pass  # byte order and flags do not matter for single bytes
 
 
 class _PickledArray:
@@ -173,7 +173,7 @@ class _PixelUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-# What a damaged or hostile pickle makes the unpickler raise.
+# Errors that the unpickler raises on a damaged or hostile pickle.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -191,8 +191,8 @@ def _load(path: Path) -> Any:
     try:
         with file_alone():
             content = path.read_bytes()
-        # Read once without acting on it: lengths beyond the file's end and memo numbers beyond reason would have
-        # the unpickler fill all memory.
+        # A first pass that executes nothing: lengths beyond the file's end and absurd memo numbers would make the
+        # unpickler fill all memory.
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
                 raise pickle.UnpicklingError("its memo is out of bounds")

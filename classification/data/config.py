@@ -17,7 +17,7 @@ TINY_IMAGENET_STD = (0.2302 * 255, 0.2265 * 255, 0.2262 * 255)
 CIFAR_MEAN = (125.3, 123.0, 113.9)
 CIFAR_STD = (63.0, 62.1, 66.7)
 
-# Of the numbers in `DataConfig`. What is left of less than 16 pixels has no room for the strides of any network.
+# Least values of the numbers in `DataConfig`. Less than 16 pixels have no room for the strides of any network.
 _LEAST = {"train_limit": 1, "classes": 2, "first_class": 0, "test_per_class": 0, "downsample": 1, "crop_padding": 0,
           "size": 16, "workers": 0}  # fmt: skip
 
@@ -32,16 +32,16 @@ class DataConfig:
         classes: use only so many classes, in the order of the labels, at least two; None for all.
         first_class: the first of them; those before it are left out.
         test_per_class: hold out so many training images of every class, the last in the order of the files, and test on
-            them as well: a thousand test images tell networks apart that differ by points, not by tenths.
+            them as well: a thousand test images can tell networks apart by points, not by tenths.
         downsample: average the images over squares of so many pixels a side; 1 leaves them as they are. For data sets
             that are held in memory (all but ImageNet).
         crop_padding: zero padding in pixels of the random crop in training; 0 for no crop. The reference pads
             CIFAR by 4 and Tiny-ImageNet not at all. ImageNet has random resized crops instead: leave it 0.
         flip: mirror training images at random.
-        size: side in pixels of the square that a network sees of the user's own images and of other photographs of any
-            size (`classification.data.PHOTOGRAPHS`); None for 224. Other data sets have a size of their own.
-        val_share: the part of every class that is held out of the user's own images, in (0, 1); None for 0.2, or for
-            what the folder itself sets apart as `val`.
+        size: side in pixels of a network's square input, for the user's own images and other photographs of any size
+            (`classification.data.PHOTOGRAPHS`); None for 224. Other data sets have a size of their own.
+        val_share: the share of every class of the user's own images that is held out, in (0, 1); None for 0.2, or for
+            the folder's own part `val`.
         bad_images: "error" stops at an image that is truncated or unreadable; "skip" leaves it out and
             counts it.
         workers: processes that make the views of ImageNet and of other photographs during training (0: the training
@@ -78,7 +78,7 @@ class DataConfig:
         check_known("unknown data.bad_images", [self.bad_images], get_args(BadImages))
 
     def smaller_than_whole(self) -> str:
-        """What a result on this part of a data set has to say about it: "" for the whole, or a sentence."""
+        """A sentence for results on a part of the data set, "" for the whole."""
         size, first, held = self.downsample, self.first_class, self.test_per_class
         classes = f"{self.classes} classes" if self.classes is not None else "classes"
         parts = [

@@ -1,4 +1,4 @@
-"""What a classification data set is to the rest of the package."""
+"""A classification data set, as the rest of the package sees it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class ClassificationData:
     """A data set with its training and test part.
 
     Attributes:
-        name: as given to `open_dataset`; of the user's own images the folder's name.
+        name: as given to `open_dataset`; for the user's own images, the folder's name.
         class_names: names in the order of the labels.
         input_shape: channels, height and width of the network's input.
         train: the training images that are used.
         test: the images that error rates are reported on (ImageNet's and Tiny-ImageNet's validation images).
         config: the options.
         left_out: files and folders of the data set that are no images, as found when it was opened.
-        notes: what a reader of the results has to know about the files, such as images that are missing; sentences.
-        folder: of photographs (the user's own, say) what a run keeps of them: `content`, a digest of all that decides
-            results, `classes`, and `held_out`, the images that are not trained on; empty for others.
+        notes: sentences that a reader of the results has to know about the files, on missing images for example.
+        folder: for photographs (the user's own, say), what a run keeps of them: `content`, a digest of everything that
+            determines results, `classes`, and `held_out`, the images that are not trained on; empty for others.
     """
 
     name: str
@@ -52,15 +52,15 @@ class ClassificationData:
     def skipped(self) -> dict[str, int]:
         """Number of images left out as unreadable, by part ("train", "test").
 
-        Data sets that are decoded during training count what has been met so far.
+        Data sets that are decoded during training count the images met so far.
         """
         return {"train": len(self.train.unreadable), "test": len(self.test.unreadable)}
 
     def unreadable_everywhere(self, gather: Callable[[Any], list[Any]]) -> dict[str, tuple[LeftOut, ...]]:
-        """The unreadable images by part, over all processes, each of which has decoded its own; every file once.
+        """The unreadable images by part, of all processes, each of which decodes its own share; every file once.
 
         Args:
-            gather: what the own process has -> what every process has; all of them have to call it.
+            gather: this process' value -> the values of all processes; all of them have to call it.
 
         Raises:
             UserError: all images of a class are among them.
@@ -76,13 +76,13 @@ class ClassificationData:
         return found
 
     def recall(self, paths: Collection[str]) -> None:
-        """Count unreadable images that an earlier session of the same run has met (`FolderSplit.recall`)."""
+        """Count unreadable images that the run met before it was resumed (`FolderSplit.recall`)."""
         for split in (self.train, self.test):
             if isinstance(split, FolderSplit):
                 split.recall(paths)
 
     def require_images_of_every_class(self) -> None:
-        """Refuse what would be evaluated to a meaningless number: one class, or classes without images in a part.
+        """Refuse data on which an error rate means nothing: one class, or classes without images in a part.
 
         Raises:
             UserError: there are fewer than two classes, or a class has no image.
@@ -110,8 +110,8 @@ class ClassificationData:
         Args:
             batch_size: images per batch, all processes together.
             seed: of order and augmentation.
-            device: where the batches come to lie. On an accelerator, CIFAR, digits and Tiny-ImageNet (1.2
-                GB) are kept there as a whole.
+            device: where the batches are put. An accelerator then holds CIFAR, digits or Tiny-ImageNet (1.2 GB) as a
+                whole.
         """
         return self.train.loader(
             batch_size, torch.device(device), training=True, seed=seed, config=self.config

@@ -14,12 +14,12 @@ from core.storage.cache import cache_folders, decode_in_order, fingerprint, open
 from core.storage.images import BadImage
 from core.storage.packed import read_packed, write_packed
 
-_MARK = b"LWDNACL1"  # to be changed with the meaning of the file
+_MARK = b"LWDNACL1"  # change this when the meaning of the file changes
 _ROOM = 0.5
 
 
 class NoRoom(Exception):
-    """Decoded images would take more of the disk than they may; the message says how much."""
+    """Decoded images would take too much of the disk; the message says how much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +28,9 @@ class DecodedFiles:
 
     Attributes:
         path: the cache file.
-        pixels: its images' bytes, memory-mapped, which outlasts the file's name; a process to which this object is sent
-            maps the file anew.
-        sizes: `(N, 2)`, int64: height and width; 0 and 0 where the file cannot be read.
+        pixels: its images' bytes, memory-mapped; the mapping outlives the file's name. A process to which this object
+            is sent maps the file anew.
+        sizes: `(N, 2)`, int64: height and width; 0 and 0 if the file cannot be read.
         offsets: `(N,)`, int64: where each image starts in the file.
     """
 
@@ -60,17 +60,17 @@ class DecodedFiles:
 def decode_files(
     folder: Path, files: Sequence[str], side: int, read: Callable[[str], np.ndarray], threads: int
 ) -> DecodedFiles:
-    """Open the cache of a folder's images; decode them first where there is none, or a file has changed.
+    """Open the cache of a folder's images; decode them first if there is none, or if a file has changed.
 
     Args:
         folder: the data set's folder.
         files: the images' paths relative to `folder`.
-        side: no image that `read` gives is longer in its shorter side: part of the cache's name.
+        side: the largest shorter side of images from `read`; part of the cache's name.
         read: a file's name -> `(H, W, 3)`, uint8, or `BadImage`.
         threads: number of decoding threads.
 
     Raises:
-        NoRoom: they would take more than half of what is free where the cache lies.
+        NoRoom: they would take more than half of the free disk where the cache lies.
         UserError: no folder can be written.
     """
 

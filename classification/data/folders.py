@@ -1,4 +1,4 @@
-"""Data sets that are too large for memory: worker processes decode the images while the network trains."""
+"""Data sets too large for memory: worker processes decode the images while the network trains."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class FolderSplit:
     """The training or test part of a data set of image files.
 
     Attributes:
-        paths: `(N,)`, file names as bytes in one array: worker processes share it, a list they would copy.
+        paths: `(N,)`, file names as bytes in one array: worker processes share an array, but would copy a list.
         labels: `(N,)`, int64.
         mean: per channel, in pixel values.
         std: per channel, in pixel values.
         size: side in pixels of the square that a network sees.
         read: a file's name -> `(H, W, 3)`, uint8, RGB, or `BadImage`.
-        decoded: what `read` gives of every row, where it was kept; None where files are decoded during training.
+        decoded: the decoded images of all rows, if they were kept; None if files are decoded during training.
         unreadable: the rows of files that could not be read so far, and why; loaders add to it.
     """
 
@@ -65,7 +65,7 @@ class FolderSplit:
         return self.decoded[row]
 
     def chosen(self, rows: np.ndarray) -> FolderSplit:
-        """The split of some rows, in their order."""
+        """The split with some of the rows, in their order."""
         decoded = None if self.decoded is None else self.decoded.chosen(rows)
         unreadable = {
             new: self.unreadable[old] for new, old in enumerate(rows.tolist()) if old in self.unreadable
@@ -75,7 +75,7 @@ class FolderSplit:
         )
 
     def joined(self, more: FolderSplit) -> FolderSplit:
-        """The images of this split and then those of another one of the same data set."""
+        """The images of this split, then those of another split of the same data set."""
         own, theirs, decoded = self.decoded, more.decoded, None
         if own is not None and theirs is not None and own.path == theirs.path:
             sizes, offsets = (
@@ -96,7 +96,7 @@ class FolderSplit:
         return (LeftOut(os.fsdecode(self.paths[row]), damages[row]) for row in sorted(damages))
 
     def recall(self, paths: Collection[str]) -> None:
-        """Count images that an earlier session left out, where they are still unreadable, before they are met again.
+        """Count images that the run left out before it was resumed, if they are still unreadable.
 
         Args:
             paths: files, of this split or not.
@@ -108,13 +108,13 @@ class FolderSplit:
                 self.unreadable[int(row)] = str(error)
 
     def require_readable_classes(self, unreadable: Collection[int]) -> None:
-        """Refuse to go on where a class has vanished: the error of what is left would look right.
+        """Refuse to go on when a class has vanished: the error of the other classes would look right.
 
         Args:
             unreadable: rows that cannot be read.
 
         Raises:
-            UserError: they are all images of a class.
+            UserError: all images of a class are among them.
         """
         rows = np.array(sorted(unreadable), dtype=np.int64)
         bad = np.bincount(self.labels[rows], minlength=int(self.labels.max()) + 1)
@@ -145,7 +145,7 @@ class FolderLoader:
     Attributes:
         split: where the images come from.
         batch_size: images per batch, all ranks together.
-        device: where batches come to lie.
+        device: where batches are put.
         seed: of the order and the crops.
         training: shuffled, randomly cropped, and without the last partial batch; else in order, central
             crops, and complete.
@@ -171,7 +171,7 @@ class FolderLoader:
         return len(batch_rows(len(self.split), self.batch_size, self.training))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches `start`, `start + 1`, … of an epoch, as far as this part has images of them.
+        """Yield the batches `start`, `start + 1`, … of an epoch that have images for this part.
 
         Yields:
             inputs `(B, 3, size, size)`, float32, normalised, and targets `(B,)`, int64.
@@ -189,7 +189,7 @@ class FolderLoader:
                 num_workers=at_most_cores(self.workers),
                 worker_init_fn=begin_worker,
                 pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # the global one would be advanced, and with it the run's dropout
+                generator=torch.Generator(),  # drawing from the global one would change the run's dropout
             )
 
         for batch, (*samples, damages) in enumerate(batches_of(loader_from, start), start):
@@ -220,7 +220,7 @@ class FolderLoader:
         return parts if self.training else [part for part in parts if part]
 
     def _in_their_place(self, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        """The next readable image of the epoch after a batch of whose part here none is; no image if there is none.
+        """The next readable image of the epoch, for a batch whose part here has none; no image if none is left.
 
         Other processes have images of that batch, and wait for this one's gradients.
         """

@@ -53,7 +53,7 @@ def open_imagenet(root: Path, config: DataConfig) -> ClassificationData:
 
 
 def _incomplete(train: ClassFolders, test: ClassFolders) -> Iterator[str]:
-    """What this copy has more or less of than the official data set."""
+    """How the numbers of images in this copy differ from the official data set's."""
     for found, what, usual in (
         (len(train.classes), "classes", _CLASSES),
         (len(train.files), "training images", _TRAIN),

@@ -1,4 +1,4 @@
-"""What classification makes of an image file: always three channels of 8 bits."""
+"""Image files as classification reads them: always three channels of 8 bits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from core.storage.images import eight_bits, read_image, split_alpha, three_chann
 def read_rgb(path: str | Path, *, upright: bool = False) -> np.ndarray:
     """Read an image file as `(height, width, 3)`, uint8, RGB.
 
-    Grey is repeated over three channels, 16 bits are scaled to 8, and what is transparent shows white. Of several pages
+    Grey is repeated over three channels, 16 bits are scaled to 8, and transparent pixels become white. Of several pages
     or frames the first is read.
 
     Args:
         path: the file.
-        upright: turn the image as the camera's tag says; ImageNet is read without, as in the pipelines that published
-            figures come from.
+        upright: turn the image as the camera's tag says; ImageNet is read without, as in the pipelines behind published
+            figures.
 
     Raises:
         BadImage: see `core.storage.images.read_image`.

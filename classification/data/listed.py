@@ -1,4 +1,4 @@
-"""Published data sets of photographs whose parts stand in lists: Flowers-102, Food-101, Oxford-IIIT Pets.
+"""Published data sets of photographs with lists of their parts: Flowers-102, Food-101, Oxford-IIIT Pets.
 
 Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008. Bossard et al.,
 Food-101 – Mining Discriminative Components with Random Forests, ECCV 2014. Parkhi et al., Cats and Dogs, CVPR 2012.
@@ -70,7 +70,7 @@ _PETS = _Published(
     (3680, 3669),
 )
 
-# What scipy raises on damaged files, over and above what it promises.
+# Errors that scipy raises on damaged files, including undocumented ones.
 _MATLAB_ERRORS = (MatReadError, ValueError, TypeError, LookupError, OSError, NotImplementedError, zlib.error)
 
 Line = tuple[str, str]
@@ -170,7 +170,7 @@ def _open(
     test: Sequence[Line],
     config: DataConfig,
 ) -> ClassificationData:
-    """The data set of two lists, which have to agree with the images that are there."""
+    """The data set of two lists, which have to agree with the images in the folder."""
     listing = list_images(folder / published.images)
     lines = [*train, *test]
     twice = [file for file, count in Counter(file for file, _ in lines).items() if count > 1]

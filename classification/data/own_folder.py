@@ -36,7 +36,7 @@ _TEST = ("test", "testing")
 
 
 def folder_title(folder: str | Path) -> str:
-    """What reports and work directories call a folder of images: its name, without what no file's name may hold."""
+    """A folder's title in reports and work directories: its name without characters that file names may not hold."""
     return (
         re.sub(r"[^\w.+-]+", "-", Path(os.path.abspath(Path(folder).expanduser())).name).strip("-.")
         or "folder"
@@ -68,15 +68,15 @@ def open_own_folder(path: str, title: str, config: DataConfig) -> Classification
 
 
 def held_out(files: Sequence[str], labels: np.ndarray, share: float, seed: int = SPLIT_SEED) -> np.ndarray:
-    """Which images are held out: of every class this share, rounded, at least one and never all.
+    """Which images are held out: this share of every class, rounded, at least one and never all.
 
-    An image's turn follows from its name and the seed alone, so that the others keep theirs when images are added.
+    An image's rank follows from its name and the seed alone, so that most images keep their part when others are added.
 
     Args:
         files: the images' names, no two alike.
         labels: `(N,)` integers.
         share: in (0, 1).
-        seed: another seed, another choice.
+        seed: of the choice.
 
     Returns:
         `(N,)`, bool.
@@ -162,7 +162,7 @@ def _split(folder: Path, notes: list[str], share: float) -> PhotoFiles:
     chosen = held_out(scan.files, scan.labels, share)
     notes.append(
         f"{chosen.sum():,} of {len(chosen):,} images are held out, {share:.0%} of every class, and error rates are "
-        "theirs; a run's data.json lists them."
+        "measured on them; a run's data.json lists them."
     )
     return PhotoFiles(scan.files, scan.labels, chosen, scan.classes, scan.left_out, (*notes, *scan.notes))
 

@@ -1,4 +1,4 @@
-"""Data sets of photographs of any size: read upright, shrunk, decoded once where they fit, told apart by their content.
+"""Data sets of photographs of any size: read upright, shrunk, decoded once if they fit, identified by their content.
 
 The shorter side is shrunk to what the central view needs; pixels are the same whether the files are decoded once, into
 a cache, or during training.
@@ -39,10 +39,10 @@ class PhotoFiles:
     Attributes:
         names: paths relative to the folder.
         labels: `(N,)`, int64.
-        held_out: `(N,)`, bool: whether an image is of the part that error rates are reported on.
+        held_out: `(N,)`, bool: whether an image belongs to the part that error rates are reported on.
         classes: names in the order of the labels.
         left_out: what else lies in the folder.
-        notes: what was taken for granted.
+        notes: what was assumed.
     """
 
     names: list[str]
@@ -56,8 +56,8 @@ class PhotoFiles:
 def open_photographs(folder: Path, title: str, files: PhotoFiles, config: DataConfig) -> ClassificationData:
     """The data set of these files.
 
-    The first call reads every file once for its digest, and decodes all images into a cache where it may take no more
-    than half of the free disk.
+    The first call reads every file once for its digest, and decodes all images into a cache if that takes no more than
+    half of the free disk.
 
     Args:
         folder: where they lie.
@@ -81,7 +81,7 @@ def open_photographs(folder: Path, title: str, files: PhotoFiles, config: DataCo
     try:
         decoded = decode_files(folder, files.names, shorter_side(size), read, config.workers)
     except NoRoom as error:
-        notes.append(f"Images are decoded anew in every epoch: decoded once they would take {error}.")
+        notes.append(f"Images are decoded anew in every epoch: a cache would take {error}.")
     whole = FolderSplit(
         paths=np.array([os.fsencode(f"{folder}/{name}") for name in files.names]),
         labels=files.labels,
@@ -159,7 +159,7 @@ def _read_digests(path: Path, count: int) -> list[str] | None:
 
 
 def _seen_twice(files: PhotoFiles, digests: Sequence[str]) -> Iterable[str]:
-    """Files of the same content where that misleads: in both parts, or in several classes."""
+    """Files of the same content that mislead: in both parts, or in several classes."""
     trained: dict[str, int] = {}
     labels: dict[str, set[int]] = {}
     for row, digest in enumerate(digests):
@@ -178,7 +178,7 @@ def _seen_twice(files: PhotoFiles, digests: Sequence[str]) -> Iterable[str]:
 
 
 def _description(files: PhotoFiles, digests: Sequence[str]) -> dict[str, Any]:
-    """What a run keeps of its images: classes, which are held out, and a digest of all that decides results."""
+    """What a run keeps of its images: classes, held-out images, and a digest of everything that determines results."""
     digest = hashlib.sha256(repr(files.classes).encode(errors="surrogateescape"))
     for name, label, out, content in zip(files.names, files.labels, files.held_out, digests):
         digest.update(f"{name}\0{label}\0{out}\0{content}\0".encode(errors="surrogateescape"))

@@ -1,4 +1,4 @@
-"""Parts of a data set: fewer training images, fewer classes, smaller images, training images that test."""
+"""Parts of a data set: fewer training images, fewer classes, smaller images, training images held out for testing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Split = ArraySplit | FolderSplit
 
 
 def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationData:
-    """The part of a data set that `train_limit`, `classes` and `downsample` leave; `test_per_class` moves images.
+    """Apply `train_limit`, `classes` and `downsample` to a data set; `test_per_class` moves images to the test part.
 
     Args:
         data: the whole.
-        config: classes are left out of both parts; training images first move to the test part, behind those that are
-            there, and are then left out by the limit.
+        config: classes are left out of both parts; training images are first moved to the end of the test part, and the
+            limit then applies to the rest.
 
     Raises:
         UserError: there are fewer classes; all training images of a class are held out; the images' sides are no
@@ -50,7 +50,7 @@ def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationD
     train = _used(train, balanced_subset(_labels(train), config.train_limit))
     without = classes - min(
         len(train), classes
-    )  # a balanced subset has an image of every class before a second of any
+    )  # a balanced subset takes an image of every class before a second of any
     notes = [
         f"{without} of {classes} classes have no training image: data.train_limit is {config.train_limit}."
     ]
@@ -65,7 +65,7 @@ def reduce_data(data: ClassificationData, config: DataConfig) -> ClassificationD
 
 
 def _labels(split: Split) -> np.ndarray:
-    """Of the used images, in their order."""
+    """The labels of the used images, in their order."""
     return split.labels[split.rows].numpy() if isinstance(split, ArraySplit) else split.labels
 
 
@@ -77,7 +77,7 @@ def _used(split: Split, rows: np.ndarray) -> Split:
 
 
 def _of_classes(split: Split, classes: range) -> Split:
-    """The images of some classes, the first of which becomes number 0."""
+    """The images of some classes; the first of these becomes number 0."""
     labels = _labels(split)
     found = _used(split, np.flatnonzero((labels >= classes.start) & (labels < classes.stop)))
     if isinstance(found, ArraySplit):
@@ -86,7 +86,7 @@ def _of_classes(split: Split, classes: range) -> Split:
 
 
 def _held_out(split: Split, per_class: int, data: ClassificationData) -> tuple[Split, Split]:
-    """The images that train, and the last `per_class` of every class, which test."""
+    """The images for training, and the last `per_class` of every class, for testing."""
     labels = _labels(split)
     from_the_end = occurrence(labels[::-1])[::-1]
     smallest = int(np.bincount(labels).min())
@@ -115,7 +115,7 @@ def _joined(split: Split, more: Split) -> Split:
 
 
 def _smaller(split: Split, size: int) -> Split:
-    """Images averaged over squares of `size` pixels a side, rounded to whole pixel values; of the used rows alone."""
+    """The used rows' images, averaged over squares of `size` pixels a side, rounded to whole pixel values."""
     if size == 1 or not isinstance(split, ArraySplit):
         return split
     images = averaged(split.images[split.rows].numpy(), size)

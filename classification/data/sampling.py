@@ -9,7 +9,7 @@ from torch import Tensor
 from classification.data.augmentation import batch_generator
 from core.errors import UserError
 
-_ORDER_STREAM = 2**63 - 1  # beyond every batch index: the order's random numbers are no batch's
+_ORDER_STREAM = 2**63 - 1  # beyond every batch index, so that no batch shares the order's random numbers
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -28,7 +28,7 @@ def batch_rows(count: int, batch_size: int, training: bool) -> list[slice]:
 
 
 def occurrence(labels: np.ndarray) -> np.ndarray:
-    """For every label, how many earlier ones are equal to it: `[7, 3, 7, 7, 3]` gives `[0, 0, 1, 2, 1]`."""
+    """For every label, the number of earlier labels equal to it: `[7, 3, 7, 7, 3]` gives `[0, 0, 1, 2, 1]`."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
     first = np.searchsorted(ordered, ordered, side="left")
@@ -45,7 +45,7 @@ def balanced_subset(labels: np.ndarray, limit: int | None) -> np.ndarray:
 
     Args:
         labels: `(N,)` integers.
-        limit: size of the subset, at least 1; None or anything from N on is the whole.
+        limit: size of the subset, at least 1; None, or N and more, takes all.
     """
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
@@ -53,7 +53,7 @@ def balanced_subset(labels: np.ndarray, limit: int | None) -> np.ndarray:
 
 
 def check_shard(count: int, batch_size: int, world: int, training: bool) -> None:
-    """Refuse training batches that cannot be shared out: processes average their gradients with equal weights.
+    """Refuse training batches that cannot be shared out evenly: processes average their gradients with equal weights.
 
     In evaluation a process may have no image of a batch.
 

@@ -1,4 +1,4 @@
-"""Which files are images and which folders are classes; what is neither is left out, with a reason, and never silently.
+"""Which files are images and which folders are classes; everything else is left out, never silently, with a reason.
 
 The rules are those of torchvision's `ImageFolder` (a class is a folder, and images lie anywhere below it) without its
 traps: there a hidden folder is a class, and an image without a known suffix vanishes.
@@ -23,7 +23,7 @@ from core.storage.files import read_text
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 KINDS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
-# Camera raws begin like a TIFF and hold no picture that a decoder of TIFFs reads.
+# Camera raws begin like a TIFF, but a TIFF decoder cannot read their picture.
 _RAW = (
     ".3fr",
     ".arw",
@@ -42,7 +42,7 @@ _RAW = (
 )
 _BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]"
-    rb"|BM.{8}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # of a BMP also the size of its second header
+    rb"|BM.{8}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # for a BMP also the size of its second header
     re.DOTALL,
 )
 _NAMED = 5
@@ -55,14 +55,14 @@ class LeftOut:
 
     Attributes:
         path: where it lies.
-        reason: why, in a few words that many files share, or the damage of an image.
+        reason: why, in a few words shared by many files, or an image's damage.
     """
 
     path: str
     reason: str
 
     def __str__(self) -> str:
-        """A line of `skipped.txt`: path, tabulator, reason; a name that is no printable text in Python's notation."""
+        """A line of `skipped.txt`: path, tab, reason; an unprintable name is written in Python's notation."""
         return f"{self.path if self.path.isprintable() else repr(self.path)}\t{self.reason}"
 
 
@@ -73,8 +73,8 @@ class Listing:
     Attributes:
         files: their paths relative to the folder, sorted.
         left_out: what else lies there.
-        by_content: how many of the images have no image's suffix.
-        folders: how many folders with images lie below.
+        by_content: how many of the images were recognised by their content, not by their suffix.
+        folders: number of folders below that hold images.
     """
 
     files: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ class ClassFolders:
         files: `(N,)` paths of the images relative to `folder`, class by class, sorted within.
         labels: `(N,)`, int64, indices into `classes`.
         left_out: what else lies in the folder.
-        notes: what was taken for granted, one sentence each.
+        notes: what was assumed, one sentence each.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ def scan_class_folders(folder: Path) -> ClassFolders:
     """Find the classes and images of `folder`.
 
     A class is a folder directly in `folder`; its images are the files below it that hold a JPEG, PNG, WebP, BMP, TIFF
-    or GIF: by their suffix in upper or lower case or, where the suffix says nothing, by their first bytes. Links are
+    or GIF: by their suffix in upper or lower case or, if the suffix says nothing, by their first bytes. Links are
     followed. Hidden files and folders, broken links and everything else are left out.
 
     Raises:
@@ -167,7 +167,7 @@ def require_same_classes(one: ClassFolders, other: ClassFolders) -> None:
     """Refuse parts of a data set whose classes differ.
 
     Raises:
-        UserError: a class is in one part alone; the message names those missing on either side.
+        UserError: a class is in one part alone; the message names the missing classes of both parts.
     """
     sides = [
         f"'{there.folder}' lacks {_count(len(missing), 'class', 'classes')} of '{here.folder}': {few(missing)}"
@@ -179,7 +179,7 @@ def require_same_classes(one: ClassFolders, other: ClassFolders) -> None:
 
 
 def list_images(folder: Path) -> Listing:
-    """The images below `folder`, by the rules of `scan_class_folders`; what lies beside them is listed, too.
+    """The images below `folder`, by the rules of `scan_class_folders`; files beside them are listed, too.
 
     Raises:
         UserError: a folder cannot be read.
@@ -221,10 +221,10 @@ def few(names: Sequence[str], separator: str = ", ") -> str:
 
 
 def report_unreadable(reasons: Sequence[str], count: int, bad_images: BadImages) -> None:
-    """Stop at images that cannot be read, or warn of them; nothing without any.
+    """Stop at images that cannot be read, or warn of them; does nothing if there are none.
 
     Args:
-        reasons: of each.
+        reasons: why each of them cannot be read.
         count: how many images there are, these among them.
         bad_images: see `DataConfig`.
 
@@ -241,7 +241,7 @@ def report_unreadable(reasons: Sequence[str], count: int, bad_images: BadImages)
 
 
 def read_list(path: Path, again: str) -> list[str]:
-    """The lines of a list that belongs to a data set; Windows' editors put a mark before the first.
+    """The lines of a data set's list, without the byte-order mark that Windows' editors put before the first.
 
     Args:
         path: the list.
@@ -254,7 +254,7 @@ def read_list(path: Path, again: str) -> list[str]:
 
 
 def _walk(folder: str, above: tuple[str, ...], listing: Listing) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from `folder` on with the names of its images; `above` are the real paths from the first one on."""
+    """Each folder from `folder` down, with its images' names; `above` are the real paths from the first one down."""
     images: list[str] = []
     folders: list[os.DirEntry[str]] = []
     for entry, kind in _sorted_entries(folder, _kind_of_file):
@@ -289,7 +289,7 @@ def class_entries(folder: Path) -> tuple[list[str], list[LeftOut]]:
 def _sorted_entries(
     folder: str, kind_of_file: Callable[[os.DirEntry[str]], str]
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """What lies in a folder, and what it is: `_FOLDER`, what a file is said to be, or why it is left out."""
+    """A folder's entries, and what each is: `_FOLDER`, a file's kind, or why it is left out."""
     for entry in _scandir(folder):
         try:
             if is_hidden(entry.name):

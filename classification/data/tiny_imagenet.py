@@ -132,7 +132,7 @@ def _validation_files(folder: Path, identifiers: list[str]) -> tuple[list[str], 
 
 
 def _incomplete(identifiers: list[str], labels: np.ndarray, validation: int) -> Iterator[str]:
-    """What this copy lacks of the official data set."""
+    """What of the official data set this copy lacks."""
     counts = np.bincount(labels, minlength=len(identifiers))
     other = [f"{identifiers[label]} ({counts[label]})" for label in np.flatnonzero(counts != _PER_CLASS)]
     if len(identifiers) != _CLASSES:

@@ -1,8 +1,8 @@
 """ImageNet's crops on single images, at any size: torchvision's default recipe, on mmcv's image operations.
 
-mmcv's own transforms draw from numpy's global generator and know no random resized crop; these take a
-generator. Resizing goes through Pillow, whose bilinear filter is widened when shrinking (antialiased), as
-the published ImageNet figures were measured; OpenCV's is not.
+mmcv's own transforms draw from NumPy's global generator and have no random resized crop; these take a generator.
+Resizing goes through Pillow: its bilinear filter is widened when shrinking (antialiased), as for the published ImageNet
+figures; OpenCV's is not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def central_view(image: np.ndarray, size: int = CROP) -> np.ndarray:
 
 
 def shrunk(image: np.ndarray, size: int) -> np.ndarray:
-    """An image whose shorter side is at most `shorter_side(size)`, so that its central view is that of the original."""
+    """The image shrunk to a shorter side of at most `shorter_side(size)`; its central view is that of the original."""
     side = shorter_side(size)
     return _with_shorter_side(image, side) if min(image.shape[:2]) > side else image
 

@@ -1,9 +1,8 @@
 """Networks for image classification: plain `nn.Module`s, without a trace of the search in them.
 
 Every name in `MODELS` is a function `(num_classes=None, dataset=..., **options)`, importable from here
-(`classification.models.resnet50()`, or `classification.models:resnet50` on a command line). Each network can
-be traced, scripted, exported and pickled at any widths, and has `init_weights()`, which gives it new weights
-in place.
+(`classification.models.resnet50()`, or `classification.models:resnet50` on a command line). Each network can be traced,
+scripted, exported and pickled at any widths; its `init_weights()` draws new weights in place.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 INPUT_SHAPES: dict[str, tuple[int, int, int]] = {name: data.input_shape for name, data in DATASETS.items()}
-"""Channels, height and width of a data set's images, by the names that `build` takes."""
+"""Channels, height and width of a data set's images, under the names that `build` takes."""
 
 
 def build(

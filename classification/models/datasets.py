@@ -1,4 +1,4 @@
-"""What a data set fixes in a network: input channels, usual number of classes, form of the stem."""
+"""What depends on the data set in a network: input channels, usual number of classes, form of the stem."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ DATASETS: dict[str, Dataset] = {
 
 
 _SIDES = ((48, "cifar"), (96, "tiny-imagenet"))
-"""Up to which side of an image which form suits it; larger ones take ImageNet's."""
+"""The largest image side for each form; larger images take ImageNet's."""
 
 
 def form_for(dataset: str, input_shape: Sequence[int]) -> str:
-    """The key of `DATASETS` whose form of a network suits a data set: its own, or one by the side of the images.
+    """The key of `DATASETS` whose form of a network suits a data set: its own, or one chosen by the images' side.
 
     Args:
         dataset: a key of `DATASETS`, or the title of a folder of colour images.
@@ -55,7 +55,7 @@ def form_for(dataset: str, input_shape: Sequence[int]) -> str:
 
 
 def dataset_form(dataset: str, num_classes: int | None) -> tuple[Dataset, int]:
-    """Look up a data set; the second value is `num_classes`, or the data set's own number where that is None.
+    """Look up a data set; the second value is `num_classes`, or the data set's own number if that is None.
 
     Raises:
         UserError: an unknown data set, or fewer than one class.

@@ -1,4 +1,4 @@
-"""EfficientNet-B0 (Tan & Le, ICML 2019) without drop-connect, as LW-DNA trains it. torchvision's names."""
+"""EfficientNet-B0 (Tan & Le, ICML 2019) without drop-connect, as LW-DNA trains it, with torchvision's names."""
 
 from __future__ import annotations
 

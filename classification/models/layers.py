@@ -75,14 +75,14 @@ class InvertedResidual(nn.Module):
     """1x1 expansion (none where it changes nothing), depthwise, `squeeze`, linear 1x1 projection.
 
     Args:
-        inputs: channels of the input; where it keeps these and the size, it is a residual.
+        inputs: channels of the input; a block that keeps channels and size is residual.
         outputs: channels of the output.
         hidden: channels in between.
         kernel_size: of the depthwise convolution.
         stride: likewise.
         activation: behind the first two convolutions.
         norm: makes a batch norm.
-        squeeze: makes what stands behind the depthwise convolution, for `hidden` channels; None for nothing.
+        squeeze: makes the module behind the depthwise convolution, for `hidden` channels; None for no module.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class FeatureClassifier(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fresh parameters and statistics by torchvision's rules for MobileNets, for the widths of today's layers."""
+        """Fresh parameters and statistics by torchvision's rules for MobileNets, for the layers' present widths."""
         initialise(self, linear_normal)
 
     def forward(self, x: Tensor) -> Tensor:

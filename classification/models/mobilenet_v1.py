@@ -9,7 +9,7 @@ from classification.models.layers import ConvNormActivation, FeatureClassifier
 
 STEM_WIDTH = 32
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-# The stem's stride, the widths whose first block has stride 2; the last map has 7, 2, 2 and 2 pixels a side.
+# The stem's stride, and the widths whose first block has stride 2; the last map has 7, 2, 2 and 2 pixels a side.
 STRIDES: dict[str, tuple[int, tuple[int, ...]]] = {
     "imagenet": (2, (128, 256, 512, 1024)),
     "tiny-imagenet": (2, (128, 256, 512, 1024)),

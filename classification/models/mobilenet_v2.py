@@ -25,7 +25,7 @@ SMALL_STRIDES = (1, (1, 2, 2, 1))
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion (none where it is 1), depthwise 3x3, linear 1x1 projection; a residual where it fits."""
+    """1x1 expansion (none if it is 1), depthwise 3x3, linear 1x1 projection; residual if shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -93,9 +93,9 @@ def mobilenetv2(
 def mobilenetv2_small(
     num_classes: int | None = None, dataset: str = "tiny-imagenet", dropout: float = 0.0
 ) -> MobileNetV2:
-    """Eight inverted residuals for small images, of no paper: 3.103 M FLOPs (paper's convention), 0.156 M parameters.
+    """Eight inverted residuals for small images, from no paper: 3.103 M FLOPs (paper's convention), 0.156 M parameters.
 
-    These are for 100 classes of 16x16 pixels.
+    The numbers are for 100 classes of images of 16x16 pixels.
     """
     form, classes = dataset_form(dataset, num_classes)
     return MobileNetV2(form, classes, dropout, strides=SMALL_STRIDES, stages=SMALL_STAGES, stem=SMALL_STEM_WIDTH,

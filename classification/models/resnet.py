@@ -1,4 +1,4 @@
-"""ResNets by data set: `core.networks.resnet` in the form that a data set's images need."""
+"""ResNets by data set: `core.networks.resnet` in the form that suits a data set's images."""
 
 from __future__ import annotations
 

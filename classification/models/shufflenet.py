@@ -96,7 +96,7 @@ class ShuffleNetV2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fresh parameters and statistics by PyTorch's rules, as in torchvision, for today's widths."""
+        """Fresh parameters and statistics by PyTorch's rules, as in torchvision, for the present widths."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()

@@ -1,12 +1,12 @@
-"""BasicSR: `LWDNANet` in `ARCH_REGISTRY`, and its training with that: `python -m lwdna.runners.basicsr -opt train.yml`.
+"""BasicSR: `LWDNANet` in `ARCH_REGISTRY`, and training with it: `python -m lwdna.runners.basicsr -opt train.yml`.
 
     network_g:
       type: LWDNANet
       base: {type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 64, num_block: 16, upscale: 4}
       widths: widths.json
 
-A training script of one's own imports this module before it calls BasicSR's `train_pipeline`. Checkpoints have the
-names of the base network, and `python -m super_resolution.convert` reads them.
+A user's own training script imports this module before it calls BasicSR's `train_pipeline`. Checkpoints have the names
+of the base network, and `python -m super_resolution.convert` reads them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from super_resolution.torchvision_shim import make_importable
 
 make_importable()
 
-# basicsr imports torchvision, which may have to be repaired first, in every one of its modules.
+# All modules of basicsr import torchvision, which may have to be repaired first.
 from basicsr.train import train_pipeline  # noqa: E402
 from basicsr.utils.registry import ARCH_REGISTRY  # noqa: E402
 
 
 @ARCH_REGISTRY.register()
 def LWDNANet(base: Mapping[str, Any], widths: str | Path | None = None) -> nn.Module:
-    """A network of `ARCH_REGISTRY` at found widths, started as it starts itself.
+    """A network of `ARCH_REGISTRY` at found widths, which starts as that network starts itself.
 
     Args:
         base: the network's options, as `network_g` would have them.
-        widths: a widths file, from the folder in which the training is started, or the name of one that ships; None
-            trains the baseline.
+        widths: a widths file, relative to the folder in which the training is started, or the name of one that ships;
+            None trains the baseline.
 
     Returns:
         A plain network of the base's class.
@@ -54,7 +54,7 @@ def LWDNANet(base: Mapping[str, Any], widths: str | Path | None = None) -> nn.Mo
 
 
 def main() -> None:
-    """BasicSR's own training command; experiments are written beneath the current folder."""
+    """BasicSR's own training command; experiments are written below the current folder."""
     train_pipeline(str(Path.cwd()))
 
 

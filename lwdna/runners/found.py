@@ -1,4 +1,4 @@
-"""What the three runners share: a network at the widths of a file, started as its factory would start it."""
+"""The part that the three runners share: a network at a file's widths, started as its factory would start it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.surgery.initialise import Factory
 
 
 def load_widths(widths: str | Path) -> Architecture:
-    """The found widths of a file, or by the name of one that ships (`core.experiments.given`).
+    """The found widths in a file, or under the name of one that ships (`core.experiments.given`).
 
     Raises:
         UserError: there is no such file; ArchitectureError: it is damaged.

@@ -4,8 +4,8 @@
     model = dict(type="LWDNANet", base=dict(type="MyNet", depth=18), loss=dict(type="torch.nn.CrossEntropyLoss"))
     custom_hooks = [dict(type="ShrinkHook", shrink=dict(budget=dict(flops=0.9)))]
 
-The hook finds widths when the training starts and writes `widths.json` into the work directory; with `widths=` in the
-place of the hook, `LWDNANet` trains at those of a file.
+The hook finds widths when the training starts and writes `widths.json` into the work directory; with `widths=` instead
+of the hook, `LWDNANet` trains at the widths of a file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lwdna.runners.found import found_network
 from super_resolution.torchvision_shim import make_importable
 
 if importlib.util.find_spec("torchvision") is not None:
-    make_importable()  # one that is there and broken stops mmengine's Runner
+    make_importable()  # an installed but broken one stops mmengine's Runner
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, BaseModule, revert_sync_batchnorm
@@ -50,12 +50,12 @@ class LWDNANet(BaseModel):
 
     A plain network needs `loss`: batches are then (inputs, targets), by their order or by mmengine's names `inputs` and
     `data_samples`, and predictions are pairs of outputs and targets, as in mmengine's tutorials. A complete model (a
-    `BaseModel`) keeps its own steps, losses and predictions; what is found is what its mode "tensor" runs.
+    `BaseModel`) keeps its own steps, losses and predictions; the search covers what its mode "tensor" runs.
 
     Args:
         base: the network at its own widths: a configuration as `MODELS` builds it, `package.module:factory`,
-            `path/to/file.py:factory`, or a function that builds it. One with mmengine's `init_weights` has been started
-            by it when it comes out of here.
+            `path/to/file.py:factory`, or a function that builds it. If it has mmengine's `init_weights`, this is called
+            here.
         widths: a widths file, or the name of one that ships; None for the base's own widths.
         loss: (outputs, targets) -> loss, or its configuration; for a plain network.
         data_preprocessor: as in every `BaseModel`; by default a complete model's own.
@@ -65,7 +65,7 @@ class LWDNANet(BaseModel):
 
     Raises:
         UserError: the base is no network or cannot be built anew, a complete model is given a loss, or found widths
-            are to start from a checkpoint of the base's.
+            would start from a checkpoint of the base.
         ArchitectureError: the widths file cannot be read, or does not fit the base.
     """
 
@@ -95,7 +95,7 @@ class LWDNANet(BaseModel):
         self._share_preprocessor()
 
     def become(self, architecture: Architecture, factory: Factory) -> None:
-        """Take a fresh network at other widths in the place of the one that is there, on its device."""
+        """Replace the network by a fresh one at other widths, on the same device."""
         fresh = architecture.build(factory(), factory=factory)
         _refuse_checkpoints(fresh)
         self.network = fresh.to(_device(self.network)).train(self.network.training)
@@ -103,7 +103,7 @@ class LWDNANet(BaseModel):
         self._share_preprocessor()
 
     def init_weights(self) -> None:
-        """Nothing: the network has been started, at its widths, when it was made."""
+        """Does nothing: the network was initialised, at its widths, when it was made."""
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """A complete model's own step, else `BaseModel`'s."""
@@ -118,7 +118,7 @@ class LWDNANet(BaseModel):
         return self._stepping(BaseModel.test_step)(data)
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Likewise; where several processes train, mmengine's wrapper calls this and `forward` itself."""
+        """Likewise; if several processes train, mmengine's wrapper calls this and `forward` itself."""
         parse = self.network.parse_losses if isinstance(self.network, BaseModel) else super().parse_losses
         return parse(losses)
 
@@ -126,7 +126,7 @@ class LWDNANet(BaseModel):
         """Outputs ("tensor"), losses by name ("loss"), or predictions ("predict").
 
         Raises:
-            UserError: a list of images that nothing has stacked, targets of which no tensor can be made, or no loss.
+            UserError: a list of images that was not stacked, targets that do not form a tensor, or no loss.
         """
         if isinstance(self.network, BaseModel):
             return self.network(inputs, data_samples, mode)
@@ -163,11 +163,11 @@ class LWDNANet(BaseModel):
 class ShrinkHook(Hook):
     """Finds widths for the Runner's `LWDNANet` before its first step, from the Runner's own training batches.
 
-    The Runner builds model, training loop, optimiser and schedulers and then calls `before_run`, the first that a hook
-    sees of a training. No step has been taken by then. The hook scores the model's channels on the loader's first
+    The Runner builds model, training loop, optimiser and schedulers and then calls `before_run`, the first call of a
+    hook in a training. No step has been taken by then. The hook scores the model's channels on the loader's first
     batches, writes the widths file, and puts a fresh network at these widths into the model. It hands the parameters to
-    the optimiser: each takes the place and the settings of the one of its name. A loop that counts by epochs then
-    starts from the loader's beginning; one that counts by iterations goes on after the batches that were scored on.
+    the optimiser: each takes the place and the settings of the one with its name. A loop that counts epochs then starts
+    from the loader's beginning; one that counts iterations goes on after the scored batches.
 
     A run that resumes, evaluates or tests reads the file that the training wrote.
 
@@ -177,9 +177,9 @@ class ShrinkHook(Hook):
         seed: of the search and of the batches that it draws; None for the Runner's.
 
     Raises:
-        UserError: an unknown entry, or a value that is not allowed. And when the run starts: the model is no `LWDNANet`
-            or has found widths already; steps have been taken; another hook comes before this one; there is a
-            checkpoint to start from; several processes train; or a resumed run has no widths file.
+        UserError: an unknown entry, or a value that is not allowed. When the run starts: the model is no `LWDNANet` or
+            already has found widths; steps have been taken; another hook comes before this one; there is a checkpoint
+            to start from; several processes train; or a resumed run has no widths file.
     """
 
     priority = "HIGHEST"
@@ -198,7 +198,7 @@ class ShrinkHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """See the class."""
         model = runner.model
-        if model is self.shrunk:  # the same Runner tests what it has trained
+        if model is self.shrunk:  # the same Runner tests the network that it has trained
             return
         self._check(runner, model)
         path = Path(runner.work_dir) / self.out
@@ -264,7 +264,7 @@ class ShrinkHook(Hook):
         network = factory().to(_device(model.network))
         seed = int(runner.seed or 0) if self.seed is None else self.seed
         config = self.config
-        with generators(seed):  # the same batches whatever was drawn before
+        with generators(seed):  # the same batches, whatever random numbers were drawn before
             batches = list(islice(_scored(_batches(runner.train_loop), model), config.batches))
         if len(batches) < config.batches:
             runner.logger.warning(
@@ -288,7 +288,7 @@ class ShrinkHook(Hook):
 
 
 def stacked_inputs(inputs: Any) -> Any:
-    """A batch of images, as a plain network takes it.
+    """A batch of images as a plain network's input.
 
     Raises:
         UserError: it is a list.
@@ -302,10 +302,10 @@ def stacked_inputs(inputs: Any) -> Any:
 
 
 def targets_of(data_samples: Any) -> Any:
-    """What a loss compares with: lists of numbers and tensors become one tensor.
+    """Targets for a loss: lists of numbers and tensors become one tensor.
 
     Raises:
-        UserError: it is nothing, or a list of something else, which a complete model understands.
+        UserError: there are none, or they are a list of something else, which only a complete model understands.
     """
     if isinstance(data_samples, Sequence) and not isinstance(data_samples, str):
         if all(isinstance(item, Tensor) for item in data_samples):
@@ -324,15 +324,15 @@ def targets_of(data_samples: Any) -> Any:
 
 
 def _batches(loop: BaseLoop) -> Iterable[Any]:
-    """A training loop's batches; of one that counts by iterations those that it would take next.
+    """A training loop's batches; for a loop that counts iterations, those that it would take next.
 
-    A second iterator over such a loader would end `InfiniteSampler`'s only stream when it is left.
+    A second iterator over such a loader would end `InfiniteSampler`'s only stream when it is dropped.
     """
     return loop.dataloader_iterator if isinstance(loop, IterBasedTrainLoop) else loop.dataloader
 
 
 def _scored(loader: Iterable[Any], model: LWDNANet) -> Iterator[tuple[Any, Any]]:
-    """A loader's batches as `core.shrink` takes them: the model's inputs, and what its loss compares with."""
+    """A loader's batches as `core.shrink` takes them: the model's inputs, and the targets of its loss."""
     for data in loader:
         ready = model.data_preprocessor(data, True)
         if isinstance(model.network, BaseModel):
@@ -345,16 +345,16 @@ def _scored(loader: Iterable[Any], model: LWDNANet) -> Iterator[tuple[Any, Any]]
 
 
 def _images(inputs: Any) -> Any:
-    """What `inputs` of `_scored` hold for a network's mode "tensor"."""
+    """The part of `inputs` of `_scored` for a network's mode "tensor"."""
     if isinstance(inputs, Mapping):
         return inputs["inputs"]
     return inputs[0] if isinstance(inputs, tuple) else inputs
 
 
 def _example(network: BaseModel, images: Tensor) -> Any:
-    """Inputs with which a complete model runs its network: the images, with a mode where it asks for one.
+    """Inputs with which a complete model runs its network: the images, with a mode if it needs one.
 
-    Models of mmengine's tutorials know the modes "loss" and "predict" alone.
+    Models of mmengine's tutorials have only the modes "loss" and "predict".
 
     Raises:
         UserError: it returns nothing.
@@ -378,13 +378,13 @@ def _example(network: BaseModel, images: Tensor) -> Any:
 
 
 def _factory(base: Mapping[str, Any] | str | Factory) -> Factory:
-    """What builds the base anew, started as mmengine would start it."""
+    """A factory of the base, which starts as mmengine would start it."""
     if isinstance(base, nn.Module) or not (isinstance(base, Mapping | str) or callable(base)):
         raise UserError(
             f"LWDNANet: base is a {type(base).__name__}: give what builds a network, a configuration or a function"
         )
     if isinstance(base, str):
-        load_factory(base)  # a wrong name is told before anything is built
+        load_factory(base)  # a wrong name is reported before anything is built
     return partial(_made, base)
 
 
@@ -401,7 +401,7 @@ def _made(base: Mapping[str, Any] | str | Factory) -> nn.Module:
 
 
 def _without_sync(make: Factory) -> nn.Module:
-    """As the Runner changes every model where there is one process."""
+    """The model without synchronised norms, as the Runner changes every model if there is one process."""
     return revert_sync_batchnorm(make())
 
 
@@ -436,10 +436,10 @@ def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> list[torch.optim.Op
 def _hand_over(
     wrapper: OptimWrapper | OptimWrapperDict, before: Mapping[int, str], after: Mapping[str, nn.Parameter]
 ) -> None:
-    """Let optimisers step the new parameters, each in the place of the old one of its name.
+    """Let optimisers step the new parameters, each in the place of the old one with its name.
 
-    Groups, rates and decays stay, and so do the schedulers, which know groups alone. Parameters of blocks that were
-    left out go.
+    Groups, learning rates and decays stay, and so do the schedulers, which refer to groups alone. Parameters of blocks
+    that were left out are dropped.
     """
     for optimizer in _optimizers(wrapper):
         for group in optimizer.param_groups:

@@ -1,7 +1,7 @@
 """timm: `timm.create_model("lwdna_resnet18", widths="widths.json", num_classes=10)`.
 
-`import lwdna.runners.timm` registers a network `lwdna_NAME` beside every one that timm knows by then; `register(name)`
-adds those that are registered later. They take the options of NAME, and `widths`.
+`import lwdna.runners.timm` registers a network `lwdna_NAME` beside every network that timm knows at that time;
+`register(name)` adds networks that are registered later. They take the options of NAME, and `widths`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from timm.models import (  # noqa: E402
 
 PREFIX = "lwdna_"
 
-# Input size, mean and the like of the registered networks, where timm looks for them: those of the base, no weights.
+# Input size, mean and the like of the registered networks, where timm looks for them: the base's, without weights.
 default_cfgs: dict[str, Any] = {}
 
 
@@ -69,7 +69,7 @@ def _found(name: str, pretrained: bool, widths: str | Path | None, options: dict
     """The network at the widths of a file, or its own.
 
     Raises:
-        UserError: pretrained weights are asked for, which fit the baseline's widths alone; or see `found_network`.
+        UserError: pretrained weights are requested, which fit the baseline's widths alone; or see `found_network`.
     """
     if pretrained and widths is not None:
         raise UserError(
@@ -84,10 +84,10 @@ def _found(name: str, pretrained: bool, widths: str | Path | None, options: dict
 
 
 def _retell_sizes(baseline: Any, network: Any, inputs: Any) -> None:
-    """Mend the sizes that timm's networks repeat in plain numbers, which `reset_classifier` reads among others.
+    """Correct the sizes that timm's networks repeat as plain numbers, which `reset_classifier` and others read.
 
-    `num_features` is the width of what `forward_features` gives, `head_hidden_size` of what the classifier takes; a
-    head with a norm keeps the former, too. `feature_info` of a network of features names their channels.
+    `num_features` is the width of `forward_features`' output, `head_hidden_size` that of the classifier's input; a head
+    with a norm keeps the former, too. `feature_info` of a feature network names its channels.
     """
     heads = [net.get_classifier() if hasattr(net, "get_classifier") else None for net in (baseline, network)]
     before, after = (head.in_features if isinstance(head, nn.Linear) else 0 for head in heads)
@@ -114,13 +114,13 @@ def _retell(module: nn.Module, name: str, old: int, new: int) -> None:
 
 
 def _changed(size: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    """What has become of the axis of that size, where one has changed; None where none has."""
+    """The new size of the axis with that size, if one has changed; else None."""
     found = [new for old, new in zip(before, after, strict=True) if old == size != new]
     return found[0] if len(found) == 1 else None
 
 
 def _shapes(network: nn.Module, method: str, inputs: Any) -> list[tuple[int, ...]]:
-    """The shapes of what a method gives for inputs of these shapes."""
+    """The shapes of a method's outputs for inputs of these shapes."""
     zeros = map_tensors(inputs, lambda tensor: torch.zeros_like(tensor, device="cpu"))
     with torch.no_grad():
         found = getattr(copy_model(network).eval(), method)(

@@ -1,4 +1,4 @@
-# CIFAR-10 as in DHP's scripts: padded random crops, mirror images, learning rate x0.1 at half and three quarters.
+# CIFAR-10 as in DHP's scripts: padded random crops, horizontal flips, learning rate x0.1 at half and three quarters.
 dataset = "cifar10"
 data = dict(
     train_limit=None,

@@ -5,8 +5,8 @@ data = dict(
     train_limit=None,
     # Random resized crops instead.
     crop_padding=0,
-    # The standard recipe mirrors images, and so do we. The reference means to, but an inverted condition turns it
-    # off: data.flip=False is what the published figures were made with.
+    # The standard recipe flips images, and so do we. The reference means to, but an inverted condition turns it off:
+    # the published figures were made with data.flip=False.
     flip=True,
     bad_images="error",
     workers=8,
@@ -22,11 +22,11 @@ shrink = dict(
     # The fractions of the published tables.
     budget=dict(convention="paper"),
     score="gradient",
-    # Of the widened widths: every width is at least 0.8 of the baseline's.
+    # A share of the widened widths: every width is at least 0.8 of the baseline's.
     floor=0.4,
     ceiling=1.0,
     round_to=1,
-    # The reference takes two batches, and a quarter of the images of each, for want of memory.
+    # The reference takes two batches, and a quarter of the images of each, for lack of memory.
     batches=2,
     batch_size=64,
 )

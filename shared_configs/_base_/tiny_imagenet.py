@@ -2,8 +2,8 @@
 dataset = "tiny-imagenet"
 data = dict(
     train_limit=None,
-    # No augmentation at all. The scripts mean to mirror images, but an inverted condition turns it off:
-    # data.flip=True is what they intend, data.flip=False what the published figures were made with.
+    # No augmentation at all. The scripts mean to flip images, but an inverted condition turns it off: they intend
+    # data.flip=True, and the published figures were made with data.flip=False.
     crop_padding=0,
     flip=False,
     bad_images="error",

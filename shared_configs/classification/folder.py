@@ -1,5 +1,5 @@
-# The user's own images, hundreds to hundred thousands of them: `--dataset PATH`.
-# A network that learns from few images, at a size that a CPU can do; data.size=224 where there is a GPU and time.
+# The user's own images, from hundreds to hundreds of thousands: `--dataset PATH`. A network that learns from few
+# images, at a size that suits a CPU; use data.size=224 if there is a GPU and time.
 model = "resnet18"
 # Named on the command line.
 dataset = "PATH"
@@ -9,13 +9,13 @@ data = dict(
     # Random resized crops instead.
     crop_padding=0,
     flip=True,
-    # One damaged file in a hundred thousand is named, counted and listed, and does not stop the others.
+    # One damaged file in a hundred thousand is named, counted and listed, and does not stop the run.
     bad_images="skip",
     workers=4,
 )
 train = dict(
     epochs=100,
-    # Small, so that some hundred images still make a dozen steps an epoch; a set of fewer images is one batch.
+    # Small, so that some hundred images still give a dozen steps per epoch; a smaller set is one batch.
     batch_size=32,
     optimizer=dict(name="sgd", lr=0.025, momentum=0.9, nesterov=True, weight_decay=5e-4),
     schedule=dict(name="cosine", warmup_epochs=5, min_lr=0.0),

@@ -1,10 +1,9 @@
-# Where ways of finding widths are explored: classes 0 to 99 of Tiny-ImageNet at a quarter of their size, half of the
-# training images held out to test on, so that 30,000 images tell networks apart. Inverted bottlenecks, because these
-# are what widths matter to. What is learned here is confirmed on other classes by
-# mobilenetv2_small_tiny_imagenet_confirm.py.
+# The exploration of ways of finding widths: classes 0 to 99 of Tiny-ImageNet at a quarter of their size, half of the
+# training images held out for testing, so that 30,000 images tell networks apart. Inverted bottlenecks, because widths
+# matter to them. mobilenetv2_small_tiny_imagenet_confirm.py confirms the findings on other classes.
 _base_ = "../_base_/tiny_imagenet.py"
 model = "mobilenetv2_small"
-# Layers this small are over before a second thread has begun.
+# Layers this small are done before a second thread has started.
 threads = 1
 data = dict(classes=100, test_per_class=250, downsample=4, crop_padding=2, flip=True)
 train = dict(

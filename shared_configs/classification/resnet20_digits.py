@@ -1,13 +1,13 @@
 # scikit-learn's handwritten digits: a real data set that needs no download, for a first run of minutes on a CPU.
-# Epochs, crop and weight decay were chosen on the baseline: shorter runs and plain images err more often.
+# Epochs, crop and weight decay were chosen on the baseline: shorter runs and plain images give larger errors.
 model = "resnet20"
 dataset = "digits"
-# Layers this small are over before a second thread has begun.
+# Layers this small are done before a second thread has started.
 threads = 1
 data = dict(
     train_limit=None,
     crop_padding=1,
-    # A mirrored digit is another sign.
+    # A flipped digit is another sign.
     flip=False,
     bad_images="error",
     workers=0,
@@ -20,7 +20,7 @@ train = dict(
 )
 shrink = dict(
     widen=2.0,
-    # The convention of the records in docs/results, which this protocol gives again.
+    # The convention of the records in docs/results, which this protocol reproduces.
     budget=dict(flops=0.9, convention="paper"),
     score="gradient",
     floor=0.4,

@@ -1,8 +1,8 @@
 # A part of Tiny-ImageNet that a CPU trains on in minutes, for comparisons over many seeds: the first 20 classes at a
-# quarter of their size, ResNet20 with Tiny-ImageNet's stem of stride 2, mirrored and shifted images, few epochs.
+# quarter of their size, ResNet20 with Tiny-ImageNet's stem of stride 2, flipped and shifted images, few epochs.
 _base_ = "../_base_/tiny_imagenet.py"
 model = "resnet20"
-# Layers this small are over before a second thread has begun.
+# Layers this small are done before a second thread has started.
 threads = 1
 data = dict(classes=20, downsample=4, crop_padding=1, flip=True)
 train = dict(

@@ -4,7 +4,7 @@ options = dict(n_blocks=8, n_feats=128)
 dataset = "div2k"
 data = dict(
     patch=192,
-    # The reference trains on 32,208 sub-images; crops of whole images are as many an epoch, 2,013 batches of 16.
+    # The reference trains on 32,208 sub-images; an epoch has as many crops of whole images, 2,013 batches of 16.
     crops_per_epoch=32208,
     augment=True,
     benchmarks=("Set5", "Set14", "B100", "Urban100", "DIV2K"),
@@ -30,6 +30,6 @@ shrink = dict(
     batches=2,
     batch_size=16,
 )
-# As in the paper, the upsamplers share the trunk's width. Left alone they grow, and at four times the sides a channel
-# costs more time than its FLOPs say.
+# As in the paper, the upsamplers share the trunk's width. With widths of their own they grow, and at four times the
+# sides a channel costs more time than its FLOPs say.
 tie_upsampler = True

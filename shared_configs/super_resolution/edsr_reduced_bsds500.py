@@ -12,7 +12,7 @@ data = dict(
 )
 train = dict(
     epochs=12,
-    # Small crops and batches: more steps in the same time, which decides while training is this short.
+    # Small crops and batches: more steps in the same time, which matters most in so short a training.
     batch_size=4,
     # 2e-3 learns faster and then diverges: EDSR has no normalisation.
     optimizer=dict(lr=5e-4),

@@ -1,4 +1,4 @@
-# Where what was explored on the reduced EDSR is confirmed: scored on photographs of BSDS500 that are held out of
+# The confirmation of the exploration on the reduced EDSR: scored on photographs of BSDS500 that are held out of
 # training and on which nothing was chosen. bfloat16 and channels_last: half the time on a CPU.
 _base_ = "./edsr_reduced_bsds500.py"
 data = dict(held_out=49, benchmarks=("Set5", "Set14"))

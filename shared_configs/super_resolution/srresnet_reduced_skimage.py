@@ -1,4 +1,4 @@
-# The reduced SRResNet on the photographs that scikit-image brings along: runs without any download.
+# The reduced SRResNet on the photographs that come with scikit-image: runs without any download.
 _base_ = "./srresnet_reduced_bsds500.py"
 dataset = "skimage"
 data = dict(benchmarks=("skimage", "Set5", "Set14", "B100", "Urban100"))

@@ -3,21 +3,21 @@
 name = "dimp18-small"
 backbone = dict(name="resnet18-small")
 network = dict(classification_channels=64, filter_size=4, optimizer_iterations=5, iou_channels=64)
-# From scratch, the first filter is the target's own features: a start that the published, random one lacks.
+# The first filter is the target's own features: from scratch, a better start than the published random one.
 matched_filter = 0.3
 data = dict(
     sources=(
         dict(dataset="otb", weight=0.15, partial=True),
         dict(dataset="demo", split="train", weight=0.35),
-        # A dozen targets are soon known by heart; these are three hundred more.
+        # A dozen targets are soon memorised; these are three hundred more.
         dict(dataset="demo", split="random", weight=0.5),
     ),
     sequences_per_epoch=640,
-    # One frame to learn the target from and one to find it in: as many frames of other sequences teach more.
+    # One frame to learn the target from and one to find it in: more sequences teach more than more frames of each.
     sampling=dict(train_frames=1, test_frames=1),
     views=dict(
         crop=144,
-        # Less of the surroundings than published, so that a target is more than two cells of the score map wide.
+        # A smaller area than published, so that a target is more than two cells of the score map wide.
         area_factor=4.0,
         # Less than the published jitter, which hides the target from a network that knows nothing yet.
         train_jitter=dict(scale=0.25, shift=1.0),
@@ -53,6 +53,6 @@ train = dict(
     channels_last=True,
     checkpoint_every_steps=20,
 )
-# Chosen on random scenes of `demo` that are not trained on: features of a small network tell the target from its
-# surroundings less well, so the tracker looks nearer to where it was and learns more often.
+# Chosen on random scenes of `demo` that are not trained on: a small network's features separate the target less well
+# from its surroundings, so the tracker searches nearer to the last position and learns more often.
 tracker = dict(search_area=3.5, window=True, target_not_found=0.0, train_skipping=2, learning_rate=0.02)

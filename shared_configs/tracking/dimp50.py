@@ -16,7 +16,7 @@ data = dict(
         dict(dataset="coco", split="train2014", weight=1.0),
     ),
     sequences_per_epoch=26_000,
-    # GOT-10k's own validation set; the authors, for VOT's rules, took a part of its training set.
+    # GOT-10k's own validation set; the authors took a part of its training set, because of VOT's rules.
     validation=(dict(dataset="got10k", split="val"),),
     validation_sequences=5_000,
     sampling=dict(train_frames=3, test_frames=3, max_gap=30, gap_step=5, min_frames=20, min_visible=13),

@@ -50,7 +50,7 @@ class CacheConfig:
     """Images decoded once, into memory-mapped files.
 
     Attributes:
-        folder: where they lie; None keeps them beside the images where they can be written to.
+        folder: where they lie; None keeps them beside the images if that folder can be written.
     """
 
     folder: Path | None = None
@@ -63,14 +63,14 @@ class DataConfig:
     Attributes:
         patch: side of an HR training crop in pixels (192 for EDSR, 96 for SRResNet); rounded down to a
             multiple of the scale, so that 64 is 63 at x3.
-        crops_per_epoch: training crops of one epoch; None is one per image.
+        crops_per_epoch: training crops of one epoch; None draws one per image.
         augment: random flips and rotations of the training crops.
         sub_images: train on the pre-cut sub-images of DIV2K or Flickr2K.
         cache: where the images are kept decoded.
-        benchmarks: the sets to score on; those that are not there are named in the report.
-        held_out: so many images, the last of the training set by name, are not trained on but scored on, as a set
+        benchmarks: the sets to score on; the report names those that are missing.
+        held_out: the last so many images of the training set by name are not trained on but scored, as a set
             `held-out`.
-        tile: side of the tiles by which images are scored, in LR pixels; None takes each image as a whole.
+        tile: side of the tiles in which images are scored, in LR pixels; None takes each image as a whole.
 
     Raises:
         UserError: the tile is not positive, or the number of held-out images negative.
@@ -97,7 +97,7 @@ class DataConfig:
 
 
 def open_parts(dataset: str, root: Path, scale: int, data: DataConfig) -> tuple[ImageSet, ImageSet | None]:
-    """The images that are trained on, and those that `data.held_out` keeps to be scored on; None where it keeps none.
+    """The images to train on, and those that `data.held_out` keeps for scoring; None if it keeps none.
 
     Raises:
         UserError: no such set, or it has too few images to hold so many out; MissingData: its files are not there.
@@ -111,7 +111,7 @@ def open_parts(dataset: str, root: Path, scale: int, data: DataConfig) -> tuple[
             f"data.held_out={data.held_out} of the {len(images.pairs)} images of '{dataset}' leaves none to train on"
         )
     by_name = sorted(images.pairs, key=lambda pair: pair.name)
-    # A name of its own, so that it never shares a cache with the whole set.
+    # Its own name keeps it from sharing a cache with the whole set.
     trained_on = replace(images, name=f"{images.name}-first-{kept}", pairs=tuple(by_name[:kept]))
     return trained_on, replace(images, name=HELD_OUT, pairs=tuple(by_name[kept:]))
 
@@ -131,11 +131,11 @@ def open_training_loader(
         channels: 3 for RGB crops, 1 for their luma.
 
     Raises:
-        UserError: anything that the set, its images or the config get wrong; one line each.
+        UserError: the set, its images or the config are wrong; one line each.
     """
     images, _ = open_parts(dataset, root, scale, data)
     cached = open_cache(images, None if data.cache.folder is None else data.cache.folder.expanduser())
     crops = len(cached) if data.crops_per_epoch is None else data.crops_per_epoch
-    # One protocol serves every scale. A patch below the scale stays as it is: the loader says what is wrong with it.
+    # One protocol serves every scale. A patch below the scale stays as it is: the loader refuses it.
     patch = data.patch - data.patch % scale or data.patch
     return CropLoader(cached, batch_size, patch, crops, seed, data.augment, channels)

@@ -1,7 +1,7 @@
 """Decoded images in one memory-mapped file, so that training never waits for PNG or JPEG decoding.
 
 The file (`core.storage.packed`) holds the uint8 RGB planes of every HR and LR image of a set, one after another; its
-table of contents has the images' names and sizes. One that is not whole is made again.
+table of contents has the images' names and sizes. An incomplete file is made again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from core.storage.cache import cache_folders, decode_in_order, fingerprint, open
 from core.storage.packed import read_packed, write_packed
 from super_resolution.data.sets import ImagePair, ImageSet, read_pair
 
-_MARK = b"LWDNASR2"  # to be changed with the meaning of the file
+_MARK = b"LWDNASR2"  # change this when the meaning of the file changes
 
 
 @dataclass(frozen=True, eq=False)
 class CachedImages:
-    """The pixels of a set's images, read from disk as they are touched.
+    """The pixels of a set's images, read from disk when they are used.
 
     Attributes:
         scale: the up-sampling factor.
@@ -57,18 +57,17 @@ class CachedImages:
 
 
 def open_cache(images: ImageSet, folder: Path | None = None) -> CachedImages:
-    """Open a set's pixel cache, and make it first where it is missing, broken or older than its images.
+    """Open a set's pixel cache; make it first if it is missing, broken or older than its images.
 
-    Of several processes that want it at once, one makes it while the others wait.
+    If several processes want it at once, one makes it while the others wait.
 
     Args:
         images: the set.
-        folder: where the cache lies; None means `.lwdna_cache` in the set's own folder, or, where that can't
-            be written, a folder under `$XDG_CACHE_HOME/lwdna` (`~/.cache/lwdna`).
+        folder: where the cache lies; None means `.lwdna_cache` in the set's own folder, or, if that can't be written, a
+            folder under `$XDG_CACHE_HOME/lwdna` (`~/.cache/lwdna`).
 
     Raises:
-        UserError: an image can't be read, its LR and HR files do not match, or the cache can be written
-            nowhere.
+        UserError: an image can't be read, its LR and HR files do not match, or no place for the cache can be written.
         OSError: the disk is full.
     """
     files = (
@@ -89,14 +88,14 @@ def open_cache(images: ImageSet, folder: Path | None = None) -> CachedImages:
 
 
 def _stem(images: ImageSet) -> str:
-    """One for every name, place of the images, and scale."""
+    """The cache file's stem, one for every name, place of the images, and scale."""
     sources = sorted({str(pair.hr.resolve().parent) for pair in images.pairs})
     digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', images.name)}-x{images.scale}-{digest}"
 
 
 def _open(path: Path, scale: int) -> CachedImages | None:
-    """The cache at `path`, or None where there is none that is whole."""
+    """The cache at `path`; None if there is no complete one."""
     packed = read_packed(path, _MARK)
     if packed is None:
         return None

@@ -13,7 +13,7 @@ from core.errors import UserError
 from super_resolution.data.cache import CachedImages
 from super_resolution.images import LUMA
 
-_ORDER, _CROPS = 0, 1  # the two uses of the seed must not share random numbers
+_ORDER, _CROPS = 0, 1  # keys that keep the two uses of the seed from sharing random numbers
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class CropLoader:
         images: the cached training set.
         batch_size: crops per batch, over all ranks.
         patch: side of an HR crop in pixels, a multiple of the scale.
-        crops_per_epoch: crops of one epoch; every image is drawn equally often, up to one.
-        seed: with the epoch and the step, decides everything that is drawn.
+        crops_per_epoch: crops of one epoch; the numbers of crops of any two images differ by at most one.
+        seed: with the epoch and the step, determines all random numbers.
         augment: flip and rotate each crop by one of the square's eight symmetries.
         channels: 3, or 1 for the luma (ITU-R BT.601) of the crops.
         rank, world: which part of every batch is yielded; see `shard`.
@@ -122,7 +122,7 @@ class CropLoader:
 
 
 def _random(*entropy: int) -> np.random.Generator:
-    """A generator for one purpose; all keys have one length, for NumPy pads shorter ones with zeros."""
+    """A generator for one purpose; all keys have one length, since NumPy pads shorter ones with zeros."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 

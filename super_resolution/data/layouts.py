@@ -1,5 +1,4 @@
-"""Where the files of each data set lie: DIV2K, Flickr2K, BSDS500, the benchmark sets, any folder, and the
-default.
+"""Where the files of each data set lie: DIV2K, Flickr2K, BSDS500, benchmark sets, any folder, and the default.
 
 Every function takes the data root and the scale and returns an `ImageSet`, or raises `MissingData` with one
 line that says what is missing, where it belongs and where to get it.
@@ -54,8 +53,7 @@ def skimage_test(root: Path, scale: int) -> ImageSet:
 def div2k_train(root: Path, scale: int, sub_images: bool = False) -> ImageSet:
     """The 800 training images of DIV2K (Agustsson & Timofte, CVPRW 2017).
 
-    Official layout: `DIV2K/DIV2K_train_HR/0001.png` and `DIV2K/DIV2K_train_LR_bicubic/X4/0001x4.png`.
-        Sub-images:
+    Official layout: `DIV2K/DIV2K_train_HR/0001.png` and `DIV2K/DIV2K_train_LR_bicubic/X4/0001x4.png`. Sub-images:
     BasicSR's `DIV2K_train_HR_sub` and `DIV2K_train_LR_bicubic/X4_sub`, or `GT_sub` and `GT_sub_bicLRx4`.
     """
     folder = root / "DIV2K"
@@ -125,8 +123,8 @@ def benchmark(root: Path, scale: int, name: str) -> ImageSet:
     """A benchmark set by name, in EDSR's or BasicSR's layout; `"DIV2K"` is its validation part.
 
     EDSR's is `benchmark/Set5/HR/<name>.png` with `benchmark/Set5/LR_bicubic/X4/<name>x4.png`, BasicSR's
-    `Set5/GTmod12/<name>.png` with `Set5/LRbicx4/<name>.png`. The folder `benchmark` may be left out. LR
-    images are made where the folder for their scale is missing.
+    `Set5/GTmod12/<name>.png` with `Set5/LRbicx4/<name>.png`. The folder `benchmark` may be left out. LR images are made
+    if the folder for their scale is missing.
     """
     if name == "DIV2K":
         return div2k_valid(root, scale)
@@ -139,7 +137,7 @@ def benchmark(root: Path, scale: int, name: str) -> ImageSet:
 
 
 def folder_of_images(folder: Path, scale: int) -> ImageSet:
-    """Any folder of images, or one with `HR` and, where LR images exist, `LR_bicubic/X<scale>` in it."""
+    """Any folder of images, or one with `HR` and, if there are LR images, `LR_bicubic/X<scale>` in it."""
     has_parts = (folder / "HR").is_dir()
     files = find_images(folder / "HR" if has_parts else folder, "the images", "your own collection")
     lr = folder / f"LR_bicubic/X{scale}" if has_parts else None
@@ -185,7 +183,7 @@ def open_training_set(name: str, root: Path, scale: int, *, sub_images: bool = F
 def open_benchmarks(
     names: Sequence[str], root: Path, scale: int
 ) -> tuple[tuple[ImageSet, ...], dict[str, str]]:
-    """Those benchmark sets that are present, and for the others why they are not.
+    """The benchmark sets that are present, and the reasons why the others are not.
 
     Args:
         names: of `PAPER_SETS`, `"skimage"`, any other set in the benchmark layout, or a folder by its path.
@@ -197,8 +195,7 @@ def open_benchmarks(
         how to get it.
 
     Raises:
-        UserError: a path (a name with a separator) is not a folder, or a file is not named as its set names
-            files.
+        UserError: a path (a name with a separator) is not a folder, or a file's name does not follow its set's rule.
     """
     present, missing = [], {}
     for name in names:
@@ -215,10 +212,10 @@ def open_benchmarks(
 
 
 def missing_sets(root: Path, scale: int = 4) -> dict[str, str]:
-    """Every training set and set of the paper -> what is missing and where to get it, "" where it is there.
+    """Every training set and set of the paper -> what is missing and where to get it; "" if it is there.
 
     Raises:
-        UserError: a file of a set is not named as the set names files.
+        UserError: a file's name does not follow its set's rule.
     """
     training = {name: partial(listing, root, scale) for name, listing in TRAINING_SETS.items()}
     return missing_of(training | {name: partial(benchmark, root, scale, name) for name in PAPER_SETS})
@@ -246,7 +243,7 @@ def _by_path(name: str, scale: int, known: Sequence[str] | dict[str, Callable[..
 
 
 def _sub_name(name: str, sub_images: bool) -> str:
-    """The set's name, marked where it is cut into sub-images, so that the two never share a cache."""
+    """The set's name, marked if it is cut into sub-images, so that the two never share a cache."""
     return f"{name}-sub" if sub_images else name
 
 

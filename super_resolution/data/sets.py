@@ -1,4 +1,4 @@
-"""Sets of image pairs: what a data set is once its files are found, and how a pair is read."""
+"""Sets of image pairs: a data set whose files have been found, and how a pair is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from super_resolution.resize import crop_to_multiple, downscale
 
 @dataclass(frozen=True)
 class ImagePair:
-    """One image: its high-resolution file and, where the data set brings one, its low-resolution file."""
+    """One image: its high-resolution file and, if the data set has one, its low-resolution file."""
 
     name: str
     hr: Path
@@ -33,7 +33,7 @@ class ImageSet:
         name: the data set's name as papers print it, or the folder's.
         scale: the up-sampling factor.
         pairs: the images; names are unique.
-        folder: where the set lies, and its pixel cache with it; None where nothing may be written.
+        folder: where the set lies, and its pixel cache with it; None if nothing may be written there.
 
     Raises:
         UserError: the scale is below 2, there are no images, or two share a name.
@@ -70,7 +70,7 @@ def pair_up(
 
     Raises:
         MissingData: the folder is there but an image's LR file is not in it.
-        UserError: an image has several LR files, or an LR file no image: one of the two folders is not whole.
+        UserError: an image has several LR files, or an LR file no image: one of the two folders is incomplete.
     """
     if lr_folder is None or not lr_folder.is_dir():
         return tuple(ImagePair(hr.stem, hr) for hr in hr_files)
@@ -103,7 +103,7 @@ def pair_up(
 
 
 def read_pair(pair: ImagePair, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read the HR and the LR image of a pair; the LR one is made where there is no file.
+    """Read the HR and the LR image of a pair; the LR image is made if there is no file.
 
     Returns:
         HR, cropped to `scale` times the LR image's size, and LR: both H x W or both H x W x 3, uint8.

@@ -1,8 +1,8 @@
 """Networks for super-resolution and denoising: plain `nn.Module`s, without a trace of the search in them.
 
 Every name in `MODELS` is a function with defaults, importable from here (`super_resolution.models.edsr()`, or
-`super_resolution.models:edsr` on a command line). All take and give images in [0, 1]. Each can be traced,
-scripted, exported and pickled at any widths, and has `init_weights()`, which gives it new weights in place.
+`super_resolution.models:edsr` on a command line). All take and give images in [0, 1]. Each can be traced, scripted,
+exported and pickled at any widths; its `init_weights()` draws new weights in place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 UPSCALERS = tuple(name for name, make in MODELS.items() if "scale" in inspect.signature(make).parameters)
-"""Those that enlarge images; the others keep their size."""
+"""The networks that enlarge images; the others keep their size."""
 
 
 def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
@@ -42,7 +42,7 @@ def build(name: str, scale: int | None = None, **options: object) -> nn.Module:
     Args:
         name: a key of `MODELS`; or `package.module:factory` or `path/to/file.py:factory`, whose code is run.
         scale: 2, 3 or 4, by default 4; the denoisers (`dncnn`, `unet`) keep the size, so theirs is 1. A factory gets it
-            where it has such a parameter.
+            if it has such a parameter.
         options: the network's own, such as `n_blocks` and `n_feats`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The network of one of BasicSR's option files: what a checkpoint of its training does not tell.
+"""The network of one of BasicSR's option files: what is not in a checkpoint of its training.
 
 BasicSR keeps its network's constants (`res_scale`, `img_range`, `rgb_mean`) out of the checkpoint, and copies the
 option file beside it: `experiments/NAME/x.yml`, `experiments/NAME/models/net_g_latest.pth`.
@@ -28,7 +28,7 @@ _CONSTANTS = ("res_scale", "img_range", "rgb_mean")
 
 @dataclass(frozen=True)
 class Constants:
-    """What an EDSR was trained with and its weights do not tell; None for what is not known.
+    """Constants of an EDSR's training that are not in its weights; None for unknown ones.
 
     Attributes:
         res_scale: the factor of each block's convolved branch.
@@ -36,7 +36,7 @@ class Constants:
         mean: the mean colour, in [0, 1]; BasicSR's `rgb_mean`.
 
     Raises:
-        UserError: a value that no training has.
+        UserError: a value that no training can have.
     """
 
     res_scale: float | None = None
@@ -50,7 +50,7 @@ class Constants:
             raise UserError(f"the mean colour is {self.mean}: it has three values between 0 and 1")
 
     def over(self, other: Constants) -> Constants:
-        """These, and those of `other` where these are not known."""
+        """These constants, with those of `other` in place of unknown ones."""
         return Constants(
             other.res_scale if self.res_scale is None else self.res_scale,
             other.image_range if self.image_range is None else self.image_range,
@@ -66,7 +66,7 @@ class NetworkOptions:
         model: the name in `super_resolution.models.MODELS`.
         scale: its up-sampling factor.
         n_blocks: residual blocks.
-        n_feats: channels; of a network with found widths the baseline's.
+        n_feats: channels; for a network with found widths, the baseline's.
         constants: all known for EDSR, none for MSRResNet, which has none.
         widths: the widths file of a network that was trained with found widths (`lwdna.runners.basicsr`).
     """
@@ -104,7 +104,9 @@ def read_options(path: Path) -> NetworkOptions:
     strange = [f"{name}: {value!r}" for name, value in sizes.items() if type(value) is not int]
     strange += [f"{name}: {sizes[name]}" for name in ("num_in_ch", "num_out_ch") if sizes[name] != 3]
     if strange:
-        raise UserError(f"'{path}': {', '.join(strange)} of network_g: whole numbers are, and channels are 3")
+        raise UserError(
+            f"'{path}': {', '.join(strange)} of network_g: expected whole numbers, and 3 channels"
+        )
     return NetworkOptions(
         _MODELS[kind], sizes["upscale"], sizes["num_block"], sizes["num_feat"],
         _constants(path, options) if kind == "EDSR" else Constants(),
@@ -113,7 +115,7 @@ def read_options(path: Path) -> NetworkOptions:
 
 
 def options_beside(checkpoint: Path) -> Path | None:
-    """The option file that BasicSR copied beside a checkpoint; None where there is none.
+    """The option file that BasicSR copied beside a checkpoint; None if there is none.
 
     Raises:
         UserError: there are several, of different networks.
@@ -130,7 +132,7 @@ def options_beside(checkpoint: Path) -> Path | None:
 
 
 def _constants(path: Path, options: Mapping[str, Any]) -> Constants:
-    """BasicSR's own defaults where the file is silent: `res_scale` is 1 there whatever the width."""
+    """The file's constants, else BasicSR's own defaults: `res_scale` is 1 there whatever the width."""
     try:
         mean = tuple(float(value) for value in options.get("rgb_mean", DIV2K_MEAN))
         return Constants(float(options.get("res_scale", 1)), float(options.get("img_range", 255)), mean)
@@ -139,7 +141,7 @@ def _constants(path: Path, options: Mapping[str, Any]) -> Constants:
 
 
 def _widths_file(path: Path, named: str) -> Path:
-    """A relative path is meant from where the training was started, which nobody wrote down."""
+    """The widths file; a relative path refers to the folder of the training's start, which is not recorded."""
     for place in (Path(named), path.parent / named):
         if place.is_file():
             return place

@@ -38,9 +38,9 @@ class Converted:
     Attributes:
         model: `"edsr"` or `"msrresnet"`.
         scale: 2, 3 or 4.
-        options: sizes, and EDSR's `res_scale`; its range and mean colour where they are not BasicSR's defaults.
+        options: sizes, and EDSR's `res_scale`; its range and mean colour if they are not BasicSR's defaults.
         weights: the state dict.
-        assumed: those of EDSR's constants that neither the weights nor the caller told, with their values.
+        assumed: EDSR's constants that neither the weights nor the caller gave, with their values.
         architecture: found widths; None for the network's own.
     """
 
@@ -68,14 +68,14 @@ def convert_weights(
     Args:
         checkpoint: what `core.storage.checkpoint.read_weights(path)` or `torch.load(path, weights_only=True)` gives:
             weights by name, alone or under `"params_ema"` (preferred) or `"params"`; BasicSR's or EDSR-PyTorch's.
-        constants: what the weights do not tell. Where it is not given: `trained`'s; else a `res_scale` of 0.1 for 256
+        constants: values that are not in the weights. The default is `trained`'s; else a `res_scale` of 0.1 for 256
             channels and 1 for others, the range 255 and DIV2K's mean colour, as in all published checkpoints of both.
-            EDSR-PyTorch's weights tell the product of range and mean colour.
+            EDSR-PyTorch's weights hold the product of range and mean colour.
         trained: the options that BasicSR trained it with; without them sizes are read off the weights.
 
     Raises:
-        UserError: names without a partner on the other side, or tensors of another shape; all are listed. Constants for
-            MSRResNet, which has none, or that contradict the weights.
+        UserError: names without a counterpart, or tensors of another shape; all are listed. Constants for MSRResNet,
+            which has none, or that contradict the weights.
     """
     weights = find_weights(checkpoint, "checkpoint")
     whose = "BasicSR"
@@ -111,7 +111,7 @@ def _build(
 
 
 def _edsr_options(options: dict[str, Any], constants: Constants) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Sizes and constants as options of `build`, and which of the latter are assumed."""
+    """Sizes and constants as options of `build`, and which constants are assumed."""
     usual = Constants(0.1 if options["n_feats"] == 256 else 1.0, 255.0, DIV2K_MEAN)
     full = constants.over(usual)
     assert full.mean is not None
@@ -129,7 +129,7 @@ def _edsr_options(options: dict[str, Any], constants: Constants) -> tuple[dict[s
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> NetworkOptions:
-    """Network, scale and sizes that weights in BasicSR's names show."""
+    """Network, scale and sizes, read off weights under BasicSR's names."""
     first = weights.get("conv_first.weight")
     if first is None or first.dim() != 4 or 0 in first.shape:
         raise UserError(
@@ -143,7 +143,7 @@ def _sizes(weights: Mapping[str, Tensor]) -> NetworkOptions:
 
 
 def _scale(model: str, weights: Mapping[str, Tensor], n_feats: int) -> int:
-    """The scale that the first upsampling convolution has channels for; a second one doubles it."""
+    """The scale, from the channels of the first upsampling convolution; a second one doubles it."""
     first, second = ("upsample.0", "upsample.2") if model == "edsr" else ("upconv1", "upconv2")
     if f"{first}.weight" not in weights:
         raise UserError(f"the checkpoint is not BasicSR's {model}: it has no '{first}.weight'.")
@@ -154,7 +154,7 @@ def _scale(model: str, weights: Mapping[str, Tensor], n_feats: int) -> int:
 def _from_edsr_pytorch(
     weights: Mapping[str, Tensor], constants: Constants
 ) -> tuple[dict[str, Tensor], Constants]:
-    """EDSR-PyTorch's weights by BasicSR's names, and what its two shifts tell of range and mean colour.
+    """EDSR-PyTorch's weights under BasicSR's names, and its two shifts: the product of range and mean colour.
 
     Its `sub_mean` and `add_mean` are 1x1 convolutions: an identity, and minus or plus range times mean colour.
     """
@@ -176,7 +176,7 @@ def _from_edsr_pytorch(
 
 
 def _with_shift(constants: Constants, shift: Tensor) -> Constants:
-    """Range and mean colour whose product is `shift`, (3,): with DIV2K's colour where neither is given."""
+    """Range and mean colour whose product is `shift`, (3,): with DIV2K's colour if neither is given."""
     colour = torch.tensor(constants.mean or DIV2K_MEAN, dtype=torch.float64)
     image_range = constants.image_range
     if image_range is None:

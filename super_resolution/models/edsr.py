@@ -20,9 +20,9 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 class MeanShift(nn.Module):
     """Adds a constant to each colour; not trained.
 
-    The reference does so with a 1x1 convolution, whose 12 parameters and 9 multiplications per pixel the
-    published counts include. Here that convolution has weights of zero and is added to its input: the sum
-    shows to a trace that these channels are the image's own, which no search may widen or cut.
+    The reference does so with a 1x1 convolution, whose 12 parameters and 9 multiplications per pixel the published
+    counts include. Here that convolution has zero weights and is added to its input: the sum tells the tracer that
+    these channels are the image's own, which no search may widen or cut.
     """
 
     def __init__(self, shift: Sequence[float]) -> None:

@@ -10,7 +10,7 @@ SCALES = (2, 3, 4)
 
 
 def upsampling_steps(scale: int) -> tuple[int, ...]:
-    """Pixel-shuffle factors that make up `scale`: 2 and 3 at once, 4 as two steps of 2.
+    """Pixel-shuffle factors that make up `scale`: one step for 2 and 3, two steps of 2 for 4.
 
     Raises:
         UserError: a scale other than 2, 3 and 4.
@@ -48,7 +48,7 @@ def reset(network: nn.Module) -> None:
     0.25; batch norm scale 1 and shift 0.
 
     Raises:
-        TypeError: a layer with parameters has no `reset_parameters`, and would have kept its old values.
+        TypeError: a layer with parameters has no `reset_parameters`, and would keep its old values.
     """
     for name, module in network.named_modules():
         if hasattr(module, "reset_parameters"):

@@ -1,9 +1,9 @@
 """MSRResNet: BasicSR's modified SRResNet, with its names (Wang et al., ESRGAN, ECCVW 2018).
 
-Another network than SRResNet: no batch norm, leaky ReLUs outside the blocks, one more convolution before the
-tail, and it predicts the difference from a bilinearly enlarged image. BasicSR's own class is not used because its
-package is an optional extra that must be repaired to be imported beside a recent torchvision, and because a network
-here gives itself new weights at whatever widths it has.
+It differs from SRResNet: no batch norm, leaky ReLUs outside the blocks, one more convolution before the tail, and it
+predicts the difference from a bilinearly enlarged image. BasicSR's own class is not used because its package is an
+optional extra that must be repaired to be imported beside a recent torchvision, and because a network here can draw new
+weights at any widths.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MSRResNet(nn.Module):
         self.upconv1 = nn.Conv2d(n_feats, n_feats * first**2, 3, 1, 1)
         self.upconv2 = nn.Conv2d(n_feats, n_feats * rest[0] ** 2, 3, 1, 1) if rest else None
         self.pixel_shuffle = nn.PixelShuffle(first)
-        # Not one for both, as in BasicSR: each step's channels are tied to the trunk's by its name.
+        # One module for each step, unlike BasicSR: ties with the trunk name each step's channels.
         self.pixel_shuffle2 = nn.PixelShuffle(rest[0]) if rest else None
         self.conv_hr = nn.Conv2d(n_feats, n_feats, 3, 1, 1)
         self.conv_last = nn.Conv2d(n_feats, 3, 3, 1, 1)
@@ -44,7 +44,7 @@ class MSRResNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fresh parameters by BasicSR's rule, for today's widths: He normal times 0.1, zero biases."""
+        """Fresh parameters by BasicSR's rule, for the present widths: He normal times 0.1, zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -1,4 +1,4 @@
-"""Networks of the user's own: what a factory's product has to do to enlarge images here."""
+"""Networks of the user's own: the requirements on what a factory returns."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from super_resolution.tiling import input_channels
 _SEEN = (
     32,
     48,
-)  # rows and columns of the image that it is shown: unequal, and multiples of 16 as windows want them
+)  # rows and columns of the test image: unequal, and multiples of 16, which windowed networks need
 
 
 def check_own_network(network: nn.Module, model: str, scale: int) -> int:
-    """Show a network one image, (1, C, 32, 48): it has to give (1, C, 32 scale, 48 scale), C being 1 or 3.
+    """Try a network on one image, (1, C, 32, 48): it has to give (1, C, 32 scale, 48 scale), C being 1 or 3.
 
     Args:
         network: what the factory returned; its mode is left as it was.
         model: the factory, for messages.
-        scale: the up-sampling factor that is wanted.
+        scale: the wanted up-sampling factor.
 
     Returns:
         C, the channels of the images that it takes.
@@ -55,6 +55,6 @@ def check_own_network(network: nn.Module, model: str, scale: int) -> int:
 
 
 def own_channels(model: str, scale: int, options: dict[str, object]) -> int:
-    """Build a network of the user's own once, and see what images it takes; see `check_own_network`."""
+    """Build a network of the user's own once, and find out which images it takes; see `check_own_network`."""
     with seeded(0):
         return check_own_network(build(model, scale, **options), model, scale)

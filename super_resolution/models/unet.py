@@ -10,7 +10,7 @@ from super_resolution.models.layers import reset
 
 
 class Encoder(nn.Module):
-    """Two 3x3 convolutions, each with a ReLU, behind a 2x2 maximum where `pool` says so."""
+    """Two 3x3 convolutions, each with a ReLU; with `pool`, behind a 2x2 max pooling."""
 
     def __init__(self, inputs: int, outputs: int, pool: bool) -> None:
         super().__init__()
@@ -90,6 +90,6 @@ class UNet(nn.Module):
 def unet(depth: int = 5, n_feats: int = 32, colours: int = 1, image_range: float = 255.0) -> UNet:
     """U-Net: 3.008 G FLOPs, 7.760 M parameters at 128x128.
 
-    DHP prints 3.41 G: it counts the transposed convolutions' 0.134 G per output pixel, not per input pixel.
+    DHP prints 3.41 G, since it counts the transposed convolutions (0.134 G) per output pixel, not per input pixel.
     """
     return UNet(depth=depth, n_feats=n_feats, colours=colours, image_range=image_range)

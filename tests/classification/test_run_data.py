@@ -78,7 +78,7 @@ def test_a_folder_of_images_from_training_to_checkpoint(
     capsys.readouterr()
     with pytest.warns(UserWarning, match=r"1 of 16 images left out"):
         assert main(["--no-progress", "--resume", "--work-dir", str(work)]) == 2
-    assert "the images of 'photos' are others than those that the run" in capsys.readouterr().err
+    assert "began with other images of 'photos': put those back" in capsys.readouterr().err
 
 
 def test_images_that_were_left_out_stand_in_the_report_and_on_the_terminal(

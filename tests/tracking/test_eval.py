@@ -91,9 +91,9 @@ def test_files_that_are_not_used_are_said(
     assert table[6].startswith("| figures | – | ")
     for line in (
         "A: not used: 1 file (A/notes.txt)",
-        "B: named like a sequence, not exactly: 1 file (B/Car_2.txt as car-2)",
+        "B: named like a sequence, but not exactly: 1 file (B/Car_2.txt as car-2)",
         "figures: no result in it, not used: 1 file (figures/a.png)",
-        "of no tracker, not used: 1 file (README.md)",
+        "belong to no tracker, not used: 1 file (README.md)",
         "A: 1 result left out that not all trackers have: rubicCube-6",
         "B: no result for 1 sequence, left out: rubicCube-6",
     ):

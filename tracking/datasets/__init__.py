@@ -35,11 +35,11 @@ TITLES = {
     "uav123": "UAV123",
     "demo": "Demo",
 }
-# What toolkits that keep the results of several data sets in one folder put before a sequence's name.
+# Prefixes of sequence names in toolkits that keep the results of several data sets in one folder.
 PREFIXES = {
     "lasot": ("lasot",),
     "trackingnet": ("trackingnet",),
-    "got10k": (),  # the names themselves begin with it
+    "got10k": (),  # its names themselves begin so
     "otb": ("otb", "otb50", "otb100", "otb2013", "otb2015", "tb50", "tb100"),
     "uav123": ("uav", "uav123", "uav20l"),
     "demo": ("demo",),
@@ -66,7 +66,7 @@ class TrackingDataset:
         name: `"lasot"`, `"trackingnet"`, `"got10k"`, `"otb"`, `"uav123"` or `"demo"`.
         split: which part of it.
         sequences: those that are there.
-        missing: names of those that are not; empty unless a part was asked for.
+        missing: names of missing sequences; empty unless a part was asked for.
         others: name and aliases, each to the name, of the split's sequences that are not among `sequences`.
     """
 
@@ -234,7 +234,7 @@ def read_attributes(entry: Entry) -> tuple[str, ...]:
 
 
 def read_size(entry: Entry) -> tuple[int, int] | None:
-    """The image `(width, height)` that GOT-10k's `meta_info.ini` states; None where there is no such file.
+    """The image `(width, height)` that GOT-10k's `meta_info.ini` states; None if there is no such file.
 
     Raises:
         UserError: the file has no `resolution: (width, height)` line.

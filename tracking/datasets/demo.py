@@ -17,14 +17,14 @@ def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of `"test"` (6), `"train"` (12), `"random"` (300 short ones) or `"random_test"` (60 of
     30 frames, for steadier scores than those of `"test"`).
 
-    They are rendered first where they are not there yet.
+    They are rendered first if they are not there yet.
 
     The data root is not used; `request.annotations` is a folder of `<name>.txt`.
 
     Raises:
         UserError: no folder for the cache can be written.
     """
-    from tracking.datasets.demo_rendering import SCENES, rendered  # what scores stored boxes needs no OpenCV
+    from tracking.datasets.demo_rendering import SCENES, rendered  # scoring stored boxes needs no OpenCV
 
     folder = rendered(request.split)
     found = []

@@ -21,7 +21,7 @@ from tracking.datasets.scenes import Scene, render, target_box
 from tracking.files.boxes import format_boxes
 from tracking.files.images import read_frame
 
-FORMAT = 1  # of the files and of how scenes are drawn: raise it when either changes
+FORMAT = 1  # version of the files and of the drawing of scenes: raise it when either changes
 JPEG_QUALITY = 95
 
 
@@ -38,7 +38,7 @@ def rendered(split: str) -> Path:
 
     photos = Path(data_dir)
     names = sorted({name for scene in SCENES[split] for name in scene.photos()})
-    # What is drawn depends on the scenes, on the photographs and, in the last bit, on OpenCV.
+    # The frames depend on the scenes, on the photographs and, in the last bit, on OpenCV.
     mark = fingerprint(
         [(name, photos / name) for name in names], (FORMAT, SCENES[split], cv2.__version__, JPEG_QUALITY)
     )

@@ -20,15 +20,15 @@ class Entry:
     Attributes:
         name: as the benchmark's own toolkit names it.
         truth: the ground-truth boxes.
-        frames: the images, where the data set (not only its annotations) is at hand.
-        absent: files of flags; a frame is absent where any of them says so.
+        frames: the images, if the data set (not only its annotations) is at hand.
+        absent: files of flags; a frame is absent if any of them says so.
         absent_when: what a flag file says about an absent frame: a set flag, or a zero (GOT-10k's visible ratio).
         attributes: the file of challenge attributes.
-        attribute_names: names of the flags in that file; empty where the file holds names itself.
+        attribute_names: names of the flags in that file; empty if the file holds the names itself.
         size: the file that states the image size.
         aliases: other names under which toolkits store results.
-        first_pixel: the number that the ground truth gives to the image's first pixel: 1 where the benchmark is
-            written in MATLAB, else 0.
+        first_pixel: the number of the image's first pixel in the ground truth: 1 if the benchmark is written in MATLAB,
+            else 0.
         part: the frames of the folder that the benchmark uses; None for all.
     """
 
@@ -56,13 +56,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """What is asked of a data set.
+    """A request for a data set.
 
     Attributes:
         root: the data root.
         split: the data set's own word for a part of it.
         annotations: other ground truth than the data set's own: a folder or a zip, see each data set.
-        beside_frames: where there are two ground truths, take the one that lies beside the frames.
+        beside_frames: if there are two ground truths, take the one beside the frames.
     """
 
     root: Path

@@ -16,7 +16,7 @@ FOLDERS = ("got10k", "GOT-10k", "got-10k", "GOT10k", "GOT-10k/full_data", ".")
 
 
 def entries(request: DatasetRequest) -> list[Entry]:
-    """The sequences named in the split's `list.txt` (or its folders, where there is no list).
+    """The sequences named in the split's `list.txt` (or its folders, if there is no list).
 
     `request.annotations` is a folder that takes the place of the split's.
 

@@ -35,8 +35,8 @@ ATTRIBUTES = (
     "Aspect Ratio Change",
 )
 
-# sequence_evaluation_config/testing_set.txt of the toolkit, in its order: a class, then its four sequence numbers.
-# The data set itself does not carry the list, and reading the file line by line has lost its last, unterminated line.
+# sequence_evaluation_config/testing_set.txt of the toolkit, in its order: a class, then its four sequence numbers. The
+# data set itself does not hold the list, and some readers lose the file's last, unterminated line.
 _TEST_SET = """\
 airplane 1 9 13 15; basketball 1 6 7 11; bear 2 4 6 17; bicycle 2 7 9 18; bird 2 3 15 17; boat 3 4 12 17;
 book 3 10 11 19; bottle 1 12 14 18; bus 2 5 17 19; car 2 6 9 17; cat 1 3 18 20; cattle 2 7 12 13;
@@ -61,10 +61,10 @@ def test_names() -> list[str]:
 
 
 def entries(request: DatasetRequest) -> list[Entry]:
-    """The sequences of the split `"test"` (the 280), `"train"` (whatever else is there, 1120) or `"all"`.
+    """The sequences of the split `"test"` (the 280), `"train"` (all others, 1120) or `"all"`.
 
     `request.annotations` is a toolkit folder (it holds `annos/`) or a data set folder whose ground truth is used;
-    without it the toolkit's annotations go before the data set's own, unless `request.beside_frames`.
+    without it the toolkit's annotations are preferred to the data set's own, unless `request.beside_frames`.
 
     Raises:
         MissingData: neither layout is under the root.
@@ -105,7 +105,7 @@ def _all_names(dataset: Path | None, toolkit: Path | None) -> list[str]:
 def _entry(
     name: str, dataset: Path | None, own: Path | None, toolkit: Path | None, beside_frames: bool
 ) -> Entry:
-    place = f"{name.rsplit('-', 1)[0]}/{name}"  # of its folder in the data set
+    place = f"{name.rsplit('-', 1)[0]}/{name}"  # its folder in the data set
     frames = None if dataset is None else FrameFolder(dataset / f"{place}/img")
     attributes = None if toolkit is None else toolkit / f"annos/att/{name}.txt"
     truth = None

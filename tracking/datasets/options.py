@@ -1,4 +1,4 @@
-"""What the tracking commands share: the options that name data and trackers."""
+"""Options that the tracking commands share: those that name data and trackers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tracking.datasets import DATASETS
 
 STORED = (
-    "finished sequences are stored, the same command goes on from there"  # what an interrupted command says
+    "finished sequences are stored, the same command goes on from there"  # printed by an interrupted command
 )
 
 
@@ -33,14 +33,14 @@ def add_tracker_options(group: Any) -> None:
     group.add_argument(
         "--backbone",
         metavar="FILE.py:FACTORY",
-        help="the code of your own backbone, where the checkpoint is of one; it is run",
+        help="the code of your own backbone, if the checkpoint has one; it is run",
     )
     group.add_argument("--device", default="auto", help="where DiMP runs: auto, cpu, cuda, mps (auto)")
     group.add_argument("--seed", type=int, default=0, help="of DiMP's random choices (0)")
 
 
 def tracker_name(arguments: argparse.Namespace) -> str:
-    """`--tracker`; without it DiMP where there is a network, else the simple tracker that needs none."""
+    """`--tracker`; without it DiMP if there is a network, else the simple tracker that needs none."""
     return arguments.tracker or ("ncc" if arguments.checkpoint is None else "dimp50")
 
 

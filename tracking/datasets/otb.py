@@ -34,9 +34,9 @@ Trellis Walking Walking2 Woman
 
 TWO_TARGETS = ("Jogging", "Skating2")
 
-# The benchmark uses a part of these folders. First and last frame are those of its util/configSeqs.m; the first five of
-# Tiger1 are taken off by its initOmit/tiger1.txt (read by util/splitSeqTRE.m). Ground truth is distributed for the
-# frames used, but of Tiger1 for all 354. The got10k toolkit states the same parts but uses all of Tiger1. BlurCar1,
+# The benchmark uses only part of these folders. First and last frame are those of its util/configSeqs.m; its
+# initOmit/tiger1.txt (read by util/splitSeqTRE.m) drops the first five of Tiger1. Ground truth is distributed for the
+# used frames, but for all 354 of Tiger1. The got10k toolkit states the same parts but uses all of Tiger1. BlurCar1,
 # BlurCar3, BlurCar4 are not among them: configSeqs.m starts them at 247, 3 and 18, as their images are numbered.
 PARTS = {
     "David": FrameRange(300, 770, 770),

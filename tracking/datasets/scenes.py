@@ -1,4 +1,4 @@
-"""Scenes of real photographs in motion: a cut-out moves over a panning background along a path that is known exactly.
+"""Scenes of real photographs in motion: a cut-out moves over a panning background along an exactly known path.
 
 A scene is a few poses at equal distances in time with cubic splines between them. The target is an ellipse cut out of
 a photograph, so that its bounding box under any pose has a closed form: the ground truth is exact.
@@ -18,7 +18,7 @@ from scipy.interpolate import CubicSpline
 
 WIDTH, HEIGHT = 320, 240
 NOISE = 2.0  # standard deviation of the sensor's noise, in grey levels
-BRIGHTNESS_CYCLES = 1.5  # in a sequence
+BRIGHTNESS_CYCLES = 1.5  # cycles in a sequence
 
 
 class View(NamedTuple):
@@ -36,7 +36,7 @@ class Pose(NamedTuple):
         x, y: its middle, in 0-based coordinates of pixel centres.
         width: of the unrotated cut-out, in pixels.
         angle: degrees.
-        stretch: what its height is multiplied by beside the photograph's own aspect ratio.
+        stretch: factor of its height, besides the photograph's own aspect ratio.
     """
 
     x: float
@@ -73,10 +73,10 @@ class Scene:
         frames: their number.
         background: file name of the photograph.
         views: of the camera, at equal distances in time.
-        target: what is to be tracked.
+        target: the cut-out to be tracked.
         behind: other cut-outs that the target passes in front of.
         before: other cut-outs that pass in front of the target.
-        flicker: how far the brightness swings to either side, as a fraction.
+        flicker: amplitude of the brightness, as a fraction.
         attributes: the challenges in it, by OTB's abbreviations (Wu et al., TPAMI 2015).
     """
 
@@ -116,7 +116,7 @@ def render(scene: Scene, photos: Mapping[str, np.ndarray], frame: int) -> np.nda
     """A frame as (HEIGHT, WIDTH, 3) uint8 RGB; the same scene and photographs give the same pixels.
 
     Args:
-        scene: what is to be seen.
+        scene: the scene.
         photos: file name to uint8 RGB, all that `scene.photos()` names.
         frame: from 0.
     """

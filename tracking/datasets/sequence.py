@@ -1,4 +1,4 @@
-"""One video with one target: its ground truth and where its frames are."""
+"""One video with one target: its ground truth and the place of its frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FrameFolder:
         return self.folder.is_dir() and any(is_frame(path) for path in self.folder.iterdir())
 
     def paths(self) -> list[Path]:
-        """The image files in the order of their frame numbers; empty where the folder is missing."""
+        """The image files in the order of their frame numbers; empty if the folder is missing."""
         if not self.folder.is_dir():
             return []
         images = [path for path in self.folder.iterdir() if is_frame(path)]
@@ -49,12 +49,12 @@ class FrameFolder:
 
 
 def is_frame(path: Path) -> bool:
-    """Whether a file in a folder of images is one, by its name; `._1.jpg`, which macOS leaves behind, is none."""
+    """Whether a file in a folder of images is a frame, by its name; `._1.jpg`, which macOS leaves behind, is not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 def frame_number(path: Path) -> int:
-    """The number at the end of an image's name; -1 where there is none."""
+    """The number at the end of an image's name; -1 if there is none."""
     match = re.search(r"(\d+)$", path.stem)
     return int(match.group(1)) if match else -1
 
@@ -79,10 +79,10 @@ class FrameRange:
         return self.last - self.first + 1
 
     def cut(self, table: BoxTable) -> BoxTable:
-        """The boxes of the frames used, of a file that has a row for each of these or for each image.
+        """The boxes of the used frames, from a file with a row for each of these or for each image.
 
         Raises:
-            UserError: the file has another number of rows, which leaves open which row is which frame.
+            UserError: the file has another number of rows, so that rows cannot be matched with frames.
         """
         rows = len(table.boxes)
         if rows == self.frames:
@@ -103,16 +103,16 @@ class Sequence:
 
     Attributes:
         name: as the benchmark's own toolkit names it.
-        boxes: ground truth `(frames, 4)`, `x, y, width, height` in the data set's own pixel coordinates, int32 where
-            those of the split are whole numbers, else float64; NaN or zero sizes where the annotators gave none.
-        absent: `(frames,)` bool, the target cannot be seen; None where the data set has no such flags.
+        boxes: ground truth `(frames, 4)`, `x, y, width, height` in the data set's own pixel coordinates, int32 if those
+            of the split are whole numbers, else float64; NaN or zero sizes for frames without a box.
+        absent: `(frames,)` bool, the target cannot be seen; None if the data set has no such flags.
         attributes: the benchmark's challenge attributes that this sequence has.
-        frames: where the images are; None where only annotations are at hand.
-        size: image `(width, height)` in pixels, where the annotations say so.
+        frames: where the images are; None if only annotations are at hand.
+        size: image `(width, height)` in pixels, if the annotations state it.
         aliases: other names under which toolkits store results of this sequence.
         source: the file of the ground truth.
         first_pixel: the number of the image's first pixel in `boxes`, 1 or 0.
-        part: the frames of its folder that the benchmark uses, which are those of `boxes`; None for all.
+        part: the frames of its folder that the benchmark uses, the same as in `boxes`; None for all.
     """
 
     name: str

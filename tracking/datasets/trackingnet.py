@@ -1,7 +1,7 @@
 """TrackingNet (Müller et al., ECCV 2018): 511 test sequences, whose ground truth is on the server.
 
-Layout: `{TEST,TRAIN_0,…,TRAIN_11}/{anno/<name>.txt, frames/<name>/<number>.jpg}`, frames numbered from 0. Of the test
-split only the first boxes are public. Ground truth may also come as a zip of `<name>.txt`, as the development kit's.
+Layout: `{TEST,TRAIN_0,…,TRAIN_11}/{anno/<name>.txt, frames/<name>/<number>.jpg}`, frames numbered from 0. In the test
+split only the first boxes are public. Ground truth may also come as a zip of `<name>.txt`, like the development kit's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEVELOPMENT_KIT = "trackingnet_devkit/dummy_GT.zip"
 def entries(request: DatasetRequest) -> list[Entry]:
     """The sequences of a split: one per annotation file.
 
-    `request.annotations` is a folder or zip of `<name>.txt`. Where TrackingNet itself is not under the root, the
+    `request.annotations` is a folder or zip of `<name>.txt`. If TrackingNet itself is not under the root, the
     development kit's sample is taken.
 
     Raises:
@@ -39,7 +39,7 @@ def entries(request: DatasetRequest) -> list[Entry]:
         raise not_found("TrackingNet", request.root, layout, "https://tracking-net.org")
     frames = None if dataset is None else dataset / request.split / "frames"
     return [
-        # First pixel 0: YouTube-BB, where the videos are from, gives fractions of the image's width and height.
+        # First pixel 0: YouTube-BB, the source of the videos, gives fractions of the image's width and height.
         Entry(name, truth, None if frames is None else FrameFolder(frames / name), first_pixel=0)
         for name, truth in sorted(truths.items())
     ]

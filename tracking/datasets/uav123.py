@@ -1,8 +1,8 @@
 """UAV123 and UAV20L (Müller, Smith and Ghanem, ECCV 2016).
 
-Layout: `anno/UAV123/<name>.txt`, `anno/UAV20L/<name>.txt`, `data_seq/UAV123/<folder>/%06d.jpg`. Several sequences are
-pieces of one folder of images; which frames each one takes is stated by the benchmark's configSeqs.m. Ground truth is
-NaN where the target is out of view.
+Layout: `anno/UAV123/<name>.txt`, `anno/UAV20L/<name>.txt`, `data_seq/UAV123/<folder>/%06d.jpg`. Several sequences can
+be pieces of one folder of images; the benchmark's configSeqs.m states the frames of each. Ground truth is NaN where the
+target is out of view.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tracking.files.archives import StoredFile
 SPLITS = ("uav123", "uav20l")
 FOLDERS = ("uav123", "UAV123", "UAV", "uav", ".")
 
-# name [folder, where it is another] first-frame last-frame
+# name [folder, if its name differs] first-frame last-frame
 _SEQUENCES = {
     "uav123": """\
 bike1 1 3085; bike2 1 553; bike3 1 433; bird1_1 bird1 1 253; bird1_2 bird1 775 1477;

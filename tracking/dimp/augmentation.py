@@ -1,7 +1,7 @@
-"""The first frame's training samples: one crop, shifted, mirrored, blurred and turned (Bhat et al., ICCV 2019, 3.5).
+"""The first frame's training samples: one crop, shifted, flipped, blurred and rotated (Bhat et al., ICCV 2019, 3.5).
 
-Mirroring and turning happen around the patch's middle and move the target's centre with the pixels; its width and
-height are kept, as in the published code.
+Flips and rotations are about the patch's middle and move the target's centre with the pixels; its width and height are
+kept, as in the published code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Sample = tuple[Tensor, Tensor]
 
 
 def expanded_size(settings: TrackerSettings) -> int:
-    """Side of the patch to cut samples from; it has the crop's parity, so that both have the same middle."""
+    """Side of the patch from which samples are cut; it has the crop's parity, so that both have the same middle."""
     size = round(settings.crop_size * settings.augmentation_expansion)
     return size + (size - settings.crop_size) % 2
 
@@ -35,7 +35,7 @@ def first_frame_samples(
     Args:
         patch: (3, s, s) float32, s = `expanded_size(settings)`, with the target in its middle.
         box: (4,), x, y, w, h of the target in the patch.
-        settings: which samples; `settings.dropout_samples` are not among these, they are made of features.
+        settings: which samples; `settings.dropout_samples` are not among these, as they are made from features.
         generator: on the CPU, for the random shifts.
 
     Yields:
@@ -61,7 +61,7 @@ def channel_dropout(features: Tensor, probability: float, generator: torch.Gener
 
     Args:
         features: of one sample.
-        probability: of a channel to be missing.
+        probability: that a channel is set to zero.
         generator: on the CPU, so that all devices drop the same channels.
     """
     kept = torch.rand(features.shape[1], generator=generator) >= probability
@@ -69,7 +69,7 @@ def channel_dropout(features: Tensor, probability: float, generator: torch.Gener
 
 
 def _shifted(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, margin: int = 0) -> Sample:
-    """The middle of a patch, moved so that the target goes `shift` right and down; the border goes on for ever.
+    """The middle of a patch, moved so that the target goes `shift` right and down; beyond the patch its border repeats.
 
     With a margin the pixels reach that much further on all sides; the box is that of the crop without it.
     """
@@ -94,7 +94,7 @@ def _blurred(
     across, down = (_gaussian(value).to(pixels) for value in sigma)
     blurred = functional.conv2d(pixels[:, None], across[None, None, None, :])
     blurred = functional.conv2d(blurred, down[None, None, :, None])[:, 0]
-    # The narrower kernel leaves some of the margin over.
+    # The narrower kernel leaves part of the margin.
     x, y = ((blurred.shape[axis] - size) // 2 for axis in (2, 1))
     return blurred[:, y : y + size, x : x + size], moved
 
@@ -106,10 +106,10 @@ def _gaussian(sigma: float) -> Tensor:
 
 
 def _rotated(patch: Tensor, box: Tensor, shift: tuple[int, int], size: int, angle: float) -> Sample:
-    """Turned by `angle` degrees, from the x-axis towards the y-axis, around the patch's middle."""
+    """Rotated by `angle` degrees, from the x-axis towards the y-axis, around the patch's middle."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     length = patch.shape[-1]
-    # Of sample pixels from the middle, before the shift: turned back, they tell where to look in the patch.
+    # Offsets of sample pixels from the middle, before the shift; rotated back, they are places in the patch.
     steps = torch.arange(size, dtype=torch.float32, device=patch.device) - (size - 1) / 2
     x, y = steps[None, :] - shift[0], steps[:, None] - shift[1]
     source = torch.stack([cos * x + sin * y, -sin * x + cos * y], dim=-1)

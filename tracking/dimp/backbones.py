@@ -1,9 +1,9 @@
 """Backbones of a tracker: the first three stages of a ResNet or of a network of the user's own, of any widths.
 
-A network of the user's own (`package.module:factory`, `path/to/file.py:factory`) is what a factory without required
-arguments returns. Either it has the parts of a ResNet by torchvision's names (`conv1`, `bn1`, `relu` or timm's `act1`,
-`maxpool`, `layer1`, `layer2`, `layer3`; what follows is left out), or it takes normalised images (N, 3, H, W) and
-returns a mapping with its stages `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16).
+A network of the user's own comes from a factory without required arguments (`package.module:factory`,
+`path/to/file.py:factory`). Either it has the parts of a ResNet by torchvision's names (`conv1`, `bn1`, `relu` or timm's
+`act1`, `maxpool`, `layer1`, `layer2`, `layer3`; later parts are left out), or it takes normalised images (N, 3, H, W)
+and returns a mapping with its stages `layer2` (N, C2, H/8, W/8) and `layer3` (N, C3, H/16, W/16).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from core.surgery.initialise import seeded
 
 SMALL_PLANES = 16
 PROBE_SIDE = 64
-CLASSES = 1000  # of the classifier that a trunk leaves out; a widths file's groups do not depend on it
+CLASSES = 1000  # of the classifier, which a trunk leaves out; a widths file's groups do not depend on it
 
 RESNETS: dict[str, Callable[[], ResNet]] = {
     "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2), Stem(), 3, CLASSES),
     "resnet50": lambda: ResNet(Bottleneck, (3, 4, 6, 3), Stem(), 3, CLASSES),
     "resnet18-small": lambda: ResNet(BasicBlock, (2, 2, 2, 2), Stem(), 3, CLASSES, planes=SMALL_PLANES),
 }
-# Parts of a ResNet that a trunk leaves out; official checkpoints of trackers carry them along.
+# Parts of a ResNet that a trunk leaves out; official checkpoints of trackers still hold them.
 UNUSED = ("layer4.", "fc.")
 
 
-# A ResNet's parts up to its third stage, and what else they may be called.
+# A ResNet's parts up to its third stage, and their other names.
 PARTS = {"conv1": (), "bn1": (), "relu": ("act1",), "maxpool": (), "layer1": (), "layer2": (), "layer3": ()}
 STAGES = {"layer2": 8, "layer3": 16}
 
@@ -50,7 +50,7 @@ class Trunk(nn.Module):
 
     @property
     def channels(self) -> dict[str, int]:
-        """Widths of `layer2` and `layer3`, which the heads adapt to."""
+        """Widths of `layer2` and `layer3`, to which the heads adapt."""
         return {name: stage.shape[1] for name, stage in self._stages().items()}
 
     @property
@@ -59,7 +59,7 @@ class Trunk(nn.Module):
         return {name: PROBE_SIDE // stage.shape[-1] for name, stage in self._stages().items()}
 
     def _stages(self) -> dict[str, Tensor]:
-        """What a small image shows: widths change when a network is cut, and nothing has to be kept up to date."""
+        """Measured on a small image, so that the values stay right when a cut changes the widths."""
         parameter = next(self.parameters())
         with torch.no_grad(), evaluating(self):
             return self(parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
@@ -69,7 +69,7 @@ class ResNetTrunk(Trunk):
     """A ResNet up to its third stage.
 
     Args:
-        resnet: a module with the names of `PARTS`. Its parts are taken over, not copied.
+        resnet: a module with the names of `PARTS`. Its parts are used themselves, not copied.
 
     Raises:
         UserError: a part is missing.
@@ -105,7 +105,7 @@ class OwnTrunk(Trunk):
     """A network of the user's own that returns its stages by name; further ones are not used.
 
     Args:
-        network: taken over, not copied.
+        network: used itself, not copied.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -119,7 +119,7 @@ class OwnTrunk(Trunk):
 
 
 def make_backbone(name: str) -> nn.Module:
-    """The network that a trunk is made from, of regular widths, freshly initialised.
+    """The network from which a trunk is made, with regular widths, freshly initialised.
 
     Args:
         name: a key of `RESNETS`; or `package.module:factory` or `path/to/file.py:factory`, whose code is run.
@@ -135,14 +135,14 @@ def make_backbone(name: str) -> nn.Module:
 
 
 def make_trunk(network: nn.Module, name: str) -> Trunk:
-    """The trunk of a network; the module's docstring says what networks have one.
+    """The trunk of a network; the module's docstring says which networks have one.
 
     Args:
         network: of `make_backbone`, of any widths.
         name: of the backbone, for messages.
 
     Raises:
-        UserError: it has no stages, or others than a tracker needs.
+        UserError: it lacks the stages that a tracker needs.
     """
     if not is_factory(name):
         return ResNetTrunk(network)
@@ -167,7 +167,7 @@ _RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, 
 
 
 def _own_trunk(network: nn.Module, name: str) -> Trunk:
-    """By what the network returns for a small image; else by its parts."""
+    """The trunk by what the network returns for a small image, else by its parts."""
     stages, failure = None, None
     parameter = next(network.parameters(), torch.zeros(0))
     try:
@@ -197,8 +197,8 @@ def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -
 
     Args:
         name: see `make_backbone`.
-        widths: found widths, as `core.Architecture` or its file, of the whole network (of whose ResNets a tracker does
-            not use the last stage) or of the trunk alone; None for the regular network.
+        widths: found widths, as `core.Architecture` or its file, of the whole network (a tracker does not use a
+            ResNet's last stage) or of the trunk alone; None for the regular network.
 
     Raises:
         UserError: an unknown name, or a network without the stages that a tracker needs.
@@ -206,18 +206,18 @@ def backbone_trunk(name: str, widths: str | Path | Architecture | None = None) -
     """
     if widths is None:
         return make_trunk(make_backbone(name), name)
-    with seeded(0):  # it only tells what the widths are of: the draws are those of the regular network
+    with seeded(0):  # it only says whose widths they are: the draws are those of the regular network
         network = make_backbone(name)
     found = widths if isinstance(widths, Architecture) else Architecture.load(widths)
     if _is_whole(found):
         return make_trunk(found.build(network, factory=lambda: make_backbone(name)), name)
     trunk = found.build(make_trunk(network, name), factory=lambda: make_trunk(make_backbone(name), name))
-    assert isinstance(trunk, Trunk)  # what is built is of the class that it is built from
+    assert isinstance(trunk, Trunk)  # the class of what is built is that of its model
     return trunk
 
 
 def trunk_architecture(name: str, found: Architecture, side: int) -> Architecture:
-    """The widths that a tracker uses of a ResNet's, priced on its crops.
+    """The part of a ResNet's widths that a tracker uses, priced on its crops.
 
     Args:
         name: see `make_backbone`.
@@ -225,7 +225,7 @@ def trunk_architecture(name: str, found: Architecture, side: int) -> Architectur
         side: of a crop, in pixels.
 
     Raises:
-        ArchitectureError: widths of another network, one of the same form but of another regular width included.
+        ArchitectureError: widths of another network, also of one that differs in its regular widths alone.
     """
     if _is_whole(found):
         found.graph(make_backbone(name))  # the file's own check, against the whole network
@@ -260,10 +260,10 @@ def fitted_backbone_weights(trunk: Trunk, source: str | Path) -> Fitted:
 
     Args:
         trunk: as wide as the classifier; it is not changed.
-        source: ours, torchvision's, or a checkpoint of either, in any of the forms of `core.storage.weights`, by the
-            names of the network that the trunk is made from; or `timm:NAME`, `torchvision:NAME`. What the trunk leaves
-            out, `layer4` and `fc`, is not used. A stem of another kernel size than the trunk's 7 x 7 (networks for
-            small images have 3 x 3) cannot be taken over and starts fresh, which is noted.
+        source: ours, torchvision's, or a checkpoint of either, in any of the forms of `core.storage.weights`, under the
+            names of the network from which the trunk is made; or `timm:NAME`, `torchvision:NAME`. The parts that the
+            trunk leaves out, `layer4` and `fc`, are not used. A stem whose kernel is not the trunk's 7 x 7 (networks
+            for small images have 3 x 3) cannot be used; the trunk's stem starts fresh, and a note says so.
 
     Raises:
         MissingData: there is no such file.
@@ -286,7 +286,7 @@ def load_backbone_weights(trunk: Trunk, source: str | Path) -> tuple[str, ...]:
     """Fill a trunk with a trained classifier's weights; arguments and errors as in `fitted_backbone_weights`.
 
     Returns:
-        What is to be said of them; sentences.
+        Sentences about them for the user.
     """
     fitted = fitted_backbone_weights(trunk, source)
     trunk.load_state_dict(fitted.weights, strict=False)

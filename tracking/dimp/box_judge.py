@@ -1,8 +1,8 @@
-"""Predicted overlap and its gradient in the box, in closed form: what every step of a box refinement asks for.
+"""Predicted overlap and its gradient in the box, in closed form, as every step of a box refinement needs them.
 
-The same function as `IoUNet.predict_iou` for one target in evaluation mode. The target's modulation and the batch norms
-are folded into the two fully connected layers once per video. The gradient needs no graph: with bin weights W(x) on
-either axis and their derivatives, the chain rule is three more matrix products.
+It is the same function as `IoUNet.predict_iou` for one target in evaluation mode. The target's modulation and the batch
+norms are folded into the two fully connected layers once per video. The gradient needs no graph: with bin weights W(x)
+on either axis and their derivatives, the chain rule is three more matrix products.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Level(NamedTuple):
         weight: (width, bins * bins * C), rows of bins outermost, channels innermost.
         bias: (width,).
         answer: (width,), the predictor's weights of this layer.
-        bins: a side.
+        bins: per side.
         scale: map cells per crop pixel.
     """
 
@@ -140,7 +140,7 @@ def _judge(level: _Level, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tens
 def _support(low: Tensor, extent: Tensor, width: int, height: int) -> tuple[int, int, int]:
     """First column, first row and side of a square that holds all samples that a box reaches.
 
-    All samples where asking the device would cost more than it saves.
+    All samples if asking the device would cost more than it saves.
     """
     if low.device.type != "cpu":
         return 0, 0, max(width, height)
@@ -166,7 +166,7 @@ def _bins(
 
     Args:
         low, extent: (P, 2), of the intervals along x and y, in map cells.
-        bins: of each.
+        bins: number of bins of each interval.
         starts: the first sample along x and y.
         length: number of samples.
         scale: map cells per crop pixel.

@@ -1,8 +1,8 @@
-"""Checkpoints of trackers: our own, which say what they are, and the published `dimp50.pth`, read as data alone.
+"""Checkpoints of trackers: our own, which describe themselves, and the published `dimp50.pth`, read as data alone.
 
 Ours (`core.storage.description`) hold the fields of `Description` under the key "dimp". The published ones are pickles
-that name classes of the code they were trained with. Each of these is replaced by an empty class, and `torch.load`
-reads the file with `weights_only=True`: nothing in it is run, and that code is not needed.
+that name classes of their training code. Each of these is replaced by an empty class, and `torch.load` reads the file
+with `weights_only=True`: nothing in it is run, and that code is not needed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tracking.dimp.crops import MEAN, STD
 from tracking.dimp.net import DiMPConfig, DiMPNet
 
 KEY = "dimp"
-# Packages of the published training code, in 2019 and later. Classes of any other are refused.
+# Packages of the published training code, in 2019 and later. Classes of any other package are refused.
 FOREIGN_PACKAGES = ("ltr.", "dlframework.", "pytracking.")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of storages
 
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a checkpoint's network and to track with it.
+    """Everything that is needed to build a checkpoint's network and to track with it.
 
     Attributes:
-        backbone: see `tracking.dimp.backbones.make_backbone`; a factory of the user's own is told here and never
-            imported because of that.
+        backbone: see `tracking.dimp.backbones.make_backbone`; a factory of the user's own is never imported just
+            because a file names it.
         architecture: the content of a widths file of that backbone; None for the regular one.
         config: sizes of the heads.
         settings: entries of the tracker's settings in which it differs from DiMP-50's, such as the size of its crops.
-        input_shape: channels, height and width of what the backbone sees, None for any: `settings` says the side of
+        input_shape: channels, height and width of the backbone's input, None for any: `settings` gives the side of
             crops.
         mean: per channel, in pixel values: inputs are (pixel - mean) / std.
         std: the same.
@@ -63,11 +63,11 @@ class Description:
         """The network, freshly initialised.
 
         Args:
-            backbone: the factory, named by the user again, of a backbone of the user's own: its code is run.
+            backbone: for a backbone of the user's own, its factory, which the user names again: its code is run.
 
         Raises:
-            UserError: an unknown backbone, widths that do not fit it, or one of the user's own and `backbone` is not
-                given.
+            UserError: an unknown backbone, widths that do not fit it, or a backbone of the user's own without
+                `backbone`.
         """
         widths = None
         if self.architecture is not None:
@@ -89,7 +89,7 @@ def save_network(
         path: the file, by custom `*.safetensors`.
         network: what `description.build()` builds, trained.
         description: see `Description`.
-        origin: how the network was made, where that is known.
+        origin: how the network was made, if that is known.
     """
     save_described(path, network, KEY, description, origin)
 
@@ -166,19 +166,19 @@ def pickled_classes(path: Path) -> set[str]:
 
 
 def _pickles(file: BinaryIO) -> Iterator[BinaryIO]:
-    """The pickles of a checkpoint: one in a zip archive, a few in a row in files from before 2020."""
+    """The pickles of a checkpoint: one in a zip archive; several in sequence in files from before 2020."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 if entry.filename.rpartition("/")[2] != "data.pkl":
                     continue
-                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing; a bomb would
+                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing; a zip bomb would
                     raise ValueError("its archive is compressed")
                 yield BytesIO(archive.read(entry))
         return
     file.seek(0)
     for _ in range(_LEGACY_PICKLES):
-        yield file  # each is read to its end before the next is asked for
+        yield file  # each is read to its end before the next is requested
 
 
 def _inert(name: str) -> type:

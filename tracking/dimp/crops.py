@@ -1,4 +1,4 @@
-"""Square crops around a target, and where a source pixel lies in them. Training and tracking cut alike.
+"""Square crops around a target, and where a source pixel lies in them. Training and tracking crop in the same way.
 
 Coordinates are 0-based indices of pixel centres, in the image as in the crop. A box `x, y, w, h` has its centre at
 `x + w / 2`. In data sets `x` is the number of the first pixel: `to_centres` converts such boxes.
@@ -19,7 +19,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class CropFrame:
-    """Where a crop was cut: what maps image coordinates to crop coordinates and back.
+    """Where a crop was cut; maps image coordinates to crop coordinates and back.
 
     Attributes:
         x, y: the crop's centre in the image.
@@ -51,9 +51,9 @@ class CropFrame:
 
 
 def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tensor, CropFrame]:
-    """Cut a square and resize it bilinearly; what lies outside the image repeats its border.
+    """Cut a square and resize it bilinearly; outside the image, its border is repeated.
 
-    A square far larger than the crop is first decimated by a whole number. The centre is truncated to a pixel and the
+    A square far larger than the crop is first subsampled by a whole number. The centre is truncated to a pixel and the
     side rounded; the returned frame says where the crop really lies (ATOM's sampling, Danelljan et al., CVPR 2019).
 
     Args:
@@ -84,7 +84,7 @@ def cut(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tens
 
 
 def replicated(image: Tensor, left: int, top: int, length: int) -> Tensor:
-    """`image[:, top:top + length, left:left + length]` in float32, as if the border went on for ever."""
+    """`image[:, top:top + length, left:left + length]` in float32, with the border repeated beyond the image."""
     height, width = image.shape[-2:]
     # Where the square misses the image altogether, its nearest pixels stand for it.
     first_x, last_x = min(max(left, 0), width - 1), max(min(left + length, width), 1)
@@ -113,7 +113,7 @@ def _resized(patch: Tensor, size: int) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """RGB images (..., 3, H, W) with values in [0, 255] as backbones expect them: ImageNet's mean 0, spread 1."""
+    """RGB images (..., 3, H, W) with values in [0, 255], normalised by ImageNet's mean and spread as for backbones."""
     mean = images.new_tensor(MEAN, dtype=torch.float32)[:, None, None] * 255
     std = images.new_tensor(STD, dtype=torch.float32)[:, None, None] * 255
     return (images.to(torch.float32) - mean) / std

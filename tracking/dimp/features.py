@@ -38,7 +38,7 @@ def classification_features(inputs: int, channels: int, filter_size: int, blocks
     Args:
         inputs: channels of the backbone's stage.
         channels: channels that the filter sees.
-        filter_size: the filter's side; the features' energy is set so that scores of a fresh filter are of order 1.
+        filter_size: the filter's side; it sets the features' energy so that scores of a fresh filter are of order 1.
         blocks: residual blocks before the convolution (0 in DiMP-50, 1 in DiMP-18).
     """
     residual = [BasicBlock(inputs, inputs, 1, 1, 64) for _ in range(blocks)]

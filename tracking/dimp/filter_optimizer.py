@@ -4,8 +4,8 @@ The loss of a filter is the squared weighted residual between its scores and a l
 minimises the Gauss-Newton quadratic along the gradient. Label, mask and weight of a residual depend on the distance to
 the target alone and are learned as piecewise linear functions of it.
 
-The scores of the next filter follow from those of this one and from the gradient's, which the step length needs anyway:
-two applications of the filter operator per step instead of three.
+The scores of the next filter follow from those of this one and of the gradient, which the step length needs anyway: two
+applications of the filter operator per step instead of three.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SMALLEST_CURVATURE = 1e-8
 
 @dataclass(frozen=True)
 class ResidualMaps:
-    """What the loss compares scores with, each (S, N, h', w').
+    """The maps with which the loss compares scores, each (S, N, h', w').
 
     Attributes:
         label: the wanted scores y.
-        mask: m in [0, 1], how much negative scores count: fully on the target, not at all far away from it.
+        mask: m in [0, 1], the weight of negative scores: 1 on the target, 0 far away from it.
         weight: v of a residual, without the images' weights.
     """
 
@@ -45,7 +45,7 @@ class FilterOptimizer(nn.Module):
     Args:
         filter_size: the filter's side k.
         stride: image pixels per feature cell.
-        iterations: steps where `forward` is not told otherwise.
+        iterations: steps, unless `forward` is given another number.
         bins: knots of the radial functions.
         bin_step: distance between knots, in score cells.
         sigma: spread of the label's initial Gaussian, in score cells.
@@ -123,7 +123,7 @@ class FilterOptimizer(nn.Module):
         """Improve filters; gradients flow through every step.
 
         Args:
-            weight: (S, C, k, k), where to start.
+            weight: (S, C, k, k), the filters to start from.
             features: (S, N, C, h, w), classification features of the training images.
             boxes: (S, N, 4), x, y, w, h of the targets in crop pixels.
             sample_weight: (S, N), how much each image counts; None for 1 / N each.
@@ -133,7 +133,7 @@ class FilterOptimizer(nn.Module):
             All iterates, the start included; and the loss of each, (iterations + 1,), divided by S.
 
         Raises:
-            UserError: shapes that do not belong together.
+            UserError: shapes that do not match.
         """
         _check_shapes(weight, features, boxes, sample_weight, self.filter_size)
         with full_precision(features):

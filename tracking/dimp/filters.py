@@ -1,4 +1,4 @@
-"""The score operator of DiMP: a filter slides over feature maps, and its adjoint. One matrix product each.
+"""The score operator of DiMP, a filter that slides over feature maps, and its adjoint: one matrix product each.
 
 A 4 x 4 filter for one target has a single output channel, for which convolution routines are slow. Multiplying every
 feature vector with all taps at once and adding up the shifted results (`fold`) is eight times faster on a CPU, and is
@@ -31,7 +31,7 @@ def apply_filter(weight: Tensor, features: Tensor) -> Tensor:
 
 
 def apply_adjoint(residuals: Tensor, features: Tensor, kernel: int) -> Tensor:
-    """The adjoint of `apply_filter` in the filter: what residuals on the scores say of each tap.
+    """The adjoint of `apply_filter` in the filter: the sum of residuals times features for each tap.
 
     Args:
         residuals: (S, N, h', w').

@@ -1,4 +1,4 @@
-"""The network as a tracker runs it: nothing is trained any more, so what can be computed once is.
+"""The network as a tracker runs it: since nothing is trained any more, constant parts are computed once.
 
 Batch norms of a known trunk and of the box regressor are folded into the convolutions before them. On a CPU with oneDNN
 the convolutions then keep their weights, and the maps between them, in the library's own layout instead of converting
@@ -21,7 +21,7 @@ Stages = dict[str, Tensor]
 
 
 class InferenceNetwork:
-    """What a tracker asks of a DiMP network. The network given stays as it is.
+    """The parts of a DiMP network that a tracker calls. The given network stays as it is.
 
     Args:
         net: the trained network.
@@ -37,7 +37,7 @@ class InferenceNetwork:
         self.device = torch.device(device)
         self.net = copy.deepcopy(net).to(self.device).eval().requires_grad_(False)
         classifier, regressor = self.net.classifier, self.net.bb_regressor
-        # All but the last layer, whose energy is taken over the whole map.
+        # All but the last layer, which takes its energy over the whole map.
         self._features: nn.Module = nn.Sequential(*list(classifier.feature_extractor)[:-1])
         self._norm = classifier.feature_extractor[-1]
         self._fine: nn.Module = nn.Sequential(regressor.conv3_1t, regressor.conv3_2t)
@@ -55,7 +55,7 @@ class InferenceNetwork:
             self._features, self._fine, self._coarse = map(folded, (self._features, self._fine, self._coarse))
             if (
                 known
-            ):  # in another network a batch norm need not follow the convolution that is defined before it
+            ):  # in other networks a batch norm need not follow the convolution that is defined before it
                 self._backbone = folded(self._backbone)
         if self._own_layout:
             self._backbone, self._features, self._fine, self._coarse = map(

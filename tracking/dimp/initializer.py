@@ -16,7 +16,7 @@ class FilterInitializer(nn.Module):
 
     Args:
         channels: of the classification features.
-        filter_size: bins a side.
+        filter_size: bins per side.
         stride: image pixels per feature cell.
     """
 
@@ -49,7 +49,7 @@ class FilterInitializer(nn.Module):
         return pooled.reshape(sequences, images, *pooled.shape[2:]).mean(1)
 
     def _convolve_around(self, maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolution only where the boxes reach, which is about a tenth of the map; boxes moved along.
+        """The convolution in a window that the boxes reach, about a tenth of the map, and the boxes in the window.
 
         Cells beyond the map's border, which pooling takes as zero, stay zero: windows end at the border.
         """

@@ -28,7 +28,7 @@ class LinearBlock(nn.Module):
 
     Args:
         inputs: channels of the region.
-        outputs: size of the answer.
+        outputs: size of the output.
         size: the region's side.
     """
 
@@ -87,7 +87,7 @@ class IoUNet(nn.Module):
             boxes: (S, 4), x, y, w, h of the targets in crop pixels.
 
         Returns:
-            Two non-negative vectors a sequence, (S, width) each, for the features of stride 8 and 16.
+            Two non-negative vectors per sequence, (S, width) each, for the features of stride 8 and 16.
         """
         boxes = boxes[:, None]
         fine = pool_boxes(self.conv3_1r(features["layer2"]), boxes, 3, 1 / FINE_STRIDE)[:, 0]

@@ -21,10 +21,10 @@ def dimp_factory(
     seed: int = 0,
     backbone: str | None = None,
 ) -> Callable[[], DiMPTracker]:
-    """What makes trackers that share one network.
+    """A factory of trackers that share one network.
 
     Args:
-        name: a preset of `tracking.dimp.settings`; what the checkpoint says about its own settings goes before it.
+        name: a preset of `tracking.dimp.settings`; settings that the checkpoint holds override it.
         checkpoint: of `tracking.train`, or a published one.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
         seed: of every tracker.

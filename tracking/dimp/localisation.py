@@ -12,11 +12,11 @@ from tracking.dimp.settings import STRIDE, TrackerSettings
 
 
 class Finding(Enum):
-    """What a score map says."""
+    """The verdict on a score map."""
 
     NORMAL = "normal"
     HARD_NEGATIVE = "hard negative"  # found, and there is a distractor to learn
-    UNCERTAIN = "uncertain"  # two peaks, neither of which is the better one
+    UNCERTAIN = "uncertain"  # two peaks, and neither is the better one
     NOT_FOUND = "not found"
 
 

@@ -20,7 +20,7 @@ class SampleMemory:
         minimum: the least share of weight of the first frame's samples.
 
     Attributes:
-        weights: (number of samples,) float64, they sum to 1; on the CPU, as is what is decided from them.
+        weights: (number of samples,) float64, they sum to 1; on the CPU, where the decisions from them are made.
     """
 
     def __init__(self, features: Tensor, boxes: Tensor, size: int, minimum: float) -> None:
@@ -49,7 +49,7 @@ class SampleMemory:
         Args:
             features: (1, C, h, w) or (C, h, w).
             box: (4,).
-            rate: its weight, before normalisation the share that it takes from the others.
+            rate: its weight: before normalisation, the share that it takes from the others.
 
         Returns:
             The slot.

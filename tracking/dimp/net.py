@@ -25,7 +25,7 @@ STRIDES = {"layer2": FINE_STRIDE, "layer3": COARSE_STRIDE}
 
 
 class Backbone(Protocol):
-    """What DiMP needs of a backbone; it is an `nn.Module` as well.
+    """The interface of a backbone for DiMP; it is an `nn.Module` as well.
 
     Attributes:
         channels: of its stages `layer2` and `layer3`.
@@ -68,7 +68,7 @@ class DiMPConfig:
 
 
 class DiMPOutput(NamedTuple):
-    """What a training step compares with its targets.
+    """The outputs that a training step compares with its targets.
 
     Attributes:
         scores: (I + 1, S, M, h', w'), of every iterate of the filter on the test images.
@@ -80,7 +80,7 @@ class DiMPOutput(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Where is the target? A filter that is learned on the training images of one sequence.
+    """Finds the target by a filter that is learned on the training images of one sequence.
 
     Args:
         inputs: channels of the backbone's stage of stride 16.

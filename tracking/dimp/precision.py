@@ -1,4 +1,4 @@
-"""What must not be computed in half precision: differences in pooling, the filter's optimisation, energies of maps."""
+"""Full precision where half precision fails: differences in pooling, the filter's optimisation, energies of maps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from torch import Tensor
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Autocasting is off inside, on the device of `like`; the meta device knows none."""
+    """Autocasting is off inside, on the device of `like`; the meta device has none."""
     kind = like.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

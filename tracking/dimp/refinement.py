@@ -35,7 +35,7 @@ def refine(judge: Judge, boxes: Tensor, settings: TrackerSettings) -> tuple[Tens
 
     Args:
         judge: boxes (P, 4) to predicted overlaps (P,) and their gradients (P, 4).
-        boxes: where to start, (P, 4), x, y, w, h in crop pixels.
+        boxes: starting boxes, (P, 4), x, y, w, h in crop pixels.
         settings: steps and their length.
 
     Returns:
@@ -51,7 +51,7 @@ def refine(judge: Judge, boxes: Tensor, settings: TrackerSettings) -> tuple[Tens
 
 
 def best_box(boxes: Tensor, overlaps: Tensor, settings: TrackerSettings) -> Tensor | None:
-    """The mean of the best boxes that are not too elongated; None where none is left.
+    """The mean of the best boxes that are not too elongated; None if none is left.
 
     Args:
         boxes: (P, 4), x, y, w, h in crop pixels; widths and heights below a pixel count as one.

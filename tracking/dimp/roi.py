@@ -15,7 +15,7 @@ from torch import Tensor
 from core.errors import UserError
 from tracking.dimp.precision import full_precision
 
-NARROWEST = 1e-8  # map cells: of a narrower bin the difference of two integrals keeps no digit
+NARROWEST = 1e-8  # map cells: for a narrower bin the difference of two integrals loses all digits
 
 
 def prroi_pool(features: Tensor, rois: Tensor, size: int | tuple[int, int], scale: float) -> Tensor:
@@ -54,7 +54,7 @@ def prroi_pool(features: Tensor, rois: Tensor, size: int | tuple[int, int], scal
 
 
 def pool_boxes(features: Tensor, boxes: Tensor, size: int | tuple[int, int], scale: float) -> Tensor:
-    """`prroi_pool` for as many boxes in every image.
+    """`prroi_pool` for equally many boxes in every image.
 
     Args:
         features: (N, C, H, W).
@@ -92,7 +92,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _support(low: Tensor, high: Tensor, samples: int) -> range:
-    """The samples that any of the intervals reaches; all where asking the device would cost more than it saves."""
+    """The samples that any of the intervals reaches; all if asking the device would cost more than it saves."""
     if low.device.type != "cpu" or low.numel() == 0:
         return range(samples)
     first, last = float(low.detach().min()), float(high.detach().max())
@@ -103,7 +103,7 @@ def _support(low: Tensor, high: Tensor, samples: int) -> range:
 
 
 def _bin_weights(low: Tensor, extent: Tensor, bins: int, samples: range) -> Tensor:
-    """What each sample contributes to the mean over each bin of [low, low + extent]: (..., bins, samples)."""
+    """The weight of each sample in the mean over each bin of [low, low + extent]: (..., bins, samples)."""
     step = (extent / bins)[..., None]
     inside = (step > 0)[..., None]
     step = step.clamp_min(NARROWEST)

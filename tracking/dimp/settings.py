@@ -1,7 +1,7 @@
-"""Everything about online tracking that is chosen and not learned, with the published presets.
+"""All settings of online tracking that are chosen, not learned, with the published presets.
 
 The presets' values are those of the settings files that were published with DiMP-50 (Bhat et al., ICCV 2019); the VOT
-ones belong to the VOT 2018 and 2019 challenges.
+presets belong to the VOT 2018 and 2019 challenges.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from core.errors import UserError, check_known
 
-STRIDE = 16  # of the classification features
-# Settings, their type, the least that they may be, and what they have to be less than.
+STRIDE = 16  # stride of the classification features
+# Settings, their type, their least value, and the value that they have to stay below.
 _RANGES: tuple[tuple[str, type, float, float], ...] = (
     # Memory and time grow with these, and a checkpoint may name them.
     ("crop_size", int, 1, 4096),
@@ -37,16 +37,16 @@ class TrackerSettings:
     Attributes:
         crop_size: side of the search crop in pixels, a multiple of 16.
         search_area: its side in the image, in units of sqrt(w h) of the target.
-        memory_size: training samples that are kept, those of the first frame included.
+        memory_size: number of training samples kept, including those of the first frame.
         learning_rate: weight of a new sample.
-        hard_negative_learning_rate: the same where a distractor was seen.
-        initial_minimum_weight: the least share of all weight that the first frame's samples keep together.
+        hard_negative_learning_rate: the same when a distractor was seen.
+        initial_minimum_weight: the least share of the total weight that the first frame's samples keep together.
         train_skipping: frames between two regular improvements of the filter.
         first_iterations: steepest-descent steps in the first frame.
         update_iterations: the same in a regular improvement.
-        hard_negative_iterations: the same where a distractor was seen.
+        hard_negative_iterations: the same when a distractor was seen.
         augmentation_expansion: side of the patch that first-frame augmentations are cut from, in crops.
-        random_shift: how far augmented samples are shifted at random, as a fraction of the crop's side in all.
+        random_shift: range of the random shift of augmented samples, from end to end, as a fraction of the crop's side.
         translations: shifts of the first frame's samples, in halves of the crop's side.
         flip: whether a mirror image is among them.
         blurs: standard deviations (x, y) of Gaussian blurs, in crop pixels.
@@ -56,24 +56,24 @@ class TrackerSettings:
         window: weigh scores by a Hann window around the last position.
         target_not_found: scores below this mean that the target is not there.
         distractor: a second peak above this fraction of the first makes the localisation ambiguous.
-        hard_negative: one above this fraction is to be learned as a distractor.
+        hard_negative: a second peak above this fraction is learned as a distractor.
         target_neighbourhood: side of the region that belongs to the first peak, in target sizes.
         displacement: distance up to which a move counts as plausible, in halves of the score map's side.
-        update_scale_when_uncertain: whether the box is refined where the localisation is ambiguous.
-        target_inside: the fraction of the target that stays within the image; its centre is kept to that.
-        random_boxes: starting boxes of the refinement beside the last frame's.
+        update_scale_when_uncertain: whether the box is refined when the localisation is ambiguous.
+        target_inside: the fraction of the target that has to stay within the image; its centre is moved accordingly.
+        random_boxes: further starting boxes of the refinement, beside the last frame's box.
         jitter_position: their random shift, in sqrt(w h), from one end to the other.
         jitter_size: their random change of width and height, in sqrt(w h), from one end to the other.
         refinement_iterations: steps of gradient ascent on the predicted overlap.
         refinement_step: length of a step, in box sizes per unit of gradient.
         refinement_decay: its factor from step to step.
-        refinement_average: best boxes that are averaged.
+        refinement_average: number of best boxes that are averaged.
         maximal_aspect_ratio: boxes that are more elongated are discarded.
         legacy_coordinates: hand boxes to the network half a pixel further right and down, as the published trackers
             do, without taking it back. For checkpoints that were trained with it.
 
     Raises:
-        UserError: values that make no tracker.
+        UserError: values with which no tracker can work.
     """
 
     crop_size: int = 288
@@ -130,7 +130,7 @@ class TrackerSettings:
             )
 
     def _check(self, name: str, kind: type, low: float, high: float) -> None:
-        """Refuse a setting that is no number of its kind in [low, high), NaN among them."""
+        """Refuse a setting that is not a number of its kind in [low, high); NaN is refused, too."""
         value = getattr(self, name)
         number = isinstance(value, (kind, int)) and not isinstance(value, bool)
         if not (number and low <= value < high):
@@ -155,7 +155,7 @@ class TrackerSettings:
 
     @property
     def initial_samples(self) -> int:
-        """Samples that the first frame gives."""
+        """Number of samples from the first frame."""
         crops = 1 + len(self.translations) + self.flip + len(self.blurs) + len(self.rotations)
         return crops + self.dropout_samples
 
@@ -185,7 +185,7 @@ _VOT = TrackerSettings(
 )
 PRESETS: dict[str, TrackerSettings] = {
     "dimp50": TrackerSettings(),
-    # The challenges' lists of augmentations are not in the paper: that 2018's was longer and 2019's shorter is known.
+    # The challenges' lists of augmentations are not in the paper; known is that 2018's was longer and 2019's shorter.
     "dimp50-vot18": replace(
         _VOT,
         crop_size=224,

@@ -24,8 +24,8 @@ from tracking.files.images import as_rgb
 
 STAGES = ("crop", "backbone", "classification", "localisation", "iou features", "refinement", "learning")
 LEGACY_SHIFT = 0.5
-SMALLEST_SIDE = 1.0  # of a refined box, in image pixels
-LARGEST_SIDE = 2.0  # of a refined box, in sides of the image; or the first box's, where that is larger
+SMALLEST_SIDE = 1.0  # least side of a refined box, in image pixels
+LARGEST_SIDE = 2.0  # the largest, in sides of the image (or of the first box, if that is larger)
 
 
 class DiMPTracker:
@@ -35,11 +35,12 @@ class DiMPTracker:
     The same network, settings, seed and frames give the same boxes. Memory does not grow with the number of frames.
 
     Args:
-        net: a trained network, or one that is prepared already and shared by several trackers.
+        net: a trained network, or a prepared one that several trackers share.
         settings: see `TrackerSettings`.
         seed: of the first frame's augmentation and of the refinement's starting boxes.
         device: where to run; for a prepared network, its own.
-        clock: what measures `seconds`. A GPU works on while the clock is read: there they are the host's times.
+        clock: the clock for `seconds`. On a GPU they are the host's times, as the device works on while the clock is
+            read.
 
     Attributes:
         first_pixel: boxes count the image's first pixel as number 0.
@@ -66,7 +67,7 @@ class DiMPTracker:
         # Where score cell 0 lies in the crop.
         self._first_cell = STRIDE // 2 * (self._net.net.config.filter_size % 2)
         self._shift = LEGACY_SHIFT if self.settings.legacy_coordinates else 0.0
-        self._size: Tensor  # of the target: (2,), width and height in image pixels; `init` sets it
+        self._size: Tensor  # the target's size: (2,), width and height in image pixels; `init` sets it
 
     @torch.inference_mode()
     def init(self, frame: np.ndarray, box: Sequence[float]) -> None:
@@ -110,7 +111,7 @@ class DiMPTracker:
             self._judge = BoxJudge(self._net.net.bb_regressor, modulation)
 
     def _first_samples(self, image: Tensor) -> tuple[Tensor, Tensor, Stages]:
-        """Classification features and boxes of the first frame's crops, and the backbone's stages on the plain one."""
+        """Classification features and boxes of the first frame's crops, and the backbone's stages on the plain crop."""
         settings = self.settings
         size = expanded_size(settings)
         with self._stage("crop"):
@@ -172,7 +173,7 @@ class DiMPTracker:
         previous = (x - place.x) / place.scale, (y - place.y) / place.scale
         values = scores.float().cpu().numpy()
         if not np.isfinite(values).all():
-            # "Not found" would be said of every frame to come: the tracker has gone blind, and its box stands still.
+            # Else every later frame would be "not found": the tracker is blind, and its box stands still.
             raise NonFiniteOutput(
                 f"frame {self._frame_number}: {(~np.isfinite(values)).sum()} of {values.size} cells of the tracker's "
                 "score map are NaN or infinite"
@@ -200,7 +201,7 @@ class DiMPTracker:
 
             def judge(boxes: Tensor) -> tuple[Tensor, Tensor]:
                 overlaps, gradient = self._judge(maps, boxes)
-                if overlaps.device.type == "cpu":  # elsewhere asking costs time: once, after the last step
+                if overlaps.device.type == "cpu":  # on others asking costs time: once, after the last step
                     self._require_overlaps(overlaps)
                 return overlaps, gradient
 
@@ -208,11 +209,11 @@ class DiMPTracker:
             self._require_overlaps(overlaps)
             best = best_box(boxes.cpu(), overlaps.cpu(), self.settings)
             if best is not None:
-                # Without the half pixel's way back: this is how the published trackers move.
+                # The half pixel is not taken back: this is how the published trackers move.
                 self._keep(self._bounded(place.boxes_to_image(best.to(torch.float64)), image_size))
 
     def _require_overlaps(self, overlaps: Tensor) -> None:
-        """Refuse predictions none of which is finite: the box would stand still for ever, and nobody would know why."""
+        """Refuse predictions if none is finite: the box would stand still for ever, and nobody would know why."""
         if not bool(overlaps.isfinite().any()):
             raise NonFiniteOutput(
                 f"frame {self._frame_number}: the {len(overlaps)} overlaps that the tracker predicts are NaN or "
@@ -220,9 +221,7 @@ class DiMPTracker:
             )
 
     def _bounded(self, box: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """The box with sides within limits, about the same middle: a network that errs in every frame would otherwise
-        let it grow or shrink for ever.
-        """
+        """The box with bounded sides and the same middle: a network that always errs could let it grow for ever."""
         largest = torch.maximum(LARGEST_SIDE * box.new_tensor(image_size), self._first_size)
         size = torch.minimum(box[2:].clamp_min(SMALLEST_SIDE), largest)
         return torch.cat([box[:2] + (box[2:] - size) / 2, size])

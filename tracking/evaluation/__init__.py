@@ -1,4 +1,4 @@
-"""Stored results scored by each benchmark's rules, compared, drawn and exported."""
+"""Scores stored results by each benchmark's rules, compares, draws and exports them."""
 
 from tracking.evaluation.evaluation import evaluate
 

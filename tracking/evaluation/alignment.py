@@ -1,4 +1,4 @@
-"""Results brought into line with the ground truth: lengths, rounding, clipping, and rows that are no boxes."""
+"""Aligns results with the ground truth: lengths, rounding, clipping, and rows that are no boxes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tracking.files.boxes import BoxTable
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a result, and what the protocol made of it.
+    """Something wrong in a result, and how the protocol treated it.
 
     Attributes:
         source: the file.
-        lines: 1-based lines concerned; empty where the whole file is.
+        lines: the 1-based lines; empty if it is the whole file.
         what: what is wrong.
         treatment: how it was scored.
     """
@@ -40,7 +40,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Stack:
-    """All frames of all results, one below the other.
+    """All frames of all results, stacked.
 
     Attributes:
         tables: the results.
@@ -63,13 +63,13 @@ def stack_results(
     protocol: Protocol,
     problems: list[Problem],
 ) -> Stack:
-    """Put the frames of all results below one another, as the protocol wants them.
+    """Stack the frames of all results, as the protocol wants them.
 
     Args:
         sequences: the sequences, each with at least one frame.
         results: for each sequence its repetitions.
         protocol: the rules.
-        problems: gets what was wrong.
+        problems: whatever is wrong is appended here.
 
     Raises:
         UserError: a result that the protocol refuses.
@@ -97,7 +97,7 @@ def stack_results(
 
 
 def _cut(table: BoxTable, part: FrameRange, problems: list[Problem]) -> BoxTable:
-    """The rows of the frames that the benchmark uses; says so where there are others."""
+    """The rows of the frames that the benchmark uses; reports it if there are others."""
     cut = part.cut(table)
     if cut is not table:
         what = f"{len(table.boxes)} rows for the {part.frames} frames that the benchmark uses"
@@ -106,7 +106,7 @@ def _cut(table: BoxTable, part: FrameRange, problems: list[Problem]) -> BoxTable
 
 
 def _align(table: BoxTable, sequence: Sequence, protocol: Protocol, problems: list[Problem]) -> np.ndarray:
-    """The rows of a result brought to the length of the ground truth (or shorter, under `"shorter"`)."""
+    """The rows of a result, cut or padded to the length of the ground truth (or shorter, under `"shorter"`)."""
     rows, frames = len(table.boxes), len(sequence.boxes)
     if rows == frames:
         return table.boxes
@@ -132,7 +132,7 @@ def _align(table: BoxTable, sequence: Sequence, protocol: Protocol, problems: li
 
 
 def _concatenate(tables: SequenceOf[np.ndarray], dtype: type[np.floating]) -> np.ndarray:
-    """One array of all frames whose columns are contiguous, which makes everything after it several times faster."""
+    """One array of all frames with contiguous columns, which makes all later steps several times faster."""
     joined = np.empty((sum(map(len, tables)), 4), dtype, order="F")
     return np.concatenate(tables, out=joined)
 
@@ -155,9 +155,9 @@ def _size_of(sequence: Sequence, protocol: Protocol) -> tuple[int, int]:
 
 
 def repair(stack: Stack, protocol: Protocol, problems: list[Problem]) -> None:
-    """Mend, in place, rows that are no boxes.
+    """Repair, in place, rows that are no boxes.
 
-    First rows are never mended, there is nothing before them; nor is padding, the toolkits pad after they mend.
+    First rows are never repaired, as nothing is before them; nor is padding, since the toolkits pad after the repair.
 
     Raises:
         UserError: a row that the protocol refuses.
@@ -165,7 +165,7 @@ def repair(stack: Stack, protocol: Protocol, problems: list[Problem]) -> None:
     boxes = stack.boxes
     with np.errstate(invalid="ignore", over="ignore"):
         total = boxes.sum()
-    # A finite sum tells that every term is (an overflow is looked into like a NaN): mostly there is nothing to mend.
+    # A finite sum shows that every term is finite (an overflow is examined like a NaN): mostly nothing needs repair.
     if np.isfinite(total) and boxes[:, 2:].min() > 0:
         return
     lengths = np.diff(stack.starts, append=len(boxes))

@@ -26,7 +26,7 @@ class Comparison:
         low: lower end of the bootstrap interval of the mean difference.
         high: upper end.
         confidence: of the interval.
-        left_out: number of sequences of which only one of the two, or not every other tracker, has a result.
+        left_out: number of sequences for which the other tracker of the two, or some further one, has no result.
     """
 
     first: str
@@ -52,8 +52,7 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of the mean of paired differences (Efron and Tibshirani 1993, chapter 13).
 
-    Sequences are drawn with replacement, each with both trackers' scores, so what makes a sequence hard for both
-    cancels.
+    Sequences are drawn with replacement, each with both trackers' scores, so the difficulty of a sequence cancels.
 
     Args:
         differences: one per sequence.
@@ -67,7 +66,7 @@ def paired_bootstrap(
         (differences,),
         np.mean,
         n_resamples=resamples,
-        batch=1000,  # draws at a time keep the memory small
+        batch=1000,  # draws at a time, to bound memory
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),

@@ -35,12 +35,12 @@ class Evaluation:
         name: the tracker.
         protocol: the rules.
         curves: per sequence.
-        problems: what was wrong with its files, and what was made of it.
+        problems: what was wrong with its files, and how it was treated.
         attributes: challenge attribute to the sequences (flags, in the order of `curves.names`) that have it.
-        missing: sequences that were left out for want of a result.
-        speed: frames per second, where times were stored.
-        left_out: sequences of which it has a result, but not every other tracker.
-        total: number of sequences asked for, those without ground truth among them; None where it is not known.
+        missing: sequences that were left out because they have no result.
+        speed: frames per second, if times were stored.
+        left_out: sequences for which it has a result, but some other tracker has none.
+        total: number of sequences asked for, including those without ground truth; None if it is not known.
         stored: the result files.
     """
 
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def available(self) -> int:
-        """Number of sequences of which there is a result."""
+        """Number of sequences with a result."""
         return len(self.curves.names) + len(self.left_out)
 
     def scores(self, wanted: np.ndarray | None = None) -> dict[str, float | None]:
@@ -71,7 +71,7 @@ def average_curve(curve: np.ndarray, frames: np.ndarray, protocol: Protocol) -> 
     Args:
         curve: per sequence, `(sequences, thresholds)`.
         frames: frames in each sequence's denominator.
-        protocol: says whether sequences or frames weigh the same, and whether all-zero curves are left out.
+        protocol: says whether sequences or frames have equal weight, and whether all-zero curves are left out.
     """
     if protocol.averaging == "frame":
         return frames @ curve / max(frames.sum(), 1)
@@ -81,7 +81,7 @@ def average_curve(curve: np.ndarray, frames: np.ndarray, protocol: Protocol) -> 
 
 
 def summarise(curves: Curves, protocol: Protocol) -> dict[str, float | None]:
-    """The scores of a set of sequences; None where the protocol does not define one, or there are no sequences."""
+    """The scores of a set of sequences; None if the protocol does not define one, or there are no sequences."""
     success, precision, norm = (
         average_curve(curve, curves.frames, protocol)[None]
         for curve in (curves.success, curves.precision, curves.norm_precision)
@@ -153,7 +153,7 @@ def evaluate_trackers(
 
     Args:
         dataset: the ground truth.
-        trackers: the result files. One without any is not scored, its scores are None.
+        trackers: the result files. A tracker without any is not scored; its scores are None.
         protocol: the rules.
         partial: leave out sequences without a result instead of raising. All trackers are then scored on the
             sequences that all have: means over different sequences say nothing about who is better.
@@ -192,7 +192,7 @@ def _evaluate(
     protocol: Protocol,
     partial: bool,
 ) -> Evaluation:
-    """One tracker on `sequences`: all of the data set, but with `partial` those of which it has a result."""
+    """One tracker on `sequences`: all of the data set, or, with `partial`, those for which it has a result."""
     names = [sequence.name for sequence in sequences]
     results = read_results(tracker, names) if names else {}
     missing = tuple(item.name for item in dataset.sequences if item.name not in tracker.files)
@@ -321,11 +321,10 @@ def evaluate(
         the success curve, or area under it), `op50` and `op75` (success at overlap 0.5 and 0.75), `precision` (at
         20 px, or area), `norm_precision` (the protocol's own: at 0.20, mean or area), `norm_precision_auc` (mean or
         area over 0..0.5), `norm_precision_at_0.2`, `ao` (average overlap), and `sequences`: the same for each
-        sequence, with its number of `frames`. Beside them `curves`, `labels` (what each score is called in
-        tables), `missing` (sequences without a result), `left_out` (those that another tracker lacks, with
-        `partial`), `renamed_files`, `unused_files`, `files_of_other_sequences`, `problems`, `frames`,
-        `frames_per_second` and, on request, `attributes`. A folder that holds nothing like a result has None for
-        every score.
+        sequence, with its number of `frames`. Beside them `curves`, `labels` (what each score is called in tables),
+        `missing` (sequences without a result), `left_out` (those that another tracker lacks, with `partial`),
+        `renamed_files`, `unused_files`, `files_of_other_sequences`, `problems`, `frames`, `frames_per_second` and,
+        on request, `attributes`. A folder without anything like a result has None for every score.
 
     Raises:
         UserError: unknown names, malformed or missing results.
@@ -347,10 +346,10 @@ def evaluate(
 
 
 def pick_trackers(found: StoredResults, names: Sequence[str]) -> list[StoredTracker]:
-    """The trackers called `names`, or all of them where no name is given, folders without any result included.
+    """The trackers called `names`, or all if no name is given, including folders without any result.
 
     Raises:
-        UserError: a name that is not among them; with no names, a folder of text files none of which is a result.
+        UserError: a name that is not among them; without names, a folder with text files of which none is a result.
     """
     there = {tracker.name: tracker for tracker in found.trackers}
     check_known("no results of", names, there)

@@ -22,7 +22,7 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def _refuse_overwriting(paths: Iterable[Path], results: Results) -> None:
-    """Refuse to write over the results that are exported."""
+    """Refuse to overwrite the results that are exported."""
     sources = {table.source for tables in results.values() for table in tables if table.source}
     files = {
         before + ".zip" if inside else source
@@ -52,7 +52,7 @@ def _write_zip(path: Path, members: Mapping[str, str], results: Results) -> None
 
 
 def _checked(results: Results, sequences: Sequence[TrackingSequence]) -> None:
-    """Refuse to write an incomplete submission: servers score what is missing as zero."""
+    """Refuse to write an incomplete submission: servers score missing results as zero."""
     for sequence in sequences:
         if sequence.name not in results:
             raise UserError(f"no result of '{sequence.name}': run the tracker on it before exporting")
@@ -72,7 +72,7 @@ def export_trackingnet(
     """A flat zip of `<sequence>.txt`, comma-separated, two decimals, as TrackingNet's server takes it.
 
     Returns:
-        What was written, in words; it says so where these are not the 511 test sequences.
+        A sentence on what was written; it says if these are not the 511 test sequences.
     """
     _write_zip(
         path,
@@ -161,10 +161,10 @@ def export(
         name: the tracker.
         sequences: all that must be there.
         results: sequence name to its repetitions.
-        times: sequence name to seconds per frame `(frames, repetitions)`, where known.
+        times: sequence name to seconds per frame `(frames, repetitions)`, if known.
 
     Returns:
-        What was written, in words.
+        A sentence on what was written.
 
     Raises:
         UserError: no such layout, a result is missing or has the wrong length, or would be written over.

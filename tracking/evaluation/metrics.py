@@ -23,9 +23,9 @@ LARGEST_EXACT = 2048
 
 
 def exact_type(boxes: Iterable[np.ndarray]) -> type[np.floating]:
-    """The type in which to score boxes: float32 where it gives what float64 gives, to the last bit, in half the memory.
+    """The type in which to score boxes: float32 if it gives float64's results to the last bit, in half the memory.
 
-    It does where all are integers of at most 2048 pixels: whatever is divided is converted before.
+    It does if all are integers of at most 2048 pixels: operands of divisions are converted first.
     """
     for part in boxes:
         if (
@@ -38,9 +38,9 @@ def exact_type(boxes: Iterable[np.ndarray]) -> type[np.floating]:
 
 
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes, `(frames,)` float64, at most 1; NaN where it is undefined.
+    """Intersection over union of each pair of boxes, `(frames,)` float64, at most 1; NaN if it is undefined.
 
-    Whether boxes are thought of as half-open or as inclusive pixel ranges makes no difference for `x, y, w, h`.
+    For `x, y, w, h` it makes no difference whether boxes are half-open or inclusive pixel ranges.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         shared = _shared_extent(boxes, truth, axis=0)
@@ -50,7 +50,7 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
         union -= shared
         overlaps = _float64(shared)
         overlaps /= union
-    # Rounding of coordinates that are no integers can leave equal boxes an ulp above 1, the last threshold.
+    # With fractional coordinates, rounding can put equal boxes an ulp above 1, the last threshold.
     return np.minimum(overlaps, 1, out=overlaps)
 
 
@@ -64,7 +64,7 @@ def _shared_extent(boxes: np.ndarray, truth: np.ndarray, axis: int) -> np.ndarra
 
 def centres(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre coordinates `x + (w - 1) / 2`, `y + (h - 1) / 2` in pixels, each `(frames,)`."""
-    # * 0.5 is the very number that / 2 gives, several times faster.
+    # * 0.5 gives exactly the number of / 2, several times faster.
     return boxes[:, 0] + (boxes[:, 2] - 1) * 0.5, boxes[:, 1] + (boxes[:, 3] - 1) * 0.5
 
 
@@ -76,9 +76,9 @@ def centre_errors(
     Args:
         boxes: predicted boxes.
         truth: ground-truth boxes.
-        form: the order in which the toolkits do the arithmetic of the normalised error. It decides frames that lie
-            exactly on a threshold: `"quotients"` x/w - x*/w (LaSOT, pysot), `"difference"` (x - x*)/w (got10k),
-            `"products"` sqrt(d/w·d/w + …) from left to right (TrackingNet).
+        form: the order in which the toolkits do the arithmetic of the normalised error. It matters for frames exactly
+            on a threshold: `"quotients"` x/w - x*/w (LaSOT, pysot), `"difference"` (x - x*)/w (got10k), `"products"`
+            sqrt(d/w·d/w + …) from left to right (TrackingNet).
         floor: true sizes below this count as this (1 px in got10k).
     """
     x, y = centres(boxes)
@@ -141,8 +141,8 @@ def _thresholds_passed(
 ) -> np.ndarray:
     """How many ascending thresholds are below (or, `inclusive`, not above) each value; exactly `np.searchsorted`.
 
-    NaN passes all or none. On an even grid the number is found by one multiplication. Rounded down by a hundredth of a
-    step it is right or one too low, which a comparison with the next threshold settles: many times faster than a
+    NaN passes all or none. On an even grid one multiplication gives the number. Rounded down by a hundredth of a step
+    it is right or one too low; a comparison with the next threshold settles which. This is many times faster than a
     binary search per frame.
     """
     spacing = _spacing(np.asarray(thresholds, np.float64).tobytes())
@@ -152,7 +152,7 @@ def _thresholds_passed(
     number, operation = spacing
     scale = number if operation is np.divide else 1 / number
     below, above = -0.5 / scale, (thresholds.size - 0.5) / scale
-    # Whichever comes first replaces NaN.
+    # The bound that is applied first replaces NaN.
     steps = np.fmin(values, above) if nan_passes else np.fmax(values, below)
     values = np.fmax(steps, below, out=steps) if nan_passes else np.fmin(steps, above, out=steps)
     steps = values * scale
@@ -165,7 +165,7 @@ def _thresholds_passed(
 
 @functools.lru_cache(maxsize=32)
 def _spacing(thresholds: bytes) -> tuple[float, np.ufunc] | None:
-    """`(number, operation)` such that `operation(k, number)` is the threshold `k` to the last bit; None if none is."""
+    """`(number, operation)` such that `operation(k, number)` is threshold `k` to the last bit, or None."""
     grid = np.frombuffer(thresholds)
     places = np.arange(grid.size)
     step = float(grid[-1]) / (grid.size - 1)

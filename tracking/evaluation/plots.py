@@ -22,11 +22,11 @@ from tracking.evaluation.evaluation import Evaluation, average_curve, comparable
 from tracking.evaluation.protocols import Protocol, score_labels
 
 if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType  # not in every release that we run with
+    from matplotlib.typing import RcKeyType  # not in every supported release
 
 Kind = Literal["success", "precision", "norm_precision"]
 
-DASHES = ("-", "--", "-.", ":")  # where there are more trackers than colours
+DASHES = ("-", "--", "-.", ":")  # for more trackers than colours
 STYLE: dict[RcKeyType, Any] = style.STYLE | {
     "axes.grid.axis": "both",
     "legend.frameon": True,  # it may lie on the grid
@@ -39,7 +39,7 @@ STYLE: dict[RcKeyType, Any] = style.STYLE | {
 
 
 def _legend_score(kind: Kind, protocol: Protocol) -> tuple[str, str]:
-    """Which score a plot's legend shows: its key and its label."""
+    """The score in a plot's legend: its key and its label."""
     if kind == "success":
         key = "ao" if protocol.averaging == "frame" else "success_auc"
     else:
@@ -102,7 +102,7 @@ def _legend(axes: Axes, title: str, **place: Any) -> Legend:
 
 def _covers(legend: Legend, axes: Axes) -> bool:
     """Whether the legend hides a part of a curve."""
-    assert isinstance(axes.figure, Figure)  # no part of a larger one
+    assert isinstance(axes.figure, Figure)  # not part of a larger figure
     axes.figure.draw_without_rendering()
     box = legend.get_window_extent()
     paths = (axes.transData.transform_path(line.get_path()) for line in axes.lines)
@@ -132,7 +132,7 @@ def curve_figure(evaluations: Sequence[Evaluation], kind: Kind, split: str) -> F
         assert legend is not None  # draw_curves makes one
         figure.draw_without_rendering()
         beside = legend.get_window_extent().x0 - axes.bbox.x1
-        if beside > 0:  # as much room for the curves as where the legend lies among them
+        if beside > 0:  # leave the curves as much room as when the legend lies among them
             figure.set_figwidth(4.2 + (legend.get_window_extent().width + beside) / figure.dpi)
         title = {"success": "Success", "precision": "Precision", "norm_precision": "Normalised precision"}[
             kind
@@ -216,7 +216,7 @@ def save_plots(
         for suffix in formats:
             path = Path(folder) / f"{name}.{suffix}"
             with mpl.rc_context(STYLE):
-                # No date: a run that was stopped ends in the same bytes.
+                # No date, so that an interrupted and resumed run gives the same bytes.
                 undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
                 write_with(path, partial(figure.savefig, metadata=undated))
             written.append(path)

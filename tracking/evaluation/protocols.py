@@ -1,7 +1,7 @@
 """How each benchmark's own toolkit scores: one record per protocol, eight presets.
 
-Two protocols that differ in nothing but one of these fields can differ by several points on identical boxes
-(invalid ground truth on UAV123, absent frames on LaSOT), so a score is only comparable under the same record.
+Two protocols that differ in only one of these fields can differ by several points on identical boxes (invalid ground
+truth on UAV123, absent frames on LaSOT), so a score is only comparable under the same record.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Protocol:
 
     Attributes:
         name: the preset's name.
-        title: whose numbers these are.
+        title: the source of these numbers.
         dataset: the data set that is scored unless another is named.
         overlap_thresholds: of the success curve, ascending.
         error_thresholds: of the precision curve, in pixels, ascending.
@@ -37,22 +37,22 @@ class Protocol:
         absent: frames in which the target is absent count as failures, are dropped, or are treated as any other.
         valid_overlap: which ground-truth boxes have an overlap: `x, y, w, h > 0`, `w, h > 0`, no NaN, or all.
         valid_error: which ground-truth boxes have a centre error.
-        invalid_overlap: what the overlap of the other frames counts as.
-        invalid_error: what the centre error of the other frames counts as.
-        invalid_norm: what the normalised error of the other frames counts as.
+        invalid_overlap: the value of the other frames' overlap.
+        invalid_error: the value of the other frames' centre error.
+        invalid_norm: the value of the other frames' normalised error.
         inclusive_success: success is overlap `>=` threshold instead of `>`.
         success_score: `success_auc` is the mean of the curve or the trapezoid area under it.
         precision_score: `precision` is the value at 20 px, the area over 0..50 px, or not defined.
         norm_score: `norm_precision` is the value at 0.20, the mean or the area over 0..0.5, or not defined.
         norm_integral: how `norm_precision_auc` is integrated over 0..0.5.
         normalisation: order of the arithmetic of the normalised error (`metrics.normalised_error`).
-        norm_floor: ground-truth sizes below this count as this in the normalised error.
+        norm_floor: smaller ground-truth sizes are raised to this in the normalised error.
         rounding: all coordinates are rounded (half to even) first.
         clip: both boxes are clipped to the image first.
-        repair_nan: rows that are not finite take the previous row's box, or raise, or are left.
+        repair_nan: rows that are not finite take the previous row's box, raise, or stay as they are.
         repair_negative: the same for rows with a negative width or height.
         repair_empty: the same for rows with a zero width or height.
-        length: what happens where a result has more or fewer rows than the ground truth. More: all cut it, but
+        length: what happens if a result has more or fewer rows than the ground truth. More: all cut it, except that
             `"exact"` raises. Fewer: `"cut"` and `"exact"` raise, `"zero_pad"` adds empty boxes, `"nan_pad"` adds
             failures, `"shorter"` cuts the ground truth too.
         missing: a sequence without a result raises or is scored as all-zero boxes.
@@ -97,7 +97,8 @@ PIXELS = tuple(float(k) for k in range(51))
 
 
 def _linspace(stop: float, count: int) -> tuple[float, ...]:
-    # NumPy-based toolkits compare with k * step, an ulp away from k / n: that decides frames exactly on a threshold.
+    # NumPy-based toolkits compare with k * step, an ulp away from k / n: this matters for frames exactly on a
+    # threshold.
     return tuple(np.linspace(0, stop, count).tolist())
 
 
@@ -210,7 +211,7 @@ TRACKINGNET = Protocol(
 
 OTB = replace(LASOT, name="otb", title="OTB benchmark code", dataset="otb", absent="ignore")
 
-# UAV123 ships OTB's code; what differs is its ground truth, which is NaN where the target is out of view.
+# UAV123 ships OTB's code; only its ground truth differs, which is NaN where the target is out of view.
 UAV = replace(OTB, name="uav", title="UAV123 benchmark code", dataset="uav123")
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -248,7 +249,7 @@ def get_protocol(name: str, dataset: str | None = None) -> Protocol:
 
 
 def score_labels(protocol: Protocol) -> dict[str, str]:
-    """What each score is called in tables, so that no name stands for two definitions."""
+    """The names of scores in tables, so that no name stands for two definitions."""
     labels: dict[str, str] = {}
     if protocol.averaging == "frame":
         labels |= {"ao": "AO", "op50": "SR0.50", "op75": "SR0.75"}

@@ -15,7 +15,7 @@ from tracking.evaluation.alignment import Problem, Stack, repair, stack_results
 from tracking.evaluation.protocols import Protocol, Valid
 from tracking.files.boxes import BoxTable
 
-# Arrays of this many frames stay in a processor's cache, which halves the time that all frames at once would take.
+# Arrays of this many frames stay in a processor's cache: half the time of all frames at once.
 FRAMES_AT_A_TIME = 32_000
 
 
@@ -53,7 +53,7 @@ class Curves:
 
 
 def _invalid(truth: np.ndarray, rule: Valid) -> np.ndarray | None:
-    """Which ground-truth boxes are not valid, `(frames,)` bool; None where all are, which one number mostly tells."""
+    """Which ground-truth boxes are not valid, `(frames,)` bool; None if all are, which one number usually shows."""
     with np.errstate(invalid="ignore", over="ignore"):
         if rule == "any" or (rule == "finite" and np.isfinite(truth.sum())):
             return None
@@ -104,7 +104,7 @@ def score_curves(
         for group in groups
     ]
     order = {table.source: place for place, table in enumerate(chain.from_iterable(results))}
-    # A file's problems stand together, in the files' order, whatever the groups were.
+    # A file's problems are listed together, in the files' order, whatever the groups were.
     problems.sort(key=lambda problem: order[problem.source])
     names = tuple(sequence.name for sequence in sequences)
     columns = ("frames", "success", "precision", "norm_precision", "mean_overlap")
@@ -134,7 +134,7 @@ def _score(
 
 @dataclass(frozen=True)
 class _Values:
-    """What is compared with the thresholds, `(frames,)` each, and which frames count (None: all)."""
+    """The values that are compared with the thresholds, `(frames,)` each, and which frames count (None: all)."""
 
     overlaps: np.ndarray
     errors: np.ndarray

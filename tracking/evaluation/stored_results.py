@@ -1,6 +1,6 @@
 """Stored results of trackers: found in every toolkit's layout, read strictly.
 
-Layouts, at any depth below the folder that is named:
+Layouts, at any depth below the named folder:
 
 - `<tracker>/<sequence>.txt`, as this package, pysot and the got10k toolkit (OTB, UAV123, LaSOT) write,
 - `<tracker>_tracking_result/<sequence>.txt`, the LaSOT toolkit's,
@@ -30,7 +30,7 @@ from tracking.files.boxes import BoxTable
 LASOT_SUFFIX = "_tracking_result"
 REPETITION = re.compile(r"(.+)_(\d{3})")
 MAX_DEPTH = 5
-SIDE_FOLDERS = ("times", "scores")  # of what is stored beside the boxes
+SIDE_FOLDERS = ("times", "scores")  # folders of files beside the boxes
 RUN_RECORD = "run.json"
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -43,9 +43,9 @@ class StoredTracker:
         name: the tracker, named by its folders below the one that was searched.
         files: sequence name to the files of its repetitions, in their order.
         times: sequence name to the file of seconds per frame.
-        renamed: file to the sequence that it was taken for, where its name is not exactly the sequence's.
+        renamed: file to the sequence with which it was matched, if its name is not exactly the sequence's.
         unused: what else lies in its folder, named below the one that was searched.
-        others: number of its files that belong to sequences that were not asked for.
+        others: number of its files of sequences that were not asked for.
     """
 
     name: str
@@ -63,7 +63,7 @@ class StoredResults:
     Attributes:
         place: what was searched.
         trackers: those with a result.
-        without: folders and zips in which nothing is a result; what they hold is `unused`.
+        without: folders and zips without any result; their files are in `unused`.
         unused: files beside the trackers' folders.
     """
 
@@ -74,10 +74,10 @@ class StoredResults:
 
 
 def normal_name(name: str) -> str | None:
-    """A sequence's name without what people write differently: case, `-_.` and spaces, zeros before a number.
+    """A sequence's name without differences in spelling: case, `-_.` and spaces, zeros before a number.
 
-    Two numbers that follow each other stay apart: `bird1_1` is `bird-01.1`, and not `bird11`. None for a name with
-    other characters, such as the brackets of a second download.
+    Two numbers that follow each other stay apart: `bird1_1` is `bird-01.1`, not `bird11`. None for a name with other
+    characters, such as the brackets of a second download.
     """
     name = name.casefold()
     if re.fullmatch(r"[a-z0-9 ._-]+", name) is None:
@@ -91,7 +91,7 @@ def normal_name(name: str) -> str | None:
 
 
 class _Names:
-    """Which sequence a file or folder is named after: by its exact name, else by its normalised one."""
+    """The sequence after which a file or folder is named: by its exact name, else by its normalised one."""
 
     def __init__(self, sequences: Iterable[TrackingSequence], others: Mapping[str, str]) -> None:
         self.exact = dict(others)
@@ -111,7 +111,7 @@ class _Names:
         return self.known[name]
 
     def _find_normal(self, name: str) -> str | None:
-        if self.normal is None:  # mostly all names are exact
+        if self.normal is None:  # usually all names are exact
             self.normal = {}
             for alias, sequence in self.exact.items():
                 self.normal.setdefault(normal_name(alias), {})[sequence] = alias
@@ -127,7 +127,7 @@ class _Names:
 
 @dataclass
 class _Folder:
-    """What was found in a tracker's folder (or in a zip's)."""
+    """The findings in a tracker's folder (or zip)."""
 
     name: str
     place: str  # as messages show it
@@ -151,11 +151,11 @@ def find_trackers(
 def find_results(
     place: str | Path, sequences: Iterable[TrackingSequence], others: Mapping[str, str] = NONE
 ) -> StoredResults:
-    """The trackers' results of the given sequences under a folder, or in a zip, and everything else that lies there.
+    """The trackers' results for the given sequences under a folder or in a zip, and everything else that lies there.
 
     Args:
         place: the folder or zip.
-        sequences: whose results are wanted; a file is one's by its exact name or an alias, else by `normal_name`.
+        sequences: whose results are wanted; files are matched by exact name or alias, else by `normal_name`.
         others: names and aliases, each to the name, of the data set's other sequences; their results are only counted.
 
     Raises:
@@ -210,7 +210,7 @@ class _Search:
                 self.walked.append(here)
             subfolders.sort()
             for name in list(subfolders):
-                # A link to a folder above would make trackers of one folder again and again.
+                # A link to a folder above would find the same trackers again and again.
                 above = real.is_relative_to((folder / name).resolve())
                 if name.startswith(".") or len(parts) >= MAX_DEPTH or above:
                     self.left.append((here, "/".join((*parts, name, ""))))
@@ -265,7 +265,7 @@ class _Search:
                 return sequence, kind, stem.removesuffix(suffix) in exact
         if stem in exact:
             return exact[stem], 1, True
-        # In a sequence's own folder the last number is the repetition's: before a looser reading of the whole name.
+        # In a sequence's own folder the last number is the repetition's; this goes before looser readings of the name.
         match = REPETITION.fullmatch(stem)
         if (
             match
@@ -283,7 +283,7 @@ class _Search:
         return None if loose is None else (loose, 1, False)
 
     def results(self, place: Path) -> StoredResults:
-        """The trackers, and what is none."""
+        """The trackers, and everything else."""
         used = {
             key: folder
             for key, folder in self.folders.items()
@@ -311,7 +311,7 @@ class _Search:
         return StoredResults(place, tuple(trackers), tuple(rest), tuple(unused))
 
     def _without(self, used: Mapping[Key, _Folder]) -> dict[Key, _Folder]:
-        """The topmost folders, and the zips, with no result in them and of no tracker above them."""
+        """The topmost folders, and the zips, that hold no result and belong to no tracker above them."""
         inside = {(container, parts[:depth]) for container, parts in used for depth in range(len(parts) + 1)}
         for container, _ in used:
             above = PurePosixPath(container).parts[:-1]  # of a zip
@@ -329,7 +329,7 @@ class _Search:
 
 
 def _owner(folders: Mapping[Key, _Folder], container: str, parts: tuple[str, ...]) -> _Folder | None:
-    """The nearest of some folders in which something lies; the one searched only owns what lies directly in it."""
+    """The nearest of the given folders that holds a file; the searched folder itself owns only files directly in it."""
     shortest = 0 if container or not parts else 1
     for depth in range(len(parts), shortest - 1, -1):
         if (container, parts[:depth]) in folders:
@@ -365,7 +365,7 @@ def read_results(tracker: StoredTracker, names: Sequence[str]) -> dict[str, tupl
         names: the sequences wanted; those without a file are left out.
 
     Raises:
-        UserError: a malformed file, named with its line.
+        UserError: a malformed file; the message names file and line.
     """
     files = [(name, file) for name in names for file in tracker.files.get(name, ())]
     tables = read_box_files([file for _, file in files])
@@ -395,7 +395,7 @@ def frames_per_second(tracker: StoredTracker, names: Iterable[str], pooled: bool
 
 
 def read_times(file: StoredFile) -> np.ndarray:
-    """Seconds per frame, `(frames, repetitions)`; NaN where a repetition has none.
+    """Seconds per frame, `(frames, repetitions)`; NaN for a frame without a time.
 
     Raises:
         UserError: the file is not a table of numbers.

@@ -17,7 +17,7 @@ Row = tuple[str, dict[str, float | None]]
 def score_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | float | int | None]]:
     """One row per tracker: name, scores as fractions under the names that tables print, sequences, speed.
 
-    `sequences` is the number on which it was scored, `sequences_with_result` that of which it has a result.
+    `sequences` is the number of sequences scored, `sequences_with_result` the number with a result.
     """
     rows: list[dict[str, str | float | int | None]] = []
     for item in evaluations:
@@ -31,7 +31,7 @@ def score_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, str | float 
 
 
 def caption(evaluations: Sequence[Evaluation], split: str) -> str:
-    """What a table or plot of these evaluations shows."""
+    """The caption of a table or plot of these evaluations."""
     first = evaluations[0]
     title = split_title(first.protocol.dataset, split)
     return f"{title} ({counted(evaluations)}), protocol of the {first.protocol.title}"
@@ -40,7 +40,7 @@ def caption(evaluations: Sequence[Evaluation], split: str) -> str:
 def _with_counts(
     header: list[str], lines: list[list[str]], evaluations: Sequence[Evaluation]
 ) -> tuple[list[str], list[list[str]]]:
-    """A column that says of how many sequences each tracker has a result, where this is not the same for all."""
+    """Adds a column with each tracker's number of results, if these numbers differ."""
     if len({item.available for item in evaluations}) == 1 and not any(item.left_out for item in evaluations):
         return header, lines
     total = max(item.total or item.available for item in evaluations)
@@ -80,7 +80,7 @@ def _rows_of(evaluations: Sequence[Evaluation]) -> tuple[list[Row], dict[str, st
 def scores_table(evaluations: Sequence[Evaluation], split: str) -> str:
     """The trackers' scores in percent as a Markdown table under a caption.
 
-    The best of each column is bold where all were scored on the same sequences.
+    The best of each column is bold if all were scored on the same sequences.
     """
     rows, labels = _rows_of(evaluations)
     lines = _cells(rows, labels, "**{}**" if comparable(evaluations) else "{}")

@@ -1,1 +1,1 @@
-"""DiMP with a regular and a found backbone, compared."""
+"""The comparison of DiMP with a regular and a found backbone."""

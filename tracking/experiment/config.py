@@ -17,7 +17,7 @@ from tracking.training import TrackingConfig
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The section `evaluation` of a configuration: what trained trackers are tried on.
+    """The section `evaluation` of a configuration: the data on which trained trackers are scored.
 
     Args:
         dataset: a name of `tracking.datasets.DATASETS`.
@@ -34,21 +34,21 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RunConfig(TrackingConfig, PretrainedConfig):
-    """A protocol of the comparison: a training's, and how widths are found and trackers compared.
+    """A protocol of the comparison: that of a training, and how widths are found and trackers compared.
 
     Its entries `pretrained` and `start` are those of `PretrainedConfig`; the weights are those of the regular backbone,
     as a classifier's.
 
     Args:
-        shrink: how the backbone's widths are found where `found_widths` does not give them.
-        search: options of single methods that find them.
+        shrink: how the backbone's widths are found, unless `found_widths` gives them.
+        search: options of single methods of finding widths.
         found_widths: widths of the backbone, a file or a name that ships, of the whole ResNet as classification finds
             it or of the trunk.
         found_weights: weights of a classifier of these widths to start from; the regular one's are `backbone.weights`.
-        evaluation: what trained trackers are tried on.
+        evaluation: the data on which trained trackers are scored.
 
     Raises:
-        UserError: the section `backbone` names widths: the regular backbone is what found ones are compared with; or
+        UserError: the section `backbone` names widths, although found backbones are compared with the regular one; or
             one backbone would start from trained weights and the other at random; or see `TrackingConfig` and
             `PretrainedConfig`.
     """
@@ -86,7 +86,7 @@ class RunConfig(TrackingConfig, PretrainedConfig):
 
 
 def given_architecture(config: RunConfig) -> Architecture | None:
-    """The widths that the protocol gives, priced on the tracker's crops; None where they are to be found.
+    """The widths that the protocol gives, priced on the tracker's crops; None if they have to be found.
 
     Raises:
         UserError: there is no such file; ArchitectureError: a damaged one, or widths of another network.

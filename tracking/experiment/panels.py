@@ -1,4 +1,4 @@
-"""What report.html shows of trackers: success plots, and the frames in which the two networks differ most."""
+"""The trackers' part of report.html: success plots, and the frames in which the two networks differ most."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tracking.evaluation.stored_results import find_trackers, read_results
 from tracking.files.images import as_rgb, read_frame
 
 FRAMES = 6
-WIDEST = 480  # pixels of a frame in the page
+WIDEST = 480  # largest side of a frame in the page, in pixels
 TRUTH = PALETTE[2]
 FOUND_TITLE = title_of("lwdna")
 
 
 def curve_charts(evaluations: Sequence[Evaluation], split: str, told: str) -> Iterator[Block]:
-    """Success, precision and normalised precision as charts, one of which is seen.
+    """Success, precision and normalised precision as charts, of which one is shown at a time.
 
     Args:
         evaluations: trackers that were scored by the same protocol.
@@ -45,7 +45,7 @@ def curve_charts(evaluations: Sequence[Evaluation], split: str, told: str) -> It
 
 
 def frame_blocks(dataset: TrackingDataset, folders: Mapping[str, Path]) -> Iterator[Block]:
-    """Frames with the true box and those of baseline and found network, where the overlaps of these differ most.
+    """Frames with the true box and those of baseline and found network, at the largest differences of their overlaps.
 
     At most one frame of a sequence.
 

@@ -1,4 +1,4 @@
-"""What the comparison of trackers leaves beside the shared report: checkpoints, plots, cost and speed per frame."""
+"""The trackers' additions to the shared report: checkpoints, plots, cost and speed per frame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FRAME_NOTE = (
 class PerFrame(nn.Module):
     """All of a tracker's convolutions on one search crop: backbone, classification features, box features.
 
-    What else a frame needs, the filter's correlation and the refinement of the box, does not depend on the backbone.
+    The rest of a frame's work, the filter's correlation and the box's refinement, does not depend on the backbone.
     """
 
     def __init__(self, network: DiMPNet) -> None:
@@ -55,7 +55,7 @@ class PerFrame(nn.Module):
 def finish(
     config: RunConfig, tryout: Tryout, settings: Settings, runs: Sequence[Run], pretrained: Pretrained | None
 ) -> Shown:
-    """Write a checkpoint per method and the plots; returns the task's part of the reports.
+    """Write a checkpoint for each method and the plots; returns the task's part of the reports.
 
     Args:
         config: the protocol.
@@ -101,14 +101,14 @@ def finish(
 
 
 def describe(config: RunConfig, changes: Mapping[str, Any], found: Architecture | None) -> Described:
-    """What checkpoints say: of `core.experiments.task.Task`; `changes` are the tracker's settings that differ."""
+    """The description in checkpoints: of `core.experiments.task.Task`; `changes` are the tracker's own settings."""
     widths = None if found is None else found.to_json()
     description = Description(config.backbone.name, widths, config.network, changes)
     return Described(KEY, description, trained_on(config), config.data)
 
 
 def _auc(evaluation: Evaluation) -> float:
-    """What trackers are sorted by; one without a score, or with NaN, comes last."""
+    """The sort key of trackers; one without a score, or with NaN, comes last."""
     score = evaluation.scores()["success_auc"]
     return -math.inf if score is None or math.isnan(score) else score
 

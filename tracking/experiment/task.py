@@ -1,7 +1,7 @@
 """The paper's comparison in tracking: DiMP with the regular backbone and with one of found widths, both trained alike.
 
-As `core.experiments.experiment` sees it: the whole tracker is trained, the widths that are searched (or given) are
-the backbone's, and the score is how well the trained tracker tracks.
+To `core.experiments.experiment`, the whole tracker is the network that is trained, the searched (or given) widths are
+the backbone's, and the score is the trained tracker's on a data set.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ METRICS = (
     Metric("precision", "P", higher_is_better=True),
     Metric("norm_precision", "NP", higher_is_better=True),
 )
-REFERENCES = ("still", "ncc")  # trackers without training, beside which the trained ones are shown
+REFERENCES = ("still", "ncc")  # trackers without training, shown beside the trained ones
 
 
 def make_task(
@@ -56,7 +56,7 @@ def make_task(
         say: is told of each sequence that was tracked.
 
     Raises:
-        MissingData: what trackers are tried on is not there.
+        MissingData: the data for the evaluation is not there.
         UserError: the protocol names no such data set, sequences or settings.
     """
     wanted = config.evaluation
@@ -100,7 +100,7 @@ def make_task(
 
 
 def subject(config: RunConfig) -> dict[str, Any]:
-    """Network and data, as far as they decide a result: of `core.experiments.task.Task`; files by their content."""
+    """What of network and data determines a result: of `core.experiments.task.Task`; files count by their content."""
     parts = asdict(config)
     for name in ("name", "train", "shrink", "found_widths", "pretrained", "start"):
         del parts[name]
@@ -127,7 +127,7 @@ def _found_in_percent(loss_fn: Callable[..., tuple[Tensor, dict[str, Tensor]]]) 
 
 
 def tracker_changes(config: RunConfig) -> dict[str, Any]:
-    """Entries of the tracker's settings that follow from how it is trained, and those that the protocol sets."""
+    """The tracker's settings that follow from its training, and those that the protocol sets."""
     views = config.data.views
     return {"crop_size": views.crop, "search_area": views.area_factor, **config.tracker}
 
@@ -135,7 +135,7 @@ def tracker_changes(config: RunConfig) -> dict[str, Any]:
 def backbone_part(config: RunConfig, device: torch.device) -> Part:
     """The backbone as the part of the tracker whose widths are searched.
 
-    Its outputs are judged by the tracker's own loss: heads of fitting widths are made on the spot.
+    The tracker's own loss judges its outputs: heads of fitting widths are made on demand.
     """
     side = config.data.views.crop
     given = given_architecture(config)
@@ -194,7 +194,7 @@ class _Heads:
 
 
 class _Stages(nn.Module):
-    """Stands where a backbone would: its stages come from elsewhere."""
+    """Takes a backbone's place; its stages come from elsewhere."""
 
     strides = STRIDES
 

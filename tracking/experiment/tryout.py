@@ -1,4 +1,4 @@
-"""Trackers with a network in memory, tried on a data set: tracked once, stored, scored."""
+"""Runs trackers with a network in memory on a data set: tracked once, stored, scored."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SHOWN = ("success_auc", "precision", "norm_precision")
 
 @dataclass(frozen=True)
 class Tryout:
-    """Tries trackers on one data set.
+    """Runs and scores trackers on one data set.
 
     Attributes:
         dataset: with frames.
         protocol: how they are scored.
-        folder: where boxes and times are stored, a folder for each tracker. Sequences that are there are not tracked
-            again, so that an evaluation that was stopped goes on.
+        folder: where boxes and times are stored, a folder for each tracker. Stored sequences are not tracked again, so
+            an interrupted evaluation goes on.
         changes: entries of the tracker's settings in which it differs from DiMP-50's.
         references: trackers of `tracking.online.trackers` to show beside those with a network.
         device: where networks run.
@@ -51,15 +51,15 @@ class Tryout:
 
     @property
     def settings(self) -> TrackerSettings:
-        """Of trackers with a network."""
+        """The settings of trackers with a network."""
         return TrackerSettings().replaced(self.changes)
 
     def network(self, network: nn.Module, *, in_all: bool = False) -> Evaluation:
-        """A tracker's network, tried; its folder is named after a checksum of its weights.
+        """The scores of a tracker's network; its folder is named after a checksum of its weights.
 
         Args:
             network: the same in all processes.
-            in_all: launched processes share the sequences out, each of which is tracked once; all call this.
+            in_all: launched processes share out the sequences, and each is tracked once; all have to call this.
         """
         assert isinstance(network, DiMPNet)
         prepared = InferenceNetwork(network, self.device)
@@ -67,11 +67,11 @@ class Tryout:
         return self._try(name, lambda: DiMPTracker(prepared, self.settings), in_all, "evaluation")
 
     def folder_of(self, network: nn.Module) -> Path:
-        """Where the boxes of a tracker's network are, once it was tried."""
+        """The folder of the boxes of a tracker's network, after it was run."""
         return self.folder / f"{weights_checksum(network):08x}"
 
     def built_in(self, name: str, *, in_all: bool = False) -> Evaluation:
-        """A tracker of `tracking.online.trackers`, tried; for `in_all` see `network`."""
+        """The scores of a tracker of `tracking.online.trackers`; for `in_all` see `network`."""
         return self._try(name, lambda: make_tracker(name), in_all, name)
 
     def _try(self, name: str, make: Callable[[], Tracker], in_all: bool, called: str) -> Evaluation:

@@ -17,7 +17,7 @@ MAX_TOTAL_BYTES = 2 * 2**30
 MAX_RATIO, ALWAYS_BYTES = (
     100,
     2**28,
-)  # unpacked to packed; allowed whatever that is: boxes that stand still pack well
+)  # unpacked to packed; the second size is always allowed, as boxes that stand still pack well
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class StoredFile:
         return self.path.is_file()
 
     def read(self) -> bytes:
-        """Its bytes.
+        """The file's bytes.
 
         Raises:
             MissingData: no such file.
@@ -76,7 +76,7 @@ class StoredFile:
 
 
 def _read_plain(path: Path) -> bytes:
-    """At most one byte more than is allowed, without `open`'s buffer: of many small files that is the larger part."""
+    """At most one byte more than allowed, without `open`'s buffer, which would take most of the time of small files."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         size = os.fstat(descriptor).st_size  # 0 for a pipe
@@ -93,7 +93,7 @@ def _read_plain(path: Path) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _archive(path: Path, modified: int) -> zipfile.ZipFile:
-    # `modified` is part of the key, so that a rewritten archive is opened afresh.
+    # `modified` is part of the key, so that a rewritten archive is opened anew.
     return zipfile.ZipFile(path)
 
 
@@ -121,7 +121,7 @@ def zip_members(path: Path) -> list[StoredFile]:
         )
     files = []
     for entry in entries:
-        # filename has its backslashes already replaced on some systems; orig_filename is what the archive says.
+        # On some systems filename has its backslashes already replaced; orig_filename is the archive's own.
         raw = entry.orig_filename
         parts = PurePosixPath(raw).parts
         linked = (entry.external_attr >> 16) & 0o170000 == 0o120000

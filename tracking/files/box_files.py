@@ -16,7 +16,7 @@ Note = tuple[Sequence[int] | None, str | None]
 
 
 def read_box_files(files: Sequence[StoredFile]) -> list[BoxTable]:
-    """What `parse_boxes` gives for each of many files, several times faster; int32 where all values of all files are.
+    """`parse_boxes` for each of many files, several times faster; int32 if all values of all files are whole numbers.
 
     Raises:
         MissingData: a file is not there.
@@ -54,7 +54,7 @@ def _cut(
     sources: Sequence[str],
     notes: Sequence[Note],
 ) -> list[BoxTable]:
-    """One table for each file whose rows lie in `boxes`, one below the other."""
+    """One table for each of the files whose rows are stacked in `boxes`."""
     tables = []
     stop = 0
     for source, length, (lines, header) in zip(sources, lengths, notes, strict=True):

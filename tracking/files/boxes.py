@@ -15,7 +15,7 @@ from core.errors import UserError
 from tracking.files.decimals import parse_rows
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 10_000  # characters: one of many millions would be cut into as many pieces
+LONGEST_LINE = 10_000  # characters: a line of many millions would be split into as many pieces
 SEPARATORS = re.compile(r"[,;\s]+")
 
 
@@ -24,9 +24,9 @@ class BoxTable:
     """The boxes of one file.
 
     Attributes:
-        boxes: `(frames, 4)`, `x, y, width, height` in pixels, int32 where the files read together hold nothing but
-            whole numbers, else float64; not finite where the file says so.
-        source: the file (or archive member) that they came from; empty where they stand for a missing file.
+        boxes: `(frames, 4)`, `x, y, width, height` in pixels, int32 if the files that are read together hold only whole
+            numbers, else float64; not finite where the file says so.
+        source: the file (or archive member) of the boxes; empty if they stand for a missing file.
         lines: the 1-based line of each row; None when row `i` stands on line `i + 1`.
         header: the text of a heading line that was skipped, or None.
     """
@@ -37,7 +37,7 @@ class BoxTable:
     header: str | None = None
 
     def line(self, row: int) -> int:
-        """The 1-based line of the file on which row `row` (0-based) stands."""
+        """The 1-based line in the file of row `row` (0-based)."""
         return row + 1 if self.lines is None else self.lines[row]
 
 
@@ -59,9 +59,9 @@ def parse_boxes(data: bytes, source: str) -> BoxTable:
 
 
 def parse_plain_boxes(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
-    """The boxes of several files at once where all of them hold plain decimals only, see `decimals.parse_rows`."""
+    """The boxes of several files at once, if all of them hold plain decimals only; see `decimals.parse_rows`."""
     texts = [data if data.endswith(b"\n") else data + b"\n" for data in contents]
-    # Files read together are mostly written alike: the first tells which form is worth trying at once.
+    # Files that are read together are mostly written alike: the first shows which form to try first.
     if _plain_form(texts[0]) == texts[0] and (found := parse_rows(texts)) is not None:
         return found
     forms = [_plain_form(text) for text in texts]
@@ -69,7 +69,7 @@ def parse_plain_boxes(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray
 
 
 def _plain_form(text: bytes) -> bytes:
-    """The text with the newlines and separators that `parse_rows` expects, where they are merely written otherwise."""
+    """The text with the newlines and separators that `parse_rows` expects, if it only writes these differently."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
     if b" " in text:
@@ -119,7 +119,7 @@ def _parse_line_by_line(data: bytes, source: str) -> BoxTable:
 
 
 def _number(field: str) -> float | None:
-    if "_" in field:  # Python's own notation for thousands, no tracker's
+    if "_" in field:  # Python's own notation for thousands, which no tracker uses
         return None
     try:
         return float(field)
@@ -147,7 +147,7 @@ def format_boxes(boxes: np.ndarray, separator: str = ",", decimals: int = 4) -> 
 
     Args:
         boxes: `(frames, 4)`.
-        separator: what stands between the values.
+        separator: written between the values.
         decimals: digits after the point; 0 writes rounded integers.
     """
     rows: Sequence[Sequence[float]] = np.asarray(boxes, np.float64).tolist()

@@ -1,7 +1,7 @@
 """Rows of four plain decimals to arrays, many files at a time: a few array operations instead of a call per value.
 
-Most of the work is done on the bytes of the text, dozens of them in one instruction. Only what has to be known of each
-value (its end, and the value) becomes an array with one element per value.
+Most of the work is done on the bytes of the text, dozens of them in one instruction. Only the end of each value and the
+value itself become arrays with one element per value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_DIGITS = 16
 MAX_EXACT = 2**53  # below it float64 holds every integer
 MAX_INT32 = 2**31
 POWERS_OF_TEN = 10.0 ** np.arange(MAX_DIGITS + 1)
-# In front of the text, so that the digits looked for before the first value's end lie inside it.
+# Padding in front of the text, so that digits before the first value's end are looked for inside it.
 PADDING = b"\n" * (MAX_DIGITS + 1)
 NONE = np.zeros(0, np.intp)
 
@@ -24,14 +24,14 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
     """Read texts that hold nothing but rows of four plain decimals (or NaN) and one kind of separator.
 
     A decimal is its digits as an integer divided by a power of ten; both are exact in float64 below 2**53, so the
-    one rounding of the division gives the very number that `float(text)` gives.
+    division, with its one rounding, gives exactly the number of `float(text)`.
 
     Args:
         texts: each ends in a newline.
 
     Returns:
-        The rows of all texts, `(rows, 4)`, in the smallest of uint16, int32 and float64 that holds them, and the
-        number of rows in each text; None where anything else is found, which is for a slower reader to name.
+        The rows of all texts, `(rows, 4)`, in the smallest of uint16, int32 and float64 that holds them, and the number
+        of rows in each text; None if anything else is found; a slower reader then names it.
     """
     joined = b"".join((PADDING, *texts))
     stops = np.cumsum([len(text) for text in texts])
@@ -51,7 +51,7 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
         if found is None:
             return None
         missing, signs, stops = (marks - np.searchsorted(found, marks) for marks in (missing, signs, stops))
-        points = found - np.arange(found.size)  # of what follows them, once they are gone
+        points = found - np.arange(found.size)  # of the characters that followed them
         joined = joined.replace(b".", b"")
     characters = np.frombuffer(joined, np.uint8)
     if characters.max() > ord("9") or b"/" in joined:
@@ -70,7 +70,7 @@ def parse_rows(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
             return None
         values = values / divisors
     marked = ends.searchsorted(signs)
-    # An integer knows neither NaN nor a negative zero.
+    # Integers have neither NaN nor a negative zero.
     if points.size or missing.size or not values.take(marked).all():
         values = values.astype(np.float64, copy=False)
     elif signs.size or values.dtype != np.uint16:
@@ -95,21 +95,21 @@ def _is_table(characters: np.ndarray, ends: np.ndarray, newlines: np.ndarray) ->
 
 
 def _integers(characters: np.ndarray, is_end: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
-    """The integers whose digits stand in front of `ends`; None where one has no digit, or too many.
+    """The integers whose digits precede `ends`; None if one has no digit, or too many.
 
     Every position of the text gets the value of the last two digits of a number that would end there, and of the two
-    before them, all at once and in bytes. A number is then put together from the four digits that end at its end,
-    those that end four places before it, and so on.
+    before them, all at once and in bytes. A number is then composed of the last four digits, the four before them, and
+    so on.
 
     Args:
         characters: the padding and the text, which is digits, separators, newlines, and signs in front of digits.
         is_end: which of them are separators and newlines.
-        ends: where in the text those are.
+        ends: their positions in the text.
     """
     is_digit = characters >= ord("0")
     if np.count_nonzero(is_end[1:] & is_digit[:-1]) != ends.size:
         return None
-    is_digit = is_digit.view(np.uint8)  # all operands in bytes: only then NumPy converts nothing
+    is_digit = is_digit.view(np.uint8)  # all operands are bytes, so that NumPy converts nothing
     digits = characters - np.uint8(ord("0"))
     digits *= is_digit
     pairs = digits[:-1] * np.uint8(10)
@@ -139,7 +139,7 @@ def _integers(characters: np.ndarray, is_end: np.ndarray, ends: np.ndarray) -> n
 
 
 def _find_nan(joined: bytes) -> np.ndarray | None:
-    """Where in the text the values are that are the letters of NaN; None where an N is anywhere else."""
+    """The positions of values that are the letters of NaN; None if an N is anywhere else."""
     characters = np.frombuffer(joined, np.uint8)
     letters = np.flatnonzero((characters | 32) == ord("n"))
     first, last = letters[::2], letters[1::2]
@@ -150,14 +150,14 @@ def _find_nan(joined: bytes) -> np.ndarray | None:
 
 
 def _find_signs(joined: bytes) -> np.ndarray | None:
-    """Where in the text a minus begins a value; None where it is anywhere else."""
+    """The positions at which a minus begins a value; None if one is anywhere else."""
     characters = np.frombuffer(joined, np.uint8)
     signs = np.flatnonzero(characters == ord("-"))
     return signs - len(PADDING) if (characters[signs - 1] < ord("-")).all() else None
 
 
 def _find_points(joined: bytes) -> np.ndarray | None:
-    """Where in the text the decimal points are; None where no digit and no end of a value follows one."""
+    """The positions of decimal points; None if neither a digit nor the end of a value follows one."""
     characters = np.frombuffer(joined, np.uint8)
     points = np.flatnonzero(characters == ord("."))
     following = characters[points + 1]
@@ -165,10 +165,10 @@ def _find_points(joined: bytes) -> np.ndarray | None:
 
 
 def _divisors(points: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
-    """The power of ten by which each value's digits are divided; None where a value has two decimal points.
+    """The power of ten by which each value's digits are divided; None if a value has two decimal points.
 
     Args:
-        points: positions of what followed the decimal points in the text without them.
+        points: positions, in the text without decimal points, of the characters that followed them.
         ends: positions of the values' ends in the same text.
     """
     if points.size == ends.size and (points <= ends).all() and (points[1:] > ends[:-1]).all():

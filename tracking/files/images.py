@@ -1,4 +1,4 @@
-"""Reading frames, and bringing any frame into the one form that trackers take."""
+"""Reads frames, and converts any frame to the one form that trackers take."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Trackers at work: their interface, the frame loop, videos."""
+"""Running trackers: their interface, the frame loop, videos."""

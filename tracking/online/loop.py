@@ -1,4 +1,4 @@
-"""The one loop over a video's frames: a tracker gets them in turn, its answers are read, its time is taken."""
+"""The one loop over a video's frames: a tracker gets them in turn, its answers are read, and its time is measured."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Followed(Generic[T]):
-    """A frame and what the tracker made of it.
+    """A frame and the tracker's answer to it.
 
     Attributes:
         frame: as it was given.
-        box: (4,), the target in it; of the first frame the box that the tracker was started with.
-        score: the tracker's; None for the first frame and where it gives none.
+        box: (4,), the target in it; for the first frame, the box that the tracker was started with.
         seconds: spent in `init` or `update`.
     """
 
@@ -47,8 +46,7 @@ def follow(
         box: the target in the first one.
         first_pixel: the number of the image's first pixel in `box` and in the answers; it matters to trackers that say
             which one they take.
-        image: a frame's pixels, (height, width, 3) uint8 RGB; what it takes to read them is not the tracker's time.
-        where: what a frame is called in messages.
+        image: a frame's pixels, (height, width, 3) uint8 RGB; reading them is not the tracker's time.
 
     Raises:
         UserError: an unreadable frame, or an answer that is no box.

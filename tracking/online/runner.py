@@ -1,8 +1,8 @@
-"""Run a tracker over sequences in parallel workers, store each result as it is ready, and go on where a run stopped.
+"""Run a tracker over sequences in parallel workers, store each result when it is ready, and go on where a run stopped.
 
-A run's folder holds `<sequence>.txt` (float boxes), `times/<sequence>_time.txt` (seconds per frame, decoding left
-out), `scores/<sequence>_score.txt` (where the tracker gives scores) and `run.json` (what was run). The boxes are
-written last and atomically, so a sequence that has them is finished.
+A run's folder holds `<sequence>.txt` (float boxes), `times/<sequence>_time.txt` (seconds per frame, without decoding),
+`scores/<sequence>_score.txt` (if the tracker gives scores) and `run.json` (what was run). The boxes are written last
+and atomically, so a sequence that has them is finished.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Track:
     """A tracker's answer to one sequence.
 
     Attributes:
-        boxes: `(frames, 4)`; the first row is the box that it was started with.
+        boxes: `(frames, 4)`; the first row is the box that the tracker was started with.
         seconds: `(frames,)` spent in `init` and `update`.
-        scores: `(frames,)`, NaN where the tracker gave none.
+        scores: `(frames,)`, NaN for frames without a score.
     """
 
     boxes: np.ndarray
@@ -71,10 +71,10 @@ def track_sequence(
 
 
 def is_finished(folder: Path, name: str, frames: int) -> bool:
-    """Whether a run's folder holds a result of the sequence `name`, which has so many `frames`.
+    """Whether a run's folder holds a result of the sequence `name` with `frames` frames.
 
     Raises:
-        UserError: it holds one with another number of rows, of another version of the data set.
+        UserError: it holds a result with another number of rows, from another version of the data set.
     """
     path = folder / f"{name}.txt"
     if not path.is_file():
@@ -90,7 +90,7 @@ def is_finished(folder: Path, name: str, frames: int) -> bool:
 def _frame_count(sequence: TrackingSequence) -> int:
     frames = len(sequence.frames.paths()) if sequence.frames is not None else 0
     truth = len(sequence.boxes)
-    # With ground truth for more than the first frame, both must agree; trackers are never run on unannotated tails.
+    # With ground truth beyond the first frame, both numbers must agree; trackers never run on unannotated tails.
     if frames < truth or not frames:
         raise UserError(
             f"{sequence.name}: {frames} frames for {truth} ground-truth boxes: complete the data set"
@@ -126,7 +126,7 @@ def _work(spec: TrackerSpec, sequence: TrackingSequence, folder: Path) -> float:
 
 
 def store_track(folder: Path, name: str, track: Track) -> None:
-    """Write the answer to the sequence `name` into a run's folder; the boxes come last, and mark it as finished."""
+    """Write the track of the sequence `name` into a run's folder; the boxes, written last, mark it as finished."""
     write_text(folder / "times" / f"{name}_time.txt", "".join(f"{second:.6f}\n" for second in track.seconds))
     if np.isfinite(track.scores).any():
         write_text(
@@ -135,7 +135,7 @@ def store_track(folder: Path, name: str, track: Track) -> None:
     write_text(folder / f"{name}.txt", format_boxes(track.boxes))
 
 
-# Of BLAS and OpenMP: workers that share the cores would only fight.
+# One thread of BLAS and OpenMP: workers that share the cores would only compete.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -161,7 +161,7 @@ def run(
         sequences: with frames.
         folder: where the results go.
         workers: processes; 0 for one per available core.
-        report: is told of each finished sequence.
+        report: is called with a line on each finished sequence.
 
     Returns:
         The names of the sequences that were run now.
@@ -184,7 +184,7 @@ def _run(
     workers: int,
     report: Callable[[str], None],
 ) -> list[str]:
-    """`run` in a folder that is held."""
+    """`run` in a claimed folder."""
     _claim(folder, spec)
     frames = {sequence.name: _frame_count(sequence) for sequence in sequences}
     waiting = [
@@ -226,7 +226,7 @@ def _run(
 
 
 def _claim(folder: Path, spec: TrackerSpec) -> None:
-    """Write down what this folder's results come from; refuse to mix two trackers' results."""
+    """Record the source of this folder's results; refuse to mix two trackers' results."""
     record = folder / "run.json"
     wanted = spec.record()
     if record.exists():

@@ -1,4 +1,4 @@
-"""What a tracker must do to be run, two simple trackers that do it, and how these, DiMP or a user's own are named.
+"""The interface of a tracker, two simple trackers, and how these, DiMP or a user's own tracker are named.
 
 A tracker sees one video: `init` with the first frame and the target's box in it, then `update` once per frame.
 """
@@ -24,8 +24,9 @@ class Tracker(Protocol):
     """The interface of the runner.
 
     Frames are `(height, width, 3)` uint8 RGB arrays; boxes are `x, y, width, height` in the pixel coordinates of the
-    data set's own annotations, as the benchmarks' toolkits hand them out. A tracker for which it matters says with an
-    attribute `first_pixel` (0 or 1) which number the image's first pixel has in its boxes, and gets them that way.
+    data set's own annotations, as the benchmarks' toolkits hand them out. A tracker for which it matters has an
+    attribute `first_pixel` (0 or 1), the number of the image's first pixel in its boxes, and gets boxes in that
+    numbering.
     """
 
     def init(self, frame: np.ndarray, box: Box) -> None:
@@ -39,7 +40,7 @@ TrackerFactory = Callable[[], Tracker]
 
 
 class StillTracker:
-    """Answers with the first box for ever: the floor that every tracker has to beat."""
+    """Always answers with the first box: the floor that every tracker has to beat."""
 
     def init(self, frame: np.ndarray, box: Box) -> None:
         """Keep the box."""
@@ -59,7 +60,7 @@ class CorrelationTracker:
     Args:
         reach: half the side of the search window, in units of the target's size beyond it.
         step: ratio between neighbouring scales.
-        damping: fraction of a scale change that is taken over.
+        damping: fraction of a scale change that is applied.
     """
 
     def __init__(self, reach: float = 1.0, step: float = 1.03, damping: float = 0.4) -> None:
@@ -112,7 +113,7 @@ DIMP = (
 
 @dataclass(frozen=True)
 class TrackerSpec:
-    """Which tracker, and what it is made from: all that a worker needs to make it.
+    """A tracker and its options: all that a worker needs to make it.
 
     Attributes:
         name: a built-in name (`"still"`, `"ncc"`), a DiMP preset (`DIMP`), or `package.module:factory` or
@@ -120,7 +121,7 @@ class TrackerSpec:
         checkpoint: the network of a DiMP tracker.
         device: where DiMP runs: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
         seed: of a DiMP tracker.
-        backbone: the factory of a backbone of the user's own, where the checkpoint is of one.
+        backbone: the factory of a backbone of the user's own, if the checkpoint has one.
 
     Raises:
         UserError: options that this tracker does not have, or a checkpoint that it lacks.
@@ -145,7 +146,7 @@ class TrackerSpec:
             raise UserError(f"--backbone is for {', '.join(DIMP)}; tracker '{self.name}' has none")
 
     def record(self) -> dict[str, str | int]:
-        """What results depend on, for the run's record: the network by its content, wherever it lies."""
+        """Everything that results depend on, for the run's record: the network by its content, wherever it lies."""
         if self.checkpoint is None:
             return {"tracker": self.name}
         try:
@@ -160,13 +161,13 @@ class TrackerSpec:
 
 @functools.lru_cache(maxsize=8)
 def tracker_factory(spec: str | TrackerSpec) -> TrackerFactory:
-    """What makes a fresh tracker for each sequence. A DiMP network is loaded once.
+    """A function that makes a fresh tracker for each sequence. A DiMP network is loaded once.
 
     Args:
-        spec: a tracker without options by its name, or all of it.
+        spec: a tracker's specification, or the name of one without options.
 
     Raises:
-        UserError: there is no such tracker, or what was found makes something that is none.
+        UserError: there is no such tracker, or the factory makes something else.
         MissingData: there is no such checkpoint.
     """
     if isinstance(spec, str):
@@ -207,15 +208,15 @@ def make_tracker(spec: str | TrackerSpec) -> Tracker:
 
 
 def read_answer(answer: object, where: str) -> tuple[np.ndarray, float | None]:
-    """What a tracker's `update` has answered: the box (4,) as float64, and the score, None where it gave none.
+    """The answer of a tracker's `update`: the box (4,) as float64, and the score, None if it gave none.
 
     Args:
         answer: a box, or a box and a score.
         where: the frame, for the message.
 
     Raises:
-        UserError: it is no such thing; the tracker has to be repaired.
-        RuntimeError: a number of it is not finite, as from a network that has diverged.
+        UserError: it is neither of these; the tracker has to be repaired.
+        RuntimeError: one of its numbers is not finite, as from a network that has diverged.
     """
     scored = isinstance(answer, tuple) and len(answer) == 2
     try:
@@ -235,10 +236,10 @@ def read_answer(answer: object, where: str) -> tuple[np.ndarray, float | None]:
 
 
 def pixel_shift(tracker: Tracker, first_pixel: int) -> int:
-    """What to add to a data set's x and y for this tracker, and to take off its answers.
+    """The shift to add to a data set's x and y for this tracker, and to subtract from its answers.
 
     Args:
-        tracker: its attribute `first_pixel`, where it has one, is the number of the first pixel in its boxes.
+        tracker: its attribute `first_pixel`, if it has one, is the number of the first pixel in its boxes.
         first_pixel: the same of the data set (`datasets.sequence.Sequence.first_pixel`).
     """
     wanted = getattr(tracker, "first_pixel", None)

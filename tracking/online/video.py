@@ -1,4 +1,4 @@
-"""What `tracking.track` takes frames from (a folder, a video file, a camera), and boxes drawn into them."""
+"""The sources of `tracking.track` (a folder, a video file, a camera), and drawing boxes into frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GREEN = (0, 255, 0)
 
 
 def source_path(source: str | Path) -> Path | None:
-    """The file or the folder of images that a source names: that itself or `img/` in it; None for a camera.
+    """The file or folder of images that a source names (the folder itself or `img/` in it); None for a camera.
 
     Raises:
         MissingData: there is no such file or folder.
@@ -55,7 +55,7 @@ def source_path(source: str | Path) -> Path | None:
 def open_video(source: str | Path) -> Video:
     """Open a folder of images, a sequence's folder that holds `img/`, a video file, or a camera by its number.
 
-    A folder's images are its frames, one after the other; numbers that its files' names leave out are noted.
+    A folder's images are its frames, one after the other; numbers that are missing in the names are noted.
 
     Raises:
         MissingData: there is no such file or folder.
@@ -121,7 +121,7 @@ def _open_camera(number: int) -> Video:
                 yield Frame(place + 1, place, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
                 place += 1
 
-    # Cameras may not know theirs.
+    # Cameras may not know their frame rate.
     return Video(str(number), True, speed if 0 < speed < 1000 else USUAL_SPEED, None, frames)
 
 
@@ -135,7 +135,7 @@ def draw(frame: np.ndarray, box: Sequence[float], score: float | None = None) ->
     """
     canvas = frame.copy()
     x, y, width, height = box
-    # What lies far outside the image is not to be seen, and OpenCV's coordinates are limited.
+    # Parts far outside the image are invisible, and OpenCV's coordinates are limited.
     limit = 4.0 * max(frame.shape)
     left, top, right, bottom = (
         round(min(max(value, -limit), limit)) for value in (x, y, x + width - 1, y + height - 1)

@@ -1,4 +1,4 @@
-"""A tracker's whole training as one configuration, and what it takes to run it."""
+"""A tracker's whole training as one configuration, and the parts that run it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class TrackingConfig:
         backbone: the trunk.
         network: sizes of the heads.
         init: weights of a whole tracker's network to start from.
-        matched_filter: let fresh heads start with the target's own features, times this, as the first filter; None for
-            the published random start.
-        data: where sequences come from and what is made of them.
+        matched_filter: let fresh heads start with the target's own features, times this factor, as the first filter;
+            None for the published random start.
+        data: where sequences come from and how samples are made of them.
         loss: weights of the parts of the loss.
         train: the recipe. Groups of the optimiser are `feature_extractor` (the trunk), `classifier` with its
             `feature_extractor`, `filter_initializer` and `filter_optimizer`, and `bb_regressor`.
-        tracker: settings with which the trained network tracks, beside those that follow from `data.views`.
+        tracker: settings of the trained tracker, beside those that follow from `data.views`.
 
     Raises:
-        UserError: `tracker` holds what is no setting of a tracker, or a value that makes none.
+        UserError: `tracker` holds an unknown setting, or a value with which no tracker can work.
     """
 
     name: str = "dimp"
@@ -58,14 +58,14 @@ class TrackingConfig:
     tracker: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        TrackerSettings().replaced(self.tracker)  # else it would be found out after the training
+        TrackerSettings().replaced(self.tracker)  # else the error would come after the training
 
 
 def run_title(config: TrackingConfig, name: str | None = None) -> str:
-    """What a run's folder is called: `name` (`--name`), else the protocol's with that of a backbone of the user's own.
+    """The name of a run's folder: `name` (`--name`), else the protocol's, with that of a backbone of the user's own.
 
     Raises:
-        UserError: `name` is no name of a folder.
+        UserError: `name` cannot be a folder's name.
     """
     backbone = config.backbone.name
     if name is not None:
@@ -98,24 +98,24 @@ def make_loader(config: TrackingConfig, root: Path, batch_size: int, seed: int) 
         config: the protocol.
         root: the data root (`core.storage.data.data_root`).
         batch_size: sequences per batch, over all processes.
-        seed: of all that is drawn.
+        seed: of all random numbers.
 
     Raises:
-        UserError: anything that the sources or the protocol get wrong.
+        UserError: the sources or the protocol are wrong.
     """
     return _loader(config, config.data.sources, root, batch_size, config.data.sequences_per_epoch, seed)
 
 
 def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """What `core.training.train.fit` calls to evaluate: the losses on samples of other sequences, always the same ones.
+    """The evaluation for `core.training.train.fit`: the losses on samples of other sequences, always the same ones.
 
     Returns:
-        network -> `loss` and the parts that `dimp_loss` gives; None where the protocol names no sequences for it. It
-        raises a `NonFiniteOutput` where a loss is NaN or infinite. Launched processes share the batches out, and all
+        network -> `loss` and the parts that `dimp_loss` gives; None if the protocol names no sequences for it. It
+        raises `NonFiniteOutput` if a loss is NaN or infinite. Launched processes share out the batches, and all
         have to call it.
 
     Raises:
-        UserError: anything that the sources get wrong.
+        UserError: the sources are wrong.
     """
     data = config.data
     if not data.validation:
@@ -138,7 +138,7 @@ def make_validation(config: TrackingConfig, root: Path) -> Callable[[nn.Module],
         rank, world = place_among_processes()
         own = range(rank, len(loader), world)
         told = in_all(lambda: [judge(*batch) for batch in loader.batches(0, own)])
-        # Summed in the order of one process, whoever judged them.
+        # Summed in the order of a single process, whichever process evaluated them.
         batches = [told[number % world][number // world] for number in range(len(loader))]
         return {name: sum(batch[name] for batch in batches) / len(loader) for name in batches[0]}
 
@@ -175,7 +175,7 @@ def _loader(
 
 
 def _open_all(sources: Sequence[SourceConfig], root: Path, data: DataConfig) -> list[Source]:
-    """The sources that are there. Those that may be incomplete are left out, with a warning, where nothing is.
+    """The sources that have data. Those that may be incomplete are left out, with a warning, if they have none.
 
     The weights of the others keep their ratios: they count in relation to each other.
     """

@@ -1,4 +1,4 @@
-"""COCO (Lin et al., ECCV 2014) as training sequences of one frame: every annotated object that is no crowd.
+"""COCO (Lin et al., ECCV 2014) as training sequences of one frame: every annotated object that is not a crowd.
 
 Layout: `coco/annotations/instances_<split>.json`, images in `coco/images/<split>/` or `coco/<split>/`.
 """
@@ -20,9 +20,9 @@ from tracking.training.sequences import StillFiles, TrainingSet
 
 FOLDERS = ("coco", "COCO", "MSCOCO", ".")
 DEFAULT_SPLIT = "train2014"
-LARGEST = 2**33  # bytes of annotations: those of 2017 have half a gigabyte
-LONGEST_NAME = 4096  # bytes, as in paths
-FORMAT = 1  # of the cache: raise it when what is kept of an object changes
+LARGEST = 2**33  # largest file of annotations in bytes; those of 2017 have half a gigabyte
+LONGEST_NAME = 4096  # bytes, the limit of file names
+FORMAT = 1  # of the cache: raise it when the stored fields of an object change
 
 
 def read_coco(root: Path, split: str | None = None) -> TrainingSet:
@@ -72,7 +72,7 @@ def _store(path: Path, annotations: Path) -> None:
 
 
 def parse_objects(path: Path) -> np.ndarray:
-    """Every object that is no crowd: `image`, its file's name in bytes, and `box`, float32 (4,), as COCO has it.
+    """Every object that is not a crowd: `image`, its file's name in bytes, and `box`, float32 (4,), as in COCO.
 
     Raises:
         UserError: the file does not hold COCO's instances.
@@ -80,7 +80,9 @@ def parse_objects(path: Path) -> np.ndarray:
     try:
         contents = read_json(path, most=LARGEST)
         files = {image["id"]: image["file_name"].encode() for image in contents["images"]}
-        if max(map(len, files.values()), default=0) > LONGEST_NAME:  # all names take the room of the longest
+        if (
+            max(map(len, files.values()), default=0) > LONGEST_NAME
+        ):  # every name takes as much memory as the longest
             raise ValueError(f"a name of more than {LONGEST_NAME} bytes")
         objects = [item for item in contents["annotations"] if not item.get("iscrowd", 0)]
         names = np.array([files[item["image_id"]] for item in objects], np.bytes_)

@@ -19,8 +19,8 @@ class SourceConfig:
 
     Args:
         dataset: a name of `tracking.datasets.DATASETS`, "coco", or "folder".
-        split: part of the data set; None for the one that is meant for training.
-        folder: of dataset="folder": its path, under the data root unless it is absolute.
+        split: part of the data set; None for its training part.
+        folder: the path for dataset="folder", under the data root unless it is absolute.
         weight: how often it is drawn, in relation to the other sources.
         sequences: patterns of the sequences used; none for all.
         names: a text file of sequence names, one a line, to which the source is confined.
@@ -52,12 +52,12 @@ class SamplingConfig:
 
     Args:
         train_frames: N, the frames that the target model is made from: a base frame and earlier ones.
-        test_frames: M, the frames that it is tried on, later than the base.
+        test_frames: M, the frames on which it is tested, later than the base.
         max_gap: largest distance from the base frame, in frames.
-        gap_step: growth of that distance where no frame can be used.
+        gap_step: growth of that distance if no frame can be used.
         min_frames: shorter videos are left out.
-        min_visible: videos with fewer frames that can be used are left out.
-        min_target: smallest sqrt(width * height) of a target that can be used, in image pixels.
+        min_visible: videos with fewer usable frames are left out.
+        min_target: smallest sqrt(width * height) of a usable target, in image pixels.
 
     Raises:
         UserError: a value is out of range.
@@ -103,21 +103,21 @@ class JitterConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """What becomes of a sample's frames. The defaults are DiMP-50's.
+    """How a sample's frames are cropped and varied. The defaults are DiMP-50's.
 
     Args:
         crop: side of a crop in pixels, a multiple of 16.
         area_factor: side of the square around the target, in units of sqrt(width * height).
         train_jitter: of the frames that the target model is made from.
-        test_jitter: of the frames that it is tried on.
+        test_jitter: of the frames on which it is tested.
         grey: probability that all frames of a sample lose their colours.
         brightness: each frame is times a factor between 1 - `brightness` and 1 + `brightness`.
         flip: probability that all frames of a sample are mirrored.
-        swap_colours: probability that red, green and blue change places, in all frames of a sample alike: a target of
-            other colours, where there are few to learn from.
+        swap_colours: probability that red, green and blue change places, in all frames of a sample alike: more colours
+            where there are few targets to learn from.
         tint: red, green and blue of all frames of a sample are each times a factor, exp(-`tint`) to exp(`tint`).
         label_sigma: standard deviation of the label's peak, in score cells of 16 pixels.
-        proposals: boxes per test frame of which the overlap is to be predicted.
+        proposals: boxes per test frame whose overlap is to be predicted.
         proposal_sigmas: spreads of the proposals, in units of sqrt(width * height); each draws one of them.
         min_iou: smallest overlap of a proposal with the target.
 
@@ -155,15 +155,15 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Frames decoded once into a memory-mapped file, reduced and cut to the surroundings of the target.
+    """Frames decoded once into a memory-mapped file, reduced and cropped to the surroundings of the target.
 
     Args:
-        enabled: False decodes the frames during training: for data sets that are too large to be kept decoded.
-        target: larger targets are reduced to that sqrt(width * height), in pixels. With less than crop /
-            area_factor, crops are blurred.
+        enabled: False decodes the frames during training, for data sets that are too large to be kept decoded.
+        target: larger targets are reduced to this sqrt(width * height), in pixels. Below crop / area_factor, crops are
+            blurred.
         reach: how much of the image is kept to each side of the target, in units of sqrt(width * height); a crop
             that reaches further repeats the border there.
-        folder: where it lies; None keeps it beside the frames where they can be written to.
+        folder: where it lies; None keeps it beside the frames if that folder can be written.
     """
 
     enabled: bool = False
@@ -181,13 +181,13 @@ class DataConfig:
     """The section `data` of a configuration.
 
     Args:
-        sources: what is drawn from.
+        sources: where samples are drawn from.
         sequences_per_epoch: samples of one epoch, drawn with replacement.
         validation: sources of the samples on which the losses are watched; none for no validation.
         validation_sequences: how many of them.
         sampling: which frames.
         views: how they are cut.
-        cache: whether and how they are kept decoded.
+        cache: whether and how frames are kept decoded.
         bad_images: "error" stops at a frame that cannot be read, "skip" draws another sample and counts.
         workers: processes that prepare batches, no more than there are cores; 0 prepares them in the training process.
 

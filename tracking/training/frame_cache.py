@@ -1,6 +1,6 @@
-"""Frames decoded once: reduced, cut to the surroundings of the target, in one memory-mapped file.
+"""Frames decoded once: reduced, cropped to the surroundings of the target, in one memory-mapped file.
 
-A sample takes six frames. Decoding them whole would bound training, and a crop shows little of them.
+A sample takes six frames. Decoding whole frames would be the bottleneck of training, and a crop shows little of them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tracking.training.config import CacheConfig
 from tracking.training.frames import AnnotatedFrame, BadFrame, DecodedFrames
 from tracking.training.sequences import UsableSet
 
-_MARK = b"LWDNATR1"  # to be changed with the meaning of the file
+_MARK = b"LWDNATR1"  # change this when the meaning of the file changes
 
 
 @dataclass(frozen=True, eq=False)
 class CachedFrames:
-    """The frames of a `UsableSet`, read from disk as they are touched.
+    """The frames of a `UsableSet`, read from disk when they are used.
 
     Attributes:
         path: the cache file.
         first: of the `TrainingSet`.
-        places: row of the training set -> number of the frame in the file, -1 where it holds none.
+        places: row of the training set -> number of the frame in the file, -1 if it is not there.
         offsets: `(frames,)` where each frame's pixels begin.
         shapes: `(frames, 2)` height and width.
         boxes: `(frames, 4)` the targets in the reduced frames, in coordinates of pixel centres.
@@ -77,17 +77,17 @@ class CachedFrames:
 
 
 def open_frame_cache(usable: UsableSet, config: CacheConfig, threads: int | None = None) -> CachedFrames:
-    """Open the cache of a source's frames, and make it first where it is missing, broken or older than they are.
+    """Open the cache of a source's frames; make it first if it is missing, broken or older than they are.
 
     Frames that cannot be read are left out and named in `CachedFrames.bad`.
 
     Args:
         usable: what may be drawn.
         config: how much is kept.
-        threads: that decode; None for one per core.
+        threads: number of decoding threads; None for one per core.
 
     Raises:
-        UserError: the cache can be written nowhere, or a video has fewer images than boxes.
+        UserError: no place for the cache can be written, or a video has fewer images than boxes.
         OSError: the disk is full.
     """
     source, rows = usable.source, usable.rows

@@ -1,4 +1,4 @@
-"""The pixels of annotated frames: decoded as they are needed, or from a file in which they lie decoded."""
+"""The pixels of annotated frames: decoded when they are needed, or read from a file that holds them decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AnnotatedFrame(NamedTuple):
     """An image and the target in it.
 
     Attributes:
-        image: `(H, W, 3)` uint8 RGB; what is written to it may be lost.
+        image: `(H, W, 3)` uint8 RGB; changes to it may be lost.
         box: `(4,)` x, y, width, height in coordinates of the image's pixel centres.
     """
 

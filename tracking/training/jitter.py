@@ -1,4 +1,4 @@
-"""Boxes moved at random: where a crop is cut, and proposals whose overlap the network learns to predict."""
+"""Boxes moved at random: for the places of crops, and as proposals whose overlap the network learns to predict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SHRINK = 0.9
 
 
 def jitter(boxes: np.ndarray, config: JitterConfig, random: np.random.Generator) -> np.ndarray:
-    """The boxes that crops are cut around.
+    """The boxes around which crops are cut.
 
-    Width and height are each times exp(scale * N(0, 1)); then the centre moves by U(-0.5, 0.5) * shift *
+    Width and height are each multiplied by exp(scale * N(0, 1)); then the centre moves by U(-0.5, 0.5) * shift *
     sqrt(width * height) of the new size, per axis (Danelljan et al., "ATOM", CVPR 2019, section 4).
 
     Args:
@@ -43,7 +43,7 @@ def draw_proposals(
         box: `(4,)` the target.
         count: P.
         sigmas: spreads to draw from.
-        min_iou: an overlap above that is accepted.
+        min_iou: overlaps above this are accepted.
         random: the only source of randomness.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the target model's score map should look like."""
+"""The wanted score maps of the target model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tracking.dimp.iou_net import COARSE_STRIDE
 def gaussian_labels(boxes: np.ndarray, size: int, filter_size: int, sigma: float) -> np.ndarray:
     """A peak of height 1 at each target's centre (Bhat et al., ICCV 2019, section 3.5).
 
-    Cell j of the map looks at crop pixel 16 j where the filter's size is even, half a cell further where it is odd.
+    Cell j of the map lies at crop pixel 16 j if the filter's size is even, half a cell further if it is odd.
 
     Args:
         boxes: `(F, 4)` x, y, width, height in crop pixels.

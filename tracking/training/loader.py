@@ -30,7 +30,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is drawn from.
+    """A source of samples.
 
     Attributes:
         usable: sequences and frames that may be drawn.
@@ -48,20 +48,20 @@ class SequenceLoader:
     """Batches of training samples; fulfils `core.training.train.Loader`.
 
     Attributes:
-        sources: what is drawn from.
+        sources: where samples are drawn from.
         sampling: which frames.
         views: how they are cut.
         filter_size: of the target model's filter.
         batch_size: sequences per batch, over all ranks.
-        sequences_per_epoch: those that do not fill a batch are left out.
-        seed: with epoch, batch and place in the batch decides all that is drawn.
+        sequences_per_epoch: samples of one epoch; those that do not fill a batch are left out.
+        seed: with epoch, batch and place in the batch, determines all random numbers.
         bad_images: "error" or "skip", see `DataConfig`.
         workers: processes that prepare batches; 0 for this one.
         rank, world: which part of every batch is yielded; see `shard`.
         unreadable: the files that could not be read so far.
 
     Raises:
-        UserError: an epoch without a batch, or fewer than two sequences a process.
+        UserError: an epoch without a batch, or fewer than two sequences per process.
     """
 
     sources: Sequence[Source]
@@ -122,7 +122,7 @@ class SequenceLoader:
                 num_workers=at_most_cores(self.workers),
                 worker_init_fn=begin_worker,
                 pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # the global one would be advanced
+                generator=torch.Generator(),  # drawing from the global one would change other random numbers
             )
 
         for batch in batches_of(loader_from):
@@ -181,7 +181,7 @@ class _Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Batches(Dataset):
-    """The batches of an epoch, by number: what worker processes are asked for."""
+    """The batches of an epoch, by number, as worker processes are asked for them."""
 
     loader: SequenceLoader
     epoch: int

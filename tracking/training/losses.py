@@ -20,8 +20,8 @@ class LossConfig:
     Args:
         iou: of the mean squared error of the predicted overlaps.
         final: of the classification loss of the last filter.
-        initial: of that of the filter before the first optimiser step.
-        iterates: of those in between, shared equally among them.
+        initial: of the same loss of the filter before the first optimiser step.
+        iterates: of the losses in between, shared equally among them.
         threshold: labels below it count as background, where only positive scores are errors.
     """
 
@@ -59,7 +59,8 @@ def dimp_loss(
 
     Returns:
         the loss, and `scores`, `initial_scores` (classification losses of the last and the first filter), `iou` (mean
-        squared error) and `found` (the part of test frames whose highest score is at most one cell from the label's).
+        squared error) and `found` (the share of test frames whose highest score is at most one cell from the
+        label's).
     """
     config = config or LossConfig()
     scores, predicted = outputs
@@ -79,7 +80,7 @@ def dimp_loss(
 
 
 def found_rate(scores: Tensor, labels: Tensor) -> Tensor:
-    """The part of the maps whose highest score is at most one cell, also diagonally, from the label's peak.
+    """The share of maps whose highest score is at most one cell, also diagonally, from the label's peak.
 
     Args:
         scores, labels: (..., K, K).

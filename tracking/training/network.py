@@ -1,4 +1,4 @@
-"""The network as it is trained: DiMP that takes crops as bytes and normalises them where it computes."""
+"""The network in training: DiMP that takes crops as bytes and normalises them on its device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class BackboneConfig:
 
 
 class TrainedDiMP(DiMPNet):
-    """DiMP on uint8 images: a quarter of the bytes go to the device."""
+    """DiMP on uint8 images: only a quarter of float32's bytes go to the device."""
 
     def forward(
         self, train_images: Tensor, test_images: Tensor, train_boxes: Tensor, test_proposals: Tensor
@@ -67,9 +67,8 @@ def make_network(
         found: widths of the trunk in place of the section's own.
         matched_filter: see `start_matched`; None for the published random start.
 
-    Warns:
-        UserWarning: not all of the classifier's weights were taken as they are (a running average was, or the stem
-            stays fresh); it says what was taken.
+    Warns: UserWarning: not all of the classifier's weights were used as they are (a running average was, or the stem
+        stays fresh); it says which.
 
     Raises:
         MissingData: a file is not there.
@@ -86,7 +85,7 @@ def make_network(
 
 
 def network_around(trunk: nn.Module, config: DiMPConfig, matched_filter: float | None = None) -> TrainedDiMP:
-    """A network to be trained, with fresh heads on a trunk that is taken over; arguments as in `make_network`."""
+    """A network to be trained, with fresh heads on the given trunk itself; arguments as in `make_network`."""
     network = TrainedDiMP(trunk, config)
     if matched_filter is not None:
         start_matched(network.classifier.filter_initializer.filter_conv, matched_filter)
@@ -96,8 +95,8 @@ def network_around(trunk: nn.Module, config: DiMPConfig, matched_filter: float |
 def start_matched(filter_conv: nn.Conv2d, gain: float) -> None:
     """Let the first filter be the target's own features, times `gain`: a matched filter.
 
-    The published start is random, and so is the first filter's response to the target. From features that are fresh
-    themselves it takes long to learn otherwise.
+    The published start is random, and so is the first filter's response to the target. With fresh features as well, it
+    takes long to learn a better response.
     """
     with torch.no_grad():
         nn.init.dirac_(filter_conv.weight).mul_(gain)

@@ -21,7 +21,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Sample(NamedTuple):
-    """What a network learns from one sequence. Boxes are x, y, width, height in crop pixels.
+    """A training sample from one sequence. Boxes are x, y, width, height in crop pixels.
 
     Attributes:
         train_images: `(N, 3, crop, crop)` uint8 RGB.
@@ -53,7 +53,7 @@ def make_sample(
         frames: N + M of them.
         train_frames: N.
         config: how.
-        filter_size: of the target model's filter, which decides the score map's side.
+        filter_size: of the target model's filter, which determines the score map's side.
         random: the only source of randomness.
     """
     truth = np.stack([frame.box for frame in frames])

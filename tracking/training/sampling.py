@@ -13,7 +13,7 @@ from tracking.training.sequences import UsableSet
 def draw_sequence(
     sets: Sequence[UsableSet], weights: Sequence[float], random: np.random.Generator
 ) -> tuple[int, int]:
-    """A set, drawn in proportion to its weight, and one of its sequences, each as likely: `(set, sequence)`."""
+    """A set, drawn in proportion to its weight, and one of its sequences, all equally likely: `(set, sequence)`."""
     shares = np.cumsum(np.asarray(weights, np.float64))
     chosen = int(np.searchsorted(shares, random.random() * shares[-1], side="right"))
     sequences = sets[chosen].sequences
@@ -21,13 +21,13 @@ def draw_sequence(
 
 
 def draw_frames(usable: np.ndarray, config: SamplingConfig, random: np.random.Generator) -> np.ndarray:
-    """The frames of a sample: N for the target model, then M later ones to try it on.
+    """The frames of a sample: N for the target model, then M later ones to test it on.
 
-    The first is the base frame; N - 1 frames lie within `max_gap` before it and M within `max_gap` after it, drawn
-    with replacement. Where either window holds no frame that can be used, both grow by `gap_step`.
+    The first is the base frame; N - 1 frames lie within `max_gap` before it and M within `max_gap` after it, drawn with
+    replacement. If either window holds no usable frame, both grow by `gap_step`.
 
     Args:
-        usable: frame numbers that can be used, ascending; at least three.
+        usable: usable frame numbers, ascending; at least three.
         config: the rule.
         random: the only source of randomness.
 

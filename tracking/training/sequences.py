@@ -1,4 +1,4 @@
-"""Annotated frames of many sequences as arrays: what training samples are drawn from."""
+"""Annotated frames of many sequences as arrays, from which training samples are drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FrameFiles(Protocol):
 
 @dataclass
 class VideoFiles:
-    """The images of videos, a folder each; a folder is listed when it is first asked for.
+    """The images of videos, a folder each; a folder is listed at its first use.
 
     Attributes:
         folders: one per sequence.
@@ -78,12 +78,12 @@ class TrainingSet:
 
     Attributes:
         name: for messages and the name of a cache.
-        folder: what a cache of its frames lies beside.
+        folder: a cache of its frames lies beside it.
         first: `(sequences + 1,)`: rows `first[i]` to `first[i + 1]` are sequence i's frames.
         boxes: `(rows, 4)` float32, `x, y, width, height` in coordinates of pixel centres (`tracking.dimp.crops`).
         visible: `(rows,)` bool, the target can be seen.
         files: the images.
-        still: every sequence is a single image, which a sample shows several times.
+        still: every sequence is a single image, which a sample uses several times.
     """
 
     name: str
@@ -105,7 +105,7 @@ class TrainingSet:
         return self.visible & np.isfinite(self.boxes).all(axis=1) & large
 
     def confined_to(self, sampling: SamplingConfig) -> UsableSet:
-        """What can be drawn by the rules of `sampling`.
+        """The part that can be drawn by the rules of `sampling`.
 
         Raises:
             UserError: no sequence can.

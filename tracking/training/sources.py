@@ -25,28 +25,28 @@ from tracking.training.coco import read_coco
 from tracking.training.config import SourceConfig
 from tracking.training.sequences import TrainingSet, VideoFiles
 
-# The part of a data set that is meant for training; of the others there is only one.
+# The part of a data set that is meant for training; the other data sets have only one.
 TRAINING_SPLITS = {"lasot": "train", "got10k": "train", "trackingnet": "TRAIN_0", "demo": "train"}
 
 IMAGE_FOLDERS = ("img", "images", ".")
 
 
 class NothingThere(MissingData):
-    """Of a source with `partial`, which may be incomplete, nothing is there at all."""
+    """A source with `partial`, which may be incomplete, has no data at all."""
 
 
 def open_source(source: SourceConfig, root: Path) -> TrainingSet:
     """Read the annotations of a source.
 
-    A frame counts as visible where its box is finite and has a size, and where the data set's own flags allow it:
-    LaSOT's full occlusion and out-of-view, GOT-10k's absence and cover.
+    A frame counts as visible if its box is finite and has a size, and if the data set's own flags allow it: LaSOT's
+    full occlusion and out-of-view, GOT-10k's absence and cover.
 
     Args:
         source: which.
         root: the data root.
 
     Raises:
-        NothingThere: no sequence of it is there, and the source has `partial`.
+        NothingThere: none of its sequences is there, and the source has `partial`.
         MissingData: it, or the list of its names, is not there.
         UserError: no such source, or malformed annotations.
     """
@@ -86,7 +86,7 @@ def open_source(source: SourceConfig, root: Path) -> TrainingSet:
 
 @contextmanager
 def _may_be_absent(source: SourceConfig) -> Iterator[None]:
-    """Around what reads the sequences, and only that: a list of names that is not there is a mistake."""
+    """Wraps the reading of sequences alone: a missing list of names stays an error."""
     try:
         yield
     except MissingData as error:
@@ -122,7 +122,7 @@ def read_folder(folder: Path) -> list[TrackingSequence]:
 
 
 def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list[TrackingSequence]:
-    """Those that the source's patterns and list of names leave."""
+    """The sequences that the source's patterns and list of names select."""
     chosen: list[TrackingSequence] = list(sequences)
     if source.sequences:
         names_of = [sequence.name for sequence in chosen]
@@ -151,7 +151,7 @@ def _chosen(sequences: Sequence[TrackingSequence], source: SourceConfig) -> list
 
 
 def _without_absence(sequence: TrackingSequence) -> TrackingSequence:
-    """GOT-10k's absence.label added to the flags (its cover.label is read by the data set's reader)."""
+    """Add GOT-10k's absence.label to the flags (the data set's reader reads its cover.label)."""
     path = Path(sequence.source).with_name("absence.label")
     if not path.is_file():
         return sequence

@@ -84,7 +84,8 @@ def test_a_fifth_of_every_class_is_held_out_and_listed(tmp_path):
     )
     assert data.folder["held_out"] == names(data.test)
     assert data.notes == (
-        "4 of 20 images are held out, 20% of every class, and error rates are theirs; a run's data.json lists them.",
+        "4 of 20 images are held out, 20% of every class, and error rates are measured on them; a run's data.json "
+        "lists them.",
     )
 
 
@@ -396,9 +397,7 @@ def test_batches_are_the_same_with_and_without_a_cache(tmp_path, monkeypatch):
     plain = opened(tmp_path / "photos", bad_images="skip")
     assert plain.train.decoded is None
     assert "--jobs 1" in one_process(plain)
-    assert plain.notes[1].startswith(
-        "Images are decoded anew in every epoch: decoded once they would take about 0.0"
-    )
+    assert plain.notes[1].startswith("Images are decoded anew in every epoch: a cache would take about 0.0")
     with pytest.warns(UserWarning, match=r"china/3\.png.*left out"):
         expected = batches(plain)
     assert same(batches(cached), expected)
