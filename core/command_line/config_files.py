@@ -130,6 +130,12 @@ class _OnceLoader(yaml.SafeLoader):
             raise ValueError(f"a mapping has more than {_MOST_VALUES:,} keys")
 
 
+# 1e-4 is a number to those who write it; to YAML 1.1, which PyYAML reads, it is a word.
+_OnceLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _require_bounded(content: Any) -> None:
     """Refuse what references (`*name`) blow up, or make endless: every later step would write each of them out."""
     left, waiting = _MOST_VALUES, [content]
