@@ -90,7 +90,8 @@ def run_parsed(
     """
     with _streams(unread):  # for --help too
         if "" in (sys.argv[1:] if argv is None else argv):  # as a path it would be the current folder
-            parser.error("an argument is empty: is a variable of the shell not set?")
+            print("error: an argument is empty: is a variable of the shell not set?", file=sys.stderr)
+            return BAD_INPUT
         arguments = parser.parse_args(argv)
         return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
 
