@@ -29,7 +29,7 @@ def is_safetensors(path: str | Path) -> bool:
     """Whether a file begins like one of safetensors, however it is called: a header's length, and its brace.
 
     Raises:
-        OSError: it cannot be read.
+        UserError: it cannot be read.
     """
     start = _start(path)
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _MOST_HEADER
@@ -39,7 +39,7 @@ def is_torch(path: str | Path) -> bool:
     """Whether a file begins like those of torch.save: a zip archive or, before 2020, a pickle.
 
     Raises:
-        OSError: it cannot be read.
+        UserError: it cannot be read.
     """
     return _start(path).startswith((b"PK\3\4", b"\x80"))
 
@@ -48,8 +48,7 @@ def refuse_other_kinds(path: str | Path) -> None:
     """Say of what neither safetensors nor torch.save wrote what it is, and what to do, where that is known.
 
     Raises:
-        OSError: it cannot be read.
-        UserError: it is known.
+        UserError: it is known, or the file cannot be read.
     """
     if kind := _other_kind(path):
         raise UserError(f"'{path}' is {kind}")
@@ -83,5 +82,8 @@ def _other_archive(path: str | Path) -> str:
 
 
 def _start(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)
+    try:
+        with open(path, "rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ from torch import nn
 from core.errors import MissingData, UserError
 from core.export.exported import contents_of_file
 from core.storage.checkpoint import read_checkpoint, read_weights
+from core.storage.kinds import is_safetensors
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -92,3 +93,5 @@ def test_what_describes_itself_is_told_from_what_does_not(tmp_path):
         contents_of_file(tmp_path / "w.pth")
     with pytest.raises(MissingData, match="is a folder: name a file in it"):
         contents_of_file(tmp_path)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        is_safetensors(tmp_path)
