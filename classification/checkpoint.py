@@ -84,6 +84,16 @@ def _decode(fields: dict[str, Any]) -> Description:
         raise UserError(
             f"inputs of shape {shape}, averaged over squares of {factor}, are larger than {LARGEST_INPUT:,} numbers"
         )
+    means, deviations, white = description.mean, description.std, description.white
+    if not (
+        len(means) == len(deviations) == shape[0]
+        and all(map(math.isfinite, (*means, *deviations)))
+        and min(deviations) > 0
+        and (white is None or 1 <= white <= 255)
+    ):
+        raise UserError(
+            f"inputs of {shape[0]} channels with means {means}, deviations {deviations} and white at {white} are none"
+        )
     return description
 
 

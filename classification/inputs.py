@@ -17,7 +17,7 @@ from PIL import Image
 from classification.checkpoint import Description
 from classification.data.images import read_rgb
 from classification.data.reduction import averaged
-from classification.data.views import central_view, shrunk
+from classification.data.views import central_view, shrunk, without_ends
 from core.errors import UserError
 
 
@@ -84,6 +84,7 @@ def to_input(image: np.ndarray, description: Description) -> np.ndarray:
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize (H, W, 3), uint8, until it just covers (height, width), and keep the central part."""
+    image = without_ends(image)
     rows, columns = image.shape[:2]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))

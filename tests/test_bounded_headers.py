@@ -59,6 +59,9 @@ LOADERS: dict[str, Loader] = {
         ("classification", CLASSIFIER | {"downsample": 10**4}, "larger than 16,777,216 numbers"),
         ("classification", CLASSIFIER | {"downsample": "two"}, "does not say which network"),
         ("classification", CLASSIFIER | {"input_shape": [16]}, "does not say which network"),
+        ("classification", CLASSIFIER | {"input_shape": [3, 16, 16]}, "inputs of 3 channels with means"),
+        ("classification", CLASSIFIER | {"std": [0.0]}, "deviations \\(0.0,\\)"),
+        ("classification", CLASSIFIER | {"white": -5}, "white at -5 are none"),
         ("classification", CLASSIFIER | {"architecture": WIDE}, "widths"),
     ],
 )  # fmt: skip

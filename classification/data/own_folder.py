@@ -18,6 +18,7 @@ from classification.data.dataset import ClassificationData
 from classification.data.photographs import PhotoFiles, open_photographs
 from classification.data.scan import (
     SUFFIXES,
+    ClassFolders,
     LeftOut,
     class_entries,
     few,
@@ -33,6 +34,10 @@ SPLIT_SEED = 0
 _TRAIN = ("train", "training")
 _VAL = ("val", "valid", "validation")
 _TEST = ("test", "testing")
+# Folders called "training_set", "test_data", "fold2" are parts of a data set as well, where they hold folders alone.
+_PARTS = re.compile(
+    r"(?:^|[\W_])(?:train|training|val|valid|validation|test|testing|dev|eval|fold|split)(?:$|[\W_\d])", re.I
+)
 
 
 def folder_title(folder: str | Path) -> str:
@@ -87,9 +92,18 @@ def held_out(files: Sequence[str], labels: np.ndarray, share: float, seed: int =
     chosen = np.zeros(len(files), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        count = min(max(int(share * len(rows) + 0.5), 1), len(rows) - 1)
+        count = min(max(_rounded(share, len(rows)), 1), len(rows) - 1)
         chosen[rows[np.argsort(turns[rows], kind="stable")[:count]]] = True
     return chosen
+
+
+def _rounded(share: float, count: int) -> int:
+    return int(share * count + 0.5)
+
+
+def _as_asked(counts: np.ndarray, share: float) -> bool:
+    """Whether no class is too small for its share."""
+    return all(0 < _rounded(share, count) < count for count in counts.tolist())
 
 
 def _list_files(folder: Path, config: DataConfig) -> PhotoFiles:
@@ -110,6 +124,12 @@ def _list_files(folder: Path, config: DataConfig) -> PhotoFiles:
                 "beside it: add it, or name the folder whose own folders are the classes"
             )
         notes.append(f"'{name}' in '{folder}' is taken for a class: {_other(name)} does not lie beside it.")
+    parts = [name for name in names if _PARTS.search(name) and _holds_folders_alone(folder / name)]
+    if len(parts) > 1:
+        raise UserError(
+            f"{few(parts)} in '{folder}' hold folders, like the parts of a data set: call the one to train on 'train' "
+            "and the one to report on 'val', or name the folder whose own folders are the classes"
+        )
     return _split(folder, notes, VAL_SHARE if config.val_share is None else config.val_share)
 
 
@@ -125,7 +145,7 @@ def _in_parts(
             f"data.val_share is {config.val_share}, but '{folder}' has a part '{measured}' of its own: leave it out, "
             "or name a folder whose own folders are the classes"
         )
-    scans = [scan_class_folders(folder / part) for part in (train, measured)]
+    scans = [_scan(folder / part) for part in (train, measured)]
     require_same_classes(*scans)
     unused = [LeftOut(str(folder / name), "a folder beside the two parts that are used")
               for name in names if name not in (train, measured)]  # fmt: skip
@@ -144,14 +164,20 @@ def _in_parts(
     )
 
 
-def _split(folder: Path, notes: list[str], share: float) -> PhotoFiles:
+def _scan(folder: Path) -> ClassFolders:
+    """The classes of a folder, unless a folder too many seems to lie between."""
     scan = scan_class_folders(folder)
     inner, _ = class_entries(folder / scan.classes[0])
     if len(scan.classes) == 1 and len(inner) > 1:
         raise UserError(
             f"'{folder}' holds one class folder, '{scan.classes[0]}', with {len(inner)} folders in it: if these are "
-            f"the classes, name '{folder / scan.classes[0]}'"
+            f"the classes, name '{folder / scan.classes[0]}', or put them directly into '{folder}'"
         )
+    return scan
+
+
+def _split(folder: Path, notes: list[str], share: float) -> PhotoFiles:
+    scan = _scan(folder)
     counts = np.bincount(scan.labels)
     single = [scan.classes[label] for label in np.flatnonzero(counts == 1)]
     if single and len(scan.classes) > 1:
@@ -160,9 +186,10 @@ def _split(folder: Path, notes: list[str], share: float) -> PhotoFiles:
             f"reported on: {few(single)}; add images, or take these classes out"
         )
     chosen = held_out(scan.files, scan.labels, share)
+    some = "" if _as_asked(counts, share) else " (of small ones at least one image and never all)"
     notes.append(
-        f"{chosen.sum():,} of {len(chosen):,} images are held out, {share:.0%} of every class, and error rates are "
-        "measured on them; a run's data.json lists them."
+        f"{chosen.sum():,} of {len(chosen):,} images are held out, {100 * share:g}% of every class{some}, and error "
+        "rates are measured on them; a run's data.json lists them."
     )
     return PhotoFiles(scan.files, scan.labels, chosen, scan.classes, scan.left_out, (*notes, *scan.notes))
 

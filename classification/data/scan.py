@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +176,16 @@ def require_same_classes(one: ClassFolders, other: ClassFolders) -> None:
         if (missing := sorted(set(here.classes) - set(there.classes)))
     ]
     if sides:
-        raise UserError(f"{'; '.join(sides)}; both need the same class folders, named alike to the letter")
+        alike = {_loosely(name): name for name in other.classes if name not in one.classes}
+        pairs = [
+            f"{name!a} and {alike[_loosely(name)]!a}"
+            for name in one.classes
+            if name not in other.classes and _loosely(name) in alike
+        ]
+        hint = f" (alike but for spaces, case or the coding of accents: {few(pairs, '; ')})" if pairs else ""
+        raise UserError(
+            f"{'; '.join(sides)}; both need the same class folders, named alike to the letter{hint}"
+        )
 
 
 def list_images(folder: Path) -> Listing:
@@ -331,6 +341,11 @@ def _same_but_for_case(names: Iterable[str]) -> Iterable[list[str]]:
     for name in names:
         groups.setdefault(name.casefold(), []).append(name)
     return groups.values()
+
+
+def _loosely(name: str) -> str:
+    """A name without what a reader does not see in it."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _reasons(left_out: Iterable[LeftOut]) -> str:

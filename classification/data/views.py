@@ -17,6 +17,7 @@ RESIZE = 256
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
+_LONGEST = 100
 
 
 def shorter_side(size: int) -> int:
@@ -44,9 +45,18 @@ def train_view(image: np.ndarray, generator: np.random.Generator, flip: bool, si
 
 def central_view(image: np.ndarray, size: int = CROP) -> np.ndarray:
     """Resize the shorter side to `shorter_side(size)` pixels, then take the central square: of 256 pixels, 224x224."""
-    resized = _with_shorter_side(image, shorter_side(size))
+    resized = _with_shorter_side(without_ends(image), shorter_side(size))
     height, width = resized.shape[:2]
     return _crop(resized, round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def without_ends(image: np.ndarray) -> np.ndarray:
+    """Of an image of which one side is more than 100 times the other, the central part of that shape.
+
+    Enlarged as it is, a line of pixels from a small file would fill any memory; a central view shows none of its ends.
+    """
+    height, width = (min(length, _LONGEST * min(image.shape[:2])) for length in image.shape[:2])
+    return _crop(image, (image.shape[0] - height) // 2, (image.shape[1] - width) // 2, height, width)
 
 
 def shrunk(image: np.ndarray, size: int) -> np.ndarray:

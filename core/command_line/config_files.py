@@ -130,6 +130,12 @@ class _OnceLoader(yaml.SafeLoader):
             raise ValueError(f"a mapping has more than {_MOST_VALUES:,} keys")
 
 
+# 1e-4 is a number to those who write it; to YAML 1.1, which PyYAML reads, it is a word.
+_OnceLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _require_bounded(content: Any) -> None:
     """Refuse content that references (`*name`) make huge or endless: later steps would write out each reference."""
     left, waiting = _MOST_VALUES, [content]

@@ -89,6 +89,9 @@ def run_parsed(
         unread: likewise.
     """
     with _streams(unread):  # for --help too
+        if "" in (sys.argv[1:] if argv is None else argv):  # as a path it would be the current folder
+            print("error: an argument is empty: is a variable of the shell not set?", file=sys.stderr)
+            return BAD_INPUT
         arguments = parser.parse_args(argv)
         return run_command(lambda: command(arguments), arguments.debug, interrupted, unread=unread)
 
@@ -115,8 +118,12 @@ def _threads(debug: bool) -> AbstractContextManager[None]:
 
 
 def _warnings(debug: bool) -> AbstractContextManager[None]:
-    """Warnings of our own code as one line, too: Python would print a line of the source beside them."""
+    """Warnings of our own code as one line, too: Python would print a line of the source beside them.
+
+    Those of kinds of our own are about a network, which a command looks at in several places: one says all.
+    """
     usual = warnings.formatwarning
+    said: set[tuple[type[Warning], str]] = set()
 
     def told(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
@@ -125,6 +132,10 @@ def _warnings(debug: bool) -> AbstractContextManager[None]:
             ours = Path(filename).relative_to(_ROOT).parts[0] in _PACKAGES
         except ValueError:
             ours = False
+        if category.__module__.partition(".")[0] in _PACKAGES:
+            if (category, str(message)) in said:
+                return ""
+            said.add((category, str(message)))
         return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
     return nullcontext() if debug else _instead(warnings, "formatwarning", told)

@@ -319,13 +319,22 @@ def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
     Args:
         arguments: parsed `add_training_arguments`.
         given: key of the protocol -> value, None where the user said nothing.
+
+    Raises:
+        UserError: one key has two values.
     """
     said = {"train.epochs": arguments.epochs, **given}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
-    return [
-        *arguments.cfg_options,
-        *(f"{key}={value!r}" for key, value in plain.items() if value is not None),
-    ]
+    own = [f"{key}={value!r}" for key, value in plain.items() if value is not None]
+    texts: dict[str, str] = {}
+    for option in (*own, *arguments.cfg_options):
+        key, _, text = option.partition("=")
+        if texts.setdefault(key, text).strip("'\"") != text.strip("'\""):
+            raise UserError(
+                f"the command line says {key}={texts[key]} and {key}={text} (an option of "
+                "its own counts as its key): leave one out"
+            )
+    return [*arguments.cfg_options, *own]
 
 
 def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:

@@ -29,6 +29,7 @@ from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND, name_of
 from core.methods.method import Found
 from core.methods.registry import BASELINE
+from core.storage.checkpoint import read_shapes
 from core.storage.claims import Claimed, take
 from core.storage.files import json_text, read_json, write_json
 from core.surgery.architecture import Architecture
@@ -190,12 +191,14 @@ class WorkDirectory:
     def load(self, trial: Trial, key: str) -> Record | None:
         """See `Store`; a record without its trained weights does not count, so that a folder of runs/ can be removed.
 
-        Nor does a record whose log or widths are lost or damaged: the trial then runs once more, which writes them anew
-        and trains nothing. Trials in directories of earlier releases, which have no records, run once more as well.
+        Nor does a record whose log, weights or widths are lost or damaged: the trial then runs once more, which writes
+        them anew and trains nothing. Trials in directories of earlier releases, which have no records, run once more as
+        well.
         """
         path = self.record_file(trial.method, trial.seed)
         record = _read(path, RECORDED_ANEW)
-        if record is None or not RunFiles(self.run(trial)).weights.exists():
+        files = RunFiles(self.run(trial))
+        if record is None or not files.weights.exists() or _cut_short(files):
             return None
         if schema_of(record) < SCHEMA:
             raise UserError(
@@ -318,6 +321,19 @@ def _has_log(folder: Path, record: Record) -> bool:
         return False
 
 
+def _cut_short(files: RunFiles) -> bool:
+    """Whether weights are damaged, as their header says, that the training's state holds too: then they are removed."""
+    try:
+        read_shapes(files.weights)
+    except UserError:
+        if files.state.exists():
+            _note(f"'{files.weights}' is damaged: written anew from '{files.state}'")
+            if is_first_process():
+                files.weights.unlink(missing_ok=True)
+            return True
+    return False
+
+
 def _widths_in(path: Path) -> Architecture | None:
     """The widths in a file; None if it is missing or damaged."""
     try:
@@ -334,6 +350,8 @@ def _read(path: Path, anew: str, needed: Sequence[str] = ()) -> Record | None:
         record = read_json(path)
         if not isinstance(record, dict):
             raise ValueError("it is no object")
+        if not record:
+            raise ValueError("it is empty")
         lacking = [name for name in needed if name not in record]
         if lacking:
             raise ValueError(f"it has no '{lacking[0]}'")

@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import MissingData, UserError
+from core.errors import UserError
 from core.export.card import TITLE
 from core.export.formats import require_packages
+from core.storage.checkpoint import require_file
 from core.storage.description import Contents, contents_of, read_contents
+from core.storage.kinds import is_safetensors
 
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -41,10 +43,9 @@ def contents_of_file(path: Path) -> Contents:
         UserError: it is damaged, is no exported network, is not the file that its card describes, or is an .onnx while
             the package that reads these is missing.
     """
-    if path.suffix not in PROGRAMS:
+    require_file(path)
+    if path.suffix not in PROGRAMS or is_safetensors(path):
         return read_contents(path)
-    if not path.is_file():
-        raise MissingData(f"'{path}' not found: there is no such file; check the path")
     metadata, shapes = _read_onnx(path) if path.suffix == ".onnx" else _read_program(path)
     return contents_of(metadata, shapes, checked=_fits_its_card(path))
 

@@ -7,6 +7,7 @@ input: all inputs, one alone, and another height and width where these are free.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -171,10 +172,12 @@ def _program(subject: Exportable, free: bool) -> torch.export.ExportedProgram:
 
 
 def _write_program(subject: Exportable, path: Path, free: bool) -> tuple[Runner, str]:
+    content = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
     with _quiet():
         torch.export.save(
-            _program(subject, free), path, extra_files=header_of_program(subject.header, subject.about)
+            _program(subject, free), content, extra_files=header_of_program(subject.header, subject.about)
         )
+        path.write_bytes(content.getbuffer())
         module = torch.export.load(path).module()
 
     def run(inputs: Tensors) -> tuple[Tensor, ...]:

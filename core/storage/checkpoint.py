@@ -25,13 +25,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from core.errors import MissingData, UserError, one_line
-from core.storage.files import atomic_write
+from core.errors import MissingData, UserError, first_names, one_line
+from core.storage.files import atomic_write, read_json
+from core.storage.kinds import is_safetensors, is_torch, refuse_other_kinds
 from core.storage.limits import require_memory
 from core.storage.weights import KeyDifference, find_weights, load_content, unwrap_compiled
 
 _FORMAT = "lwdna-state-1"
 _MOST_UNPACKED, _ALWAYS_UNPACKED = 4, 2**28  # times the file's size; bytes allowed for any file
+_INDEX = ".index.json"  # of weights that are split into several files
 CHECKSUM, LIBRARY = "crc32", "library"  # entries of a header
 # What torch.load raises on damaged and foreign files, apart from UnpicklingError.
 _BROKEN_PICKLE = (
@@ -203,17 +205,42 @@ def load_weights(module: nn.Module, path: str | Path, strict: bool = True) -> Ke
 def read_checkpoint(path: str | Path) -> Any:
     """What a safetensors file, a training state or a torch checkpoint (.pth) holds, tensors on the CPU.
 
-    Torch checkpoints are read with weights_only=True. Arguments of a command line (`argparse.Namespace`), which
-    training codes keep beside weights, are data as well: building them sets attributes and calls nothing.
+    The file's first bytes decide which of these it is, not its name. For an index (`*.safetensors.index.json`,
+    `*.bin.index.json`) the files that it names, which lie beside it, are read and united. Torch checkpoints are read
+    with weights_only=True. Arguments of a command line (`argparse.Namespace`), which training codes keep beside
+    weights, are data as well: building them sets attributes and calls nothing.
 
     Raises:
         MissingData: there is no such file.
         UserError: the file is broken, or needs code to be read.
     """
-    if Path(path).suffix == ".safetensors":
+    require_file(path)
+    if str(path).endswith(_INDEX):
+        return _read_shards(Path(path))
+    if is_safetensors(path) or (Path(path).suffix == ".safetensors" and not is_torch(path)):
         metadata, tensors = read_verified(path)
         return _decode(path, metadata, tensors) if metadata.get("format") == _FORMAT else tensors
     return read_torch(path, lambda: [argparse.Namespace])
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The weights of a file that is an index of several beside it, as Hugging Face's libraries split large ones."""
+    remedy = "get it again, with all of its files"
+    try:
+        places = read_json(index)["weight_map"]
+        names = sorted(set(places.values()))
+        strange = [name for name in names if Path(name).name != name or name.endswith(_INDEX)]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"'{index}' is no index of files with weights; {remedy}") from error
+    if strange:
+        raise UserError(f"'{index}' was refused: '{strange[0]}' is no file beside it")
+    shards = {
+        name: find_weights(read_checkpoint(index.with_name(name)), index.with_name(name)) for name in names
+    }
+    missing = [name for name, place in places.items() if name not in shards[place]]
+    if missing:
+        raise UserError(f"'{index}' names {first_names(missing)}, which its files do not hold; {remedy}")
+    return {name: shards[place][name] for name, place in places.items()}
 
 
 def read_torch(path: str | Path, allowed: Callable[[], Sequence[Any]]) -> Any:
@@ -228,11 +255,13 @@ def read_torch(path: str | Path, allowed: Callable[[], Sequence[Any]]) -> Any:
         MissingData: there is no such file.
         UserError: the file is broken, or needs code to be read.
     """
-    _require_file(path)
+    require_file(path)
+    refuse_other_kinds(path)
     require_honest_archive(path)
     try:
-        with torch.serialization.safe_globals(list(allowed())):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, for torch.load goes by the endings of names.
+        with torch.serialization.safe_globals(list(allowed())), open(path, "rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         require_stored(content, path)
         return content
     except UserError:
@@ -349,11 +378,17 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tenso
 
 @contextmanager
 def _open_safetensors(path: str | Path) -> Iterator[Any]:
-    _require_file(path)
+    require_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
+        refuse_other_kinds(path)
+        if is_torch(path):
+            raise UserError(
+                f"'{path}' is a torch checkpoint and no safetensors file: it does not describe its network; "
+                "--pretrained reads its weights"
+            ) from error
         raise UserError(f"'{path}' is truncated or no safetensors file: {one_line(error)}") from error
 
 
@@ -397,6 +432,13 @@ def require_stored(content: Any, path: str | Path) -> None:
             waiting += value.values() if isinstance(value, Mapping) else value
 
 
-def _require_file(path: str | Path) -> None:
+def require_file(path: str | Path) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        MissingData: it is a folder, or is not there.
+    """
+    if Path(path).is_dir():
+        raise MissingData(f"'{path}' is a folder: name a file in it")
     if not Path(path).is_file():
         raise MissingData(f"'{path}' not found: there is no such file; check the path")

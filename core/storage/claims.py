@@ -84,10 +84,9 @@ class Claim:
     def is_over(self) -> bool | None:
         """Whether its process has ended; None where that cannot be told from here."""
         here = Claim.own()
-        if self.host != here.host:
+        # Another start of this machine, or another machine of the same name: images are cloned with theirs.
+        if self.host != here.host or self.boot != here.boot:
             return None
-        if self.boot != here.boot:
-            return True  # the machine was started anew
         if self.processes != here.processes:
             return None
         start = _start_of(self.pid)
@@ -171,7 +170,14 @@ def _clear_up(folder: Path) -> None:
 def _is_over(path: Path, claim: Claim) -> bool:
     """Whether a claim is over: its process has ended or, if that cannot be told, its lease has run out."""
     over = claim.is_over()
-    return _seconds_unrenewed(path) > LEASE if over is None else over
+    return _seconds_unrenewed(path) > min(LEASE, _uptime_of(claim)) if over is None else over
+
+
+def _uptime_of(claim: Claim) -> float:
+    """Seconds since the start of this machine, if a claim may be of an earlier one: it is not renewed since then."""
+    here = Claim.own()
+    uptime = _text_of("/proc/uptime").split()
+    return float(uptime[0]) if uptime and claim.host == here.host and claim.boot != here.boot else LEASE
 
 
 def _seconds_unrenewed(path: Path) -> float:

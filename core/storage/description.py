@@ -30,9 +30,11 @@ from core.storage.checkpoint import (
     read_shapes,
     read_verified,
     release,
+    require_file,
     save_weights,
 )
 from core.storage.files import json_text
+from core.storage.kinds import is_safetensors
 from core.storage.limits import network_of_a_file
 
 T = TypeVar("T")
@@ -217,7 +219,8 @@ def load_described(
         UserError: `build` raises one (the message then names the file); the network cannot be made, or is much larger
             than the content of the file; or the weights do not fit, see `load_weights`.
     """
-    described = Path(path).suffix == ".safetensors"
+    require_file(path)
+    described = Path(path).suffix == ".safetensors" or is_safetensors(path)
     bound: AbstractContextManager[None] = nullcontext()
     if described:
         shapes = read_shapes(path).values()

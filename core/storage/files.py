@@ -7,6 +7,7 @@ the suite writes holds the words "inf", "-inf" and "nan" in their place, and `fl
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -50,9 +51,13 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def _written(path: Path, mode: str) -> Iterator[IO[Any]]:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:  # which names a file that nobody has asked for
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        coding, names = (None, None) if "b" in mode else ("utf-8", _NAMES)
+        with os.fdopen(descriptor, mode, encoding=coding, errors=names) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -65,13 +70,36 @@ def _written(path: Path, mode: str) -> Iterator[IO[Any]]:
         raise
 
 
+def _bytes_of_names(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Names of files that are no text here (LANG=C): their own bytes if these are UTF-8, else in Python's notation."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    try:
+        content = found.encode("utf-8", "surrogateescape")
+        content.decode()
+    except UnicodeError:
+        return found.encode("ascii", "backslashreplace").decode(), error.end
+    return content, error.end
+
+
+_NAMES = "lwdna-names"
+codecs.register_error(_NAMES, _bytes_of_names)
+
+
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Name the file that was being written in errors of a full or failing disk, which do not name it."""
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file that was being written in errors of a full or failing disk, which do not name it.
+
+    Args:
+        path: the file.
+        temporary: the file that is written in its place; an error names `path` instead of it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _OF_THE_DISK and error.filename is None:
+        ours = error.filename is None or Path(os.fsdecode(error.filename)) == temporary
+        if error.errno in _OF_THE_DISK and ours:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -84,7 +112,7 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
         f".{os.getpid()}.{path.name}"
     )  # keeps the suffix: libraries choose a format by it
     try:
-        with naming(path):
+        with naming(path, temporary):
             write(temporary)
         os.replace(temporary, path)
     finally:
@@ -178,7 +206,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
-    """The content of a JSON file in UTF-8.
+    """The content of a JSON file in UTF-8, or in UTF-16, as PowerShell writes it.
 
     Args:
         path: the file.
@@ -193,7 +221,9 @@ def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
         with file_alone():
             if path.stat().st_size > most:
                 raise ValueError(f"it is larger than {most >> 20:,} MiB")
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_bytes())  # which knows the marks that Windows' editors put first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no text in {error.encoding} ({error.reason})") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

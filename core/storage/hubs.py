@@ -33,9 +33,8 @@ def weights_file(source: str) -> Path:
         return _LIBRARIES[library](source, name)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise MissingData(
-            f"pretrained weights '{source}': there is no such file; name one, or timm:NAME or torchvision:NAME"
-        )
+        what = "that is a folder; name a file in it" if path.is_dir() else "there is no such file; name one"
+        raise MissingData(f"pretrained weights '{source}': {what}, or timm:NAME or torchvision:NAME")
     return path
 
 

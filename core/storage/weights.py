@@ -2,13 +2,14 @@
 
 A checkpoint is any nesting of mappings. Every mapping of names to tensors in it is a set of weights, and the set that
 fits the network is taken. A running average comes before the weights that it averages: authors evaluate the average.
-Names may carry the prefixes of wrappers: "module." (data parallel, averaged models), "_orig_mod." (compiled modules)
-and a leading "model.", in any order and number.
+Names may carry the prefixes of wrappers: "module." (data parallel, averaged models), "_orig_mod." (compiled modules),
+those of sharded and recomputed modules, and a leading "model.", in any order and number.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,23 @@ from core.tables import grouped
 
 # Keys under which training codes keep running averages, and weights. The first of several counts if there is no network
 # to tell which one is meant. "ema" is the key in our own training states.
-AVERAGES = ("params_ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema")
+AVERAGES = (
+    "params_ema",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "ema_model",
+    "swa_state_dict",
+    "swa_model",
+)
 PLAIN = ("params", "state_dict", "model_state_dict", "model", "net")
 # Wrappers' names within names of tensors: removed wherever they stand, as a part of a network can be wrapped.
-_WRAPPERS = ("module", "_orig_mod")
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _LEADING = "model"
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 _BATCHES = "num_batches_tracked"  # of BatchNorm, which old files lack
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")  # names that Hugging Face's libraries give to shards
 _DEEPEST = 4  # levels of nesting; a hostile file may hold itself
 
 
@@ -94,7 +105,7 @@ def weight_sets(content: Any, source: str | Path) -> list[WeightSet]:
     """
     if not isinstance(content, Mapping):
         raise UserError(f"'{source}' holds a {type(content).__name__}, not weights by name")
-    found = list(_sets_in(content, ()))
+    found = list(_sets_in(content, (), set()))
     if not found:
         raise UserError(
             f"'{source}' holds no weights: its keys are {first_names([str(key) for key in content]) or 'none'}"
@@ -189,7 +200,7 @@ def fitted_weights(
     sets = weight_sets(content, source)
     whole = len(sets)
     if foreign:
-        sets += [part for item in sets for part in _parts(item)]
+        sets += [part for item in sets for part in _parts(item, wanted)]
     matches = [_match(item, wanted, foreign, tuple(unused), stems) for item in sets]
     fitting = [match for match in matches if match.fits(strict)]
     if not fitting:
@@ -198,9 +209,14 @@ def fitted_weights(
         where = f"; the closest is its entry '{closest.own.entry}'" if named else ""
         raise UserError(
             f"'{source}' does not fit {type(module).__name__} with {len(wanted)} tensors{where}: {closest.text(strict)}"
+            + ("; it is one file of several: name their .index.json" if _SHARD.search(str(source)) else "")
         )
     best = _best(fitting, source)
-    notes = [*best.told(source, whole), *_left_out(best, sets[:whole])]
+    notes = [
+        *best.told(source, whole),
+        *_left_out(best, sets[:whole]),
+        *_averages_that_do_not_fit(best, matches, source, strict),
+    ]
     return Fitted(best.weights(wanted), best.missing, best.unexpected, best.heads, tuple(notes))
 
 
@@ -219,6 +235,7 @@ class _Match:
     missing: list[str]
     unexpected: list[str]
     shapes: list[str]  # tensors of another shape, with both shapes
+    kinds: list[str]  # tensors that hold no values which the network's could have
     heads: dict[str, tuple[int, int]]
     stems: list[str]
     counters: int  # of batches, which are missing and start at 0
@@ -226,17 +243,17 @@ class _Match:
     @property
     def count(self) -> int:
         """Tensors that fit."""
-        return len(self.names) - len(self.shapes)
+        return len(self.names) - len(self.shapes) - len(self.kinds)
 
     def fits(self, strict: bool) -> bool:
         """Whether they can be loaded."""
-        return not self.shapes and (
+        return not (self.shapes or self.kinds) and (
             self.own.whole if not strict else not self.missing and not self.unexpected
         )
 
     def text(self, strict: bool) -> str:
         """What does not fit."""
-        problems = [("of another shape", self.shapes)]
+        problems = [("of another shape", self.shapes), ("of another kind", self.kinds)]
         if strict:
             problems += [("missing", self.missing), ("unexpected", self.unexpected)]
         text = "; ".join(f"{len(names)} {what} ({first_names(names)})" for what, names in problems if names)
@@ -272,9 +289,9 @@ class _Match:
             yield f"'{source}': {_BATCHES} is not in it; {self.counters} of them start at 0."
 
 
-def _sets_in(
-    content: Mapping[Any, Any], place: tuple[str, ...], within: tuple[int, ...] = ()
-) -> Iterator[WeightSet]:
+def _sets_in(content: Mapping[Any, Any], place: tuple[str, ...], seen: set[int]) -> Iterator[WeightSet]:
+    """Every mapping is looked into once: a damaged file may hold itself, or one thing under very many names."""
+    seen.add(id(content))
     own = {
         name: value for name, value in content.items() if isinstance(value, Tensor) and isinstance(name, str)
     }
@@ -282,25 +299,33 @@ def _sets_in(
         yield WeightSet("/".join(place), own)
     if len(place) < _DEEPEST:
         for key, value in content.items():
-            # Numbers are the keys of an optimiser's state; a damaged file may hold itself.
-            if (
-                isinstance(value, Mapping)
-                and isinstance(key, str)
-                and id(value) not in (id(content), *within)
-            ):
-                yield from _sets_in(value, (*place, key), (*within, id(content)))
+            # Numbers are the keys of an optimiser's state.
+            if isinstance(value, Mapping) and isinstance(key, str) and id(value) not in seen:
+                yield from _sets_in(value, (*place, key), seen)
 
 
-def _parts(whole: WeightSet) -> Iterator[WeightSet]:
-    """The parts of a set whose names share a prefix: "model_ema.", "criterion."."""
+def _parts(whole: WeightSet, wanted: Mapping[str, Tensor]) -> Iterator[WeightSet]:
+    """The parts of a set whose names share a prefix: "model_ema.", "criterion.", "module.encoder.".
+
+    Prefixes are the first words of names, and what stands before the name of the network's first tensor.
+    """
+    first = _plain(next(iter(wanted), ""))
+    cuts = {name: _cuts(name) for name in whole.weights}
+    starts = {start for found in cuts.values() for start, rest in found if _plain(rest) == first}
     parts: dict[str, dict[str, Tensor]] = {}
-    for name, value in whole.weights.items():
-        start, _, rest = name.partition(".")
-        if rest:
-            parts.setdefault(start, {})[rest] = value
+    for name, found in cuts.items():
+        for place, (start, rest) in enumerate(found):
+            if place == 0 or start in starts:
+                parts.setdefault(start, {})[rest] = whole.weights[name]
     for start, weights in parts.items():
-        if len(weights) < len(whole.weights):
-            yield WeightSet("/".join(filter(None, (whole.entry, f"{start}."))), weights, whole=False)
+        if len(weights) < len(whole.weights) or start in starts:
+            yield WeightSet("/".join(filter(None, (whole.entry, start))), weights, whole=False)
+
+
+def _cuts(name: str) -> list[tuple[str, str]]:
+    """A name in two, at each of its first dots: "a.b.c" -> ("a.", "b.c"), ("a.b.", "c")."""
+    words = name.split(".", _DEEPEST + 1)
+    return [(".".join(words[:count]) + ".", ".".join(words[count:])) for count in range(1, len(words))]
 
 
 def _plain(name: str) -> str:
@@ -352,10 +377,24 @@ def _match(
             if name not in taken and (plain := _plain(name)) != _COUNTER and not plain.startswith(unused)
         ],
         [] if heads else [f"{name} {there} instead of {here}" for name, (there, here) in other.items()],
+        [
+            f"{name}: {kind}"
+            for name, theirs in names.items()
+            if name not in other and (kind := _other_kind(own.weights[theirs], wanted[name]))
+        ],
         heads,
         other_stems,
         len(counters),
     )
+
+
+def _other_kind(there: Tensor, here: Tensor) -> str:
+    """What a tensor holds that is not copied into `here` as it is: scaled integers, say; "" for values."""
+    if there.is_quantized or (here.is_floating_point() and not there.is_floating_point()):
+        return str(there.dtype).removeprefix("torch.")
+    if there.layout != torch.strided:
+        return str(there.layout).removeprefix("torch.")
+    return "no values, a shape alone" if there.is_meta else ""
 
 
 def _heads(other: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
@@ -384,6 +423,19 @@ def _best(fitting: Sequence[_Match], source: str | Path) -> _Match:
     return best
 
 
+def _averages_that_do_not_fit(
+    best: _Match, matches: Sequence[_Match], source: str | Path, strict: bool
+) -> Iterator[str]:
+    """Where weights are taken as they are: running averages of them that lack something, such as buffers."""
+    if not best.own.average:
+        for match in matches:
+            if match.own.average and 2 * match.count >= best.count - best.counters and not match.fits(strict):
+                yield (
+                    f"'{source}': its running average '{match.own.entry}' does not fit and is not taken: "
+                    f"{match.text(strict)}."
+                )
+
+
 def _equal(one: _Match, other: _Match) -> bool:
     return one.names.keys() == other.names.keys() and all(
         torch.equal(one.own.weights[name], other.own.weights[other.names[key]])
@@ -402,4 +454,5 @@ def _left_out(best: _Match, sets: Sequence[WeightSet]) -> Iterator[str]:
             for name in item.weights
             if not name.startswith(start) and _plain(name) != _COUNTER
         ]
-        yield f"{len(rest)} other tensors there are left out ({first_names(rest)})."
+        if rest:
+            yield f"{len(rest)} other tensors there are left out ({first_names(rest)})."

@@ -112,7 +112,7 @@ class Architecture:
         """
         try:
             content = read_json(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise ArchitectureError(f"widths file '{path}' cannot be read: {error}") from None
         except ValueError as error:
             raise ArchitectureError(

@@ -16,7 +16,8 @@ from torch import nn
 
 from core.errors import UserError, did_you_mean
 from core.modules import copy_model, map_tensors, tensors_in
-from core.surgery.architecture import example_inputs
+from core.surgery.architecture import ArchitectureError, example_inputs
+from core.surgery.initialise import Factory
 from lwdna.runners.found import found_network, load_widths
 from super_resolution.torchvision_shim import make_importable
 
@@ -76,7 +77,21 @@ def _found(name: str, pretrained: bool, widths: str | Path | None, options: dict
             f"{PREFIX}{name} with found widths starts anew, for the pretrained weights of {name} have other widths: "
             f"leave pretrained out"
         )
-    factory = partial(model_entrypoint(name), pretrained=pretrained, **options)
+    entry = partial(model_entrypoint(name), pretrained=pretrained)
+    try:
+        return _at_widths(partial(entry, **options), widths)
+    except ArchitectureError:
+        if options.get("num_classes") != 0:
+            raise
+    # The last channels are outputs here, which do not shrink: the widths are those of a network with a classifier.
+    head = {key: options[key] for key in ("num_classes", "global_pool") if key in options}
+    rest = {key: value for key, value in options.items() if key not in head}
+    network = _at_widths(partial(entry, **rest), widths)
+    network.reset_classifier(**head)
+    return network
+
+
+def _at_widths(factory: Factory, widths: str | Path | None) -> Any:
     network = found_network(factory, widths)
     if widths is not None:
         _retell_sizes(factory(), network, example_inputs(load_widths(widths).inputs))

@@ -152,7 +152,7 @@ def test_real_tiny_imagenet_end_to_end(small_tiny_imagenet: Path, tmp_path: Path
     ("arguments", "message"),
     [
         (["--dataset", "cifar11"], "unknown data set 'cifar11': did you mean 'cifar10'"),
-        (["--dataset", ""], "unknown data set '': allowed"),
+        (["--dataset", ""], "an argument is empty"),
         (["--dataset", "./nowhere"], "is not there: --dataset takes a folder"),
         (["--dataset", "digits", "--val-share", "0.3"], "data.val_share is 0.3, but 'digits' has a part"),
         (["--config", str(FOLDER_PROTOCOL)], "unknown data set 'PATH'"),

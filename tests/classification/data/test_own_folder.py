@@ -19,6 +19,7 @@ from classification.data import ClassificationData, DataConfig, dataset_title, o
 from classification.data.own_folder import held_out
 from classification.data.photographs import read_upright
 from classification.data.views import central_view
+from classification.inputs import fitted
 from classification.task import one_process, subject
 from core.errors import MissingData, UserError
 from core.storage.data import data_root
@@ -92,6 +93,10 @@ def test_a_fifth_of_every_class_is_held_out_and_listed(tmp_path):
 def test_the_share_can_be_chosen(tmp_path):
     data = opened(fill(tmp_path, 10), val_share=0.5)
     assert (len(data.train), len(data.test)) == (10, 10)
+    assert "50% of every class, and" in data.notes[0]
+    extreme = opened(tmp_path, val_share=0.999)
+    assert (len(extreme.train), len(extreme.test)) == (2, 18)
+    assert "99.9% of every class (of small ones at least one image and never all), and" in extreme.notes[0]
     assert set(names(opened(tmp_path).test)) < set(names(data.test))
 
 
@@ -151,6 +156,21 @@ def test_one_part_without_the_other_is_no_class(tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parts", [("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test"), ("fold1", "fold2")]
+)
+def test_parts_by_other_names_are_no_classes(tmp_path, parts):
+    for part in parts:
+        fill(tmp_path / part, 2)
+    with pytest.raises(UserError, match=r"hold folders, like the parts of a data set: call the one to train"):
+        opened(tmp_path)
+    if "/" in parts[0]:
+        for part, name in zip(parts, ("train", "val")):
+            (tmp_path / part.partition("/")[0]).rename(tmp_path / name)
+        with pytest.raises(UserError, match=r"train' holds one class folder, 'seg_train', with 2 folders"):
+            opened(tmp_path)
+
+
 def test_two_folders_for_one_part_are_refused(tmp_path):
     for part in ("train", "val", "valid"):
         fill(tmp_path / part, 2)
@@ -171,6 +191,15 @@ def test_classes_that_differ_between_the_parts_are_named(tmp_path):
         UserError, match=r"val' lacks 2 classes of '.*train': b, c; '.*train' lacks 1 class .*: d;"
     ):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["cafe\u0301", "Caf\u00e9", "caf\u00e9 "])
+def test_names_that_look_alike_are_told_apart(tmp_path, other):
+    fill(tmp_path / "train", 2, ("caf\u00e9", "b"))
+    fill(tmp_path / "val", 2, (other, "b"))
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    assert f"accents: 'caf\\xe9' and {other!a})" in str(caught.value)
 
 
 def test_empty_classes_and_classes_of_one_image_are_named(tmp_path):
@@ -293,6 +322,16 @@ def test_shrinking_leaves_the_central_view_as_it_is_and_never_enlarges(tmp_path)
         assert min(image.shape[:2]) == round(size * 256 / 224)
         np.testing.assert_array_equal(central_view(image, size), central_view(whole, size))
     assert read_upright(tmp_path / "large.png", 600).shape == whole.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 2**24, 3), (2**24, 1, 3)])
+def test_a_line_of_pixels_is_not_enlarged_beyond_any_memory(shape):
+    line = np.zeros(shape, np.uint8)
+    middle = line.reshape(-1, 3)[2**23 - 1 : 2**23 + 1]
+    middle[:] = 255
+    for view in (central_view(line, 32), fitted(line, 32, 32)):
+        assert view.shape == (32, 32, 3)
+        assert view[15:17, 15:17].all()
 
 
 def test_clutter_is_no_class_and_no_image_and_the_cache_is_none_of_it(tmp_path):

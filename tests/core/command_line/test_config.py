@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.command_line.config import dump_config, load_config
+from core.command_line.config_files import read_values
 from core.errors import MissingData, UserError
 from core.training.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from core.widths.config import ShrinkConfig
@@ -101,6 +102,13 @@ def test_keys_are_laid_over_the_fields_default_not_over_the_class(tmp_path):
     config = load_config(None, Experiment, ["data.name=x", "train.optimizer.lr=0.2"])
     assert config.train.optimizer == OptimizerConfig("adam", lr=0.2)
     assert config.train.seed == 3
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.1e-3", "+1e-4", "1.e-4", "0.0001"])
+def test_numbers_of_yaml_are_those_that_people_write(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"rate: {text}\nname: 1e4x\ncommit: 1e\n")
+    assert read_values(path, "file") == {"rate": 1e-4, "name": "1e4x", "commit": "1e"}
 
 
 def test_yaml(tmp_path):

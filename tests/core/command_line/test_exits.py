@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from core import FrozenChannelsWarning
 from core.command_line.exits import RESUME, run_command, run_parsed
 from core.errors import MissingData, UserError
 from core.interruption import Preempted
@@ -62,6 +63,29 @@ def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> No
         assert first == (f"{files[0]}:1: UserWarning: said" if debug else "warning: said")
         assert others == [f"{file}:1: UserWarning: said" for file in files[1:]]
     assert warnings.formatwarning("said", UserWarning, str(files[0]), 1).startswith(str(files[0]))
+
+
+def test_a_network_that_is_looked_at_in_several_places_is_warned_of_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> int:
+        for said in ("'a'", "'a'", "'b'"):
+            for kind in (FrozenChannelsWarning, UserWarning):
+                print(warnings.formatwarning(said, kind, str(ROOT / "core/any.py"), 1), end="")
+        return 0
+
+    for _ in range(2):
+        assert run_command(command, debug=False) == 0
+        assert capsys.readouterr().out.split("warning: ")[1:] == [
+            f"{said}\n" for said in ("'a'", "'a'", "'a'", "'b'", "'b'")
+        ]
+
+
+def test_an_empty_argument_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    assert run_parsed(parser, lambda options: 0, [""]) == 2
+    assert "an argument is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("debug", [False, True])

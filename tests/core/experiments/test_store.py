@@ -14,6 +14,7 @@ from core.experiments.plan import SCHEMA, Trial
 from core.experiments.settings import FOUND
 from core.experiments.store import KeyedStore, Store, WorkDirectory, key_of
 from core.methods.method import Found
+from core.storage.checkpoint import save_weights
 from core.storage.files import write_json
 from core.surgery.architecture import Architecture, describe_inputs
 from core.training.run_files import EpochRecord, RunFiles
@@ -57,6 +58,23 @@ def test_a_record_of_a_work_directory_counts_with_its_weights_alone(tmp_path: Pa
     assert store.load(replace(TRIAL, seed=4), "key") is None
     RunFiles(store.run(TRIAL)).weights.unlink()
     assert store.load(TRIAL, "key") is None
+
+
+@pytest.mark.parametrize("size", [0, 60])
+def test_weights_that_were_cut_short_are_written_anew_where_their_state_is(
+    size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = WorkDirectory(tmp_path, 3)
+    record = finish(store)
+    files = RunFiles(store.run(TRIAL))
+    save_weights(torch.nn.Linear(2, 2), files.weights)
+    assert store.load(TRIAL, "key") == record
+    files.weights.write_bytes(files.weights.read_bytes()[:size])
+    assert store.load(TRIAL, "key") == record  # whoever reads them says so
+    files.state.touch()
+    assert store.load(TRIAL, "key") is None
+    assert not files.weights.exists()
+    assert f"'{files.weights}' is damaged: written anew from '{files.state}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["runs/random-seed3/log.jsonl", "widths/random-seed3.json"])
@@ -125,13 +143,13 @@ def test_widths_json_is_the_found_networks_of_the_first_seed(tmp_path: Path) -> 
     assert Architecture.load(tmp_path / "widths.json").widths == {"0": 4}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"key": '])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": '])
 def test_a_damaged_record_is_named_and_made_anew(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = KeyedStore(tmp_path)
-    write_json(store.record_file("key"), {})
-    assert store.load(TRIAL, "key") == {}
+    write_json(store.record_file("key"), {"key": "key"})
+    assert store.load(TRIAL, "key") == {"key": "key"}
     store.record_file("key").write_text(text)
     assert store.load(TRIAL, "key") is None
     assert store.records() == []

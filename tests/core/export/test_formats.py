@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from core.export.formats import TOLERANCE, ExportDiffers, check_path, export, op
 from core.storage.checkpoint import read_metadata
 from core.storage.description import read_contents
 from tests.core.export.toys import Enlarged, Flat, Lying, Pooled, Rounded, Squares, images, subject
+from tests.core.storage.test_files import no_more_than
 
 
 def run(path: Path, inputs: torch.Tensor) -> torch.Tensor:
@@ -154,6 +156,17 @@ class Unseen(Pooled):
 def test_what_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^Unseen cannot be written as '.*net\.pt2': [^\n]+$"):
         export(subject(Unseen()), tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_no_process(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.load(paths[".pt2"])
+    monkeypatch.setattr(core.export.formats, "_program", lambda made, free: program)
+    path = tmp_path / "net.pt2"
+    with pytest.raises(OSError, match=rf"File too large: '{re.escape(str(path))}'"), no_more_than(500):
+        export(subject(Pooled()), path)
     assert not list(tmp_path.iterdir())
 
 

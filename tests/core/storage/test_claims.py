@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
+from core.storage import claims
 from core.storage.claims import CLAIM_FILE, Claim, Claimed, claimed, take
 from core.storage.files import write_json
 from tests.core.storage.test_files import no_more_than
@@ -117,7 +118,19 @@ def test_a_number_that_another_process_has_now_is_told_by_its_start(tmp_path: Pa
     write_json(tmp_path / CLAIM_FILE, asdict(replace(here, started="1", token="x")))
     with claimed(tmp_path, lambda line: None):
         pass
-    write_json(tmp_path / CLAIM_FILE, asdict(replace(here, boot="an earlier one", token="x")))
+
+
+def test_a_start_of_this_machine_is_told_from_another_machine_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / CLAIM_FILE
+    write_json(path, asdict(replace(Claim.own(), boot="another", token="x")))
+    with pytest.raises(Claimed, match="cannot be looked at from here"), claimed(tmp_path):
+        pass  # it has been renewed since this machine was started
+    texts = claims._text_of
+    monkeypatch.setattr(claims, "_text_of", lambda name: "9 9" if name == "/proc/uptime" else texts(name))
+    last = path.stat().st_mtime - 10
+    os.utime(path, (last, last))
     with claimed(tmp_path, lambda line: None):
         pass
 

@@ -266,6 +266,38 @@ def test_json_that_is_none_or_absurd_is_a_value_error(tmp_path: Path, content: b
     assert read_json(path) == {"a": [1, "x"]}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_that_windows_has_written(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{\r\n"größe": 1\r\n}', encoding=encoding)
+    assert read_json(path) == {"größe": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("größe".encode(), "größe"), (b"gr\xf6\xdfe", "gr\\udcf6\\udcdfe"), (b"\xffa", "\\udcffa")],
+)
+def test_names_that_are_no_text_here_are_written(tmp_path: Path, name: bytes, kept: str) -> None:
+    write_json(tmp_path / "a.json", [name.decode("ascii", "surrogateescape")])
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == f'[\n  "{kept}"\n]\n'
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.raises(OSError) as caught:
+        write_with(tmp_path / "a.bin", write)
+    assert caught.value.filename == str(tmp_path / "a.bin")
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 250}.json"  # a name that leaves no room for a temporary one's
+    with pytest.raises(OSError) as caught:
+        write_json(path, 1)
+    assert caught.value.filename == str(path)
+
+
 def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "loop", "it is no file")):

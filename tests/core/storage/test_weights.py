@@ -5,11 +5,13 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from core.errors import UserError
 from core.storage.checkpoint import load_weights, read_checkpoint, read_weights, save_state
+from core.storage.files import write_json
 from core.storage.weights import find_weights, fit_weights, fitted_weights, weight_sets
 
 
@@ -85,6 +87,9 @@ FORMS = {
         "state_dict": weights(prefix="model._orig_mod.model.module.module.")
     },
     "twice": lambda: {"model": {"state_dict": weights()}},
+    "sharded": lambda: {"model": weights(prefix="_fsdp_wrapped_module.module.")},
+    "another average": lambda: {"model": other(), "ema_model": weights(prefix="module.")},
+    "stochastic average": lambda: {"state_dict": other(), "swa_state_dict": averaged()},
 }
 
 
@@ -252,7 +257,65 @@ def test_arguments_do_not_open_a_door(tmp_path):
         assert not target.exists()
 
 
-def test_a_file_that_holds_itself_under_many_names_is_read_once() -> None:
+def test_a_file_that_holds_one_thing_under_many_names_is_read_once() -> None:
     content: dict = {"model": {"weight": torch.ones(2)}}
     content |= {f"self{number}": content for number in range(1000)}
     assert [found.entry for found in weight_sets(content, "file.pth")] == ["model"]
+    for _ in range(5):  # 1000^5 ways lead to the weights
+        content = {f"k{number}": content for number in range(1000)}
+    with pytest.raises(UserError, match="holds no weights"):
+        weight_sets(content, "file.pth")
+
+
+@pytest.mark.parametrize("prefix", ["model.net.", "net._orig_mod.", "module.encoder.backbone."])
+def test_a_network_deep_within_what_was_saved(prefix):
+    content = {"state_dict": {**weights(prefix=prefix), "loss.weight": torch.ones(2)}}
+    fitted = fitted_weights(network(1), content, "f", foreign=True)
+    assert all(torch.equal(fitted.weights[name], value) for name, value in weights().items())
+    assert "1 other tensors there are left out (loss.weight)." in fitted.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda value: value.to(torch.int8), "int8"),
+        (lambda value: value > 0, "bool"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to("meta"), "no values, a shape alone"),
+        (lambda value: value.to_sparse(), "sparse_coo"),
+    ],
+)
+def test_what_are_no_values_of_weights_is_refused(change, kind):
+    changed = {**weights(), "3.weight": change(weights()["3.weight"])}
+    with pytest.raises(UserError, match=rf"1 of another kind \(3.weight: {kind}\)"):
+        fit_weights(network(), changed, "f")
+
+
+def test_an_average_that_does_not_fit_is_told():
+    parameters = {name: value for name, value in weights().items() if "running" not in name}
+    fitted = fitted_weights(network(1), {"model": other(), "ema": parameters}, "f")
+    assert torch.equal(fitted.weights["3.weight"], other()["3.weight"])
+    assert "'f': its running average 'ema' does not fit and is not taken: 2 missing" in fitted.notes[-1]
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path):
+    names = list(weights())
+    parts = {f"model-0000{part}-of-00002.safetensors": names[part - 1 :: 2] for part in (1, 2)}
+    for part, held in parts.items():
+        save_file({name: weights()[name] for name in held}, tmp_path / part)
+    index = tmp_path / "model.safetensors.index.json"
+    places = {name: part for part, held in parts.items() for name in held}
+    write_json(index, {"metadata": {}, "weight_map": places})
+    module = network(1)
+    load_weights(module, index)
+    assert equal(module, weights())
+    with pytest.raises(UserError, match=r"4 missing .*it is one file of several: name their .index.json"):
+        load_weights(module, tmp_path / "model-00001-of-00002.safetensors")
+    for damage, message in (
+        ({**places, "x": "../w.pth"}, "is no file beside it"),
+        ({**places, "x": next(iter(parts))}, "names x, which"),
+        ([], "is no index"),
+    ):
+        write_json(index, {"weight_map": damage})
+        with pytest.raises(UserError, match=message):
+            load_weights(module, index)

@@ -267,7 +267,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="it is a folder"):
         Architecture.load(tmp_path)
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ArchitectureError, match=r"bytes\.json' cannot be read"):
+    with pytest.raises(ArchitectureError, match=r"bytes\.json' is not valid JSON \(it is no text in utf-16"):
         Architecture.load(tmp_path / "bytes.json")
 
 

@@ -71,6 +71,8 @@ def test_sizes_follow_the_found_widths(
     assert net.num_features == net.forward_features(image).shape[1]
     assert net.num_features != timm.create_model(name).num_features
     assert net.head_hidden_size == net.get_classifier().in_features
+    bare = timm.create_model(f"lwdna_{name}", widths=tmp_path / "widths.json", num_classes=0).eval()
+    assert bare(image).shape == (1, net.head_hidden_size)
     net.reset_classifier(7)
     assert net(image).shape == (1, 7)
 
