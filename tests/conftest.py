@@ -6,7 +6,6 @@ stands in ordinary modules, such as `tests.subjects`.
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import random
@@ -57,18 +56,6 @@ def _gradients_stay_on() -> Iterator[None]:
 def traced() -> Callable[[str], Traced]:
     """Name of a shipped network -> the network with its groups, built once."""
     return traced_subject
-
-
-@pytest.fixture(scope="module")
-def few_objects() -> Iterator[None]:
-    """For modules whose networks refer to no tensor that is no parameter or buffer, such as a global constant.
-
-    A trace without real inputs looks for those among all objects that there are, and half a million of a test run's
-    take ten times as long as the trace. Frozen ones are not looked at.
-    """
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def _behind_torchvision(name: str) -> types.ModuleType:

@@ -157,7 +157,6 @@ def limit(setting: Any, name: str, otherwise: float) -> float:
     return fitting[-1] if fitting else otherwise
 
 
-@pytest.mark.usefixtures("few_objects")
 @pytest.mark.parametrize("name", METHODS)
 @settings(examples(8), phases=[Phase.generate])  # a failure costs no minutes
 @given(config=configs())
