@@ -6,6 +6,7 @@ stands in ordinary modules, such as `tests.subjects`.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import random
@@ -41,6 +42,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _same_start()
 
 
+def pytest_collection_finish() -> None:
+    """What the import of all tests leaves, half a million objects, is not looked through again by each collection."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def unfrozen() -> Iterator[None]:
+    """For modules of whose own tensors a trace has to learn that they existed before it: it sees no frozen objects."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _gradients_stay_on() -> Iterator[None]:
     """Names the test that switches gradients off for good, not the one that trains after it."""
@@ -56,6 +70,19 @@ def _gradients_stay_on() -> Iterator[None]:
 def traced() -> Callable[[str], Traced]:
     """Name of a shipped network -> the network with its groups, built once."""
     return traced_subject
+
+
+@pytest.fixture(scope="module")
+def unarranged() -> Iterator[None]:
+    """For modules that make reports and look at no picture: all is drawn, where it lies is not worked out.
+
+    That takes half of the time of a small run. Modules that test pictures and reports do without.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        yield
 
 
 def _behind_torchvision(name: str) -> types.ModuleType:

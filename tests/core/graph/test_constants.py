@@ -20,6 +20,7 @@ from core.graph.labels import FrozenChannelsWarning
 from core.surgery.resize import resize
 from tests.toys import Net, conv
 
+pytestmark = pytest.mark.usefixtures("unfrozen")
 IMAGE = torch.randn(2, 3, 8, 8)
 MEAN = torch.tensor([0.5, 0.4, 0.3])
 SCALES = torch.rand(8)
