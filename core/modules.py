@@ -226,16 +226,26 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 @contextmanager
 def generators(seed: int) -> Iterator[None]:
     """Seed the generators of torch (CPU), NumPy and `random`, and give them their states back afterwards."""
-    kept = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # others may draw from it
+    kept = generator_states()
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002  # others may draw from it
     random.seed(seed)
     try:
         yield
     finally:
-        torch.random.set_rng_state(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        random.setstate(kept[2])
+        set_generator_states(kept)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """The states of these generators, for `set_generator_states`."""
+    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def set_generator_states(states: tuple[Any, ...]) -> None:
+    """Give the generators states that they had."""
+    torch.random.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
 
 
 # ---- copies -------------------------------------------------------------------------------------------------------

@@ -42,6 +42,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _same_start()
 
 
+def pytest_collection_finish() -> None:
+    """What the import of all tests leaves, half a million objects, is not looked through again by each collection."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def unfrozen() -> Iterator[None]:
+    """For modules of whose own tensors a trace has to learn that they existed before it: it sees no frozen objects."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _gradients_stay_on() -> Iterator[None]:
     """Names the test that switches gradients off for good, not the one that trains after it."""
@@ -60,15 +73,16 @@ def traced() -> Callable[[str], Traced]:
 
 
 @pytest.fixture(scope="module")
-def few_objects() -> Iterator[None]:
-    """For modules whose networks refer to no tensor that is no parameter or buffer, such as a global constant.
+def unarranged() -> Iterator[None]:
+    """For modules that make reports and look at no picture: all is drawn, where it lies is not worked out.
 
-    A trace without real inputs looks for those among all objects that there are, and half a million of a test run's
-    take ten times as long as the trace. Frozen ones are not looked at.
+    That takes half of the time of a small run. Modules that test pictures and reports do without.
     """
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        yield
 
 
 def _behind_torchvision(name: str) -> types.ModuleType:

@@ -46,6 +46,13 @@ class TraceError(UserError):
     """The module cannot be traced; the message names the place and the remedy (`freeze=`, `taps=`, `ties=`, ...)."""
 
 
+class OriginInDoubt(BaseException):
+    """A run met a tensor that may have existed before it; `core.graph.tracing` looks for those and runs again.
+
+    No `Exception`: what a forward pass tries and gives up is not this.
+    """
+
+
 class FrozenChannelsWarning(UserWarning):
     """An operation without a channel rule was met: the channels that it touches keep their widths."""
 
@@ -224,8 +231,10 @@ class LabelMode(TorchFunctionMode):
         on_meta: whether activations are on the meta device.
         apply_rule: (mode, function, args, kwargs) -> result, labelled; `core.graph.rules.apply_rule`.
         trace: takes what this run notes, beside what earlier runs of the same model noted.
-        before: the tensors that existed before the run, by id; not needed on the meta device,
-            where a tensor on any other device is a constant, as nothing there depends on an activation.
+        before: the tensors that existed before the run, by id; not needed on the meta device, where a tensor on any
+            other device is a constant, as nothing there depends on an activation.
+        complete: whether `before` holds all of them. If not, a run ends with `OriginInDoubt` at the first tensor that
+            may have existed before.
         open_places: modules in whose own forward pass everything is frozen (`core.graph.tracing`).
     """
 
@@ -237,6 +246,7 @@ class LabelMode(TorchFunctionMode):
         apply_rule: Callable[[LabelMode, Any, tuple[Any, ...], dict[str, Any]], Any],
         trace: Trace,
         before: Mapping[int, Tensor],
+        complete: bool = True,
         open_places: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
@@ -246,6 +256,10 @@ class LabelMode(TorchFunctionMode):
         self.trace = trace
         self.vectors = trace.vectors
         self.before = before
+        self.complete = complete
+        self.made: set[int] = set()  # by id: what the run made, noted where `before` is not complete
+        self.given: set[int] | None = None  # and what the present call was given; None outside of calls
+        self.in_doubt = False  # a forward pass may catch what `_doubt` raises
         self.open_places = open_places
         self.replays = False  # whether the values count, beside the labels
         self.decisions = 0  # how often a branch has been chosen by a value
@@ -387,7 +401,15 @@ class LabelMode(TorchFunctionMode):
         key = id(tensor)
         if key in self.names or key in self.relabelled:
             return False
-        return key in self.before or (self.on_meta and not tensor.is_meta)
+        if key in self.before or (self.on_meta and not tensor.is_meta):
+            return True
+        if not self.complete and key not in self.made:
+            self._doubt()
+        return False
+
+    def _doubt(self) -> None:
+        self.in_doubt = True
+        raise OriginInDoubt
 
     def origin(self, tensor: Tensor) -> str:
         """The name of the attribute or global variable that a constant is, or is made from; "" where it has none."""
@@ -484,10 +506,13 @@ class LabelMode(TorchFunctionMode):
         if key in self.names or key in self.before:  # it outlives this run, so nothing may stick to it
             self.relabelled[key] = labels
         elif self.on_meta and not tensor.is_meta:  # so may this
+            if not self.complete and key not in self.made and (self.given is None or key in self.given):
+                self._doubt()
             if labels is not None or key in self.relabelled:
                 self.relabelled[key] = labels
                 self.origins[key] = tensor, ""  # so that the id stays taken
         else:
+            self.made.add(key)
             tensor.__dict__[LABELS] = labels
         return tensor
 
@@ -529,11 +554,32 @@ class LabelMode(TorchFunctionMode):
             self.trace.seen.update(
                 self.names[id(tensor)] for tensor in tensors_in((args, kwargs)) if id(tensor) in self.names
             )
-        result = self.apply_rule(self, func, args, kwargs)
+        if self.complete:
+            result = self.apply_rule(self, func, args, kwargs)
+        else:
+            result = self._apply_and_note(func, args, kwargs)
         if self.origins and isinstance(result, Tensor) and self.known_labels(result) is None:
             for tensor in tensors_in((args, kwargs)):
                 if name := self.origin(tensor):
                     self.origins[id(result)] = result, name
+        return result
+
+    def _apply_and_note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Apply the rule, unless an operand may have existed before the run; what comes out was made by it.
+
+        An id that is free again may go to another tensor of this run, but to none that existed before.
+        """
+        given = {id(tensor): tensor for tensor in tensors_in((args, kwargs))}
+        for key, tensor in given.items():
+            known = key in self.made or key in self.names or key in self.before
+            if not known and not (self.on_meta and not tensor.is_meta):
+                self._doubt()
+        self.given = set(given)
+        try:
+            result = self.apply_rule(self, func, args, kwargs)
+        finally:
+            self.given = None
+        self.made.update(id(tensor) for tensor in tensors_in(result) if id(tensor) not in given)
         return result
 
     def watch(self, name: str, module: nn.Module, frozen: bool, tapped: bool) -> None:

@@ -13,7 +13,7 @@ holds the layer.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -23,7 +23,16 @@ from torch import Tensor, nn
 
 from core.errors import UserError, did_you_mean, quoted
 from core.graph.attributes import mark_attributes, settle_attributes
-from core.graph.labels import LabelMode, Labels, Note, Trace, TraceError, channel_axis, frozen_labels
+from core.graph.labels import (
+    LabelMode,
+    Labels,
+    Note,
+    OriginInDoubt,
+    Trace,
+    TraceError,
+    channel_axis,
+    frozen_labels,
+)
 from core.graph.mentions import is_mentioned, mentioned
 from core.graph.rules import apply_rule
 from core.modules import (
@@ -31,16 +40,21 @@ from core.modules import (
     call,
     copy_model,
     copy_structure,
+    generator_states,
     generators,
     map_constants_,
     map_tensors,
+    named_constants,
     named_tensors,
+    set_generator_states,
     tensors_in,
     train_,
 )
 
 MORE_RUNS = 3  # in each mode, where the first two did not call everything
 MORE_DECISIONS = 4  # branches by values, in each mode, that are also tried the other way
+# A copied model, its modules and its tensors.
+_Copy = tuple[nn.Module, Sequence[tuple[str, nn.Module]], Sequence[tuple[str, Tensor]]]
 _FAILURES = (*FORWARD_FAILURES, ArithmeticError, AssertionError)
 
 
@@ -211,13 +225,9 @@ class _Runs:
     def _run(self, training: bool, more: bool = False, thorough: bool = False, turned: int = -1) -> None:
         how = (training, more, thorough, turned)
         if training not in self.for_real:
-            memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
             kept = self.trace.copy()
             try:
-                copied = copy_structure(self.request.module, memo)
-                modules = [(name, memo[id(child)]) for name, child in self.modules]
-                before = {id(tensor): tensor for tensor in _alive()} if self._is_on_meta() else {}
-                self._label(copied, modules, self.named, True, before, *how)
+                self._run_on(self._shared_copy, True, *how)
                 return
             except TraceError:
                 raise
@@ -225,11 +235,41 @@ class _Runs:
                 # The forward pass looks at values, or uses an operation without a meta kernel: run it for real. A true
                 # mistake (a wrong input shape, say) fails again there, with torch's own message.
                 self.trace = kept
+        self._run_on(self._real_copy, False, *how)
+        self.for_real.add(training)
+
+    def _shared_copy(self) -> _Copy:
+        """The structure copied; parameters and buffers are the model's own."""
+        memo: dict[int, Any] = {id(tensor): tensor for _, tensor in self.named}
+        copied = copy_structure(self.request.module, memo)
+        return copied, [(name, memo[id(child)]) for name, child in self.modules], self.named
+
+    def _real_copy(self) -> _Copy:
+        """A copy with values, on the CPU."""
         copied = copy_model(self.request.module).cpu().requires_grad_(False)
         map_constants_(copied, lambda tensor: tensor.cpu())
-        before = {id(tensor): tensor for tensor in _alive()}
-        self._label(copied, list(copied.named_modules()), named_tensors(copied), False, before, *how)
-        self.for_real.add(training)
+        return copied, list(copied.named_modules()), named_tensors(copied)
+
+    def _run_on(self, make: Callable[[], _Copy], on_meta: bool, *how: Any) -> None:
+        """Run a copy; with all tensors that exist before the run known only where one of them may be met.
+
+        They are looked for among all objects that there are, which takes ten times as long as a run.
+        """
+        if on_meta and not self._is_on_meta():
+            self._label(*make(), on_meta, {}, True, *how)
+            return
+        kept, states = self.trace.copy(), generator_states()
+        copied = make()
+        known = _by_id(tensor for _, tensor in named_constants(copied[0]))
+        try:
+            self._label(*copied, on_meta, known, False, *how)
+            return
+        except OriginInDoubt:
+            pass  # what that run made goes before the next one begins
+        del copied, known
+        self.trace = kept
+        set_generator_states(states)
+        self._label(*make(), on_meta, _by_id(_alive()), True, *how)
 
     def _is_on_meta(self) -> bool:
         given = (*(tensor for _, tensor in self.named), *tensors_in(self.request.example_inputs))
@@ -242,6 +282,7 @@ class _Runs:
         named: Sequence[tuple[str, Tensor]],
         on_meta: bool,
         before: dict[int, Tensor],
+        complete: bool,
         training: bool,
         more: bool,
         thorough: bool,
@@ -251,7 +292,7 @@ class _Runs:
         if not self.plain:
             train_(module) if training else module.eval()
         mark_attributes(module, self.trace)
-        mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, self.open_places)
+        mode = LabelMode(module, named, on_meta, apply_rule, self.trace, before, complete, self.open_places)
         mode.frozen_names = frozenset(name for name, _ in named if matches(name, request.freeze))
         mode.thorough, mode.turned = thorough, turned
         for name, child in modules:
@@ -276,6 +317,8 @@ class _Runs:
             returned = _returned(mode, tensors_in(result), request.outputs, training or more)
         finally:
             mode.place.clear()  # breaks the cycle with the copy's hooks, which know the mode
+            if mode.in_doubt:
+                raise OriginInDoubt
         trace = self.trace
         for name, labels in mode.taps.items():
             trace.taps.setdefault(name, labels)
@@ -289,6 +332,10 @@ class _Runs:
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Is a name one of those that patterns such as `layer1.*` describe?"""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _by_id(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
+    return {id(tensor): tensor for tensor in tensors}
 
 
 def _alive() -> list[Tensor]:

@@ -23,6 +23,8 @@ from classification.run import main as run_main
 from core.errors import UserError
 from tests.classification.trained import held_out_digits, train, write_digits
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

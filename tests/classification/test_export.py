@@ -27,6 +27,7 @@ from core.storage.description import Origin
 from core.surgery.depth import shorten
 from tests.classification.trained import held_out_digits, write_digits
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 DIGITS = tuple(map(str, range(10)))
 LEFT_OUT = tuple(f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (1, 2))
 ORIGIN = Origin("digits", "gradient", 0, {})

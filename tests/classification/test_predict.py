@@ -21,6 +21,8 @@ from classification.predict import main, open_classifier
 from core.errors import UserError
 from tests.classification.trained import held_out_digits, train, write_digits
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

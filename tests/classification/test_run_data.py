@@ -21,6 +21,8 @@ from classification.data import ClassificationData, open_dataset
 from classification.data.scan import LeftOut
 from classification.run import main
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:

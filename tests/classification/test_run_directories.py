@@ -20,6 +20,7 @@ from core.interruption import Preempted
 from core.storage.claims import CLAIM_FILE, Claim
 from core.storage.files import write_json
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 QUICK = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--device", "cpu", "--cfg-options",
          "train.batch_size=30", "shrink.batch_size=20"]  # fmt: skip
 RESUME = ["--resume", "--no-progress", "--device", "cpu"]

@@ -15,6 +15,7 @@ from core.storage.checkpoint import read_weights
 from core.training.progress import TrainingDisplay
 from core.training.run_files import EpochRecord, read_history
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 QUICK = ["--train-limit", "60", "--no-progress", "--device", "cpu"]
 OPTIONS = ["--cfg-options", "train.batch_size=30", "shrink.batch_size=20"]
 RESUME = ["--resume", "--no-progress", "--device", "cpu"]

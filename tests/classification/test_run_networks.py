@@ -16,6 +16,7 @@ from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 from core.training.distillation import DistillationConfig
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 FAST = ["--train-limit", "150", "--epochs", "2", "--no-progress", "--cfg-options", "train.batch_size=50"]
 
 

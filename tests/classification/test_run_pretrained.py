@@ -17,6 +17,7 @@ from core.storage.checkpoint import read_weights
 from core.storage.description import read_contents
 from core.surgery.architecture import Architecture
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 FAST = ["--train-limit", "60", "--epochs", "1", "--no-progress", "--cfg-options", "train.batch_size=30",
         "shrink.batch_size=8", "shrink.batches=1"]  # fmt: skip
 

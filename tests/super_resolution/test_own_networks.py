@@ -27,6 +27,7 @@ from super_resolution.run import main
 from super_resolution.tiling import input_channels, super_resolve
 from super_resolution.upscale import main as upscale
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 SOURCE = """
 import torch
 from torch import nn

@@ -27,6 +27,7 @@ from super_resolution.run import build_parser, main
 from super_resolution.task import l1_and_psnr, not_scored
 from super_resolution.upscale import main as upscale
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 SMALL = [
     "options.n_blocks=1",
     "options.n_feats=8",

@@ -27,7 +27,7 @@ from tracking.evaluation.plots import save_plots
 from tracking.experiment.config import RunConfig, given_architecture
 from tracking.run import CONFIGS, DEFAULT_CONFIG, main
 
-pytestmark = pytest.mark.usefixtures("few_objects")
+pytestmark = pytest.mark.usefixtures("unarranged")
 SHORT = [
     "--device", "cpu", "--epochs", "1", "--no-progress", "--cfg-options", "data.sequences_per_epoch=4",
     "data.views.crop=64", "data.workers=0", "train.batch_size=2", "shrink.batch_size=2", "shrink.batches=1",

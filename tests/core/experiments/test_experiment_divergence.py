@@ -18,6 +18,8 @@ from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from tests.core.experiments.test_experiment_part import Whole, config, trunk
 from tests.toys import Batches, toy_task
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @dataclass(frozen=True)
 class Fragile(Batches):

@@ -23,6 +23,7 @@ from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from tests.toys import Batches, toy_task
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 HEAD_WIDTH = 6
 
 

@@ -18,6 +18,7 @@ from core.experiments.given import SHIPPED, at_given_budget, given_widths, shipp
 from core.surgery.architecture import ArchitectureError
 from core.widths.config import ShrinkConfig
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 DIGIT, PHOTO = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 32, 32)
 FAST = ["--train-limit", "100", "--epochs", "1", "--no-progress"]
 

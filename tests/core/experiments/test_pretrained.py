@@ -29,6 +29,7 @@ from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from tests.toys import toy_task
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 SHRINK = ShrinkConfig(
     widen=1.0, keep_weights=True, budget=Budget(flops=0.7), floor=0.2, batches=1, batch_size=6
 )

@@ -28,6 +28,7 @@ from core.training.train import OptimizerConfig, TrainConfig, make_fabric
 from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 
+pytestmark = pytest.mark.usefixtures("unarranged")
 SHRINK = ShrinkConfig(budget=Budget(flops=0.9), floor=0.2, batches=1, batch_size=4, score="random")
 
 

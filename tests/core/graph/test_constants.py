@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.graph import tracing
 from core.graph.channels import ChannelGraph, trace_channels
 from core.graph.complexity import count
 from core.graph.labels import FrozenChannelsWarning
 from core.surgery.resize import resize
 from tests.toys import Net, conv
 
+pytestmark = pytest.mark.usefixtures("unfrozen")
 IMAGE = torch.randn(2, 3, 8, 8)
 MEAN = torch.tensor([0.5, 0.4, 0.3])
 SCALES = torch.rand(8)
@@ -150,6 +152,53 @@ def test_constants_of_a_model_on_the_meta_device() -> None:
             lambda n, x: n.c(n.a(x - n.mean) + n.offset), mean=torch.zeros(1, 3, 1, 1), offset=torch.zeros(1)
         )
     assert silent(net, torch.zeros(2, 3, 8, 8, device="meta")).widths == {"a": 8}
+
+
+@pytest.mark.parametrize("catches", [False, True])
+def test_constants_are_looked_for_where_the_device_does_not_tell(
+    catches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with values meets a global constant, also where the network catches whatever is raised there."""
+
+    def forward(n: Net, x: Tensor) -> Tensor:
+        x = n.a(x) if x.sum() < 1e9 else x
+        try:
+            return n.c(x * SCALES[:, None, None])
+        except BaseException:
+            if not catches:
+                raise
+            return n.c(x)
+
+    looked = []
+
+    def alive() -> list[Tensor]:
+        looked.append(SCALES)
+        return [SCALES]
+
+    monkeypatch.setattr(tracing, "_alive", alive)
+    with pytest.warns(FrozenChannelsWarning, match=r"a constant of fixed shape \(8, 1, 1\)"):
+        graph = trace_channels(two(forward), IMAGE)
+    assert graph.widths == {}
+    assert len(looked) == 4  # in both modes, on both branches
+    assert MARK not in SCALES.__dict__
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_constants_are_not_looked_for_where_none_can_be(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes ten times as long as the trace: the inputs of a widths file lie on the meta device."""
+
+    def looked() -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(tracing, "_alive", looked)
+    net = two(
+        lambda n, x: n.c(n.a((x - n.mean) / x.new_ones(1)) + n.offset),
+        mean=MEAN[:, None, None],
+        offset=MEAN[:1],
+    )
+    assert silent(net.to(device), IMAGE.to("meta")).widths == {"a": 8}
+    with_values = two(lambda n, x: n.c(n.a(x) if x.sum() < 1e9 else x) * n.scale, scale=SCALES)
+    assert silent(with_values).widths == {"a": 8}
 
 
 def test_what_a_plain_list_of_layers_holds_is_a_constant() -> None:

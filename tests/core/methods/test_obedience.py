@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.errors import MissingData, UserError
+from core.graph.channels import ChannelGraph
 from core.graph.complexity import count
 from core.methods.candidates import ProxyConfig
 from core.methods.dhp import DhpConfig
@@ -90,10 +92,13 @@ SUBJECT = Subject(model_name="net", build=Network, example_inputs=IMAGE, train_l
                   loss_fn=nn.functional.cross_entropy)  # fmt: skip
 
 
+def groups_of(name: str) -> int:
+    """Torch-Pruning cuts a grouped convolution apart, and is refused."""
+    return 1 if name in PEERS else 2
+
+
 def network_for(name: str) -> Network:
-    return Network(
-        groups=1 if name in PEERS else 2
-    )  # Torch-Pruning cuts a grouped convolution apart, and is refused
+    return Network(groups_of(name))
 
 
 def request(name: str, config: ShrinkConfig, folder: str) -> Request:
@@ -131,6 +136,14 @@ def configs(draw: Any) -> ShrinkConfig:
     return replace(config, budget=Budget(flops=low + round(share * (high - low))))
 
 
+@cache
+def widened(groups: int, freeze: tuple[str, ...], ties: tuple[tuple[str, str], ...]) -> ChannelGraph:
+    """The groups that are searched: of a configuration they depend on no more than this, and on no weight."""
+    with torch.device("meta"):
+        model, inputs = Network(groups), torch.empty(IMAGE.shape)
+    return open_space(model, inputs, ShrinkConfig(freeze=freeze, ties=ties), seed=0).graph
+
+
 def reach(config: ShrinkConfig) -> tuple[int, int]:
     """The least and the most FLOPs that every method can reach; all methods are tried on the same configurations."""
     key = repr(config)
@@ -141,7 +154,7 @@ def reach(config: ShrinkConfig) -> tuple[int, int]:
             (2, 8),
             (1, 1),
         ):  # `gradient-rounded` and the peers have limits of their own
-            graph = open_space(Network(groups), IMAGE, config, seed=0).graph
+            graph = widened(groups, config.freeze, config.ties)
             bounds = replace(config, round_to=math.lcm(config.round_to, own)).bounds(graph)
             low = max(low, int(graph.cost("paper", bounds.low)))
             high = min(high, int(graph.cost("paper", bounds.high)))
@@ -157,7 +170,6 @@ def limit(setting: Any, name: str, otherwise: float) -> float:
     return fitting[-1] if fitting else otherwise
 
 
-@pytest.mark.usefixtures("few_objects")
 @pytest.mark.parametrize("name", METHODS)
 @settings(examples(8), phases=[Phase.generate])  # a failure costs no minutes
 @given(config=configs())
@@ -168,7 +180,7 @@ def test_every_method_obeys_the_configuration(name: str, config: ShrinkConfig) -
         pytest.skip(str(error))
     with tempfile.TemporaryDirectory() as folder:
         arch = find(name, request(name, config, folder)).architecture
-    wide = open_space(network_for(name), IMAGE, config, seed=0).graph
+    wide = widened(groups_of(name), config.freeze, config.ties)
     assert bool(arch.removed) <= any(word in name for word in ("depth", "shallow", "receptive"))
     for group in wide.groups:
         if any(group.name.startswith(f"{block}.") for block in arch.removed):

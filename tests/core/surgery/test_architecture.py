@@ -195,7 +195,6 @@ def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return content
 
 
-@pytest.mark.usefixtures("few_objects")
 @pytest.mark.parametrize("wrong", [None, True, -1, 0, 2.5, "x", [], {}, [1], {"x": 1}, 10**30], ids=repr)
 def test_wrong_values_anywhere_are_a_clear_error_or_harmless(
     found: tuple[Net, Any, Architecture], file: Path, wrong: Any
