@@ -91,6 +91,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     ),
 }  # fmt: skip
 
+# What the protocol of trackers trained and tried on then.
+AS_BEFORE = ["evaluation.split=test", "data.sources=({'dataset': 'otb', 'weight': 0.15, 'partial': True}, "
+             "{'dataset': 'demo', 'split': 'train', 'weight': 0.35}, "
+             "{'dataset': 'demo', 'split': 'random', 'weight': 0.5})"]  # fmt: skip
+
 STOPPED = ["--model", f"{OWN_NETWORK}:net", "--dataset", "digits", "--train-limit", "60", "--epochs", "2",
            "--device", "cpu", "--no-progress",
            "--cfg-options", "train.batch_size=20", "shrink.batch_size=20", "shrink.batches=1"]  # fmt: skip
@@ -192,7 +197,7 @@ def command(name: str, folder: Path) -> dict[str, Any]:
             scenes = [replace(scene, frames=24) for scene in SCENES[split]]
             patch.setitem(SCENES, split, tuple(scenes[:count]))
         if name == "tracking":
-            options = [*options, f"evaluation.sequences=('{list_entries('demo')[0].name}',)"]
+            options = [*options, *AS_BEFORE, f"evaluation.sequences=('{list_entries('demo')[0].name}',)"]
         (folder / "data").mkdir(
             parents=True
         )  # a root without data: what lies in the user's own would be trained on too

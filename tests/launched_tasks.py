@@ -18,7 +18,7 @@ SUPER_RESOLUTION = ["--scale", "4", "--epochs", "2", "--cfg-options", "options.n
                     "data.crops_per_epoch=16", "data.patch=32", "shrink.round_to=1"]  # fmt: skip
 TRACKING = ["--epochs", "1", "--cfg-options", "data.sequences_per_epoch=4", "data.views.crop=64", "data.workers=0",
             "train.batch_size=4", "shrink.batch_size=2", "shrink.batches=1", "network.classification_channels=8",
-            "network.iou_channels=8", "network.optimizer_iterations=1"]  # fmt: skip
+            "network.iou_channels=8", "network.optimizer_iterations=1", "evaluation.split=test"]  # fmt: skip
 SCENES = {"test": 2, "train": 3, "random": 3}
 
 

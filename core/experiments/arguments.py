@@ -321,20 +321,20 @@ def overrides_of(arguments: Namespace, given: Mapping[str, Any]) -> list[str]:
         given: key of the protocol -> value, None where the user said nothing.
 
     Raises:
-        UserError: one key has two values.
+        UserError: an option of its own and the last --cfg-options of its key say two things.
     """
     said = {"train.epochs": arguments.epochs, **given}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
-    own = [f"{key}={value!r}" for key, value in plain.items() if value is not None]
-    texts: dict[str, str] = {}
-    for option in (*own, *arguments.cfg_options):
-        key, _, text = option.partition("=")
-        if texts.setdefault(key, text).strip("'\"") != text.strip("'\""):
+    own = {key: repr(value) for key, value in plain.items() if value is not None}
+    # Of entries that name one key twice the last one counts, as in mmengine.
+    last = {key: text for key, _, text in (option.partition("=") for option in arguments.cfg_options)}
+    for key, text in own.items():
+        if text.strip("'\"") != last.get(key, text).strip("'\""):
             raise UserError(
-                f"the command line says {key}={texts[key]} and {key}={text} (an option of "
-                "its own counts as its key): leave one out"
+                f"the command line says {key}={last[key]} by --cfg-options and {key}={text} by an option of its own: "
+                f"leave one out"
             )
-    return [*arguments.cfg_options, *own]
+    return [*arguments.cfg_options, *(f"{key}={text}" for key, text in own.items())]
 
 
 def at_budget(shrink: ShrinkConfig, text: str) -> ShrinkConfig:

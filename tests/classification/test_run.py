@@ -318,7 +318,7 @@ def test_resuming_with_another_protocol_is_refused(
 
 def test_stages_run_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = [*FAST[:4], "--no-progress", "--work-dir", str(tmp_path / "work")]
-    options = ["--cfg-options", "train.batch_size=50", "train.epochs=1"]
+    options = ["--cfg-options", "train.batch_size=50"]
     assert main([*common, "--stages", "train", *options]) == 2
     assert "run the stage shrink first" in capsys.readouterr().err
     for stage in ("shrink", "train", "baseline", "compare"):

@@ -200,6 +200,7 @@ def in_small(module: str, arguments: list[str]) -> list[str]:
     if module == "tracking.run":
         from tracking.datasets import list_entries
 
+        entries.append("evaluation.split=test")
         entries.append(f"evaluation.sequences=('{list_entries('demo')[0].name}',)")
     own = arguments.index("--cfg-options") + 1 if "--cfg-options" in arguments else None
     if own is None:

@@ -20,6 +20,8 @@ def test_what_is_said_besides_comes_last() -> None:
         "model='net'",
     ]
     assert of("train.epochs=3", "model=net", epochs=3, model="net")[:2] == ["train.epochs=3", "model=net"]
+    # Of two --cfg-options the last one counts, as in mmengine.
+    assert of("train.epochs=5", "train.epochs=3", epochs=3)[-1] == "train.epochs=3"
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,12 @@ def test_what_is_said_besides_comes_last() -> None:
     [
         (["train.epochs=5"], {"epochs": 3}),
         (["model=other"], {"model": "net"}),
-        (["data.flip=False", "data.flip=True"], {}),
+        (["train.epochs=3", "train.epochs=5"], {"epochs": 3}),
     ],
 )
 def test_two_values_for_one_key_are_refused(options: list[str], given: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=r"the command line says (.*)=.* and \1=.*: leave one out"):
+    with pytest.raises(
+        UserError,
+        match=r"the command line says (.*)=.* by --cfg-options and \1=.* by an option of its own: leave one out",
+    ):
         of(*options, **given)  # type: ignore[arg-type]
