@@ -125,7 +125,7 @@ def test_a_start_of_this_machine_is_told_from_another_machine_of_its_name(
 ) -> None:
     path = tmp_path / CLAIM_FILE
     write_json(path, asdict(replace(Claim.own(), boot="another", token="x")))
-    with pytest.raises(Claimed, match="cannot be looked at from here"), claimed(tmp_path):
+    with pytest.raises(Claimed, match="cannot be checked from here"), claimed(tmp_path):
         pass  # it has been renewed since this machine was started
     texts = claims._text_of
     monkeypatch.setattr(claims, "_text_of", lambda name: "9 9" if name == "/proc/uptime" else texts(name))
