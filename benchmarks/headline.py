@@ -37,6 +37,7 @@ EXPLORED = {  # folder of docs/results/records -> what was trained there, for th
     "exploration-resnet20": "ResNet20, stem of stride 1",
     "exploration-resnet20-stride2": "ResNet20, stem of stride 2",
 }
+OTHERS = {"edsr_reduced": "a reduced EDSR", "dimp_small": "a small DiMP"}  # pages of the other tasks
 REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
 DEPTH = "fisher-depth-per-flop"  # the way with depth that was trained longest
 
@@ -148,17 +149,13 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
 def other_sentences(folder: str = FOLDER) -> list[str]:
     """Super-resolution and tracking: differences of the found network, seed by seed."""
     lines = []
-    for name, metric, label in (
-        ("super_resolution", Metric("Set5_psnr", "PSNR", higher_is_better=True), "dB of PSNR on Set5"),
-        ("dimp_small", Metric("success_auc", "AUC", higher_is_better=True), "points of AUC"),
-    ):
-        what = {"super_resolution": "a reduced EDSR", "dimp_small": "a small DiMP"}[name]
+    for name, what in OTHERS.items():
         page = read(name)
         if "records" in page:  # of `benchmarks.hypothesis`, with controls
-            lines.append(
-                f"{what} {methods_in_short(page['records'], metric, label)} ([page]({folder}{name}.md))"
-            )
+            told = methods_in_short(page["records"], Metric(**page["metrics"][0]))
+            lines.append(f"{what} {told} ([page]({folder}{name}.md))")
             continue
+        metric = Metric("success_auc", "AUC", higher_is_better=True)
         series = of_result(page)
         base, found = series["baseline"], series["lwdna"]
         values, digits = found.against(base, metric), metric.digits
@@ -170,13 +167,13 @@ def other_sentences(folder: str = FOLDER) -> list[str]:
         )
         shown = with_interval(values, digits) if several else number_text(values[0], digits)
         lines.append(
-            f"{what} at {100 * found.ratio('flops'):.0f} % of the FLOPs: {shown} {label} against its regular network "
-            f"({said}; [page]({folder}{name}.md))"
+            f"{what} at {100 * found.ratio('flops'):.0f} % of the FLOPs: {shown} {metric.label} against its regular "
+            f"network ({said}; [page]({folder}{name}.md))"
         )
     return [f"**Other tasks, reduced**: {'; '.join(lines)}."]
 
 
-def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric, label: str) -> str:
+def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric) -> str:
     """Every method's difference to the regular network, and which of them chance does not explain."""
     methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
     against = {method: difference(records, method, "baseline", metric) for method in methods}
@@ -184,12 +181,15 @@ def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric, label
     found = [f"`{method}`" for method in methods if answers[method][1]]
     cost = fmean(record["cost"]["flops"]["paper"] for record in records if record["method"] != "baseline")
     base = next(record for record in records if record["method"] == "baseline")["cost"]["flops"]["paper"]
-    shown = ", ".join(f"`{method}` {with_interval(values)}" for method, values in against.items())
+    shown = ", ".join(
+        f"`{method}` {with_interval(values, fine_digits(values, metric.digits))}"
+        for method, values in against.items()
+    )
     seeds = max(map(len, against.values()))
     said = f"{', '.join(found)} differ" if found else "none can be told from chance"
     return (
-        f"at {100 * cost / base:.0f} % of the FLOPs, {label} against its regular network, {seeds} seeds: {shown}; "
-        f"{said} after Holm's correction"
+        f"at {100 * cost / base:.0f} % of the FLOPs, {metric.label} against its regular network, {seeds} seeds: "
+        f"{shown}; {said} after Holm's correction"
     )
 
 

@@ -18,7 +18,7 @@ from core.experiments.marks import (
     seeds_note,
 )
 from core.experiments.series import Series
-from core.experiments.statistics import with_interval
+from core.experiments.statistics import fine_digits, with_interval
 from core.experiments.task import Metric
 from core.report.style import (
     head,
@@ -137,11 +137,22 @@ def forest_figure(
     for height, name in enumerate(order):
         values = rows[name].values(metric)
         called = names.get(name, name)
-        _row(left, height, values, name, tips, f"{called}: {with_interval(values, metric.digits)}")
+        _row(
+            left,
+            height,
+            values,
+            name,
+            tips,
+            f"{called}: {with_interval(values, fine_digits(values, metric.digits))}",
+        )
         if paired and baseline is not None and name != "baseline":
             own = rows[name].against(baseline, metric)
             differences += own
-            said = with_interval(own, metric.digits).replace("-", "−") if own else "no seed in common"
+            said = (
+                with_interval(own, fine_digits(own, metric.digits)).replace("-", "−")
+                if own
+                else "no seed in common"
+            )
             _row(right, height, own, name, tips, f"{called} minus baseline: {said}")
             right.text(1.02, height, said, transform=right.get_yaxis_transform(), va="center", fontsize=7.5)
     for axis in (left, right) if stacked else (left,):
@@ -242,7 +253,7 @@ def cost_figure(
         if math.isfinite(mean):
             axis.vlines(x, mean - half, mean + half, color=look.colour, linewidth=1.4)
             (line,) = axis.plot([x], [mean], look.marker, color=look.colour, markersize=6)
-            said = with_interval(values, metric.digits)
+            said = with_interval(values, fine_digits(values, metric.digits))
             add_tip(tips, line, [f"{title_of(name)}: {metric.label} {said}\n{label}: {costs[name]:.4g}"])
         ends.append((title_of(name), x, mean, look.colour))
     axis.margins(x=0.08, y=0.1)
