@@ -27,7 +27,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hypothesis import (
+from benchmarks.bench import (
     GOES_ON,
     Bench,
     add_bench_arguments,

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hypothesis import (
+from benchmarks.bench import (
     CLASSIFICATION,
     GOES_ON,
     Bench,

@@ -19,16 +19,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.hypothesis import (
+from benchmarks.bench import (
     GOES_ON,
     add_bench_arguments,
     check_arguments,
     failures_text,
     open_bench,
-    picture_text,
     seeds_of,
-    short,
 )
+from benchmarks.hypothesis import picture_text
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from classification.config import RunConfig
 from core.command_line.exits import run_parsed
@@ -42,7 +41,7 @@ from core.experiments.pretrained import open_pretrained, shrink_of
 from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series, collect, controls_table, results_table
 from core.experiments.statistics import with_interval
-from core.experiments.store import KeyedStore
+from core.experiments.store import KeyedStore, short
 from core.experiments.task import Metric
 from core.experiments.trainings import network
 from core.experiments.trials import Failure, metrics_at_start

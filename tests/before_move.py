@@ -33,7 +33,8 @@ import classification.run
 import core
 import super_resolution.run
 import tracking.run
-from benchmarks.hypothesis import build_parser, open_bench
+from benchmarks.bench import open_bench
+from benchmarks.hypothesis import build_parser
 from benchmarks.hypothesis import main as hypothesis
 from classification.config import RunConfig, find_config
 from classification.data import open_dataset

@@ -19,9 +19,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from benchmarks.hypothesis import Bench, build_parser, main, open_bench
-from classification.config import RunConfig
-from core.command_line.config import load_config
+from benchmarks.hypothesis import main
 from core.errors import UserError
 from core.experiments.checks import check_trials
 from core.experiments.plan import Trial, grid
@@ -36,17 +34,11 @@ from core.methods.registry import find
 from core.storage.claims import claimed
 from core.storage.files import write_json
 from core.surgery.architecture import Architecture
-from core.training.distillation import DistillationConfig
 from core.widths.budget import Budget
+from tests.benchmarks.benches import FAST, bench_in
 from tracking.datasets.demo_rendering import SCENES
 
-FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
-        "--no-progress", "--device", "cpu"]  # fmt: skip
 ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
-
-
-def bench_in(folder: Path, *arguments: str) -> Bench:
-    return open_bench(build_parser().parse_args([*FAST, "--work-dir", str(folder), *arguments]))
 
 
 @pytest.fixture(scope="module")
@@ -137,46 +129,6 @@ def test_a_command_that_was_killed_goes_on_to_the_same_results(tmp_path: Path) -
     results = [{r["key"]: r["metrics"] for r in records(folder)} for folder in (killed, whole)]
     assert results[0] == results[1]
     assert len(results[0]) == 2
-
-
-def test_keys_tell_apart_what_decides_a_result(tmp_path: Path) -> None:
-    bench = bench_in(tmp_path)
-    shrink = bench.config.shrink
-    trial = Trial("gradient", shrink, 0)
-    key = bench.engine.record_key(trial)
-    assert key == bench_in(tmp_path / "elsewhere").engine.record_key(trial)
-    others = [
-        bench.engine.record_key(replace(trial, seed=1)),
-        bench.engine.record_key(replace(trial, method="fisher")),
-        bench.engine.record_key(replace(trial, shrink=replace(shrink, budget=Budget(flops=0.8)))),
-        bench.engine.record_key(replace(trial, shrink=replace(shrink, floor=0.3))),
-        bench_in(tmp_path, "--epochs", "2").engine.record_key(trial),
-        bench_in(tmp_path, "--train-limit", "90").engine.record_key(trial),
-        bench_in(tmp_path, "--model", "mobilenetv2", "--config",
-                 "shared_configs/classification/resnet20_digits.py").engine.record_key(trial),
-    ]  # fmt: skip
-    assert len({key, *others}) == 8
-    # What changes nothing in the result, or belongs to another method, is not in it.
-    assert key == bench_in(tmp_path, "--dhp-strength", "3").engine.record_key(trial)
-    quicker = replace(bench.engine, train=replace(bench.config.train, eval_every=1))
-    assert key == quicker.record_key(trial)
-    base = Trial("baseline", shrink, 0)
-    assert bench.engine.record_key(base) == bench.engine.record_key(
-        replace(base, shrink=replace(shrink, floor=0.1))
-    )
-    dhp = replace(trial, method="dhp")
-    assert bench.engine.record_key(dhp) != bench_in(tmp_path, "--dhp-strength", "3").engine.record_key(dhp)
-
-
-def test_stores_of_earlier_days_are_still_known(tmp_path: Path) -> None:
-    """The published page names the keys of its records: its command gives them today."""
-    published = json.loads(Path("docs/results/hypothesis.json").read_text())["records"]
-    bench = open_bench(build_parser().parse_args(["--threads", "1", "--work-dir", str(tmp_path)]))
-    engine = replace(bench.engine, schema=1)  # by which the page was made
-    for method in ("baseline", "gradient", "fisher-per-flop", "accumulated", "synflow-search", "dhp"):
-        (record,) = [r for r in published if (r["method"], r["seed"]) == (method, 3)]
-        trial = Trial(method, bench.config.shrink, 3)
-        assert record["key"] == engine.record_key(trial) != bench.engine.record_key(trial)
 
 
 def test_published_records_make_the_published_tables(
@@ -295,71 +247,6 @@ def test_jobs_that_make_no_sense_are_refused(
 ) -> None:
     assert main([*FAST, *arguments, "--work-dir", str(tmp_path)]) == 2
     assert arguments[0] in capsys.readouterr().err
-
-
-def test_the_protocol_decides_the_data_set_unless_the_command_line_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[RunConfig] = []
-
-    def stop(config: RunConfig, *rest: Any) -> None:
-        opened.append(config)
-        raise UserError("far enough")
-
-    def config_of(*arguments: str) -> RunConfig:
-        # The data set is not here, and where the protocol is known by then is the last place before it is needed.
-        monkeypatch.setattr("benchmarks.hypothesis.open_dataset", lambda name, root, data: None)
-        monkeypatch.setattr("benchmarks.hypothesis.make_task", stop)
-        with pytest.raises(UserError, match="far enough"):
-            open_bench(build_parser().parse_args(["--work-dir", str(tmp_path), *arguments]))
-        return opened[-1]
-
-    folder = "shared_configs/classification"
-    cifar = config_of("--config", f"{folder}/resnet20_cifar10.py")
-    assert (cifar.dataset, cifar.data.train_limit) == ("cifar10", None)
-    assert cifar.train.epochs == load_config(f"{folder}/resnet20_cifar10.py", RunConfig).train.epochs
-    assert (
-        config_of("--config", f"{folder}/resnet20_cifar10.py", "--dataset", "cifar100").dataset == "cifar100"
-    )
-    for digits in (config_of(), config_of("--config", f"{folder}/resnet20_digits.py")):
-        assert (digits.dataset, digits.data.train_limit, digits.train.epochs) == ("digits", 300, 10)
-    assert config_of("--epochs", "3", "--cfg-options", "data.train_limit=50").data.train_limit == 50
-
-
-def test_the_flag_adds_distillation_to_a_protocol_that_has_none(tmp_path: Path) -> None:
-    assert bench_in(tmp_path).config.distillation is None
-    assert bench_in(tmp_path, "--distillation").config.distillation == DistillationConfig()
-
-
-def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    keys = []
-    for width in (8, 9, 8):
-        file.write_text(
-            "from torch import nn\n"
-            f"def net(): return nn.Sequential(nn.Conv2d(1, {width}, 3), nn.BatchNorm2d({width}), nn.ReLU(), "
-            f"nn.Conv2d({width}, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
-        )
-        bench = bench_in(tmp_path / "store", "--model", f"{file}:net")
-        keys.append(bench.engine.record_key(Trial("baseline", bench.config.shrink, 0)))
-    assert keys[0] == keys[2] != keys[1]
-
-
-def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own(tmp_path: Path) -> None:
-    distilled = open_bench(
-        build_parser().parse_args(
-            ["--train-limit", "50", "--epochs", "1", "--no-progress", "--device", "cpu", "--work-dir", str(tmp_path),
-             "--cfg-options", "train.batch_size=25", "shrink.batch_size=25", "distillation.temperature=4.0"]
-        )
-    )  # fmt: skip
-    undistilled = bench_in(tmp_path, "--train-limit", "50")
-    trials = grid(["baseline", "uniform"], [distilled.config.shrink], [0])
-    found = [run_trial(distilled.engine, trial) for trial in trials]
-    assert len(list(tmp_path.glob("runs/*/model.safetensors"))) == 3  # one teacher and two students
-    assert found[0] is not None
-    assert found[0]["recipe"]["distillation"]["temperature"] == 4.0
-    keys = [{bench.engine.record_key(trial) for trial in trials} for bench in (distilled, undistilled)]
-    assert keys[0].isdisjoint(keys[1])
 
 
 def test_trackers_are_compared_with_all_their_seeds_in_the_picture(
