@@ -5,8 +5,8 @@
 Several commands, each posing as a machine of its own, run the same list of trials in one store, as they would on a
 cluster. Everything is the engine's own (keys, claims, records, processes, second attempts) except the training, which
 writes its weights after a moment. Some trials kill their process, some raise an error once or always, and one whole
-command is killed and started again. The program counts trials that are lost, and trainings that were done twice or by
-two processes at a time.
+command is killed several times and started again. The program counts trials that are lost, and trainings that were done
+twice or by two processes at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -46,7 +46,7 @@ from core.experiments.task import Metric, Task
 from core.experiments.trials import run_trial
 from core.methods.registry import BASELINE
 from core.storage import claims
-from core.storage.files import read_json, write_json
+from core.storage.files import atomic_write, read_json, write_json
 from core.tables import markdown_table
 from core.training.run_files import EpochRecord, RunFiles
 from core.training.train import FitResult, TrainConfig, make_fabric
@@ -54,7 +54,7 @@ from core.widths.config import ShrinkConfig
 
 PRODUCTION_RENEWAL = claims.RENEWED_EVERY
 LEASE, RENEWED_EVERY = 10.0, 1.0  # seconds; squeezes hours of a cluster into two minutes
-MOMENT = 0.005  # seconds that a training takes
+MOMENT = 0.1  # seconds that a training takes: long enough that kills meet some in their midst
 PAPER_TRIALS, PAPER_WORKERS, PAPER_SECONDS = 10_000, 64, 60.0  # seconds of a training, for the estimate
 # Calls of the file system that Python reports to its audit hooks; look-ups (stat) are not among them.
 AUDITED = (
@@ -68,6 +68,8 @@ AUDITED = (
     "os.listdir",
     "os.scandir",
 )
+AFTER_ITS_RECORD = "begins after its record"  # a note that must not occur
+WRONG = ("lost", "recorded_twice", "trained_twice", "begun_after_record", "two_at_a_time", "unexplained")
 _COMMAND = (
     "import sys; from benchmarks.store import command; sys.exit(command(sys.argv[1], int(sys.argv[2])))"
 )
@@ -162,7 +164,6 @@ def open_engine(folder: Path, number: int) -> Engine:
     host = f"machine{number}"
     socket.gethostname = lambda: host
     claims.LEASE, claims.RENEWED_EVERY = LEASE, RENEWED_EVERY
-    engine_trials.train_network = partial(train_nothing, folder)
     task = Task(
         name="store",
         dataset="none",
@@ -175,7 +176,7 @@ def open_engine(folder: Path, number: int) -> Engine:
         metrics=(Metric("seed", "seed", higher_is_better=False),),
         curves=("loss", "seed", "seed"),
     )
-    return Engine(
+    engine = Engine(
         task,
         TrainConfig(epochs=1),
         KeyedStore(folder / "store"),
@@ -183,10 +184,13 @@ def open_engine(folder: Path, number: int) -> Engine:
         {},
         say=lambda line: None,
     )
+    engine_trials.train_network = partial(train_nothing, folder, engine)
+    return engine
 
 
 def train_nothing(
     folder: Path,
+    engine: Engine,
     task: Task,
     model: nn.Module,
     config: TrainConfig,
@@ -194,11 +198,27 @@ def train_nothing(
     fabric: Fabric,
     **more: object,
 ) -> FitResult:
-    """Stands in for a training: note its start, inject its failure, write weights, note its end."""
+    """Stands in for a training: note its start, inject its failure, write weights, note its end.
+
+    As a training does, it trains nothing more where its weights are: their process ended before it wrote the record.
+    """
     seed, injected = config.seed, Injected.read(folder)
     work_dir.mkdir(parents=True, exist_ok=True)
     files = RunFiles(work_dir)
-    note(folder, seed, "begins", again=files.weights.exists())
+    record = EpochRecord(1, 0.1, 1.0, {}, {"seed": float(seed)}, MOMENT, 1, 1.0)
+    try:
+        recorded = engine.load(Trial(BASELINE, ShrinkConfig(), seed)) is not None
+        note(folder, seed, AFTER_ITS_RECORD if recorded else "begins")
+        if not files.weights.exists():
+            _train(folder, seed, injected, files)
+        note(folder, seed, "ends")
+    except KeyboardInterrupt:  # its command was killed; its claim is given back next
+        note(folder, seed, "told to end")
+        raise
+    return FitResult((record,), MOMENT, 1, files.weights)
+
+
+def _train(folder: Path, seed: int, injected: Injected, files: RunFiles) -> None:
     before = _attempts_so_far(folder, seed)
     time.sleep(MOMENT)
     if (seed in injected.kills and not before) or (seed in injected.kills_twice and before < 2):
@@ -207,10 +227,9 @@ def train_nothing(
     if seed in injected.hopeless or (seed in injected.errors and not before):
         note(folder, seed, "raises")
         raise OSError(5, "injected")
-    files.weights.write_bytes(b"weights")
-    note(folder, seed, "ends")
-    record = EpochRecord(1, 0.1, 1.0, {}, {"seed": float(seed)}, MOMENT, 1, 1.0)
-    return FitResult((record,), MOMENT, 1, files.weights)
+    with atomic_write(files.weights, "wb") as file:
+        file.write(b"weights")
+    note(folder, seed, "trained")
 
 
 def _attempts_so_far(folder: Path, seed: int) -> int:
@@ -222,9 +241,9 @@ def _attempts_so_far(folder: Path, seed: int) -> int:
     return before
 
 
-def note(folder: Path, seed: int, what: str, again: bool = False) -> None:
+def note(folder: Path, seed: int, what: str) -> None:
     """Add a line to this process' journal; all processes of a machine share the monotonic clock."""
-    line = json.dumps([time.monotonic(), socket.gethostname(), os.getpid(), seed, what, again])
+    line = json.dumps([time.monotonic(), socket.gethostname(), os.getpid(), seed, what])
     with (folder / "journal" / str(os.getpid())).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -246,21 +265,21 @@ class Simulation:
 
     Attributes:
         seconds: from the first start of a command to the end of the last.
+        kills: how often a whole command was killed.
         restarts: commands that had to be started again.
-        journal: all notes, by time: (seconds, machine, process, seed, what, whether its weights were there).
-        killed: machine -> the time at which all of it was killed.
+        journal: all notes, by time: (seconds, machine, process, seed, what).
         failed: the seeds that each command reports.
     """
 
     seconds: float
+    kills: int
     restarts: int
-    journal: list[tuple[float, str, int, int, str, bool]]
-    killed: dict[str, float]
+    journal: list[tuple[float, str, int, int, str]]
     failed: list[list[int]]
 
 
 def simulate(
-    folder: Path, injected: Injected, commands: int, kill_a_command: bool, seconds: float
+    folder: Path, injected: Injected, commands: int, command_kills: int, seconds: float
 ) -> Simulation:
     """Run commands side by side until all are done; those that die are started again.
 
@@ -268,7 +287,8 @@ def simulate(
         folder: empty.
         injected: the failures.
         commands: number of commands; each is a machine to the others.
-        kill_a_command: kill the second one, with its processes, when a third of all trials is done.
+        command_kills: how often the second one is killed, at even distances of trials that are done; its processes end
+            with it.
         seconds: time after which it is given up.
 
     Raises:
@@ -285,17 +305,16 @@ def simulate(
             return subprocess.Popen(line, stdout=said, stderr=said)
 
     running = {number: start(number) for number in range(commands)}
-    restarts = 0
-    killed: dict[str, float] = {}
+    kills = restarts = 0
     try:
         while running:
             time.sleep(0.1)
             if time.monotonic() - began > seconds:
                 raise UserError(f"not done after {seconds:.0f} s: take fewer --trials, or more --seconds")
             done = sum(1 for _ in (folder / "store" / "records").glob("*.json"))
-            if kill_a_command and not killed and 3 * done > injected.trials:
+            if kills < command_kills and done * (command_kills + 1) > injected.trials * (kills + 1):
                 running[1].kill()
-                killed["machine1"] = time.monotonic()
+                kills += 1
             for number, process in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -311,7 +330,7 @@ def simulate(
     lines = [line for path in (folder / "journal").iterdir() for line in path.read_text("utf-8").splitlines()]
     journal = sorted(tuple(json.loads(line)) for line in lines)
     failed = [read_json(folder / f"failed-{number}.json") for number in range(commands)]
-    return Simulation(took, restarts, journal, killed, failed)
+    return Simulation(took, kills, restarts, journal, failed)
 
 
 def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, Any]:
@@ -319,44 +338,43 @@ def counted(folder: Path, injected: Injected, found: Simulation) -> dict[str, An
     records = KeyedStore(folder / "store").records()
     recorded = [int(record["seed"]) for record in records]
     expected = set(range(injected.trials)) - set(injected.hopeless)
-    begun: dict[int, int] = defaultdict(int)
-    ended: dict[int, int] = defaultdict(int)
-    after_the_end = overlaps = 0
-    under_way: dict[int, tuple[str, int, float]] = {}
-    for moment, machine, process, seed, what, again in found.journal:
-        if what == "begins":
-            begun[seed] += 1
-            after_the_end += again
-            holder = under_way.get(seed)
-            if holder is not None:
-                died = found.killed.get(holder[0])  # all processes of that machine were killed with it
-                overlaps += died is None or not holder[2] <= died <= moment
-            under_way[seed] = (machine, process, moment)
-        else:
-            ended[seed] += what == "ends"
-            under_way.pop(seed, None)
-    by_machine: dict[str, int] = defaultdict(int)
-    for _, machine, _, _, what, _ in found.journal:
-        by_machine[machine] += what == "ends"
+    notes = Counter(what for *_, what in found.journal)
+    trained = Counter(seed for *_, seed, what in found.journal if what == "trained")
+    overlaps = 0
+    under_way: set[int] = set()
+    for *_, seed, what in found.journal:
+        if what in ("begins", AFTER_ITS_RECORD):
+            overlaps += seed in under_way
+            under_way.add(seed)
+        elif what != "trained":
+            under_way.discard(seed)
+    by_machine = Counter(machine for _, machine, _, _, what in found.journal if what == "trained")
     times = [moment for moment, *_ in found.journal]
     busy = times[-1] - times[0]
+    # What a process leaves undone that ends right after a training; only killed commands end any there.
+    between = notes["ends"] - len(recorded)
+    left = sum(1 for _ in (folder / "store" / "runs").glob(f"*/{claims.CLAIM_FILE}"))
     return {
         "trials": injected.trials,
         "recorded": len(records),
         "lost": len(expected - set(recorded)),
         "recorded_twice": len(recorded) - len(set(recorded)),
-        "trained_twice": sum(count > 1 for count in ended.values()) + after_the_end,
+        "trained_twice": sum(count > 1 for count in trained.values()),
+        "begun_after_record": notes[AFTER_ITS_RECORD],
         "two_at_a_time": overlaps,
         "hopeless": len(injected.hopeless),
         "hopeless_reported": sum(all(seed in told for told in found.failed) for seed in injected.hopeless),
         "reported_besides": len({seed for told in found.failed for seed in told} - set(injected.hopeless)),
-        "attempts": sum(begun.values()),
+        "attempts": notes["begins"] + notes[AFTER_ITS_RECORD],
+        "told_to_end": notes["told to end"],
+        "ended_between": between,
         "processes_killed": len(injected.kills) + 2 * len(injected.kills_twice),
-        "commands_killed": len(found.killed),
+        "commands_killed": found.kills,
         "commands_restarted": found.restarts,
         "errors_injected": len(injected.errors),
         "by_machine": dict(sorted(by_machine.items())),
-        "claims_left": sum(1 for _ in (folder / "store" / "runs").glob(f"*/{claims.CLAIM_FILE}")),
+        "claims_left": left,
+        "unexplained": max(0, max(between, left) - found.kills * injected.jobs),
         "seconds": found.seconds,
         "seconds_of_trials": busy,
         "trials_per_second": len(records) / busy,
@@ -415,7 +433,8 @@ def measure(arguments: Namespace) -> Page:
     )
     with TemporaryDirectory() as made:
         folder = Path(made)
-        found = simulate(folder, injected, arguments.commands, arguments.commands > 1, arguments.seconds)
+        kills = arguments.command_kills if arguments.commands > 1 else 0
+        found = simulate(folder, injected, arguments.commands, kills, arguments.seconds)
         figures = counted(folder, injected, found)
         steps = costs(folder)
         figures["operations"] = operations(folder / "one")
@@ -424,9 +443,7 @@ def measure(arguments: Namespace) -> Page:
         "workers": arguments.commands * arguments.jobs,
         "steps": steps,
     }
-    wrong = sum(
-        figures[key] for key in ("lost", "recorded_twice", "trained_twice", "two_at_a_time", "claims_left")
-    )
+    wrong = sum(figures[key] for key in WRONG)
     missed = figures["hopeless"] - figures["hopeless_reported"]
     title = f"{figures['trials']:,} trials by {figures['workers']} workers in one store"
     return Page(title, page_text(figures), figures, failed=bool(wrong or missed))
@@ -436,7 +453,10 @@ def page_text(figures: Mapping[str, Any]) -> str:
     """The injected failures, the outcome, and the needs of a cluster."""
     injected = [
         ["processes killed (SIGKILL) in the midst of a trial", figures["processes_killed"]],
-        ["commands killed with all their processes, and started again", figures["commands_killed"]],
+        [
+            "a whole command killed, with which its processes end, and started again",
+            figures["commands_killed"],
+        ],
         ["trials that raise an error at their first attempt", figures["errors_injected"]],
         ["trials that raise one at every attempt", figures["hopeless"]],
     ]
@@ -446,15 +466,21 @@ def page_text(figures: Mapping[str, Any]) -> str:
         ["lost", figures["lost"]],
         ["recorded twice", figures["recorded_twice"]],
         ["trained twice", figures["trained_twice"]],
+        ["begun after its record was written", figures["begun_after_record"]],
         ["trained by two processes at a time", figures["two_at_a_time"]],
-        ["claims left behind", figures["claims_left"]],
         [
             "hopeless trials that every command reports",
             f"{figures['hopeless_reported']} of {figures['hopeless']}",
         ],
         ["others that a command reports (their process was killed twice)", figures["reported_besides"]],
         ["attempts in all", figures["attempts"]],
-    ]
+        ["trainings that ended in their midst with their command, and were begun again", figures["told_to_end"]],
+        ["processes that ended with it between training and record: written later, not trained again",
+         figures["ended_between"]],
+        ["processes that ended with it between record and claim: it is left in a folder that is done",
+         figures["claims_left"]],
+        ["more of these two than killed commands explain", figures["unexplained"]],
+    ]  # fmt: skip
     shares = ", ".join(f"{name} {count}" for name, count in figures["by_machine"].items())
     steps = [[name, f"{1e6 * seconds:.0f}"] for name, seconds in figures["steps"].items()]
     return "\n\n".join(
@@ -511,6 +537,7 @@ main = benchmark(
         "kills": (16, "trials whose process is killed"),
         "errors": (40, "trials that fail at first"),
         "hopeless": (5, "trials that always fail"),
+        "command-kills": (3, "times that the second command is killed"),
     },
     options={"--seconds": {"type": float, "default": 600.0, "help": "given up after so many (%(default)s)"}},
 )
