@@ -1,7 +1,7 @@
 """Contrasts that were registered beforehand, looked at after planned numbers of pairs, and nothing else.
 
     python -m benchmarks.confirmation CONTRASTS.json \
-        --config shared_configs/classification/mobilenetv2_small_tiny_imagenet_confirm.py --jobs 2
+        --config shared_configs/classification/half_mobilenet_tiny_imagenet_confirm.py --jobs 2
 
 trains the methods that CONTRASTS.json names (`core.experiments.sequential`), seed by seed up to the next planned look,
 and stops when no question is open any more. It first prints which differences the looks can detect. Trials lie in the
