@@ -123,7 +123,7 @@ def test_distillation_twins_differ_by_distillation_alone(network):
 
 
 def test_the_confirmation_is_the_exploration_on_other_classes():
-    explore, confirm = (load(f"mobilenetv2_small_tiny_imagenet_{name}") for name in ("explore", "confirm"))
+    explore, confirm = (load(f"half_mobilenet_tiny_imagenet_{name}") for name in ("explore", "confirm"))
     assert (explore.data.first_class, explore.data.classes, explore.data.test_per_class) == (0, 100, 250)
     assert confirm == replace(explore, data=replace(explore.data, first_class=100))
 
