@@ -104,7 +104,7 @@ def work_directory(
         place = there or arguments.work_dir
         if place is not None:
             _require_text(place)
-            release.append(take(place, say))
+            release.append(take(place, say, wait=arguments.resume))
             if there is None and (place / CONFIG_FILE).exists():
                 raise UserError(
                     f"work directory '{place}' holds the run of another command that has just ended: add "

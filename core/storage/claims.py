@@ -31,6 +31,7 @@ from core.storage.files import naming, read_json, remove_partial_writes, write_j
 CLAIM_FILE = "claim.json"
 RENEWED_EVERY = 30.0  # seconds
 LEASE = 300.0  # seconds without a renewal after which a claim is over if its process cannot be checked
+_POLL = 0.5  # seconds between looks at a claim that is waited for
 _PATIENCE = 2.0  # seconds that a claim may take from its creation to its text
 _LOST = 3  # exit status of a process whose claim another command has taken over
 
@@ -102,25 +103,29 @@ class Claim:
 
 
 @contextmanager
-def claimed(folder: str | Path, say: Callable[[str], object] = print) -> Iterator[None]:
+def claimed(
+    folder: str | Path, say: Callable[[str], object] = print, *, wait: bool = False
+) -> Iterator[None]:
     """Hold a directory until the block is left, however it is left.
 
     Args:
         folder: made if it is missing, and removed afterwards if it was made here and nothing was written.
-        say: called with a line about a claim that was taken over.
+        say: called with a line about a claim that was taken over, or is waited for.
+        wait: where it cannot be told whether the holder has ended, wait until its claim is renewed, or its lease has
+            run out: a job that is put back into the queue may start anew on another machine than the one that failed.
 
     Raises:
         Claimed: a process holds it that is running, or may be running elsewhere.
     """
     folder = Path(folder)
-    release = take(folder, say)
+    release = take(folder, say, wait=wait)
     try:
         yield
     finally:
         release()
 
 
-def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], None]:
+def take(folder: Path, say: Callable[[str], object] = print, *, wait: bool = False) -> Callable[[], None]:
     """Do what `claimed` does at its beginning; returns what it does at its end.
 
     Raises:
@@ -135,7 +140,9 @@ def take(folder: Path, say: Callable[[str], object] = print) -> Callable[[], Non
     while not _create(path, text):
         left = _read_settled(path)
         if left is not None and not _is_over(path, left):
-            raise Claimed(_refusal(folder, left))
+            if not (wait and left.is_over() is None and _ends(path, left, say)):
+                raise Claimed(_refusal(folder, _read(path) or left))
+            continue
         if _take_over(path, own, left):
             ended = (
                 "" if left is None else "has ended" if left.is_over() else "has not renewed it for minutes"
@@ -171,6 +178,27 @@ def _is_over(path: Path, claim: Claim) -> bool:
     """Whether a claim is over: its process has ended or, if that cannot be told, its lease has run out."""
     over = claim.is_over()
     return _seconds_unrenewed(path) > min(LEASE, _uptime_of(claim)) if over is None else over
+
+
+def _ends(path: Path, claim: Claim, say: Callable[[str], object]) -> bool:
+    """Wait until a claim that cannot be checked from here is over; False as soon as it is renewed."""
+    rest = max(0.0, min(LEASE, _uptime_of(claim)) - _seconds_unrenewed(path)) + _POLL
+    say(
+        f"'{path.parent}' is claimed by {claim}, which cannot be checked from here: waiting to see whether it renews "
+        f"its claim, {rest:.0f} s at most; if it no longer runs, remove '{path}'"
+    )
+    deadline, renewed = time.monotonic() + rest, _renewed_at(path)
+    while time.monotonic() <= deadline and _renewed_at(path) == renewed:
+        time.sleep(_POLL)
+    return _renewed_at(path) in (renewed, None)
+
+
+def _renewed_at(path: Path) -> int | None:
+    """When a claim was last renewed, in nanoseconds of its file system's clock; None if it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _uptime_of(claim: Claim) -> float:

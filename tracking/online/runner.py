@@ -173,7 +173,7 @@ def run(
     folder = Path(folder).resolve()
     spec = TrackerSpec(spec) if isinstance(spec, str) else spec
     make_tracker(spec)
-    with claimed(folder, report):
+    with claimed(folder, report, wait=True):  # the same command goes on with what is stored
         return _run(spec, sequences, folder, workers, report)
 
 

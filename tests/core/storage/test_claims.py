@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -166,6 +167,54 @@ def test_of_another_machine_the_lease_decides(tmp_path: Path, monkeypatch: pytes
                 assert json.loads(path.read_text())["host"] != "elsewhere"
             assert "which has not renewed it for minutes: taken over" in said[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_starts_anew_elsewhere_waits_for_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine failed: nothing there removes the claim, and nothing renews it."""
+    path = tmp_path / CLAIM_FILE
+    monkeypatch.setattr(claims, "LEASE", 0.3)
+    monkeypatch.setattr(claims, "_POLL", 0.02)
+    write_json(path, asdict(replace(Claim.own(), host="failed", token="x")))
+    said: list[str] = []
+    began = time.monotonic()
+    with claimed(tmp_path, said.append, wait=True):
+        assert json.loads(path.read_text())["host"] != "failed"
+    assert time.monotonic() - began > 0.25
+    assert "on 'failed' since" in said[0]
+    assert (
+        "waiting to see whether it renews its claim, 0 s at most; if it no longer runs, remove '" in said[0]
+    )
+    assert "taken over" in said[1]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("what", ["renewed", "removed"])
+def test_a_claim_that_is_waited_for_is_renewed_or_removed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / CLAIM_FILE
+    monkeypatch.setattr(claims, "_POLL", 0.02)
+    write_json(path, asdict(replace(Claim.own(), host="elsewhere", token="x")))
+    renew = (lambda: os.utime(path, (1e9, 1e9))) if what == "renewed" else path.unlink
+    timer = threading.Timer(0.1, renew)
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        timer.start()
+
+    if what == "renewed":
+        with (
+            pytest.raises(Claimed, match=r"claimed by process .* on 'elsewhere'"),
+            claimed(tmp_path, say, wait=True),
+        ):
+            pass
+    else:
+        with claimed(tmp_path, say, wait=True):
+            pass
+    assert time.monotonic() - began < claims.LEASE / 2
+    timer.join()
 
 
 def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
