@@ -19,7 +19,7 @@ from typing import Any
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
-from core.experiments.series import Series, collect, controls_table, of_result, results_table
+from core.experiments.series import Series, collect, controls_table, results_table
 from core.experiments.statistics import fine_digits, holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
 from core.storage.files import read_json, write_text
@@ -37,7 +37,11 @@ EXPLORED = {  # folder of docs/results/records -> what was trained there, for th
     "exploration-resnet20": "ResNet20, stem of stride 1",
     "exploration-resnet20-stride2": "ResNet20, stem of stride 2",
 }
-OTHERS = {"edsr_reduced": "a reduced EDSR", "dimp_small": "a small DiMP"}  # pages of the other tasks
+OTHERS = {  # pages of the other tasks
+    "edsr_reduced": "A reduced EDSR",
+    "srresnet_reduced": "A reduced SRResNet",
+    "dimp_small": "A small DiMP",
+}
 REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
 DEPTH = "fisher-depth-per-flop"  # the way with depth that was trained longest
 
@@ -147,30 +151,13 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
 
 
 def other_sentences(folder: str = FOLDER) -> list[str]:
-    """Super-resolution and tracking: differences of the found network, seed by seed."""
+    """Super-resolution and tracking: differences to the regular network, seed by seed."""
     lines = []
     for name, what in OTHERS.items():
         page = read(name)
-        if "records" in page:  # of `benchmarks.hypothesis`, with controls
-            told = methods_in_short(page["records"], Metric(**page["metrics"][0]))
-            lines.append(f"{what} {told} ([page]({folder}{name}.md))")
-            continue
-        metric = Metric("success_auc", "AUC", higher_is_better=True)
-        series = of_result(page)
-        base, found = series["baseline"], series["lwdna"]
-        values, digits = found.against(base, metric), metric.digits
-        several = len(values) > 1
-        said = (
-            f"p {p_text(paired_p(values))}, {len(values)} seeds"
-            if several
-            else "one seed, which says nothing of chance"
-        )
-        shown = with_interval(values, digits) if several else number_text(values[0], digits)
-        lines.append(
-            f"{what} at {100 * found.ratio('flops'):.0f} % of the FLOPs: {shown} {metric.label} against its regular "
-            f"network ({said}; [page]({folder}{name}.md))"
-        )
-    return [f"**Other tasks, reduced**: {'; '.join(lines)}."]
+        told = methods_in_short(page["records"], Metric(**page["metrics"][0]))
+        lines.append(f"**{what}** {told} ([page]({folder}{name}.md)).")
+    return lines
 
 
 def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric) -> str:

@@ -3,7 +3,7 @@
     python -m benchmarks.pictures                     all of them
     python -m benchmarks.pictures hypothesis support  some
 
-A page's title is that of its Markdown file. The picture of `dimp_small` is not among them: it needs the tracks.
+A page's title is that of its Markdown file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import ablations, channel_bench_report, finetuning, hypothesis, support_report
 from benchmarks.ablations import SWEEPS
+from benchmarks.bench import draw_success
 from benchmarks.published_widths import DRAWN, SHIPPED
 from benchmarks.published_widths import draw as draw_widths
 from classification.models import build
@@ -42,6 +43,12 @@ def draw_hypothesis(stem: Path, title: str, value: Any) -> None:
     records = with_baseline_cost(value["records"])
     metric = Metric(**value["metrics"][0]) if "metrics" in value else METRICS[0]
     hypothesis.draw(stem, title, metric, collect(records, lambda record: str(record["method"])))
+
+
+def draw_tracking(stem: Path, title: str, value: Any) -> None:
+    """Methods at one budget, and the success of all their trackers."""
+    draw_hypothesis(stem, title, value)
+    draw_success(stem, title, collect(value["records"], lambda record: str(record["method"])))
 
 
 def draw_finetuning(stem: Path, title: str, value: Any) -> None:
@@ -105,6 +112,8 @@ PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
     "tiny_imagenet_reduced": draw_hypothesis,
     "tiny_imagenet_longer": draw_hypothesis,
     "edsr_reduced": draw_hypothesis,
+    "srresnet_reduced": draw_hypothesis,
+    "dimp_small": draw_tracking,
     "finetuning": draw_finetuning,
     "ablations": draw_ablations,
     "channel_bench": draw_channel_bench,

@@ -53,12 +53,12 @@ def plot_success(path: Path, title: str, series: Mapping[str, Series]) -> bool:
             axis.plot(thresholds, base, color=look_of(BASELINE).colour, linewidth=1.2, linestyle="--")
         draw_mean_curve(axis, thresholds, list(values.T), name, linewidth=2, linestyle="-")
         reached = with_interval(series[name].values(METRICS[0]), METRICS[0].digits)
-        axis.text(0.04, 0.05, f"{title_of(name)}\n{METRICS[0].label} {reached}", transform=axis.transAxes,
-                  color=look.colour, fontsize=8.5, va="bottom")  # fmt: skip
+        axis.set_title(f"{title_of(name)}, {METRICS[0].label} {reached}")
         axis.grid(visible=True, axis="both")
     for axis in axes.ravel()[len(curves) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
+    for axis in axes.ravel()[: len(curves)][-axes.shape[1] :]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
         axis.set_xlabel("overlap threshold")
     for axis in axes[:, 0]:
         axis.set_ylabel("success, % of frames")
