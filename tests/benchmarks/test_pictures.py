@@ -10,15 +10,14 @@ import pytest
 from benchmarks.pictures import PAGES, RESULTS, main, title_of_page
 
 
-@pytest.mark.parametrize("name", ["tiny_imagenet_longer", "ablations"])
-def test_a_page_is_drawn_from_its_json(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"), [("tiny_imagenet_longer", []), ("ablations", ["-flops"]), ("dimp_small", ["_success"])]
+)
+def test_a_page_is_drawn_from_its_json(name: str, more: list[str], tmp_path: Path) -> None:
     for suffix in (".json", ".md"):
         shutil.copy(RESULTS / f"{name}{suffix}", tmp_path)
     assert main([name, "--results", str(tmp_path)]) == 0
-    for picture in (
-        tmp_path / f"{name}.png",
-        *([tmp_path / "ablations-flops.png"] if name == "ablations" else []),
-    ):
+    for picture in (tmp_path / f"{name}{end}.png" for end in ["", *more]):
         assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         svg = picture.with_suffix(".svg").read_text()
         assert title_of_page(RESULTS / f"{name}.md") in svg
