@@ -177,12 +177,17 @@ def _clear_up(folder: Path) -> None:
 def _is_over(path: Path, claim: Claim) -> bool:
     """Whether a claim is over: its process has ended or, if that cannot be told, its lease has run out."""
     over = claim.is_over()
-    return _seconds_unrenewed(path) > min(LEASE, _uptime_of(claim)) if over is None else over
+    return _rest_of(path, claim) < 0 if over is None else over
+
+
+def _rest_of(path: Path, claim: Claim) -> float:
+    """Seconds until the lease of a claim that cannot be checked from here runs out; negative afterwards."""
+    return min(LEASE, _uptime_of(claim)) - _seconds_unrenewed(path)
 
 
 def _ends(path: Path, claim: Claim, say: Callable[[str], object]) -> bool:
     """Wait until a claim that cannot be checked from here is over; False as soon as it is renewed."""
-    rest = max(0.0, min(LEASE, _uptime_of(claim)) - _seconds_unrenewed(path)) + _POLL
+    rest = max(0.0, _rest_of(path, claim)) + _POLL
     say(
         f"'{path.parent}' is claimed by {claim}, which cannot be checked from here: waiting to see whether it renews "
         f"its claim, {rest:.0f} s at most; if it no longer runs, remove '{path}'"

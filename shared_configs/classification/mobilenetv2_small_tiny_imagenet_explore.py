@@ -1,6 +1,6 @@
 # The exploration of ways of finding widths: classes 0 to 99 of Tiny-ImageNet at a quarter of their size, half of the
 # training images held out for testing, so that 30,000 images tell networks apart. Inverted bottlenecks, because widths
-# matter to them. half_mobilenet_tiny_imagenet_confirm.py confirms the findings on other classes.
+# matter to them. half_mobilenet_tiny_imagenet_confirm.py is the comparison on other classes, of a network of this kind.
 _base_ = "../_base_/tiny_imagenet.py"
 model = "mobilenetv2_small"
 # Layers this small are done before a second thread has started.

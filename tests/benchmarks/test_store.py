@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store import (
-    AFTER_ITS_RECORD,
-    WRONG,
-    Injected,
-    Simulation,
-    counted,
-    operations,
-    page_text,
-    simulate,
-)
+from benchmarks.store import operations, page_text
+from benchmarks.store_simulation import AFTER_ITS_RECORD, WRONG, Injected, Simulation, counted, simulate
 from core.errors import UserError
 from core.storage.files import write_json
 
