@@ -274,9 +274,9 @@ def page() -> str:
         sections += [results_table(series, "baseline", ERROR), controls_table(series, ["uniform"], ERROR)]
     sections += [
         "## Explorations",
-        "Tiny-ImageNet's first 100 classes at 16x16 pixels, 25,000 training and 30,000 test images, 30 epochs, 90 % of "
-        "the FLOPs. Few seeds, nothing tested: what is worth registering is chosen here, and confirmed on other "
-        "classes. Finished trainings are kept in `docs/results/records`.",
+        "Tiny-ImageNet's first 100 classes at 16x16 pixels, 25,000 training and 30,000 test images. Few seeds, nothing "
+        "tested: what is worth registering is chosen here, and confirmed on other classes. Finished trainings are kept "
+        "in `docs/results/records`.",
     ]
     sections += [explored_table(RESULTS / "records" / folder, what) for folder, what in EXPLORED.items()]
     sections += ["## Other tasks", *other_sentences("")]
@@ -284,24 +284,33 @@ def page() -> str:
 
 
 def explored_table(folder: Path, what: str) -> str:
-    """Errors and losses of the trainings in a folder of records, in the order of their errors."""
+    """Errors and losses of the trainings in a folder of records, budget by budget, in the order of their errors."""
     records = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    own = grouped((str(record["method"]), record) for record in records)
+    own = grouped(((allowed_flops(record), str(record["method"])), record) for record in records)
 
-    def mean(method: str, key: str) -> float:
-        return fmean(record["metrics"][key] for record in own[method])
+    def mean(trained: tuple[float, str], key: str) -> float:
+        return fmean(record["metrics"][key] for record in own[trained])
 
     rows = [
         [
-            f"`{method}`",
-            str(len(own[method])),
-            number_text(mean(method, "top1_error")),
-            number_text(mean(method, "loss"), 4),
-            number_text(fmean(record["train_loss"] for record in own[method]), 4),
+            f"`{trained[1]}`",
+            f"{100 * trained[0]:g}",
+            str(len(own[trained])),
+            number_text(mean(trained, "top1_error")),
+            number_text(mean(trained, "loss"), 4),
+            number_text(fmean(record["train_loss"] for record in own[trained]), 4),
         ]
-        for method in sorted(own, key=lambda name: mean(name, "top1_error"))
+        for trained in sorted(own, key=lambda pair: (-pair[0], mean(pair, "top1_error")))
     ]
-    return markdown_table([what, "seeds", "top-1 error %", "test loss", "training loss"], rows)
+    epochs = len(records[0]["losses"])
+    return markdown_table(
+        [f"{what}, {epochs} epochs", "FLOPs %", "seeds", "top-1 error %", "test loss", "training loss"], rows
+    )
+
+
+def allowed_flops(record: Mapping[str, Any]) -> float:
+    """The share of the regular network's FLOPs that a training's network was allowed; 1 for the regular one."""
+    return 1.0 if record["shrink"] is None else float(record["shrink"]["budget"]["flops"])
 
 
 def table_of_space(space: Mapping[str, Any]) -> str:

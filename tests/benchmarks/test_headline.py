@@ -15,6 +15,7 @@ from benchmarks.headline import (
     ERROR,
     EXPLORED,
     RESULTS,
+    allowed_flops,
     beaten,
     confirmation_sentences,
     explored_table,
@@ -95,9 +96,29 @@ def test_every_folder_of_an_exploration_has_its_table() -> None:
     assert folders == {*EXPLORED}
     for name in folders:
         rows = explored_table(RESULTS / "records" / name, "here").splitlines()[2:]
-        assert len(rows) == len(
-            {record["method"] for record in map(read, (RESULTS / "records" / name).iterdir())}
-        )
+        records = map(read, (RESULTS / "records" / name).iterdir())
+        assert len(rows) == len({(record["method"], allowed_flops(record)) for record in records})
+
+
+def test_an_exploration_keeps_budgets_apart(tmp_path: Path) -> None:
+    for number, (method, budget, error) in enumerate(
+        [("uniform", 0.5, 40.0), ("uniform", 0.9, 30.0), ("uniform", 0.9, 32.0), ("baseline", None, 33.0)]
+    ):
+        record = {
+            "method": method,
+            "shrink": None if budget is None else {"budget": {"flops": budget}},
+            "metrics": {"top1_error": error, "loss": 1.0},
+            "train_loss": 0.5,
+            "losses": [1.0, 0.5],
+        }
+        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    head, _, *rows = explored_table(tmp_path, "here").splitlines()
+    assert head.startswith("| here, 2 epochs | FLOPs % | seeds |")
+    assert [row.split(" | ")[:4] for row in rows] == [
+        ["| `baseline`", "100", "1", "33.00"],
+        ["| `uniform`", "90", "2", "31.00"],
+        ["| `uniform`", "50", "1", "40.00"],
+    ]
 
 
 def read(path: Path) -> dict[str, Any]:
