@@ -16,7 +16,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bench import (
     CLASSIFICATION,
@@ -36,7 +35,14 @@ from core.experiments.arguments import add_method_arguments
 from core.experiments.curve_plots import plot_losses
 from core.experiments.marks import draw_means
 from core.experiments.plan import grid
-from core.experiments.sequential import Decision, Registered, becomes_default, decide, read_registered
+from core.experiments.sequential import (
+    Contrast,
+    Decision,
+    Registered,
+    becomes_default,
+    decide,
+    read_registered,
+)
 from core.experiments.series import Record, Series, collect, results_table
 from core.experiments.statistics import fine_digits, p_text, with_interval
 from core.experiments.store import short
@@ -46,6 +52,7 @@ from core.methods.registry import BASELINE, METHODS
 from core.report.style import QUIET, head, new_figure, save_figure, styled
 from core.tables import markdown_table
 
+PICTURES = ("Differences as pairs come in", "Training loss of all arms")  # in words, for who cannot see them
 LOSS = Metric("loss", "test loss", higher_is_better=False, digits=4)
 
 
@@ -66,17 +73,19 @@ def metric_of(registered: Registered, bench: Bench) -> Metric:
 
 
 def differences(
-    registered: Registered, series: Mapping[str, Series], metric: Metric
-) -> dict[Any, list[float]]:
+    contrasts: Sequence[Contrast], series: Mapping[str, Series], metric: Metric
+) -> dict[Contrast, list[float]]:
     """Contrast -> differences of its pairs, in the order of the seeds."""
     empty = Series("", {})
     return {
         item: series.get(item.method, empty).against(series.get(item.against, empty), metric)
-        for item in registered.contrasts
+        for item in contrasts
     }
 
 
-def decisions_table(found: Sequence[Decision], pairs: Mapping[Any, Sequence[float]], metric: Metric) -> str:
+def decisions_table(
+    found: Sequence[Decision], pairs: Mapping[Contrast, Sequence[float]], metric: Metric
+) -> str:
     """Every contrast with the decision of its last look, in Markdown."""
     rows = []
     for item in found:
@@ -104,25 +113,40 @@ def rule_text(registered: Registered, becomes: Mapping[str, bool | None]) -> str
 
 @styled
 def plot_differences(
-    path: Path, registered: Registered, pairs: Mapping[Any, Sequence[float]], metric: Metric
+    path: Path, trained: str, pairs: Mapping[Contrast, Sequence[float]], looks: Sequence[int], metric: Metric
 ) -> None:
     """The mean difference of every contrast with its 95 % interval as pairs come in; looks are lines."""
-    figure, axes = new_figure(
-        7.2, 2.4 * len(registered.contrasts) + 0.6, len(registered.contrasts), squeeze=False
-    )
-    for axis, contrast in zip(axes[:, 0], registered.contrasts, strict=True):
-        values = list(pairs[contrast])
+    figure, axes = new_figure(7.2, 2.4 * len(pairs) + 0.6, len(pairs), squeeze=False)
+    for axis, (contrast, values) in zip(axes[:, 0], pairs.items(), strict=True):
         counts = list(range(2, len(values) + 1))
         draw_means(axis, counts, [values[:count] for count in counts], contrast.method, seeds=False)
         axis.axhline(0, color=QUIET, linewidth=0.8)
-        for look in registered.looks:
+        for look in looks:
             axis.axvline(look, color="0.8", linewidth=0.8, zorder=0)
         axis.set_title(f"{contrast}, n = {len(values)} pairs", loc="left")
-        axis.set_xlim(1, registered.last + 1)
+        axis.set_xlim(1, max(looks) + 1)
         axis.set_ylabel(metric.label)
     axes[-1, 0].set_xlabel("pairs; vertical lines: planned looks")
-    head(figure, "Differences as pairs come in", "Means and 95 % intervals (Student's t) of single looks.")
+    below = f"{PICTURES[0]}: means and 95 % intervals (Student's t) of single looks."
+    head(figure, trained, below)
     save_figure(figure, path)
+
+
+def draw(stem: Path, trained: str, series: Mapping[str, Series], contrasts: Sequence[Contrast],
+         looks: Sequence[int], metric: Metric) -> list[Path]:  # fmt: skip
+    """Write a page's pictures; returns their paths.
+
+    Args:
+        stem: path without suffix.
+        trained: network, data and epochs, for the title.
+        series: method -> its records.
+        contrasts: the questions.
+        looks: numbers of pairs.
+        metric: what is compared.
+    """
+    path, curves = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}-losses.png")
+    plot_differences(path, trained, differences(contrasts, series, metric), looks, metric)
+    return [path, *([curves] if plot_losses(curves, f"Training loss, {trained}", series, BASELINE) else [])]
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -141,7 +165,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         seeds = range(arguments.seed, arguments.seed + look)
         records, failed = trials_run(bench, grid(registered.methods, [bench.config.shrink], seeds), arguments)
         series = collect(records, lambda record: str(record["method"]))
-        pairs = differences(registered, series, metric)
+        pairs = differences(registered.contrasts, series, metric)
         found = decide(registered, pairs)
         say(decisions_table(found, pairs, metric))
         if failed or all(item.final for item in found):
@@ -168,16 +192,15 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
 
 def _write(arguments: Namespace, command: str, registered: Registered, bench: Bench, metric: Metric,
            records: Sequence[Record], failed: Sequence[Failure], series: Mapping[str, Series],
-           pairs: Mapping[Any, Sequence[float]], found: Sequence[Decision]) -> None:  # fmt: skip
+           pairs: Mapping[Contrast, Sequence[float]], found: Sequence[Decision]) -> None:  # fmt: skip
     stem = arguments.output or bench.store / "confirmation"
     becomes = becomes_default(registered, found, pairs, higher_is_better=metric.higher_is_better)
     config = bench.config
-    plot_differences(stem.with_name(f"{stem.name}.png"), registered, pairs, metric)
-    curves = stem.with_name(f"{stem.name}-losses.png")
-    drawn = plot_losses(curves, f"Training loss, {bench.what_is_trained()}", series)
+    trained = f"{bench.what_is_trained()}, {config.train.epochs} epochs"
+    drawn = draw(stem, trained, series, registered.contrasts, registered.looks, metric)
     looks = ", ".join(map(str, registered.looks))
     parts = [
-        f"# Confirmation: {bench.what_is_trained()}, {config.train.epochs} epochs",
+        f"# Confirmation: {trained}",
         f"Made by `{command}`; what is compared and how: `benchmarks/README.md`.",
         bench.part,
         f"{len(registered.contrasts)} contrasts, written down {registered.written or 'at an unknown time'}; looks at "
@@ -186,8 +209,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         f"look and says nothing of significance: p against its level does. {' '.join(registered.power())}",
         decisions_table(found, pairs, metric),
         rule_text(registered, becomes),
-        f"![Differences as pairs come in]({stem.name}.png)",
-        f"![Training loss of all arms]({curves.name})" if drawn else "",
+        *(f"![{text}]({path.name})" for text, path in zip(PICTURES, drawn, strict=False)),
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
         *(results_table(series, BASELINE, other) for other in metrics_of(bench) if other != metric),
@@ -201,7 +223,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
             for item in found
         ],
         "looks": list(registered.looks),
-        "trained": f"{bench.what_is_trained()}, {config.train.epochs} epochs",
+        "trained": trained,
         "budget": config.shrink.budget.flops,
         "metric": asdict(metric),
         "becomes_default": becomes,

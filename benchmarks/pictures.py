@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablations, channel_bench_report, finetuning, hypothesis, support_report
+from benchmarks import ablations, channel_bench_report, confirmation, finetuning, hypothesis, support_report
 from benchmarks.ablations import SWEEPS
 from benchmarks.bench import draw_success
 from benchmarks.published_widths import DRAWN, SHIPPED
@@ -23,6 +23,7 @@ from classification.models import build
 from classification.task import METRICS
 from core.command_line.exits import run_command
 from core.errors import UserError, check_known
+from core.experiments.sequential import Contrast
 from core.experiments.series import Record, Series, collect
 from core.experiments.task import Metric
 from core.methods.registry import BASELINE
@@ -49,6 +50,18 @@ def draw_tracking(stem: Path, title: str, value: Any) -> None:
     """Methods at one budget, and the success of all their trackers."""
     draw_hypothesis(stem, title, value)
     draw_success(stem, title, collect(value["records"], lambda record: str(record["method"])))
+
+
+def draw_confirmation(stem: Path, title: str, value: Any) -> None:
+    """Registered contrasts, and the losses of all arms."""
+    confirmation.draw(
+        stem,
+        title,
+        collect(value["records"], lambda record: str(record["method"])),
+        [Contrast(item["method"], item["against"]) for item in value["contrasts"]],
+        value["looks"],
+        Metric(**value["metric"]),
+    )
 
 
 def draw_finetuning(stem: Path, title: str, value: Any) -> None:
@@ -114,6 +127,9 @@ PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
     "edsr_reduced": draw_hypothesis,
     "srresnet_reduced": draw_hypothesis,
     "dimp_small": draw_tracking,
+    "confirmation_edsr": draw_confirmation,
+    "confirmation_resnet20": draw_confirmation,
+    "confirmation_srresnet": draw_confirmation,
     "finetuning": draw_finetuning,
     "ablations": draw_ablations,
     "channel_bench": draw_channel_bench,
@@ -133,7 +149,7 @@ def title_of_page(path: Path) -> str:
     )
     if heading is None:
         raise UserError(f"'{path}' has no heading, which is the pictures' title: make the page again")
-    return heading.removeprefix("# ").removeprefix("Ablations: ")
+    return heading.removeprefix("# ").removeprefix("Ablations: ").removeprefix("Confirmation: ")
 
 
 def redraw(folder: Path, pages: Sequence[str]) -> None:

@@ -184,41 +184,76 @@ def draw_mean_curve(
 
 
 @styled
-def plot_losses(path: Path, title: str, series: Mapping[str, Series]) -> bool:
+def plot_losses(path: Path, title: str, series: Mapping[str, Series], baseline: str) -> bool:
     """Draw the training loss per epoch, a line per method: the mean over seeds, its 95 % interval as a band.
+
+    Curves of one recipe lie upon each other, so a second panel has their differences to the baseline, seed by seed.
 
     Args:
         path: the PNG to write; an SVG is written beside it.
         title: shown above.
         series: method -> its records; those of earlier releases hold no losses of single epochs and are left out.
+        baseline: the method that the others are held against; where it has no losses there is one panel.
 
     Returns:
         Whether there was anything to draw.
     """
-    figure, axis = new_figure(7.2, 4.2)
-    ends = []
-    for method, one in series.items():
-        curves = [record["losses"] for record in one.records.values() if record.get("losses")]
-        if not curves or len({len(curve) for curve in curves}) > 1:
-            continue
-        epochs, by_epoch = np.arange(1, len(curves[0]) + 1), list(zip(*curves, strict=True))
-        look = look_of(method)
-        mean = draw_mean_curve(
-            axis,
-            epochs,
-            by_epoch,
-            method,
-            linewidth=1.3,
-            marker="o" if len(epochs) < FEWEST_ON_A_LINE else None,
-        )
-        ends.append(
-            (f"{title_of(method)} (n = {len(curves)})", float(epochs[-1]), float(mean[-1]), look.colour)
-        )
-    if ends:
+    losses = {method: _losses_by_seed(one) for method, one in series.items()}
+    losses = {method: own for method, own in losses.items() if own}
+    if not losses:
+        return False
+    base = losses.get(baseline, {})
+    against = {method: _minus(own, base) for method, own in losses.items() if method != baseline}
+    against = {method: own for method, own in against.items() if own}
+    rows = 2 if against else 1
+    figure, axes = new_figure(7.2, 1.0 + 3.0 * rows, rows, squeeze=False)
+    above = axes[0, 0]
+    ends = [_loss_line(above, method, own) for method, own in losses.items()]
+    above.set_ylabel("training loss")
+    below = axes[-1, 0]
+    if against:
+        other_ends = [_loss_line(below, method, own) for method, own in against.items()]
+        below.axhline(0, color=look_of(baseline).colour, linewidth=1, zorder=1)
+        below.set_ylabel(f"minus the {title_of(baseline).lower()}'s, seed by seed")
+    below.set_xlabel("epoch")
+    for axis in axes[:, 0]:
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel("training loss")
-        head(figure, title, "Lines: means over the seeds; bands: 95 % intervals (Student's t).")
-        label_ends(axis, ends)
-        save_figure(figure, path)
-    return bool(ends)
+    head(figure, title, "Lines: means over the seeds; bands: 95 % intervals (Student's t).")
+    label_ends(above, ends)
+    if against:
+        label_ends(below, other_ends)
+    save_figure(figure, path)
+    return True
+
+
+def _losses_by_seed(one: Series) -> dict[int, list[float]]:
+    """Seed -> losses per epoch, where all of them have as many; else {}."""
+    curves = {seed: list(record["losses"]) for seed, record in one.records.items() if record.get("losses")}
+    return curves if len({len(curve) for curve in curves.values()}) == 1 else {}
+
+
+def _minus(own: Mapping[int, Sequence[float]], base: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
+    """Seed -> losses minus those of the same seed, where both have as many epochs."""
+    return {
+        seed: [one - other for one, other in zip(curve, base[seed], strict=True)]
+        for seed, curve in own.items()
+        if seed in base and len(base[seed]) == len(curve)
+    }
+
+
+def _loss_line(
+    axis: Any, method: str, by_seed: Mapping[int, Sequence[float]]
+) -> tuple[str, float, float, str]:
+    """Draw the mean over the seeds with its band; returns the label of its end."""
+    curves = list(by_seed.values())
+    epochs = np.arange(1, len(curves[0]) + 1)
+    marker = "o" if len(epochs) < FEWEST_ON_A_LINE else None
+    mean = draw_mean_curve(
+        axis, epochs, list(zip(*curves, strict=True)), method, linewidth=1.3, marker=marker
+    )
+    return (
+        f"{title_of(method)} (n = {len(curves)})",
+        float(epochs[-1]),
+        float(mean[-1]),
+        look_of(method).colour,
+    )

@@ -36,10 +36,10 @@ FAMILIES = {
     **dict.fromkeys(("gradient", "sensitivity", "accumulated", "hypernetwork-gradient"), "#d55e00"),
     **dict.fromkeys(("fisher",), "#56b4e9"),
     **dict.fromkeys(("magnitude", "hypernetwork-magnitude", "torch-pruning", "synflow", "naswot", "zico"), "#cc79a7"),
-    **dict.fromkeys(("uniform", "shallow-uniform", "receptive-field-uniform", "early-wide", "late-wide", "trunk-wide",
-                     "inner-wide"), "#009e73"),
+    **dict.fromkeys(("uniform", "shallow-uniform", "receptive-field-uniform"), "#009e73"),
     **dict.fromkeys(("random", "drawn"), "#e69f00"),
-    **dict.fromkeys(("diminishing-returns", "receptive-field-diminishing", "depth-and-width", "dhp"), "#000000"),
+    **dict.fromkeys(("diminishing-returns", "receptive-field-diminishing", "depth-and-width", "dhp", "early-wide",
+                     "late-wide", "trunk-wide", "inner-wide"), "#000000"),
 }  # fmt: skip
 VARIANTS = (  # of a family: pattern of the name, dashes, marker
     (r"scratch", (0, (1, 1)), "X"),

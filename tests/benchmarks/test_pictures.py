@@ -11,7 +11,13 @@ from benchmarks.pictures import PAGES, RESULTS, main, title_of_page
 
 
 @pytest.mark.parametrize(
-    ("name", "more"), [("tiny_imagenet_longer", []), ("ablations", ["-flops"]), ("dimp_small", ["_success"])]
+    ("name", "more"),
+    [
+        ("tiny_imagenet_longer", []),
+        ("ablations", ["-flops"]),
+        ("dimp_small", ["_success"]),
+        ("confirmation_edsr", ["-losses"]),
+    ],
 )
 def test_a_page_is_drawn_from_its_json(name: str, more: list[str], tmp_path: Path) -> None:
     for suffix in (".json", ".md"):
