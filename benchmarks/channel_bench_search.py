@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.channel_bench_exponents import FITS, RECIPE, SMALL, TRAININGS, learned_widths
 from benchmarks.channel_bench_networks import BASELINE, QUARTERS, SPACES, MacroSpace, image
 from benchmarks.channel_bench_table import Fit, FloatArray, Surface, Table, fit_surface, judge
 from classification.data import ClassificationData
@@ -33,10 +34,12 @@ from core.widths.space import Space
 
 LEAST_FLOOR = 1 / QUARTERS  # a quarter of the full widths, the table's least
 DRAWS = 100
-DRAWN, STEEP = "drawn widths", "inner-wide, tilt 1"
+DRAWN, STEEP, LEARNED = "drawn widths", "inner-wide, tilt 1", "learned exponents"
 OWN = {
     DRAWN: f"`random` {DRAWS} times for every seed",
     STEEP: "width moved from the trunk to blocks, twice as far as `inner-wide`",
+    LEARNED: f"Σ b log w, b fitted to one training each of {TRAININGS} networks of the table that have at most "
+    f"{SMALL:.0%} of the baseline's FLOPs, {FITS} times for every seed",
 }
 
 
@@ -154,7 +157,7 @@ def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
 def without_draw(name: str) -> bool:
     """Whether a method finds the same widths for every seed."""
     if name in OWN:
-        return name != DRAWN
+        return name == STEEP
     return METHODS[name].uses == ("tilt",) or METHODS[name].change.get("score") == "uniform"
 
 
@@ -244,6 +247,10 @@ def own_answer(name: str, scores: Scores, config: ShrinkConfig) -> Answer:
     """
     space, seed = scores.space, scores.request.seed
     start = time.perf_counter()
+    if name == LEARNED:
+        place = scores.place
+        relative = learned_widths(place.table, space, place.macro.groups, config, seed)
+        return Answer(relative, TRAININGS * RECIPE, time.perf_counter() - start + scores.opening)
     if name == DRAWN:
         limits = limits_of(space, config)
         sizes = draw(

@@ -21,6 +21,13 @@ from torch.nn import functional
 import benchmarks.channel_bench
 import benchmarks.channel_bench_table
 from benchmarks.channel_bench import main
+from benchmarks.channel_bench_exponents import (
+    FITS,
+    draw_trainings,
+    fit_exponents,
+    learned_widths,
+    uniform_exponents,
+)
 from benchmarks.channel_bench_networks import BASELINE, IMAGE, SPACES, MacroSpace, image, mobilenet
 from benchmarks.channel_bench_search import (
     STEEP,
@@ -450,3 +457,43 @@ def test_the_known_figures_of_inverted_bottlenecks(real: Path, tmp_path: Path) -
     for name, accuracy in known.items():
         found = answer(place, name, scores, request.shrink)
         assert float(place.surface(found.relative)[0]) == pytest.approx(accuracy, abs=0.02), name
+
+
+def test_exponents_of_a_law_are_learned_exactly_and_a_strong_ridge_leaves_those_of_uniform_widths() -> None:
+    table, uniform = powers()[0], np.arange(1.0, 8.0)
+    logarithms, errors = draw_trainings(table, np.random.default_rng(0))
+    assert fit_exponents(logarithms, errors, uniform, ridge=0) == pytest.approx(SLOPES, abs=1e-9)
+    strong = fit_exponents(logarithms, errors, uniform, ridge=1e9)
+    assert strong / strong.sum() == pytest.approx(uniform / uniform.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_widths_with_the_exponents_of_uniform_ones_cannot_be_bettered_to_first_order(name: str) -> None:
+    graph = opened(name).graph
+    sizes = graph.sizes // 2
+    exponents = uniform_exponents(graph, "macs", sizes)
+    # Where the gradient of Σ b log w is parallel to that of the cost, b_g / w_g over the marginal cost is constant.
+    ratio = exponents / sizes / graph.cost.marginal("macs", sizes)
+    assert exponents.sum() == pytest.approx(1)
+    assert ratio == pytest.approx(ratio[0])
+
+
+def test_widths_of_learned_exponents_are_those_of_the_laws_own() -> None:
+    table, space, config = (
+        powers()[0],
+        opened("MobileNet"),
+        ShrinkConfig(budget=Budget(flops=0.9), floor=0.25),
+    )
+    groups = SPACES["MobileNet"].groups
+    learned = learned_widths(table, space, groups, config, seed=0, ridge=0)
+    scores = {
+        group.name: torch.from_numpy(SLOPES[groups.index(group.name)] / np.arange(1, group.size + 1)).float()
+        for group in space.graph.groups
+    }
+    best = search(
+        space.graph, scores, config.budget, space.baseline, floor=0.25, allocation="per-flop"
+    ).widths
+    wanted = np.array([best[name] for name in groups]) / SPACES["MobileNet"].full
+    assert learned.shape == (FITS, 7)
+    assert learned == pytest.approx(np.tile(wanted, (FITS, 1)), abs=0.004)  # three channels of 768
+    assert np.ptp(wanted) > 0.5
