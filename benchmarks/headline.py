@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
@@ -43,6 +45,7 @@ OTHERS = {  # pages of the other tasks
     "dimp_small": "A small DiMP",
 }
 REDUCED = {"tiny_imagenet_reduced": 10, "tiny_imagenet_longer": 30}  # page -> epochs
+FEWEST_DRAWN = 5  # random networks whose order says anything
 DEPTH = "fisher-depth-per-flop"  # the way with depth that was trained longest
 
 
@@ -279,6 +282,7 @@ def page() -> str:
         "in `docs/results/records`.",
     ]
     sections += [explored_table(RESULTS / "records" / folder, what) for folder, what in EXPLORED.items()]
+    sections += ["## Whether the first epoch tells networks apart", *early_sentences()]
     sections += ["## Other tasks", *other_sentences("")]
     return "\n\n".join(sections) + "\n"
 
@@ -311,6 +315,29 @@ def explored_table(folder: Path, what: str) -> str:
 def allowed_flops(record: Mapping[str, Any]) -> float:
     """The share of the regular network's FLOPs that a training's network was allowed; 1 for the regular one."""
     return 1.0 if record["shrink"] is None else float(record["shrink"]["budget"]["flops"])
+
+
+def early_sentences() -> list[str]:
+    """Whether random networks of the registered comparisons rank after one epoch as they do at the end."""
+    rows = []
+    for path in confirmations():
+        page = read_json(path)
+        metric = Metric(**page["metric"])
+        drawn = [record for record in page["records"] if record["method"] == "random"]
+        if len(drawn) < FEWEST_DRAWN:
+            continue
+        early, late = ([record["losses"][epoch] for record in drawn] for epoch in (0, -1))
+        worse = [record["metrics"][metric.key] * (-1) ** metric.higher_is_better for record in drawn]
+        of_loss, of_metric = (f"{spearmanr(early, end).statistic:.2f}" for end in (late, worse))
+        rows.append([page["trained"], str(len(drawn)), of_loss, of_metric, metric.label])
+    return [
+        "A search could train candidates for a few steps and take the one whose loss falls fastest. The registered "
+        "comparisons have random networks, other widths for every seed, at one cost. Rank correlation (Spearman) of "
+        "their training loss in the first epoch with that in the last one, and with how bad the network is in the end; "
+        "1 would be the same order, and below 0.3 we build no such search. Losses of other seeds see other images and "
+        "weights.",
+        markdown_table(["trained", "networks", "with the last loss", "with the result", "result"], rows),
+    ]
 
 
 def table_of_space(space: Mapping[str, Any]) -> str:

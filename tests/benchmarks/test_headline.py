@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
+from benchmarks import headline
 from benchmarks.headline import (
     BEGIN,
     END,
     ERROR,
     EXPLORED,
+    FEWEST_DRAWN,
     RESULTS,
     allowed_flops,
     beaten,
     confirmation_sentences,
+    early_sentences,
     explored_table,
     main,
     reduced_sentences,
@@ -26,6 +29,7 @@ from benchmarks.headline import (
     with_paragraphs,
 )
 from core.errors import UserError
+from core.experiments.task import Metric
 
 
 def records(**errors: list[float]) -> list[dict[str, Any]]:
@@ -119,6 +123,24 @@ def test_an_exploration_keeps_budgets_apart(tmp_path: Path) -> None:
         ["| `uniform`", "90", "2", "31.00"],
         ["| `uniform`", "50", "1", "40.00"],
     ]
+
+
+def test_first_epochs_are_compared_with_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headline, "RESULTS", tmp_path)
+    drawn = [
+        {"method": "random", "losses": [5.0 - seed, 1.0, float(seed)], "metrics": {"psnr": 30.0 + seed}}
+        for seed in range(FEWEST_DRAWN)
+    ]
+    page = {
+        "records": drawn,
+        "metric": asdict(Metric("psnr", "PSNR", higher_is_better=True)),
+        "trained": "chains",
+    }
+    (tmp_path / "confirmation_chains.json").write_text(json.dumps(page))
+    few = {**page, "records": drawn[1:]}
+    (tmp_path / "confirmation_few.json").write_text(json.dumps(few))
+    _, table = early_sentences()
+    assert table.splitlines()[2:] == ["| chains | 5 | -1.00 | 1.00 | PSNR |"]
 
 
 def read(path: Path) -> dict[str, Any]:
