@@ -91,7 +91,7 @@ def decisions_table(
     for item in found:
         values = list(pairs[item.contrast])[: item.look]
         said = "differs" if item.differs else "no difference shown" if item.final else "open"
-        level = f"{item.level:.4f}" if item.look else ""
+        level = p_text(item.level, digits=4) if item.look else ""
         shown = with_interval(values, fine_digits(values, metric.digits)) if values else ""
         rows.append([str(item.contrast), str(item.look), shown, p_text(item.p, digits=4), level, said])
     return markdown_table(["contrast", "pairs", f"difference, {metric.label}", "p", "level", "answer"], rows)
