@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +25,7 @@ from core.errors import UserError
 from core.experiments.series import Series, collect, controls_table, results_table
 from core.experiments.statistics import fine_digits, holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
+from core.methods.registry import BASELINE, METHODS
 from core.storage.files import read_json, write_text
 from core.tables import grouped, markdown_table
 
@@ -32,6 +34,8 @@ RESULTS = ROOT / "docs" / "results"
 FOLDER = "docs/results/"  # folder of the pages for README's links
 BEGIN, END = "<!-- made by python -m benchmarks.headline -->", "<!-- end of what it made -->"
 DEFAULT = "gradient"  # the score of a run without further options
+REGULAR = "the regular network"
+FLOOR = 0.25  # of the public table's rows that are told: the table ends there
 ERROR = Metric("top1_error", "top-1 error %", higher_is_better=False)
 EXPLORED = {  # folder of docs/results/records -> what was trained there, for the page
     "exploration": "mobilenetv2_small",
@@ -77,8 +81,9 @@ def table_sentences(bench: Mapping[str, Any], folder: str = FOLDER) -> list[str]
         )
     count = sum(space["networks"] for space in bench["spaces"])
     return [
-        f"**Judged by a public table** of {count:,} trained networks, without a training of ours, at 90 % of the "
-        f"FLOPs: {'; '.join(lines)} ([page]({folder}channel_bench.md))."
+        f"**Judged by a public table**, Channel-Bench-Macro: {count:,} networks that others trained on CIFAR-10; no "
+        f"training of ours. At 90 % of the FLOPs and a floor of {FLOOR:g} (a quarter of the widened width; with the "
+        f"protocols' floor of 0.4 the order is another one): {'; '.join(lines)} ([page]({folder}channel_bench.md))."
     ]
 
 
@@ -97,33 +102,87 @@ def found_to_differ(differences: Mapping[str, Sequence[float]]) -> dict[str, tup
     return {name: (p, p < 0.05) for name, p in zip(differences, adjusted, strict=True)}
 
 
+@dataclass(frozen=True)
+class Beaten:
+    """Methods of one kind that were trained beside the regular network.
+
+    Attributes:
+        kind: "by widths alone" or "with fewer blocks".
+        searches: ways of finding widths, in the order of the records.
+        controls: those that search nothing, likewise.
+        better: those of both that beat the regular network.
+    """
+
+    kind: str
+    searches: list[str]
+    controls: list[str]
+    better: list[str]
+
+    def __str__(self) -> str:
+        """'by widths alone, 0 of 3 searches and 0 of 2 controls beat the regular network'."""
+        counts = [
+            f"{sum(name in self.better for name in names)} of {len(names)} {what}{'' if len(names) == 1 else plural}"
+            for names, what, plural in ((self.searches, "search", "es"), (self.controls, "control", "s"))
+            if names
+        ]
+        only = "" if self.searches else " (no search was tried)"
+        return f"{self.kind}, {' and '.join(counts)}{only} beat {REGULAR}"
+
+
+def beaten(records: Sequence[Mapping[str, Any]]) -> list[Beaten]:
+    """What beats the regular network, for each kind of method of which there is one."""
+    against = against_baseline(records)
+    answers = found_to_differ(against)
+    found = []
+    for kind, deep in (("by widths alone", False), ("with fewer blocks", True)):
+        own = [method for method in against if is_deep(method) == deep]
+        controls = [method for method in own if is_control(method)]
+        better = [method for method in own if answers[method][1] and fmean(against[method]) < 0]
+        if own:
+            found.append(Beaten(kind, [name for name in own if name not in controls], controls, better))
+    return found
+
+
+def against_baseline(records: Sequence[Mapping[str, Any]], metric: Metric = ERROR) -> dict[str, list[float]]:
+    """Method -> its differences to the regular network, seed by seed."""
+    methods = dict.fromkeys(record["method"] for record in records)
+    return {method: difference(records, method, BASELINE, metric) for method in methods if method != BASELINE}
+
+
+def is_deep(method: str) -> bool:
+    """Whether a way may leave blocks out."""
+    return "depth" in method or method.startswith("shallow")
+
+
+def is_control(method: str) -> bool:
+    """Whether a way searches nothing, and is there to be compared with."""
+    return METHODS[method].summary.startswith("control:")
+
+
 def reduced_sentences(page: Mapping[str, Any], name: str, epochs: int, folder: str = FOLDER) -> list[str]:
     """Widths and depth on a part of Tiny-ImageNet."""
     records = page["records"]
-    methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
-    against = {method: difference(records, method, "baseline") for method in methods}
+    against = against_baseline(records)
     answers = found_to_differ(against)
-    deep = [method for method in methods if is_deep(method)]
     parts = []
-    for kind, chosen in (
-        ("without leaving blocks out", [m for m in methods if m not in deep]),
-        ("with fewer blocks", deep),
-    ):
-        better = [m for m in chosen if answers[m][1] and fmean(against[m]) < 0]
-        named = ", ".join(f"`{m}` {with_interval(against[m])} (p {p_text(answers[m][0])})" for m in better)
-        parts.append(
-            f"{kind}, {len(better)} of {len(chosen)} ways beat the regular network"
-            + (f": {named}" if named else "")
+    for kind in beaten(records):
+        named = ", ".join(
+            f"`{m}` {with_interval(against[m])} (p {p_text(answers[m][0])})" for m in kind.better
         )
+        parts.append(f"{kind}: {named}" if named else str(kind))
     own = difference(records, DEPTH, "uniform")
     pair = "" if not own else (
         f"; against uniform widths `{DEPTH}` is at {with_interval(own)} (p {p_text(paired_p(own))}, not corrected)"
     )  # fmt: skip
-    seeds = sum(record["method"] == "baseline" for record in records)
     return [
-        f"**ResNet20 on a part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds, 90 % of the FLOPs, points of error: "
-        f"{'; '.join(parts)}{pair} ([page]({folder}{name}.md))."
+        f"**ResNet20 on a part of Tiny-ImageNet**, {epochs} epochs, {seeds_in(records)} seeds, 90 % of the FLOPs, "
+        f"points of error: {'; '.join(parts)}{pair} ([page]({folder}{name}.md))."
     ]
+
+
+def seeds_in(records: Sequence[Mapping[str, Any]]) -> int:
+    """How often the regular network was trained."""
+    return sum(record["method"] == BASELINE for record in records)
 
 
 def confirmations() -> list[Path]:
@@ -137,20 +196,33 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     metric = Metric(**page["metric"])
     parts = []
     for item in page["contrasts"]:
-        name = f"`{item['method']}` against {item['against']}"
+        name = "against " + (REGULAR if item["against"] == BASELINE else f"`{item['against']}`")
         if not item["pairs"]:
-            parts.append(f"{name} has not been looked at yet")
+            parts.append(f"{name} it has not been looked at yet")
             continue
         values = difference(page["records"], item["method"], item["against"], metric)[: item["pairs"]]
-        said = "differs" if item["differs"] else "no difference shown" if item["final"] else "open"
-        shown = f"{with_interval(values, fine_digits(values, metric.digits))} in {metric.label}"
+        better = (fmean(values) > 0) == metric.higher_is_better
+        found = "better" if better else "worse"
+        said = found if item["differs"] else "no difference shown" if item["final"] else "still open"
+        shown = with_interval(values, fine_digits(values, metric.digits))
         parts.append(f"{name} {shown} after {item['pairs']} pairs: {said}")
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
+    methods = ", ".join(f"`{name}`" for name in dict.fromkeys(item["method"] for item in page["contrasts"]))
     return [
-        f"**Registered beforehand**, {page['trained']}, a FLOPs budget of {page['budget']}, data apart "
-        f"from the exploration's: {'; '.join(parts)}.{rule} ([page]({folder}{path.stem}.md))"
+        f"**Registered beforehand**, {page['trained']}: {metric.label} of {methods} at {100 * page['budget']:g} % of "
+        f"the FLOPs, {'; '.join(parts)}. {parameters_text(page['records'])}{rule} ([page]({folder}{path.stem}.md))"
     ]
+
+
+def parameters_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the arms of a comparison have of the regular network's parameters."""
+    own = grouped((str(record["method"]), record["cost"]["params"]) for record in records)
+    base = fmean(own[BASELINE])
+    shares = [
+        f"`{name}` {100 * fmean(counts) / base:.0f} %" for name, counts in own.items() if name != BASELINE
+    ]
+    return f"Parameters, of {REGULAR}'s: {', '.join(shares)}."
 
 
 def other_sentences(folder: str = FOLDER) -> list[str]:
@@ -165,21 +237,21 @@ def other_sentences(folder: str = FOLDER) -> list[str]:
 
 def methods_in_short(records: Sequence[Mapping[str, Any]], metric: Metric) -> str:
     """Every method's difference to the regular network, and which of them chance does not explain."""
-    methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
-    against = {method: difference(records, method, "baseline", metric) for method in methods}
+    against = against_baseline(records, metric)
     answers = found_to_differ(against)
-    found = [f"`{method}`" for method in methods if answers[method][1]]
-    cost = fmean(record["cost"]["flops"]["paper"] for record in records if record["method"] != "baseline")
-    base = next(record for record in records if record["method"] == "baseline")["cost"]["flops"]["paper"]
-    shown = ", ".join(
-        f"`{method}` {with_interval(values, fine_digits(values, metric.digits))}"
-        for method, values in against.items()
-    )
+    found = any(differs for _, differs in answers.values())
+    cost = fmean(record["cost"]["flops"]["paper"] for record in records if record["method"] != BASELINE)
+    base = next(record for record in records if record["method"] == BASELINE)["cost"]["flops"]["paper"]
+    shown = []
+    for method, values in against.items():
+        better = (fmean(values) > 0) == metric.higher_is_better
+        said = f" ({'better' if better else 'worse'})" if answers[method][1] else ""
+        shown.append(f"`{method}` {with_interval(values, fine_digits(values, metric.digits))}{said}")
     seeds = max(map(len, against.values()))
-    said = f"{', '.join(found)} differ" if found else "none can be told from chance"
+    rest = "the others" if found else "none"
     return (
-        f"at {100 * cost / base:.0f} % of the FLOPs, {metric.label} against its regular network, {seeds} seeds: "
-        f"{shown}; {said} after Holm's correction"
+        f"at {100 * cost / base:.0f} % of the FLOPs, {metric.label} minus its regular network's, {seeds} seeds: "
+        f"{', '.join(shown)}; {rest} can{'not' if found else ''} be told from chance after Holm's correction"
     )
 
 
@@ -194,17 +266,17 @@ def in_short() -> str:
         lines += confirmation_sentences(path)
     for name, epochs in REDUCED.items():
         records = read(name)["records"]
-        counts = ", ".join(
-            f"{better} of {of} ways beat the regular network {kind}"
-            for kind, (better, of) in beaten(records).items()
-        )
-        seeds = sum(record["method"] == "baseline" for record in records)
+        counts = "; ".join(map(str, beaten(records)))
         lines.append(
-            f"**ResNet20, part of Tiny-ImageNet**, {epochs} epochs, {seeds} seeds: {counts} "
+            f"**ResNet20, part of Tiny-ImageNet**, {epochs} epochs, {seeds_in(records)} seeds: {counts} "
             f"([page](docs/results/{name}.md))."
         )
     lines += other_sentences()
-    return "\n".join(f"- {line}" for line in lines)
+    legend = (
+        "± is a 95 % interval, and a pair is two trainings with one seed. Lower errors are better, and so are higher "
+        "PSNR and AUC."
+    )
+    return legend + "\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def table_in_short(bench: Mapping[str, Any]) -> list[str]:
@@ -222,31 +294,14 @@ def table_in_short(bench: Mapping[str, Any]) -> list[str]:
         parts.append(f"on {space['title']} {said}, the default `{DEFAULT}` is at {reached[DEFAULT]:+.2f}")
     count = sum(space["networks"] for space in bench["spaces"])
     return [
-        f"**A public table of {count:,} trained networks**, 90 % of the FLOPs, against the regular network with all: "
-        f"{'; '.join(parts)} ([page](docs/results/channel_bench.md))."
+        f"**A public table of {count:,} networks**, trained by others on CIFAR-10, 90 % of the FLOPs, floor {FLOOR:g}, "
+        f"against {REGULAR} with all FLOPs: {'; '.join(parts)} ([page](docs/results/channel_bench.md))."
     ]
 
 
-def rows_at(space: Mapping[str, Any], budget: float = 0.9, floor: float = 0.25) -> list[Mapping[str, Any]]:
+def rows_at(space: Mapping[str, Any], budget: float = 0.9, floor: float = FLOOR) -> list[Mapping[str, Any]]:
     """The rows of the public table's page at one budget and floor."""
     return [row for row in space["rows"] if (row["budget"], row["floor"]) == (budget, floor)]
-
-
-def beaten(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """ "by widths alone" and "with fewer blocks" -> (ways that beat the regular network, ways)."""
-    methods = [method for method in dict.fromkeys(r["method"] for r in records) if method != "baseline"]
-    against = {method: difference(records, method, "baseline") for method in methods}
-    answers = found_to_differ(against)
-    found = {}
-    for kind, deep in (("by widths alone", False), ("with fewer blocks", True)):
-        chosen = [method for method in methods if is_deep(method) == deep]
-        found[kind] = (sum(answers[m][1] and fmean(against[m]) < 0 for m in chosen), len(chosen))
-    return found
-
-
-def is_deep(method: str) -> bool:
-    """Whether a way may leave blocks out."""
-    return "depth" in method or method.startswith("shallow")
 
 
 def page() -> str:
@@ -269,17 +324,17 @@ def page() -> str:
     for name, epochs in REDUCED.items():
         records = read(name)
         sections += [f"## Trained by us, {epochs} epochs", *reduced_sentences(records, name, epochs, "")]
-        regular = next(record for record in records["records"] if record["method"] == "baseline")
+        regular = next(record for record in records["records"] if record["method"] == BASELINE)
         base = {"baseline_cost": {**regular["cost"], "widths": regular["widths"]}}
         series = collect(
             [record | base for record in records["records"]], lambda record: str(record["method"])
         )
-        sections += [results_table(series, "baseline", ERROR), controls_table(series, ["uniform"], ERROR)]
+        sections += [results_table(series, BASELINE, ERROR), controls_table(series, ["uniform"], ERROR)]
     sections += [
         "## Explorations",
-        "Tiny-ImageNet's first 100 classes at 16x16 pixels, 25,000 training and 30,000 test images. Few seeds, nothing "
-        "tested: what is worth registering is chosen here, and confirmed on other classes. Finished trainings are kept "
-        "in `docs/results/records`.",
+        "Tiny-ImageNet's first 100 classes at 16x16 pixels, 25,000 training and 30,000 test images. One or two seeds, "
+        "nothing tested: what is worth registering is chosen here, and confirmed on other classes. Finished trainings "
+        "are kept in `docs/results/records`.",
     ]
     sections += [explored_table(RESULTS / "records" / folder, what) for folder, what in EXPLORED.items()]
     sections += ["## Whether the first epoch tells networks apart", *early_sentences()]

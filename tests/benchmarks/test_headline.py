@@ -17,12 +17,14 @@ from benchmarks.headline import (
     EXPLORED,
     FEWEST_DRAWN,
     RESULTS,
+    Beaten,
     allowed_flops,
     beaten,
     confirmation_sentences,
     early_sentences,
     explored_table,
     main,
+    methods_in_short,
     reduced_sentences,
     table_in_short,
     table_sentences,
@@ -34,8 +36,14 @@ from core.experiments.task import Metric
 
 def records(**errors: list[float]) -> list[dict[str, Any]]:
     return [
-        {"method": name.replace("_", "-"), "seed": seed, "metrics": {"top1_error": error}}
+        {
+            "method": name.replace("_", "-"),
+            "seed": seed,
+            "metrics": {"top1_error": error},
+            "cost": {"params": cost},
+        }
         for name, values in errors.items()
+        for cost in [100 if name == "baseline" else 90]
         for seed, error in enumerate(values)
     ]
 
@@ -50,11 +58,28 @@ def test_only_what_is_significant_is_called_better() -> None:
     page = {"records": records(baseline=base, gradient=better, uniform=[60.5, 60.4, 62.9, 62.0])}
     (line,) = reduced_sentences(page, "page", 7)
     assert "7 epochs, 4 seeds" in line
-    assert "1 of 2 ways beat the regular network: `gradient` -9.92" in line
-    assert "with fewer blocks, 0 of 0" in line
-    assert beaten(page["records"]) == {"by widths alone": (1, 2), "with fewer blocks": (0, 0)}
-    worse = {"records": records(baseline=better, gradient=base)}
-    assert "0 of 1 ways beat" in reduced_sentences(worse, "page", 7)[0]
+    assert "1 of 1 search and 0 of 1 control beat the regular network: `gradient` -9.92" in line
+    assert "with fewer blocks" not in line
+    assert beaten(page["records"]) == [Beaten("by widths alone", ["gradient"], ["uniform"], ["gradient"])]
+    worse = {"records": records(baseline=better, gradient=base, fisher=base)}
+    assert "by widths alone, 0 of 2 searches beat" in reduced_sentences(worse, "page", 7)[0]
+    only = {"records": records(baseline=base, uniform=better, shallow_uniform=better)}
+    (line,) = reduced_sentences(only, "page", 7)
+    assert "by widths alone, 1 of 1 control (no search was tried) beat the regular network: `uniform`" in line
+    assert "with fewer blocks, 1 of 1 control (no search was tried) beat" in line
+
+
+def test_other_tasks_say_what_is_better_and_what_is_worse() -> None:
+    base = [30.0, 31.0, 32.0, 33.0]
+    found = records(baseline=base, gradient=[29.0, 30.1, 31.0, 32.0], uniform=[29.0, 32.5, 31.5, 34.0])
+    found = [{**record, "cost": {"flops": {"paper": record["cost"]["params"]}}} for record in found]
+    line = methods_in_short(found, Metric("top1_error", "PSNR", higher_is_better=True))
+    assert line.startswith(
+        "at 90 % of the FLOPs, PSNR minus its regular network's, 4 seeds: `gradient` -0.975"
+    )
+    assert "(worse), `uniform`" in line
+    assert line.endswith("the others cannot be told from chance after Holm's correction")
+    assert "(better)" in methods_in_short(found, Metric("top1_error", "error", higher_is_better=False))
 
 
 def test_the_best_of_the_table_and_the_default_are_named() -> None:
@@ -80,16 +105,20 @@ def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
         {"method": "gradient", "against": "random", "pairs": 2, "differs": False, "final": False},
         {"method": "gradient", "against": "baseline", "pairs": 0, "differs": False, "final": False},
     ]
-    found = records(gradient=[50.0, 50.2, 9.0], uniform=[51.0, 51.3, 8.0], random=[50.0, 50.1, 7.0])
+    found = records(
+        gradient=[50.0, 50.2, 9.0], uniform=[51.0, 51.3, 8.0], random=[50.0, 50.1, 7.0], baseline=[]
+    )
+    found += [{**record, "method": "baseline", "cost": {"params": 180}} for record in found[:1]]
     page = {"contrasts": contrasts, "records": found, "becomes_default": {"gradient": None},
             "trained": "chains, 3 epochs", "budget": 0.9, "metric": asdict(ERROR)}  # fmt: skip
     path.write_text(json.dumps(page))
     (line,) = confirmation_sentences(path)
-    assert line.startswith("**Registered beforehand**, chains, 3 epochs, a FLOPs budget of 0.9")
-    assert "`gradient` against uniform -1.05" in line
-    assert "in top-1 error % after 2 pairs: differs" in line
-    assert "after 2 pairs: open" in line
-    assert "against baseline has not been looked at yet" in line
+    start = "**Registered beforehand**, chains, 3 epochs: top-1 error % of `gradient` at 90 % of the FLOPs, against "
+    assert line.startswith(f"{start}`uniform` -1.05")
+    assert "after 2 pairs: better; against `random`" in line
+    assert "after 2 pairs: still open" in line
+    assert "against the regular network it has not been looked at yet" in line
+    assert "Parameters, of the regular network's: `gradient` 50 %, `uniform` 50 %, `random` 50 %." in line
     assert "default" not in line
     path.write_text(json.dumps({**page, "becomes_default": {"gradient": True}}))
     assert "`gradient` becomes the default" in confirmation_sentences(path)[0]
@@ -148,6 +177,6 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_marks_that_are_missing() -> None:
-    assert with_paragraphs(f"a\n{BEGIN}\nold\n{END}\nb").startswith(f"a\n{BEGIN}\n- **A public table")
+    assert with_paragraphs(f"a\n{BEGIN}\nold\n{END}\nb").startswith(f"a\n{BEGIN}\n± is a 95 % interval")
     with pytest.raises(UserError, match="once each"):
         with_paragraphs("nothing")
