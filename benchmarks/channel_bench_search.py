@@ -34,7 +34,7 @@ from core.widths.space import Space
 
 LEAST_FLOOR = 1 / QUARTERS  # a quarter of the full widths, the table's least
 DRAWS = 100
-DRAWN, STEEP, LEARNED = "drawn widths", "inner-wide, tilt 1", "learned exponents"
+DRAWN, STEEP, LEARNED = f"random, {DRAWS} draws", "inner-wide, tilt 1", "learned exponents"
 OWN = {
     DRAWN: f"`random` {DRAWS} times for every seed",
     STEEP: "width moved from the trunk to blocks, twice as far as `inner-wide`",

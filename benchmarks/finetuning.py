@@ -40,7 +40,7 @@ from core.experiments.plots import plot_tradeoff
 from core.experiments.pretrained import open_pretrained, shrink_of
 from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series, collect, controls_table, results_table
-from core.experiments.statistics import with_interval
+from core.experiments.statistics import holm, p_text, paired_p, with_interval
 from core.experiments.store import KeyedStore, short
 from core.experiments.task import Metric
 from core.experiments.trainings import network
@@ -219,7 +219,7 @@ def _write(
     parts = [
         f"# {title}",
         f"Made by `{command}`; how it is measured: `benchmarks/README.md`.",
-        _beside_the_peer(series, arguments.methods, metric),
+        beside_the_peer(series, arguments.methods, metric),
         f"{config.data.smaller_than_whole()} One network a seed (`{PRETRAINED}`) is trained from scratch for "
         f"{config.train.epochs} epochs. Every row below but the scratch ones starts from its weights and is fine-tuned "
         f"for {epochs} epochs from a learning rate of {arguments.finetune_lr:g}; `{BASELINE}` is the whole network. "
@@ -255,21 +255,24 @@ def draw(stem: Path, title: str, metric: Metric, series: Mapping[str, Series]) -
     plot_tradeoff(stem.with_name(f"{stem.name}.png"), curves, metric, title, baseline=series[BASELINE])
 
 
-def _beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metric: Metric) -> str:
-    """Which of our ways are worse than Torch-Pruning's first one, and which are not; "" without Torch-Pruning."""
+def beside_the_peer(series: Mapping[str, Series], methods: Sequence[str], metric: Metric) -> str:
+    """Which of our ways beat Torch-Pruning's first one, lose to it, or cannot be told from it; "" without it."""
     peer = series.get(AGAINST[0])
-    found: dict[bool, list[str]] = {True: [], False: []}
-    for name in methods:
-        values = (
-            [] if peer is None or name in PEERS or name not in series else series[name].against(peer, metric)
-        )
-        if values:
-            worse = (fmean(values) > 0) != metric.higher_is_better
-            found[worse].append(f"`{name}` ({with_interval(values, metric.digits)})")
-    told = {True: "Worse than", False: "Not worse than"}
+    pairs = {
+        name: series[name].against(peer, metric)
+        for name in methods
+        if peer is not None and name not in PEERS and name in series
+    }
+    pairs = {name: values for name, values in pairs.items() if values}
+    found: dict[str, list[str]] = {"Better than": [], "Worse than": [], "Not to be told from": []}
+    for (name, values), p in zip(pairs.items(), holm([paired_p(own) for own in pairs.values()]), strict=True):
+        ahead = (fmean(values) > 0) == metric.higher_is_better
+        told = "Not to be told from" if not p < 0.05 else "Better than" if ahead else "Worse than"
+        found[told].append(f"`{name}` ({with_interval(values, metric.digits)}, p {p_text(p)})")
     return " ".join(
-        f"{told[worse]} Torch-Pruning's group Taylor, {metric.label}, seed by seed: {', '.join(names)}."
-        for worse, names in found.items()
+        f"{told} Torch-Pruning's group Taylor in {metric.label}, seed by seed, p after Holm's correction: "
+        f"{', '.join(names)}."
+        for told, names in found.items()
         if names
     )
 

@@ -73,6 +73,7 @@ DRAWN = ("resnet50", "regnetx_4gf")  # figure 1 (a) and (b)
 USUAL = ("gradient", "hypernetwork-magnitude", "diminishing-returns", "uniform")
 # The table of 32,768 networks (docs/results/channel_bench.md): a floor of 0.4 excludes this method's best widths.
 FLOORS = {"diminishing-returns": 0.25}
+FLOORED = ", ".join(f"`{method}` has a floor of {floor:g}" for method, floor in FLOORS.items())
 SCALE = 4
 SIDE = 128  # LR pixels of super-resolution at which published FLOPs are counted and time is measured
 CROP = 24  # LR pixels on which channels of super-resolution are scored
@@ -298,7 +299,8 @@ def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Pa
         "",
         f"- *FLOPs*, *parameters*: of the baseline's, FLOPs in the paper's convention. *sd log w*: standard deviation, "
         f"over a network's groups, of the logarithm of width over the baseline's. Widths are multiples of "
-        f"{arguments.round_to} or what the protocol asks for, if that is more; the space is the protocol's.",
+        f"{arguments.round_to} or what the protocol asks for, if that is more, and may leave a part of the budget unused; the space is the protocol's, "
+        f"except that {FLOORED}.",
         f"- *Time*: of one input through the found network over the baseline's, median (least–most) of "
         f"{arguments.turns} turns on {arguments.threads} thread, channels last; the *limit* is the ratio of FLOPs + "
         f"{100 * MARGIN:g} points, *kept* is by the median.",

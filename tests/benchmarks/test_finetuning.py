@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.finetuning import main
+from benchmarks.finetuning import beside_the_peer, main
+from core.experiments.series import Series
+from core.experiments.task import Metric
 
 FAST = ["--train-limit", "40", "--epochs", "1", "--finetune-epochs", "1", "--cfg-options", "train.batch_size=20",
         "data.classes=3",
@@ -75,3 +77,24 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     assert main([*FAST, "--work-dir", str(tmp_path), *options]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_ways_that_chance_explains_are_neither_better_nor_worse() -> None:
+    metric = Metric("top1_error", "error %", higher_is_better=False)
+    peer = [50.0, 51.0, 52.0, 53.0]
+
+    def series(errors: list[float]) -> Series:
+        return Series("", {seed: {"metrics": {"top1_error": error}} for seed, error in enumerate(errors)})
+
+    own = {
+        "torch-pruning": series(peer),
+        "gradient": series([value - 2 + 0.01 * value for value in peer]),
+        "fisher": series([value + 2 + 0.01 * value for value in peer]),
+        "uniform": series([49.0, 53.0, 50.0, 54.0]),
+    }
+    text = beside_the_peer(own, [*own], metric)
+    assert text.index("Better than") < text.index("`gradient` (-1.4") < text.index("Worse than")
+    assert text.index("Worse than") < text.index("`fisher` (2.5") < text.index("Not to be told from")
+    assert text.index("Not to be told from") < text.index("`uniform` (0.00")
+    assert "`torch-pruning`" not in text
+    assert beside_the_peer({"gradient": own["gradient"]}, ["gradient"], metric) == ""
