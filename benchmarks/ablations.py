@@ -35,6 +35,7 @@ from benchmarks.bench import (
     failures_text,
     open_bench,
     seeds_of,
+    starts_text,
     trials_run,
     with_published,
 )
@@ -247,6 +248,7 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         f"Made by `{command_text('benchmarks.ablations', argv)}`; what is compared and how: `benchmarks/README.md`.",
         bench.part,
         failures_text(failed),
+        starts_text([record for result in results for record in result.records()]),
     ]
     for result in results:
         parts += [f"## {result.sweep.name}", sweep_table(metric, result, baseline)]

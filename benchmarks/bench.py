@@ -29,7 +29,8 @@ from core.experiments.engine import Engine
 from core.experiments.plan import SCHEMA, Trial
 from core.experiments.scheduling import run_trials
 from core.experiments.series import Record, Series
-from core.experiments.store import KeyedStore, schema_of
+from core.experiments.starts import unknown_text
+from core.experiments.store import KeyedStore, schema_of, short
 from core.experiments.task import Task
 from core.experiments.trials import Failure
 from core.graph.channels import find_groups
@@ -38,6 +39,7 @@ from core.storage.data import data_root
 from core.storage.files import read_json, write_json
 from core.surgery.depth import shorten
 from core.training.train import make_fabric
+from core.widths.budget import Budget
 from core.widths.config import ShrinkConfig
 from super_resolution import config as super_resolution_config
 from super_resolution import task as super_resolution_task
@@ -284,7 +286,18 @@ def trials_run(
         failed = run_trials(bench.engine, wanted, resources_of(arguments), partial(open_engine, arguments))
     tell_of_earlier(bench)
     found = [bench.engine.load(trial) for trial in trials]
-    return [record for record in found if record is not None], failed
+    records: list[Record] = [record for record in found if record is not None]
+    if arguments.records is not None:
+        publish(records, arguments.records)
+    return records, failed
+
+
+def publish(records: Sequence[Record], folder: Path) -> None:
+    """Write the records that a folder lacks, those too that were finished before there was one."""
+    for record in records:
+        path = folder / f"{record['key']}.json"
+        if not path.exists():
+            write_json(path, short(record))
 
 
 def tell_of_earlier(bench: Bench) -> None:
@@ -300,7 +313,8 @@ def tell_of_earlier(bench: Bench) -> None:
 def with_published(arguments: Namespace, bench: Bench, settings: Sequence[ShrinkConfig]) -> Bench:
     """Put the short records of `--import` and `--records` into the store; existing records stay.
 
-    They hold widths and results, but not what only a training's own store has: `architecture` is None.
+    They hold widths and results, but not what only a training's own store has: `architecture` is None. Records of other
+    settings, recipes or networks than the command's stay where they are: it could not tell what their baseline costs.
 
     Args:
         arguments: of `add_bench_arguments`.
@@ -343,14 +357,22 @@ def _imported(
             f"today can stand beside its own; add --report-only to make its tables"
         )
     bench = replace(bench, engine=replace(bench.engine, schema=schema))
-    full = _named_as_today(full, bench, settings)
+    own = [record for record in full if _is_asked_for(record, bench.engine, settings)]
+    named = _named_as_today(own, bench, settings)
     store = KeyedStore(bench.store)
-    new = [record for record in full if not store.record_file(record["key"]).exists()]
+    new = [record for record in named if not store.record_file(record["key"]).exists()]
     for record in new:
         write_json(store.record_file(record["key"]), record)
-    there = f"; {len(full) - len(new)} are there already" if len(new) < len(full) else ""
-    bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}")
+    there = f"; {len(named) - len(new)} are there already" if len(new) < len(named) else ""
+    others = f"; {len(full) - len(own)} are of other settings or networks" if len(own) < len(full) else ""
+    bench.engine.say(f"{len(new)} records of '{path}' imported into '{bench.store}'{there}{others}")
     return bench
+
+
+def _is_asked_for(record: Record, engine: Engine, settings: Sequence[ShrinkConfig]) -> bool:
+    """Whether a published record is of this command's network, recipe and one of its settings."""
+    method, seed = str(record["method"]), int(record["seed"])
+    return any(record["key"] == engine.record_key(Trial(method, setting, seed)) for setting in settings)
 
 
 def _named_as_today(
@@ -399,3 +421,27 @@ def failures_text(failed: Sequence[Failure]) -> str:
     return f"{len(failed)} trials failed and are left out:\n\n" + "\n".join(
         f"- {failure}" for failure in failed
     )
+
+
+def starts_text(records: Sequence[Record]) -> str:
+    """Trials with a network that may start differently from the baseline's, for a page; "" if there are none."""
+    told = [record for record in records if record.get("unknown_start")]
+    if not told:
+        return ""
+    return (
+        f"{len(told)} trials trained networks that may start otherwise than the baseline's:\n\n"
+        + "\n".join(
+            f"- {record['method']}, seed {record['seed']}: {unknown_text(record['unknown_start'])}"
+            for record in told
+        )
+    )
+
+
+def budget_text(limits: Mapping[str, Any]) -> str:
+    """A budget's limits as the command line has them: '0.9', 'flops=0.9,convention=macs', 'params=0.5'."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given.get("convention") == Budget.convention:
+        del given["convention"]
+    if list(given) == ["flops"]:
+        return str(given["flops"])
+    return ",".join(f"{name}={value}" for name, value in given.items())

@@ -140,7 +140,7 @@ def left_out(methods: Mapping[str, Method], images: int) -> dict[str, str]:
     config, found = SearchConfig(), {}
     epochs = {"accumulate_epochs": f"{config.accumulate_epochs}", "dhp": f"up to {config.dhp.max_epochs}"}
     for name, method in methods.items():
-        if leaves_blocks_out(method):
+        if method.leaves_blocks_out:
             found[name] = "leaves blocks out, and all networks of the table have all their blocks"
         elif method.package is not None:
             found[name] = (
@@ -163,12 +163,7 @@ def without_draw(name: str) -> bool:
 
 def by_score(method: Method) -> bool:
     """Whether a method only scores channels, once: its scores then serve every budget and floor."""
-    return "score" in method.change and not leaves_blocks_out(method)
-
-
-def leaves_blocks_out(method: Method) -> bool:
-    """Whether a method changes depth, whatever the protocol says."""
-    return bool(method.config(ShrinkConfig()).vanish) or "depth" in method.uses
+    return "score" in method.change and not method.leaves_blocks_out
 
 
 class Counted:

@@ -11,6 +11,7 @@ store of `benchmarks.hypothesis` and are never run twice; an interrupted run goe
 
 from __future__ import annotations
 
+import itertools
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,11 @@ from benchmarks.bench import (
     GOES_ON,
     Bench,
     add_bench_arguments,
+    budget_text,
     check_arguments,
     failures_text,
     open_bench,
+    starts_text,
     trials_run,
     with_published,
 )
@@ -75,12 +78,20 @@ def metric_of(registered: Registered, bench: Bench) -> Metric:
 def differences(
     contrasts: Sequence[Contrast], series: Mapping[str, Series], metric: Metric
 ) -> dict[Contrast, list[float]]:
-    """Contrast -> differences of its pairs, in the order of the seeds."""
+    """Contrast -> differences of its pairs, in the order of the seeds, up to the first seed that one side lacks.
+
+    A look is at the first so many seeds: with later ones in the place of a missing one it would be another look.
+    """
     empty = Series("", {})
-    return {
-        item: series.get(item.method, empty).against(series.get(item.against, empty), metric)
-        for item in contrasts
-    }
+    first = min((seed for one in series.values() for seed in one.records), default=0)
+    found = {}
+    for item in contrasts:
+        sides = [series.get(name, empty) for name in (item.method, item.against)]
+        both = set(sides[0].records) & set(sides[1].records)
+        whole = list(itertools.takewhile(both.__contains__, itertools.count(first)))
+        method, against = (one.values(metric, whole) for one in sides)
+        found[item] = [a - b for a, b in zip(method, against, strict=True)]
+    return found
 
 
 def decisions_table(
@@ -152,6 +163,11 @@ def draw(stem: Path, trained: str, series: Mapping[str, Series], contrasts: Sequ
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     """Train up to each look, decide, write; returns the exit status."""
     check_arguments(arguments)
+    if arguments.seeds is not None:
+        raise UserError("--seeds: the registered looks say how many; --seed says with which to begin")
+    arguments.seeds = 1  # for what the commands share; every look has its own
+    if arguments.budget and len(arguments.budget) > 1:
+        raise UserError("--budget takes one value here: contrasts are registered for one")
     registered = read_registered(arguments.contrasts)
     check_known("contrasts: unknown method", registered.methods, (BASELINE, *METHODS))
     bench = open_bench(arguments)
@@ -214,6 +230,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         results_table(series, BASELINE, metric),
         *(results_table(series, BASELINE, other) for other in metrics_of(bench) if other != metric),
         failures_text(failed),
+        starts_text(records),
         machine_text(machine()),
     ]
     value = {
@@ -224,7 +241,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         ],
         "looks": list(registered.looks),
         "trained": trained,
-        "budget": config.shrink.budget.flops,
+        "budget": budget_text(config.shrink.budget.to_json()),
         "metric": asdict(metric),
         "becomes_default": becomes,
         "records": [short(record) for record in records],
@@ -241,6 +258,7 @@ def build_parser() -> ArgumentParser:
     )
     add_bench_arguments(parser)
     add_method_arguments(parser)
+    parser.set_defaults(seeds=None)
     return parser
 
 

@@ -28,6 +28,7 @@ from core.experiments.task import Metric
 from core.methods.registry import BASELINE, METHODS
 from core.storage.files import read_json, write_text
 from core.tables import grouped, markdown_table
+from core.widths.budget import number_or_word
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -151,7 +152,7 @@ def against_baseline(records: Sequence[Mapping[str, Any]], metric: Metric = ERRO
 
 def is_deep(method: str) -> bool:
     """Whether a way may leave blocks out."""
-    return "depth" in method or method.startswith("shallow")
+    return METHODS[method].leaves_blocks_out
 
 
 def is_control(method: str) -> bool:
@@ -194,9 +195,11 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     """The results of a page's registered contrasts so far."""
     page = read_json(path)
     metric = Metric(**page["metric"])
+    methods = list(dict.fromkeys(f"`{item['method']}`" for item in page["contrasts"]))
     parts = []
     for item in page["contrasts"]:
-        name = "against " + (REGULAR if item["against"] == BASELINE else f"`{item['against']}`")
+        name = f"`{item['method']}` against " if len(methods) > 1 else "against "
+        name += REGULAR if item["against"] == BASELINE else f"`{item['against']}`"
         if not item["pairs"]:
             parts.append(f"{name} it has not been looked at yet")
             continue
@@ -208,16 +211,19 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
         parts.append(f"{name} {shown} after {item['pairs']} pairs: {said}")
     becomes = [f"`{name}`" for name, value in page["becomes_default"].items() if value]
     rule = f" By the rule that was written down {', '.join(becomes)} becomes the default." if becomes else ""
-    methods = ", ".join(f"`{name}`" for name in dict.fromkeys(item["method"] for item in page["contrasts"]))
+    budget = number_or_word(str(page["budget"]))
+    share = f"{100 * budget:g} % of the FLOPs" if isinstance(budget, float) else f"a budget of {budget}"
     return [
-        f"**Registered beforehand**, {page['trained']}: {metric.label} of {methods} at {100 * page['budget']:g} % of "
-        f"the FLOPs, {'; '.join(parts)}. {parameters_text(page['records'])}{rule} ([page]({folder}{path.stem}.md))"
+        f"**Registered beforehand**, {page['trained']}: {metric.label} of {', '.join(methods)} at {share}, "
+        f"{'; '.join(parts)}. {parameters_text(page['records'])}{rule} ([page]({folder}{path.stem}.md))"
     ]
 
 
 def parameters_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """What the arms of a comparison have of the regular network's parameters."""
+    """What the arms of a comparison have of the regular network's parameters; "" where that is no arm."""
     own = grouped((str(record["method"]), record["cost"]["params"]) for record in records)
+    if BASELINE not in own:
+        return ""
     base = fmean(own[BASELINE])
     shares = [
         f"`{name}` {100 * fmean(counts) / base:.0f} %" for name, counts in own.items() if name != BASELINE

@@ -21,10 +21,12 @@ from benchmarks.bench import (
     GOES_ON,
     Bench,
     add_bench_arguments,
+    budget_text,
     check_arguments,
     failures_text,
     open_bench,
     seeds_of,
+    starts_text,
     trials_run,
     with_published,
 )
@@ -38,7 +40,6 @@ from core.experiments.arguments import (
 from core.experiments.plan import grid
 from core.experiments.plots import plot_tradeoff
 from core.experiments.series import Record, Series, collect, controls_table, results_table
-from core.experiments.starts import unknown_text
 from core.experiments.statistics import interval_note, number_text
 from core.experiments.store import short
 from core.experiments.task import Metric, Task
@@ -47,20 +48,6 @@ from core.methods.registry import BASELINE, METHODS
 
 USUAL = ("baseline", "gradient", "sensitivity", "magnitude", "random", "uniform", "dhp", "torch-pruning")
 CONTROLS = ("random", "uniform", "random-scores")
-
-
-def starts_text(records: Sequence[Record]) -> str:
-    """Trials with a network that may start differently from the baseline's, for a page; "" if there are none."""
-    told = [record for record in records if record.get("unknown_start")]
-    if not told:
-        return ""
-    return (
-        f"{len(told)} trials trained networks that may start otherwise than the baseline's:\n\n"
-        + "\n".join(
-            f"- {record['method']}, seed {record['seed']}: {unknown_text(record['unknown_start'])}"
-            for record in told
-        )
-    )
 
 
 def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
@@ -100,7 +87,7 @@ def label_of(record: Record, several: bool) -> str:
     """The method, and its budget if there are several."""
     if record["shrink"] is None or not several:
         return str(record["method"])
-    return f"{record['method']} at {record['shrink']['budget']['flops']}"
+    return f"{record['method']} at {budget_text(record['shrink']['budget'])}"
 
 
 def write_report(

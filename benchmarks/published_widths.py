@@ -299,7 +299,8 @@ def text(results: Mapping[str, Any], arguments: Namespace, pictures: Sequence[Pa
         "",
         f"- *FLOPs*, *parameters*: of the baseline's, FLOPs in the paper's convention. *sd log w*: standard deviation, "
         f"over a network's groups, of the logarithm of width over the baseline's. Widths are multiples of "
-        f"{arguments.round_to} or what the protocol asks for, if that is more, and may leave a part of the budget unused; the space is the protocol's, "
+        f"{arguments.round_to} or what the protocol asks for, if that is more, and may leave a part of the "
+        f"budget unused; the space is the protocol's, "
         f"except that {FLOORED}.",
         f"- *Time*: of one input through the found network over the baseline's, median (least–most) of "
         f"{arguments.turns} turns on {arguments.threads} thread, channels last; the *limit* is the ratio of FLOPs + "

@@ -18,6 +18,8 @@ from torch import nn
 
 from core.errors import UserError, did_you_mean
 
+SUITE = ("lwdna", "core", "classification", "super_resolution", "tracking", "shared_configs", "benchmarks")
+
 
 def load_factory(spec: str, what: str = "model") -> Callable[..., Any]:
     """The callable that `spec` names. Importing runs the file's code, as `python file.py` would.
@@ -58,6 +60,25 @@ def call_factory(spec: str, **options: object) -> nn.Module:
 def is_factory(model: str) -> bool:
     """Whether a model is `package.module:factory` or `path/to/file.py:factory`, not one of the suite's names."""
     return ":" in model
+
+
+def factory_file(model: str) -> Path | None:
+    """The file with the factory of a user's network; None for the suite's own networks, and for files not there.
+
+    Args:
+        model: `package.module:factory`, `path/to/file.py:factory`, or one of the suite's names.
+    """
+    place = model.rpartition(":")[0]
+    if not place.endswith(".py"):
+        if not place or place.partition(".")[0] in SUITE:
+            return None
+        try:
+            found = importlib.util.find_spec(place)
+        except (ImportError, ValueError):  # of a package above it; whoever builds the network says so
+            return None
+        place = (found and found.origin) or ""
+    path = Path(place)
+    return path if path.is_file() else None
 
 
 def unknown_network(problem: str, model: str, known: Iterable[str]) -> UserError:

@@ -2,8 +2,10 @@
 
 If one looks at a table, adds seeds and looks again, one finds differences where there are none. Planned looks keep the
 error rate. At each look a difference counts only if its p-value is below the level that O'Brien and Fleming's bounds
-(Biometrics, 1979) give that look. All looks together then err with probability α. Several contrasts share α by Holm's
-rule, look by look (Maurer and Bretz, Statistics in Biopharmaceutical Research, 2013).
+(Biometrics, 1979) give that look. All looks together then err with probability α, nearly: the bounds are those of
+normal deviates, and p is from Student's t. In simulations the looks 4, 8 and 12 err with 5.2 % instead of 5, and looks
+that begin at 2 pairs with up to 5.7 %. Several contrasts share α by Holm's rule, look by look (Maurer and Bretz,
+Statistics in Biopharmaceutical Research, 2013).
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def look_levels(looks: tuple[int, ...], alpha: float = 0.05) -> tuple[float, ...
     def excess(bound: float) -> float:
         return _crossing(shares, bound / np.sqrt(shares)) - alpha
 
-    bound = brentq(excess, 0.5, 12.0, xtol=1e-10)
+    # At the last look the bound lies between a single test's and that of as many tests by Bonferroni.
+    lowest, highest = (float(stats.norm.isf(alpha / 2 / tests)) for tests in (1, len(looks)))
+    bound = brentq(excess, lowest - 0.01, highest + 0.01, xtol=1e-10) if len(looks) > 1 else lowest
     return tuple(float(2 * stats.norm.sf(bound / math.sqrt(share))) for share in shares)
 
 
@@ -70,7 +74,12 @@ def pairs_needed(difference: float, deviation: float, *, alpha: float = 0.05, po
         deviation: standard deviation of a pair's difference, in the same unit.
         alpha: level of the test; the first of m contrasts has α / m by Holm's rule.
         power: probability of finding the difference.
+
+    Raises:
+        ValueError: the difference is zero, which no number of pairs finds.
     """
+    if not difference:
+        raise ValueError("no number of pairs finds a difference of zero")
     pairs = 2
     while _power(pairs, difference / deviation, alpha) < power:
         pairs += 1
@@ -81,7 +90,10 @@ def smallest_seen(pairs: int, deviation: float, *, alpha: float = 0.05, power: f
     """The true difference that this many pairs find with the given power; see `pairs_needed`."""
     if pairs < 2:
         return math.inf
-    return deviation * float(brentq(lambda ratio: _power(pairs, ratio, alpha) - power, 1e-6, 1e3))
+    highest = 1.0
+    while _power(pairs, highest, alpha) < power:
+        highest *= 2
+    return deviation * float(brentq(lambda ratio: _power(pairs, ratio, alpha) - power, 1e-6, highest))
 
 
 def _power(pairs: int, ratio: float, alpha: float) -> float:

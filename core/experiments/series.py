@@ -16,7 +16,7 @@ from core.experiments.statistics import (
     with_interval,
 )
 from core.experiments.task import Metric
-from core.tables import grouped, markdown_table
+from core.tables import markdown_table
 
 Record = Mapping[str, Any]
 
@@ -34,8 +34,9 @@ class Series:
     records: dict[int, Record]
 
     def values(self, metric: Metric, seeds: Sequence[int] | None = None) -> list[float]:
-        """The metric, in the order of the seeds."""
-        return [float(self.records[seed]["metrics"][metric.key]) for seed in seeds or sorted(self.records)]
+        """The metric, in the order of the seeds; of all seeds by default."""
+        chosen = sorted(self.records) if seeds is None else seeds
+        return [float(self.records[seed]["metrics"][metric.key]) for seed in chosen]
 
     def has(self, metric: Metric) -> bool:
         """Whether the metric was measured."""
@@ -67,15 +68,22 @@ class Series:
     def against(self, other: Series, metric: Metric) -> list[float]:
         """This series' value minus the other's, seed by seed, over the seeds that both have."""
         seeds = sorted(set(self.records) & set(other.records))
-        return [a - b for a, b in zip(self.values(metric, seeds), other.values(metric, seeds))]
+        return [a - b for a, b in zip(self.values(metric, seeds), other.values(metric, seeds), strict=True)]
 
 
 def collect(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, Series]:
-    """Records by label, in the order in which labels appear."""
-    by_label = grouped((label(record), record) for record in records)
-    return {
-        name: Series(name, {int(record["seed"]): record for record in own}) for name, own in by_label.items()
-    }
+    """Records by label, in the order in which labels appear.
+
+    Raises:
+        ValueError: two records of one seed would have the same label: one of them would not be seen.
+    """
+    found: dict[str, Series] = {}
+    for record in records:
+        own = found.setdefault(name := label(record), Series(name, {})).records
+        if int(record["seed"]) in own:
+            raise ValueError(f"two records of '{name}', seed {record['seed']}")
+        own[int(record["seed"])] = record
+    return found
 
 
 def of_result(result: Mapping[str, Any], metrics: str = "metrics") -> dict[str, Series]:

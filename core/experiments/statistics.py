@@ -76,9 +76,13 @@ def paired_p(differences: Sequence[float]) -> float:
     """
     if len(differences) < 2 or not np.isfinite(differences).all():
         return math.nan
-    if np.ptp(differences) <= _ROUNDING * np.max(np.abs(differences)):
+    if _by_rounding_alone(differences):
         return math.nan
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _by_rounding_alone(values: Sequence[float]) -> bool:
+    return bool(np.ptp(values) <= _ROUNDING * np.max(np.abs(values)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -115,10 +119,9 @@ def difference_cells(differences: Sequence[tuple[Sequence[float], int]]) -> list
 
 def fine_digits(values: Sequence[float], digits: int) -> int:
     """Decimals that show two digits of the spread, at least `digits`: differences may be finer than values."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
+    if len(values) < 2 or not all(map(math.isfinite, values)) or _by_rounding_alone(values):
         return digits
-    spread = float(np.std(values, ddof=1))
-    return max(digits, 1 - math.floor(math.log10(spread))) if spread else digits
+    return max(digits, 1 - math.floor(math.log10(float(np.std(values, ddof=1)))))
 
 
 def p_text(p: float, digits: int = 3) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from core.command_line.factories import factory_file
 from core.experiments.settings import Run, Settings
 from core.methods.subject import Subject
 from core.report.page import Section
@@ -99,8 +99,10 @@ class Task(Subject):
 def model_text(model: str) -> dict[str, str]:
     """{"model_text"} for a user's own network, as its file's text decides a result, not its name; else empty.
 
+    What that file imports is not read. The suite's own modules count as its names do: their release decides.
+
     Args:
-        model: "path/to/file.py:factory", or any other name.
+        model: "path/to/file.py:factory", "package.module:factory", or any other name.
     """
-    path = Path(model.rpartition(":")[0])
-    return {"model_text": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+    path = factory_file(model)
+    return {} if path is None else {"model_text": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -102,7 +102,7 @@ def scale_to_budget(graph: ChannelGraph, shares: FloatArray, limits: Limits) -> 
         return np.clip(wanted, least, most)
 
     low = np.zeros(len(shares))
-    high = np.full(len(shares), float((most / (shares * limits.base)).max()) + 1)
+    high = (most / (shares * limits.base)).max(axis=1) + 1
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         fits = limits.fits(graph, sizes(middle))

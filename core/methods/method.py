@@ -127,6 +127,11 @@ class Method:
     adapt: Callable[[ShrinkConfig], ShrinkConfig] = lambda config: config
     package: tuple[str, str] | None = None
 
+    @property
+    def leaves_blocks_out(self) -> bool:
+        """Whether it changes depth, whatever the protocol says."""
+        return bool(self.config(ShrinkConfig()).vanish) or "depth" in self.uses
+
     def settings(self, shrink: ShrinkConfig) -> ShrinkConfig:
         """The configuration with the method's own entries in it; widths are multiples of both round_to."""
         change = dict(self.change)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench import open_bench
+from benchmarks.bench import open_bench, publish, with_published
 from benchmarks.hypothesis import build_parser
 from classification.config import RunConfig
 from core.command_line.config import load_config
 from core.errors import UserError
 from core.experiments.plan import Trial, grid
+from core.experiments.task import model_text
 from core.experiments.trials import run_trial
 from core.training.distillation import DistillationConfig
 from core.widths.budget import Budget
@@ -107,6 +108,45 @@ def test_the_text_of_an_own_network_decides_its_key(tmp_path: Path) -> None:
         bench = bench_in(tmp_path / "store", "--model", f"{file}:net")
         keys.append(bench.engine.record_key(Trial("baseline", bench.config.shrink, 0)))
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_module_is_known_by_its_text_and_the_suites_own_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_module.py").write_text("def net(): ...\n")
+    before = model_text("own_module:net")
+    (tmp_path / "own_module.py").write_text("def net(): return 1\n")
+    assert before["model_text"] != model_text("own_module:net")["model_text"]
+    for name in (
+        "resnet20",
+        "benchmarks.channel_bench_networks:half_mobilenet",
+        "not_there:net",
+        "not.there:net",
+    ):
+        assert model_text(name) == {}
+
+
+def test_records_of_other_networks_are_left_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = "docs/results/records/confirmation-resnet20"
+    parser = build_parser()
+    command = ["--work-dir", str(tmp_path), "--records", there, "--model", "resnet56", "--dataset", "digits"]
+    arguments = parser.parse_args(command)
+    with_published(arguments, bench := open_bench(arguments), [bench.config.shrink])
+    assert "0 records of" in (told := capsys.readouterr().out)
+    assert "16 are of other settings or networks" in told
+    assert not (tmp_path / "records").exists()
+
+
+def test_records_that_were_finished_before_there_was_a_folder_are_put_there(tmp_path: Path) -> None:
+    record = {"key": "0123", "method": "baseline", "seed": 0, "architecture": None, "schema": 2}
+    publish([record], tmp_path)
+    assert json.loads((tmp_path / "0123.json").read_text())["method"] == "baseline"
+    (tmp_path / "0123.json").write_text("{}")
+    publish([record], tmp_path)
+    assert (tmp_path / "0123.json").read_text() == "{}"  # those that lie there stay
 
 
 def test_distilled_trials_share_one_teacher_per_seed_and_are_trials_of_their_own(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.confirmation import main
+from benchmarks.confirmation import differences, main
+from core.experiments.sequential import Contrast
+from core.experiments.series import Series
+from core.experiments.task import Metric
 
 FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
         "--no-progress", "--device", "cpu"]  # fmt: skip
@@ -105,6 +108,12 @@ def test_mistakes_are_told_before_anything_is_trained(
         assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store")]) == 2
         assert message in capsys.readouterr().err
     path = write(tmp_path / "contrasts.json")
+    for options, message in [
+        (["--seeds", "7"], "the registered looks say how many"),
+        (["--budget", "0.5", "0.9"], "--budget takes one value here"),
+    ]:
+        assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store"), *options]) == 2
+        assert message in capsys.readouterr().err
     assert main([str(path), *FAST, "--work-dir", str(tmp_path / "store"), "--report-only"]) == 2
     assert "holds no trial of these contrasts" in capsys.readouterr().err
     assert not (tmp_path / "store" / "runs").exists()
@@ -125,3 +134,15 @@ def test_committed_records_go_on_on_another_machine(
         return [line for line in path.read_text().splitlines() if line.startswith("|")]
 
     assert tables(tmp_path / "page.md") == tables(confirmed / "page.md")
+
+
+def test_a_missing_seed_ends_the_pairs_and_no_later_one_takes_its_place() -> None:
+    def series(*seeds: int) -> Series:
+        return Series("", {seed: {"metrics": {"top1_error": float(seed)}} for seed in seeds})
+
+    metric, contrast = Metric("top1_error", "error", higher_is_better=False), Contrast("magnitude", "uniform")
+    own = {"magnitude": series(5, 6, 8, 9), "uniform": series(5, 6, 7, 8, 9)}
+    assert differences([contrast], own, metric) == {contrast: [0.0, 0.0]}
+    own["magnitude"] = series(6, 7, 8, 9)  # the first seed is the other side's
+    assert differences([contrast], own, metric) == {contrast: []}
+    assert differences([contrast], {"uniform": own["uniform"]}, metric) == {contrast: []}

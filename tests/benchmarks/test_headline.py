@@ -23,6 +23,7 @@ from benchmarks.headline import (
     confirmation_sentences,
     early_sentences,
     explored_table,
+    is_deep,
     main,
     methods_in_short,
     reduced_sentences,
@@ -32,6 +33,7 @@ from benchmarks.headline import (
 )
 from core.errors import UserError
 from core.experiments.task import Metric
+from core.methods.registry import METHODS
 
 
 def records(**errors: list[float]) -> list[dict[str, Any]]:
@@ -122,6 +124,29 @@ def test_registered_contrasts_are_told_as_they_stand(tmp_path: Path) -> None:
     assert "default" not in line
     path.write_text(json.dumps({**page, "becomes_default": {"gradient": True}}))
     assert "`gradient` becomes the default" in confirmation_sentences(path)[0]
+
+
+def test_contrasts_of_several_methods_and_without_the_regular_network(tmp_path: Path) -> None:
+    path = tmp_path / "confirmation.json"
+    contrasts = [
+        {"method": method, "against": "uniform", "pairs": 2, "differs": True, "final": True}
+        for method in ("gradient", "fisher")
+    ]
+    found = records(gradient=[50.0, 50.2], fisher=[52.0, 52.5], uniform=[51.0, 51.3])
+    page = {"contrasts": contrasts, "records": found, "becomes_default": {}, "trained": "chains, 3 epochs",
+            "budget": "params=0.5", "metric": asdict(ERROR)}  # fmt: skip
+    path.write_text(json.dumps(page))
+    (line,) = confirmation_sentences(path)
+    assert "of `gradient`, `fisher` at a budget of params=0.5" in line
+    assert "`gradient` against `uniform` -1.05" in line
+    assert "pairs: better; `fisher` against `uniform` 1.1" in line
+    assert "Parameters" not in line
+
+
+def test_ways_that_leave_blocks_out_are_known_by_what_they_do() -> None:
+    deep = [name for name in METHODS if is_deep(name)]
+    assert "receptive-field-uniform" in deep
+    assert "gradient" not in deep
 
 
 def test_every_folder_of_an_exploration_has_its_table() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from benchmarks.hypothesis import main
+from benchmarks.hypothesis import label_of, main
 from core.errors import UserError
 from core.experiments.checks import check_trials
 from core.experiments.plan import Trial, grid
@@ -417,6 +417,28 @@ def test_seeds_that_only_one_side_has_are_left_out_of_the_pairs() -> None:
     series = made_up({"baseline": [5.0, 6.0, 7.0], "gradient": [4.0, 5.5]})
     assert series["gradient"].against(series["baseline"], ERROR) == [-1.0, -0.5]
     assert "| gradient | 2 |" in results_table(series, "baseline", ERROR)
+    other = Series("late", {seed + 9: record for seed, record in series["baseline"].records.items()})
+    assert series["gradient"].against(other, ERROR) == []  # no seed in common: no pair
+
+
+def test_budgets_of_any_kind_have_rows_of_their_own() -> None:
+    budgets = [
+        Budget(params=0.5),
+        Budget(params=0.9),
+        Budget(flops=0.9),
+        Budget(flops=0.9, convention="macs"),
+    ]
+    labels = [
+        label_of({"method": "uniform", "shrink": {"budget": asdict(budget)}}, True) for budget in budgets
+    ]
+    assert labels == [
+        "uniform at params=0.5", "uniform at params=0.9", "uniform at 0.9", "uniform at flops=0.9,convention=macs"
+    ]  # fmt: skip
+
+
+def test_two_records_for_one_place_of_a_table_are_an_error() -> None:
+    with pytest.raises(ValueError, match="two records of 'uniform', seed 3"):
+        collect([{"method": "uniform", "seed": 3}] * 2, lambda record: str(record["method"]))
 
 
 def test_holm_by_hand() -> None:

@@ -30,6 +30,10 @@ def test_a_page_is_drawn_from_its_json(name: str, more: list[str], tmp_path: Pat
         assert svg == (RESULTS / picture.with_suffix(".svg").name).read_text()  # what lies there is drawn so
 
 
+def test_every_page_of_registered_contrasts_can_be_drawn_again() -> None:
+    assert {path.stem for path in RESULTS.glob("confirmation_*.json")} <= set(PAGES)
+
+
 def test_every_page_has_its_figures() -> None:
     for name in PAGES:
         assert (RESULTS / f"{name}.json").is_file()

@@ -144,7 +144,7 @@ def test_the_spread_of_widths_is_that_of_their_logarithms() -> None:
 def test_differences_finer_than_values_show_two_digits_of_their_spread() -> None:
     assert fine_digits([0.0290, 0.0183, 0.0207], 2) == 4
     assert fine_digits([1.0, 3.5], 2) == 2
-    for alike in ([1.0], [1.0, 1.0], [math.inf, 1.0]):
+    for alike in ([1.0], [1.0, 1.0], [math.inf, 1.0], [2.4390243902439046, 2.439024390243903]):
         assert fine_digits(alike, 2) == 2
     assert [p_text(0.00039), p_text(0.00039, digits=4)] == ["<0.001", "0.0004"]
     assert p_text(0.00002, digits=4) == "<0.0001"

@@ -146,6 +146,8 @@ def test_the_search_finds_what_the_proxy_asks_for() -> None:
     assert values == sorted(values, reverse=True)
     assert widths[group] == values[0] > space.base_graph.widths[group]
     assert space.graph.flops(widths, "paper") <= 0.9 * space.base_graph.flops(convention="paper")
+    single = best_by_proxy(space, limits(space, 0.9), likes_first, [], F.mse_loss, ProxyConfig(2, 2), seed=0)
+    assert len(single[1]) == 2  # the proportional allocation alone, and one exchange
 
 
 @pytest.mark.parametrize("name", sorted(PROXIES))
