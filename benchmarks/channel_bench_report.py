@@ -222,6 +222,7 @@ def plot(
     """Gain over uniform widths against the budget, one panel per space."""
     figure, axes = new_figure(9, 4.2 * len(summaries) + 0.6, len(summaries), squeeze=False, sharex=True)
     drawn = []
+    counts: list[int] = []  # of thin lines, panel by panel
     budgets = sorted(budgets)
     where = [100 * budget for budget in budgets]
     for axis, summary in zip(np.ravel(axes), summaries, strict=True):
@@ -237,7 +238,7 @@ def plot(
         axis.errorbar([aside], [0], summary["noise"], color=INK, elinewidth=1, capsize=3)
         ends = [("uniform widths", 0.0, look_of("uniform").colour), ("oracle (band)", room[-1], QUIET)]
         methods = dict.fromkeys(name for name, _ in at)
-        others = 0
+        counts.append(sum(name not in (*SHOWN, "uniform") for name in methods))
         for name in methods:
             values = [at.get((name, budget), np.nan) for budget in budgets]
             if name in SHOWN:
@@ -252,7 +253,6 @@ def plot(
                 )
                 ends.append((name, values[-1], look.colour))
             elif name != "uniform":
-                others += 1
                 axis.plot(where, values, color="#b5b5b5", linewidth=0.7, zorder=1.5)
         drawn.append((axis, [(f"{name} {_signed(value).replace('-', '−')}", max(where), value, colour)
                              for name, value, colour in ends if np.isfinite(value)]))  # fmt: skip
@@ -261,8 +261,9 @@ def plot(
         axis.set_xticks(where, [f"{value:g} %" for value in where])
     np.ravel(axes)[-1].set_xlabel("FLOPs over the regular network's")
     head(figure, "Accuracy over uniform widths against the budget",
-         f"Thin lines: {others} other methods. Bar at the left: ± standard deviation of one training. "
-         f"n = {seeds} seeds of each search.")  # fmt: skip
+         f"Thin lines: {' and '.join(map(str, dict.fromkeys(counts)))} other methods. Bar at the left: ± "
+         f"standard deviation of one training. n = {seeds} seeds where a method draws; "
+         "searches by proxies ran once.")  # fmt: skip
     for axis, labels in drawn:
         label_ends(axis, labels)
     save_figure(figure, path)

@@ -137,10 +137,10 @@ def widths_figure(
 
 
 def _end(runs: np.ndarray, base: np.ndarray) -> tuple[float, float]:
-    """Place and mean ratio of the last layer that was not left out."""
-    mean = runs.mean(axis=0)
-    place = int(np.flatnonzero(mean > 0)[-1])
-    return place + 0.3, float(mean[place] / base[place])
+    """Place and mean ratio of the last layer that was not left out, over the runs that have it."""
+    place = int(np.flatnonzero((runs > 0).any(axis=0))[-1])
+    there = runs[runs[:, place] > 0, place]
+    return place + 0.3, float(there.mean() / base[place])
 
 
 def told_widths(widths: Iterable[int]) -> str:
