@@ -43,7 +43,7 @@ def looked_up(place: Place, graph: Any, answers: Sequence[Answer], convention: s
     surface = place.surface(relative)
     return {
         "networks": len(relative),
-        "widths": sizes.tolist() if len(relative) < DRAWS else f"{len(relative)} drawn networks",
+        "widths": sizes.tolist() if len(relative) == len(answers) else f"{len(relative)} networks",
         "surface": float(surface.mean()),
         "surface_sd": float(surface.std(ddof=1)) if len(relative) > 1 else None,
         "neighbours": float(neighbours(place.table, relative).mean()),
