@@ -177,7 +177,8 @@ def run(arguments: Namespace, argv: Sequence[str] | None) -> int:
         say(line)
     records: list[Record] = []
     failed: list[Failure] = []
-    for look in registered.looks:
+    # What is there is decided on at once, whatever looks it has reached.
+    for look in registered.looks[-1:] if arguments.report_only else registered.looks:
         seeds = range(arguments.seed, arguments.seed + look)
         records, failed = trials_run(bench, grid(registered.methods, [bench.config.shrink], seeds), arguments)
         series = collect(records, lambda record: str(record["method"]))
