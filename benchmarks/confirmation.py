@@ -31,6 +31,7 @@ from benchmarks.bench import (
     trials_run,
     with_published,
 )
+from benchmarks.confirmation_cost import cost_table, equivalents_text
 from benchmarks.measure import command_text, machine, machine_text, write_results
 from core.command_line.exits import run_parsed
 from core.errors import UserError, check_known
@@ -230,6 +231,8 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         "All arms (intervals and p-values of single looks, for description):",
         results_table(series, BASELINE, metric),
         *(results_table(series, BASELINE, other) for other in metrics_of(bench) if other != metric),
+        cost_table(bench, series),
+        equivalents_text(series, metric),
         failures_text(failed),
         starts_text(records),
         machine_text(machine()),

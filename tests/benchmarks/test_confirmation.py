@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.confirmation import differences, main
+from benchmarks.confirmation_cost import equivalents_text, flops_equivalent
 from core.experiments.sequential import Contrast
 from core.experiments.series import Series
 from core.experiments.task import Metric
@@ -131,7 +132,8 @@ def test_committed_records_go_on_on_another_machine(
     assert "training" not in told
 
     def tables(path: Path) -> list[str]:
-        return [line for line in path.read_text().splitlines() if line.startswith("|")]
+        timed = "–"  # of spans; times are another run's
+        return [line for line in path.read_text().splitlines() if line.startswith("|") and timed not in line]
 
     assert tables(tmp_path / "page.md") == tables(confirmed / "page.md")
 
@@ -146,3 +148,50 @@ def test_a_missing_seed_ends_the_pairs_and_no_later_one_takes_its_place() -> Non
     own["magnitude"] = series(6, 7, 8, 9)  # the first seed is the other side's
     assert differences([contrast], own, metric) == {contrast: []}
     assert differences([contrast], {"uniform": own["uniform"]}, metric) == {contrast: []}
+
+
+def made_up(**errors: list[float]) -> dict[str, Series]:
+    """Arms with these errors, all but the baseline at 80 % of its FLOPs."""
+    return {
+        name.replace("_", "-"): Series(name, {
+            seed: {"metrics": {"top1_error": error}, "cost": {"flops": {"paper": 100 if name == "baseline" else 80}},
+                   "baseline_cost": {"flops": {"paper": 100}}}
+            for seed, error in enumerate(values)
+        })
+        for name, values in errors.items()
+    }  # fmt: skip
+
+
+def test_gains_are_said_in_the_flops_of_uniform_widths() -> None:
+    def law(share: float) -> float:
+        return 60 - 10 * math.log(share)
+
+    for share in (0.5, 0.8, 1.3):
+        assert flops_equivalent(law(0.8), law(1.0), law(share), 0.8) == pytest.approx(share)
+    error = Metric("top1_error", "top-1 error %", higher_is_better=False)
+    scatter = [0.0, 0.01, -0.01]
+    arms = {"uniform": 0.8, "baseline": 1.0, "magnitude": 1.3}
+    found = made_up(**{name: [law(share) + one for one in scatter] for name, share in arms.items()})
+    # Every arm scatters alike, so differences vary by rounding alone: no test, nothing to say.
+    assert "not to be said, since 3 pairs do not tell" in equivalents_text(found, error)
+    moved = made_up(
+        uniform=[law(0.8) + one for one in scatter],
+        baseline=[law(1.0) - one for one in scatter],
+        magnitude=[law(1.3) + one for one in scatter],
+    )
+    assert "`magnitude` does as well as uniform widths would at 130 % of" in equivalents_text(moved, error)
+    assert "uniform widths at 80 % to the regular network" in equivalents_text(moved, error)
+    higher = Metric("top1_error", "PSNR", higher_is_better=True)  # now the regular network is behind
+    assert "not to be said" in equivalents_text(moved, higher)
+    assert equivalents_text({name: moved[name] for name in ("uniform", "baseline")}, error) == ""
+
+
+def test_the_page_says_what_the_arms_cost(confirmed: Path) -> None:
+    page = (confirmed / "page.md").read_text()
+    head, _, *rows = page[page.index("| of the regular network's |") :].splitlines()[:5]
+    assert head == (
+        "| of the regular network's | MACs % | FLOPs % | parameters % | inference % | training step % |"
+    )
+    baseline = next(row for row in rows if row.startswith("| baseline |"))
+    assert baseline == "| baseline | 100.0 | 100.0 | 100.0 | 100 (100–100) | 100 (100–100) |"
+    assert "Gains in FLOPs:" in page
