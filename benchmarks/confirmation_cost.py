@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, median
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from core.experiments.series import Record, Series
 from core.experiments.statistics import paired_p
 from core.experiments.task import Metric, Task
 from core.experiments.trainings import network
+from core.graph.complexity import count
 from core.methods.registry import BASELINE
 from core.modules import call, map_tensors
 from core.surgery.architecture import Architecture, ArchitectureError, describe_inputs
@@ -43,10 +46,26 @@ def architecture_of(record: Record, task: Task) -> Architecture | None:
     )
 
 
+def built(record: Record, task: Task) -> nn.Module:
+    """The network of a record, freshly initialised.
+
+    Raises:
+        ArchitectureError: see `architecture_of`; or what is built costs something else than the record says: widths
+            alone do not say how a grouped convolution was widened.
+    """
+    model = network(task, architecture_of(record, task), 0)
+    known = record["cost"]["flops"]["macs"]
+    if task.part is None and (macs := count(model, task.example_inputs)) != known:
+        raise ArchitectureError(
+            f"record '{record['key']}' is of {known:,} MACs and its widths alone build a network of {macs:,}"
+        )
+    return model
+
+
 def time_arms(bench: Bench, arms: Mapping[str, Record], turns: int = TURNS) -> dict[str, dict[str, Timing]]:
     """{"inference", "training step"} -> arm -> times of one training batch, all arms in turns.
 
-    In the layout and precision of the recipe, by its loss and optimiser, on the device of the command.
+    In the layout and precision of the recipe, by its loss and optimiser, on the device of the command, not compiled.
 
     Args:
         bench: task and recipe.
@@ -54,23 +73,25 @@ def time_arms(bench: Bench, arms: Mapping[str, Record], turns: int = TURNS) -> d
         turns: counted runs.
 
     Raises:
-        ArchitectureError: see `architecture_of`.
+        ArchitectureError: see `built`.
     """
     task, train = bench.engine.task, bench.config.train
     device = bench.engine.fabric.device
     batch = next(iter(task.train_loader(train.batch_size, 0).epoch(0)))
     inputs, targets = map_tensors(batch, lambda tensor: tensor.to(device))
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(train.precision)
     networks: dict[str, nn.Module] = {
-        name: network(task, architecture_of(record, task), 0).to(device, memory_format=layout)  # type: ignore[call-overload]
+        name: built(record, task).to(device, memory_format=layout)  # type: ignore[call-overload]
         for name, record in arms.items()
     }
+    optimizers = {name: build_optimizer(model, train.optimizer) for name, model in networks.items()}
 
     def mixed() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16-mixed")
+        return torch.autocast(device.type, half, enabled=half is not None)
 
-    def inference(model: nn.Module) -> Callable[[], None]:
-        model.eval()
+    def inference(name: str) -> Callable[[], None]:
+        model = networks[name].eval()
 
         def work() -> None:
             with torch.inference_mode(), mixed():
@@ -79,9 +100,8 @@ def time_arms(bench: Bench, arms: Mapping[str, Record], turns: int = TURNS) -> d
 
         return work
 
-    def step(model: nn.Module) -> Callable[[], None]:
-        model.train()
-        optimizer = build_optimizer(model, train.optimizer)
+    def step(name: str) -> Callable[[], None]:
+        model, optimizer = networks[name].train(), optimizers[name]
 
         def work() -> None:
             with mixed():
@@ -95,7 +115,7 @@ def time_arms(bench: Bench, arms: Mapping[str, Record], turns: int = TURNS) -> d
 
     found = {}
     for what, prepare in (("inference", inference), ("training step", step)):
-        ways = {name: lambda model=model, prepare=prepare: prepare(model) for name, model in networks.items()}
+        ways = {name: partial(prepare, name) for name in networks}
         found[what] = timings(time_in_turns(ways, turns=turns, warmup=2))
     return found
 
@@ -105,12 +125,16 @@ def cost_table(bench: Bench, series: Mapping[str, Series], turns: int = TURNS) -
     arms = {name: one.records[min(one.records)] for name, one in series.items()}
     if BASELINE not in arms:
         return ""
-    base = arms[BASELINE]["cost"]
+    base, part = arms[BASELINE]["cost"], bench.engine.task.part
+    # Of one thread: what else the machine does hardly changes it. On a GPU, or of several threads, it says nothing.
+    alone = bench.engine.fabric.device.type == "cpu" and torch.get_num_threads() == 1
+    clock: Literal["wall", "cpu"] = "cpu" if alone else "wall"
     try:
         times = time_arms(bench, arms, turns)
         told = (
-            f"Times: processor time of one batch of {bench.config.train.batch_size} through the networks of the first "
-            f"seed, median (least–most) of {turns} turns."
+            f"Times: {'processor' if alone else 'elapsed'} time of one batch of {bench.config.train.batch_size} "
+            f"through the {'whole ' if part else ''}networks of the first seed, not compiled; median (least–most) of "
+            f"{turns} turns."
         )
     except ArchitectureError as error:
         times, told = {}, f"Not timed: {error}."
@@ -121,20 +145,15 @@ def cost_table(bench: Bench, series: Mapping[str, Series], turns: int = TURNS) -
             cost["flops"]["macs"] / base["flops"]["macs"], cost["flops"]["paper"] / base["flops"]["paper"],
             cost["params"] / base["params"],
         ]  # fmt: skip
-        rows.append([name, *(f"{100 * count:.1f}" for count in counts),
-                     *(_ratio_text(own[name], own[BASELINE]) for own in times.values())])  # fmt: skip
-    header = [
-        "of the regular network's",
-        "MACs %",
-        "FLOPs %",
-        "parameters %",
-        *(f"{what} %" for what in times),
-    ]
+        rows.append([name, *(f"{100 * share:.1f}" for share in counts),
+                     *(_ratio_text(own[name].over(own[BASELINE], clock)) for own in times.values())])  # fmt: skip
+    counted = f"of the regular network's{f' (counts: {part.name})' if part else ''}"
+    header = [counted, "MACs %", "FLOPs %", "parameters %", *(f"{what} %" for what in times)]
     return f"{told}\n\n{markdown_table(header, rows)}"
 
 
-def _ratio_text(own: Timing, base: Timing) -> str:
-    shares = [100 * ratio for ratio in own.over(base)]
+def _ratio_text(ratios: Sequence[float]) -> str:
+    shares = [100 * ratio for ratio in ratios]
     return f"{median(shares):.0f} ({min(shares):.0f}–{max(shares):.0f})"
 
 

@@ -226,7 +226,8 @@ def clock(row: Row, found: Mapping[str, Architecture], turns: int) -> dict[str, 
 def result_of(found: Architecture, times: Mapping[str, Timing], method: str) -> dict[str, Any]:
     """One line of the page as JSON."""
     cost, base = found.costs
-    groups = np.array([found.widths[name] / width for name, width in found.baseline_widths.items()])
+    # Of the groups that are left: a method may leave blocks out.
+    groups = np.array([width / found.baseline_widths[name] for name, width in found.widths.items()])
     ratios = times[method].over(times["baseline"], "wall")
     return {
         "flops": cost.paper,

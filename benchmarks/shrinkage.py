@@ -35,7 +35,7 @@ def channels_to_spare(graph: ChannelGraph, widths: Mapping[str, int], limit: int
     counts = graph.elements(widths)
     one = np.ones_like(counts)
     bounds = Bounds(low=one, high=np.asarray(graph.sizes), block=one)
-    filled = fill(graph, counts[None], Limits({"macs": limit}, bounds, base=one))
+    filled = fill(graph, counts[None], Limits({"macs": limit}, bounds, base=one.astype(np.float64)))
     return int((filled - counts).sum())
 
 

@@ -243,13 +243,18 @@ class ChannelGraph:
         counts = self.elements(widths)
         return Cost(*(int(self.cost(kind, counts)) for kind in (*WEIGHT, "params")))
 
-    def width_of(self, module: str, widths: Mapping[str, int] | None = None) -> int:
+    def width_of(self, module: str, widths: Mapping[str, int] | None = None, dim: int = 0) -> int:
         """Output channels of a tapped module or a convolution / linear layer at the given widths.
+
+        Args:
+            module: its name.
+            widths: group -> channels; the graph's own by default.
+            dim: of the weight, with the outputs: 1 for a transposed convolution (of one of its groups).
 
         Raises:
             UserError: the module neither is tapped (`taps=`) nor owns a weight.
         """
-        table = self.taps.get(module, self.slots.get((f"{module}.weight", 0)))
+        table = self.taps.get(module, self.slots.get((f"{module}.weight", dim)))
         if table is None:
             raise UserError(f"'{module}' is not tapped; pass taps=('{module}',) to trace_channels")
         constant, multiplicity = count_rows([table], self.sizes.tolist())

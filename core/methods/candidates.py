@@ -56,12 +56,13 @@ class Limits:
     Attributes:
         costs: the most that an allocation may cost, by the names of `core.graph.complexity.Cost`.
         bounds: what the groups may keep.
-        base: the baseline's elements, (G,), in the widened network's steps.
+        base: the baseline's elements, (G,), in the widened network's steps; not whole where a grouped convolution has
+            larger steps when it is widened.
     """
 
     costs: dict[str, int]
     bounds: Bounds
-    base: IntArray
+    base: FloatArray
 
     def fits(self, graph: ChannelGraph, sizes: IntArray) -> NDArray[np.bool_]:
         """Which allocations, (N, G), are within all limits, (N,)."""
@@ -79,7 +80,7 @@ def limits_of(space: Space, config: ShrinkConfig) -> Limits:
     graph, widths = space.graph, space.base_graph.widths
     costs, bounds = exact_limits(config.budget, space.baseline), config.bounds(graph)
     check_reachable(graph, bounds, costs, space.baseline)
-    base = np.array([max(1, widths[group.name] // group.step) for group in graph.groups], dtype=np.int64)
+    base = np.array([widths[group.name] / group.step for group in graph.groups], dtype=np.float64)
     return Limits(costs, bounds, base)
 
 
@@ -116,7 +117,7 @@ def fill(graph: ChannelGraph, sizes: IntArray, limits: Limits) -> IntArray:
     Groups of one proportion are rounded up together, so scaling alone stops up to one channel per group too early.
     """
     sizes = sizes.copy()
-    zeros = np.zeros_like(limits.base)
+    zeros = np.zeros(len(limits.base), dtype=np.int64)
     curvature = {kind: graph.cost.curvature(kind) for kind in limits.costs}
     marginal = {kind: graph.cost.marginal(kind, zeros) + sizes @ curvature[kind] for kind in limits.costs}
     room = {kind: limit - graph.cost(kind, sizes) for kind, limit in limits.costs.items()}

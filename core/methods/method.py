@@ -90,7 +90,8 @@ class Found:
     Attributes:
         architecture: the widths.
         epochs: images that went forward and backward through some network, in epochs of the training set.
-        baseline_epochs: these epochs, weighed by that network's FLOPs over the baseline's.
+        baseline_epochs: these epochs, weighed by what that network costs over the baseline: of a widened one nearly, by
+            the square of the widening, as if no layer were frozen; of candidates, by the budget's ratio.
     """
 
     architecture: Architecture

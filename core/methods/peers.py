@@ -105,7 +105,7 @@ def _left(space: Space, rows: Mapping[str, IntArray]) -> dict[str, Tensor]:
     scores = {name: value / (1 + value.max()) for name, value in magnitudes(space.wide, space.graph).items()}
     flat = torch.cat(list(scores.values()))
     for name, left in rows.items():
-        table = space.graph.free_table(f"{name}.weight", 0)
+        table = space.graph.free_table(f"{name}.weight", _output_dim(space.wide.get_submodule(name))[0])
         if table is not None:
             choices = torch.from_numpy(np.unique(table[left]))
             flat[choices[choices >= 0]] += 1
@@ -133,12 +133,21 @@ def _outputs(space: Space, model: nn.Module) -> list[nn.Module]:
 def _layers(space: Space, model: nn.Module) -> list[str]:
     """Convolutions and linear layers whose outputs are free."""
     return [
-        name for name in space.graph.producers if isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear)
+        name
+        for name in space.graph.producers
+        if isinstance(model.get_submodule(name), nn.modules.conv._ConvNd | nn.Linear)
     ]
 
 
 def _rows(model: nn.Module, name: str) -> int:
-    return int(model.get_parameter(f"{name}.weight").shape[0])
+    """Output channels of a layer."""
+    dim, times = _output_dim(model.get_submodule(name))
+    return int(model.get_parameter(f"{name}.weight").shape[dim]) * times
+
+
+def _output_dim(layer: nn.Module) -> tuple[int, int]:
+    """The dimension of a layer's weight that holds its outputs, and of how many groups it holds one."""
+    return (1, layer.groups) if isinstance(layer, nn.modules.conv._ConvTransposeNd) else (0, 1)
 
 
 def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
@@ -151,7 +160,8 @@ def _elements(space: Space, model: nn.Module) -> NDArray[np.float64]:
     free = trace_channels(space.wide, space.inputs, **asdict(options))
     widths = {name: _rows(model, name) for name in free.names}
     for name in _layers(space, model):
-        found, width = _rows(model, name), free.width_of(name, widths)
+        dim, times = _output_dim(model.get_submodule(name))
+        found, width = _rows(model, name), free.width_of(name, widths, dim) * times
         if found != width:
             raise UserError(f"Torch-Pruning left '{name}' with {found} channels where its group has {width}")
     kept = {group.name: widths[group.name] / group.width for group in free.groups}

@@ -6,6 +6,7 @@ are zero, such as a residual block without a projection on its shortcut. Nothing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -133,9 +134,10 @@ class _Inspection:
 
 
 def free_blocks(model: nn.Module, example_inputs: Any, options: TraceOptions) -> tuple[str, ...]:
-    """The removable blocks that hold no module which is frozen, tapped or tied by name."""
+    """The removable blocks that hold no module, parameter or buffer which is frozen, tapped or tied by name."""
     named = [*options.freeze, *options.taps, *(name for pair in options.ties for name in pair)]
-    held = [name for name, _ in model.named_modules() if any(fnmatchcase(name, pattern) for pattern in named)]
+    parts = itertools.chain(model.named_modules(), model.named_parameters(), model.named_buffers())
+    held = [name for name, _ in parts if any(fnmatchcase(name, pattern) for pattern in named)]
     return tuple(
         block
         for block in removable_blocks(model, example_inputs)

@@ -115,9 +115,10 @@ def zico(model: nn.Module, batches: Batches, loss_fn: Callable[..., Any]) -> flo
     for inputs, targets in batches:
         loss = loss_fn(call(model, _on_device(model, inputs)), _on_device(model, targets))
         loss = loss[0] if isinstance(loss, tuple) else loss
-        for index, gradient in enumerate(torch.autograd.grad(loss, weights)):
-            first[index] += gradient.abs().double()
-            second[index] += gradient.double().square()
+        for index, gradient in enumerate(torch.autograd.grad(loss, weights, allow_unused=True)):
+            if gradient is not None:  # of a layer that the loss does not read: it does not vary
+                first[index] += gradient.abs().double()
+                second[index] += gradient.double().square()
         count += 1
     if count < 2:
         raise UserError(

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from benchmarks.confirmation import differences, main
-from benchmarks.confirmation_cost import equivalents_text, flops_equivalent
+from benchmarks.confirmation_cost import built, equivalents_text, flops_equivalent
 from core.experiments.sequential import Contrast
 from core.experiments.series import Series
 from core.experiments.task import Metric
+from core.graph.channels import find_groups
+from core.graph.complexity import count, count_params
+from core.surgery.architecture import ArchitectureError
+from tests.benchmarks.benches import bench_in
 
 FAST = ["--train-limit", "100", "--epochs", "1", "--cfg-options", "train.batch_size=25", "shrink.batch_size=25",
         "--no-progress", "--device", "cpu"]  # fmt: skip
@@ -194,4 +198,28 @@ def test_the_page_says_what_the_arms_cost(confirmed: Path) -> None:
     )
     baseline = next(row for row in rows if row.startswith("| baseline |"))
     assert baseline == "| baseline | 100.0 | 100.0 | 100.0 | 100 (100–100) | 100 (100–100) |"
+    value = json.loads((confirmed / "page.json").read_text())
+    costs = {record["method"]: record["cost"] for record in value["records"] if record["seed"] == 0}
+    for name, cost in costs.items():
+        shares = [cost[key] / costs["baseline"][key] for key in ("params",)]
+        shares = [cost["flops"][key] / costs["baseline"]["flops"][key] for key in ("macs", "paper")] + shares
+        told = " | ".join(f"{100 * share:.1f}" for share in shares)
+        assert any(row.startswith(f"| {name} | {told} |") for row in rows)
+    assert "processor time of one batch of 25" in page or "elapsed time of one batch of 25" in page
     assert "Gains in FLOPs:" in page
+
+
+def test_networks_that_widths_alone_do_not_say_are_not_timed(tmp_path: Path) -> None:
+    bench = bench_in(tmp_path)
+    task = bench.engine.task
+    base = task.searched()
+    groups = find_groups(base.model, base.example_inputs, bench.config.shrink.trace)
+    record = {"key": "0123", "shrink": {}, "architecture": None, "named_widths": groups.widths,
+              "cost": {"flops": {"macs": count(base.model, base.example_inputs)}}}  # fmt: skip
+    assert count_params(built(record, task)) == count_params(base.model)
+    narrow = dict(groups.widths)
+    narrow[next(iter(narrow))] -= 1
+    with pytest.raises(ArchitectureError, match="its widths alone build a network of"):
+        built({**record, "named_widths": narrow}, task)
+    with pytest.raises(ArchitectureError, match="does not say to which groups"):
+        built({name: value for name, value in record.items() if name != "named_widths"}, task)

@@ -120,7 +120,11 @@ def weight_of(mode: LabelMode, tensor: Tensor) -> Weight | None:
     """A weight's rows and columns; None where no parameter gives them, so that it has to be left as it is."""
     name = mode.parameter_name(tensor)
     if name is not None:
-        return Weight(mode, owner_of(name), tensor.shape, ((name, 0), (name, 1)))
+        own = Weight(mode, owner_of(name), tensor.shape, ((name, 0), (name, 1)))
+        if name in mode.frozen_names:  # both sides keep their widths, as a frozen layer's do
+            for dim in (0, 1):
+                mode.freeze(own.slot(dim))
+        return own
     found = computed(mode, tensor)
     if found is None or tensor.dim() < 2 or mode.frozen_depth:
         return None

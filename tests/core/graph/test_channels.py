@@ -172,3 +172,16 @@ def test_the_module_runs_as_a_program_without_complaints() -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert "12 free groups" in done.stdout
+
+
+@pytest.mark.parametrize("layer", ["a", "up", "last"])
+def test_a_weight_that_is_frozen_by_its_name_keeps_both_of_its_widths(layer: str) -> None:
+    net = nn.Sequential()
+    net.a, net.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3)
+    net.up, net.flat, net.last = nn.ConvTranspose2d(10, 6, 2), nn.Flatten(2), nn.Linear(27 * 27, 5)
+    image = torch.zeros(1, 3, 30, 30)
+    everything = trace_channels(net, image).names
+    by_weight = trace_channels(net, image, freeze=(f"{layer}.weight",)).names
+    assert by_weight == trace_channels(net, image, freeze=(layer,)).names
+    if layer != "last":  # its outputs are the network's, and its inputs are pixels
+        assert len(by_weight) < len(everything)

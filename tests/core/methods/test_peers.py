@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,22 @@ class Residual(nn.Module):
         return self.last((x + self.back(self.inner(x).relu())).relu().mean((2, 3)))
 
 
-def model() -> nn.Module:
+class Upward(nn.Module):
+    """A transposed convolution, whose weight has its outputs second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 20, 3, padding=1), nn.BatchNorm2d(20))
+        self.up = nn.Sequential(nn.ConvTranspose2d(20, 12, 2, stride=2), nn.BatchNorm2d(12))
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.up(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def model(build: type[nn.Module] = Residual) -> nn.Module:
     with seeded(5):
-        net = Residual()
+        net = build()
         for part in net.modules():
             if isinstance(part, nn.BatchNorm2d):
                 nn.init.uniform_(part.weight, 0.2, 2)
@@ -51,8 +65,11 @@ def model() -> nn.Module:
     return net
 
 
+@pytest.mark.parametrize("build", [Residual, Upward])
 @pytest.mark.parametrize("name", ["torch-pruning", "torch-pruning-norm"])
-def test_the_cut_network_is_the_librarys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cut_network_is_the_librarys(
+    name: str, build: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = pytest.importorskip("torch_pruning")
     pruned: list[nn.Module] = []
     step = library.pruner.MetaPruner.step
@@ -62,12 +79,12 @@ def test_the_cut_network_is_the_librarys(name: str, monkeypatch: pytest.MonkeyPa
         return step(self, interactive)
 
     monkeypatch.setattr(library.pruner.MetaPruner, "step", kept)
-    task = replace(toy_task(build=Residual), pretrained=Pretrained("memory", "0", model))
+    task = replace(toy_task(build=build), pretrained=Pretrained("memory", "0", partial(model, build)))
     request = Request(task, SHRINK, TrainConfig(batch_size=6), SearchConfig(), make_fabric("cpu"), Path())
     found = PEERS[name].find(request).architecture
     assert found.costs[0].macs <= 0.5 * found.costs[1].macs
     ours = found.cut(
-        model()
+        model(build)
     ).train()  # the library's copy has seen batches: its running statistics have moved on
     x = torch.rand(2, 1, 8, 8)
     same = [

@@ -383,3 +383,10 @@ def test_blocks_go_by_their_field_of_view_the_last_first_and_no_more_than_the_bu
     assert 0.88 < arch.costs[0].paper / arch.costs[1].paper <= 0.9
     with pytest.raises(UserError, match="use a fraction, 'floor' or 'receptive-field'"):
         shrink(model, image, [], F.cross_entropy, score="uniform", vanish="field")
+
+
+def test_a_block_with_a_frozen_parameter_stays() -> None:
+    net, image = build("resnet20", 10), torch.zeros(1, 3, 32, 32)
+    free = free_blocks(net, image, TraceOptions())
+    held = free_blocks(net, image, TraceOptions(freeze=("layer1.1.conv1.weight",)))
+    assert set(free) - set(held) == {"layer1.1"}

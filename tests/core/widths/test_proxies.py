@@ -77,6 +77,9 @@ def test_zico_is_the_mean_over_the_deviation_of_gradients() -> None:
     assert zico(copy.deepcopy(net), given_batches, F.mse_loss) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(UserError, match="at least two batches, got 1"):
         zico(copy.deepcopy(net), given_batches[:1], F.mse_loss)
+    more = copy.deepcopy(net)
+    more.unread = torch.nn.Linear(2, 2)  # the loss does not read it: it counts nothing
+    assert zico(more, given_batches, F.mse_loss) == pytest.approx(expected, rel=1e-4)
 
 
 def space_of(name: str) -> Space:
