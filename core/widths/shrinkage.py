@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from core.graph.complexity import Cost, latency
@@ -20,7 +19,7 @@ from core.widths.bounds import fitting, group_fractions, unlimited
 from core.widths.budget import Budget, BudgetError
 from core.widths.config import ShrinkConfig
 from core.widths.scores import SCORES, score_channels
-from core.widths.selection import SearchResult, largest, out_of_time, search
+from core.widths.selection import SearchResult, exact_limits, largest, out_of_time, search
 from core.widths.space import Space, open_space
 
 CLEARLY = 1.05  # clocks are noisy: within this factor of the limit a network may still be found
@@ -177,21 +176,23 @@ class _Shrinkage:
     def _as_many_as_leave_enough(self, emptiest_first: Sequence[str]) -> Sequence[str]:
         """As many of these blocks, from the first on, as the budget can still be filled without.
 
-        A limit on latency is ignored: every answer would take a measurement.
+        The ceilings decide: without a block the floors only leave less. Beside limits in closed form one on latency is
+        ignored, since every answer takes a measurement; alone it is measured.
         """
-        budget = self.config.budget
-        if not emptiest_first or (budget.flops is None and budget.params is None):
+        if not emptiest_first:
             return emptiest_first
 
         def can_be_filled(number: int) -> bool:
             space = self.open(emptiest_first[:number])
-            zeros = {group.name: torch.zeros(group.size) for group in space.graph.groups}
-            try:
-                return bool(zeros) and bool(
-                    self.search(space, zeros, budget=replace(budget, latency=None)).keep
-                )
-            except BudgetError:
+            if not space.graph.groups:
                 return False
+            baseline, config = self._baseline(space), fitted(space, self.config)
+            widest = config.bounds(space.graph).high
+            limits = exact_limits(config.budget, baseline)
+            if limits:
+                return any(space.graph.cost(kind, widest) >= limit for kind, limit in limits.items())
+            slowest = _clock(space, baseline)(space.graph.widths_at(widest))
+            return slowest >= config.budget.limits(baseline)["latency"]
 
         return emptiest_first[: largest(can_be_filled, 0, len(emptiest_first))]
 

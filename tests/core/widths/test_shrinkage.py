@@ -19,7 +19,9 @@ import classification.models
 import core
 from core.errors import UserError
 from core.graph.channels import ChannelGraph, trace_channels
+from core.graph.complexity import count
 from core.widths.budget import Budget, BudgetError
+from core.widths.config import ShrinkConfig
 from core.widths.shrinkage import shrink
 from tests.toys import TOYS
 
@@ -263,3 +265,39 @@ def test_readmes_snippet_stays_below_its_budget(tmp_path: Path, monkeypatch: pyt
     assert 0.89 < arch.cost.macs / arch.baseline.macs <= 0.9
     assert arch.cost.paper <= 0.9 * arch.baseline.paper
     assert core.trace_channels(names["net"], batches[0][0]).widths == arch.widths
+
+
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds are MACs."""
+
+    def seconds(models: Any, inputs: Any, **options: Any) -> list[float]:
+        return [float(count(model, inputs)) for model in (models if isinstance(models, list) else [models])]
+
+    monkeypatch.setattr("core.widths.shrinkage.latency", seconds)
+
+
+@pytest.mark.parametrize("widen", [1.0, 2.0])
+def test_a_limit_on_latency_alone_leaves_out_no_more_blocks_than_it_can_be_filled_without(
+    widen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady_clock(monkeypatch)
+    net, image = classification.models.build("resnet20", 10), torch.zeros(1, 3, 32, 32)
+    config = ShrinkConfig(widen=widen, score="uniform", vanish=1.0, floor=0.2, budget=Budget(latency=0.9))
+    found = shrink(net, image, [], F.cross_entropy, config, seed=0)
+    counted = shrink(
+        net, image, [], F.cross_entropy, replace(config, budget=Budget(flops=0.9, convention="macs")), seed=0
+    )
+    assert len(found.removed) == len(counted.removed)
+    assert found.costs[0].macs == pytest.approx(0.9 * found.costs[1].macs, rel=0.02)
+    assert bool(found.removed) == (widen > 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"widen": 1.0, "floor": 0.8}, {"widen": 2.0, "floor": 0.4, "ceiling": 0.5}]
+)
+def test_blocks_are_left_out_until_floors_fit_a_small_budget(settings: dict[str, Any]) -> None:
+    net, image = classification.models.build("resnet20", 10), torch.zeros(1, 3, 32, 32)
+    config = ShrinkConfig(score="uniform", vanish=1.0, budget=Budget(flops=0.35), **settings)
+    found = shrink(net, image, [], F.cross_entropy, config, seed=0)
+    assert found.removed
+    assert 0.3 < found.costs[0].paper / found.costs[1].paper <= 0.35
