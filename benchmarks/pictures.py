@@ -128,6 +128,7 @@ PAGES: Mapping[str, Callable[[Path, str, Any], None]] = {
     "srresnet_reduced": draw_hypothesis,
     "dimp_small": draw_tracking,
     "confirmation_edsr": draw_confirmation,
+    "confirmation_half_mobilenet": draw_confirmation,
     "confirmation_resnet20": draw_confirmation,
     "confirmation_srresnet": draw_confirmation,
     "finetuning": draw_finetuning,
