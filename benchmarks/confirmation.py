@@ -15,7 +15,7 @@ import itertools
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.bench import (
@@ -245,7 +245,7 @@ def _write(arguments: Namespace, command: str, registered: Registered, bench: Be
         ],
         "looks": list(registered.looks),
         "trained": trained,
-        "budget": budget_text(config.shrink.budget.to_json()),
+        "budget": budget_text(replace(config.shrink.budget, convention="both").to_json()),
         "metric": asdict(metric),
         "becomes_default": becomes,
         "records": [short(record) for record in records],
