@@ -26,6 +26,7 @@ SMALL = 0.5  # the most FLOPs that one of them may have, over the baseline's
 RIDGE = 0.3  # with which exponents are drawn towards those of uniform widths
 FITS = 10  # of other networks, for every seed
 RECIPE = 60 * 50_000  # images of one training of the table
+BASE = np.array([int(digit) for digit in BASELINE])
 
 
 def uniform_exponents(graph: ChannelGraph, kind: str, sizes: IntArray) -> FloatArray:
@@ -64,8 +65,7 @@ def draw_trainings(table: Table, generator: np.random.Generator) -> tuple[FloatA
     small = np.flatnonzero(table.flops <= SMALL * table.flops[table.row(BASELINE)])
     rows = generator.choice(small, TRAININGS, replace=False)
     trained = generator.integers(0, table.accuracy.shape[1], TRAININGS)
-    base = np.array([int(digit) for digit in BASELINE])
-    return np.log(table.digits[rows] / base), 100 - table.accuracy[rows, trained]
+    return np.log(table.digits[rows] / BASE), 100 - table.accuracy[rows, trained]
 
 
 def learned_widths(
@@ -91,9 +91,8 @@ def learned_widths(
     """
     graph, generator = space.graph, np.random.default_rng(seed)
     places = [graph.names.index(name) for name in groups]
-    base = np.array([int(digit) for digit in BASELINE]) * graph.sizes[places] // QUARTERS
     sizes = np.empty(len(groups), dtype=np.int64)
-    sizes[places] = base
+    sizes[places] = BASE * graph.sizes[places] // QUARTERS
     uniform = uniform_exponents(graph, config.budget.priced, sizes)[places]
     found = []
     for _ in range(FITS):

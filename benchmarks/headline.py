@@ -19,9 +19,11 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from benchmarks.confirmation import differences
 from core.command_line.exits import run_parsed
 from core.command_line.parsers import command_parser
 from core.errors import UserError
+from core.experiments.sequential import Contrast
 from core.experiments.series import Series, collect, controls_table, results_table
 from core.experiments.statistics import fine_digits, holm, number_text, p_text, paired_p, with_interval
 from core.experiments.task import Metric
@@ -196,6 +198,10 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
     page = read_json(path)
     metric = Metric(**page["metric"])
     methods = list(dict.fromkeys(f"`{item['method']}`" for item in page["contrasts"]))
+    series = collect(page["records"], lambda record: str(record["method"]))
+    pairs = differences(
+        [Contrast(item["method"], item["against"]) for item in page["contrasts"]], series, metric
+    )
     parts = []
     for item in page["contrasts"]:
         name = f"`{item['method']}` against " if len(methods) > 1 else "against "
@@ -203,7 +209,7 @@ def confirmation_sentences(path: Path, folder: str = FOLDER) -> list[str]:
         if not item["pairs"]:
             parts.append(f"{name} it has not been looked at yet")
             continue
-        values = difference(page["records"], item["method"], item["against"], metric)[: item["pairs"]]
+        values = pairs[Contrast(item["method"], item["against"])][: item["pairs"]]
         better = (fmean(values) > 0) == metric.higher_is_better
         found = "better" if better else "worse"
         said = found if item["differs"] else "no difference shown" if item["final"] else "still open"

@@ -18,6 +18,7 @@ from torch import nn
 
 from core.errors import UserError, did_you_mean
 
+# Top-level packages of the suite, as pyproject.toml lists them.
 SUITE = ("lwdna", "core", "classification", "super_resolution", "tracking", "shared_configs", "benchmarks")
 
 

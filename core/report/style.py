@@ -37,7 +37,7 @@ FAMILIES = {
     **dict.fromkeys(("fisher",), "#56b4e9"),
     **dict.fromkeys(("magnitude", "hypernetwork-magnitude", "torch-pruning", "synflow", "naswot", "zico"), "#cc79a7"),
     **dict.fromkeys(("uniform", "shallow-uniform", "receptive-field-uniform"), "#009e73"),
-    **dict.fromkeys(("random", "drawn"), "#e69f00"),
+    "random": "#e69f00",
     **dict.fromkeys(("diminishing-returns", "receptive-field-diminishing", "depth-and-width", "dhp", "early-wide",
                      "late-wide", "trunk-wide", "inner-wide"), "#000000"),
 }  # fmt: skip

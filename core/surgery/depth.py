@@ -6,11 +6,10 @@ are zero, such as a residual block without a projection on its shortcut. Nothing
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -136,7 +135,7 @@ class _Inspection:
 def free_blocks(model: nn.Module, example_inputs: Any, options: TraceOptions) -> tuple[str, ...]:
     """The removable blocks that hold no module, parameter or buffer which is frozen, tapped or tied by name."""
     named = [*options.freeze, *options.taps, *(name for pair in options.ties for name in pair)]
-    parts = itertools.chain(model.named_modules(), model.named_parameters(), model.named_buffers())
+    parts = chain(model.named_modules(), model.named_parameters(), model.named_buffers())
     held = [name for name, _ in parts if any(fnmatchcase(name, pattern) for pattern in named)]
     return tuple(
         block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks.bench import open_bench, publish, with_published
 from benchmarks.hypothesis import build_parser
 from classification.config import RunConfig
 from core.command_line.config import load_config
+from core.command_line.factories import SUITE
 from core.errors import UserError
 from core.experiments.plan import Trial, grid
 from core.experiments.task import model_text
@@ -125,6 +127,12 @@ def test_a_module_is_known_by_its_text_and_the_suites_own_by_their_names(
         "not.there:net",
     ):
         assert model_text(name) == {}
+
+
+def test_the_suites_packages_are_those_that_are_installed() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert set(SUITE) == {name.removesuffix("*") for name in packages}
 
 
 def test_records_of_other_networks_are_left_where_they_are(
